@@ -1,0 +1,109 @@
+"""The sample files of the digits example: what they are and how they are read."""
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from examples.digits import make_samples
+from examples.digits.evaluation import predicted_digits
+from examples.digits.network import build
+from examples.digits.preprocessing import DigitsPreprocessing
+from preprocessing import DecodeRules, decode_image
+
+DIGITS = Path(make_samples.__file__).parent
+SAMPLES = sorted((DIGITS / "samples").iterdir())
+TURNED = {
+    "2-01.jpg": 6,
+    "3-02.jpg": 6,
+    "5-01.jpg": 8,
+    "5-02.jpg": 8,
+    "6-01.jpg": 3,
+    "6-03.jpg": 8,
+    "7-02.jpg": 3,
+    "7-03.jpg": 6,
+    "9-03.jpg": 3,
+}
+TRANSPARENT = ["0-03.png", "2-02.png", "2-03.png", "3-01.png", "3-03.webp"]
+
+
+def misread(rules: DecodeRules) -> list[str]:
+    """Names of the samples that the committed weights read wrongly after this decoding."""
+    network = build()
+    network.load_state_dict(load_file(DIGITS / "weights.safetensors"), strict=True)
+    preprocessing = DigitsPreprocessing()
+    inputs = [preprocessing.to_input(decode_image(path.read_bytes(), rules)) for path in SAMPLES]
+    predicted = predicted_digits(network, np.stack(inputs))
+    return [
+        path.name
+        for path, digit in zip(SAMPLES, predicted, strict=True)
+        if path.name[0] != str(digit)
+    ]
+
+
+def test_every_sample_is_read_as_the_digit_its_name_starts_with() -> None:
+    assert misread(DigitsPreprocessing.decode) == []
+
+
+def test_every_turned_sample_is_misread_where_orientation_is_ignored() -> None:
+    rules = dataclasses.replace(DigitsPreprocessing.decode, exif_orientation=False)
+
+    assert misread(rules) == sorted(TURNED)
+
+
+def test_there_are_three_samples_of_each_digit_in_small_files() -> None:
+    assert Counter(path.name[0] for path in SAMPLES) == dict.fromkeys("0123456789", 3)
+    assert sum(path.stat().st_size for path in SAMPLES) < 600_000
+
+
+def test_samples_cover_the_formats_modes_and_sizes_that_the_readme_states() -> None:
+    formats, modes, sides = Counter[str](), Counter[str](), []
+    for path in SAMPLES:
+        with Image.open(path) as picture:
+            formats[str(picture.format)] += 1
+            modes[picture.mode] += 1
+            sides += picture.size
+
+    assert formats == {"JPEG": 12, "PNG": 13, "WEBP": 2, "GIF": 2, "BMP": 1}
+    assert modes == {"L": 6, "RGB": 13, "RGBA": 4, "LA": 1, "P": 4, "I;16": 2}
+    assert (min(sides), max(sides)) == (28, 640)
+
+
+def test_the_turned_samples_store_their_orientation() -> None:
+    orientations = {}
+    for path in SAMPLES:
+        with Image.open(path) as picture:
+            if (orientation := picture.getexif().get(0x0112, 1)) != 1:
+                orientations[path.name] = orientation
+
+    assert orientations == TURNED
+
+
+@pytest.mark.parametrize("name", TRANSPARENT)
+def test_a_transparent_sample_is_even_ink_where_alpha_is_dropped(name: str) -> None:
+    with Image.open(DIGITS / "samples" / name) as picture:
+        transparent = picture.convert("RGBA")
+
+    alpha = np.asarray(transparent)[:, :, 3]
+    assert (alpha.min(), alpha.max()) == (0, 255)
+    # Encoders may choose any colour where alpha is 0, WebP does; the ink is even elsewhere.
+    colours = np.asarray(transparent)[alpha == 255][:, :3]
+    assert np.ptp(colours.astype(int), axis=0).max() <= 4
+
+
+def test_the_samples_are_the_first_held_out_digits_as_drawn(tmp_path: Path) -> None:
+    make_samples.main(["--out", str(tmp_path)])
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == [path.name for path in SAMPLES]
+    for path in SAMPLES:
+        with Image.open(path) as committed, Image.open(tmp_path / path.name) as drawn:
+            assert (committed.mode, committed.size) == (drawn.mode, drawn.size)
+            # Lossy encoders differ a little between versions.
+            difference = np.asarray(committed.convert("RGBA"), float) - np.asarray(
+                drawn.convert("RGBA"), float
+            )
+            assert abs(difference).mean() < 2

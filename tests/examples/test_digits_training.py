@@ -1,0 +1,89 @@
+"""The committed weights of the digits example, and the training that makes them."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from sklearn.datasets import load_digits
+
+from examples.digits import train
+from examples.digits.dataset import held_out_digits, training_digits
+from examples.digits.evaluation import held_out_inputs, normalised, predicted_digits
+from examples.digits.network import build
+from examples.digits.preprocessing import DigitsPreprocessing
+
+DIGITS = Path(train.__file__).parent
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def record_of(folder: Path) -> dict[str, object]:
+    record = json.loads((folder / "training.json").read_text())
+    assert isinstance(record, dict)
+    return record
+
+
+def test_every_fifth_digit_is_held_out_and_no_picture_is_on_both_sides() -> None:
+    training, held_out = training_digits(), held_out_digits()
+
+    # 1797 digits; positions 4, 9, ... 1794 are (1794 - 4) / 5 + 1 = 359
+    assert (len(training.labels), len(held_out.labels)) == (1438, 359)
+    np.testing.assert_array_equal(held_out.images, load_digits().images[4::5])
+    np.testing.assert_array_equal(held_out.labels, load_digits().target[4::5])
+    seen = {image.tobytes() for image in training.images}
+    assert not [image for image in held_out.images if image.tobytes() in seen]
+
+
+def test_the_committed_weights_read_the_held_out_digits_as_recorded() -> None:
+    network = build()
+    network.load_state_dict(load_file(DIGITS / "weights.safetensors"), strict=True)
+
+    predicted = predicted_digits(network, held_out_inputs(held_out_digits()))
+
+    correct = predicted == load_digits().target[4::5]
+    record = record_of(DIGITS)
+    assert correct.mean() >= 0.985
+    assert record["held_out_wrong"] == np.count_nonzero(~correct)
+    assert record["held_out_accuracy"] == round(correct.mean(), 4)
+    assert record["weights_sha256"] == sha256(DIGITS / "weights.safetensors")
+
+
+def test_labels_are_the_ten_digits_in_the_order_of_the_logits() -> None:
+    assert (DIGITS / "labels.txt").read_text().split("\n") == [*"0123456789", ""]
+
+
+def test_normalisation_follows_by_hand_from_the_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DigitsPreprocessing, "mean", (0.2,))
+    monkeypatch.setattr(DigitsPreprocessing, "std", (0.4,))
+    inputs = np.array([[[[51], [255], [0]]]], np.uint8)  # (1, 1, 3, 1)
+
+    batch = normalised(inputs)
+
+    # (51/255 - 0.2) / 0.4 = 0, (1 - 0.2) / 0.4 = 2, (0 - 0.2) / 0.4 = -0.5
+    torch.testing.assert_close(batch, torch.tensor([[[[0.0, 2.0, -0.5]]]]))
+
+
+def test_mean_and_std_are_those_of_the_training_inputs() -> None:
+    inputs = train.drawn_inputs(training_digits(), np.random.default_rng(1))
+
+    (mean,), (std,) = DigitsPreprocessing.mean, DigitsPreprocessing.std
+    assert (inputs / 255).mean() == pytest.approx(mean, abs=0.01)
+    assert (inputs / 255).std() == pytest.approx(std, abs=0.01)
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
+    for name, seed in (("first", "3"), ("second", "3"), ("other", "4")):
+        train.main(["--epochs", "1", "--seed", seed, "--out", str(tmp_path / name)])
+
+    first, second, other = (
+        sha256(tmp_path / name / "weights.safetensors") for name in ("first", "second", "other")
+    )
+    assert first == second != other
+    assert record_of(tmp_path / "first")["weights_sha256"] == first
+    assert (tmp_path / "first" / "labels.txt").read_bytes() == (DIGITS / "labels.txt").read_bytes()
