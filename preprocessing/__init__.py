@@ -1,0 +1,28 @@
+"""File bytes → model input. Pure: knows neither HTTP nor the model."""
+
+from preprocessing.decode import decode_image
+from preprocessing.interface import Preprocessing
+from preprocessing.loading import load_preprocessing
+from preprocessing.normalisation import normalise
+from preprocessing.pipeline import PreprocessingBug, to_input
+from preprocessing.rules import DecodeLimits, DecodeRules, SpecError
+from preprocessing.spec import PreprocessingSpec, Resize
+from preprocessing.trace import Step, trace
+from preprocessing.transform import SpecPreprocessing
+
+__all__ = [
+    "DecodeLimits",
+    "DecodeRules",
+    "Preprocessing",
+    "PreprocessingBug",
+    "PreprocessingSpec",
+    "Resize",
+    "SpecError",
+    "SpecPreprocessing",
+    "Step",
+    "decode_image",
+    "load_preprocessing",
+    "normalise",
+    "to_input",
+    "trace",
+]

@@ -1,0 +1,159 @@
+"""The preprocessing a model was trained for, as data."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from preprocessing.rules import DecodeRules, SpecError
+
+Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+Side = Annotated[int, Field(ge=1, le=16_384)]
+
+
+class Resize(BaseModel):
+    """How the picture is resized.
+
+    Attributes:
+        mode: "shorter_side" keeps the aspect ratio, "exact" does not.
+        size: Pixels of the shorter side; for "exact" (height, width), or one number for both.
+        max_size: Highest length of the longer side; only with "shorter_side".
+        interpolation: Resampling filter.
+        backend: "pil" is what torchvision does with PIL images. "tensor" is what
+            torchvision.transforms.v2 does with uint8 tensors on a CPU; the pixels differ.
+        antialias: Whether the filter widens when the picture shrinks. PIL always does; only
+            "tensor" has a choice.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: Literal["shorter_side", "exact"] = "shorter_side"
+    size: Side | tuple[Side, Side]
+    max_size: Side | None = None
+    interpolation: Interpolation = "bilinear"
+    backend: Literal["pil", "tensor"] = "pil"
+    antialias: bool = True
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.mode == "shorter_side" and not isinstance(self.size, int):
+            raise ValueError(f"size must be one number for shorter_side, got {self.size}")
+        if self.max_size is not None:
+            if self.mode == "exact" or not isinstance(self.size, int):
+                raise ValueError("max_size goes with shorter_side only")
+            if self.max_size <= self.size:
+                raise ValueError(f"max_size must exceed size ({self.size}), got {self.max_size}")
+        if self.backend == "pil" and not self.antialias:
+            raise ValueError("antialias: false needs backend: tensor; PIL always antialiases")
+        if self.backend == "tensor" and self.interpolation not in (
+            "nearest",
+            "bilinear",
+            "bicubic",
+        ):
+            raise ValueError(
+                f"backend tensor has nearest, bilinear and bicubic, not {self.interpolation}"
+            )
+        return self
+
+
+class PreprocessingSpec(BaseModel):
+    """How an image becomes model input. Travels in the artifact manifest, beside the weights.
+
+    Normalisation itself is part of the exported graph: the input stays uint8.
+
+    Attributes:
+        decode: How file bytes become the image.
+        resize: None leaves the size.
+        crop: Centre crop, (height, width) or one number for both; black where it exceeds the
+            picture. None takes the whole picture, which needs an exact resize.
+        mean: Means per channel of pixels scaled to [0, 1], RGB order; 0 where left out.
+        std: Standard deviations on the same scale, all positive; 1 where left out.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    decode: DecodeRules = DecodeRules()
+    resize: Resize | None = None
+    crop: Side | tuple[Side, Side] | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_identity_normalisation(cls, given: object) -> object:
+        if not isinstance(given, dict):
+            return given
+        decode = given.get("decode", {})
+        mode = decode.get("mode", "RGB") if isinstance(decode, dict) else decode.mode
+        channels = 1 if mode == "L" else 3
+        return {"mean": (0.0,) * channels, "std": (1.0,) * channels} | given
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        channels = self.input_shape[2]
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != channels:
+                raise ValueError(
+                    f"{name} must have {channels} numbers for mode {self.decode.mode}, "
+                    f"got {len(values)}"
+                )
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be positive, got {self.std}")
+        return self
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the input."""
+        side = self.crop
+        if side is None:
+            if self.resize is None or self.resize.mode != "exact":
+                raise ValueError("without crop the resize must be exact: inputs have one shape")
+            side = self.resize.size
+        height, width = (side, side) if isinstance(side, int) else side
+        return height, width, 1 if self.decode.mode == "L" else 3
+
+    @classmethod
+    def imagenet(
+        cls,
+        resize: int = 256,
+        crop: int = 224,
+        interpolation: Interpolation = "bilinear",
+        mean: tuple[float, ...] = (0.485, 0.456, 0.406),
+        std: tuple[float, ...] = (0.229, 0.224, 0.225),
+    ) -> Self:
+        """Shorter side, centre crop, normalise: torchvision's `ImageClassification` preset."""
+        resized = Resize(size=resize, interpolation=interpolation)
+        return cls(resize=resized, crop=crop, mean=mean, std=std)
+
+    @classmethod
+    def from_file(cls, path: Path) -> Self:
+        """Read a YAML or JSON file.
+
+        Raises:
+            SpecError: The file cannot be read, or is not a spec; one line.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+            given = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise SpecError(f"{path}: cannot be read as a preprocessing spec: {reason}") from error
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            raise SpecError(f"{path}: {_one_line(error)}; known keys are {_keys(cls)}") from error
+
+
+def _keys(model: type[BaseModel]) -> str:
+    return ", ".join(model.model_fields)
+
+
+def _one_line(error: ValidationError) -> str:
+    """All problems of a validation as `key: problem; key: problem`."""
+    return "; ".join(
+        f"{'.'.join(map(str, problem['loc'])) or 'spec'}: "
+        f"{problem['msg'].removeprefix('Value error, ')}"
+        for problem in error.errors()
+    )
