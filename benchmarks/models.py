@@ -1,0 +1,145 @@
+"""Prepares a workload: network, weights file, engine and the right answer for every image."""
+
+import argparse
+import dataclasses
+import warnings
+from pathlib import Path
+
+import nncf
+import numpy as np
+import openvino
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from benchmarks.images import WEB_MIX, make_mixes
+from benchmarks.networks import CLASSES, MEAN, STD, inputs_of, seeded_network
+from benchmarks.peers.classifier import Classifier
+from benchmarks.workload import Workload, write_workload
+
+ARCHITECTURES = ("resnet50", "mobilenet_v3_large", "vit_b_16")
+PRECISIONS = ("fp32", "bf16", "int8")
+ONNX_OPSET = 18
+
+NEAR_TIE = {"fp32": 1e-4, "bf16": 0.02, "int8": 0.02}
+"""Classes within this part of the spread of an image's logits are all right: sums are taken in
+another order at other batch sizes and stream counts."""
+
+
+def prepare(
+    architecture: str, precision: str, *, build: Path, photos: Path, threads: int
+) -> Path:
+    """Make what is missing below `build` and write the workload file.
+
+    Args:
+        architecture: One of ARCHITECTURES.
+        precision: One of PRECISIONS; bf16 is the fp32 engine with a precision hint.
+        build: Directory outside version control.
+        photos: See `images.make_mixes`.
+        threads: Processor cores a server may use.
+
+    Returns:
+        Path of the workload file.
+    """
+    folder = build / "models" / architecture
+    folder.mkdir(parents=True, exist_ok=True)
+    workload = Workload(
+        model=f"{architecture}-{precision}",
+        architecture=architecture,
+        weights=str(folder / "weights.safetensors"),
+        engine=str(folder / ("int8.xml" if precision == "int8" else "fp32.xml")),
+        precision_hint="bf16" if precision == "bf16" else "f32",
+        resize_size=256,
+        crop_size=224,
+        mean=MEAN,
+        std=STD,
+        classes=CLASSES,
+        threads=threads,
+        mixes=make_mixes(photos, build / "images"),
+        accepted={},
+    )
+    if not Path(workload.engine).exists():
+        _export(workload, folder)
+    workload = with_answers(workload, NEAR_TIE[precision])
+    path = folder / f"{precision}.json"
+    write_workload(workload, path)
+    return path
+
+
+def with_answers(workload: Workload, near_tie: float) -> Workload:
+    """Add the classes that count as right: what the engine itself says in-process, batch 1."""
+    classifier = Classifier(workload, streams=1, threads=workload.threads)
+    accepted = {
+        mix: [
+            _best(classifier.forward(inputs_of([file], workload).numpy())[0], near_tie)
+            for file in files
+        ]
+        for mix, files in workload.mixes.items()
+    }
+    return dataclasses.replace(workload, accepted=accepted)
+
+
+def _best(logits: np.ndarray, near_tie: float) -> list[int]:
+    least = logits.max() - near_tie * (logits.max() - logits.min())
+    order = np.argsort(-logits)
+    return [int(index) for index in order if logits[index] >= least]
+
+
+def _export(workload: Workload, folder: Path) -> None:
+    inputs = inputs_of(workload.mixes[WEB_MIX], workload)
+    network = seeded_network(workload.architecture, inputs)
+    inner = network.get_submodule("network")
+    save_file({k: v.contiguous() for k, v in inner.state_dict().items()}, workload.weights)
+    onnx_path = folder / "fp32.onnx"
+    _export_onnx(network, inputs[:2], onnx_path)
+    graph = openvino.Core().read_model(onnx_path)
+    openvino.save_model(graph, folder / "fp32.xml", compress_to_fp16=False)
+    if workload.engine.endswith("int8.xml"):
+        quantised = nncf.quantize(
+            graph,
+            nncf.Dataset(inputs.numpy(), lambda input_: input_[None]),
+            subset_size=len(inputs),
+            model_type=nncf.ModelType.TRANSFORMER if "vit" in workload.architecture else None,
+        )
+        openvino.save_model(quantised, workload.engine, compress_to_fp16=False)
+
+
+def _export_onnx(network: nn.Module, example: torch.Tensor, path: Path) -> None:
+    with warnings.catch_warnings():
+        # torch.onnx 2.14 warns about its own internals (deprecations in onnxscript).
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network,
+            (example,),
+            path,
+            dynamo=True,
+            opset_version=ONNX_OPSET,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes={"batch": {0: torch.export.Dim("n", min=1, max=256)}},
+            verbose=False,
+        )
+
+
+def main() -> None:
+    """Command line; prints the path of the workload file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--architecture", choices=ARCHITECTURES, required=True)
+    parser.add_argument("--precision", choices=PRECISIONS, required=True)
+    parser.add_argument("--build", type=Path, required=True)
+    parser.add_argument("--photos", type=Path, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    given = parser.parse_args()
+    print(
+        prepare(
+            given.architecture,
+            given.precision,
+            build=given.build,
+            photos=given.photos,
+            threads=given.threads,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
