@@ -121,8 +121,8 @@ def picture(mask: Image.Image, mode: str) -> Image.Image:
 
     Args:
         mask: Mode L, from `ink_mask`.
-        mode: L, RGB, P, I;16, LA or RGBA. With alpha, every pixel has the colour of the ink and
-            the paper is transparent: a reader that drops alpha sees one even area.
+        mode: L, RGB, P, I;16, LA or RGBA. With alpha, the paper too has the colour of the ink
+            and is transparent: a reader that drops alpha sees one even area.
     """
     if mode in ("LA", "RGBA"):
         inked = Image.new("RGB", mask.size, INK).convert(mode.removesuffix("A"))

@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits  # type: ignore[import-untyped]  # ships no types
 
 from examples.digits import train
 from examples.digits.dataset import held_out_digits, training_digits
@@ -54,6 +55,14 @@ def test_the_committed_weights_read_the_held_out_digits_as_recorded() -> None:
     assert record["weights_sha256"] == sha256(DIGITS / "weights.safetensors")
 
 
+def test_the_readme_states_the_recorded_accuracy() -> None:
+    record, text = record_of(DIGITS), (DIGITS / "README.md").read_text()
+
+    assert f"**{record['held_out_accuracy']:.2%}**".replace("%", " %") in text
+    assert "358 of the 359 held-out digits" in text
+    assert (record["held_out"], record["held_out_wrong"]) == (359, 359 - 358)
+
+
 def test_labels_are_the_ten_digits_in_the_order_of_the_logits() -> None:
     assert (DIGITS / "labels.txt").read_text().split("\n") == [*"0123456789", ""]
 
@@ -77,6 +86,15 @@ def test_mean_and_std_are_those_of_the_training_inputs() -> None:
     assert (inputs / 255).std() == pytest.approx(std, abs=0.01)
 
 
+@pytest.fixture
+def restored_threads() -> Iterator[None]:
+    """Training sets torch to one thread for the process; other tests keep theirs."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("restored_threads")
 def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
     for name, seed in (("first", "3"), ("second", "3"), ("other", "4")):
         train.main(["--epochs", "1", "--seed", seed, "--out", str(tmp_path / name)])
