@@ -1,0 +1,150 @@
+"""The in-process limit: what the machine does with the same engine and files, without a server."""
+
+import argparse
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.peers.classifier import Array, Classifier
+from benchmarks.record import Limit
+from benchmarks.workload import Workload, read_workload
+
+WARMUP_S = 1.0
+
+
+def forward_limit(
+    workload: Workload, mix: str, *, batch_size: int, streams: int, duration_s: float
+) -> Limit:
+    """The network alone, on inputs that are ready, one caller for each stream."""
+    classifier = Classifier(workload, streams=streams, threads=workload.threads)
+    batch = np.stack(
+        [
+            classifier.to_input(Path(file).read_bytes())
+            for file in itertools.islice(itertools.cycle(workload.mixes[mix]), batch_size)
+        ]
+    )
+    return _measured(
+        Limit(
+            model=workload.model,
+            images=mix,
+            engine=workload.precision_hint,
+            work="forward",
+            preprocessing="none",
+            batch_size=batch_size,
+            streams=streams,
+            threads=workload.threads,
+            callers=streams,
+            elapsed_s=0,
+            images_done=0,
+            latencies_ms=(),
+        ),
+        lambda _: classifier.forward(batch),
+        duration_s,
+    )
+
+
+def images_limit(
+    workload: Workload, mix: str, *, streams: int, callers: int, duration_s: float
+) -> Limit:
+    """Files to logits: each caller decodes and infers its own images, one at a time.
+
+    The same calls a request needs, with nothing around them. More callers than streams keep
+    the engine busy while others decode.
+    """
+    classifier = Classifier(workload, streams=streams, threads=workload.threads)
+    files = [Path(file).read_bytes() for file in workload.mixes[mix]]
+    to_input, name = product_preprocessing(workload) or (classifier.to_input, "pillow")
+    return _measured(
+        Limit(
+            model=workload.model,
+            images=mix,
+            engine=workload.precision_hint,
+            work="images",
+            preprocessing=name,
+            batch_size=1,
+            streams=streams,
+            threads=workload.threads,
+            callers=callers,
+            elapsed_s=0,
+            images_done=0,
+            latencies_ms=(),
+        ),
+        lambda turn: classifier.forward(to_input(files[turn % len(files)])[None]),
+        duration_s,
+    )
+
+
+def product_preprocessing(workload: Workload) -> tuple[Callable[[bytes], Array], str] | None:
+    """The project's own preprocessing, where it can be imported; None until it can."""
+    return None
+
+
+def _measured(limit: Limit, call: Callable[[int], Array], duration_s: float) -> Limit:
+    """Call from `limit.callers` threads until the time is up; warmup calls are not counted."""
+    latencies: list[list[float]] = [[] for _ in range(limit.callers)]
+    turns = itertools.count()
+    begin_s = time.perf_counter() + WARMUP_S
+    end_s = begin_s + duration_s
+
+    def repeat(own: list[float]) -> None:
+        while (started_s := time.perf_counter()) < end_s:
+            call(next(turns))
+            if started_s >= begin_s:
+                own.append(round((time.perf_counter() - started_s) * 1e3, 3))
+
+    callers = [threading.Thread(target=repeat, args=(own,)) for own in latencies]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    samples = tuple(itertools.chain.from_iterable(latencies))
+    return limit.model_copy(
+        update={
+            "elapsed_s": time.perf_counter() - begin_s,
+            "images_done": len(samples) * limit.batch_size,
+            "latencies_ms": samples,
+        }
+    )
+
+
+def main() -> None:
+    """Measure the given configurations and print one JSON record a line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("workload", type=Path)
+    parser.add_argument("--images", required=True, help="name of the image mix")
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--batch-sizes", type=int, nargs="*", default=[])
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 2])
+    given = parser.parse_args()
+    workload = read_workload(given.workload)
+    for streams in given.streams:
+        for batch_size in given.batch_sizes:
+            print(
+                forward_limit(
+                    workload,
+                    given.images,
+                    batch_size=batch_size,
+                    streams=streams,
+                    duration_s=given.seconds,
+                ).model_dump_json(),
+                flush=True,
+            )
+        for callers in dict.fromkeys((1, streams)):
+            print(
+                images_limit(
+                    workload,
+                    given.images,
+                    streams=streams,
+                    callers=callers,
+                    duration_s=given.seconds,
+                ).model_dump_json(),
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
