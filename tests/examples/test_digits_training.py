@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits  # type: ignore[import-untyped]  # ships no types
+from torch import nn
 
 from examples.digits import train
 from examples.digits.dataset import held_out_digits, training_digits
@@ -30,6 +31,13 @@ def record_of(folder: Path) -> dict[str, object]:
     return record
 
 
+def trained_network() -> nn.Module:
+    """With the committed weights, in training mode as torch makes it."""
+    network = build()
+    network.load_state_dict(load_file(DIGITS / "weights.safetensors"), strict=True)
+    return network
+
+
 def test_every_fifth_digit_is_held_out_and_no_picture_is_on_both_sides() -> None:
     training, held_out = training_digits(), held_out_digits()
 
@@ -42,10 +50,7 @@ def test_every_fifth_digit_is_held_out_and_no_picture_is_on_both_sides() -> None
 
 
 def test_the_committed_weights_read_the_held_out_digits_as_recorded() -> None:
-    network = build()
-    network.load_state_dict(load_file(DIGITS / "weights.safetensors"), strict=True)
-
-    predicted = predicted_digits(network, held_out_inputs(held_out_digits()))
+    predicted = predicted_digits(trained_network(), held_out_inputs(held_out_digits()))
 
     correct = predicted == load_digits().target[4::5]
     record = record_of(DIGITS)
@@ -53,6 +58,15 @@ def test_the_committed_weights_read_the_held_out_digits_as_recorded() -> None:
     assert record["held_out_wrong"] == np.count_nonzero(~correct)
     assert record["held_out_accuracy"] == round(correct.mean(), 4)
     assert record["weights_sha256"] == sha256(DIGITS / "weights.safetensors")
+
+
+def test_a_digit_is_read_alike_alone_and_among_others() -> None:
+    network, inputs = trained_network(), held_out_inputs(held_out_digits())[:40]
+
+    alone = [int(predicted_digits(network, one[np.newaxis])[0]) for one in inputs]
+
+    # In training mode, batch normalisation would take its statistics from the one digit.
+    assert alone == predicted_digits(network, inputs).tolist()
 
 
 def test_the_readme_states_the_recorded_accuracy() -> None:
