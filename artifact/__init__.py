@@ -1,0 +1,1 @@
+"""The artifact: everything needed to reproduce a model's numbers, with digests."""

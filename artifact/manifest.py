@@ -1,0 +1,211 @@
+"""The description of an artifact: what it holds, how it was proven, the digest of every file."""
+
+import json
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from artifact.architectures import Architecture
+from artifact.errors import ArtifactError
+from preprocessing import DecodeRules, PreprocessingSpec
+
+SCHEMA_VERSION = 1
+"""Raised with every change that an older program cannot read; see docs/artifact.md."""
+
+MANIFEST_NAME = "manifest.json"
+LABELS_NAME = "labels.json"
+GOLDEN_LOGITS_NAME = "golden/logits.npy"
+WEIGHTS_NAME = "weights.safetensors"
+BUILT_IN_PREPROCESSING = "preprocessing/built_in"
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+EngineKind = Literal["openvino", "onnxruntime", "torchscript"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+
+
+class FrozenModel(BaseModel):
+    """A value from outside: checked once, never changed, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PreprocessingEntry(FrozenModel):
+    """The preprocessing that serves, and the facts the exported graph relies on.
+
+    Attributes:
+        spec: The declarative preprocessing; None where a class of the user's serves.
+        file: Name, inside the artifact, of the user's source file.
+        class_name: The class in it.
+        decode: How file bytes become the image.
+        input_shape: (H, W, C) of one input.
+        input_dtype: "uint8": the graph scales and normalises; "float32": the class did.
+        mean, std: One value a channel on the [0, 1] scale; None for float32 inputs.
+    """
+
+    spec: PreprocessingSpec | None = None
+    file: str | None = None
+    class_name: str | None = None
+    decode: DecodeRules
+    input_shape: tuple[int, int, int]
+    input_dtype: Literal["uint8", "float32"]
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "PreprocessingEntry":
+        if (self.spec is None) == (self.file is None):
+            raise ValueError("exactly one of spec and file must be given")
+        if (self.file is None) != (self.class_name is None):
+            raise ValueError("file and class_name belong together")
+        return self
+
+
+class Certificate(FrozenModel):
+    """The measured proof that an engine equals the reference, on the golden samples.
+
+    Attributes:
+        samples: Golden samples compared.
+        max_logit_difference: Largest |engine logit - reference logit|.
+        tolerance: What was allowed: a factor of max(1, |reference logit|); None for engines
+            whose gate is agreement.
+        top1_agreement: Share of samples with the same top-1, near-ties aside, in [0, 1].
+        required_agreement: Share that was required.
+        accuracy: Share of labelled samples the engine reads right; None without labels.
+        reference_accuracy: The same of the reference.
+        max_accuracy_loss: Loss of accuracy that was allowed, in [0, 1].
+    """
+
+    samples: Annotated[int, Field(ge=1)]
+    max_logit_difference: float
+    tolerance: float | None
+    top1_agreement: float
+    required_agreement: float
+    accuracy: float | None
+    reference_accuracy: float | None
+    max_accuracy_loss: float | None
+
+
+class EngineGraph(FrozenModel):
+    """One way to run the network.
+
+    Attributes:
+        file: The graph: batch (n, H, W, C) in, logits (n, classes) out, n free.
+        companions: Further files the graph needs beside it.
+    """
+
+    kind: EngineKind
+    precision: Precision
+    file: str
+    companions: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Unique in a manifest, e.g. "openvino-int8"."""
+        return f"{self.kind}-{self.precision}"
+
+
+class EngineEntry(EngineGraph):
+    """An engine that is proven equal to the reference."""
+
+    certificate: Certificate
+
+
+class GoldenEntry(FrozenModel):
+    """One golden sample: the original file, and its class where known.
+
+    Attributes:
+        file: Name inside the artifact.
+        name: Name the researcher gave the file.
+        class_id: Index of the true class, or None.
+        input_sha256: Digest of the input the preprocessing makes of it, (H, W, C), C order.
+    """
+
+    file: str
+    name: str
+    class_id: int | None
+    input_sha256: Digest
+
+
+class Manifest(FrozenModel):
+    """Everything needed to reproduce the numbers. Its own sha256 names the artifact.
+
+    Attributes:
+        golden: In the order of the rows of golden/logits.npy.
+        reference: "torch": the golden logits are those of eager fp32 torch at import;
+            "given": they came with --reference from the researcher's notebook.
+        versions: Version of each library the numbers depend on.
+        files: sha256 of every file of the artifact but the manifest and the import record.
+    """
+
+    schema_version: Literal[1]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9_.-]{0,62})$")]
+    num_classes: Annotated[int, Field(ge=1)]
+    architecture: Architecture | None
+    preprocessing: PreprocessingEntry
+    engines: Annotated[tuple[EngineEntry, ...], Field(min_length=1)]
+    golden: Annotated[tuple[GoldenEntry, ...], Field(min_length=1)]
+    reference: Literal["torch", "given"]
+    versions: dict[str, str]
+    files: dict[str, Digest]
+
+    @model_validator(mode="after")
+    def _names_stay_inside(self) -> "Manifest":
+        for name in self.files:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or name != path.as_posix():
+                raise ValueError(f"file name {name!r} leaves the artifact")
+        used = [entry.file for entry in self.golden] + [LABELS_NAME, GOLDEN_LOGITS_NAME]
+        used += [name for entry in self.engines for name in (entry.file, *entry.companions)]
+        if self.preprocessing.file is not None:
+            used.append(self.preprocessing.file)
+        if missing := sorted(set(used) - self.files.keys()):
+            raise ValueError(f"no digest for {', '.join(missing)}")
+        return self
+
+    def engine(self, name: str) -> EngineEntry:
+        """The certified engine called `name`.
+
+        Raises:
+            ArtifactError: No engine has this name.
+        """
+        for entry in self.engines:
+            if entry.name == name:
+                return entry
+        known = ", ".join(entry.name for entry in self.engines)
+        raise ArtifactError(f"model {self.name}: no certified engine {name!r}; there are {known}")
+
+    def to_json(self) -> bytes:
+        """The canonical bytes: sorted keys, two spaces, one final newline."""
+        data = self.model_dump(mode="json")
+        return (json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def parse_manifest(data: bytes, where: str) -> Manifest:
+    """Read a manifest of any released schema version.
+
+    Args:
+        data: The bytes of manifest.json.
+        where: Named in errors.
+
+    Raises:
+        ArtifactError: Not a manifest, or of a version this program does not know.
+    """
+    try:
+        value: Any = json.loads(data)
+    except ValueError as error:
+        raise ArtifactError(f"{where}: not JSON; import the model again") from error
+    version = value.get("schema_version") if isinstance(value, dict) else None
+    if version != SCHEMA_VERSION:
+        raise ArtifactError(
+            f"{where}: schema version is {version!r}, this program reads 1..{SCHEMA_VERSION}; "
+            "import the model again or use the program that wrote it"
+        )
+    try:
+        return Manifest.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ArtifactError(
+            f"{where}: {place or 'manifest'}: {first['msg']}; import the model again"
+        ) from error

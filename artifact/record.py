@@ -1,0 +1,126 @@
+"""What was measured at import: machine, latency curves, the plan taken from them.
+
+Not part of the artifact's digest: the same model imported on two machines, or twice on one,
+is the same artifact, but is not equally fast. Nothing in it can change an answer beyond the
+choice among certified engines.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+
+from artifact.errors import ArtifactError
+from artifact.manifest import FrozenModel
+
+RECORD_NAME = "record.json"
+
+
+class Machine(FrozenModel):
+    """What decides how fast an engine runs.
+
+    Attributes:
+        cpu: Model name of the processor.
+        cores: Cores this process may use: affinity and container quota, whichever is less.
+        features: Instruction sets engines choose their kernels by, sorted.
+        accelerator: Name of the GPU, or None.
+    """
+
+    cpu: str
+    cores: Annotated[int, Field(ge=1)]
+    features: tuple[str, ...]
+    accelerator: str | None
+
+
+class LatencyPoint(FrozenModel):
+    """One measured way to run an engine.
+
+    Attributes:
+        batch_size: Images a call.
+        streams: Calls at a time.
+        threads: Threads of all streams together.
+        latency_ms: Median duration of one call, in milliseconds, all streams busy.
+        images_per_s: Images a second of all streams together.
+    """
+
+    batch_size: Annotated[int, Field(ge=1, le=256)]
+    streams: Annotated[int, Field(ge=1, le=64)]
+    threads: Annotated[int, Field(ge=1, le=256)]
+    latency_ms: Annotated[float, Field(gt=0)]
+    images_per_s: Annotated[float, Field(gt=0)]
+
+
+class Plan(FrozenModel):
+    """How serving runs the network.
+
+    Attributes:
+        engine: Name of a certified engine.
+        streams: Batches that run at a time.
+        threads: Threads of all streams together.
+        batch_sizes: Shapes that are compiled, ascending; other batches are split into these.
+        image_ms: Milliseconds an image costs at full load: the inverse of images a second.
+    """
+
+    engine: str
+    streams: Annotated[int, Field(ge=1, le=64)]
+    threads: Annotated[int, Field(ge=1, le=256)]
+    batch_sizes: Annotated[tuple[int, ...], Field(min_length=1)]
+    image_ms: Annotated[float, Field(gt=0)]
+
+
+class EngineAttempt(FrozenModel):
+    """What became of one engine at import, certified or not.
+
+    Attributes:
+        verdict: "passed", "failed" (the gate), "unavailable" (could not be exported or run).
+        reason: Why it is not "passed"; empty otherwise.
+        curve: Measured points; empty where nothing was measured.
+    """
+
+    engine: str
+    verdict: Literal["passed", "failed", "unavailable"]
+    reason: str = ""
+    max_logit_difference: float | None = None
+    top1_agreement: float | None = None
+    curve: tuple[LatencyPoint, ...] = ()
+
+
+class ImportRecord(FrozenModel):
+    """One import, as it happened."""
+
+    imported_at: str
+    command: str
+    source_commit: str | None
+    machine: Machine
+    budget_ms: float
+    attempts: tuple[EngineAttempt, ...]
+    plan: Plan
+
+    def to_json(self) -> bytes:
+        """Readable bytes."""
+        return (json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True) + "\n").encode()
+
+    def curve(self, engine: str) -> tuple[LatencyPoint, ...]:
+        """The measured points of one engine; empty where it was not measured."""
+        for attempt in self.attempts:
+            if attempt.engine == engine:
+                return attempt.curve
+        return ()
+
+
+def read_record(root: Path) -> ImportRecord | None:
+    """The record beside a manifest, or None where there is none.
+
+    Raises:
+        ArtifactError: The file is not a record.
+    """
+    path = root / RECORD_NAME
+    if not path.is_file():
+        return None
+    try:
+        return ImportRecord.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ArtifactError(f"{path}: {place}: {first['msg']}; import the model again") from error

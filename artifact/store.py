@@ -1,0 +1,103 @@
+"""BentoML's model store: where artifacts live."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import bentoml
+from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml.exceptions import NotFound
+
+from artifact.digests import sha256_bytes
+from artifact.errors import ArtifactError
+from artifact.lock import ModelLock
+from artifact.manifest import MANIFEST_NAME, Manifest
+from artifact.opened import open_artifact
+
+DRAFT_PREFIX = ".image-classifier-import-"
+VERSION_DIGITS = 16
+"""Hexadecimal digits of the manifest's digest that make the version: 64 bits."""
+
+
+def tag_of(manifest: Manifest) -> str:
+    """Name and version of an artifact: the version is the digest of its content."""
+    return f"{manifest.name}:{sha256_bytes(manifest.to_json())[:VERSION_DIGITS]}"
+
+
+def locate(tag: str) -> Path:
+    """Directory of an artifact in the store.
+
+    Raises:
+        ArtifactError: The store has no such model.
+    """
+    try:
+        return Path(bentoml.models.get(tag).path)
+    except NotFound as error:
+        raise ArtifactError(
+            f"model store: {tag} is not there; import the model (make import, or "
+            "python model_import.py) or set BENTOML_HOME to the store that has it"
+        ) from error
+
+
+@contextmanager
+def draft() -> Iterator[Path]:
+    """A fresh directory on the store's file system to build an artifact in.
+
+    It is gone afterwards, whatever happened, unless `add` moved it into the store. What a
+    killed import left behind is removed by the next one.
+    """
+    home = Path(BentoMLContainer.model_store_dir.get()).parent
+    for left_over in home.glob(f"{DRAFT_PREFIX}*"):
+        if not _is_running(int(left_over.name.rpartition("-")[2])):
+            shutil.rmtree(left_over, ignore_errors=True)
+    root = home / f"{DRAFT_PREFIX}{os.getpid()}"
+    root.mkdir(parents=True)
+    try:
+        yield root
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _is_running(process_id: int) -> bool:
+    return Path(f"/proc/{process_id}").exists()
+
+
+def add(root: Path, manifest: Manifest) -> tuple[ModelLock, bool]:
+    """Move a finished draft into the store in one step.
+
+    Args:
+        root: Directory with all files, the manifest among them; made by `draft`.
+        manifest: What is in it.
+
+    Returns:
+        What to lock, and whether the store had the same artifact, undamaged, already.
+
+    BentoML 1.4.39 copies into the store file by file, so that an interrupted import would
+    leave half a model there (bentoml/_internal/models/model.py, `save`). Here BentoML
+    writes its description into a store of one model, and a rename publishes the whole.
+    """
+    tag = tag_of(manifest)
+    lock = ModelLock(tag=tag, manifest_sha256=sha256_bytes((root / MANIFEST_NAME).read_bytes()))
+    store = BentoMLContainer.model_store.get()
+    final = Path(BentoMLContainer.model_store_dir.get()) / tag.replace(":", "/")
+    if final.exists():
+        try:
+            open_artifact(final, lock.manifest_sha256)
+        except ArtifactError:
+            shutil.rmtree(final)  # damaged: replaced by the sound one
+        else:
+            return lock, True
+    single = root.with_name(f"{root.name}.description")
+    try:
+        labels = {"classes": str(manifest.num_classes)}
+        with bentoml.models.create(tag, labels=labels, _model_store=type(store)(single)):
+            pass
+        (single / tag.replace(":", "/") / "model.yaml").replace(root / "model.yaml")
+    finally:
+        shutil.rmtree(single, ignore_errors=True)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    root.rename(final)
+    (final.parent / "latest").write_text(final.name)
+    return lock, False

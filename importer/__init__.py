@@ -1,0 +1,1 @@
+"""What model_import.py runs: export, certify, measure, write."""

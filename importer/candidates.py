@@ -1,0 +1,174 @@
+"""The engines an import tries: exported, certified, measured."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from artifact.manifest import EngineEntry, EngineGraph, PreprocessingEntry
+from artifact.record import EngineAttempt, LatencyPoint, Plan
+from errors import OperatorError
+from importer.console import Progress
+from importer.errors import ImportRefused
+from importer.export import export_onnx, export_torchscript
+from importer.options import ImportOptions
+from importer.quantise import quantise
+from inference.certify import certify
+from inference.engines import Logits, load_engine
+from inference.executor import Executor
+from inference.latency import measure_curve
+from inference.machine import usable_cores
+
+ONNX_FILE = "engines/network.onnx"
+TORCHSCRIPT_FILE = "engines/network.torchscript.pt"
+INT8_FILE = "engines/network-int8.xml"
+INT8_WEIGHTS = "engines/network-int8.bin"
+ENOUGH_SAMPLES = 100
+"""Golden samples below which "auto" leaves bf16 and int8 out: an agreement of 99 % cannot be
+told from one of 100 % on fewer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What the engines are compared on.
+
+    Attributes:
+        inputs: Golden inputs, (n, H, W, C).
+        reference: Reference logits, float32 (n, classes).
+        class_ids: True class of each golden sample, or None.
+        calibration: Inputs for quantisation, (m, H, W, C).
+    """
+
+    inputs: npt.NDArray[np.generic]
+    reference: Logits
+    class_ids: tuple[int | None, ...]
+    calibration: npt.NDArray[np.generic]
+
+
+CANDIDATES = (
+    EngineGraph(kind="openvino", precision="fp32", file=ONNX_FILE),
+    EngineGraph(kind="openvino", precision="bf16", file=ONNX_FILE),
+    EngineGraph(kind="openvino", precision="int8", file=INT8_FILE, companions=(INT8_WEIGHTS,)),
+    EngineGraph(kind="onnxruntime", precision="fp32", file=ONNX_FILE),
+    EngineGraph(kind="torchscript", precision="fp32", file=TORCHSCRIPT_FILE),
+    EngineGraph(kind="torchscript", precision="bf16", file=TORCHSCRIPT_FILE),
+    EngineGraph(kind="torchscript", precision="fp16", file=TORCHSCRIPT_FILE),
+)
+
+
+def chosen_candidates(options: ImportOptions, samples: int) -> tuple[EngineGraph, ...]:
+    """The engines to try for what was asked.
+
+    "auto" as the engine means those of the target device; "auto" as the precision leaves
+    reduced precision out where the golden samples are too few to tell.
+
+    Raises:
+        ImportRefused: No engine fits.
+    """
+    on_device = {"cpu": ("openvino", "onnxruntime"), "cuda": ("torchscript",)}[options.device]
+    kinds = on_device if options.engine == "auto" else (options.engine,)
+    chosen = [candidate for candidate in CANDIDATES if candidate.kind in kinds]
+    if options.precision != "auto":
+        chosen = [item for item in chosen if item.precision == options.precision]
+    elif samples < ENOUGH_SAMPLES:
+        chosen = [item for item in chosen if item.precision == "fp32"]
+    if not chosen:
+        raise ImportRefused(
+            f"--engine {options.engine} --precision {options.precision}: no such engine; there are "
+            + ", ".join(candidate.name for candidate in CANDIDATES)
+        )
+    return tuple(chosen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """Tries candidates against the evidence, in one draft."""
+
+    draft: Path
+    network: nn.Module
+    signature: PreprocessingEntry
+    evidence: Evidence
+    options: ImportOptions
+
+    def run(
+        self, candidates: Iterable[EngineGraph], progress: Progress
+    ) -> tuple[tuple[EngineEntry, ...], tuple[EngineAttempt, ...]]:
+        """The engines that are certified, and what became of each candidate."""
+        entries, attempts = [], []
+        for candidate in candidates:
+            with progress.step(f"{candidate.name}: export, verify, measure"):
+                entry, attempt = self._try(candidate)
+            attempts.append(attempt)
+            if entry is not None:
+                entries.append(entry)
+        return tuple(entries), tuple(attempts)
+
+    def _try(self, candidate: EngineGraph) -> tuple[EngineEntry | None, EngineAttempt]:
+        # Exporters and engines raise what they like for a network they cannot take: the
+        # candidate becomes a row with its reason, and the import goes on with the others.
+        try:
+            write_graph(candidate, self.draft, self.network, self.evidence)
+            logits = self._logits(candidate)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            if not isinstance(error, OperatorError):
+                reason = f"{type(error).__name__}: {reason}"
+            return None, EngineAttempt(engine=candidate.name, verdict="unavailable", reason=reason)
+        evidence = self.evidence
+        certificate, failure = certify(
+            logits, evidence.reference, evidence.class_ids, candidate.precision, self.options.gates
+        )
+        entry = EngineEntry(**candidate.model_dump(), certificate=certificate)
+        attempt = EngineAttempt(
+            engine=candidate.name,
+            verdict="failed" if failure else "passed",
+            reason=failure,
+            max_logit_difference=certificate.max_logit_difference,
+            top1_agreement=certificate.top1_agreement,
+            curve=() if failure else self._curve(entry),
+        )
+        return (None if failure else entry), attempt
+
+    def _logits(self, candidate: EngineGraph) -> Logits:
+        cores = usable_cores()
+        plan = Plan(engine=candidate.name, streams=1, threads=cores, batch_sizes=(1,), image_ms=1)
+        executor = Executor(
+            load_engine(candidate, self.draft, self.signature.input_shape, plan),
+            plan,
+            self.signature,
+            self.evidence.reference.shape[1],
+        )
+        try:
+            return executor.run(self.evidence.inputs)
+        finally:
+            executor.close()
+
+    def _curve(self, graph: EngineGraph) -> tuple[LatencyPoint, ...]:
+        return measure_curve(
+            lambda plan: load_engine(graph, self.draft, self.signature.input_shape, plan),
+            self.evidence.inputs,
+            usable_cores(),
+            budget_ms=self.options.budget_ms,
+            seconds=self.options.measure_seconds,
+        )
+
+
+def write_graph(
+    candidate: EngineGraph, draft: Path, network: nn.Module, evidence: Evidence
+) -> None:
+    """Write the candidate's graph into the draft, unless another candidate did."""
+    path = draft / candidate.file
+    if path.exists():
+        return
+    path.parent.mkdir(exist_ok=True)
+    if candidate.file == ONNX_FILE:
+        export_onnx(network, evidence.inputs, path)
+    elif candidate.file == TORCHSCRIPT_FILE:
+        export_torchscript(network, evidence.inputs, path)
+    else:
+        if not (draft / ONNX_FILE).exists():
+            export_onnx(network, evidence.inputs, draft / ONNX_FILE)
+        quantise(draft / ONNX_FILE, evidence.calibration, path)

@@ -1,0 +1,7 @@
+"""Why an import stops."""
+
+from errors import OperatorError
+
+
+class ImportRefused(OperatorError):
+    """The model was not imported; the store and model.lock are as they were."""

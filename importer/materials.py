@@ -1,0 +1,123 @@
+"""All a researcher hands in, read, checked against each other, captured in the draft."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from artifact.golden_images import GoldenImage, read_golden_images
+from artifact.labels import read_labels
+from artifact.manifest import PreprocessingEntry
+from errors import ClientVisibleError
+from importer.console import Progress
+from importer.errors import ImportRefused
+from importer.model_source import ModelSource, read_model
+from importer.options import ImportOptions
+from importer.preprocessing_source import capture_preprocessing, capture_spec
+from preprocessing import DecodeLimits, Preprocessing, PreprocessingSpec, to_input
+
+
+@dataclass(frozen=True, kw_only=True)
+class Materials:
+    """What an artifact is made from.
+
+    Attributes:
+        signature: Facts of the preprocessing the graph relies on.
+        golden: Images the model is verified with.
+        inputs: Their inputs, (n, H, W, C).
+        calibration: Inputs for quantisation, (m, H, W, C).
+    """
+
+    model: ModelSource
+    preprocessing: Preprocessing
+    signature: PreprocessingEntry
+    labels: tuple[str, ...]
+    golden: tuple[GoldenImage, ...]
+    inputs: npt.NDArray[np.generic]
+    calibration: npt.NDArray[np.generic]
+
+
+def read_materials(options: ImportOptions, draft: Path, progress: Progress) -> Materials:
+    """Read everything an import needs.
+
+    Raises:
+        OperatorError: What is missing or wrong, and what to do.
+    """
+    with progress.step("read the network and its weights"):
+        model = read_model(options, draft)
+    preprocessing, signature = _preprocessing(options, model, draft)
+    labels = _labels(options, model)
+    with progress.step("read and preprocess the golden images"):
+        found = read_golden_images(
+            options.golden, labels, options.golden_count, options.golden_labels
+        )
+        inputs = _inputs(found.images, preprocessing)
+        calibration = _calibration(options, labels, preprocessing)
+    for note in found.notes:
+        progress.note(note)
+    return Materials(
+        model=model,
+        preprocessing=preprocessing,
+        signature=signature,
+        labels=labels,
+        golden=found.images,
+        inputs=inputs,
+        calibration=inputs if calibration is None else calibration,
+    )
+
+
+def _preprocessing(
+    options: ImportOptions, model: ModelSource, draft: Path
+) -> tuple[Preprocessing, PreprocessingEntry]:
+    if options.preprocessing is not None:
+        return capture_preprocessing(options.preprocessing, draft)
+    published = model.published
+    if published is None:
+        raise ImportRefused(
+            "--preprocessing is not given and the weights are not published by torchvision; "
+            "expected a spec file (.yaml, .json) or PATH.py:CLASS"
+        )
+    spec = PreprocessingSpec.imagenet(
+        resize=published.resize_size,
+        crop=published.crop_size,
+        interpolation=published.interpolation,
+        mean=published.mean,
+        std=published.std,
+    )
+    return capture_spec(spec, draft)
+
+
+def _labels(options: ImportOptions, model: ModelSource) -> tuple[str, ...]:
+    if options.labels is not None:
+        return read_labels(options.labels)
+    if model.published is None:
+        raise ImportRefused(
+            "--labels is not given and the weights are not published by torchvision; "
+            "expected a file with one name a line, or JSON"
+        )
+    return model.published.labels
+
+
+def _inputs(
+    images: tuple[GoldenImage, ...], preprocessing: Preprocessing
+) -> npt.NDArray[np.generic]:
+    return np.stack([_input(image, preprocessing) for image in images])
+
+
+def _input(image: GoldenImage, preprocessing: Preprocessing) -> npt.NDArray[np.generic]:
+    try:
+        return to_input(image.data, preprocessing, DecodeLimits())
+    except ClientVisibleError as error:
+        raise ImportRefused(
+            f"golden image {image.name}: {error}; remove it or replace it by a sound file"
+        ) from error
+
+
+def _calibration(
+    options: ImportOptions, labels: tuple[str, ...], preprocessing: Preprocessing
+) -> npt.NDArray[np.generic] | None:
+    if options.calibration is None:
+        return None
+    found = read_golden_images(options.calibration, labels, options.calibration_count, None)
+    return _inputs(found.images, preprocessing)

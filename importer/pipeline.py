@@ -1,0 +1,171 @@
+"""From what a researcher hands in to an artifact in the store."""
+
+import importlib.metadata
+import json
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from artifact.digests import file_names, sha256_bytes, sha256_tree
+from artifact.labels import check_label_count
+from artifact.lock import ModelLock, write_lock
+from artifact.manifest import (
+    GOLDEN_LOGITS_NAME,
+    LABELS_NAME,
+    MANIFEST_NAME,
+    SCHEMA_VERSION,
+    EngineEntry,
+    GoldenEntry,
+    Manifest,
+)
+from artifact.record import RECORD_NAME, EngineAttempt, ImportRecord
+from artifact.store import add, draft
+from importer.candidates import Evidence, Trial, chosen_candidates
+from importer.console import Progress
+from importer.errors import ImportRefused
+from importer.materials import Materials, read_materials
+from importer.network import PixelsToLogits
+from importer.options import ImportOptions
+from importer.provenance import Provenance
+from importer.reference import reference_logits
+from inference.engines import Logits
+from inference.latency import fastest_plan, plan_for
+from inference.machine import this_machine
+
+RELEVANT_PACKAGES = ("numpy", "onnx", "openvino", "pillow", "torch", "torchvision")
+"""Libraries whose version may change a number of the model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """What an import made.
+
+    Attributes:
+        known: Whether the store had the same artifact already.
+    """
+
+    lock: ModelLock
+    known: bool
+    manifest: Manifest
+    record: ImportRecord
+
+
+def import_model(
+    options: ImportOptions, lock_path: Path, provenance: Provenance, progress: Progress
+) -> Imported:
+    """Import a trained model: read, export, verify, measure, store, lock.
+
+    The store and the lock change at the very end only, each in one move.
+
+    Raises:
+        OperatorError: Why the model was not imported.
+    """
+    with draft() as root:
+        materials = read_materials(options, root, progress)
+        network = PixelsToLogits(materials.model.network, materials.signature).eval()
+        with progress.step(f"run the reference on {len(materials.golden)} golden images"):
+            reference = reference_logits(network, materials.inputs)
+        check_label_count(materials.labels, reference.shape[1])
+        trial = Trial(
+            draft=root,
+            network=network,
+            signature=materials.signature,
+            evidence=_evidence(materials, reference),
+            options=options,
+        )
+        entries, attempts = trial.run(chosen_candidates(options, len(materials.golden)), progress)
+        record = _record(options, provenance, entries, attempts)
+        with progress.step("write the artifact"):
+            manifest = _write(root, options.name, materials, reference, entries)
+            (root / RECORD_NAME).write_bytes(record.to_json())
+            lock, known = add(root, manifest)
+        write_lock(lock_path, lock)
+    return Imported(lock=lock, known=known, manifest=manifest, record=record)
+
+
+def _evidence(materials: Materials, reference: Logits) -> Evidence:
+    return Evidence(
+        inputs=materials.inputs,
+        reference=reference,
+        class_ids=tuple(image.label for image in materials.golden),
+        calibration=materials.calibration,
+    )
+
+
+def _record(
+    options: ImportOptions,
+    provenance: Provenance,
+    entries: tuple[EngineEntry, ...],
+    attempts: tuple[EngineAttempt, ...],
+) -> ImportRecord:
+    if not entries:
+        reasons = "; ".join(f"{attempt.engine}: {attempt.reason}" for attempt in attempts)
+        raise ImportRefused(f"no engine passed: {reasons}")
+    plans = [
+        plan_for(attempt.engine, attempt.curve, options.budget_ms)
+        for attempt in attempts
+        if attempt.curve
+    ]
+    return ImportRecord(
+        imported_at=provenance.imported_at,
+        command=provenance.command,
+        source_commit=provenance.source_commit,
+        machine=this_machine(),
+        budget_ms=options.budget_ms,
+        attempts=attempts,
+        plan=fastest_plan(plans),
+    )
+
+
+def _write(
+    root: Path,
+    name: str,
+    materials: Materials,
+    reference: Logits,
+    entries: tuple[EngineEntry, ...],
+) -> Manifest:
+    (root / LABELS_NAME).write_text(json.dumps(materials.labels, ensure_ascii=False) + "\n")
+    _drop_refused_graphs(root, entries)
+    golden = _write_golden(root, materials, reference)
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=name,
+        num_classes=reference.shape[1],
+        architecture=materials.model.architecture,
+        preprocessing=materials.signature,
+        engines=entries,
+        golden=golden,
+        reference="torch",
+        versions={package: importlib.metadata.version(package) for package in RELEVANT_PACKAGES},
+        files=sha256_tree(root, file_names(root)),
+    )
+    (root / MANIFEST_NAME).write_bytes(manifest.to_json())
+    return manifest
+
+
+def _write_golden(root: Path, materials: Materials, reference: Logits) -> tuple[GoldenEntry, ...]:
+    entries = []
+    for number, image in enumerate(materials.golden):
+        # Numbered: names of the researcher's may clash or hold odd characters.
+        suffix = PurePosixPath(image.name).suffix.lower()
+        file = f"golden/{number:04}{suffix}"
+        (root / file).parent.mkdir(exist_ok=True)
+        (root / file).write_bytes(image.data)
+        entries.append(
+            GoldenEntry(
+                file=file,
+                name=image.name,
+                class_id=image.label,
+                input_sha256=sha256_bytes(materials.inputs[number].tobytes()),
+            )
+        )
+    np.save(root / GOLDEN_LOGITS_NAME, reference, allow_pickle=False)
+    return tuple(entries)
+
+
+def _drop_refused_graphs(root: Path, entries: tuple[EngineEntry, ...]) -> None:
+    used = {file for entry in entries for file in (entry.file, *entry.companions)}
+    for path in (root / "engines").iterdir():
+        if path.relative_to(root).as_posix() not in used:
+            path.unlink()

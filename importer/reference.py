@@ -1,0 +1,59 @@
+"""The reference: eager fp32 torch on the golden inputs, one image at a time, one thread."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from importer.errors import ImportRefused
+
+
+def reference_logits(
+    network: nn.Module, inputs: npt.NDArray[np.generic]
+) -> npt.NDArray[np.float32]:
+    """Logits of the research pipeline.
+
+    Args:
+        network: `PixelsToLogits` in evaluation mode.
+        inputs: Golden inputs, shape (n, H, W, C).
+
+    Returns:
+        float32, shape (n, classes).
+
+    One image and one thread at a time, so that a second import computes the same bits: sums
+    are ordered differently for other batch sizes and thread counts.
+
+    Raises:
+        ImportRefused: The network does not answer with one finite row a picture.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            rows = [_row(network, inputs[index : index + 1]) for index in range(len(inputs))]
+    finally:
+        torch.set_num_threads(threads)
+    logits = np.concatenate(rows)
+    if not np.isfinite(logits).all():
+        raise ImportRefused(
+            "network: its logits on the golden images contain NaN or infinity; "
+            "check the weights and the preprocessing"
+        )
+    return logits
+
+
+def _row(network: nn.Module, batch: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+    try:
+        output = network(torch.from_numpy(batch))
+    except RuntimeError as error:  # torch's one error for shapes that do not fit
+        raise ImportRefused(
+            f"network: rejects an input of shape {tuple(batch.shape[1:])} (H, W, C): {error}; "
+            "check that the preprocessing is the one of this network"
+        ) from error
+    if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != 1:
+        found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise ImportRefused(
+            f"network: its output is {found}, expected one tensor (1, classes); "
+            "wrap it so that it returns the logits alone"
+        )
+    return np.asarray(output.float().numpy())

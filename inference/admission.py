@@ -1,0 +1,77 @@
+"""Who is let in: a bounded number of requests, and none that would wait too long."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from errors import Overloaded
+
+SMOOTHING = 0.1
+"""Weight of the newest interval in the moving average, about the last 20 answers."""
+
+
+class Admission:
+    """Refuses at once what could not be answered in time.
+
+    The wait of a new request is estimated as the requests inside times the interval between
+    answers at full load (Little's law). The interval starts as the measured cost of an image
+    and follows what is observed while requests are queueing.
+
+    Belongs to one event loop; not thread-safe.
+
+    Args:
+        max_inside: Requests that may be inside at a time.
+        max_wait_ms: Longest estimated wait.
+        image_ms: Interval between answers at full load, until it has been observed.
+        parallel: Requests that are worked on at a time; only those beyond wait.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_inside: int,
+        max_wait_ms: float,
+        image_ms: float,
+        parallel: int,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.inside = 0
+        self._max_inside = max_inside
+        self._max_wait_ms = max_wait_ms
+        self._interval_ms = image_ms
+        self._parallel = parallel
+        self._clock = clock
+        self._last_answer: float | None = None
+
+    def estimated_wait_ms(self) -> float:
+        """Milliseconds a request admitted now would wait for its turn."""
+        return max(0, self.inside - self._parallel + 1) * self._interval_ms
+
+    @contextmanager
+    def admit(self) -> Iterator[None]:
+        """Hold a place for the time of one request.
+
+        Raises:
+            Overloaded: The places are taken, or the estimated wait is too long.
+        """
+        wait_ms = self.estimated_wait_ms()
+        if self.inside >= self._max_inside or wait_ms > self._max_wait_ms:
+            error = Overloaded("the service is at its capacity; try again later")
+            error.retry_after_s = max(1, math.ceil(wait_ms / 1e3))
+            raise error
+        self.inside += 1
+        try:
+            yield
+        finally:
+            self.inside -= 1
+            self._observe()
+
+    def _observe(self) -> None:
+        now = self._clock()
+        # Only intervals in which work was waiting all along tell how fast answers can come.
+        if self._last_answer is not None:
+            interval_ms = (now - self._last_answer) * 1e3
+            self._interval_ms += SMOOTHING * (interval_ms - self._interval_ms)
+        self._last_answer = now if self.inside > self._parallel else None

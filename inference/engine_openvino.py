@@ -1,0 +1,56 @@
+"""The openvino engine: ONNX or OpenVINO IR on a CPU, without torch."""
+
+import queue
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+
+from artifact.manifest import Precision
+from artifact.record import Plan
+from inference.engines import Batch, Logits
+
+
+class OpenVinoEngine:
+    """One compiled model a batch size, and `streams` infer requests for each.
+
+    The infer requests own their input memory and a batch is copied into it (150 kB take
+    about 10 µs). OpenVINO 2026.4.1 can also share the caller's array, but goes on
+    referring to it after the call, which crashed the process when the array was freed
+    (docs/architecture.md, "Workarounds").
+    """
+
+    def __init__(
+        self, path: Path, precision: Precision, input_shape: tuple[int, ...], plan: Plan
+    ) -> None:
+        core = ov.Core()
+        model = core.read_model(path)
+        properties = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": plan.streams,
+            "INFERENCE_NUM_THREADS": plan.threads,
+            # Explicit: the default may silently be bf16 on CPUs that have it.
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+            # Where threads run is the system's to decide: pinned ones fight with decoding.
+            "ENABLE_CPU_PINNING": False,
+        }
+        self._idle: dict[int, queue.SimpleQueue[ov.InferRequest]] = {}
+        for batch_size in plan.batch_sizes:
+            model.reshape([batch_size, *input_shape])
+            compiled = core.compile_model(model, "CPU", properties)
+            requests: queue.SimpleQueue[ov.InferRequest] = queue.SimpleQueue()
+            for _ in range(plan.streams):
+                requests.put(compiled.create_infer_request())
+            self._idle[batch_size] = requests
+
+    def run(self, batch: Batch) -> Logits:
+        """See `Engine.run`."""
+        idle = self._idle[len(batch)]
+        request = idle.get()
+        try:
+            request.get_input_tensor().data[:] = batch
+            request.start_async()
+            request.wait()
+            return np.array(request.get_output_tensor().data, dtype=np.float32)
+        finally:
+            idle.put(request)

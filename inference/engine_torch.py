@@ -1,0 +1,41 @@
+"""The torchscript engine: a traced network, on a GPU where there is one."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from artifact.manifest import Precision
+from artifact.record import Plan
+from inference.engines import Batch, Logits
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TorchScriptEngine:
+    """A frozen TorchScript graph; uint8 crosses to the device, normalisation runs there.
+
+    The device is the GPU BentoML gave this process (it sets CUDA_VISIBLE_DEVICES), else the
+    CPU. TorchScript is code, but of an interpreted language without file or network access,
+    and it is loaded only after its digest matched.
+    """
+
+    def __init__(self, path: Path, precision: Precision, plan: Plan) -> None:
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self._device.type == "cpu":
+            torch.set_num_threads(max(1, plan.threads // plan.streams))
+        module = torch.jit.load(str(path), map_location=self._device)
+        self._module = torch.jit.freeze(module.eval())
+        self._autocast = AUTOCAST.get(precision)
+
+    def run(self, batch: Batch) -> Logits:
+        """See `Engine.run`."""
+        with (
+            torch.inference_mode(),
+            torch.autocast(
+                self._device.type, dtype=self._autocast, enabled=self._autocast is not None
+            ),
+        ):
+            inputs = torch.from_numpy(np.array(batch)).to(self._device)
+            logits = self._module(inputs)
+        return np.asarray(logits.float().cpu().numpy())

@@ -1,0 +1,72 @@
+"""What an engine is, and how the one a manifest names is loaded."""
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from artifact.errors import ArtifactError
+from artifact.manifest import EngineGraph
+from artifact.record import Plan
+
+type_of_input = {"uint8": np.uint8, "float32": np.float32}
+
+Batch = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+Logits = npt.NDArray[np.float32]
+
+
+class Engine(Protocol):
+    """One way to run the network, compiled for fixed shapes.
+
+    Thread-safe: several threads may call `run`; calls beyond the engine's streams wait.
+    """
+
+    def run(self, batch: Batch) -> Logits:
+        """The forward pass.
+
+        Args:
+            batch: Inputs, shape (n, H, W, C), n one of the batch sizes it was loaded for.
+
+        Returns:
+            Logits, float32, shape (n, classes), owned by the caller.
+        """
+
+
+class EngineUnavailable(ArtifactError):
+    """An engine's library is not installed or does not run on this machine."""
+
+
+def load_engine(graph: EngineGraph, root: Path, input_shape: tuple[int, ...], plan: Plan) -> Engine:
+    """Load an engine.
+
+    Args:
+        graph: From the manifest, or in the making.
+        root: Directory of the artifact.
+        input_shape: (H, W, C) of one input.
+        plan: Batch sizes, streams and threads to compile it for.
+
+    Raises:
+        EngineUnavailable: The library it needs is missing.
+    """
+    path = root / graph.file
+    # Each library is imported only where its engine is used: a CPU service needs no torch.
+    try:
+        match graph.kind:
+            case "openvino":
+                from inference.engine_openvino import OpenVinoEngine
+
+                return OpenVinoEngine(path, graph.precision, input_shape, plan)
+            case "onnxruntime":
+                from inference.engine_onnxruntime import OnnxRuntimeEngine
+
+                return OnnxRuntimeEngine(path, plan)
+            case "torchscript":
+                from inference.engine_torch import TorchScriptEngine
+
+                return TorchScriptEngine(path, graph.precision, plan)
+    except ImportError as error:
+        raise EngineUnavailable(
+            f"engine {graph.name}: {error.name} is not installed; install the requirements of "
+            "this engine, or set CLASSIFIER_ENGINE to another"
+        ) from error

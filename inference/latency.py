@@ -1,0 +1,122 @@
+"""How fast an engine is, over batch sizes and streams, and the plan that follows from it."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from artifact.record import LatencyPoint, Plan
+from inference.engines import Batch, Engine
+
+BATCH_SIZES = (1, 2, 4, 8, 16, 32)
+WORTHWHILE = 1.05
+"""A larger batch or more streams must bring 5 % more images a second: less is within the noise
+of a measurement this short, and costs latency."""
+
+ENOUGH_PER_CORE = 2_000
+"""Images a second and core beyond which more are no gain: reading, decoding and answering a
+request takes longer than this leaves."""
+
+LoadEngine = Callable[[Plan], Engine]
+
+
+def stream_counts(cores: int) -> tuple[int, ...]:
+    """Numbers of streams worth measuring on `cores` cores, ascending: 1, half and all."""
+    return tuple(sorted({1, max(1, cores // 2), cores}))
+
+
+def measure_curve(
+    load: LoadEngine, example: Batch, cores: int, *, budget_ms: float, seconds: float
+) -> tuple[LatencyPoint, ...]:
+    """Measure an engine over numbers of streams and batch sizes.
+
+    Args:
+        load: Loads the engine for a plan.
+        example: Real inputs, (n, H, W, C); repeated to the batch size.
+        cores: Threads of all streams together.
+        budget_ms: For one number of streams, larger batches are not tried beyond it.
+        seconds: Duration of one point, compilation aside.
+
+    A number of streams is left as soon as a larger batch no longer pays.
+    """
+    points: list[LatencyPoint] = []
+    for streams in stream_counts(cores):
+        best = 0.0
+        for batch_size in BATCH_SIZES:
+            point = _measure_point(load, example, (streams, cores, batch_size), seconds)
+            points.append(point)
+            if point.images_per_s < WORTHWHILE * best or point.latency_ms > budget_ms:
+                break
+            best = point.images_per_s
+    return tuple(points)
+
+
+def _measure_point(
+    load: LoadEngine, example: Batch, shape: tuple[int, int, int], seconds: float
+) -> LatencyPoint:
+    streams, threads, batch_size = shape
+    plan = Plan(
+        engine="measured", streams=streams, threads=threads, batch_sizes=(batch_size,), image_ms=1
+    )
+    engine = load(plan)
+    batch = np.resize(example, (batch_size, *example.shape[1:])).astype(example.dtype)
+    engine.run(batch)
+    started = time.perf_counter()
+
+    def stream(_: int) -> list[float]:
+        durations = []
+        while not durations or time.perf_counter() - started < seconds:
+            begin = time.perf_counter()
+            engine.run(batch)
+            durations.append(time.perf_counter() - begin)
+        return durations
+
+    with ThreadPoolExecutor(streams) as pool:
+        durations = [value for part in pool.map(stream, range(streams)) for value in part]
+    elapsed = time.perf_counter() - started
+    return LatencyPoint(
+        batch_size=batch_size,
+        streams=streams,
+        threads=threads,
+        latency_ms=statistics.median(durations) * 1e3,
+        images_per_s=len(durations) * batch_size / elapsed,
+    )
+
+
+def best_point(points: Iterable[LatencyPoint], budget_ms: float) -> LatencyPoint:
+    """The point with most images a second whose latency leaves half the budget.
+
+    Half, because a request may have to wait for the batch before its own. Where none does,
+    the quickest. Fewer streams and smaller batches win unless more are worthwhile.
+    """
+    ordered = sorted(points, key=lambda point: (point.streams, point.batch_size))
+    fitting = [point for point in ordered if point.latency_ms <= budget_ms / 2]
+    if not fitting:
+        return min(ordered, key=lambda point: point.latency_ms)
+    best = fitting[0]
+    for point in fitting[1:]:
+        useful = min(point.images_per_s, ENOUGH_PER_CORE * point.threads)
+        if useful >= WORTHWHILE * best.images_per_s:
+            best = point
+    return best
+
+
+def plan_for(engine: str, points: Iterable[LatencyPoint], budget_ms: float) -> Plan:
+    """How to run one engine, from its curve."""
+    points = tuple(points)
+    best = best_point(points, budget_ms)
+    sizes = {point.batch_size for point in points if point.streams == best.streams}
+    return Plan(
+        engine=engine,
+        streams=best.streams,
+        threads=best.threads,
+        batch_sizes=tuple(sorted(size for size in sizes if size <= best.batch_size)),
+        image_ms=1e3 / best.images_per_s,
+    )
+
+
+def fastest_plan(plans: Iterable[Plan]) -> Plan:
+    """The plan with most images a second; of equal ones the first."""
+    return min(plans, key=lambda plan: plan.image_ms)

@@ -1,0 +1,148 @@
+"""Command line: a trained model becomes a verified artifact in BentoML's model store."""
+
+import argparse
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import ValidationError
+
+from artifact.lock import LOCK_NAME
+from errors import OperatorError
+from importer.console import TerminalProgress, print_json, print_summary
+from importer.options import ImportOptions
+from importer.provenance import current_provenance
+from inference.certify import Gates
+
+ROOT = Path(__file__).resolve().parent
+EXAMPLES = """\
+examples:
+  # a network of torchvision with published weights: labels and preprocessing come with them
+  python model_import.py --name resnet50 --network torchvision:resnet50 \\
+      --weights IMAGENET1K_V2 --golden photos/
+
+  # a network, weights and preprocessing of your own
+  python model_import.py --name digits --network network.py:build --weights weights.safetensors \\
+      --preprocessing preprocessing.py:DigitsPreprocessing --labels labels.txt --golden samples/
+
+exit status: 0 imported, 1 refused (one line says why), 2 wrong arguments
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of an import."""
+    parser = argparse.ArgumentParser(
+        prog="model_import.py",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    model = parser.add_argument_group("the model")
+    model.add_argument("--name", required=True, help="name in the model store, lower case")
+    model.add_argument("--network", help="torchvision:NAME or PATH.py:FUNCTION")
+    model.add_argument(
+        "--network-kwargs",
+        default={},
+        type=json.loads,
+        metavar="JSON",
+        help="arguments of the builder, e.g. '{\"num_classes\": 10}'",
+    )
+    model.add_argument(
+        "--weights",
+        required=True,
+        help="checkpoint file (.safetensors, .pt, .pth, …) or name of torchvision's weights",
+    )
+    model.add_argument("--weights-key", help='where in a checkpoint they are, e.g. "model_ema"')
+    model.add_argument("--preprocessing", help="spec file (.yaml, .json) or PATH.py:CLASS")
+    model.add_argument("--labels", type=Path, help="text, JSON list or JSON id → name")
+    proof = parser.add_argument_group("the proof")
+    proof.add_argument(
+        "--golden", required=True, type=Path, help="folder of images the model is verified with"
+    )
+    proof.add_argument("--golden-labels", type=Path, metavar="CSV", help="classes of the images")
+    proof.add_argument("--golden-count", type=int, default=100, help="images kept (default 100)")
+    proof.add_argument("--calibration", type=Path, help="folder of images for int8")
+    proof.add_argument("--calibration-count", type=int, default=64, help="(default 64)")
+    _add_gates(parser.add_argument_group("gates"))
+    _add_engines(parser.add_argument_group("engines"))
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--lock", type=Path, default=ROOT / LOCK_NAME, help="lock to write (default model.lock)"
+    )
+    output.add_argument("--json", action="store_true", help="result as JSON on standard output")
+    output.add_argument("--quiet", action="store_true", help="no progress")
+    return parser
+
+
+def _add_gates(group: Any) -> None:
+    gates = Gates()
+    group.add_argument("--gate-fp32-tolerance", type=float, default=gates.fp32_tolerance)
+    group.add_argument("--gate-agreement", type=float, default=gates.min_agreement)
+    group.add_argument("--gate-accuracy-loss", type=float, default=gates.max_accuracy_loss)
+
+
+def _add_engines(group: Any) -> None:
+    group.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    group.add_argument(
+        "--engine", choices=["auto", "openvino", "onnxruntime", "torchscript"], default="auto"
+    )
+    group.add_argument(
+        "--precision", choices=["auto", "fp32", "bf16", "fp16", "int8"], default="auto"
+    )
+    group.add_argument("--budget-ms", type=float, default=50.0, help="latency budget (default 50)")
+    group.add_argument("--measure-seconds", type=float, default=0.4, help="a point (default 0.4)")
+
+
+def options_from(arguments: argparse.Namespace) -> ImportOptions:
+    """The checked options of a parsed command line.
+
+    Raises:
+        ValidationError: An argument has a value that is not allowed.
+    """
+    given = vars(arguments)
+    gates = Gates(
+        fp32_tolerance=given["gate_fp32_tolerance"],
+        min_agreement=given["gate_agreement"],
+        max_accuracy_loss=given["gate_accuracy_loss"],
+    )
+    fields = {name: given[name] for name in ImportOptions.model_fields if name in given}
+    return ImportOptions(**fields, gates=gates)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    signal.signal(signal.SIGTERM, _stop)
+    given = parser().parse_args(arguments)
+    try:
+        options = options_from(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        option = "--" + str(first["loc"][0]).replace("_", "-")
+        parser().error(f"{option}: {first['msg']}, found {first['input']!r}")
+    progress = TerminalProgress(quiet=given.quiet or given.json)
+    try:
+        with progress.step("load torch"):
+            from importer.pipeline import import_model
+        imported = import_model(options, given.lock, current_provenance(ROOT), progress)
+    except OperatorError as error:
+        print(f"model_import: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("model_import: interrupted; the store and the lock are as they were", file=sys.stderr)
+        return 130
+    if given.json:
+        print_json({**imported.lock.model_dump(), "record": imported.record.model_dump()})
+    else:
+        print_summary(imported.lock.tag, imported.known, imported.record, imported.manifest)
+    return 0
+
+
+def _stop(_signal: int, _frame: object) -> NoReturn:
+    # An exception, so that the draft is removed on the way out.
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

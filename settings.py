@@ -1,0 +1,126 @@
+"""What an operator may change: environment variables CLASSIFIER_*."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from errors import OperatorError
+
+PREFIX = "CLASSIFIER_"
+
+
+class SettingsError(OperatorError):
+    """An environment variable CLASSIFIER_* is unknown or has a value that is not allowed."""
+
+
+class Settings(BaseModel):
+    """The operator's choices, checked once at the start.
+
+    Each field is set by the environment variable CLASSIFIER_<NAME>. Numbers that belong to
+    the model (sizes, mean, labels) are in its manifest, not here.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lock: str = Field(
+        "model.lock", description="The lock of the model to serve; relative to service.py."
+    )
+    topology: Literal["embedded", "runner"] = Field(
+        "embedded",
+        description="Where the network runs: in each API process, or in one process of its own "
+        "(ModelRunner), which is the better choice with a GPU.",
+    )
+    engine: str | None = Field(
+        None,
+        description="Name of a certified engine in the manifest (`model_import.py show`); "
+        "unset takes the fastest one that passed.",
+    )
+    budget_ms: Annotated[float, Field(gt=0)] = Field(
+        50.0, description="Milliseconds an answer may take; caps the batch size."
+    )
+    max_wait_ms: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="A request whose estimated wait is longer is refused with 429; "
+        "unset means twice the budget.",
+    )
+    timeout_ms: Annotated[float, Field(gt=0, le=55_000)] = Field(
+        5_000.0, description="Milliseconds after which an accepted request is answered 504."
+    )
+    max_queue: Annotated[int, Field(ge=1)] = Field(
+        512, description="Requests that may be inside one API process at a time."
+    )
+    deterministic: bool = Field(
+        False,
+        description="Run every batch at one fixed shape, so that the same image gives the same "
+        "bits whatever the traffic.",
+    )
+    workers: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="API processes; unset means 1 in the embedded topology and one a core in "
+        "the runner topology.",
+    )
+    max_body_bytes: Annotated[int, Field(ge=1_024)] = Field(
+        20 * 2**20, description="Bytes of one request body, and of one image file."
+    )
+    max_pixels: Annotated[int, Field(ge=1)] = Field(
+        25_000_000, description="Pixels of one image (width times height), checked before decoding."
+    )
+    max_aspect_ratio: Annotated[float, Field(ge=1)] = Field(
+        150.0, description="Longer side of an image divided by its shorter side."
+    )
+    max_resized_pixels: Annotated[int, Field(ge=1)] = Field(
+        10_000_000, description="Pixels of an image after the resize, checked before it."
+    )
+    max_decode_memory_bytes: Annotated[int, Field(ge=1)] = Field(
+        300_000_000, description="Estimated memory of one decode."
+    )
+    max_decode_seconds: Annotated[float, Field(gt=0)] = Field(
+        5.0, description="Seconds one decode may take."
+    )
+    max_jpeg_scans: Annotated[int, Field(ge=1)] = Field(100, description="Scans of one JPEG.")
+    default_top_k: Annotated[int, Field(ge=1)] = Field(
+        5, description="Predictions in an answer where the request does not say top_k."
+    )
+
+    @property
+    def longest_wait_ms(self) -> float:
+        """Milliseconds of estimated wait above which a request is refused."""
+        return self.max_wait_ms if self.max_wait_ms is not None else 2 * self.budget_ms
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> "Settings":
+        """Read the settings.
+
+        Args:
+            environ: The environment; names that do not start with CLASSIFIER_ are ignored.
+
+        Raises:
+            SettingsError: A name is unknown or a value is not allowed.
+        """
+        given = {
+            name.removeprefix(PREFIX).lower(): value
+            for name, value in environ.items()
+            if name.startswith(PREFIX)
+        }
+        if unknown := sorted(given.keys() - cls.model_fields.keys()):
+            raise SettingsError(_unknown_message(unknown, list(cls.model_fields)))
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            name = PREFIX + str(first["loc"][0]).upper()
+            raise SettingsError(
+                f"environment variable {name}: found {first['input']!r}, {first['msg']}; "
+                "correct or unset it"
+            ) from error
+
+
+def _unknown_message(unknown: list[str], known: list[str]) -> str:
+    guess = difflib.get_close_matches(unknown[0], known, n=1)
+    hint = f"did you mean {PREFIX}{guess[0].upper()}? " if guess else ""
+    return (
+        f"environment: unknown {', '.join(PREFIX + name.upper() for name in unknown)}; {hint}"
+        f"known are {', '.join(PREFIX + name.upper() for name in known)}"
+    )
