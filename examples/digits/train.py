@@ -4,6 +4,7 @@ import argparse
 import datetime
 import hashlib
 import json
+import math
 import platform
 import shlex
 import sys
@@ -27,6 +28,7 @@ from examples.digits.rendering import grey_picture, ink_mask, random_layout
 
 BATCH_SIZE = 64
 PEAK_LEARNING_RATE = 0.005
+LOSS = nn.CrossEntropyLoss(label_smoothing=0.05)
 PACKAGES = ("torch", "numpy", "pillow", "scikit-learn", "safetensors")
 
 
@@ -45,20 +47,26 @@ def main(arguments: Sequence[str]) -> None:
     (options.out / "labels.txt").write_text("".join(f"{digit}\n" for digit in range(CLASSES)))
     record = {
         "command": shlex.join(["python", "-m", "examples.digits.train", *arguments]),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "seed": options.seed,
         "epochs": options.epochs,
         "training_s": round(training_s, 1),
+        "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+    } | _measured(correct)
+    (options.out / "training.json").write_text(json.dumps(record, indent=2) + "\n")
+    print(f"held-out accuracy: {correct.mean():.2%} of {len(correct)} digits")
+
+
+def _measured(correct: npt.NDArray[np.bool_]) -> dict[str, object]:
+    """The part of the record on the held-out digits and on what they were measured with."""
+    return {
         "split": SPLIT,
         "held_out": len(correct),
         "held_out_wrong": int((~correct).sum()),
         "held_out_accuracy": round(float(correct.mean()), 4),
-        "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in PACKAGES},
     }
-    (options.out / "training.json").write_text(json.dumps(record, indent=2) + "\n")
-    print(f"held-out accuracy: {correct.mean():.2%} of {len(correct)} digits")
 
 
 def trained_network(digits: Digits, *, epochs: int, seed: int) -> nn.Module:
@@ -75,18 +83,17 @@ def trained_network(digits: Digits, *, epochs: int, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     generator = np.random.default_rng(seed)
     network = build().train()
-    steps = -(-len(digits.labels) // BATCH_SIZE)
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, PEAK_LEARNING_RATE, total_steps=steps * epochs
+        optimiser,
+        PEAK_LEARNING_RATE,
+        total_steps=epochs * math.ceil(len(digits.labels) / BATCH_SIZE),
     )
-    loss_function = nn.CrossEntropyLoss(label_smoothing=0.05)
     for _ in (progress := tqdm(range(epochs), desc="training", unit="epoch")):
         inputs = normalised(drawn_inputs(digits, generator))
-        labels = torch.from_numpy(digits.labels)
-        for chosen in torch.split(torch.randperm(len(labels)), BATCH_SIZE):
+        for chosen in torch.split(torch.randperm(len(inputs)), BATCH_SIZE):
             optimiser.zero_grad()
-            loss = loss_function(network(inputs[chosen]), labels[chosen])
+            loss = LOSS(network(inputs[chosen]), torch.from_numpy(digits.labels)[chosen])
             loss.backward()
             optimiser.step()
             schedule.step()
