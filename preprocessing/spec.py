@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from preprocessing.rules import DecodeRules, SpecError
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+_TENSOR_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 Side = Annotated[int, Field(ge=1, le=16_384)]
 
 
@@ -20,7 +21,9 @@ class Resize(BaseModel):
         mode: "shorter_side" keeps the aspect ratio, "exact" does not.
         size: Pixels of the shorter side; for "exact" (height, width), or one number for both.
         max_size: Highest length of the longer side; only with "shorter_side".
-        interpolation: Resampling filter.
+        interpolation: Resampling filter. With PIL images, "nearest" is torchvision's NEAREST
+            and its NEAREST_EXACT. With tensors it is NEAREST; the other is not offered,
+            because torch's own result depends on which of its kernels a size selects.
         backend: "pil" is what torchvision does with PIL images. "tensor" is what
             torchvision.transforms.v2 does with uint8 tensors on a CPU; the pixels differ.
         antialias: Whether the filter widens when the picture shrinks. PIL always does; only
@@ -47,14 +50,11 @@ class Resize(BaseModel):
                 raise ValueError(f"max_size must exceed size ({self.size}), got {self.max_size}")
         if self.backend == "pil" and not self.antialias:
             raise ValueError("antialias: false needs backend: tensor; PIL always antialiases")
-        if self.backend == "tensor" and self.interpolation not in (
-            "nearest",
-            "bilinear",
-            "bicubic",
-        ):
-            raise ValueError(
-                f"backend tensor has nearest, bilinear and bicubic, not {self.interpolation}"
-            )
+        if self.backend == "tensor" and self.interpolation not in _TENSOR_INTERPOLATIONS:
+            known = ", ".join(_TENSOR_INTERPOLATIONS)
+            raise ValueError(f"backend tensor has {known}, not {self.interpolation}")
+        if self.interpolation == "lanczos" and not self.antialias:
+            raise ValueError("lanczos needs antialias: true")
         return self
 
 
