@@ -16,7 +16,7 @@ from importlib.abc import MetaPathFinder, SourceLoader
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 from artifact.errors import ArtifactError
 
@@ -72,7 +72,8 @@ def load_captured(file: Path) -> ModuleType:
 class _CapturedFinder(MetaPathFinder):
     """Finds the modules of captured packages; stays installed for imports inside functions."""
 
-    folders: dict[str, Path] = {}  # noqa: RUF012 - one registry for the whole process, as sys.modules
+    # One registry for the whole process, as sys.modules is.
+    folders: ClassVar[dict[str, Path]] = {}
 
     def find_spec(
         self,
@@ -127,7 +128,7 @@ class _CapturedLoader(SourceLoader):
         if level > 0 or not _is_local(_CapturedFinder.folders[self.package], top):
             return __import__(name, globals, locals, fromlist or (), level)
         module = __import__(f"{self.package}.{name}", globals, locals, fromlist or (), 0)
-        return module if fromlist else getattr(module, top)
+        return module if fromlist else sys.modules[f"{self.package}.{top}"]
 
 
 def _reached_files(file: Path) -> dict[str, Path]:

@@ -11,14 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from artifact.checkpoints_contents import Checkpoint, checkpoint_in
-from artifact.checkpoints_kinds import is_onnx, is_torchscript, refuse_foreign_file
+from artifact.checkpoints_kinds import (
+    ZIP_MAGIC,
+    is_onnx,
+    is_torchscript,
+    refuse_foreign_file,
+    zip_members,
+)
 from artifact.digests import sha256_file
 from artifact.errors import ArtifactError
 
 DIGEST_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.\w+$")
 """The convention of torch.hub: the start of the file's sha256 ends its name."""
 FORBIDDEN_GLOBAL = re.compile(r"(?:GLOBAL|class|callable|function) ([\w.]+\.[\w]+)")
-ZIP_MAGIC = b"PK\x03\x04"
 SAFE_WAY = (
     "in the notebook that made it, run safetensors.torch.save_file(model.state_dict(), "
     "'weights.safetensors') and import that file"
@@ -110,6 +115,11 @@ def _safetensors(path: Path) -> dict[str, Any]:
 def _torch_file(path: Path) -> Any:
     import torch
 
+    if path.suffix == ".safetensors":  # torch.load goes by this name, and would misread the file
+        raise ArtifactError(
+            f"{path}: not a safetensors file in spite of its name; where torch.save wrote it, call "
+            "it .pt, else copy or fetch it again"
+        )
     with path.open("rb") as file:
         is_zip = file.read(4) == ZIP_MAGIC
     if is_zip:
@@ -131,14 +141,9 @@ def _torch_file(path: Path) -> Any:
 
 def _refuse_odd_archive(path: Path) -> None:
     """Only what torch.save writes: stored, not compressed, which also bounds memory."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
-        raise ArtifactError(
-            f"{path}: damaged archive ({_first_line(error)}), cut short perhaps; "
-            "copy or fetch it again"
-        ) from error
+    members = zip_members(path)
+    if not members:
+        raise ArtifactError(f"{path}: damaged archive, cut short perhaps; copy or fetch it again")
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
         raise ArtifactError(
             f"{path}: a compressed zip archive, which torch.save does not write; unpack it and "

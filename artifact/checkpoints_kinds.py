@@ -22,7 +22,7 @@ ONNX_NEEDED = frozenset({7, 8})
 
 def is_torchscript(path: Path) -> bool:
     """Whether `path` is an archive of `torch.jit.save`: a zip with code and constants."""
-    names = _zip_names(path)
+    names = [member.filename for member in zip_members(path)]
     roots = {name.partition("/")[0] for name in names}
     return len(roots) == 1 and {"constants.pkl", "code"} <= {
         name.split("/")[1] for name in names if name.count("/")
@@ -56,18 +56,20 @@ def refuse_foreign_file(path: Path) -> None:
     for magic, remedy in FOREIGN_STARTS:
         if start.startswith(magic):
             raise ArtifactError(f"{path}: {remedy}")
-    if any(name.endswith("/models/model.json") for name in _zip_names(path)):
+    if any(member.filename.endswith("/models/model.json") for member in zip_members(path)):
         raise ArtifactError(f"{path}: a file of torch.export.save; expected a state dict")
 
 
-def _zip_names(path: Path) -> list[str]:
+def zip_members(path: Path) -> list[zipfile.ZipInfo]:
+    """What a zip archive lists; empty where `path` is no zip archive or its list is damaged."""
     try:
         with path.open("rb") as file:
             if file.read(4) != ZIP_MAGIC:
                 return []
         with zipfile.ZipFile(path) as archive:
-            return archive.namelist()
-    except (OSError, zipfile.BadZipFile, NotImplementedError):
+            return archive.infolist()
+    # A damaged list raises BadZipFile, but also UnicodeDecodeError, struct.error and more.
+    except Exception:
         return []
 
 

@@ -47,7 +47,8 @@ def labels_from_csv(path: Path, names: Sequence[str], labels: Sequence[str]) -> 
     wanted = _by_unique_last_part(names)
     found: dict[str, int] = {}
     for line, row in rows:
-        name = wanted.get((row.get(file_column) or "").strip().replace("\\", "/"))
+        given = (row.get(file_column) or "").strip().replace("\\", "/")
+        name = wanted.get(given.removeprefix("./"))
         if name is None:
             continue
         text = (row.get(class_column) or "").strip()

@@ -44,20 +44,19 @@ class Reference:
             raise ArtifactError(
                 f"{self.path}: rows have {width} values, the network gives {num_classes} logits"
             )
-        found = [self.by_name.get(name, self.by_name.get(_last_part(name))) for name in names]
-        missing = [name for name, row in zip(names, found, strict=True) if row is None]
+        keys = [name if name in self.by_name else name.rpartition("/")[2] for name in names]
+        missing = [name for name, key in zip(names, keys, strict=True) if key not in self.by_name]
         if missing:
             raise ArtifactError(
                 f"{self.path}: no row for {len(missing)} of {len(names)} golden images, such as "
                 f"{missing[0]!r}; it has {len(self.by_name)} rows, such as "
                 f"{next(iter(self.by_name))!r}"
             )
-        parts = [_last_part(name) for name in names if name not in self.by_name]
-        if len(set(parts)) != len(parts):
+        if len(set(keys)) != len(keys):
             raise ArtifactError(
                 f"{self.path}: two golden images share one row; name them with their folders"
             )
-        return np.stack([row for row in found if row is not None])
+        return np.stack([self.by_name[key] for key in keys])
 
 
 def read_reference(path: Path) -> Reference:
@@ -91,7 +90,7 @@ def read_reference(path: Path) -> Reference:
 
 def _from_npz(path: Path) -> tuple[Kind | None, Mapping[str, Any]]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ArtifactError(
@@ -163,7 +162,3 @@ def _row(name: str, values: Any, path: Path) -> NDArray[np.float64]:
 def _are_probabilities(matrix: NDArray[np.float64]) -> bool:
     inside = bool(((matrix >= 0) & (matrix <= 1)).all())
     return inside and bool((np.abs(matrix.sum(axis=1) - 1) <= SUM_TOLERANCE).all())
-
-
-def _last_part(name: str) -> str:
-    return name.rpartition("/")[2]

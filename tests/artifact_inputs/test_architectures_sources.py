@@ -1,0 +1,219 @@
+"""A user's source file: what travels with it, and how it is loaded."""
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from artifact.architectures_sources import captured_sources, load_captured
+from artifact.errors import ArtifactError
+
+FILES = {
+    "network.py": "import blocks\nimport deep.inner as inner\nfrom . import heads\nimport torch\n"
+    "def value():\n    from lazy import late\n    return blocks.X + inner.Y + heads.Z + late\n",
+    "blocks.py": "from constants import X\n",
+    "constants.py": "X = 1\n",
+    "deep/__init__.py": "from .side import S\n",
+    "deep/side.py": "S = 7\n",
+    "deep/inner.py": "from ..heads import Z\nfrom deep.side import S\nY = 10 * (Z // Z)\n",
+    "heads.py": "Z = 100\n",
+    "lazy.py": "late = 1000\n",
+    "train.py": "raise SystemExit('not imported by the network')\n",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, text in FILES.items():
+        path = tmp_path / "project" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path / "project"
+
+
+def write(folder: Path, **files: str) -> Path:
+    for name, text in files.items():
+        (folder / f"{name}.py").write_text(text)
+    return folder / "network.py"
+
+
+def test_all_files_that_are_imported_beside_travel_and_no_others(folder: Path) -> None:
+    found = captured_sources(folder / "network.py")
+
+    assert list(found) == sorted(FILES.keys() - {"train.py"})
+    assert all(path == folder / name for name, path in found.items())
+
+
+def test_imports_beside_the_file_work_absolute_relative_and_late(folder: Path) -> None:
+    module = load_captured(folder / "network.py")
+
+    assert module.value() == 1111
+
+
+def test_loading_leaves_path_and_common_names_alone(folder: Path) -> None:
+    path_before, names_before = list(sys.path), set(sys.modules)
+
+    load_captured(folder / "network.py").value()
+
+    assert sys.path == path_before
+    added = set(sys.modules) - names_before
+    assert added
+    assert all(name.startswith("captured_") for name in added)
+
+
+def test_nothing_is_written_beside_the_sources(folder: Path) -> None:
+    before = sorted(folder.rglob("*"))
+
+    load_captured(folder / "network.py")
+
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_file_beside_wins_over_an_installed_package_of_its_name(tmp_path: Path) -> None:
+    file = write(tmp_path, network="import pytest\nvalue = pytest.OWN", pytest="OWN = 5")
+
+    assert load_captured(file).value == 5
+    assert not hasattr(pytest, "OWN")
+
+
+def test_the_standard_library_wins_over_a_file_beside(tmp_path: Path) -> None:
+    file = write(tmp_path, network="import json\nvalue = json.dumps([1])", json="raise OSError")
+
+    assert load_captured(file).value == "[1]"
+    assert list(captured_sources(file)) == ["network.py"]
+
+
+def test_two_networks_each_see_their_own_blocks(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    text = "def value():\n    import blocks\n    return blocks.X"
+    first = load_captured(write(tmp_path / "a", network=text, blocks="X = 1"))
+    second = load_captured(write(tmp_path / "b", network=text, blocks="X = 2"))
+
+    assert (first.value(), second.value()) == (1, 2)
+
+
+def test_a_changed_file_is_loaded_afresh(tmp_path: Path) -> None:
+    first = load_captured(write(tmp_path, network="value = 1"))
+    second = load_captured(write(tmp_path, network="value = 2"))
+
+    assert (first.value, second.value) == (1, 2)
+
+
+def test_the_module_name_depends_on_the_sources_alone(tmp_path: Path) -> None:
+    names = []
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        file = write(tmp_path / place, network="import blocks", blocks="X = 3")
+        names.append(load_captured(file).__name__)
+
+    assert names[0] == names[1]
+    assert names[0].endswith(".network")
+
+
+def test_the_source_of_a_captured_class_can_be_read(tmp_path: Path) -> None:
+    module = load_captured(write(tmp_path, network="class Net:\n    width = 64\n"))
+
+    assert inspect.getsource(module.Net) == "class Net:\n    width = 64\n"
+
+
+def test_a_file_that_fails_is_quoted_and_leaves_no_module(tmp_path: Path) -> None:
+    file = write(tmp_path, network="import blocks\nraise ValueError('bad depth')", blocks="X = 1")
+    before = set(sys.modules)
+
+    with pytest.raises(ArtifactError, match="raised ValueError: bad depth"):
+        load_captured(file)
+
+    assert set(sys.modules) == before
+
+
+def test_a_package_that_is_not_installed_is_named(tmp_path: Path) -> None:
+    file = write(tmp_path, network="import no_such_package_here")
+
+    with pytest.raises(ArtifactError, match="No module named 'no_such_package_here'"):
+        load_captured(file)
+
+
+def test_an_optional_package_may_be_absent(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        network="try:\n    import no_such_package_here\nexcept ImportError:\n    value = 'without'",
+    )
+
+    assert list(captured_sources(file)) == ["network.py"]
+    assert load_captured(file).value == "without"
+
+
+def test_code_that_is_neither_installed_nor_beside_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "my_layers_elsewhere.py").write_text("X = 1")
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
+    file = write(tmp_path, network="from my_layers_elsewhere import X")
+
+    with pytest.raises(ArtifactError, match=r"'my_layers_elsewhere' from .*would not travel"):
+        captured_sources(file)
+
+
+def test_an_import_from_above_the_folder_is_refused_with_its_line(tmp_path: Path) -> None:
+    file = write(tmp_path, network="\nfrom ..shared import X")
+
+    with pytest.raises(ArtifactError, match=r"network\.py, line 2: imports from above its folder"):
+        captured_sources(file)
+
+
+@pytest.mark.parametrize("text", ["def build(:", "x = '\0'"])
+def test_a_file_that_is_no_python_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ArtifactError, match=r"network\.py: not valid Python"):
+        captured_sources(write(tmp_path, network=text))
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"network\.py: No such file"):
+        captured_sources(tmp_path / "network.py")
+
+
+def test_a_loop_of_imports_ends(tmp_path: Path) -> None:
+    file = write(tmp_path, network="import blocks\nX = 1", blocks="import network")
+
+    assert list(captured_sources(file)) == ["blocks.py", "network.py"]
+    assert load_captured(file).X == 1
+
+
+def test_finding_the_sources_runs_none_of_them(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        network=f"import blocks\nopen({str(tmp_path / 'ran')!r}, 'w')",
+        blocks=f"open({str(tmp_path / 'ran')!r}, 'w')",
+    )
+
+    captured_sources(file)
+
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_captured_network_can_be_exported_with_torch_export(tmp_path: Path) -> None:
+    program = (
+        "import torch\n"
+        "from pathlib import Path\n"
+        "from artifact.architectures_sources import load_captured\n"
+        f"network = load_captured(Path({str(tmp_path / 'network.py')!r})).Net().eval()\n"
+        "exported = torch.export.export(network, (torch.ones(1, 3),))\n"
+        "assert exported.module()(torch.ones(1, 3)).tolist() == [[2.0, 2.0, 2.0]]\n"
+    )
+    write(
+        tmp_path,
+        network="import torch\nfrom blocks import double\n"
+        "class Net(torch.nn.Module):\n    def forward(self, x):\n        return double(x)\n",
+        blocks="def double(x):\n    return 2 * x\n",
+    )
+
+    root = Path(__file__).parents[2]
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False
+    )
+
+    assert result.returncode == 0, result.stderr

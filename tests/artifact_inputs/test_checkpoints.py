@@ -1,0 +1,279 @@
+"""Weights: read from every form training leaves them in, and nothing else."""
+
+import hashlib
+import shutil
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+from torchvision.transforms._presets import ImageClassification
+
+from artifact.architectures import Architecture, build_network
+from artifact.checkpoints import check_published_digest, read_state_dict
+from artifact.checkpoints_loading import load_strictly
+from artifact.errors import ArtifactError
+from tests.shared_data import SHARED, needs_shared_data
+
+RAW = OrderedDict(weight=torch.full((2, 3), 1.5), bias=torch.tensor([0.25, -4.0]))
+EMA = OrderedDict(weight=torch.full((2, 3), 2.5), bias=torch.tensor([0.5, -8.0]))
+OPTIMIZER = {"state": {0: {"exp_avg": torch.ones(2, 3)}}, "param_groups": [{"lr": 0.1}]}
+
+
+def saved(tmp_path: Path, content: object, name: str = "checkpoint.pt", **options: Any) -> Path:
+    torch.save(content, tmp_path / name, **options)
+    return tmp_path / name
+
+
+def prefixed(prefix: str, tensors: dict[str, torch.Tensor] = RAW) -> dict[str, torch.Tensor]:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def assert_holds(path: Path, expected: dict[str, torch.Tensor], **where: str) -> None:
+    tensors = read_state_dict(path, **where).tensors
+    assert {name: tensor.tolist() for name, tensor in tensors.items()} == {
+        name: tensor.tolist() for name, tensor in expected.items()
+    }
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_a_bare_state_dict_is_read(tmp_path: Path, zipped: bool) -> None:
+    path = saved(tmp_path, RAW, _use_new_zipfile_serialization=zipped)
+
+    checkpoint = read_state_dict(path)
+
+    assert_holds(path, RAW)
+    assert (checkpoint.found_at, checkpoint.prefix, checkpoint.alternatives) == ("", "", ())
+
+
+def test_safetensors_are_read_whatever_their_name(tmp_path: Path) -> None:
+    safetensors.torch.save_file(RAW, tmp_path / "weights.bin")
+
+    assert_holds(tmp_path / "weights.bin", RAW)
+
+
+@pytest.mark.parametrize(
+    "key", ["state_dict", "model", "model_state_dict", "net", "network", "weights", "anything"]
+)
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_weights_are_found_in_a_training_checkpoint(tmp_path: Path, key: str, zipped: bool) -> None:
+    content = {"epoch": 7, "best": 91.5, "optimizer": OPTIMIZER, key: RAW, "note": "x"}
+    path = saved(tmp_path, content, _use_new_zipfile_serialization=zipped)
+
+    assert_holds(path, RAW)
+    assert read_state_dict(path).found_at == key
+
+
+@pytest.mark.parametrize(
+    "key", ["model_ema", "state_dict_ema", "ema_state_dict", "ema", "model_ema_state_dict"]
+)
+def test_averaged_weights_win_and_the_others_can_be_chosen(tmp_path: Path, key: str) -> None:
+    path = saved(tmp_path, {"model": RAW, key: EMA, "optimizer": OPTIMIZER})
+
+    assert_holds(path, EMA)
+    assert read_state_dict(path).alternatives == ("model",)
+    assert_holds(path, RAW, key="model")
+    assert read_state_dict(path, key="model").alternatives == (key,)
+
+
+def test_among_raw_weights_state_dict_comes_first(tmp_path: Path) -> None:
+    assert_holds(saved(tmp_path, {"model": EMA, "state_dict": RAW}), RAW)
+
+
+def test_the_average_of_torch_optim_swa_utils_is_read(tmp_path: Path) -> None:
+    network = torch.nn.Linear(3, 2)
+    averaged = torch.optim.swa_utils.AveragedModel(network)
+    for bias in ([1.0, 2.0], [3.0, 6.0]):
+        network.bias.data = torch.tensor(bias)
+        averaged.update_parameters(network)
+    path = saved(tmp_path, {"model": network.state_dict(), "model_ema": averaged.state_dict()})
+
+    checkpoint = read_state_dict(path)
+
+    assert checkpoint.averaged_steps == 2
+    assert checkpoint.prefix == "module."
+    assert set(checkpoint.tensors) == {"weight", "bias"}
+    assert checkpoint.tensors["bias"].tolist() == [2.0, 4.0]
+
+
+def test_weights_two_levels_down_are_found(tmp_path: Path) -> None:
+    path = saved(tmp_path, {"checkpoint": {"epoch": 3, "model": RAW}})
+
+    assert read_state_dict(path).found_at == "checkpoint/model"
+    assert_holds(path, RAW, key="checkpoint/model")
+
+
+def test_a_tensor_beside_the_weights_does_not_hide_them(tmp_path: Path) -> None:
+    assert_holds(saved(tmp_path, {"loss": torch.tensor(0.5), "model": RAW}), RAW)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod.", "_orig_mod.module.", "net."]
+)
+def test_shared_wrappers_are_cut_off(tmp_path: Path, prefix: str) -> None:
+    path = saved(tmp_path, prefixed(prefix))
+
+    assert_holds(path, RAW)
+    assert read_state_dict(path).prefix == prefix
+
+
+def test_a_prefix_of_some_names_only_stays(tmp_path: Path) -> None:
+    content = prefixed("model.") | {"criterion.weight": torch.ones(2)}
+
+    assert_holds(saved(tmp_path, content), content)
+
+
+def test_a_given_prefix_takes_the_names_that_have_it(tmp_path: Path) -> None:
+    content = {"state_dict": prefixed("model.") | prefixed("ema_model.", EMA)}
+
+    assert_holds(saved(tmp_path, content), EMA, prefix="ema_model.")
+
+
+def test_a_given_prefix_that_no_name_has_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path, prefixed("model."))
+
+    with pytest.raises(ArtifactError, match=r"starts with 'ema\.'; the first is 'model\.weight'"):
+        read_state_dict(path, prefix="ema.")
+
+
+def test_an_unknown_key_is_answered_with_those_there_are(tmp_path: Path) -> None:
+    path = saved(tmp_path, {"model": RAW, "model_ema": EMA, "epoch": 3})
+
+    with pytest.raises(ArtifactError, match="at key 'modle'; weights are at: model, model_ema"):
+        read_state_dict(path, key="modle")
+
+
+def test_weights_at_several_unknown_keys_must_be_chosen(tmp_path: Path) -> None:
+    path = saved(tmp_path, {"teacher": EMA, "student": RAW})
+
+    with pytest.raises(ArtifactError, match=r"several keys \(teacher, student\)"):
+        read_state_dict(path)
+    assert_holds(path, RAW, key="student")
+
+
+def test_the_optimizer_is_never_taken_for_weights(tmp_path: Path) -> None:
+    path = saved(tmp_path, {"optimizer": {"momentum": torch.ones(3)}, "epoch": 1})
+
+    with pytest.raises(ArtifactError, match=r"holds no weights .*optimizer: dict, epoch: int"):
+        read_state_dict(path)
+
+
+def test_something_that_is_no_tensor_among_the_weights_is_named(tmp_path: Path) -> None:
+    path = saved(tmp_path, {**RAW, "epoch": 3})
+
+    with pytest.raises(ArtifactError, match=r"holds 2 tensors and also 'epoch' \(int\)"):
+        read_state_dict(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [({}, "it is empty"), ([torch.ones(2)], "it is a list"), (torch.ones(2), "it is a Tensor")],
+)
+def test_a_file_without_named_tensors_is_refused(
+    tmp_path: Path, content: object, found: str
+) -> None:
+    with pytest.raises(ArtifactError, match=f"holds no weights \\({found}\\)"):
+        read_state_dict(saved(tmp_path, content))
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_tensors_stay_on_disk_until_they_are_loaded(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"weights.{suffix}"
+    (torch.save if suffix == "pt" else safetensors.torch.save_file)(RAW, path)
+    network = torch.nn.Linear(3, 2)
+    checkpoint = read_state_dict(path)
+    load_strictly(network, checkpoint)
+
+    # 0.25 and -4.0 stand in the file once; what is mapped shows the change, what is loaded not.
+    with path.open("r+b") as file:
+        place = path.read_bytes().index(np.array([0.25, -4.0], np.float32).tobytes())
+        file.seek(place)
+        file.write(np.array([9.0, 9.0], np.float32).tobytes())
+
+    assert checkpoint.tensors["bias"].tolist() == [9.0, 9.0]
+    assert network.bias.tolist() == [0.25, -4.0]
+
+
+@pytest.mark.parametrize("digits", [8, 9, 16, 64])
+def test_a_digest_in_the_name_is_compared_with_the_content(tmp_path: Path, digits: int) -> None:
+    path = saved(tmp_path, RAW)
+    actual = hashlib.sha256(path.read_bytes()).hexdigest()
+    good = path.rename(tmp_path / f"net-{actual[:digits]}.pth")
+    assert_holds(good, RAW)
+
+    wrong = actual[: digits - 1] + ("a" if actual[digits - 1] != "a" else "b")
+    bad = good.rename(tmp_path / f"net-{wrong}.pth")
+
+    with pytest.raises(ArtifactError, match=f"starts with {wrong}, it is {actual[:16]}"):
+        read_state_dict(bad)
+
+
+@pytest.mark.parametrize(
+    "name", ["net-20240131.pth", "net-final.pth", "net-abc.pth", "abcdef12.pth", "net-ABCDEF12.pth"]
+)
+def test_other_endings_of_names_are_no_digest(tmp_path: Path, name: str) -> None:
+    assert_holds(saved(tmp_path, RAW, name), RAW)
+
+
+@needs_shared_data
+def test_a_damaged_published_checkpoint_is_refused_by_its_name(tmp_path: Path) -> None:
+    original = SHARED / "weights" / "resnet20-12fca82f.th"
+    check_published_digest(original)
+    data = bytearray(original.read_bytes())
+    data[-1] ^= 1
+    (tmp_path / original.name).write_bytes(data)
+
+    with pytest.raises(ArtifactError, match="12fca82f, it is "):
+        read_state_dict(tmp_path / original.name)
+
+
+@needs_shared_data
+def test_the_legacy_cuda_checkpoint_reproduces_its_golden_logits() -> None:
+    architecture = Architecture.parse("cifar_resnet.py:build", {})
+    network = build_network(architecture, Path(__file__).parent)
+    load_strictly(network, read_state_dict(SHARED / "weights" / "resnet20-12fca82f.th"))
+    transform = ImageClassification(crop_size=32, resize_size=32)
+
+    assert_golden(network, transform, "resnet20_cifar10")
+
+
+@needs_shared_data
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_torchvision_weights_reproduce_their_golden_logits(suffix: str) -> None:
+    network = build_network(Architecture.parse("torchvision:squeezenet1_1", {}), None)
+    path = SHARED / "weights" / f"squeezenet1_1_imagenet.{suffix}"
+    load_strictly(network, read_state_dict(path))
+
+    assert_golden(network, ImageClassification(crop_size=224), "squeezenet1_1_imagenet")
+
+
+def assert_golden(network: torch.nn.Module, transform: Callable[..., Any], model: str) -> None:
+    golden = np.load(SHARED / "golden" / f"{model}.nips17_dev.npz", allow_pickle=False)
+    for name, expected in list(zip(golden["files"], golden["logits"], strict=True))[:3]:
+        image = Image.open(SHARED / "images" / "nips17_dev" / str(name)).convert("RGB")
+        with torch.inference_mode():
+            logits = network(transform(image)[None])[0].numpy()
+        # The tolerance for eager float32 that the README of the data states.
+        assert np.abs(logits - expected).max() <= 2e-5
+
+
+@needs_shared_data
+def test_both_formats_of_one_model_hold_the_same_tensors() -> None:
+    first = read_state_dict(SHARED / "weights" / "mnist_cnn_tiny.pth").tensors
+    second = read_state_dict(SHARED / "weights" / "mnist_cnn_tiny.safetensors").tensors
+
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@needs_shared_data
+def test_the_name_of_a_file_says_nothing_about_its_kind(tmp_path: Path) -> None:
+    source = SHARED / "weights" / "mnist_cnn_tiny.safetensors"
+    shutil.copy(source, tmp_path / "weights.pth")
+
+    assert len(read_state_dict(tmp_path / "weights.pth").tensors) == 6
