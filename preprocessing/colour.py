@@ -22,8 +22,8 @@ def to_colour_mode(image: Image.Image, rules: DecodeRules) -> Image.Image:
     """
     transparent = image.mode in ("RGBA", "LA") or "transparency" in image.info
     if rules.alpha != "drop" and transparent:
-        return _composite(image, rules.alpha, rules.grey16).convert(rules.mode)
-    if image.mode.startswith("I") and rules.grey16 == "scale":
+        image = _composite(image, rules.alpha, rules.grey16)
+    elif image.mode.startswith("I") and rules.grey16 == "scale":
         image = _high_byte(image)
     # Pillow warns of "transparency expressed in bytes" where it drops that of a palette.
     image.info.pop("transparency", None)
@@ -40,7 +40,7 @@ def _composite(
         mask = Image.fromarray(opaque.astype(np.uint8) * np.uint8(255))
         image = (_high_byte(image) if grey16 == "scale" else image).convert("RGB")
     else:
-        image = mask = image.convert("RGBA")
+        image = mask = image if image.mode == "RGBA" else image.convert("RGBA")
     canvas = Image.new("RGB", image.size, _BEHIND[behind])
     canvas.paste(image, mask=mask)
     return canvas

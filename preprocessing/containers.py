@@ -46,6 +46,18 @@ def webp_canvas_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def jpeg_scan_count(data: bytes) -> int:
-    """Count the start-of-scan markers of a JPEG file; those of an embedded thumbnail count too."""
-    return data.count(JPEG_START_OF_SCAN)
+def jpeg_scan_count(data: bytes, components: int, scan_at: int, *, progressive: bool) -> int:
+    """Count the scans of a JPEG file that a decoder reads.
+
+    Args:
+        data: The file.
+        components: Colour components the frame declares.
+        scan_at: Where the coded data of the first scan begin.
+        progressive: Whether the frame is progressive.
+    """
+    head_bytes = 4 + 1 + 2 * components + 3  # marker, length, count, selectors, T.81 B.2.3
+    head = data[max(scan_at - head_bytes, 0) : scan_at]
+    whole = head.startswith(JPEG_START_OF_SCAN) and head[4:5] == bytes([components])
+    if whole and not progressive:
+        return 1  # the first scan has all components, and counting takes 25 µs per 30 kB
+    return 1 + data.count(JPEG_START_OF_SCAN, scan_at)

@@ -10,7 +10,7 @@ from preprocessing.rules import DecodeLimits
 from preprocessing.transform import SpecPreprocessing
 
 
-class PreprocessingBug(ClassifierError):  # noqa: N818  (named like the rest of errors.py)
+class PreprocessingBug(ClassifierError):
     """A preprocessing class did not do what it declares. Not the client's fault."""
 
 

@@ -47,9 +47,10 @@ class DecodeLimits(BaseModel):
         max_aspect_ratio: Longer side ÷ shorter side.
         max_resized_pixels: Width × height after the resize of a spec, checked before it.
         max_decode_memory_bytes: Highest estimated memory of one decode (see `memory`).
-        max_decode_seconds: Wall time of the decode, checked each time the decoder reads on.
+        max_decode_cpu_seconds: CPU time of one decode, checked each time the decoder reads on.
+        max_decode_reads: Reads of one decode. Ordinary files take tens to thousands.
         max_jpeg_scans: Scans of one JPEG. Each costs time by the size of the picture, however
-            few bytes it has.
+            few bytes it has; encoders write 1 to 20.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,5 +60,6 @@ class DecodeLimits(BaseModel):
     max_aspect_ratio: float = Field(default=150.0, ge=1.0)
     max_resized_pixels: int = Field(default=10_000_000, ge=1)
     max_decode_memory_bytes: int = Field(default=300_000_000, ge=1)
-    max_decode_seconds: float = Field(default=5.0, gt=0)
-    max_jpeg_scans: int = Field(default=100, ge=1)
+    max_decode_cpu_seconds: float = Field(default=2.0, gt=0)
+    max_decode_reads: int = Field(default=500_000, ge=1)
+    max_jpeg_scans: int = Field(default=64, ge=1)
