@@ -2,14 +2,14 @@
 
     ClassifierError
     ├── ClientVisibleError          answered over HTTP, with a stable code
-    │   ├── MalformedRequest        400 malformed_request      the request is not of the documented form
+    │   ├── MalformedRequest        400 malformed_request      not of the documented form
     │   ├── NotFound                404 not_found              no such path
     │   ├── MethodNotAllowed        405 method_not_allowed     the path exists, the method does not
     │   ├── BodyTooLarge            413 body_too_large         more bytes than the service takes
     │   ├── ImageTooLarge           413 image_too_large        more pixels than the service decodes
-    │   ├── UnsupportedMediaType    415 unsupported_media_type not a kind of file the service reads
+    │   ├── UnsupportedMediaType    415 unsupported_media_type not a kind of file that is read
     │   ├── UndecodableImage        422 undecodable_image      the file is not one complete image
-    │   ├── Overloaded              429 overloaded             the queue is full; retry after a delay
+    │   ├── Overloaded              429 overloaded             the queue is full; retry later
     │   ├── NotReady                503 not_ready              the model cannot be reached; retry
     │   └── DeadlineExceeded        504 deadline_exceeded      no answer within the time limit
     └── OperatorError               stops the start or the import with one line

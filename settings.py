@@ -76,8 +76,11 @@ class Settings(BaseModel):
     max_decode_memory_bytes: Annotated[int, Field(ge=1)] = Field(
         300_000_000, description="Estimated memory of one decode."
     )
-    max_decode_seconds: Annotated[float, Field(gt=0)] = Field(
-        5.0, description="Seconds one decode may take."
+    max_decode_cpu_seconds: Annotated[float, Field(gt=0)] = Field(
+        2.0, description="Seconds of processor time one decode may take."
+    )
+    max_decode_reads: Annotated[int, Field(ge=1)] = Field(
+        1_000_000, description="Reads of one decode; ordinary files take tens to thousands."
     )
     max_jpeg_scans: Annotated[int, Field(ge=1)] = Field(100, description="Scans of one JPEG.")
     default_top_k: Annotated[int, Field(ge=1)] = Field(

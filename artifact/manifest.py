@@ -2,7 +2,7 @@
 
 import json
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -10,7 +10,7 @@ from artifact.architectures import Architecture
 from artifact.errors import ArtifactError
 from preprocessing import DecodeRules, PreprocessingSpec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 """Raised with every change that an older program cannot read; see docs/artifact.md."""
 
 MANIFEST_NAME = "manifest.json"

@@ -16,6 +16,7 @@ from artifact.manifest import (
     GOLDEN_LOGITS_NAME,
     LABELS_NAME,
     MANIFEST_NAME,
+    WEIGHTS_NAME,
     Manifest,
     parse_manifest,
 )
@@ -24,6 +25,7 @@ from preprocessing import Preprocessing, SpecPreprocessing, load_preprocessing
 
 UNDIGESTED = {MANIFEST_NAME, RECORD_NAME, "model.yaml"}
 """Files the manifest does not list: itself, the import record, BentoML's own description."""
+LARGE = ("engines/", WEIGHTS_NAME)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,13 +104,17 @@ class Artifact:
         )
 
 
-def open_artifact(root: Path, expected_digest: str | None = None) -> Artifact:
+def open_artifact(
+    root: Path, expected_digest: str | None = None, *, graphs: bool = True
+) -> Artifact:
     """Verify every file of an artifact and read its description.
 
     Args:
         root: Its directory.
         expected_digest: sha256 the manifest must have, from model.lock; None trusts the manifest
             (only for listing and at import).
+        graphs: False leaves out the weights and the graphs, which are large: for a process
+            that does not open them.
 
     Raises:
         ArtifactError: A file is missing, extra or changed, or this program's own preprocessing
@@ -125,16 +131,18 @@ def open_artifact(root: Path, expected_digest: str | None = None) -> Artifact:
             f"{path}: sha256 is {digest}, expected {expected_digest}; import the model again"
         )
     manifest = parse_manifest(data, str(path))
-    _verify_files(root, manifest)
+    _verify_files(root, manifest, graphs=graphs)
     verify_built_in_preprocessing(root, manifest)
     return Artifact(root=root, digest=digest, manifest=manifest, record=read_record(root))
 
 
-def _verify_files(root: Path, manifest: Manifest) -> None:
+def _verify_files(root: Path, manifest: Manifest, *, graphs: bool) -> None:
     present = file_names(root) - UNDIGESTED
     if linked := sorted(name for name in present if (root / name).is_symlink()):
         raise ArtifactError(f"{root / linked[0]}: is a symbolic link; import the model again")
-    differences = describe_differences(manifest.files, sha256_tree(root, present))
+    large = {name for name in manifest.files if name.startswith(LARGE)} if not graphs else set()
+    expected = {name: digest for name, digest in manifest.files.items() if name not in large}
+    differences = describe_differences(expected, sha256_tree(root, present - large))
     if differences:
         more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
         raise ArtifactError(f"{root}: {differences[0]}{more}; import the model again")

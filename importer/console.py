@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from rich.console import Console
@@ -21,7 +21,7 @@ class Progress(Protocol):
     def note(self, text: str) -> None:
         """Something worth knowing about the step."""
 
-    def step(self, title: str) -> "contextmanager[None]":  # type: ignore[valid-type]
+    def step(self, title: str) -> AbstractContextManager[None]:
         """A step, for as long as it takes."""
 
 

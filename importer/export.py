@@ -46,7 +46,8 @@ def export_torchscript(network: nn.Module, inputs: npt.NDArray[np.generic], path
     with torch.inference_mode(), warnings.catch_warnings():
         # torch 2.14 says it will keep TorchScript for existing users only; ONNX is our default.
         warnings.simplefilter("ignore")
-        traced = torch.jit.trace(network, example, check_trace=False)
+        traced = torch.jit.trace(  # type: ignore[no-untyped-call]
+            network, example, check_trace=False)
         torch.jit.save(torch.jit.freeze(traced), str(path))
 
 

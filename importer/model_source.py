@@ -77,3 +77,4 @@ def _save_weights(network: nn.Module, draft: Path) -> None:
     from safetensors.torch import save_model
 
     save_model(network, str(draft / WEIGHTS_NAME))
+    (draft / WEIGHTS_NAME).chmod(0o644)  # safetensors writes 0600; a container's user must read it

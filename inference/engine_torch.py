@@ -24,7 +24,9 @@ class TorchScriptEngine:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if self._device.type == "cpu":
             torch.set_num_threads(max(1, plan.threads // plan.streams))
-        module = torch.jit.load(str(path), map_location=self._device)
+        module = torch.jit.load(  # type: ignore[no-untyped-call]
+            str(path), map_location=self._device
+        )
         self._module = torch.jit.freeze(module.eval())
         self._autocast = AUTOCAST.get(precision)
 

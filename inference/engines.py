@@ -12,7 +12,7 @@ from artifact.record import Plan
 
 type_of_input = {"uint8": np.uint8, "float32": np.float32}
 
-Batch = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+Batch = npt.NDArray[np.generic]
 Logits = npt.NDArray[np.float32]
 
 

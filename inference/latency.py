@@ -66,7 +66,7 @@ def _measure_point(
     started = time.perf_counter()
 
     def stream(_: int) -> list[float]:
-        durations = []
+        durations: list[float] = []
         while not durations or time.perf_counter() - started < seconds:
             begin = time.perf_counter()
             engine.run(batch)
@@ -118,5 +118,11 @@ def plan_for(engine: str, points: Iterable[LatencyPoint], budget_ms: float) -> P
 
 
 def fastest_plan(plans: Iterable[Plan]) -> Plan:
-    """The plan with most images a second; of equal ones the first."""
-    return min(plans, key=lambda plan: plan.image_ms)
+    """The plan with most images a second; an earlier one wins unless a later is worthwhile."""
+    first, *others = plans
+    best = first
+    for plan in others:
+        useful_ms = max(plan.image_ms, 1e3 / (ENOUGH_PER_CORE * plan.threads))
+        if WORTHWHILE * useful_ms <= best.image_ms:
+            best = plan
+    return best

@@ -1,0 +1,221 @@
+"""The service: ImageClassifier answers HTTP, ModelRunner owns the network where it runs apart."""
+
+import asyncio
+import functools
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import bentoml
+import numpy as np
+from bentoml.exceptions import BentoMLException, ServiceUnavailable
+from bentoml.models import BentoModel
+
+from artifact.lock import read_lock
+from artifact.opened import Artifact, open_artifact
+from artifact.store import locate
+from errors import NotReady, OperatorError
+from inference.admission import Admission
+from inference.batcher import Batcher, RunBatch
+from inference.classifier import Answer, Classifier
+from inference.engines import Batch, Logits
+from inference.loading import freeze_garbage, load_executor
+from inference.machine import usable_cores
+from inference.self_check import golden_inputs
+from preprocessing import DecodeLimits
+from settings import Settings
+from web.cards import engine_card, model_card
+from web.edge import Edge
+from web.openapi import openapi_document
+from web.refusal import let_workers_refuse, refuse
+
+try:
+    SETTINGS = Settings.from_env(os.environ)
+    LOCK = read_lock(Path(__file__).resolve().parent / SETTINGS.lock)
+    MODEL_ROOT = locate(LOCK.tag)
+except OperatorError as error:
+    # BentoML prints this kind in one line and exits with status 1.
+    raise BentoMLException(str(error)) from error
+
+EMBEDDED = SETTINGS.topology == "embedded"
+CORES = usable_cores()
+API_WORKERS = SETTINGS.workers or (1 if EMBEDDED else CORES)
+COALESCED = 64
+"""Inputs of one call to the runner, at most: 64 of 224x224x3 bytes are 10 MB."""
+RUNNER_TIMEOUT_S = 30
+"""Of one call to the runner. BentoML's default of 60 s lets a dead runner hang the readiness
+probe, and with it the restart of a container, for a minute (BentoML 1.4.39)."""
+KEEP_CONNECTIONS = {"max_requests": 2**31 - 1, "max_age": 1e9}
+"""BentoML 1.4.39 makes its client to the runner anew every 100 requests and closes the old one
+with all calls in flight, which fail; these numbers mean never (BentoML issue 5540)."""
+
+
+@functools.cache
+def opened(*, graphs: bool) -> Artifact:
+    """The artifact of the lock, verified once a process; `graphs` as for `open_artifact`."""
+    return open_artifact(MODEL_ROOT, LOCK.manifest_sha256, graphs=graphs)
+
+
+@bentoml.service(
+    name="ModelRunner",
+    workers=1,
+    traffic={"timeout": RUNNER_TIMEOUT_S},
+    runner_connection=KEEP_CONNECTIONS,
+)
+class ModelRunner:
+    """Owns the network: the adaptive-batching runner.
+
+    In the runner topology it is one process, and BentoML's dispatcher merges what the API
+    processes send. In the embedded topology BentoML makes it inside each API process.
+    """
+
+    model = BentoModel(LOCK.tag)
+
+    def __init__(self) -> None:
+        try:
+            self.executor = load_executor(
+                opened(graphs=True),
+                engine=SETTINGS.engine,
+                budget_ms=SETTINGS.budget_ms,
+                deterministic=SETTINGS.deterministic,
+            )
+        except OperatorError as error:
+            refuse(error)
+        freeze_garbage()
+
+    @bentoml.api(
+        batchable=True,
+        batch_dim=(0, 0),
+        max_batch_size=COALESCED,
+        # Not a window to wait in: the dispatcher drops what would wait longer. Admission, in
+        # the API processes, refuses far earlier.
+        max_latency_ms=RUNNER_TIMEOUT_S * 1_000,
+    )
+    def infer(self, batch: np.ndarray) -> np.ndarray:
+        """Logits, float32 (n, classes), of a batch (n, H, W, C)."""
+        return self.executor.run(batch)
+
+    @bentoml.api
+    def loaded(self) -> dict[str, Any]:
+        """The engine this process runs, and how."""
+        return engine_card(opened(graphs=True).manifest, self.executor.plan)
+
+
+@bentoml.service(name="ImageClassifier", workers=API_WORKERS, traffic={"timeout": 60})
+class ImageClassifier:
+    """Classifies images: decodes, infers through the batcher, ranks."""
+
+    model = BentoModel(LOCK.tag)
+    runner = bentoml.depends(ModelRunner)
+
+    @bentoml.on_deployment
+    @staticmethod
+    def prepare() -> None:
+        """Runs once, in the supervisor: check the lock and choose the processes to start."""
+        let_workers_refuse()
+        try:
+            opened(graphs=False).labels()
+        except OperatorError as error:
+            raise BentoMLException(str(error)) from error
+        if EMBEDDED:
+            # BentoML starts a process for each dependency it finds here. Taken out in the
+            # supervisor only: the bento lists both services, and in a worker BentoML makes a
+            # dependency that has no process in place.
+            ImageClassifier.dependencies.pop("runner", None)  # type: ignore[attr-defined]
+
+    def __init__(self) -> None:
+        try:
+            self._artifact = opened(graphs=EMBEDDED)
+            self._labels = self._artifact.labels()
+            preprocessing = self._artifact.preprocessing()
+            if not EMBEDDED:  # embedded, loading the executor has checked it
+                golden_inputs(self._artifact.golden_samples(), preprocessing)
+        except OperatorError as error:
+            refuse(error)
+        batcher, image_ms, parallel = self._embedded() if EMBEDDED else self._remote()
+        self._classifier = Classifier(
+            preprocessing=preprocessing,
+            limits=_decode_limits(),
+            labels=self._labels,
+            batcher=batcher,
+            admission=Admission(
+                max_inside=SETTINGS.max_queue,
+                max_wait_ms=SETTINGS.longest_wait_ms,
+                image_ms=image_ms,
+                parallel=parallel,
+            ),
+            threads=max(1, CORES // API_WORKERS),
+            timeout_ms=SETTINGS.timeout_ms,
+            default_top_k=SETTINGS.default_top_k,
+        )
+        freeze_garbage()
+
+    def _embedded(self) -> tuple[Batcher, float, int]:
+        executor = self.runner.executor
+        plan = executor.plan
+        pool = ThreadPoolExecutor(plan.streams, "batch")
+
+        async def run_batch(batch: Batch) -> Logits:
+            return await asyncio.get_running_loop().run_in_executor(pool, executor.run, batch)
+
+        batcher = Batcher(run_batch, max_batch_size=plan.batch_sizes[-1], concurrency=plan.streams)
+        return batcher, plan.image_ms, max(CORES, plan.streams)
+
+    def _remote(self) -> tuple[Batcher, float, int]:
+        record = self._artifact.record
+        image_ms = record.plan.image_ms if record else 1.0
+        fitting = max(1, min(COALESCED, int(SETTINGS.budget_ms / 2 / image_ms)))
+        # Two calls at a time: one runs while the next one travels.
+        batcher = Batcher(self._run_remotely(), max_batch_size=fitting, concurrency=2)
+        return batcher, image_ms * API_WORKERS, CORES
+
+    def _run_remotely(self) -> RunBatch:
+        async def run_batch(batch: Batch) -> Logits:
+            try:
+                try:
+                    return await self.runner.to_async.infer(batch)
+                except aiohttp.ClientConnectionError:
+                    # aiohttp keeps an idle connection 15 s, the runner's server 5 s: a call on
+                    # one that was just closed is lost. The second try takes another one.
+                    return await self.runner.to_async.infer(batch)
+            except (aiohttp.ClientConnectionError, ServiceUnavailable) as error:
+                raise NotReady("the model cannot be reached; try again") from error
+
+        return run_batch
+
+    @bentoml.api
+    async def classify(self, image: Path, top_k: int = SETTINGS.default_top_k) -> dict[str, Any]:
+        """Classify one image file; what BentoML's own clients see. HTTP is answered by `Edge`."""
+        answer = await self.answer(await asyncio.to_thread(image.read_bytes), top_k)
+        return {"predictions": [vars(one) for one in answer.predictions]}
+
+    async def answer(self, image: bytes, top_k: int | None) -> Answer:
+        """See `Classifier.classify`."""
+        return await self._classifier.classify(image, top_k)
+
+    async def model_card(self) -> dict[str, Any]:
+        """What is loaded, as `GET /model` shows it."""
+        loaded = self.runner.loaded() if EMBEDDED else await self.runner.to_async.loaded()
+        return model_card(LOCK, self._artifact, loaded, SETTINGS.topology)
+
+    def openapi(self) -> dict[str, Any]:
+        """The document behind Swagger UI."""
+        return openapi_document(LOCK.tag, self._labels, SETTINGS.default_top_k)
+
+    @property
+    def model_reference(self) -> dict[str, str]:
+        """What every answer says of the model."""
+        return {"tag": LOCK.tag, "digest": LOCK.manifest_sha256}
+
+
+def _decode_limits() -> DecodeLimits:
+    given = SETTINGS.model_dump(include=set(DecodeLimits.model_fields))
+    return DecodeLimits(max_bytes=SETTINGS.max_body_bytes, **given)
+
+
+# BentoML's decorator makes a Service of the class; its types say it stays the class.
+ImageClassifier.add_asgi_middleware(  # type: ignore[attr-defined]
+    Edge, service=bentoml.get_current_service, max_body_bytes=SETTINGS.max_body_bytes
+)

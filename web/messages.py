@@ -1,0 +1,71 @@
+"""ASGI messages: reading a body within a limit, sending a JSON answer."""
+
+import json
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+
+from errors import BodyTooLarge, ClassifierError
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class ClientGone(ClassifierError):
+    """The client closed the connection; nobody is left to answer."""
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """The first header called `name` (lower case); None where there is none."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return str(value, "latin-1")
+    return None
+
+
+async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
+    """The whole body of a request.
+
+    Raises:
+        BodyTooLarge: It says, or turns out, to be larger than `max_bytes`.
+        ClientGone: The connection ended before the body did.
+    """
+    declared = header(scope, b"content-length")
+    if declared is not None and declared.isdigit() and int(declared) > max_bytes:
+        raise BodyTooLarge(f"the body has {int(declared)} bytes, the limit is {max_bytes}")
+    parts: list[bytes] = []
+    length = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        part = message.get("body", b"")
+        length += len(part)
+        if length > max_bytes:
+            raise BodyTooLarge(f"the body has more than {max_bytes} bytes")
+        parts.append(part)
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def send_json(
+    send: Send, status: int, value: object, headers: Mapping[str, str] | None = None
+) -> None:
+    """Send a JSON document in one piece."""
+    body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    pairs = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        **(headers or {}),
+    }
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [
+                (name.encode("latin-1"), value.encode("latin-1")) for name, value in pairs.items()
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})
