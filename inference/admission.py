@@ -7,16 +7,19 @@ from contextlib import contextmanager
 
 from errors import Overloaded
 
-SMOOTHING = 0.1
-"""Weight of the newest interval in the moving average, about the last 20 answers."""
+MEMORY_S = 1.0
+"""Seconds of queueing after which an observation counts 1/e: long enough that one pause of the
+machine does not look like a slower model, short enough to follow a change of traffic."""
+INITIAL_ANSWERS = 20
+"""How many observed answers the measured cost of an image counts for at the start."""
 
 
 class Admission:
     """Refuses at once what could not be answered in time.
 
-    The wait of a new request is estimated as the requests inside times the interval between
-    answers at full load (Little's law). The interval starts as the measured cost of an image
-    and follows what is observed while requests are queueing.
+    The wait of a new request is estimated as the requests before it times the interval between
+    answers at full load (Little's law). The interval is time queueing divided by answers given,
+    both forgotten exponentially; it starts as the measured cost of an image.
 
     Belongs to one event loop; not thread-safe.
 
@@ -40,14 +43,16 @@ class Admission:
         self.inside = 0
         self._max_inside = max_inside
         self._max_wait_ms = max_wait_ms
-        self._interval_ms = image_ms
+        self._queueing_ms = image_ms * INITIAL_ANSWERS
+        self._answers = float(INITIAL_ANSWERS)
         self._parallel = parallel
         self._clock = clock
         self._last_answer: float | None = None
 
     def estimated_wait_ms(self) -> float:
         """Milliseconds a request admitted now would wait for its turn."""
-        return max(0, self.inside - self._parallel + 1) * self._interval_ms
+        interval_ms = self._queueing_ms / self._answers
+        return max(0, self.inside - self._parallel + 1) * interval_ms
 
     @contextmanager
     def admit(self) -> Iterator[None]:
@@ -72,6 +77,8 @@ class Admission:
         now = self._clock()
         # Only intervals in which work was waiting all along tell how fast answers can come.
         if self._last_answer is not None:
-            interval_ms = (now - self._last_answer) * 1e3
-            self._interval_ms += SMOOTHING * (interval_ms - self._interval_ms)
+            elapsed_s = now - self._last_answer
+            kept = math.exp(-elapsed_s / MEMORY_S)
+            self._queueing_ms = self._queueing_ms * kept + elapsed_s * 1e3
+            self._answers = self._answers * kept + 1
         self._last_answer = now if self.inside > self._parallel else None
