@@ -1,6 +1,8 @@
 """Networks that come as a finished graph: a TorchScript archive or an ONNX file."""
 
 import os
+import re
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
 
 KNOWN_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 """Operator sets that need no library of the user's: ONNX itself and onnxruntime's own."""
+FILE_ACCESS = re.compile(rb"\b((?:torch|ops\.aten)\.(?:save|from_file))\(")
+MAX_CODE_BYTES = 64 << 20
+"""The code of ResNet-152 takes 0.3 MB."""
 IMAGE_TYPES = frozenset({"float32", "float16", "uint8"})
 
 
@@ -45,8 +50,9 @@ def load_torchscript(path: Path) -> "torch.jit.ScriptModule":
 
     A TorchScript archive is a program, but one for TorchScript's interpreter: it is not
     Python, and its constants are read by a reader that knows tensors and plain values only.
-    It can compute for ever, use memory without limit, and (by `aten::save` and
-    `aten::from_file`) reach files. So load archives of people you trust.
+    Its two ways to reach files, `torch.save` and `torch.from_file`, are refused by name. It
+    can still compute for ever and use memory without limit, and loading runs code of its own,
+    so take archives from people you trust.
 
     Raises:
         ArtifactError: Not a complete TorchScript archive.
@@ -57,6 +63,7 @@ def load_torchscript(path: Path) -> "torch.jit.ScriptModule":
 
     if not path.is_file() or not is_torchscript(path):
         raise ArtifactError(f"{path}: not a TorchScript archive; expected a file of torch.jit.save")
+    _refuse_file_access(path)
     try:
         with warnings.catch_warnings():
             # Deprecated in torch 2.14; an existing file has no other reader.
@@ -67,6 +74,20 @@ def load_torchscript(path: Path) -> "torch.jit.ScriptModule":
         raise ArtifactError(f"{path}: damaged TorchScript archive ({reason})") from error
     loaded: torch.jit.ScriptModule = module.eval()
     return loaded
+
+
+def _refuse_file_access(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if not member.filename.endswith(".py"):
+                continue
+            if member.file_size > MAX_CODE_BYTES:
+                raise ArtifactError(f"{path}: {member.filename} is too long to be checked")
+            if found := FILE_ACCESS.search(archive.read(member)):
+                raise ArtifactError(
+                    f"{path}: {member.filename} calls {found[1].decode()}, which reads or writes "
+                    "files; a classifier needs neither: export it again without"
+                )
 
 
 def check_onnx(path: Path) -> OnnxSignature:

@@ -65,6 +65,11 @@ def torchvision_meta(network: str, weights: str) -> TorchvisionWeights:
     """
     member = _member(network, weights)
     preset = member.transforms()
+    if member.meta["categories"] is None:  # vgg16's IMAGENET1K_FEATURES: the classifier is NaN
+        raise ArtifactError(
+            f"weights {weights!r} of torchvision:{network} hold features without a classifier; "
+            "take other weights"
+        )
     labels = tuple(member.meta["categories"])
     return TorchvisionWeights(
         network=network,
