@@ -1,0 +1,1 @@
+"""Tests of the conversion from file bytes to model input."""

@@ -1,0 +1,31 @@
+"""What several tests do with a file: decode it, and ask for its pixels."""
+
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
+
+from preprocessing import DecodeLimits, DecodeRules, decode_image
+
+LIMITS = DecodeLimits()
+
+
+def pixels(data: bytes, rules: DecodeRules | None = None) -> list[list[object]]:
+    """Decoded pixels as rows of (r, g, b) tuples, or of numbers for mode L."""
+    image = decode_image(data, rules or DecodeRules(), LIMITS)
+    width, height = image.size
+    return [[image.getpixel((x, y)) for x in range(width)] for y in range(height)]
+
+
+def encoded(image: Image.Image, container: str, **options: object) -> bytes:
+    """File of an image, written by Pillow."""
+    file = BytesIO()
+    image.save(file, container, **options)
+    return file.getvalue()
+
+
+def noise(width: int, height: int, channels: int = 3, seed: int = 0) -> Image.Image:
+    """Picture of random pixels, RGB or L."""
+    random = np.random.default_rng(seed)
+    array = random.integers(0, 256, (height, width, channels), dtype=np.uint8)
+    return Image.fromarray(array[..., 0] if channels == 1 else array)

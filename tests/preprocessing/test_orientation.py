@@ -1,0 +1,106 @@
+"""EXIF orientation 1 to 8 → the upright picture, where the rules ask for it."""
+
+import pytest
+from PIL import Image, ImageOps
+
+from preprocessing import DecodeRules, decode_image
+from tests.preprocessing.encoders import exif_orientation, jpeg_with_segment
+from tests.preprocessing.files import LIMITS, encoded
+from tests.shared_data import SHARED, needs_shared_data
+
+APP1 = 0xE1
+UPRIGHT = DecodeRules(exif_orientation=True)
+# What is stored, as rows of four blocks of 16 pixels, so that "ab/cd" comes out upright.
+# Exif 2.32: the value says where row 0 and column 0 of the stored picture belong.
+STORED = {
+    1: "ab/cd",
+    2: "ba/dc",
+    3: "dc/ba",
+    4: "cd/ab",
+    5: "ac/bd",
+    6: "bd/ac",
+    7: "db/ca",
+    8: "ca/db",
+}
+COLOURS = {"a": (255, 0, 0), "b": (0, 255, 0), "c": (0, 0, 255), "d": (255, 255, 255)}
+
+
+def stored_picture(layout: str, short: int = 16, long: int = 32) -> Image.Image:
+    """Blocks are 16 high and 32 wide upright, so they are stored standing for 5 to 8."""
+    image = Image.new("RGB", (2 * long, 2 * short))
+    for y, row in enumerate(layout.split("/")):
+        for x, name in enumerate(row):
+            image.paste(COLOURS[name], (x * long, y * short, (x + 1) * long, (y + 1) * short))
+    return image
+
+
+def jpeg(value: int, order: str = "<") -> bytes:
+    block = (32, 16) if value >= 5 else (16, 32)
+    plain = encoded(stored_picture(STORED[value], *block), "JPEG", quality=100, subsampling=0)
+    return jpeg_with_segment(plain, APP1, b"Exif\0\0" + exif_orientation(value, order))
+
+
+def layout_of(image: Image.Image) -> str:
+    def name(x, y):
+        pixel = image.getpixel((x, y))
+        return min(COLOURS, key=lambda n: sum(abs(a - b) for a, b in zip(COLOURS[n], pixel)))
+
+    width, height = image.size
+    columns, rows = (width // 4, 3 * width // 4), (height // 4, 3 * height // 4)
+    return "/".join("".join(name(x, y) for x in columns) for y in rows)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("value", range(1, 9))
+def test_each_orientation_comes_out_upright(value, order):
+    image = decode_image(jpeg(value, order), UPRIGHT, LIMITS)
+
+    assert image.size == (64, 32)
+    assert layout_of(image) == "ab/cd"
+
+
+def test_without_the_rule_the_picture_stays_as_stored():
+    image = decode_image(jpeg(6), DecodeRules(), LIMITS)
+
+    assert image.size == (32, 64)
+    assert layout_of(image) == STORED[6]
+
+
+@pytest.mark.parametrize("value", [0, 9, 65535])
+def test_undefined_orientation_is_none(value):
+    plain = encoded(stored_picture("ab/cd"), "JPEG")
+    file = jpeg_with_segment(plain, APP1, b"Exif\0\0" + exif_orientation(value))
+
+    assert layout_of(decode_image(file, UPRIGHT, LIMITS)) == "ab/cd"
+
+
+@pytest.mark.parametrize(
+    "block",
+    [b"", b"II", b"II*\0\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff", b"nonsense" * 9],
+    ids=["empty", "no header", "directory outside", "entries missing", "not TIFF"],
+)
+def test_damaged_exif_is_no_orientation_and_no_error(block):
+    file = jpeg_with_segment(encoded(stored_picture("ab/cd"), "JPEG"), APP1, b"Exif\0\0" + block)
+
+    assert layout_of(decode_image(file, UPRIGHT, LIMITS)) == "ab/cd"
+
+
+def test_xmp_orientation_counts_where_exif_has_none():
+    xmp = b'http://ns.adobe.com/xap/1.0/\0<x tiff:Orientation="3"/>'
+    file = jpeg_with_segment(encoded(stored_picture(STORED[3]), "JPEG"), APP1, xmp)
+
+    assert layout_of(decode_image(file, UPRIGHT, LIMITS)) == "ab/cd"
+
+
+@needs_shared_data
+def test_every_file_with_an_orientation_comes_out_as_exif_transpose_turns_it():
+    files = [
+        *(SHARED / "broken" / "exif").iterdir(),
+        *(SHARED / "broken" / "generated").glob("quadrants_*"),
+    ]
+    assert len(files) >= 18
+
+    for file in files:
+        with Image.open(file) as image:
+            expected = ImageOps.exif_transpose(image).convert("RGB")
+        assert decode_image(file.read_bytes(), UPRIGHT, LIMITS) == expected, file.name
