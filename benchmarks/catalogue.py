@@ -27,6 +27,7 @@ class Server:
         variables: Added to its process environment.
         python: Interpreter the environment is made with; None is the benchmark's own.
         ready_within_s: Longest start.
+        float32: It runs the network in float32 whatever the engine's precision.
         note: What is special about it, for the report.
     """
 
@@ -37,6 +38,7 @@ class Server:
     variables: Mapping[str, str] = field(default_factory=dict)
     python: str | None = None
     ready_within_s: float = 60.0
+    float32: bool = False
     note: str = ""
 
 
@@ -93,6 +95,7 @@ PEERS = (
         environment="eager_torch",
         command=_module("eager_torch"),
         dialect=raw_body("/classify"),
+        float32=True,
         note="float32 whatever the engine; raw body",
     ),
     Server(

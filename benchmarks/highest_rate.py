@@ -49,9 +49,7 @@ def bisect(
             passed_per_s = rate_per_s
         else:
             failed_per_s, probed_failure = rate_per_s, True
-    return Bracket(
-        passed_per_s=passed_per_s, failed_per_s=failed_per_s if probed_failure else None
-    )
+    return Bracket(passed_per_s=passed_per_s, failed_per_s=failed_per_s if probed_failure else None)
 
 
 def probe_duration_s(rate_per_s: float, usual_s: float) -> float:

@@ -68,7 +68,8 @@ class AnswerReader:
         return True
 
     def _dechunked(self) -> bytes | None:
-        parts, at = [], self._body_at
+        parts: list[bytes] = []
+        at = self._body_at
         while (line_end := self._data.find(b"\r\n", at)) >= 0:
             size = int(bytes(self._data[at:line_end]).split(b";")[0], 16)
             chunk_at = line_end + 2
@@ -143,6 +144,7 @@ class ConnectionPool:
                 return
         self._waiting.append((request, done))
         self._open_another()
+
     def give_back(self, connection: Connection) -> None:
         """The connection is free: the next in line takes it."""
         if connection.transport.is_closing():

@@ -59,9 +59,7 @@ def _made(sources: list[Path], folder: Path, *, count: int, size: tuple[int, int
     return [str(path) for path in paths]
 
 
-def random_crop(
-    photo: Image.Image, size: tuple[int, int], chance: random.Random
-) -> Image.Image:
+def random_crop(photo: Image.Image, size: tuple[int, int], chance: random.Random) -> Image.Image:
     """A part of the photo with the aspect ratio of `size` (width, height), at that size.
 
     Web images show a part of 45 to 100 % of the photo's width; camera images nearly all of it.
@@ -79,6 +77,7 @@ def random_crop(
 
 def _quality(image: Image.Image) -> int:
     """The JPEG quality at which this picture is nearest to `WEB_BYTES`, of 60..100."""
+
     def size_at(quality: int) -> int:
         buffer = BytesIO()
         image.save(buffer, "JPEG", quality=quality)

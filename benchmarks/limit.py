@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.peers.classifier import Array, Classifier
+from benchmarks.peers.classifier import Classifier
+from benchmarks.peers.steps import Array
 from benchmarks.record import Limit
 from benchmarks.workload import Workload, read_workload
+from preprocessing import DecodeLimits, PreprocessingSpec, Resize, SpecPreprocessing, to_input
 
 WARMUP_S = 1.0
 
@@ -48,23 +50,28 @@ def forward_limit(
 
 
 def images_limit(
-    workload: Workload, mix: str, *, streams: int, callers: int, duration_s: float
+    workload: Workload, mix: str, *, preprocessing: str, callers: int, duration_s: float
 ) -> Limit:
     """Files to logits: each caller decodes and infers its own images, one at a time.
 
-    The same calls a request needs, with nothing around them. More callers than streams keep
-    the engine busy while others decode.
+    The same calls a request needs, with nothing around them; one stream for each caller.
+
+    Args:
+        preprocessing: "project" with all its checks, or "pillow", the bare calls of the peers.
     """
+    streams = callers
     classifier = Classifier(workload, streams=streams, threads=workload.threads)
     files = [Path(file).read_bytes() for file in workload.mixes[mix]]
-    to_input, name = product_preprocessing(workload) or (classifier.to_input, "pillow")
+    decode = {"pillow": classifier.to_input, "project": product_preprocessing(workload)}[
+        preprocessing
+    ]
     return _measured(
         Limit(
             model=workload.model,
             images=mix,
             engine=workload.precision_hint,
             work="images",
-            preprocessing=name,
+            preprocessing=preprocessing,
             batch_size=1,
             streams=streams,
             threads=workload.threads,
@@ -73,14 +80,23 @@ def images_limit(
             images_done=0,
             latencies_ms=(),
         ),
-        lambda turn: classifier.forward(to_input(files[turn % len(files)])[None]),
+        lambda turn: classifier.forward(decode(files[turn % len(files)])[None]),
         duration_s,
     )
 
 
-def product_preprocessing(workload: Workload) -> tuple[Callable[[bytes], Array], str] | None:
-    """The project's own preprocessing, where it can be imported; None until it can."""
-    return None
+def product_preprocessing(workload: Workload) -> Callable[[bytes], Array]:
+    """The project's own preprocessing of the workload, with its checks and limits."""
+    preprocessing = SpecPreprocessing(
+        PreprocessingSpec(
+            resize=Resize(size=workload.resize_size),
+            crop=workload.crop_size,
+            mean=workload.mean,
+            std=workload.std,
+        )
+    )
+    limits = DecodeLimits()
+    return lambda data: to_input(data, preprocessing, limits)
 
 
 def _measured(limit: Limit, call: Callable[[int], Array], duration_s: float) -> Limit:
@@ -123,27 +139,23 @@ def main() -> None:
     workload = read_workload(given.workload)
     for streams in given.streams:
         for batch_size in given.batch_sizes:
-            print(
-                forward_limit(
-                    workload,
-                    given.images,
-                    batch_size=batch_size,
-                    streams=streams,
-                    duration_s=given.seconds,
-                ).model_dump_json(),
-                flush=True,
+            limit = forward_limit(
+                workload,
+                given.images,
+                batch_size=batch_size,
+                streams=streams,
+                duration_s=given.seconds,
             )
-        for callers in dict.fromkeys((1, streams)):
-            print(
-                images_limit(
-                    workload,
-                    given.images,
-                    streams=streams,
-                    callers=callers,
-                    duration_s=given.seconds,
-                ).model_dump_json(),
-                flush=True,
+            print(limit.model_dump_json(), flush=True)
+        for preprocessing in ("project", "pillow"):
+            limit = images_limit(
+                workload,
+                given.images,
+                preprocessing=preprocessing,
+                callers=streams,
+                duration_s=given.seconds,
             )
+            print(limit.model_dump_json(), flush=True)
 
 
 if __name__ == "__main__":

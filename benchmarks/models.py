@@ -15,6 +15,7 @@ from torch import nn
 from benchmarks.images import WEB_MIX, make_mixes
 from benchmarks.networks import CLASSES, MEAN, STD, inputs_of, seeded_network
 from benchmarks.peers.classifier import Classifier
+from benchmarks.peers.steps import Array
 from benchmarks.workload import Workload, write_workload
 
 ARCHITECTURES = ("resnet50", "mobilenet_v3_large", "vit_b_16")
@@ -26,9 +27,7 @@ NEAR_TIE = {"fp32": 1e-4, "bf16": 0.02, "int8": 0.02}
 another order at other batch sizes and stream counts."""
 
 
-def prepare(
-    architecture: str, precision: str, *, build: Path, photos: Path, threads: int
-) -> Path:
+def prepare(architecture: str, precision: str, *, build: Path, photos: Path, threads: int) -> Path:
     """Make what is missing below `build` and write the workload file.
 
     Args:
@@ -57,29 +56,34 @@ def prepare(
         threads=threads,
         mixes=make_mixes(photos, build / "images"),
         accepted={},
+        accepted_float32={},
     )
     if not Path(workload.engine).exists():
         _export(workload, folder)
-    workload = with_answers(workload, NEAR_TIE[precision])
+    float32 = dataclasses.replace(workload, engine=str(folder / "fp32.xml"), precision_hint="f32")
+    workload = dataclasses.replace(
+        workload,
+        accepted=answers(workload, NEAR_TIE[precision]),
+        accepted_float32=answers(float32, NEAR_TIE["fp32"]),
+    )
     path = folder / f"{precision}.json"
     write_workload(workload, path)
     return path
 
 
-def with_answers(workload: Workload, near_tie: float) -> Workload:
-    """Add the classes that count as right: what the engine itself says in-process, batch 1."""
+def answers(workload: Workload, near_tie: float) -> dict[str, list[list[int]]]:
+    """Mix name to the right classes of each file: what the engine says in-process, batch 1."""
     classifier = Classifier(workload, streams=1, threads=workload.threads)
-    accepted = {
+    return {
         mix: [
             _best(classifier.forward(inputs_of([file], workload).numpy())[0], near_tie)
             for file in files
         ]
         for mix, files in workload.mixes.items()
     }
-    return dataclasses.replace(workload, accepted=accepted)
 
 
-def _best(logits: np.ndarray, near_tie: float) -> list[int]:
+def _best(logits: Array, near_tie: float) -> list[int]:
     least = logits.max() - near_tie * (logits.max() - logits.min())
     order = np.argsort(-logits)
     return [int(index) for index in order if logits[index] >= least]

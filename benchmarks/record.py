@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 
 
 class Record(BaseModel):
@@ -188,21 +188,25 @@ class Absent(Record):
 
 
 class Machine(Record):
-    """The computer the numbers come from."""
+    """The computer the numbers come from.
+
+    Attributes:
+        affinity: Processors that servers and load generator share.
+        cpu_features: Of the instruction sets that decide the speed of inference, those it has.
+    """
 
     cpu_model: str
     cpu_count: int
     cpu_features: tuple[str, ...]
     memory_gb: float
     kernel: str
-    server_cpus: tuple[int, ...]
-    client_cpus: tuple[int, ...]
+    affinity: tuple[int, ...]
 
 
 class Session(Record):
     """One invocation of the benchmark."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     name: str
     date: str
     commit: str

@@ -38,9 +38,7 @@ def read_session(path: Path) -> Session:
     """
     data = path.read_bytes()
     try:
-        return Session.model_validate_json(
-            gzip.decompress(data) if path.suffix == ".gz" else data
-        )
+        return Session.model_validate_json(gzip.decompress(data) if path.suffix == ".gz" else data)
     except (ValidationError, gzip.BadGzipFile, EOFError) as error:
         raise RecordError(
             f"{path.name}: no result file of schema {SCHEMA_VERSION} ({type(error).__name__}); "

@@ -7,6 +7,9 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+WORKLOAD_VARIABLE = "BENCHMARK_WORKLOAD"
+"""Environment variable that names the workload file to a server under test."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
@@ -24,7 +27,9 @@ class Workload:
         classes: Number of logits.
         threads: Processor cores a server may use.
         mixes: Image mix name to its files, in order.
-        accepted: Image mix name to the right classes of each file, best first.
+        accepted: Image mix name to the right classes of each file, best first: what the engine
+            itself says in-process.
+        accepted_float32: The same of the float32 engine, for a server that runs in float32.
     """
 
     model: str
@@ -40,6 +45,7 @@ class Workload:
     threads: int
     mixes: dict[str, list[str]]
     accepted: dict[str, list[list[int]]]
+    accepted_float32: dict[str, list[list[int]]]
 
 
 def write_workload(workload: Workload, path: Path) -> None:

@@ -1,5 +1,8 @@
 """FastAPI with eager PyTorch in float32: what a research notebook becomes first."""
 
+# The checker does not see this peer's packages: they are in an environment of its own.
+# mypy: disable-error-code="import-not-found, misc, untyped-decorator, no-any-return, attr-defined"
+
 import sys
 import threading
 from typing import Any
@@ -11,7 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from safetensors.torch import load_file
 
-from benchmarks.peers.classifier import predictions, to_input, workload_from_environment
+from benchmarks.peers.steps import predictions, to_input, workload_from_environment
 
 workload = workload_from_environment()
 torch.set_num_threads(workload.threads)

@@ -1,5 +1,8 @@
 """MLServer: a custom runtime with adaptive batching, files as base64 in the V2 protocol."""
 
+# The checker does not see this peer's packages: they are in an environment of its own.
+# mypy: disable-error-code="import-not-found, misc, untyped-decorator, no-any-return, attr-defined"
+
 import asyncio
 import json
 import os
@@ -14,13 +17,14 @@ from mlserver.cli import main as mlserver_command
 from mlserver.codecs import Base64Codec, StringCodec
 from mlserver.types import InferenceRequest, InferenceResponse
 
-from benchmarks.peers.classifier import Classifier, predictions, workload_from_environment
+from benchmarks.peers.classifier import Classifier
 from benchmarks.peers.ports import free_port
+from benchmarks.peers.steps import predictions, workload_from_environment
 
 MODEL = "classifier"
 
 
-class ClassifierRuntime(MLModel):  # type: ignore[misc]  # not in the checker's environment
+class ClassifierRuntime(MLModel):
     """Runs in MLServer's inference worker, the default of one process."""
 
     async def load(self) -> bool:

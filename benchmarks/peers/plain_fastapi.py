@@ -1,5 +1,8 @@
 """FastAPI and uvicorn, the plain service: one endpoint, worker threads, a lock around the model."""
 
+# The checker does not see this peer's packages: they are in an environment of its own.
+# mypy: disable-error-code="import-not-found, misc, untyped-decorator, no-any-return, attr-defined"
+
 import sys
 import threading
 from typing import Any
@@ -8,7 +11,8 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 
-from benchmarks.peers.classifier import Classifier, predictions, workload_from_environment
+from benchmarks.peers.classifier import Classifier
+from benchmarks.peers.steps import predictions, workload_from_environment
 
 workload = workload_from_environment()
 classifier = Classifier(workload, streams=1, threads=workload.threads)

@@ -1,5 +1,8 @@
 """PyTriton: Triton Inference Server with its Python backend and dynamic batching."""
 
+# The checker does not see this peer's packages: they are in an environment of its own.
+# mypy: disable-error-code="import-not-found, misc, untyped-decorator, no-any-return, attr-defined"
+
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,14 +11,9 @@ from pytriton.decorators import batch
 from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig
 
-from benchmarks.peers.classifier import (
-    TOP_K,
-    Array,
-    Classifier,
-    predictions,
-    workload_from_environment,
-)
+from benchmarks.peers.classifier import Classifier
 from benchmarks.peers.ports import free_port
+from benchmarks.peers.steps import TOP_K, Array, predictions, workload_from_environment
 
 MODEL = "classifier"
 

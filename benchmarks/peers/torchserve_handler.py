@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers.classifier import Classifier, predictions, workload_from_environment
+from benchmarks.peers.classifier import Classifier
+from benchmarks.peers.steps import predictions, workload_from_environment
 
 
 class ClassifierHandler:

@@ -1,0 +1,59 @@
+"""Bytes to input and logits to answer, with Pillow and numpy: what all peers have in common."""
+
+import os
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.workload import WORKLOAD_VARIABLE, Workload, read_workload
+
+TOP_K = 5
+
+Array = np.ndarray[Any, Any]
+
+
+def workload_from_environment() -> Workload:
+    """The workload this server was started for."""
+    return read_workload(Path(os.environ[WORKLOAD_VARIABLE]))
+
+
+def to_input(data: bytes, workload: Workload) -> Array:
+    """Decode, resize and crop one file as torchvision's classification preset does.
+
+    Returns:
+        uint8 (crop_size, crop_size, 3), RGB.
+    """
+    image = Image.open(BytesIO(data)).convert("RGB")
+    scale = workload.resize_size / min(image.size)
+    # The longer side is truncated, not rounded (torchvision.transforms.functional.resize).
+    width, height = (
+        workload.resize_size if side == min(image.size) else int(side * scale)
+        for side in image.size
+    )
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    left = round((width - workload.crop_size) / 2)
+    top = round((height - workload.crop_size) / 2)
+    return np.asarray(image)[top : top + workload.crop_size, left : left + workload.crop_size]
+
+
+def predictions(logits: Array) -> dict[str, Any]:
+    """The best classes of one image, as the answer of every peer has them.
+
+    Args:
+        logits: (classes,), float32.
+    """
+    exponentials = np.exp(logits - logits.max())
+    best = np.argsort(-logits)[:TOP_K]
+    return {
+        "predictions": [
+            {
+                "label": f"class {index}",
+                "class_id": int(index),
+                "probability": float(exponentials[index] / exponentials.sum()),
+            }
+            for index in best
+        ]
+    }

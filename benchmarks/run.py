@@ -1,0 +1,159 @@
+"""Runs a plan: prepares models, visits the servers in rounds, writes the session."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks.catalogue import Server
+from benchmarks.machine import this_commit, this_machine
+from benchmarks.measure import Visit, measure
+from benchmarks.peers.environments import (
+    EnvironmentUnavailable,
+    environment_python,
+    installed_versions,
+)
+from benchmarks.plan import Case, Plan
+from benchmarks.record import Absent, Limit, Record, Session
+from benchmarks.results import write_session
+from benchmarks.running import ROOT, ServerFailed
+from benchmarks.workload import Workload, read_workload
+
+BUILD = ROOT / "build" / "benchmarks"
+RESULTS = ROOT / "benchmarks" / "results"
+PREPARE_WITHIN_S = 1200
+
+
+def say(line: str) -> None:
+    """Progress, with the time of day."""
+    print(f"{datetime.now():%H:%M:%S} {line}", flush=True)
+
+
+class Measurement:
+    """One session in the making; what is measured is written after every visit."""
+
+    def __init__(self, plan: Plan, photos: Path) -> None:
+        self._plan = plan
+        self._photos = photos
+        self._pythons: dict[str, str] = {}
+        self._session = Session(
+            name=plan.name,
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            commit=this_commit(ROOT),
+            machine=this_machine(),
+            versions={"benchmark": installed_versions(sys.executable)},
+        )
+
+    def run(self) -> Path:
+        """Measure every case; return the path of the session's file."""
+        for case in self._plan.cases:
+            workload_path = prepared(case, self._photos)
+            workload = read_workload(workload_path)
+            servers = [server for server in case.servers if self._installed(server, workload)]
+            for round_ in range(self._plan.rounds):
+                self._measure_round(case, workload_path, servers, round_)
+        return write_session(self._session, RESULTS)
+
+    def _measure_round(
+        self, case: Case, workload_path: Path, servers: list[Server], round_: int
+    ) -> None:
+        workload = read_workload(workload_path)
+        say(f"{workload.model}, {case.mix}, round {round_ + 1} of {self._plan.rounds}")
+        self._add(limits=measured_limits(workload_path, case.mix, self._plan.limit_s, round_))
+        for server in servers:
+            visit = Visit(
+                server=server,
+                python=self._pythons.get(server.name, sys.executable),
+                workload=workload,
+                workload_path=workload_path,
+                mix=case.mix,
+                round=round_,
+                log_path=BUILD / "logs" / f"{server.name}-{workload.model}-{round_}.log",
+            )
+            self._visit(visit, case.rates_per_s)
+            write_session(self._session, RESULTS)
+
+    def _visit(self, visit: Visit, rates_per_s: tuple[float, ...]) -> None:
+        name = visit.server.name
+        try:
+            found = measure(visit, self._plan, rates_per_s, lambda line: say(f"  {name}: {line}"))
+        except ServerFailed as error:
+            say(f"  {error}")
+            self._add(absent=[self._absent(visit.server, visit.workload, str(error))])
+        else:
+            self._add(
+                runs=found.runs,
+                highest_rates=found.highest_rates,
+                starts=found.starts,
+                verdicts=found.verdicts,
+            )
+
+    def _installed(self, server: Server, workload: Workload) -> bool:
+        """Make the server's environment; on failure record the reason and return False."""
+        if server.environment is None:
+            return True
+        try:
+            python = environment_python(server.environment, BUILD / "environments", server.python)
+        except EnvironmentUnavailable as error:
+            say(f"  {error}")
+            self._add(absent=[self._absent(server, workload, str(error))])
+            return False
+        self._pythons[server.name] = str(python)
+        versions = {**self._session.versions, server.name: installed_versions(python)}
+        self._session = self._session.model_copy(update={"versions": versions})
+        return True
+
+    @staticmethod
+    def _absent(server: Server, workload: Workload, reason: str) -> Absent:
+        return Absent(server=server.name, model=workload.model, reason=reason)
+
+    def _add(self, **new: Sequence[Record]) -> None:
+        """Append records to the session's tuples of these names."""
+        self._session = self._session.model_copy(
+            update={name: (*getattr(self._session, name), *more) for name, more in new.items()}
+        )
+
+
+def prepared(case: Case, photos: Path) -> Path:
+    """Make the case's workload in a process of its own, so that torch is not in this one."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "benchmarks.models"),
+            *("--architecture", case.architecture),
+            *("--precision", case.precision),
+            *("--build", str(BUILD)),
+            *("--photos", str(photos)),
+            *("--threads", str(len(os.sched_getaffinity(0)))),
+        ],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=PREPARE_WITHIN_S,
+    )
+    return Path(done.stdout.strip().splitlines()[-1])
+
+
+def measured_limits(workload_path: Path, mix: str, seconds: float, round_: int) -> list[Limit]:
+    """The in-process limits, in a process of their own."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "benchmarks.limit", str(workload_path)),
+            *("--images", mix, "--seconds", str(seconds)),
+            *("--batch-sizes", *(("1", "4", "8") if round_ == 0 else ())),
+        ],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=PREPARE_WITHIN_S,
+    )
+    limits = [Limit.model_validate_json(line) for line in done.stdout.splitlines()]
+    for limit in limits:
+        say(
+            f"  limit, {limit.work}: {limit.images_per_s:.1f} images/s with batch "
+            f"{limit.batch_size}, {limit.streams} streams, {limit.callers} callers"
+        )
+    return [limit.model_copy(update={"round": round_}) for limit in limits]
