@@ -53,6 +53,8 @@ def load_captured(file: Path) -> ModuleType:
         ArtifactError: The file is missing, is no Python, or raised while it ran.
     """
     package = PACKAGE_PREFIX + _digest(_reached_files(file))[:16]
+    if _CapturedFinder.folders.get(package) != file.parent:
+        _forget(package)  # the same sources elsewhere: `__file__` must be where they lie now
     _CapturedFinder.folders[package] = file.parent
     if not any(isinstance(finder, _CapturedFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _CapturedFinder())
@@ -60,13 +62,17 @@ def load_captured(file: Path) -> ModuleType:
         return importlib.import_module(f"{package}.{file.stem}")
     # The file is the user's own program: it can raise anything.
     except Exception as error:
-        for name in [name for name in sys.modules if name.partition(".")[0] == package]:
-            del sys.modules[name]
+        _forget(package)
         reason = str(error).partition("\n")[0].replace(f"{package}.", "")
         raise ArtifactError(
             f"{file}: raised {type(error).__name__}: {reason}; it must run by itself, with "
             "installed packages and the files beside it"
         ) from error
+
+
+def _forget(package: str) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        del sys.modules[name]
 
 
 class _CapturedFinder(MetaPathFinder):

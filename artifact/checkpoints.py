@@ -4,6 +4,7 @@ Where the tensors lie in a training checkpoint is decided by `artifact.checkpoin
 whether they fit the network by `artifact.checkpoints_loading`.
 """
 
+import argparse
 import pickle
 import re
 import zipfile
@@ -24,6 +25,9 @@ from artifact.errors import ArtifactError
 DIGEST_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.\w+$")
 """The convention of torch.hub: the start of the file's sha256 ends its name."""
 FORBIDDEN_GLOBAL = re.compile(r"(?:GLOBAL|class|callable|function) ([\w.]+\.[\w]+)")
+HARMLESS_CLASSES: list[Any] = [argparse.Namespace]
+"""Let through beside torch's own: the training scripts of torchvision and timm keep their
+arguments so. It has attributes and no code that unpickling runs."""
 SAFE_WAY = (
     "in the notebook that made it, run safetensors.torch.save_file(model.state_dict(), "
     "'weights.safetensors') and import that file"
@@ -127,7 +131,8 @@ def _torch_file(path: Path) -> Any:
     try:
         # mmap needs the zip format: a training checkpoint with its optimizer state is three
         # times the weights, and only the weights are ever read.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        with torch.serialization.safe_globals(HARMLESS_CLASSES):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         raise _refused_pickle(path, str(error)) from error
     # Hostile or cut bytes reach the unpickler's own stack machine: EOFError, RuntimeError,

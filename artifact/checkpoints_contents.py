@@ -66,6 +66,8 @@ def checkpoint_in(
     places = dict(_state_dicts(content))
     found_at = _chosen_place(places, key, content, path)
     entries = places[found_at]
+    if odd := [name for name in entries if not (isinstance(name, str) and name.isprintable())]:
+        raise ArtifactError(f"{path}: {_shown(found_at)} holds {odd[0]!r}; expected names")
     if strangers := [name for name, value in entries.items() if not _is_tensor(value)]:
         kind = type(entries[strangers[0]]).__name__
         raise ArtifactError(
@@ -180,5 +182,5 @@ def _shown(found_at: str) -> str:
 def _outline(content: object) -> str:
     if not isinstance(content, Mapping):
         return f"it is a {type(content).__name__}"
-    shown = ", ".join(f"{name}: {type(value).__name__}" for name, value in [*content.items()][:8])
+    shown = ", ".join(f"{name!r}: {type(value).__name__}" for name, value in [*content.items()][:8])
     return f"it has {shown}" if shown else "it is empty"

@@ -26,7 +26,7 @@ FILES = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for name, text in FILES.items():
+    for name, text in {**FILES, "constants.py": f"X = 1  # {tmp_path}\n"}.items():
         path = tmp_path / "project" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
@@ -103,14 +103,16 @@ def test_a_changed_file_is_loaded_afresh(tmp_path: Path) -> None:
 
 
 def test_the_module_name_depends_on_the_sources_alone(tmp_path: Path) -> None:
-    names = []
+    modules = []
     for place in ("a", "b"):
         (tmp_path / place).mkdir()
         file = write(tmp_path / place, network="import blocks", blocks="X = 3")
-        names.append(load_captured(file).__name__)
+        modules.append(load_captured(file))
 
-    assert names[0] == names[1]
-    assert names[0].endswith(".network")
+    assert modules[0].__name__ == modules[1].__name__
+    assert modules[0].__name__.endswith(".network")
+    assert modules[1].__file__ == str(tmp_path / "b" / "network.py")
+    assert modules[1].blocks.__file__ == str(tmp_path / "b" / "blocks.py")
 
 
 def test_the_source_of_a_captured_class_can_be_read(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Checkpoints that are hostile, damaged or something else: refused, and nothing in them runs."""
 
-import argparse
+import fractions
 import gzip
 import io
 import os
@@ -81,11 +81,11 @@ def test_a_pickle_payload_does_not_run(
 def test_the_refusal_names_what_it_found_and_the_safe_way_out(
     tmp_path: Path, write: Callable[[object, Path], None]
 ) -> None:
-    write({"model": TENSORS, "args": argparse.Namespace(lr=0.1)}, tmp_path / "weights.pt")
+    write({"model": TENSORS, "best": fractions.Fraction(1, 3)}, tmp_path / "weights.pt")
 
     with pytest.raises(
         ArtifactError,
-        match=r"needs pickle \(it refers to argparse\.Namespace\).*nothing was run.*"
+        match=r"needs pickle \(it refers to fractions\.Fraction\).*nothing was run.*"
         r"safetensors\.torch\.save_file\(model\.state_dict\(\), 'weights\.safetensors'\)",
     ):
         read_state_dict(tmp_path / "weights.pt")
