@@ -1,0 +1,30 @@
+"""What all tests share: a model store of their own, and the digits example imported into it."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.imports import digits_options, import_quietly, isolated_store
+
+# Before anything imports BentoML: no test may see or change the store of the person running it.
+os.environ["BENTOML_HOME"] = tempfile.mkdtemp(prefix="image-classifier-tests-")
+os.environ["BENTOML_DO_NOT_TRACK"] = "true"
+
+
+@pytest.fixture(scope="session")
+def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The imported digits artifact: read it, never change it."""
+    home = tmp_path_factory.mktemp("digits")
+    with isolated_store(home / "bentoml"):
+        imported = import_quietly(digits_options(), home / "model.lock")
+    return home / "bentoml" / "models" / imported.lock.tag.replace(":", "/")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Path]:
+    """An empty model store, for one test; the path is its BENTOML_HOME."""
+    with isolated_store(tmp_path / "bentoml") as home:
+        yield home

@@ -1,0 +1,57 @@
+"""Imports as tests make them: the digits example into a store of their own."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from importer.options import ImportOptions
+    from importer.pipeline import Imported
+
+ROOT = Path(__file__).resolve().parents[1]
+DIGITS = ROOT / "examples" / "digits"
+SAMPLES = DIGITS / "samples"
+
+
+@contextmanager
+def isolated_store(home: Path) -> Iterator[Path]:
+    """BentoML's model store below `home`, as BENTOML_HOME would set it for a new process."""
+    from bentoml._internal.configuration.containers import BentoMLContainer
+    from bentoml._internal.models.model import ModelStore
+
+    models = home / "models"
+    models.mkdir(parents=True)
+    BentoMLContainer.model_store_dir.set(str(models))
+    BentoMLContainer.model_store.set(ModelStore(str(models)))
+    try:
+        yield home
+    finally:
+        BentoMLContainer.model_store_dir.reset()
+        BentoMLContainer.model_store.reset()
+
+
+def digits_options(**changes: object) -> "ImportOptions":
+    """The import of the digits example, measured for a moment only."""
+    from importer.options import ImportOptions
+
+    given: dict[str, object] = {
+        "name": "digits",
+        "network": f"{DIGITS}/network.py:build",
+        "weights": str(DIGITS / "weights.safetensors"),
+        "preprocessing": f"{DIGITS}/preprocessing.py:DigitsPreprocessing",
+        "labels": DIGITS / "labels.txt",
+        "golden": SAMPLES,
+        "measure_seconds": 0.002,
+    }
+    return ImportOptions.model_validate({**given, **changes})
+
+
+def import_quietly(options: "ImportOptions", lock: Path) -> "Imported":
+    """What `model_import.py --quiet` does, in this process."""
+    from importer.console import TerminalProgress
+    from importer.pipeline import import_model
+    from importer.provenance import Provenance
+
+    provenance = Provenance(command="a test", source_commit=None, imported_at="2026-01-01")
+    return import_model(options, lock, provenance, TerminalProgress(quiet=True))
