@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import bentoml
 import numpy as np
+from _bentoml_sdk import Service
 from bentoml.exceptions import BentoMLException, ServiceUnavailable
 from bentoml.models import BentoModel
 
@@ -27,7 +28,8 @@ from inference.self_check import golden_inputs
 from preprocessing import DecodeLimits
 from settings import Settings
 from web.cards import engine_card, model_card
-from web.edge import Edge
+from web.edge import App, Edge
+from web.metrics import RequestMetrics
 from web.openapi import openapi_document
 from web.refusal import let_workers_refuse, refuse
 
@@ -103,7 +105,27 @@ class ModelRunner:
         return engine_card(opened(graphs=True).manifest, self.executor.plan)
 
 
-@bentoml.service(name="ImageClassifier", workers=API_WORKERS, traffic={"timeout": 60})
+class EdgeService(Service[Any]):
+    """BentoML's service behind our HTTP edge.
+
+    `service_class` is how BentoML lets a service be more than its own class; `to_asgi` is
+    what its workers serve.
+    """
+
+    def to_asgi(self, is_main: bool = True) -> App:
+        """See `Edge`."""
+        app = super().to_asgi(is_main)
+        return Edge(
+            app, service=bentoml.get_current_service, max_body_bytes=SETTINGS.max_body_bytes
+        )
+
+
+@bentoml.service(
+    name="ImageClassifier",
+    workers=API_WORKERS,
+    traffic={"timeout": 60},
+    service_class=EdgeService,
+)
 class ImageClassifier:
     """Classifies images: decodes, infers through the batcher, ranks."""
 
@@ -134,6 +156,7 @@ class ImageClassifier:
                 golden_inputs(self._artifact.golden_samples(), preprocessing)
         except OperatorError as error:
             refuse(error)
+        self.metrics = RequestMetrics()
         batcher, image_ms, parallel = self._embedded() if EMBEDDED else self._remote()
         self._classifier = Classifier(
             preprocessing=preprocessing,
@@ -213,9 +236,3 @@ class ImageClassifier:
 def _decode_limits() -> DecodeLimits:
     given = SETTINGS.model_dump(include=set(DecodeLimits.model_fields))
     return DecodeLimits(max_bytes=SETTINGS.max_body_bytes, **given)
-
-
-# BentoML's decorator makes a Service of the class; its types say it stays the class.
-ImageClassifier.add_asgi_middleware(  # type: ignore[attr-defined]
-    Edge, service=bentoml.get_current_service, max_body_bytes=SETTINGS.max_body_bytes
-)

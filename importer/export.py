@@ -20,15 +20,13 @@ def export_onnx(network: nn.Module, inputs: npt.NDArray[np.generic], path: Path)
 
     Args:
         network: `PixelsToLogits` in evaluation mode.
-        inputs: Example inputs, shape (n, H, W, C), n of 2 or more: from a batch of one the
-            exporter would take the batch dimension for a constant.
+        inputs: Example inputs, shape (n, H, W, C), n of 1 or more.
         path: Where to write it.
     """
-    example = torch.from_numpy(np.ascontiguousarray(inputs[:2]))
     with _quiet_exporter():
         torch.onnx.export(
             network,
-            (example,),
+            (_example(inputs),),
             path,
             dynamo=True,
             external_data=False,
@@ -42,13 +40,18 @@ def export_onnx(network: nn.Module, inputs: npt.NDArray[np.generic], path: Path)
 
 def export_torchscript(network: nn.Module, inputs: npt.NDArray[np.generic], path: Path) -> None:
     """Write a traced TorchScript graph; arguments as for `export_onnx`."""
-    example = torch.from_numpy(np.ascontiguousarray(inputs[:2]))
     with torch.inference_mode(), warnings.catch_warnings():
         # torch 2.14 says it will keep TorchScript for existing users only; ONNX is our default.
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(  # type: ignore[no-untyped-call]
-            network, example, check_trace=False)
+            network, _example(inputs), check_trace=False
+        )
         torch.jit.save(torch.jit.freeze(traced), str(path))
+
+
+def _example(inputs: npt.NDArray[np.generic]) -> torch.Tensor:
+    # Two inputs: from a batch of one the exporter would take the batch dimension for a constant.
+    return torch.from_numpy(inputs[[0, -1]])
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from artifact.checkpoints_torchvision import TorchvisionWeights
 from artifact.golden_images import GoldenImage, read_golden_images
 from artifact.labels import read_labels
 from artifact.manifest import PreprocessingEntry
@@ -78,14 +79,20 @@ def _preprocessing(
             "--preprocessing is not given and the weights are not published by torchvision; "
             "expected a spec file (.yaml, .json) or PATH.py:CLASS"
         )
-    spec = PreprocessingSpec.imagenet(
-        resize=published.resize_size,
-        crop=published.crop_size,
-        interpolation=published.interpolation,
-        mean=published.mean,
-        std=published.std,
+    return capture_spec(published_spec(published), draft)
+
+
+def published_spec(published: TorchvisionWeights) -> PreprocessingSpec:
+    """The preprocessing that torchvision publishes with its weights."""
+    resize = {"size": published.resize_size, "interpolation": published.interpolation}
+    return PreprocessingSpec.model_validate(
+        {
+            "resize": resize,
+            "crop": published.crop_size,
+            "mean": published.mean,
+            "std": published.std,
+        }
     )
-    return capture_spec(spec, draft)
 
 
 def _labels(options: ImportOptions, model: ModelSource) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
-from artifact.manifest import FrozenModel
+from artifact.manifest import FrozenModel, ModelName
 from inference.certify import Gates
 
 
@@ -33,7 +33,7 @@ class ImportOptions(FrozenModel):
         measure_seconds: Duration of one point of a latency curve.
     """
 
-    name: str
+    name: ModelName
     network: str | None = None
     network_kwargs: dict[str, JsonValue] = {}
     weights: str

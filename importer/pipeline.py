@@ -61,6 +61,8 @@ def import_model(
     Raises:
         OperatorError: Why the model was not imported.
     """
+    if not lock_path.parent.is_dir():  # found out at the end, it would leave the store changed
+        raise ImportRefused(f"--lock {lock_path}: there is no folder {lock_path.parent}; make it")
     with draft() as root:
         materials = read_materials(options, root, progress)
         network = PixelsToLogits(materials.model.network, materials.signature).eval()

@@ -4,13 +4,12 @@ import shutil
 from pathlib import Path
 
 from artifact.manifest import BUILT_IN_PREPROCESSING, PreprocessingEntry
-from artifact.opened import built_in_sources
+from artifact.opened import built_in_sources, load_own_preprocessing
 from importer.errors import ImportRefused
 from preprocessing import (
     Preprocessing,
     PreprocessingSpec,
     SpecPreprocessing,
-    load_preprocessing,
 )
 
 OWN_PREPROCESSING = "preprocessing/own"
@@ -54,7 +53,7 @@ def capture_class(
     name = f"{OWN_PREPROCESSING}/{source.name}"
     (draft / name).parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, draft / name)
-    preprocessing = load_preprocessing(draft / name, class_name)
+    preprocessing = load_own_preprocessing(draft / name, class_name)
     return preprocessing, _entry(preprocessing, file=name, class_name=class_name)
 
 

@@ -21,12 +21,14 @@ class Answer:
         decode_ms: Milliseconds from its turn to the ready input, waiting for a thread included.
         queue_ms: Milliseconds it waited for a free stream.
         infer_ms: Milliseconds its batch ran.
+        batch_size: Images in its batch.
     """
 
     predictions: tuple[Prediction, ...]
     decode_ms: float
     queue_ms: float
     infer_ms: float
+    batch_size: int
 
 
 class Classifier:
@@ -92,6 +94,7 @@ class Classifier:
             decode_ms=(decoded - begun) * 1e3,
             queue_ms=inference.queue_ms,
             infer_ms=inference.infer_ms,
+            batch_size=inference.batch_size,
         )
 
     def _checked(self, top_k: int | None) -> int:

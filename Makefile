@@ -1,0 +1,67 @@
+# One command set for people and CI. `make help` lists it.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV ?= .venv
+PORT ?= 3000
+HOST ?= 127.0.0.1
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+EXAMPLE := examples/digits
+
+export BENTOML_DO_NOT_TRACK := True
+export PYTHONDONTWRITEBYTECODE := 1
+
+.PHONY: help setup import serve test lint types check bento lock clean
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@echo "variables: PORT=3000 HOST=127.0.0.1 PYTHON=python3 VENV=.venv"
+
+setup: $(READY) ## create the environment from the hash-pinned lock
+
+$(READY): requirements/dev.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; (3, 11) <= v < (3, 14) or sys.exit(f"make: Python is {v[0]}.{v[1]}, expected 3.11 to 3.13; set PYTHON=python3.12 or the like")'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: Python has no venv; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	@echo "creating $(VENV) from requirements/dev.txt (about 3 GB to fetch the first time)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/pip install --disable-pip-version-check --require-hashes --only-binary :all: -r requirements/dev.txt
+	@touch $@
+
+import: $(READY) ## import the example model and write model.lock
+	@$(BIN)/python model_import.py --name digits \
+		--network $(EXAMPLE)/network.py:build --weights $(EXAMPLE)/weights.safetensors \
+		--preprocessing $(EXAMPLE)/preprocessing.py:DigitsPreprocessing \
+		--labels $(EXAMPLE)/labels.txt --golden $(EXAMPLE)/samples
+
+model.lock: | $(READY)
+	@$(MAKE) --no-print-directory import
+
+serve: $(READY) | model.lock ## serve the locked model (the example, if none is imported)
+	@echo "serving on http://$(HOST):$(PORT)  (Ctrl-C stops)"
+	@exec $(BIN)/bentoml serve --host $(HOST) --port $(PORT)
+
+test: $(READY) ## run the tests
+	@$(BIN)/python -m pytest
+
+lint: $(READY) ## ruff
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(READY) ## mypy --strict
+	@$(BIN)/mypy
+
+check: lint types test ## lint, types, tests: what CI runs
+
+bento: $(READY) | model.lock ## build the bento of the locked model
+	@$(BIN)/bentoml build
+
+lock: $(READY) ## resolve the requirement locks anew
+	@for name in serve-cpu serve-gpu dev; do \
+		$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+			--no-emit-index-url --no-header --no-annotate \
+			requirements/$$name.in --output-file requirements/$$name.txt || exit 1; \
+	done
+
+clean: ## remove the environment and what tools left
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
