@@ -45,7 +45,7 @@ def decode_steps(
     turn = upright_turn(image) if rules.exif_orientation else None
     yield "decode", image
 
-    coloured = to_colour_mode(image, rules)
+    coloured = _coloured(image, rules, container)
     if coloured is not image:
         image = coloured  # lets go of the file and its decoder before the next step
         yield "colour", image
@@ -72,7 +72,7 @@ def _opened(
 ) -> ImageFile.ImageFile:
     """Read the header and check what it declares."""
     # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, OverflowError,
-    # MemoryError and more on hostile bytes, so both calls into them catch everything.
+    # MemoryError and more on hostile bytes, so all calls into them catch everything.
     try:
         image = READERS[container](MeteredReader(data, limits))
     except ClientVisibleError:
@@ -94,6 +94,10 @@ def _opened(
 
 def _loaded(image: ImageFile.ImageFile, container: Container) -> ImageFile.ImageFile:
     """Decode the pixels, once: after a failed load() a second one would succeed, half decoded."""
+    if image.mode == "L":
+        # A GIF frame whose own palette is plain grey keeps that of the screen, and load() makes
+        # it a palette image that calls itself grey (Pillow 13.0).
+        image.palette = None
     try:
         image.load()
     except ClientVisibleError:
@@ -101,6 +105,14 @@ def _loaded(image: ImageFile.ImageFile, container: Container) -> ImageFile.Image
     except Exception as error:
         raise _undecodable(container) from error
     return image
+
+
+def _coloured(image: Image.Image, rules: DecodeRules, container: Container) -> Image.Image:
+    # What a file declares of palettes and transparency is used here for the first time.
+    try:
+        return to_colour_mode(image, rules)
+    except Exception as error:
+        raise _undecodable(container) from error
 
 
 def _undecodable(container: Container) -> UndecodableImage:

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Sequence
 
 Rows = Sequence[bytes]
+Colours = Sequence[tuple[int, int, int]]
 PNG_GREY, PNG_RGB, PNG_PALETTE, PNG_GREY_ALPHA, PNG_RGBA = 0, 2, 3, 4, 6
 _ADAM7 = (
     (0, 0, 8, 8),
@@ -67,21 +68,30 @@ def bmp(size: tuple[int, int], bits: int, data: bytes, palette: bytes = b"", rle
 
 
 def gif_frame(
-    box: tuple[int, int, int, int], indices: bytes, control: bytes = b"", interlace: bool = False
+    box: tuple[int, int, int, int],
+    indices: bytes,
+    control: bytes = b"",
+    interlace: bool = False,
+    palette: Colours = (),
 ) -> bytes:
     """Image block at (left, top, width, height) with 128-colour indices and no compression.
 
     A clear code before every 100 indices keeps the code width at 8 bits.
     """
-    codes = (
-        b"".join(b"\x80" + indices[at : at + 100] for at in range(0, len(indices), 100)) + b"\x81"
-    )
+    codes = b"".join(b"\x80" + indices[at : at + 100] for at in range(0, len(indices), 100))
+    codes += b"\x81"
     blocks = b"".join(
         bytes([len(codes[at : at + 255])]) + codes[at : at + 255]
         for at in range(0, len(codes), 255)
     )
-    flags = 0x40 if interlace else 0
-    return control + b"," + struct.pack("<HHHHB", *box, flags) + b"\x07" + blocks + b"\0"
+    flags = (0x40 if interlace else 0) | (0x86 if palette else 0)
+    table = _gif_palette(palette) if palette else b""
+    block = b"," + struct.pack("<HHHHB", *box, flags) + table
+    return control + block + b"\x07" + blocks + b"\0"
+
+
+def _gif_palette(colours: Colours) -> bytes:
+    return b"".join(map(bytes, colours)).ljust(3 * 128, b"\0")
 
 
 def gif_control(transparent: int | None = None, disposal: int = 0) -> bytes:
@@ -89,9 +99,9 @@ def gif_control(transparent: int | None = None, disposal: int = 0) -> bytes:
     return b"!\xf9\x04" + struct.pack("<BHBB", flags, 10, transparent or 0, 0)
 
 
-def gif(size: tuple[int, int], palette: Sequence[tuple[int, int, int]], *frames: bytes) -> bytes:
-    table = b"".join(map(bytes, palette)).ljust(3 * 128, b"\0")
-    return b"GIF89a" + struct.pack("<HHBBB", *size, 0xF6, 0, 0) + table + b"".join(frames) + b";"
+def gif(size: tuple[int, int], palette: Colours, *frames: bytes) -> bytes:
+    screen = struct.pack("<HHBBB", *size, 0xF6, 0, 0)
+    return b"GIF89a" + screen + _gif_palette(palette) + b"".join(frames) + b";"
 
 
 def exif_orientation(value: int, order: str = "<") -> bytes:

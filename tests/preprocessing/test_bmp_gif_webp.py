@@ -14,6 +14,10 @@ ON_WHITE = DecodeRules(alpha="white")
 BGR0 = bytes([0, 0, 255, 0, 0, 255, 0, 0, 255, 0, 0, 0])  # red, green, blue
 
 
+def grey(value):
+    return (value, value, value)
+
+
 def test_bmp_rows_are_stored_from_the_bottom_and_channels_as_bgr():
     data = bytes([255, 0, 0, 255, 255, 255, 0, 0]) + bytes([0, 0, 255, 0, 255, 0, 0, 0])
 
@@ -87,6 +91,15 @@ def test_gif_whose_second_frame_is_damaged_is_its_first():
     whole = gif((1, 1), [RED, GREEN], gif_frame((0, 0, 1, 1), bytes([0])))
 
     assert pixels(whole[:-1] + b",damaged") == [[RED]]
+
+
+@pytest.mark.parametrize("rules", [DecodeRules(), ON_WHITE], ids=["drop", "white"])
+def test_gif_frame_whose_own_palette_is_plain_grey(rules):
+    greys = [grey(value) for value in range(128)]
+    own = gif_frame((0, 0, 2, 1), bytes([7, 9]), gif_control(transparent=5), palette=greys)
+
+    assert pixels(gif((2, 1), [RED, GREEN], own), rules) == [[grey(7), grey(9)]]
+    assert pixels(gif((2, 1), [RED, GREEN], own), DecodeRules(mode="L")) == [[7, 9]]
 
 
 def test_gif_frame_smaller_than_the_screen():

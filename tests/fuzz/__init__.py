@@ -1,0 +1,1 @@
+"""Mutation and coverage-guided fuzzing of the decode path; docs/preprocessing.md says how."""

@@ -1,0 +1,103 @@
+"""Seeds of the mutation fuzzer and the ways they are changed."""
+
+import random
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+
+from PIL import Image
+
+from tests.preprocessing.encoders import exif_orientation, gif, gif_control, gif_frame
+from tests.preprocessing.files import encoded, noise
+from tests.shared_data import SHARED
+
+MAX_SEED_BYTES = 60_000
+_INTERESTING = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
+
+
+def seeds() -> list[bytes]:
+    """Small good files of each kind, and the hostile corpus where it is on this machine."""
+    image, grey = noise(37, 23), noise(37, 23, channels=1)
+    exif = b"Exif\0\0" + exif_orientation(6)
+    frame = gif_frame((0, 0, 3, 2), bytes(range(6)), gif_control(transparent=1, disposal=2))
+    made = [
+        encoded(image, "JPEG", exif=exif),
+        encoded(image, "JPEG", progressive=True),
+        encoded(image.convert("CMYK"), "JPEG"),
+        encoded(grey, "JPEG"),
+        encoded(image, "PNG", exif=exif),
+        encoded(image.quantize(16), "PNG", transparency=3),
+        encoded(Image.merge("LA", (grey, grey)), "PNG"),
+        encoded(image.convert("1"), "PNG"),
+        encoded(image, "WEBP", lossless=True, exif=exif),
+        encoded(image, "WEBP", save_all=True, append_images=[image.rotate(180)]),
+        encoded(image, "BMP"),
+        encoded(image.quantize(16), "BMP"),
+        gif((3, 2), [(n, n, n) for n in range(9)], frame, frame),
+    ]
+    return made + [data for data in _corpus() if 0 < len(data) <= MAX_SEED_BYTES]
+
+
+def _corpus() -> Iterator[bytes]:
+    for path in sorted((SHARED / "broken").glob("*/*")):
+        yield path.read_bytes()
+
+
+def mutated(data: bytes, chance: random.Random, others: list[bytes]) -> bytes:
+    """Apply one to six random changes."""
+    for _ in range(chance.choice((1, 1, 2, 3, 6))):
+        change: Callable[[bytes, random.Random, list[bytes]], bytes] = chance.choice(_CHANGES)
+        data = change(data, chance, others) or b"\0"
+    return _with_checksums(data) if chance.random() < 0.7 else data
+
+
+def _flip(data: bytes, chance: random.Random, others: list[bytes]) -> bytes:
+    at = chance.randrange(len(data))
+    return data[:at] + bytes([data[at] ^ 1 << chance.randrange(8)]) + data[at + 1 :]
+
+
+def _overwrite(data: bytes, chance: random.Random, others: list[bytes]) -> bytes:
+    value = chance.choice(_INTERESTING)
+    kind = "I" if value > 0xFFFF else chance.choice("IH") if value > 0xFF else chance.choice("IHB")
+    packed = struct.pack(chance.choice("<>") + kind, value)
+    # Headers are where the meaning is.
+    at = chance.randrange(min(len(data), 64) if chance.random() < 0.5 else len(data))
+    return data[:at] + packed + data[at + len(packed) :]
+
+
+def _cut(data: bytes, chance: random.Random, others: list[bytes]) -> bytes:
+    start = chance.randrange(len(data))
+    return data[:start] + data[start + chance.randrange(1, 64) :]
+
+
+def _truncate(data: bytes, chance: random.Random, others: list[bytes]) -> bytes:
+    return data[: chance.randrange(len(data))]
+
+
+def _repeat(data: bytes, chance: random.Random, others: list[bytes]) -> bytes:
+    start = chance.randrange(len(data))
+    piece = data[start : start + chance.randrange(1, 200)]
+    return data[:start] + piece * chance.choice((2, 3, 50)) + data[start:]
+
+
+def _splice(data: bytes, chance: random.Random, others: list[bytes]) -> bytes:
+    other = chance.choice(others)
+    return data[: chance.randrange(len(data))] + other[chance.randrange(len(other)) :]
+
+
+_CHANGES = (_flip, _flip, _overwrite, _overwrite, _cut, _truncate, _repeat, _splice)
+
+
+def _with_checksums(data: bytes) -> bytes:
+    """Make the chunk checksums of a PNG right again, so that its contents are looked at."""
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return data
+    fixed, at = data[:8], 8
+    while at + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        end = at + 8 + length
+        if end + 4 > len(data):
+            break
+        fixed += data[at:end] + struct.pack(">I", zlib.crc32(data[at + 4 : end]))
+        at = end + 4
+    return fixed + data[at:]
