@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from preprocessing.rules import DecodeRules, SpecError
 
@@ -77,8 +77,8 @@ class PreprocessingSpec(BaseModel):
     decode: DecodeRules = DecodeRules()
     resize: Resize | None = None
     crop: Side | tuple[Side, Side] | None = None
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
+    mean: tuple[FiniteFloat, ...] = ()
+    std: tuple[FiniteFloat, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -86,7 +86,7 @@ class PreprocessingSpec(BaseModel):
         if not isinstance(given, dict):
             return given
         decode = given.get("decode", {})
-        mode = decode.get("mode", "RGB") if isinstance(decode, dict) else decode.mode
+        mode = decode.get("mode") if isinstance(decode, dict) else getattr(decode, "mode", None)
         channels = 1 if mode == "L" else 3
         return {"mean": (0.0,) * channels, "std": (1.0,) * channels} | given
 
