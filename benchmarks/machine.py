@@ -1,6 +1,7 @@
 """The computer and the commit a session is measured on."""
 
-# mypy: disable-error-code="import-untyped"  # psutil ships no types
+# psutil ships no types.
+# mypy: disable-error-code="import-untyped"
 
 import os
 import platform

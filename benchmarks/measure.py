@@ -12,6 +12,10 @@ from benchmarks.record import HighestRate, Run, Start, Verdict
 from benchmarks.running import RunningServer, running
 from benchmarks.workload import Workload
 
+LOADGEN_PART = 0.9
+OVERLOAD = 1.2
+"""Rates beyond this multiple of the saturated throughput are not offered: the queue only grows."""
+
 Progress = Callable[[str], None]
 
 
@@ -22,6 +26,7 @@ class Visit:
     Attributes:
         python: Of the server's environment.
         round: From 0; also part of every seed.
+        loadgen_s: Length of LoadGen's Server scenario; 0 leaves it out.
     """
 
     server: Server
@@ -31,6 +36,7 @@ class Visit:
     mix: str
     round: int
     log_path: Path
+    loadgen_s: float = 0
 
 
 @dataclass(kw_only=True)
@@ -82,12 +88,16 @@ def measure(
         saturated = load.saturate(plan)
         found.runs.append(saturated)
         progress(f"saturated {saturated.answered_per_s:.1f}/s{_blemishes(saturated)}")
-        for rate_per_s in rates_per_s:
+        for rate_per_s in reachable(rates_per_s, saturated):
             run = load.offer(rate_per_s, plan.rate_s)
             found.runs.append(run)
             progress(in_words(run))
-        if plan.search and visit.server is not NULL:
-            found.highest_rates.append(load.search(plan, saturated, found.runs, progress))
+        if visit.server is not NULL:
+            highest = load.search(plan, saturated, found.runs, progress)
+            found.highest_rates.append(highest)
+            if visit.loadgen_s and highest.rate_per_s:
+                found.verdicts.append(load.loadgen(plan, highest.rate_per_s, visit.loadgen_s))
+                progress(f"LoadGen: {'valid' if found.verdicts[-1].valid else 'invalid'}")
         found.starts.append(
             Start(
                 server=visit.server.name,
@@ -155,6 +165,18 @@ class Load:
         )
         return highest_rate.as_record(bracket, runs[-1], budget_ms=plan.budget_ms, rule=rule)
 
+    def loadgen(self, plan: Plan, highest_per_s: float, duration_s: float) -> Verdict:
+        """LoadGen's Server scenario at 90 % of the highest rate, so that luck does not decide."""
+        # Here and not above: a session without the scenario does not need the package.
+        from benchmarks.loadgen_server_scenario import server_scenario
+
+        return server_scenario(
+            self.target,
+            rate_per_s=round(LOADGEN_PART * highest_per_s, 1),
+            budget_ms=plan.budget_ms,
+            duration_s=duration_s,
+        )
+
     def _costed(self, run: Callable[[], Run]) -> Run:
         before_s = self.server.cpu_s()
         done = run()
@@ -164,6 +186,11 @@ class Load:
                 "server_cpu_s": round(self.server.cpu_s() - before_s, 3),
             }
         )
+
+
+def reachable(rates_per_s: tuple[float, ...], saturated: Run) -> tuple[float, ...]:
+    """The rates worth offering."""
+    return tuple(rate for rate in rates_per_s if rate <= OVERLOAD * saturated.answered_per_s)
 
 
 def in_words(run: Run) -> str:

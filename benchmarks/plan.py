@@ -15,6 +15,8 @@ class Case:
         mix: Name of the image mix.
         rates_per_s: Open-loop rates every server is offered.
         servers: Measured in this order in every round.
+        rounds: Every round visits every server once, so that drift of the machine hits all.
+        loadgen_s: Length of LoadGen's Server scenario in the last round; 0 leaves it out.
     """
 
     architecture: str
@@ -22,6 +24,8 @@ class Case:
     mix: str
     rates_per_s: tuple[float, ...]
     servers: tuple[Server, ...]
+    rounds: int = 1
+    loadgen_s: float = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,27 +33,21 @@ class Plan:
     """A session.
 
     Attributes:
-        rounds: Every round visits every server once, so that drift of the machine hits all.
         warmup_s: Closed-loop load before anything is recorded.
         saturation_s, rate_s, probe_s, limit_s: Length of a closed run, of a run at a fixed
             rate, of a probe of the search, and of a measurement of the limit.
         connections: In flight in a closed run.
-        search: Whether to look for the highest rate within the budget.
         budget_ms: Latency the p99 may take.
         resolution_per_s: Of the search.
-        loadgen_s: Length of LoadGen's Server scenario at the highest rate found; 0 leaves it out.
     """
 
     name: str
     cases: tuple[Case, ...]
-    rounds: int
     warmup_s: float
     saturation_s: float
     rate_s: float
     probe_s: float
     limit_s: float
-    search: bool
-    loadgen_s: float
     connections: int = 16
     budget_ms: float = 50.0
     resolution_per_s: float = 2.0
@@ -68,14 +66,11 @@ QUICK = Plan(
             servers=(NULL, PRODUCT_SERVER, PEERS[0]),
         ),
     ),
-    rounds=1,
     warmup_s=2,
     saturation_s=8,
     rate_s=10,
     probe_s=8,
     limit_s=5,
-    search=True,
-    loadgen_s=0,
 )
 
 FULL = Plan(
@@ -87,6 +82,8 @@ FULL = Plan(
             mix=WEB_MIX,
             rates_per_s=(5, 25, 50, 75, 90, 110),
             servers=(NULL, *EVERYONE),
+            rounds=3,
+            loadgen_s=60,
         ),
         Case(
             architecture="resnet50",
@@ -117,14 +114,11 @@ FULL = Plan(
             servers=EVERYONE[:2],
         ),
     ),
-    rounds=3,
     warmup_s=3,
     saturation_s=12,
-    rate_s=20,
-    probe_s=15,
+    rate_s=15,
+    probe_s=12,
     limit_s=10,
-    search=True,
-    loadgen_s=120,
 )
 
 PLANS = {plan.name: plan for plan in (QUICK, FULL)}

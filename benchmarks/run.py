@@ -52,7 +52,7 @@ class Measurement:
             workload_path = prepared(case, self._photos)
             workload = read_workload(workload_path)
             servers = [server for server in case.servers if self._installed(server, workload)]
-            for round_ in range(self._plan.rounds):
+            for round_ in range(case.rounds):
                 self._measure_round(case, workload_path, servers, round_)
         return write_session(self._session, RESULTS)
 
@@ -60,7 +60,7 @@ class Measurement:
         self, case: Case, workload_path: Path, servers: list[Server], round_: int
     ) -> None:
         workload = read_workload(workload_path)
-        say(f"{workload.model}, {case.mix}, round {round_ + 1} of {self._plan.rounds}")
+        say(f"{workload.model}, {case.mix}, round {round_ + 1} of {case.rounds}")
         self._add(limits=measured_limits(workload_path, case.mix, self._plan.limit_s, round_))
         for server in servers:
             visit = Visit(
@@ -71,6 +71,7 @@ class Measurement:
                 mix=case.mix,
                 round=round_,
                 log_path=BUILD / "logs" / f"{server.name}-{workload.model}-{round_}.log",
+                loadgen_s=case.loadgen_s if round_ == case.rounds - 1 else 0,
             )
             self._visit(visit, case.rates_per_s)
             write_session(self._session, RESULTS)

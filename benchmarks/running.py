@@ -1,6 +1,7 @@
 """A server under test as a running process tree: start, readiness, cost, end."""
 
-# mypy: disable-error-code="import-untyped"  # psutil ships no types
+# psutil ships no types.
+# mypy: disable-error-code="import-untyped"
 
 import contextlib
 import http.client
