@@ -1,0 +1,1 @@
+"""The running service: real server processes, real connections."""

@@ -1,0 +1,66 @@
+"""Server processes: two that all reading tests share, and a way to start others."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.service.places import Place, copy_checkout, import_digits
+from tests.service.server import Server
+
+PATIENT = {"max_wait_ms": 50_000, "timeout_ms": 50_000}
+"""No admission by estimated wait: on a busy machine it would rightly refuse bursts."""
+
+NewPlace = Callable[[], Place]
+
+
+@pytest.fixture(scope="session")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A copy of the checkout with the digits model imported; serve copies of it."""
+    root = tmp_path_factory.mktemp("service")
+    place = Place(directory=root / "checkout", home=root / "home")
+    copy_checkout(place.directory)
+    import_digits(place)
+    return place
+
+
+@pytest.fixture(scope="session")
+def new_place(imported: Place, tmp_path_factory: pytest.TempPathFactory) -> NewPlace:
+    """Makes a place for one more server: the shared directory, a store of its own."""
+
+    def make() -> Place:
+        return imported.with_own_store(tmp_path_factory.mktemp("home"))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def embedded(new_place: NewPlace) -> Iterator[Server]:
+    """A server in the embedded topology: ask it anything, stop it never."""
+    with Server(new_place(), **PATIENT) as server:
+        yield server
+    assert server.process.returncode == 0, server.log
+
+
+@pytest.fixture(scope="session")
+def through_runner(new_place: NewPlace) -> Iterator[Server]:
+    """A server in the runner topology: ask it anything, stop it never."""
+    with Server(new_place(), topology="runner", **PATIENT) as server:
+        yield server
+    assert server.process.returncode == 0, server.log
+
+
+@pytest.fixture(params=["embedded", "runner"])
+def either(request: pytest.FixtureRequest) -> Server:
+    """Both of them, one after the other."""
+    name = "embedded" if request.param == "embedded" else "through_runner"
+    server: Server = request.getfixturevalue(name)
+    return server
+
+
+@pytest.fixture
+def empty_directory(tmp_path: Path) -> Path:
+    """A working directory that holds nothing."""
+    path = tmp_path / "elsewhere"
+    path.mkdir()
+    return path

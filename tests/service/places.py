@@ -1,0 +1,89 @@
+"""Where servers of the tests run: a copy of the program and a store with the digits model."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.imports import ROOT
+
+PROGRAM = ("*.py", "bentofile.yaml", "model.lock")
+FOLDERS = ("artifact", "docs", "importer", "inference", "preprocessing", "requirements", "web")
+EXAMPLE = "examples/digits"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A directory to serve from and a BENTOML_HOME to serve with."""
+
+    directory: Path
+    home: Path
+
+    @property
+    def lock(self) -> Path:
+        return self.directory / "model.lock"
+
+    @property
+    def tag(self) -> str:
+        return str(json.loads(self.lock.read_bytes())["tag"])
+
+    @property
+    def artifact(self) -> Path:
+        """Directory of the locked artifact in the store."""
+        return self.home / "models" / self.tag.replace(":", "/")
+
+    def environment(self, **settings: object) -> dict[str, str]:
+        """Environment of a process that runs here; `settings` as CLASSIFIER_<NAME>."""
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("CLASSIFIER_", "BENTOML_", "PROMETHEUS_"))
+        }
+        return {
+            **kept,
+            "BENTOML_HOME": str(self.home),
+            "BENTOML_DO_NOT_TRACK": "True",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **{f"CLASSIFIER_{name.upper()}": str(value) for name, value in settings.items()},
+        }
+
+    def with_own_store(self, home: Path) -> "Place":
+        """This directory with a copy of the store: each server needs a home of its own.
+
+        BentoML 1.4.39 keeps the metrics of a server below BENTOML_HOME, emptied at its start.
+        """
+        shutil.copytree(self.home / "models", home / "models")
+        return Place(directory=self.directory, home=home)
+
+
+def copy_checkout(target: Path) -> None:
+    """Copy what serving, importing and building need: edits during a test change nothing."""
+    target.mkdir(parents=True)
+    for pattern in PROGRAM:
+        for path in ROOT.glob(pattern):
+            shutil.copy(path, target)
+    for folder in (*FOLDERS, EXAMPLE):
+        shutil.copytree(
+            ROOT / folder, target / folder, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    (target / "model.lock").unlink(missing_ok=True)
+
+
+def import_digits(place: Place) -> None:
+    """Run the command line of an import, as `make import` does, measuring only briefly."""
+    arguments = ["--name", "digits", "--network", f"{EXAMPLE}/network.py:build"]
+    arguments += ["--weights", f"{EXAMPLE}/weights.safetensors"]
+    arguments += ["--preprocessing", f"{EXAMPLE}/preprocessing.py:DigitsPreprocessing"]
+    arguments += ["--labels", f"{EXAMPLE}/labels.txt", "--golden", f"{EXAMPLE}/samples"]
+    done = subprocess.run(
+        [sys.executable, "model_import.py", *arguments, "--quiet", "--measure-seconds", "0.002"],
+        cwd=place.directory,
+        env=place.environment(),
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,176 @@
+"""A server process as an operator starts one, and what a test asks of it."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+
+from tests.service.places import Place
+
+START_S = 90
+"""Longest start: a shared machine may be ten times slower than a free one (3 s)."""
+STOP_S = 60
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    """Poll: what is waited for is in another process and cannot wake this one."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {seconds} s")
+        time.sleep(0.02)
+
+
+class Server:
+    """`bentoml serve` in a process group of its own; a context manager that stops it.
+
+    Args:
+        place: Where it runs; each running server needs a BENTOML_HOME of its own.
+        target: What to serve: nothing for the directory, or the tag of a bento.
+        environment: Further variables.
+        settings: Set as CLASSIFIER_<NAME>.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        *,
+        target: str = "",
+        environment: dict[str, str] | None = None,
+        **settings: object,
+    ) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.client = httpx.Client(base_url=self.url, timeout=60)
+        self.log_file = place.home / f"serve-{self.port}.log"
+        with self.log_file.open("wb") as log:
+            self.process = subprocess.Popen(
+                command(self.port, target),
+                cwd=place.directory,
+                env=place.environment(**settings) | (environment or {}),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> "Server":
+        return self.ready()
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+        if self.process.poll() is None:
+            self.stop()
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace")
+
+    def ready(self) -> "Server":
+        """Wait until /readyz answers 200."""
+        try:
+            wait_until(self._is_ready, START_S, "readiness")
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def _is_ready(self) -> bool:
+        if self.process.poll() is not None:
+            raise RuntimeError(f"exit status {self.process.returncode} at the start:\n{self.log}")
+        try:
+            return self.client.get("/readyz", timeout=5).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def stop(self, signal_number: int = signal.SIGTERM) -> int:
+        """Send a signal to the supervisor and wait; returns the exit status."""
+        self.process.send_signal(signal_number)
+        return self.wait()
+
+    def interrupt(self) -> int:
+        """What Ctrl-C in a terminal does: SIGINT to every process of the group."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        return self.wait()
+
+    def wait(self, seconds: float = STOP_S) -> int:
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def workers(self, service: str = "") -> list[int]:
+        """Process ids below the supervisor; `service` picks those of one BentoML service."""
+        ids = []
+        for entry in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                parent = int(entry.read_text().rpartition(")")[2].split()[1])
+                words = (entry.parent / "cmdline").read_bytes().decode().split("\0")
+            except (OSError, IndexError):  # ended meanwhile
+                continue
+            if parent == self.process.pid and (not service or service in words):
+                ids.append(int(entry.parent.name))
+        return ids
+
+    def metrics(self) -> dict[str, float]:
+        """Series and values of /metrics, the labels as they stand there."""
+        lines = self.client.get("/metrics").text.splitlines()
+        pairs = [line.rpartition(" ") for line in lines if line and not line.startswith("#")]
+        return {name: float(value) for name, _, value in pairs}
+
+    def wait_for_in_flight(self, count: int) -> None:
+        wait_until(
+            lambda: self.metrics().get("classifier_in_flight", 0) == count,
+            30,
+            f"{count} requests in flight",
+        )
+
+    def raw(self, data: bytes) -> bytes:
+        """Send bytes on a connection of their own and read to its end."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
+            connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR)
+            return b"".join(iter(lambda: connection.recv(65_536), b""))
+
+
+def command(port: int, target: str = "") -> list[str]:
+    words = [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    return words + ([target] if target else [])
+
+
+def refused_start(place: Place, **settings: object) -> str:
+    """Start a server that must refuse; returns the one line it says.
+
+    The log has BentoML's own line of a start and of its end, with a time in front.
+    """
+    server = Server(place, **settings)
+    status = server.wait(START_S)
+    server.client.close()
+    assert status == 1, server.log
+    assert not is_open(server.port)
+    lines = [line for line in server.log.splitlines() if line.strip()]
+    ours = [line for line in lines if not re.match(r"\d{4}-\d\d-\d\dT[\d:+-]+ \[INFO\] ", line)]
+    assert len(ours) == 1, server.log
+    return ours[0]
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -1,0 +1,1 @@
+"""HTTP without a server: parsing uploads, reading and sending messages."""
