@@ -1,0 +1,214 @@
+"""Measures preprocessing: time against bare Pillow, pixels against torchvision.
+
+`python -m benchmarks.preprocessing` measures, writes benchmarks/results/preprocessing.json and
+the tables of docs/preprocessing.md. `--tables` only writes the tables of the stored run. Needs
+the shared test data. simplejpeg and OpenCV are compared where they are installed.
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.machine import this_commit, this_machine
+from benchmarks.preprocessing_decoders import available_decoders
+from benchmarks.preprocessing_differences import differences
+from benchmarks.preprocessing_report import DecoderRun, Result, Shrink, Timing, write_tables
+from preprocessing import (
+    DecodeLimits,
+    DecodeRules,
+    PreprocessingSpec,
+    SpecPreprocessing,
+    decode_image,
+    shrink_difference,
+    to_input,
+)
+from preprocessing.geometry import centre_crop_box, shorter_side_size
+
+ROOT = Path(__file__).resolve().parents[1]
+PHOTOS = ROOT.parent / "shared" / "data" / "images" / "photos"
+RESULT = ROOT / "benchmarks" / "results" / "preprocessing.json"
+LIMITS = DecodeLimits()
+PREPROCESSING = SpecPreprocessing(PreprocessingSpec.imagenet())
+PACKAGES = ("pillow", "numpy", "torch", "torchvision", "simplejpeg", "opencv-python-headless")
+SHRINK_SIDES = (256, 512)
+Task = Callable[[], object]
+
+
+def photos() -> dict[str, tuple[bytes, int]]:
+    """(file, rounds) of the three sizes; the smaller ones are made from the photo of 12 MP."""
+    original = (PHOTOS / "cranes_12mp.jpg").read_bytes()
+    with Image.open(BytesIO(original)) as image:
+        small, medium = (_jpeg(image.resize(size)) for size in ((500, 375), (1632, 1224)))
+    return {"0.2 MP": (small, 400), "2 MP": (medium, 80), "12 MP": (original, 20)}
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    file = BytesIO()
+    image.save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def interleaved_ms(tasks: dict[str, Task], rounds: int) -> dict[str, tuple[float, ...]]:
+    """Time each task once a round, in turn, so that a busy machine is busy for all of them."""
+    samples: dict[str, list[float]] = {name: [] for name in tasks}
+    for round_ in range(rounds + 2):
+        for name, task in tasks.items():
+            started = time.perf_counter()
+            task()
+            if round_ >= 2:  # the first ones fill caches
+                samples[name].append((time.perf_counter() - started) * 1e3)
+    return {name: tuple(times) for name, times in samples.items()}
+
+
+def step_tasks(data: bytes) -> dict[str, Task]:
+    """The steps and the whole, ours and bare Pillow's, by "step/whose"."""
+
+    def bare_decode() -> Image.Image:
+        image = Image.open(BytesIO(data))
+        image.load()
+        return image
+
+    decoded = bare_decode()
+    size = shorter_side_size(decoded.size, 256)
+    resized = decoded.resize(size, Image.Resampling.BILINEAR)
+    box = centre_crop_box(size, (224, 224))
+    steps = SpecPreprocessing(PreprocessingSpec.imagenet())
+
+    def bare_whole() -> object:
+        image = bare_decode().resize(size, Image.Resampling.BILINEAR)
+        return np.asarray(image.crop(box))
+
+    return {
+        "decode/bare": bare_decode,
+        "decode/ours": lambda: decode_image(data, DecodeRules(), LIMITS),
+        "resize/bare": lambda: decoded.resize(size, Image.Resampling.BILINEAR),
+        "resize/ours": lambda: next(steps.steps(decoded)),
+        "crop/bare": lambda: np.asarray(resized.crop(box)),
+        "crop/ours": lambda: steps.to_input(resized),
+        "all/bare": bare_whole,
+        "all/ours": lambda: to_input(data, PREPROCESSING, LIMITS),
+    }
+
+
+def timings() -> list[Timing]:
+    """Times of each step for each size."""
+    return [
+        Timing(image=name, step=step.split("/")[0], whose=step.split("/")[1], samples_ms=samples)
+        for name, (data, rounds) in photos().items()
+        for step, samples in interleaved_ms(step_tasks(data), rounds).items()
+    ]
+
+
+def shrinks() -> list[Shrink]:
+    """Full and shrinking preprocessing of the photos of 8 to 16 MP."""
+    spec = PreprocessingSpec.imagenet()
+    results = []
+    for photo in sorted(PHOTOS.glob("*.jpg")):
+        data = photo.read_bytes()
+        tasks: dict[str, Task] = {"full": partial(to_input, data, PREPROCESSING, LIMITS)}
+        shrinking = {
+            side: SpecPreprocessing(
+                spec.model_copy(update={"decode": DecodeRules(shrink_jpeg_to_side=side)})
+            )
+            for side in SHRINK_SIDES
+        }
+        for side, preprocessing in shrinking.items():
+            tasks[str(side)] = partial(to_input, data, preprocessing, LIMITS)
+        samples = interleaved_ms(tasks, 15)
+        results += [
+            Shrink(
+                photo=photo.name,
+                side=side,
+                full_ms=samples["full"],
+                shrunk_ms=samples[str(side)],
+                max_difference=shrink_difference(data, preprocessing, LIMITS),
+            )
+            for side, preprocessing in shrinking.items()
+        ]
+    return results
+
+
+def decoder_runs() -> list[DecoderRun]:
+    """Other JPEG decoders: time and largest difference to Pillow."""
+    runs = []
+    for name, (data, rounds) in photos().items():
+        decoders = available_decoders()
+        samples = interleaved_ms(
+            {decoder: partial(call, data) for decoder, call in decoders.items()},
+            rounds,
+        )
+        reference = decoders["Pillow"](data).astype(np.int16)
+        runs += [
+            DecoderRun(
+                decoder=decoder,
+                image=name,
+                samples_ms=samples[decoder],
+                max_difference=int(np.abs(call(data) - reference).max()),
+            )
+            for decoder, call in decoders.items()
+        ]
+    return runs
+
+
+def images_per_s(threads: int, seconds: float = 3.0) -> float:
+    """Throughput of decode and preprocess in threads of one process, 500×375 JPEG."""
+    data, _ = photos()["0.2 MP"]
+    end = time.perf_counter() + seconds
+
+    def work() -> int:
+        done = 0
+        while time.perf_counter() < end:
+            to_input(data, PREPROCESSING, LIMITS)
+            done += 1
+        return done
+
+    with ThreadPoolExecutor(threads) as pool:
+        return (
+            sum(future.result() for future in [pool.submit(work) for _ in range(threads)]) / seconds
+        )
+
+
+def measured() -> Result:
+    """One run of everything."""
+    return Result(
+        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        commit=this_commit(ROOT),
+        machine=this_machine(),
+        versions={name: version for name in PACKAGES if (version := _version(name))},
+        timings=tuple(timings()),
+        images_per_s={threads: images_per_s(threads) for threads in (1, 2)},
+        shrinks=tuple(shrinks()),
+        decoders=tuple(decoder_runs()),
+        differences=tuple(differences()),
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure unless only the tables are asked for, then write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tables", action="store_true", help="only write the tables")
+    if not parser.parse_args(arguments).tables:
+        RESULT.parent.mkdir(parents=True, exist_ok=True)
+        RESULT.write_text(measured().model_dump_json(indent=1) + "\n")
+    write_tables(Result.model_validate_json(RESULT.read_text()), ROOT / "docs" / "preprocessing.md")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
