@@ -52,6 +52,7 @@ def load_captured(file: Path) -> ModuleType:
     Raises:
         ArtifactError: The file is missing, is no Python, or raised while it ran.
     """
+    file = file.absolute()  # still right after a change of the working directory
     package = PACKAGE_PREFIX + _digest(_reached_files(file))[:16]
     if _CapturedFinder.folders.get(package) != file.parent:
         _forget(package)  # the same sources elsewhere: `__file__` must be where they lie now

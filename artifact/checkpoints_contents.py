@@ -121,7 +121,7 @@ def _state_dicts(content: object, place: str = "", depth: int = 0) -> Iterator[t
     if not isinstance(content, Mapping) or depth > MAX_DEPTH:
         return
     entries = {name: value for name, value in content.items() if isinstance(name, str)}
-    if any(_is_tensor(value) for name, value in entries.items() if name != AVERAGED_STEPS):
+    if any(_is_tensor(value) for value in entries.values()):
         nested = any(isinstance(entries.get(name), Mapping) for name in (*EMA_NAMES, *RAW_NAMES))
         # A training checkpoint may keep a tensor of its own beside the weights: a loss, a seed.
         if not nested:

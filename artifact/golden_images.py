@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +49,12 @@ class GoldenImages:
 
 
 def read_golden_images(
-    folder: Path, labels: Sequence[str], wanted: int, csv: Path | None = None
+    folder: Path,
+    labels: Sequence[str],
+    wanted: int,
+    csv: Path | None = None,
+    *,
+    among: Collection[str] | None = None,
 ) -> GoldenImages:
     """Choose golden images from a folder and its sub-folders.
 
@@ -64,6 +69,7 @@ def read_golden_images(
         labels: Names of the classes, in the order of the logits.
         wanted: How many to keep at most; at least 1.
         csv: Table with a column for the file and one for the class.
+        among: Choose only images whose name, or its last part, is one of these.
 
     Raises:
         ArtifactError: No image, or a class that does not exist.
@@ -71,6 +77,10 @@ def read_golden_images(
     if wanted < 1:
         raise ArtifactError(f"golden images: {wanted} wanted, expected at least 1")
     names, notes = _image_names(folder)
+    if among is not None:
+        names = [name for name in names if {name, name.rpartition("/")[2]} & set(among)]
+        if not names:
+            raise ArtifactError(f"{folder}: the reference names none of its images")
     if csv is None and (folder / CSV_NAME).is_file():
         csv = folder / CSV_NAME
     found = _labels(names, labels, csv)

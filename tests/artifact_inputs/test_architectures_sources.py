@@ -17,8 +17,9 @@ FILES = {
     "constants.py": "X = 1\n",
     "deep/__init__.py": "from .side import S\n",
     "deep/side.py": "S = 7\n",
-    "deep/inner.py": "from ..heads import Z\nfrom deep.side import S\nY = 10 * (Z // Z)\n",
+    "deep/inner.py": "from ..above import TEN\nfrom deep.side import S\nY = TEN\n",
     "heads.py": "Z = 100\n",
+    "above.py": "TEN = 10\n",
     "lazy.py": "late = 1000\n",
     "train.py": "raise SystemExit('not imported by the network')\n",
 }

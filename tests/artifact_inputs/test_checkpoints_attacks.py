@@ -145,6 +145,7 @@ def test_a_file_cut_short_is_refused(tmp_path: Path, form: str, kept: float) -> 
         (b"\x89HDF\r\n\x1a\n" + bytes(64), "HDF5"),
         (b"\x89PNG\r\n\x1a\n" + bytes(64), "not a c"),
         (bytes(1000), "not a c"),
+        ((16).to_bytes(8, "little") + bytes(64), "not a c"),
         (b"0.1 0.2 0.3\n", "not a c"),
     ],
 )

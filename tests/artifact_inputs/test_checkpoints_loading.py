@@ -126,6 +126,14 @@ def test_versions_follow_the_wrapper_that_is_put_back(tmp_path: Path) -> None:
     assert torch.equal(network.model.conv.weight, trained.module.model.conv.weight)
 
 
+def test_a_counter_lost_from_a_checkpoint_that_states_its_version_is_missed(tmp_path: Path) -> None:
+    # Without a version the counter counts as older than counters, see the test below.
+    tensors = nn.DataParallel(Net()).state_dict()
+    del tensors["module.norm.num_batches_tracked"]
+
+    assert "- norm.num_batches_tracked" in failure(Net(), tensors, tmp_path)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_precisions_become_that_of_the_network(tmp_path: Path, dtype: torch.dtype) -> None:
     network = Net()
