@@ -128,7 +128,8 @@ class ConnectionPool:
     def __init__(self, host: str, port: int) -> None:
         self._address = (host, port)
         self._idle: list[Connection] = []  # last in, first out: few connections stay in use
-        self._open = 0
+        self._open = 0  # counts those being opened too
+        self._connections: set[Connection] = set()
         self._waiting: deque[tuple[bytes, Done]] = deque()
         self._opening: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
@@ -158,15 +159,20 @@ class ConnectionPool:
     def forget(self, connection: Connection) -> None:
         """The connection is closed; who waits for one gets another."""
         self._open -= 1
+        self._connections.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
         if self._waiting:
             self._open_another()
 
-    def close(self) -> None:
-        """Drop all idle connections."""
-        for connection in tuple(self._idle):
+    async def close(self) -> None:
+        """Drop all connections, and the requests without an answer with them."""
+        self._waiting.clear()
+        for task in tuple(self._opening):
+            task.cancel()
+        for connection in tuple(self._connections):
             connection.transport.abort()
+        await asyncio.sleep(0)  # the transports close in the loop's next turn
 
     def _open_another(self) -> None:
         if self._open < MAX_CONNECTIONS:
@@ -185,4 +191,5 @@ class ConnectionPool:
             if self._waiting:
                 self._waiting.popleft()[1](LOST, repr(error).encode())
             return
+        self._connections.add(connection)
         self.give_back(connection)

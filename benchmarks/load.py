@@ -128,7 +128,7 @@ async def send_on_schedule(target: Target, schedule: Schedule) -> list[Exchange]
         # Behind schedule, no sleep would give the loop a turn to read the answers.
         await asyncio.sleep(0)
     await outstanding.drained(DRAIN_S)
-    pool.close()
+    await pool.close()
     return exchanges
 
 
@@ -160,7 +160,7 @@ async def send_in_turn(
         send_next()
     await asyncio.sleep(duration_s)
     await outstanding.drained(DRAIN_S)
-    pool.close()
+    await pool.close()
     return exchanges
 
 

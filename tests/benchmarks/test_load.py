@@ -1,0 +1,102 @@
+"""The load generator against real servers: what it times, what it counts as wrong."""
+
+import threading
+
+from benchmarks.load import closed_run, open_run
+from tests.benchmarks.servers import named, right, serving, target
+
+
+def test_right_answers_are_counted_and_timed() -> None:
+    with serving(right) as port:
+        run = open_run(target(port), rate_per_s=200, duration_s=0.5, seed=1)
+
+    assert run.failures == run.wrong == 0
+    assert len(run.latencies_ms) == len(run.send_skew_ms) > 50
+    assert run.client_cpu_s > 0
+
+
+def test_a_stall_counts_for_every_request_that_arrived_during_it() -> None:
+    # The server's only thread stops for 1 s at its 20th request. A client that waits for answers
+    # before it sends would see one slow request: coordinated omission.
+    def stalls_once(number: int, body: bytes) -> tuple[int, bytes]:
+        if number == 20:
+            threading.Event().wait(1.0)
+        return right(number, body)
+
+    with serving(stalls_once) as port:
+        run = open_run(target(port), rate_per_s=100, duration_s=2.0, seed=5)
+
+    # About 100 arrivals fall into the second of the stall; their waits spread evenly over
+    # 0..1000 ms, so about half of them waited more than half a second.
+    slow = [latency for latency in run.latencies_ms if latency > 500]
+    assert len(slow) > 25
+    assert max(run.latencies_ms) > 950
+    assert run.failures == 0
+
+
+def test_an_answer_for_another_image_is_wrong() -> None:
+    def swaps_two(_number: int, body: bytes) -> tuple[int, bytes]:
+        return 200, named({0: 1, 1: 0, 2: 2}[int(body)])
+
+    with serving(swaps_two) as port:
+        run = closed_run(target(port), connections=1, duration_s=0.2, seed=0)
+
+    # Image 2 of every 3 is right.
+    answered = len(run.latencies_ms)
+    assert answered > 3
+    assert abs(run.wrong - answered * 2 / 3) <= 1
+
+
+def test_an_answer_that_cannot_be_read_is_wrong() -> None:
+    with serving(lambda _number, _body: (200, b'{"predictions": []}')) as port:
+        run = closed_run(target(port), connections=1, duration_s=0.05, seed=0)
+
+    assert run.wrong == len(run.latencies_ms) > 0
+
+
+def test_failures_are_counted_by_status_and_are_not_timed() -> None:
+    def refuses_every_third(number: int, body: bytes) -> tuple[int, bytes]:
+        return (429, b"{}") if number % 3 == 2 else right(number, body)
+
+    with serving(refuses_every_third) as port:
+        run = open_run(target(port), rate_per_s=300, duration_s=0.5, seed=2)
+
+    sent = len(run.send_skew_ms)
+    assert run.failed == {"429": sent // 3}
+    assert len(run.latencies_ms) == sent - sent // 3
+
+
+def test_a_closed_connection_is_a_lost_request_and_the_next_goes_on() -> None:
+    def drops_one(number: int, body: bytes) -> tuple[int, bytes]:
+        return (0, b"") if number == 4 else right(number, body)
+
+    with serving(drops_one) as port:
+        run = closed_run(target(port), connections=2, duration_s=0.3, seed=0)
+
+    assert run.failed == {"lost": 1}
+    assert run.wrong == 0
+
+
+def test_nobody_listening_is_a_failure_of_every_request() -> None:
+    with serving(right) as port:
+        pass
+
+    run = open_run(target(port), rate_per_s=50, duration_s=0.2, seed=1)
+
+    assert run.failed == {"lost": len(run.send_skew_ms)}
+    assert run.latencies_ms == ()
+
+
+def test_closed_load_keeps_the_given_number_in_flight() -> None:
+    in_flight = threading.Semaphore(0)
+
+    def counts(number: int, body: bytes) -> tuple[int, bytes]:
+        in_flight.release()
+        return right(number, body)
+
+    with serving(counts) as port:
+        run = closed_run(target(port), connections=3, duration_s=0.2, seed=0)
+
+    assert run.connections == 3
+    assert run.offered_rate_per_s is None
+    assert run.answered_per_s * run.elapsed_s == len(run.latencies_ms)

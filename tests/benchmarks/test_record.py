@@ -1,0 +1,95 @@
+"""Percentiles by hand; what is written is read back."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from benchmarks.record import Machine, Run, Session
+from benchmarks.results import GZIP_ABOVE_BYTES, RecordError, read_session, write_session
+
+
+def run(**changes: Any) -> Run:
+    given: dict[str, Any] = {
+        "server": "tiny",
+        "model": "none",
+        "images": "digits",
+        "mode": "open",
+        "offered_rate_per_s": 10.0,
+        "seed": 1,
+        "duration_s": 1.0,
+        "elapsed_s": 2.0,
+        "latencies_ms": (5.0, 1.0, 4.0, 2.0, 3.0),
+    }
+    return Run(**given | changes)
+
+
+def session(*runs: Run) -> Session:
+    machine = Machine(
+        cpu_model="a processor",
+        cpu_count=2,
+        cpu_features=("avx2",),
+        memory_gb=4.0,
+        kernel="6",
+        affinity=(0, 1),
+    )
+    return Session(
+        name="quick",
+        date="2026-11-22T12:00:00+00:00",
+        commit="0123456789",
+        machine=machine,
+        versions={"benchmark": {"numpy": "2"}},
+        runs=runs,
+    )
+
+
+# Nearest rank of n = 5: the sample of rank ceil(p / 100 · 5).
+@pytest.mark.parametrize(
+    ("percent", "expected"), [(1, 1.0), (20, 1.0), (21, 2.0), (50, 3.0), (99, 5.0), (100, 5.0)]
+)
+def test_a_percentile_is_a_latency_that_some_request_had(percent: float, expected: float) -> None:
+    assert run().percentile_ms(percent) == expected
+
+
+def test_without_answers_every_percentile_is_infinite() -> None:
+    assert run(latencies_ms=()).percentile_ms(50) == math.inf
+
+
+def test_only_right_answers_make_throughput() -> None:
+    # 5 answers, 1 of them wrong, in 2 s.
+    assert run(wrong=1).answered_per_s == 2.0
+
+
+def test_an_open_run_needs_its_rate() -> None:
+    with pytest.raises(ValidationError, match="offered rate"):
+        run(offered_rate_per_s=None)
+
+
+def test_a_session_survives_its_file(tmp_path: Path) -> None:
+    written = session(run(failed={"429": 2}, send_skew_ms=(0.125,)))
+
+    path = write_session(written, tmp_path)
+
+    assert path.name == "2026-11-22-0123456789-quick.json"
+    assert read_session(path) == written
+
+
+def test_a_large_session_is_gzipped_and_survives_too(tmp_path: Path) -> None:
+    written = session(run(latencies_ms=tuple(map(float, range(GZIP_ABOVE_BYTES // 4)))))
+
+    path = write_session(written, tmp_path)
+
+    assert path.suffixes == [".json", ".gz"]
+    assert path.stat().st_size < GZIP_ABOVE_BYTES
+    assert read_session(path) == written
+
+
+@pytest.mark.parametrize("content", [b"{}", b"not json", b'{"schema_version": 2}'])
+def test_a_file_of_another_kind_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "other.json"
+    path.write_bytes(content)
+
+    with pytest.raises(RecordError, match=r"other\.json"):
+        read_session(path)
