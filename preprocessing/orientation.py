@@ -22,8 +22,8 @@ def upright_turn(image: Image.Image) -> Image.Transpose | None:
     """What turns a loaded picture upright; None where it is upright, or metadata are damaged.
 
     Looks where Pillow's `ImageOps.exif_transpose` looks: the EXIF block, ImageMagick's text
-    form of it, then XMP. It does not call it: `Image.getexif` copies what each of 65,535
-    entries points to, and entries may all point to the same megabytes.
+    form of it, then XMP. It does not call it: `Image.getexif` parses all entries, raises what
+    it likes, and warns of each one that is damaged.
     """
     try:
         orientation = _from_exif(_exif_block(image))

@@ -3,7 +3,6 @@
 Each file is decoded in a process of its own, whose highest memory the kernel tells.
 """
 
-import struct
 import subprocess
 import sys
 import zlib
@@ -18,8 +17,6 @@ from tests.preprocessing.encoders import (
     gif,
     gif_control,
     gif_frame,
-    jpeg_with_segment,
-    jpeg_without_segment,
     png,
     png_chunk,
 )
@@ -102,15 +99,6 @@ def test_the_largest_files_that_pass(kind, rules, tmp_path):
     assert grown_bytes < 300_000_000
 
 
-def exif_of_overlapping_entries() -> bytes:
-    """64 kB of EXIF whose 4,000 entries all point to the same 16 kB."""
-    count, length = 4000, 16_000
-    entries = b"".join(struct.pack("<HHII", tag, 1, length, 8) for tag in range(1, count + 1))
-    directory = b"II*\0" + struct.pack("<IH", 8, count) + entries
-    exif = b"Exif\0\0" + directory.ljust(65_500, b"\0")
-    return jpeg_with_segment(jpeg_without_segment(encoded(noise(8, 8), "JPEG"), 0xE0), 0xE1, exif)
-
-
 def png_of_inflating_texts() -> bytes:
     """60 texts of a million characters in 64 kB; one emoji makes each character 4 bytes."""
     text = zlib.compress(("a" * 1_000_000 + "\N{GRINNING FACE}").encode())
@@ -134,7 +122,6 @@ def gif_of_disposed_giant_frame() -> bytes:
 
 
 HOSTILE = {
-    "overlapping exif": (exif_of_overlapping_entries, "ok"),
     "inflating texts": (png_of_inflating_texts, "undecodable_image"),
     "inflating profile": (png_of_inflating_profile, "undecodable_image"),
     "comments of one byte": (gif_of_one_byte_comments, "image_too_large"),

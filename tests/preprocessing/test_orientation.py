@@ -1,14 +1,20 @@
 """EXIF orientation 1 to 8 → the upright picture, where the rules ask for it."""
 
+import struct
+
 import pytest
 from PIL import Image, ImageOps
 
 from preprocessing import DecodeRules, decode_image
-from tests.preprocessing.encoders import exif_orientation, jpeg_with_segment
+from tests.preprocessing.encoders import (
+    exif_orientation,
+    jpeg_with_segment,
+    jpeg_without_segment,
+)
 from tests.preprocessing.files import LIMITS, encoded
 from tests.shared_data import SHARED, needs_shared_data
 
-APP1 = 0xE1
+APP0, APP1 = 0xE0, 0xE1
 UPRIGHT = DecodeRules(exif_orientation=True)
 # What is stored, as rows of four blocks of 16 pixels, so that "ab/cd" comes out upright.
 # Exif 2.32: the value says where row 0 and column 0 of the stored picture belong.
@@ -83,6 +89,16 @@ def test_undefined_orientation_is_none(value):
 )
 def test_damaged_exif_is_no_orientation_and_no_error(block):
     file = jpeg_with_segment(encoded(stored_picture("ab/cd"), "JPEG"), APP1, b"Exif\0\0" + block)
+
+    assert layout_of(decode_image(file, UPRIGHT, LIMITS)) == "ab/cd"
+
+
+def test_thousands_of_damaged_entries_cause_no_warning():
+    # Pillow's own parser, which also runs when it opens a JPEG, warns of each. Warnings fail tests.
+    entries = b"".join(struct.pack("<HHII", tag, 1, 60_000, 8) for tag in range(1, 5001))
+    block = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 5000) + entries
+    plain = jpeg_without_segment(encoded(stored_picture("ab/cd"), "JPEG"), APP0)
+    file = jpeg_with_segment(plain, APP1, block)
 
     assert layout_of(decode_image(file, UPRIGHT, LIMITS)) == "ab/cd"
 
