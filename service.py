@@ -28,6 +28,7 @@ from inference.self_check import golden_inputs
 from preprocessing import DecodeLimits
 from settings import Settings
 from web.cards import engine_card, model_card
+from web.draining import let_requests_finish
 from web.edge import App, Edge
 from web.metrics import RequestMetrics
 from web.openapi import openapi_document
@@ -146,6 +147,10 @@ class ImageClassifier:
             # supervisor only: the bento lists both services, and in a worker BentoML makes a
             # dependency that has no process in place.
             ImageClassifier.dependencies.pop("runner", None)  # type: ignore[attr-defined]
+        else:
+            from bentoml._internal.utils.circus import Arbiter  # of no use in a worker
+
+            let_requests_finish(Arbiter)
 
     def __init__(self) -> None:
         try:
