@@ -19,7 +19,8 @@ class Admission:
 
     The wait of a new request is estimated as the requests before it times the interval between
     answers at full load (Little's law). The interval is time queueing divided by answers given,
-    both forgotten exponentially; it starts as the measured cost of an image.
+    both forgotten exponentially; it starts as the measured cost of an image, and fades back to
+    it while nothing queues, so that one slow moment does not shut the door for good.
 
     Belongs to one event loop; not thread-safe.
 
@@ -43,11 +44,13 @@ class Admission:
         self.inside = 0
         self._max_inside = max_inside
         self._max_wait_ms = max_wait_ms
+        self._image_ms = image_ms
         self._queueing_ms = image_ms * INITIAL_ANSWERS
         self._answers = float(INITIAL_ANSWERS)
         self._parallel = parallel
         self._clock = clock
-        self._last_answer: float | None = None
+        self._last_answer = clock()
+        self._queueing = False
 
     def estimated_wait_ms(self) -> float:
         """Milliseconds a request admitted now would wait for its turn."""
@@ -75,10 +78,17 @@ class Admission:
 
     def _observe(self) -> None:
         now = self._clock()
+        elapsed_s = now - self._last_answer
         # Only intervals in which work was waiting all along tell how fast answers can come.
-        if self._last_answer is not None:
-            elapsed_s = now - self._last_answer
+        if self._queueing:
+            elapsed_s = min(elapsed_s, MEMORY_S)  # longer is a pause of the machine
+            added_ms, added = elapsed_s * 1e3, 1.0
             kept = math.exp(-elapsed_s / MEMORY_S)
-            self._queueing_ms = self._queueing_ms * kept + elapsed_s * 1e3
-            self._answers = self._answers * kept + 1
-        self._last_answer = now if self.inside > self._parallel else None
+        else:
+            kept = math.exp(-elapsed_s / MEMORY_S)
+            added = (1 - kept) * INITIAL_ANSWERS
+            added_ms = added * self._image_ms
+        self._queueing_ms = self._queueing_ms * kept + added_ms
+        self._answers = self._answers * kept + added
+        self._last_answer = now
+        self._queueing = self.inside > self._parallel

@@ -1,6 +1,7 @@
 """What turns concurrent requests into batches."""
 
 import asyncio
+import functools
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -92,10 +93,13 @@ class Batcher:
             if batch:
                 task = asyncio.get_running_loop().create_task(self._answer(batch))
                 self._running.add(task)
-                task.add_done_callback(self._finish)
+                task.add_done_callback(functools.partial(self._finish, batch))
 
-    def _finish(self, task: asyncio.Task[None]) -> None:
+    def _finish(self, batch: list[_Waiting], task: asyncio.Task[None]) -> None:
         self._running.discard(task)
+        if task.cancelled():  # the engine's threads were ended: nobody may wait for ever
+            for item in batch:
+                _fail(item, EngineFault("the engine was ended before it answered"))
         self._start_batches()
 
     async def _answer(self, batch: list[_Waiting]) -> None:
@@ -107,6 +111,8 @@ class Batcher:
                 _fail(batch[0], error)
                 return
             for item in batch:
+                if item.answer.done():  # its caller left meanwhile
+                    continue
                 try:
                     await self._run([item])
                 except Exception as alone:
