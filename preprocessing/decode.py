@@ -14,7 +14,7 @@ from errors import (
 from preprocessing.colour import to_colour_mode
 from preprocessing.containers import Container, container_of, webp_canvas_size
 from preprocessing.memory import decode_memory_bytes
-from preprocessing.orientation import upright_turn
+from preprocessing.orientation import turned_upright, upright_turn
 from preprocessing.readers import READERS, JpegFile, MeteredReader
 from preprocessing.rules import DecodeLimits, DecodeRules
 
@@ -50,7 +50,7 @@ def decode_steps(
         image = coloured  # lets go of the file and its decoder before the next step
         yield "colour", image
     if turn is not None:
-        yield "orient", image.transpose(turn)
+        yield "orient", turned_upright(image, turn)
 
 
 def _checked_container(data: bytes, limits: DecodeLimits) -> Container:

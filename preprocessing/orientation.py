@@ -7,6 +7,7 @@ from PIL import Image
 
 _ORIENTATION_TAG = 0x0112  # Exif 2.32, table 4
 _FORMATS = {1: "B", 3: "H", 4: "I"}  # TIFF 6.0 field types BYTE, SHORT, LONG
+_METADATA = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # keys of Image.info
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -30,6 +31,14 @@ def upright_turn(image: Image.Image) -> Image.Transpose | None:
     except (struct.error, ValueError, IndexError, AttributeError):  # damaged metadata
         orientation = None
     return _UPRIGHT.get(orientation or _from_xmp(image) or 1)
+
+
+def turned_upright(image: Image.Image, turn: Image.Transpose) -> Image.Image:
+    """Turn a picture and forget its metadata, so that nobody turns it a second time."""
+    turned = image.transpose(turn)
+    for key in _METADATA:
+        turned.info.pop(key, None)
+    return turned
 
 
 def _exif_block(image: Image.Image) -> bytes:

@@ -67,6 +67,12 @@ def test_each_orientation_comes_out_upright(value, order):
     assert layout_of(image) == "ab/cd"
 
 
+def test_an_upright_picture_is_not_turned_again_by_a_class_that_looks_at_its_metadata():
+    image = decode_image(jpeg(6), UPRIGHT, LIMITS)
+
+    assert layout_of(ImageOps.exif_transpose(image)) == "ab/cd"
+
+
 def test_without_the_rule_the_picture_stays_as_stored():
     image = decode_image(jpeg(6), DecodeRules(), LIMITS)
 
