@@ -8,6 +8,7 @@ the shared test data. simplejpeg and OpenCV are compared where they are installe
 import argparse
 import datetime
 import importlib.metadata
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -59,14 +60,14 @@ def _jpeg(image: Image.Image) -> bytes:
 
 
 def interleaved_ms(tasks: dict[str, Task], rounds: int) -> dict[str, tuple[float, ...]]:
-    """Time each task once a round, in turn, so that a busy machine is busy for all of them."""
+    """CPU time of each task once a round, in turn: a busy machine is as busy for all of them."""
     samples: dict[str, list[float]] = {name: [] for name in tasks}
     for round_ in range(rounds + 2):
         for name, task in tasks.items():
-            started = time.perf_counter()
+            started = time.thread_time()
             task()
             if round_ >= 2:  # the first ones fill caches
-                samples[name].append((time.perf_counter() - started) * 1e3)
+                samples[name].append((time.thread_time() - started) * 1e3)
     return {name: tuple(times) for name, times in samples.items()}
 
 
@@ -184,6 +185,7 @@ def measured() -> Result:
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         commit=this_commit(ROOT),
         machine=this_machine(),
+        load_average=os.getloadavg()[0],
         versions={name: version for name in PACKAGES if (version := _version(name))},
         timings=tuple(timings()),
         images_per_s={threads: images_per_s(threads) for threads in (1, 2)},

@@ -45,11 +45,16 @@ class Difference(Record):
 
 
 class Result(Record):
-    """One run of the benchmark."""
+    """One run of the benchmark.
+
+    Times are CPU time of the measuring thread. `load_average` is that of the last minute when the
+    run began: on a busy machine the images per second are fewer than it could do.
+    """
 
     date: str
     commit: str
     machine: Machine
+    load_average: float
     versions: dict[str, str]
     timings: tuple[Timing, ...]
     images_per_s: dict[int, float]
@@ -94,7 +99,7 @@ def _conditions(result: Result) -> str:
     machine = result.machine
     return (
         f"Measured {result.date[:10]} at commit {result.commit} on {machine.cpu_count} × "
-        f"{machine.cpu_model}; {versions}. Raw samples: `benchmarks/results/preprocessing.json`.\n"
+        f"{machine.cpu_model}, load average {result.load_average:.1f}; {versions}. Raw samples: `benchmarks/results/preprocessing.json`.\n"
     )
 
 
