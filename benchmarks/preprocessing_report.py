@@ -99,7 +99,8 @@ def _conditions(result: Result) -> str:
     machine = result.machine
     return (
         f"Measured {result.date[:10]} at commit {result.commit} on {machine.cpu_count} × "
-        f"{machine.cpu_model}, load average {result.load_average:.1f}; {versions}. Raw samples: `benchmarks/results/preprocessing.json`.\n"
+        f"{machine.cpu_model}, load average {result.load_average:.1f}; {versions}. "
+        "Raw samples: `benchmarks/results/preprocessing.json`.\n"
     )
 
 
