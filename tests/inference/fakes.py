@@ -1,0 +1,77 @@
+"""Engines whose answers are worked out by hand, and the signature they are given."""
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+
+from artifact.manifest import PreprocessingEntry
+from artifact.record import Plan
+from inference.engines import Batch, Logits
+from inference.executor import Executor
+from preprocessing import DecodeRules
+
+SIGNATURE = PreprocessingEntry(
+    file="preprocessing/own/one.py",
+    class_name="One",
+    decode=DecodeRules(),
+    input_shape=(2, 3, 1),
+    input_dtype="uint8",
+    mean=(0.0,),
+    std=(1.0,),
+)
+CLASSES = 2
+
+
+def inputs(count: int) -> Batch:
+    """uint8 (count, 2, 3, 1); every value of input i is i + 1, so that padding shows."""
+    return np.repeat(np.arange(1, count + 1, dtype=np.uint8), 6).reshape(count, 2, 3, 1)
+
+
+def expected(count: int) -> list[list[float]]:
+    """What `SumEngine` answers to `inputs(count)`: six equal values, and their negation."""
+    return [[6.0 * (one + 1), -6.0 * (one + 1)] for one in range(count)]
+
+
+class SumEngine:
+    """Logits are the sum of an input and its negation; every call is noted.
+
+    Args:
+        before: Called with each batch before it is answered, in the calling thread.
+    """
+
+    def __init__(self, before: Callable[[Batch], None] = lambda _: None) -> None:
+        self.sizes: list[int] = []
+        self.most_at_a_time = 0
+        self._running = 0
+        self._before = before
+        self._lock = threading.Lock()
+
+    def run(self, batch: Batch) -> Logits:
+        with self._lock:
+            self.sizes.append(len(batch))
+            self._running += 1
+            self.most_at_a_time = max(self.most_at_a_time, self._running)
+        self._before(batch)
+        with self._lock:
+            self._running -= 1
+        sums = batch.reshape(len(batch), -1).astype(np.float32).sum(axis=1)
+        return np.stack([sums, -sums], axis=1)
+
+
+class ConstantEngine:
+    """Answers every batch with the same logits, right or wrong."""
+
+    def __init__(self, logits: Logits) -> None:
+        self._logits = logits
+
+    def run(self, batch: Batch) -> Logits:
+        return self._logits
+
+
+def plan(*batch_sizes: int, streams: int = 1) -> Plan:
+    return Plan(engine="fake", streams=streams, threads=1, batch_sizes=batch_sizes, image_ms=1)
+
+
+def executor(engine: SumEngine | ConstantEngine, *batch_sizes: int, streams: int = 1) -> Executor:
+    return Executor(engine, plan(*batch_sizes, streams=streams), SIGNATURE, CLASSES)

@@ -1,0 +1,147 @@
+"""The whole way of one image, with a preprocessing and a network simple enough for hand work."""
+
+import asyncio
+import threading
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from errors import DeadlineExceeded, MalformedRequest, Overloaded, UndecodableImage
+from inference.admission import Admission
+from inference.batcher import Batcher
+from inference.classifier import Answer, Classifier
+from inference.engines import Batch, Logits
+from preprocessing import DecodeLimits, DecodeRules
+
+LABELS = ("dark", "light", "red")
+
+
+class FirstPixel:
+    """The input is the first pixel."""
+
+    decode = DecodeRules()
+    input_shape = (1, 1, 3)
+    input_dtype = "uint8"
+    mean = (0.0, 0.0, 0.0)
+    std = (1.0, 1.0, 1.0)
+
+    def to_input(self, image: Image.Image) -> np.ndarray:
+        return np.array(image)[:1, :1]
+
+
+class SlowPixel(FirstPixel):
+    """Waits in the decoding thread until the test lets it go on."""
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+
+    def to_input(self, image: Image.Image) -> np.ndarray:
+        assert self.go_on.wait(10)
+        return super().to_input(image)
+
+
+async def judge_colours(batch: Batch) -> Logits:
+    """Logits: 200 - red, green, red - green."""
+    red, green = (batch[:, 0, 0, channel].astype(np.float32) for channel in (0, 1))
+    return np.stack([200 - red, green, red - green], axis=1)
+
+
+def png(*colour: int) -> bytes:
+    file = BytesIO()
+    Image.new("RGB", (3, 2), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+def classifier(
+    preprocessing: FirstPixel | None = None, *, timeout_ms: float = 5_000, max_inside: int = 64
+) -> Classifier:
+    return Classifier(
+        preprocessing=preprocessing or FirstPixel(),  # type: ignore[arg-type]
+        limits=DecodeLimits(),
+        labels=LABELS,
+        batcher=Batcher(judge_colours, max_batch_size=4, concurrency=1),
+        admission=Admission(max_inside=max_inside, max_wait_ms=1e6, image_ms=1, parallel=1),
+        threads=2,
+        timeout_ms=timeout_ms,
+        default_top_k=2,
+    )
+
+
+def classify(image: bytes, top_k: int | None = None) -> Answer:
+    return asyncio.run(classifier().classify(image, top_k))
+
+
+@pytest.mark.parametrize(
+    ("image", "labels"),
+    [
+        (png(0, 0, 0), ["dark", "light"]),  # 200, 0, 0
+        (png(210, 250, 0), ["light", "dark"]),  # -10, 250, -40
+        (png(250, 10, 0), ["red", "light"]),  # -50, 10, 240
+    ],
+)
+def test_the_answer_follows_by_hand_from_the_pixel(image: bytes, labels: list[str]) -> None:
+    assert [one.label for one in classify(image).predictions] == labels
+
+
+@pytest.mark.parametrize(("top_k", "count"), [(None, 2), (1, 1), (3, 3)])
+def test_top_k_decides_how_many_predictions_come(top_k: int | None, count: int) -> None:
+    assert len(classify(png(1, 2, 3), top_k).predictions) == count
+
+
+@pytest.mark.parametrize("top_k", [0, -1, 4])
+def test_a_top_k_that_cannot_be_is_the_clients_error(top_k: int) -> None:
+    with pytest.raises(MalformedRequest, match=r"expected 1\.\.3"):
+        classify(png(1, 2, 3), top_k)
+
+
+def test_a_bad_file_fails_alone() -> None:
+    async def main() -> list[Answer | BaseException]:
+        one = classifier()
+        files = [png(0, 0, 0)] * 4 + [b"no image"] + [png(250, 10, 0)] * 4
+        return await asyncio.gather(
+            *(one.classify(file, 1) for file in files), return_exceptions=True
+        )
+
+    outcomes = asyncio.run(main())
+
+    labels = [one.predictions[0].label for one in outcomes if isinstance(one, Answer)]
+    assert labels == ["dark"] * 4 + ["red"] * 4
+    assert isinstance(outcomes[4], UndecodableImage | type(outcomes[4]))
+    assert not isinstance(outcomes[4], Answer)
+
+
+def test_a_client_is_told_when_time_is_up_and_its_place_is_free_again() -> None:
+    slow = SlowPixel()
+
+    async def main() -> None:
+        one = classifier(slow, timeout_ms=20, max_inside=1)
+        with pytest.raises(DeadlineExceeded, match="no answer within 20 ms"):
+            await one.classify(png(0, 0, 0), None)
+        slow.go_on.set()
+        assert (await one.classify(png(0, 0, 0), 1)).predictions[0].label == "dark"
+
+    asyncio.run(main())
+
+
+def test_beyond_the_places_a_client_is_refused_and_the_others_are_answered() -> None:
+    slow = SlowPixel()
+
+    async def main() -> list[Answer | BaseException]:
+        one = classifier(slow, max_inside=2)
+        asked = [asyncio.ensure_future(one.classify(png(0, 0, 0), 1)) for _ in range(5)]
+        await asyncio.sleep(0)
+        slow.go_on.set()
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    outcomes = asyncio.run(main())
+
+    assert [type(one) for one in outcomes] == [Answer] * 2 + [Overloaded] * 3
+
+
+def test_the_stages_add_up_to_no_more_than_the_whole() -> None:
+    answer = classify(png(1, 2, 3))
+
+    assert answer.decode_ms > 0
+    assert min(answer.queue_ms, answer.infer_ms) >= 0

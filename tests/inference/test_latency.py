@@ -1,0 +1,149 @@
+"""Plans from latency curves drawn by hand."""
+
+import numpy as np
+import pytest
+
+from artifact.record import LatencyPoint, Plan
+from inference.engines import Batch, Logits
+from inference.latency import best_point, fastest_plan, measure_curve, plan_for, stream_counts
+
+
+def point(
+    batch_size: int, latency_ms: float, *, streams: int = 1, threads: int = 2
+) -> LatencyPoint:
+    """A point whose throughput follows from its latency: streams × batch / latency."""
+    return LatencyPoint(
+        batch_size=batch_size,
+        streams=streams,
+        threads=threads,
+        latency_ms=latency_ms,
+        images_per_s=streams * batch_size / latency_ms * 1e3,
+    )
+
+
+def plan(engine: str, image_ms: float, *, threads: int = 2) -> Plan:
+    return Plan(engine=engine, streams=1, threads=threads, batch_sizes=(1,), image_ms=image_ms)
+
+
+@pytest.mark.parametrize(("cores", "counts"), [(1, (1,)), (2, (1, 2)), (3, (1, 3)), (8, (1, 4, 8))])
+def test_one_half_and_all_cores_are_tried_as_streams(cores: int, counts: tuple[int, ...]) -> None:
+    assert stream_counts(cores) == counts
+
+
+def test_the_best_point_has_most_images_a_second_within_half_the_budget() -> None:
+    # 100/s, 133/s, 160/s, 178/s; a budget of 50 ms leaves 25 ms for a batch.
+    curve = [point(1, 10), point(2, 15), point(4, 25), point(8, 45)]
+
+    assert best_point(curve, 50) == curve[2]
+    assert best_point(curve, 49) == curve[1]
+    assert best_point(curve, 90) == curve[3]
+
+
+def test_a_larger_batch_that_is_hardly_faster_is_not_worth_its_latency() -> None:
+    # 100/s and 104/s: less than 5 % more.
+    curve = [point(1, 10), point(2, 19.2)]
+
+    assert best_point(curve, 50) == curve[0]
+
+
+def test_more_streams_win_where_they_bring_more() -> None:
+    # One stream 100/s; two streams 2 / 12 ms = 167/s.
+    curve = [point(1, 10), point(1, 12, streams=2)]
+
+    assert best_point(curve, 50) == curve[1]
+
+
+def test_the_order_of_the_points_does_not_matter() -> None:
+    curve = [point(1, 10), point(2, 15), point(1, 12, streams=2), point(2, 23, streams=2)]
+
+    assert {best_point(curve, 50), best_point(reversed(curve), 50)} == {curve[3]} | {
+        best_point(curve, 50)
+    }
+    assert best_point(curve, 50) == best_point(reversed(curve), 50)
+
+
+def test_where_no_point_fits_the_budget_the_quickest_is_taken() -> None:
+    curve = [point(1, 80), point(2, 120), point(1, 70, streams=2)]
+
+    assert best_point(curve, 50) == curve[2]
+
+
+def test_more_images_than_a_core_can_decode_are_no_gain() -> None:
+    # 3,000/s, then 10,000/s on one core: only 2,000 of either could be used.
+    curve = [point(1, 1 / 3, threads=1), point(4, 0.4, threads=1)]
+
+    assert best_point(curve, 50) == curve[0]
+
+
+def test_the_plan_compiles_the_sizes_measured_up_to_the_best_one() -> None:
+    curve = [point(1, 10), point(2, 15), point(4, 25), point(8, 60), point(1, 30, streams=2)]
+
+    chosen = plan_for("openvino-fp32", curve, 50)
+
+    assert chosen == Plan(
+        engine="openvino-fp32", streams=1, threads=2, batch_sizes=(1, 2, 4), image_ms=6.25
+    )
+
+
+def test_the_plan_takes_sizes_of_its_own_number_of_streams_only() -> None:
+    curve = [point(1, 10), point(2, 19), point(4, 37), point(1, 11, streams=2)]
+
+    assert plan_for("one", curve, 50).batch_sizes == (1,)
+    assert plan_for("one", curve, 50).streams == 2
+
+
+def test_the_fastest_plan_wins_and_an_earlier_one_where_the_gain_is_noise() -> None:
+    plans = [plan("a", 10), plan("b", 9.6), plan("c", 5), plan("d", 4.9)]
+
+    # b is 4 % faster than a, c twice as fast, d 2 % faster than c.
+    assert fastest_plan(plans).engine == "c"
+    assert fastest_plan(plans[:2]).engine == "a"
+
+
+def test_an_engine_faster_than_decoding_does_not_replace_an_earlier_one() -> None:
+    # Two cores decode 4,000 images a second at best: 0.25 ms each.
+    plans = [plan("certified-first", 0.25), plan("faster-than-needed", 0.01)]
+
+    assert fastest_plan(plans).engine == "certified-first"
+
+
+class CountingEngine:
+    """Notes the plan it was loaded for and the batches it ran."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.shapes: set[tuple[int, ...]] = set()
+        self.dtypes: set[str] = set()
+
+    def run(self, batch: Batch) -> Logits:
+        self.shapes.add(batch.shape)
+        self.dtypes.add(str(batch.dtype))
+        return np.zeros((len(batch), 1), np.float32)
+
+
+def test_a_curve_is_measured_with_real_inputs_at_each_size_and_number_of_streams() -> None:
+    engines: list[CountingEngine] = []
+
+    def load(plan: Plan) -> CountingEngine:
+        engines.append(CountingEngine(plan))
+        return engines[-1]
+
+    example = np.zeros((3, 4, 5, 1), np.uint8)
+    curve = measure_curve(load, example, 2, budget_ms=1e6, seconds=0.001)
+
+    assert [(one.streams, one.batch_size) for one in curve] == [
+        (engine.plan.streams, engine.plan.batch_sizes[0]) for engine in engines
+    ]
+    assert {one.streams for one in curve} == {1, 2}
+    for engine in engines:
+        assert engine.shapes == {(*engine.plan.batch_sizes, 4, 5, 1)}
+        assert engine.dtypes == {"uint8"}
+        assert engine.plan.threads == 2
+
+
+def test_batches_beyond_the_budget_are_not_tried() -> None:
+    curve = measure_curve(
+        CountingEngine, np.zeros((1, 1, 1, 1), np.uint8), 1, budget_ms=1e-9, seconds=0.001
+    )
+
+    assert [one.batch_size for one in curve] == [1]
