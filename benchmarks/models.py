@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import sys
 import warnings
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from benchmarks.images import WEB_MIX, make_mixes
 from benchmarks.networks import CLASSES, MEAN, STD, inputs_of, seeded_network
 from benchmarks.peers.classifier import Classifier
 from benchmarks.peers.steps import Array
+from benchmarks.product import ImportRefused, imported
 from benchmarks.workload import Workload, write_workload
 
 ARCHITECTURES = ("resnet50", "mobilenet_v3_large", "vit_b_16")
@@ -47,6 +49,8 @@ def prepare(architecture: str, precision: str, *, build: Path, photos: Path, thr
         architecture=architecture,
         weights=str(folder / "weights.safetensors"),
         engine=str(folder / ("int8.xml" if precision == "int8" else "fp32.xml")),
+        store=str(build / "bentoml"),
+        lock="",
         precision_hint="bf16" if precision == "bf16" else "f32",
         resize_size=256,
         crop_size=224,
@@ -61,6 +65,10 @@ def prepare(architecture: str, precision: str, *, build: Path, photos: Path, thr
     if not Path(workload.engine).exists():
         _export(workload, folder)
     float32 = dataclasses.replace(workload, engine=str(folder / "fp32.xml"), precision_hint="f32")
+    try:
+        workload = imported(workload, precision, WEB_MIX, folder)
+    except ImportRefused as error:
+        print(error, file=sys.stderr)  # the peers run the benchmark's own export of the network
     workload = dataclasses.replace(
         workload,
         accepted=answers(workload, NEAR_TIE[precision]),

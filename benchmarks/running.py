@@ -19,7 +19,7 @@ import psutil
 from benchmarks.catalogue import Server
 from benchmarks.load import LOOPBACK, Target
 from benchmarks.peers.ports import free_port
-from benchmarks.workload import WORKLOAD_VARIABLE
+from benchmarks.workload import WORKLOAD_VARIABLE, read_workload
 from errors import OperatorError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -108,6 +108,7 @@ def running(
 
 def process_environment(server: Server, workload_path: Path) -> dict[str, str]:
     """The caller's environment without its virtual environment, plus the server's variables."""
+    workload = read_workload(workload_path)
     inherited = {
         name: value
         for name, value in os.environ.items()
@@ -117,6 +118,8 @@ def process_environment(server: Server, workload_path: Path) -> dict[str, str]:
         **inherited,
         **server.variables,
         WORKLOAD_VARIABLE: str(workload_path),
+        "BENTOML_HOME": workload.store,
+        **({"CLASSIFIER_LOCK": workload.lock} if server.environment is None else {}),
         "PYTHONPATH": str(ROOT),
         "PYTHONUNBUFFERED": "1",
     }

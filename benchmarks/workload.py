@@ -20,6 +20,8 @@ class Workload:
         architecture: Function of `torchvision.models`, for the eager peer.
         weights: safetensors file of the network, float32.
         engine: .xml or .onnx graph: uint8 (n, H, W, 3) in, logits (n, classes) out.
+        store: BENTOML_HOME of the imported artifact.
+        lock: Lock of the imported artifact; empty where the import was refused.
         precision_hint: OpenVINO's INFERENCE_PRECISION_HINT: "f32" or "bf16".
         resize_size: Pixels the shorter side is resized to, bilinear with antialias.
         crop_size: Side of the central square given to the model.
@@ -36,6 +38,8 @@ class Workload:
     architecture: str
     weights: str
     engine: str
+    store: str
+    lock: str
     precision_hint: str
     resize_size: int
     crop_size: int

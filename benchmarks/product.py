@@ -1,0 +1,90 @@
+"""Imports a workload's network as the project's user would; everyone then runs that engine."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.running import ROOT
+from benchmarks.workload import Workload
+from errors import OperatorError
+
+IMPORT_WITHIN_S = 900
+HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+
+
+class ImportRefused(OperatorError):
+    """The project's importer did not take the network; its own line says why."""
+
+
+def imported(workload: Workload, precision: str, mix: str, folder: Path) -> Workload:
+    """Run `model_import.py` and name the engine of the artifact in the workload.
+
+    The artifact goes to a model store below the build folder, not to the user's.
+
+    Args:
+        workload: Has weights and image mixes.
+        precision: The one engine to make.
+        mix: Golden and calibration images.
+        folder: For the spec, the labels and the lock.
+
+    Raises:
+        ImportRefused: The importer ended with an error.
+    """
+    spec = folder / "preprocessing.json"
+    resize, crop = workload.resize_size, workload.crop_size
+    spec.write_text(
+        json.dumps(
+            {
+                "resize": {"size": resize},
+                "crop": crop,
+                "mean": workload.mean,
+                "std": workload.std,
+            }
+        )
+    )
+    labels = folder / "labels.txt"
+    labels.write_text("".join(f"class {index}\n" for index in range(workload.classes)))
+    images = str(Path(workload.mixes[mix][0]).parent)
+    lock = folder / f"{precision}.lock"
+    command = [
+        *(sys.executable, str(ROOT / "model_import.py"), "--quiet"),
+        *("--name", f"benchmark-{workload.model}".replace("_", "-")),
+        *("--network", f"torchvision:{workload.architecture}"),
+        *("--weights", workload.weights, "--preprocessing", str(spec), "--labels", str(labels)),
+        *("--golden", images, "--calibration", images),
+        *("--engine", "openvino", "--precision", precision, "--lock", str(lock)),
+        # 48 images: one that lies between two classes is 2 %.
+        *("--gate-agreement", "0.9"),
+    ]
+    store = Path(workload.store)
+    store.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"BENTOML_HOME": str(store)},
+        capture_output=True,
+        text=True,
+        timeout=IMPORT_WITHIN_S,
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise ImportRefused(f"model_import.py, {workload.model}: {last}")
+    return dataclasses.replace(
+        workload,
+        lock=str(lock),
+        engine=str(_engine_file(lock, store, precision)),
+        precision_hint=HINTS[precision],
+    )
+
+
+def _engine_file(lock: Path, store: Path, precision: str) -> Path:
+    """The graph of the locked artifact, as its manifest names it."""
+    name, _, version = json.loads(lock.read_text())["tag"].partition(":")
+    artifact = store / "models" / name / version
+    for engine in json.loads((artifact / "manifest.json").read_text())["engines"]:
+        if (engine["kind"], engine["precision"]) == ("openvino", precision):
+            return artifact / str(engine["file"])
+    raise ImportRefused(f"{artifact.name}: the manifest has no engine openvino-{precision}")

@@ -1,0 +1,139 @@
+"""One row a server: what the rounds of a session come to."""
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from benchmarks.catalogue import NULL, PRODUCT
+from benchmarks.record import Limit, Run, Session
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Median and extremes over rounds; percentiles of rounds are never averaged."""
+
+    median: float
+    lowest: float
+    highest: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> "Spread | None":
+        """None where there are no values."""
+        ordered = sorted(values)
+        if not ordered:
+            return None
+        return cls(median=statistics.median(ordered), lowest=ordered[0], highest=ordered[-1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One server in one case.
+
+    Attributes:
+        saturated_per_s: Correct answers per second in closed loop.
+        part_of_limit: Saturated throughput ÷ in-process limit of the same round.
+        highest_per_s: Highest rate within the budget.
+        p50_low_ms: Median latency at the lowest offered rate.
+        added_ms: That minus the in-process median of one caller, in the same round.
+        failed, wrong: Over all runs, those beyond the server's capacity included.
+        failed_within: Failures of the runs at rates below 90 % of its saturated throughput.
+    """
+
+    server: str
+    saturated_per_s: Spread | None
+    part_of_limit: Spread | None
+    highest_per_s: Spread | None
+    p50_low_ms: Spread | None
+    added_ms: Spread | None
+    ready_s: Spread | None
+    memory_mb: Spread | None
+    failed: int
+    failed_within: int
+    wrong: int
+
+
+def cases(session: Session) -> list[tuple[str, str]]:
+    """(model, image mix) of the session, in the order measured."""
+    return list(dict.fromkeys((run.model, run.images) for run in session.runs))
+
+
+def servers(session: Session, case: tuple[str, str]) -> list[str]:
+    """Measured servers of a case, in order, without the null server."""
+    runs = runs_of(session, case)
+    return [name for name in dict.fromkeys(run.server for run in runs) if name != NULL.name]
+
+
+def runs_of(session: Session, case: tuple[str, str], server: str | None = None) -> list[Run]:
+    """Runs of a case, of one server or of all."""
+    return [
+        run
+        for run in session.runs
+        if (run.model, run.images) == case and server in (None, run.server)
+    ]
+
+
+def image_limits(session: Session, case: tuple[str, str], preprocessing: str) -> list[Limit]:
+    """Decode-and-infer limits of a case, all rounds and stream counts."""
+    return [
+        limit
+        for limit in session.limits
+        if (limit.model, limit.images, limit.work) == (*case, "images")
+        and limit.preprocessing == preprocessing
+    ]
+
+
+def row_of(session: Session, case: tuple[str, str], server: str) -> Row:
+    """Summarise one server.
+
+    Its throughput is compared with the limit that does the same work: the project's own
+    preprocessing for this project, bare Pillow calls for the peers.
+    """
+    runs = runs_of(session, case, server)
+    limits = image_limits(session, case, "project" if server == PRODUCT else "pillow")
+    closed = [run for run in runs if run.mode == "closed"]
+    slowest = _at_lowest_rate(runs)
+    mean_per_s = statistics.mean(run.answered_per_s for run in closed) if closed else 0.0
+    starts = [s for s in session.starts if (s.server, s.model) == (server, case[0])]
+    return Row(
+        server=server,
+        saturated_per_s=Spread.of(run.answered_per_s for run in closed),
+        part_of_limit=Spread.of(
+            run.answered_per_s / limit
+            for run in closed
+            if (limit := _throughput_limit(limits, run.round))
+        ),
+        highest_per_s=Spread.of(
+            found.rate_per_s
+            for found in session.highest_rates
+            if (found.model, found.images, found.server) == (*case, server)
+        ),
+        p50_low_ms=Spread.of(run.percentile_ms(50) for run in slowest),
+        added_ms=Spread.of(
+            run.percentile_ms(50) - alone
+            for run in slowest
+            if (alone := _latency_limit_ms(limits, run.round)) is not None
+        ),
+        ready_s=Spread.of(start.ready_s for start in starts),
+        memory_mb=Spread.of(start.memory_mb for start in starts),
+        failed=sum(run.failures for run in runs),
+        failed_within=sum(
+            run.failures for run in runs if (run.offered_rate_per_s or 0) < 0.9 * mean_per_s
+        ),
+        wrong=sum(run.wrong for run in runs),
+    )
+
+
+def _at_lowest_rate(runs: Sequence[Run]) -> list[Run]:
+    rates = [run.offered_rate_per_s for run in runs if run.offered_rate_per_s is not None]
+    return [run for run in runs if rates and run.offered_rate_per_s == min(rates)]
+
+
+def _throughput_limit(limits: Sequence[Limit], round_: int) -> float:
+    return max((each.images_per_s for each in limits if each.round == round_), default=0.0)
+
+
+def _latency_limit_ms(limits: Sequence[Limit], round_: int) -> float | None:
+    return min(
+        (each.percentile_ms(50) for each in limits if (each.round, each.callers) == (round_, 1)),
+        default=None,
+    )

@@ -1,0 +1,124 @@
+"""The tables of one case of the report, as Markdown."""
+
+from collections.abc import Iterable, Sequence
+
+from benchmarks.catalogue import PRODUCT
+from benchmarks.record import Session
+from benchmarks.summary import Row, Spread
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table, first column to the left, numbers to the right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def number(spread: Spread | None, digits: int = 1) -> str:
+    """Median, with the extremes of the rounds where they differ."""
+    if spread is None:
+        return "–"
+    median = f"{spread.median:.{digits}f}"
+    if spread.lowest == spread.highest:
+        return median
+    return f"{median} ({spread.lowest:.{digits}f}–{spread.highest:.{digits}f})"
+
+
+def limits_table(session: Session, case: tuple[str, str]) -> str:
+    """Every measured configuration without HTTP."""
+    kinds = dict.fromkeys(
+        (each.work, each.preprocessing, each.batch_size, each.streams)
+        for each in session.limits
+        if (each.model, each.images) == case
+    )
+    rows = []
+    for kind in kinds:
+        same = [
+            each
+            for each in session.limits
+            if (each.model, each.images) == case
+            and (each.work, each.preprocessing, each.batch_size, each.streams) == kind
+        ]
+        rows.append(
+            [
+                "forward only" if kind[0] == "forward" else f"decode ({kind[1]}) + infer",
+                str(kind[2]),
+                str(kind[3]),
+                number(Spread.of(each.images_per_s for each in same)),
+                number(Spread.of(each.percentile_ms(50) for each in same)),
+            ]
+        )
+    return "In-process limit, no HTTP:\n\n" + table(
+        ["work", "batch", "streams", "images/s", "p50 ms"], rows
+    )
+
+
+def servers_table(rows: Sequence[Row], budget_ms: float) -> str:
+    """One row a server."""
+    return table(
+        [
+            "server",
+            "saturated /s",
+            "÷ limit",
+            f"highest rate, p99 ≤ {budget_ms:g} ms",
+            "p50 ms at the lowest rate",
+            "added ms",
+            "start s",
+            "memory MB",
+            "failed (below 90 % load)",
+            "wrong",
+        ],
+        [
+            [
+                row.server,
+                number(row.saturated_per_s),
+                number(row.part_of_limit, 2),
+                number(row.highest_per_s),
+                number(row.p50_low_ms),
+                number(row.added_ms),
+                number(row.ready_s),
+                number(row.memory_mb, 0),
+                f"{row.failed} ({row.failed_within})",
+                str(row.wrong),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def ratios(rows: Sequence[Row]) -> str:
+    """This project over the best peer."""
+    own = [row for row in rows if row.server == PRODUCT]
+    peers = [row for row in rows if row.server != PRODUCT]
+    sentences = []
+    for name, unit in (("saturated_per_s", "throughput"), ("highest_per_s", "highest rate")):
+        values = {row.server: getattr(row, name) for row in (*own, *peers) if getattr(row, name)}
+        best = max(
+            (row.server for row in peers if row.server in values),
+            key=lambda server: float(values[server].median),
+            default=None,
+        )
+        if best and PRODUCT in values and values[best].median:
+            ratio = values[PRODUCT].median / values[best].median
+            sentences.append(f"{unit} {ratio:.2f} × the best peer's ({best})")
+    return f"{PRODUCT}: {', '.join(sentences)}." if sentences else ""
+
+
+def verdicts_table(session: Session, case: tuple[str, str]) -> str:
+    """What LoadGen said; empty without verdicts."""
+    rows = [
+        [
+            each.server,
+            f"{each.target_per_s:g}",
+            "valid" if each.valid else "invalid",
+            each.summary.get("Completed samples per second", "–"),
+            _ms(each.summary.get("99.00 percentile latency (ns)")),
+        ]
+        for each in session.verdicts
+        if (each.model, each.images) == case
+    ]
+    header = ["server", "target /s", "result", "completed /s", "p99 ms"]
+    return "LoadGen Server scenario, unofficial:\n\n" + table(header, rows) if rows else ""
+
+
+def _ms(nanoseconds: str | None) -> str:
+    return f"{int(nanoseconds) / 1e6:.1f}" if nanoseconds else "–"
