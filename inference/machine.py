@@ -31,8 +31,8 @@ def _quota_cores(cgroup: Path) -> float | None:
             period = (cgroup / "cpu/cpu.cfs_period_us").read_text().strip()
         except OSError:
             return None
-    if limit in ("max", "-1"):
-        return None
+    if not (limit.isdecimal() and period.isdecimal() and int(period)):
+        return None  # "max", -1, or of a form that is not known
     return int(limit) / int(period)
 
 
