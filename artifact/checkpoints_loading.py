@@ -81,7 +81,6 @@ def _with_fitting_names(checkpoint: Checkpoint, network: "torch.nn.Module") -> C
     versions = checkpoint.versions
     if versions is not None and kept:
         versions = {f"{kept}{name}".removesuffix("."): entry for name, entry in versions.items()}
-        versions = {"": {}, **versions}
     return replace(
         checkpoint,
         tensors={names[name]: tensor for name, tensor in checkpoint.tensors.items()},

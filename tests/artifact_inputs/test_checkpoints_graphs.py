@@ -74,6 +74,21 @@ def test_graphs_given_as_weights_are_called_what_they_are(files: dict[str, Path]
         read_state_dict(files["onnx"])
 
 
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"\x08\x08" + b"\x3a\x00" + b"\x42\x00", True),  # fields 1, 7 (graph), 8 (opset)
+        (b"\x08\x08" + b"\x3a\x00", False),
+        (b"\x08\x08" + b"\x42\x00", False),
+        (b"\x08\x08" + b"\x3a\x00" + b"\x42\x00" + b"\x4a\x00", False),  # 9 is no field of ONNX
+    ],
+)
+def test_other_protobuf_messages_are_no_onnx(tmp_path: Path, data: bytes, expected: bool) -> None:
+    (tmp_path / "message").write_bytes(data)
+
+    assert is_onnx(tmp_path / "message") is expected
+
+
 def test_an_onnx_file_cut_short_is_none(files: dict[str, Path], tmp_path: Path) -> None:
     data = files["onnx"].read_bytes()
 

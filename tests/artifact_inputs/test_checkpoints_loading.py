@@ -63,13 +63,15 @@ def test_missing_unexpected_and_misshapen_names_are_listed_like_a_diff(tmp_path:
     del tensors["conv.bias"]
     tensors["head.weight"] = torch.ones(1)
     tensors["norm.weight"] = torch.ones(3)
+    tensors["conv.weight"] = torch.ones(1, 2, 1, 1)
 
     message = failure(Net(), tensors, tmp_path)
 
-    assert "1 missing, 1 unexpected, 1 of another shape" in message
-    assert message.splitlines()[1:4] == [
+    assert "1 missing, 1 unexpected, 2 of another shape" in message
+    assert message.splitlines()[1:5] == [
         "  - conv.bias",
         "  + head.weight",
+        "  ! conv.weight: shape is (1, 2, 1, 1), expected (2, 1, 1, 1)",
         "  ! norm.weight: shape is (3,), expected (2,)",
     ]
 
@@ -126,12 +128,15 @@ def test_versions_follow_the_wrapper_that_is_put_back(tmp_path: Path) -> None:
     assert torch.equal(network.model.conv.weight, trained.module.model.conv.weight)
 
 
-def test_a_counter_lost_from_a_checkpoint_that_states_its_version_is_missed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("network", "name"), [(Net, "norm"), (Wrapped, "model.norm")])
+def test_a_counter_lost_from_a_checkpoint_that_states_its_version_is_missed(
+    tmp_path: Path, network: type[nn.Module], name: str
+) -> None:
     # Without a version the counter counts as older than counters, see the test below.
-    tensors = nn.DataParallel(Net()).state_dict()
-    del tensors["module.norm.num_batches_tracked"]
+    tensors = nn.DataParallel(network()).state_dict()
+    del tensors[f"module.{name}.num_batches_tracked"]
 
-    assert "- norm.num_batches_tracked" in failure(Net(), tensors, tmp_path)
+    assert f"- {name}.num_batches_tracked" in failure(network(), tensors, tmp_path)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
