@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import bentoml
 import numpy as np
 from _bentoml_sdk import Service
@@ -17,13 +16,14 @@ from bentoml.models import BentoModel
 from artifact.lock import read_lock
 from artifact.opened import Artifact, open_artifact
 from artifact.store import locate
-from errors import NotReady, OperatorError
+from errors import OperatorError
 from inference.admission import Admission
 from inference.batcher import Batcher, RunBatch
 from inference.classifier import Answer, Classifier
 from inference.engines import Batch, Logits
 from inference.loading import freeze_garbage, load_executor
 from inference.machine import usable_cores
+from inference.remote import from_runner
 from inference.self_check import golden_inputs
 from preprocessing import DecodeLimits
 from settings import Settings
@@ -48,8 +48,10 @@ API_WORKERS = SETTINGS.workers or (1 if EMBEDDED else CORES)
 COALESCED = 64
 """Inputs of one call to the runner, at most: 64 of 224x224x3 bytes are 10 MB."""
 RUNNER_TIMEOUT_S = 30
-"""Of one call to the runner. BentoML's default of 60 s lets a dead runner hang the readiness
-probe, and with it the restart of a container, for a minute (BentoML 1.4.39)."""
+"""Of one call to the runner."""
+PROBE_TIMEOUT_S = 2
+"""Of a readiness probe. BentoML 1.4.39 does not catch its own time limit where the runner is dead
+(_bentoml_impl/client/proxy2.py, `is_ready`): its probe hangs for `traffic.timeout`."""
 KEEP_CONNECTIONS = {"max_requests": 2**31 - 1, "max_age": 1e9}
 """BentoML 1.4.39 makes its client to the runner anew every 100 requests and closes the old one
 with all calls in flight, which fail; these numbers mean never (BentoML issue 5540)."""
@@ -201,15 +203,8 @@ class ImageClassifier:
 
     def _run_remotely(self) -> RunBatch:
         async def run_batch(batch: Batch) -> Logits:
-            try:
-                try:
-                    return await self.runner.to_async.infer(batch)
-                except aiohttp.ClientConnectionError:
-                    # aiohttp keeps an idle connection 15 s, the runner's server 5 s: a call on
-                    # one that was just closed is lost. The second try takes another one.
-                    return await self.runner.to_async.infer(batch)
-            except (aiohttp.ClientConnectionError, ServiceUnavailable) as error:
-                raise NotReady("the model cannot be reached; try again") from error
+            infer = functools.partial(self.runner.to_async.infer, batch)
+            return await from_runner(infer, timeout_s=RUNNER_TIMEOUT_S, refusal=ServiceUnavailable)
 
         return run_batch
 
@@ -223,10 +218,21 @@ class ImageClassifier:
         """See `Classifier.classify`."""
         return await self._classifier.classify(image, top_k)
 
+    async def check_ready(self) -> None:
+        """Raise NotReady where the runner does not answer; a worker that answers is well."""
+        if not EMBEDDED:
+            # Its own probe, not one of its methods: those wait for a running batch.
+            probe = self.runner.is_ready
+            await from_runner(probe, timeout_s=PROBE_TIMEOUT_S, refusal=ServiceUnavailable)
+
     async def model_card(self) -> dict[str, Any]:
         """What is loaded, as `GET /model` shows it."""
-        loaded = self.runner.loaded() if EMBEDDED else await self.runner.to_async.loaded()
+        loaded = self.runner.loaded() if EMBEDDED else await self._runner_card()
         return model_card(LOCK, self._artifact, loaded, SETTINGS.topology)
+
+    async def _runner_card(self) -> dict[str, Any]:
+        loaded = self.runner.to_async.loaded
+        return await from_runner(loaded, timeout_s=PROBE_TIMEOUT_S, refusal=ServiceUnavailable)
 
     def openapi(self) -> dict[str, Any]:
         """The document behind Swagger UI."""

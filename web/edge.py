@@ -10,9 +10,19 @@ from dataclasses import asdict
 from http import HTTPStatus
 from typing import Any, Protocol
 
-from errors import ClientVisibleError, MethodNotAllowed, NotFound
+from errors import ClientVisibleError, DeadlineExceeded, MethodNotAllowed, NotFound
 from inference.classifier import Answer
-from web.messages import ClientGone, Receive, Scope, Send, header, read_body, send_json
+from web import page
+from web.messages import (
+    ClientGone,
+    Receive,
+    Scope,
+    Send,
+    header,
+    read_body,
+    send_body,
+    send_json,
+)
 from web.metrics import RequestMetrics
 from web.uploads import upload_from
 
@@ -22,8 +32,20 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Endpoint = Callable[[Scope, Receive, Send, str], Awaitable[None]]
 INTERNAL_ERROR = "internal_error"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-FRAMEWORK_PATHS = {"/", "/livez", "/healthz", "/readyz", "/metrics", "/schema.json"}
-FRAMEWORK_FOLDERS = ("/static_content/", "/assets/")
+READING = {"GET", "HEAD"}
+FRAMEWORK_PATHS = {"/livez", "/healthz", "/metrics", "/schema.json", *page.FILES}
+"""What BentoML answers. No folders: it makes a metric series of each path below one."""
+PROBE = "/readyz"
+BODY_TIMEOUT_S = 60
+"""A body that takes longer is given up: its connection would hold back the end of the server."""
+
+
+class WrongMethod(MethodNotAllowed):
+    """A method that a path does not take; `allow` names those it takes."""
+
+    def __init__(self, path: str, methods: set[str]) -> None:
+        self.allow = ", ".join(sorted(methods))
+        super().__init__(f"{path} takes {self.allow}")
 
 
 class ClassifierService(Protocol):
@@ -33,6 +55,9 @@ class ClassifierService(Protocol):
 
     async def answer(self, image: bytes, top_k: int | None) -> Answer:
         """Classify one image file."""
+
+    async def check_ready(self) -> None:
+        """Raise NotReady where a request could not be answered at present."""
 
     async def model_card(self) -> dict[str, Any]:
         """What is loaded, as JSON."""
@@ -67,54 +92,70 @@ class Edge:
         self._max_body_bytes = max_body_bytes
         self._routes = {
             "/classify": ({"POST", "PUT"}, self._classify),
-            "/model": ({"GET"}, self._model),
-            "/docs.json": ({"GET"}, self._docs),
+            "/": (READING, self._page),
+            "/model": (READING, self._model),
+            "/docs.json": (READING, self._docs),
+            PROBE: (READING, self._ready),
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        path = scope.get("path", "")
-        framework = path in FRAMEWORK_PATHS or path.startswith(FRAMEWORK_FOLDERS)
-        if scope["type"] == "http" and not framework:
-            await self._answer(scope, receive, send)
-        elif scope["type"] != "websocket":  # there is none; lifespan is BentoML's
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close"})
+        elif scope["path"] in FRAMEWORK_PATHS and scope["method"] in READING:
+            await self._app(scope, receive, send)
+        elif scope["path"] == PROBE:  # not counted: nobody waits for its answer
+            await self._answer(scope, receive, send)
+        else:
+            metrics = self._service().metrics
+            metrics.begin()
+            outcome = INTERNAL_ERROR
+            try:
+                outcome = await self._answer(scope, receive, send)
+            finally:
+                metrics.end(outcome)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> str:
+        """Returns what became of the request: "ok", "client_gone" or the code of the error."""
         request_id = _request_id(scope)
-        metrics = self._service().metrics
-        metrics.begin()
-        outcome = "ok"
         try:
             endpoint = self._endpoint(scope)
             await endpoint(scope, receive, send, request_id)
         except ClientGone:
-            outcome = "client_gone"
+            return "client_gone"
         except ClientVisibleError as error:
-            outcome = error.code
             await _send_error(send, error, request_id)
+            return error.code
         # A bug: the client learns no more than the request id, the log has the rest.
         except Exception:
-            outcome = INTERNAL_ERROR
             logger.exception("request %s failed", request_id)
-            body = _error_body(outcome, "the service failed; its log says why", request_id)
+            body = _error_body(INTERNAL_ERROR, "the service failed; its log says why", request_id)
             await send_json(
                 send, HTTPStatus.INTERNAL_SERVER_ERROR, body, {"x-request-id": request_id}
             )
-        finally:
-            metrics.end(outcome)
+            return INTERNAL_ERROR
+        return "ok"
 
     def _endpoint(self, scope: Scope) -> Endpoint:
-        if scope["path"] not in self._routes:
+        path = scope["path"]
+        if path in FRAMEWORK_PATHS:
+            raise WrongMethod(path, READING)
+        if path not in self._routes:
             raise NotFound("no such path; / lists them")
-        methods, endpoint = self._routes[scope["path"]]
+        methods, endpoint = self._routes[path]
         if scope["method"] not in methods:
-            raise MethodNotAllowed(f"{scope['path']} takes {', '.join(sorted(methods))}")
+            raise WrongMethod(path, methods)
         return endpoint
 
     async def _classify(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         begun = time.perf_counter()
-        body = await read_body(scope, receive, self._max_body_bytes)
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                body = await read_body(scope, receive, self._max_body_bytes)
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"the body took longer than {BODY_TIMEOUT_S} s") from error
         upload = upload_from(scope, body)
         service = self._service()
         answer = await _unless_gone(receive, service.answer(upload.image, upload.top_k))
@@ -130,6 +171,16 @@ class Edge:
         headers = {"x-request-id": request_id, "server-timing": timing}
         await send_json(send, HTTPStatus.OK, value, headers)
         service.metrics.classified(answer, time.perf_counter() - begun)
+
+    async def _page(self, _: Scope, __: Receive, send: Send, request_id: str) -> None:
+        headers = {"x-request-id": request_id}
+        await send_body(
+            send, HTTPStatus.OK, ("text/html; charset=utf-8", page.PAGE.encode()), headers
+        )
+
+    async def _ready(self, _: Scope, __: Receive, send: Send, request_id: str) -> None:
+        await self._service().check_ready()
+        await send_body(send, HTTPStatus.OK, ("text/plain", b"\n"), {"x-request-id": request_id})
 
     async def _model(self, _: Scope, __: Receive, send: Send, request_id: str) -> None:
         card = await self._service().model_card()
@@ -163,6 +214,8 @@ def _request_id(scope: Scope) -> str:
 
 async def _send_error(send: Send, error: ClientVisibleError, request_id: str) -> None:
     headers = {"x-request-id": request_id}
+    if isinstance(error, WrongMethod):
+        headers["allow"] = error.allow
     if error.retry_after_s is not None:
         headers["retry-after"] = str(error.retry_after_s)
     await send_json(send, error.status, _error_body(error.code, str(error), request_id), headers)

@@ -54,11 +54,15 @@ async def send_json(
 ) -> None:
     """Send a JSON document in one piece."""
     body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-    pairs = {
-        "content-type": "application/json",
-        "content-length": str(len(body)),
-        **(headers or {}),
-    }
+    await send_body(send, status, ("application/json", body), headers or {})
+
+
+async def send_body(
+    send: Send, status: int, content: tuple[str, bytes], headers: Mapping[str, str]
+) -> None:
+    """Send a content type and its bytes in one piece."""
+    content_type, body = content
+    pairs = {"content-type": content_type, "content-length": str(len(body)), **headers}
     await send(
         {
             "type": "http.response.start",

@@ -142,12 +142,18 @@ class Server:
             f"{count} requests in flight",
         )
 
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
+
     def raw(self, data: bytes) -> bytes:
-        """Send bytes on a connection of their own and read to its end."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
+        """Send bytes, with `Connection: close` among them, and read to the end."""
+        with self.connect() as connection:
             connection.sendall(data)
-            connection.shutdown(socket.SHUT_WR)
-            return b"".join(iter(lambda: connection.recv(65_536), b""))
+            return read_to_end(connection)
+
+
+def read_to_end(connection: socket.socket) -> bytes:
+    return b"".join(iter(lambda: connection.recv(65_536), b""))
 
 
 def command(port: int, target: str = "") -> list[str]:
