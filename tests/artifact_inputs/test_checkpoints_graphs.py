@@ -51,7 +51,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
     (tmp_path / "text").write_text("no model")
     (tmp_path / "empty").touch()
     with zipfile.ZipFile(tmp_path / "zip", "w") as archive:
-        archive.writestr("constants.pkl", b"")
+        archive.writestr("net/constants.pkl", b"")
     return {
         "torchscript": torchscript(tmp_path / "d.pt"),
         "onnx": saved_onnx(tmp_path / "e.pt"),

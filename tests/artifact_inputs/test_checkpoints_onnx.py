@@ -31,6 +31,12 @@ def test_the_width_is_inferred_where_the_file_does_not_state_it(tmp_path: Path) 
     assert check_onnx(path).output_shape == (None, 2)
 
 
+def test_a_negative_size_is_an_open_one(tmp_path: Path) -> None:
+    path = saved_onnx(tmp_path / "net.onnx", input_sizes=(-1, 3, 4, 4))
+
+    assert check_onnx(path).input_shape == (None, 3, 4, 4)
+
+
 def test_a_weight_listed_as_input_is_no_image(tmp_path: Path) -> None:
     model = onnx_model()
     model.graph.input.append(helper.make_tensor_value_info("weights", 1, [48, 2]))
