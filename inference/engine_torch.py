@@ -1,5 +1,6 @@
 """The torchscript engine: a traced network, on a GPU where there is one."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,14 @@ class TorchScriptEngine:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if self._device.type == "cpu":
             torch.set_num_threads(max(1, plan.threads // plan.streams))
-        module = torch.jit.load(  # type: ignore[no-untyped-call]
-            str(path), map_location=self._device
-        )
-        self._module = torch.jit.freeze(module.eval())
+        with warnings.catch_warnings():
+            # torch 2.14 announces the end of TorchScript; the engine of a GPU rests on it.
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            module = torch.jit.load(  # type: ignore[no-untyped-call]
+                str(path), map_location=self._device
+            )
+            self._module = torch.jit.freeze(module.eval())
         self._autocast = AUTOCAST.get(precision)
 
     def run(self, batch: Batch) -> Logits:

@@ -1,0 +1,177 @@
+"""Real engines on a tiny network, against eager torch and arithmetic by hand."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from artifact.errors import ArtifactError
+from artifact.manifest import EngineGraph, EngineKind
+from artifact.record import Plan
+from importer.network import PixelsToLogits
+from inference.engines import load_engine
+from tests.imports import ROOT
+from tests.inference.tiny import (
+    SHAPE,
+    SIGNATURE,
+    export_tiny,
+    tiny_engine,
+    tiny_inputs,
+    tiny_network,
+)
+
+KINDS: tuple[EngineKind, ...] = ("openvino", "onnxruntime", "torchscript")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    export_tiny(folder)
+    return folder
+
+
+def eager(inputs: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+        return np.asarray(tiny_network()(torch.from_numpy(inputs)).numpy())
+
+
+class Channels(torch.nn.Module):
+    """Logits are the normalised value of each channel at row 1, column 2."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels[:, :, 1, 2]
+
+
+def test_normalisation_is_inside_and_follows_by_hand() -> None:
+    batch = np.zeros((1, *SHAPE), np.uint8)
+    batch[0, 1, 2] = (255, 51, 102)
+
+    logits = PixelsToLogits(Channels(), SIGNATURE)(torch.from_numpy(batch))
+
+    # (1 - 0.1) / 0.5 = 1.8, (0.2 - 0.4) / 0.25 = -0.8, (0.4 - 0.6) / 0.2 = -1
+    assert logits.tolist() == [pytest.approx([1.8, -0.8, -1.0], abs=1e-6)]
+
+
+def test_a_preprocessing_that_has_normalised_is_left_as_it_is() -> None:
+    signature = SIGNATURE.model_copy(update={"input_dtype": "float32", "mean": None, "std": None})
+    batch = np.zeros((1, *SHAPE), np.float32)
+    batch[0, 1, 2] = (255, -3, 0.5)
+
+    logits = PixelsToLogits(Channels(), signature)(torch.from_numpy(batch))
+
+    assert logits.tolist() == [[255, -3, 0.5]]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_engine_answers_as_eager_torch_at_every_compiled_size(
+    folder: Path, kind: EngineKind, batch_size: int
+) -> None:
+    engine = tiny_engine(folder, kind, 1, 2, 3, 8)
+    inputs = tiny_inputs(batch_size)
+
+    logits = engine.run(inputs)
+
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, eager(inputs), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_belongs_to_the_caller_and_outlives_the_next_call(
+    folder: Path, kind: EngineKind
+) -> None:
+    engine = tiny_engine(folder, kind, 1)
+    first = engine.run(tiny_inputs(2)[:1])
+    before = first.copy()
+
+    engine.run(tiny_inputs(2)[1:])
+
+    assert first.tolist() == before.tolist()
+    first[:] = 0  # writable: it is the caller's
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_inputs_need_not_lie_in_one_piece_and_stay_as_they_were(
+    folder: Path, kind: EngineKind
+) -> None:
+    engine = tiny_engine(folder, kind, 2)
+    spread = tiny_inputs(4)[::2]
+    spread.setflags(write=False)
+
+    logits = engine.run(spread)
+
+    np.testing.assert_allclose(logits, eager(tiny_inputs(4)[::2].copy()), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_input_gives_the_same_bits_each_time(folder: Path, kind: EngineKind) -> None:
+    engine = tiny_engine(folder, kind, 2, streams=2)
+
+    answers = {engine.run(tiny_inputs(2)).tobytes() for _ in range(20)}
+
+    assert len(answers) == 1
+
+
+def test_an_engine_whose_library_is_missing_is_the_operators_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.delitem(sys.modules, "inference.engine_onnxruntime", raising=False)
+    graph = EngineGraph(kind="onnxruntime", precision="fp32", file="network.onnx")
+    plan = Plan(engine="one", streams=1, threads=1, batch_sizes=(1,), image_ms=1)
+
+    with pytest.raises(ArtifactError, match="onnxruntime is not installed; install"):
+        load_engine(graph, tmp_path, SHAPE, plan)
+
+
+STRESS = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+import numpy as np
+from artifact.manifest import EngineGraph
+from artifact.record import Plan
+from inference.engines import load_engine
+
+folder, runs = Path(sys.argv[1]), int(sys.argv[2])
+inputs, expected = np.load(folder / "inputs.npy"), np.load(folder / "expected.npy")
+plan = Plan(engine="openvino", streams=2, threads=2, batch_sizes=(1, 4), image_ms=1)
+graph = EngineGraph(kind="openvino", precision="fp32", file="network.onnx")
+engine = load_engine(graph, folder, inputs.shape[1:], plan)
+
+def many(seed):
+    random = np.random.default_rng(seed)
+    for _ in range(runs):
+        # A fresh array each time, freed at once: what crashed with shared inputs.
+        chosen = random.integers(0, len(inputs), random.choice([1, 4]))
+        logits = engine.run(inputs[chosen])
+        np.testing.assert_allclose(logits, expected[chosen], rtol=1e-5, atol=1e-5)
+
+with ThreadPoolExecutor(4) as pool:
+    list(pool.map(many, range(4)))
+if "torch" in sys.modules:
+    sys.exit("torch was imported")
+print("sound")
+"""
+
+
+def test_two_thousand_inferences_from_four_threads_are_right_and_need_no_torch(
+    folder: Path,
+) -> None:
+    inputs = tiny_inputs(16)
+    np.save(folder / "inputs.npy", inputs)
+    np.save(folder / "expected.npy", eager(inputs))
+
+    done = subprocess.run(
+        [sys.executable, "-c", STRESS, str(folder), "500"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout) == (0, "sound\n"), done.stderr

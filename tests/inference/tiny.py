@@ -1,0 +1,55 @@
+"""A network small enough for hand work, exported by the importer to each kind of graph."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from artifact.manifest import EngineGraph, EngineKind, PreprocessingEntry
+from artifact.record import Plan
+from importer.export import export_onnx, export_torchscript
+from importer.network import PixelsToLogits
+from inference.engines import Batch, Engine, load_engine
+from preprocessing import DecodeRules
+
+SHAPE = (6, 5, 3)
+"""Height, width and channels all differ, so that no swap of axes goes unseen."""
+SIGNATURE = PreprocessingEntry(
+    file="preprocessing/own/tiny.py",
+    class_name="Tiny",
+    decode=DecodeRules(),
+    input_shape=SHAPE,
+    input_dtype="uint8",
+    mean=(0.1, 0.4, 0.6),
+    std=(0.5, 0.25, 0.2),
+)
+FILES: dict[EngineKind, str] = {
+    "openvino": "network.onnx",
+    "onnxruntime": "network.onnx",
+    "torchscript": "network.pt",
+}
+
+
+def tiny_network() -> PixelsToLogits:
+    torch.manual_seed(7)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(96, 4)
+    )
+    return PixelsToLogits(network, SIGNATURE).eval().requires_grad_(False)
+
+
+def tiny_inputs(count: int) -> Batch:
+    return np.random.default_rng(3).integers(0, 256, (count, *SHAPE), dtype=np.uint8)
+
+
+def export_tiny(folder: Path) -> None:
+    """Write both graphs."""
+    export_onnx(tiny_network(), tiny_inputs(2), folder / "network.onnx")
+    export_torchscript(tiny_network(), tiny_inputs(2), folder / "network.pt")
+
+
+def tiny_engine(folder: Path, kind: EngineKind, *batch_sizes: int, streams: int = 1) -> Engine:
+    plan = Plan(engine=kind, streams=streams, threads=2, batch_sizes=batch_sizes, image_ms=1)
+    graph = EngineGraph(kind=kind, precision="fp32", file=FILES[kind])
+    return load_engine(graph, folder, SHAPE, plan)
