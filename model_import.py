@@ -63,6 +63,9 @@ def parser() -> argparse.ArgumentParser:
     )
     proof.add_argument("--golden-labels", type=Path, metavar="CSV", help="classes of the images")
     proof.add_argument("--golden-count", type=int, default=100, help="images kept (default 100)")
+    proof.add_argument(
+        "--reference", type=Path, help="logits or probabilities of your notebook (.json, .npz)"
+    )
     proof.add_argument("--calibration", type=Path, help="folder of images for int8")
     proof.add_argument("--calibration-count", type=int, default=64, help="(default 64)")
     _add_gates(parser.add_argument_group("gates"))

@@ -54,11 +54,15 @@ def print_summary(tag: str, known: bool, record: ImportRecord, manifest: Manifes
     for attempt in record.attempts:
         table.add_row(*_cells(attempt, record.plan.engine, record.budget_ms))
     console.print(table)
+    for attempt in record.attempts:
+        if attempt.reason:
+            console.print(f"{attempt.engine}: {attempt.reason}", markup=False, soft_wrap=True)
     plan = record.plan
     console.print(
         f"\nserves with {plan.engine}: {plan.streams} streams, {plan.threads} threads, "
         f"batch sizes {', '.join(map(str, plan.batch_sizes))}; "
-        f"{len(manifest.golden)} golden samples"
+        f"{len(manifest.golden)} golden samples",
+        soft_wrap=True,
     )
     console.print(f"{'already in the store' if known else 'imported'}: {tag}", style="bold")
 
@@ -68,14 +72,13 @@ def _cells(attempt: EngineAttempt, chosen: str, budget_ms: float) -> Sequence[st
     fastest = min(single, key=lambda point: point.latency_ms, default=None)
     best = best_point(attempt.curve, budget_ms) if attempt.curve else None
     difference, agreement = attempt.max_logit_difference, attempt.top1_agreement
-    verdict = "chosen" if attempt.engine == chosen else attempt.verdict
     return (
         attempt.engine,
         "–" if difference is None else f"{difference:.2g}",
         "–" if agreement is None else f"{agreement:.1%}",
         "–" if fastest is None else f"{fastest.latency_ms:.2f} ms",
         "–" if best is None else f"{best.images_per_s:.0f}/s",
-        f"{verdict}: {attempt.reason}" if attempt.reason else verdict,
+        "chosen" if attempt.engine == chosen else attempt.verdict,
     )
 
 

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from artifact.checkpoints_torchvision import TorchvisionWeights
 from artifact.golden_images import GoldenImage, read_golden_images
+from artifact.golden_images_reference import Reference, read_reference
 from artifact.labels import read_labels
 from artifact.manifest import PreprocessingEntry
 from errors import ClientVisibleError
@@ -28,6 +29,7 @@ class Materials:
         golden: Images the model is verified with.
         inputs: Their inputs, (n, H, W, C).
         calibration: Inputs for quantisation, (m, H, W, C).
+        reference: The researcher's own numbers, where given.
     """
 
     model: ModelSource
@@ -37,6 +39,7 @@ class Materials:
     golden: tuple[GoldenImage, ...]
     inputs: npt.NDArray[np.generic]
     calibration: npt.NDArray[np.generic]
+    reference: Reference | None
 
 
 def read_materials(options: ImportOptions, draft: Path, progress: Progress) -> Materials:
@@ -49,9 +52,14 @@ def read_materials(options: ImportOptions, draft: Path, progress: Progress) -> M
         model = read_model(options, draft)
     preprocessing, signature = _preprocessing(options, model, draft)
     labels = _labels(options, model)
+    reference = None if options.reference is None else read_reference(options.reference)
     with progress.step("read and preprocess the golden images"):
         found = read_golden_images(
-            options.golden, labels, options.golden_count, options.golden_labels
+            options.golden,
+            labels,
+            options.golden_count,
+            options.golden_labels,
+            among=None if reference is None else reference.by_name.keys(),
         )
         inputs = _inputs(found.images, preprocessing)
         calibration = _calibration(options, labels, preprocessing)
@@ -65,6 +73,7 @@ def read_materials(options: ImportOptions, draft: Path, progress: Progress) -> M
         golden=found.images,
         inputs=inputs,
         calibration=inputs if calibration is None else calibration,
+        reference=reference,
     )
 
 

@@ -23,6 +23,7 @@ from artifact.record import RECORD_NAME, EngineAttempt, ImportRecord
 from artifact.store import add, draft
 from importer.candidates import Evidence, Trial, chosen_candidates
 from importer.console import Progress
+from importer.diagnosis import Diagnosis, check_against_reference, comparison_with
 from importer.errors import ImportRefused
 from importer.materials import Materials, read_materials
 from importer.network import PixelsToLogits
@@ -69,6 +70,8 @@ def import_model(
         with progress.step(f"run the reference on {len(materials.golden)} golden images"):
             reference = reference_logits(network, materials.inputs)
         check_label_count(materials.labels, reference.shape[1])
+        if materials.reference is not None:
+            reference = _given_reference(options, materials, reference, progress)
         trial = Trial(
             draft=root,
             network=network,
@@ -84,6 +87,26 @@ def import_model(
             lock, known = add(root, manifest)
         write_lock(lock_path, lock)
     return Imported(lock=lock, known=known, manifest=manifest, record=record)
+
+
+def _given_reference(
+    options: ImportOptions, materials: Materials, logits: Logits, progress: Progress
+) -> Logits:
+    if materials.reference is None:
+        return logits
+    diagnosis = Diagnosis(
+        network=materials.model.network,
+        signature=materials.signature,
+        images=materials.golden,
+        inputs=materials.inputs,
+        comparison=comparison_with(
+            materials.reference,
+            materials.golden,
+            logits.shape[1],
+            options.gates.fp32_tolerance,
+        ),
+    )
+    return check_against_reference(diagnosis, logits, progress)
 
 
 def _evidence(materials: Materials, reference: Logits) -> Evidence:
@@ -138,7 +161,7 @@ def _write(
         preprocessing=materials.signature,
         engines=entries,
         golden=golden,
-        reference="torch",
+        reference="torch" if materials.reference is None else "given",
         versions={package: importlib.metadata.version(package) for package in RELEVANT_PACKAGES},
         files=sha256_tree(root, file_names(root)),
     )

@@ -44,7 +44,7 @@ def reference_logits(
 
 def _row(network: nn.Module, batch: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
     try:
-        output = network(torch.from_numpy(batch))
+        output = network(torch.from_numpy(np.array(batch)))  # a copy: pictures may be read-only
     except RuntimeError as error:  # torch's one error for shapes that do not fit
         raise ImportRefused(
             f"network: rejects an input of shape {tuple(batch.shape[1:])} (H, W, C): {error}; "
