@@ -47,7 +47,7 @@ class DecodeLimits(BaseModel):
         max_aspect_ratio: Longer side ÷ shorter side.
         max_resized_pixels: Width × height after the resize of a spec, checked before it.
         max_decode_memory_bytes: Highest estimated memory of one decode (see `memory`).
-        max_decode_cpu_seconds: CPU time of one decode, checked each time the decoder reads on.
+        max_decode_cpu_seconds: CPU time of one decode, checked while the decoder reads on.
         max_decode_reads: Reads of one decode. Ordinary files take tens to thousands.
         max_jpeg_scans: Scans of one JPEG. Each costs time by the size of the picture, however
             few bytes it has; encoders write 1 to 20.
