@@ -23,16 +23,18 @@ from inference.classifier import Answer, Classifier
 from inference.engines import Batch, Logits
 from inference.loading import freeze_garbage, load_executor
 from inference.machine import usable_cores
+from inference.pipeline import BatchedPipeline, DirectPipeline, Pipeline, ToInput
 from inference.remote import from_runner
 from inference.self_check import golden_inputs
 from preprocessing import DecodeLimits
+from preprocessing import to_input as preprocess
 from settings import Settings
 from web.cards import engine_card, model_card
 from web.draining import let_requests_finish
 from web.edge import App, Edge
 from web.metrics import RequestMetrics
 from web.openapi import openapi_document
-from web.refusal import let_workers_refuse, refuse
+from web.refusal import let_workers_refuse, or_refuse
 
 try:
     SETTINGS = Settings.from_env(os.environ)
@@ -78,16 +80,14 @@ class ModelRunner:
 
     model = BentoModel(LOCK.tag)
 
+    @or_refuse()
     def __init__(self) -> None:
-        try:
-            self.executor = load_executor(
-                opened(graphs=True),
-                engine=SETTINGS.engine,
-                budget_ms=SETTINGS.budget_ms,
-                deterministic=SETTINGS.deterministic,
-            )
-        except OperatorError as error:
-            refuse(error)
+        self.executor = load_executor(
+            opened(graphs=True),
+            engine=SETTINGS.engine,
+            budget_ms=SETTINGS.budget_ms,
+            deterministic=SETTINGS.deterministic,
+        )
         freeze_garbage()
 
     @bentoml.api(
@@ -154,52 +154,53 @@ class ImageClassifier:
 
             let_requests_finish(Arbiter)
 
+    @or_refuse()
     def __init__(self) -> None:
-        try:
-            self._artifact = opened(graphs=EMBEDDED)
-            self._labels = self._artifact.labels()
-            preprocessing = self._artifact.preprocessing()
-            if not EMBEDDED:  # embedded, loading the executor has checked it
-                golden_inputs(self._artifact.golden_samples(), preprocessing)
-        except OperatorError as error:
-            refuse(error)
+        self._artifact = opened(graphs=EMBEDDED)
+        self._labels = self._artifact.labels()
+        preprocessing = self._artifact.preprocessing()
+        if not EMBEDDED:  # embedded, loading the executor has checked it
+            golden_inputs(self._artifact.golden_samples(), preprocessing)
         self.metrics = RequestMetrics()
-        batcher, image_ms, parallel = self._embedded() if EMBEDDED else self._remote()
+        to_input = functools.partial(
+            preprocess, preprocessing=preprocessing, limits=_decode_limits()
+        )
+        pipeline, admission = self._embedded(to_input) if EMBEDDED else self._remote(to_input)
         self._classifier = Classifier(
-            preprocessing=preprocessing,
-            limits=_decode_limits(),
-            labels=self._labels,
-            batcher=batcher,
-            admission=Admission(
-                max_inside=SETTINGS.max_queue,
-                max_wait_ms=SETTINGS.longest_wait_ms,
-                image_ms=image_ms,
-                parallel=parallel,
-            ),
-            threads=max(1, CORES // API_WORKERS),
+            pipeline,
+            admission,
+            self._labels,
             timeout_ms=SETTINGS.timeout_ms,
             default_top_k=SETTINGS.default_top_k,
         )
         freeze_garbage()
 
-    def _embedded(self) -> tuple[Batcher, float, int]:
+    def _embedded(self, to_input: ToInput) -> tuple[Pipeline, Admission]:
         executor = self.runner.executor
         plan = executor.plan
+        if plan.batch_sizes == (1,):
+            threads = max(CORES, plan.streams)
+            return DirectPipeline(to_input, executor.run, threads), _admission(
+                plan.image_ms, threads
+            )
         pool = ThreadPoolExecutor(plan.streams, "batch")
 
         async def run_batch(batch: Batch) -> Logits:
             return await asyncio.get_running_loop().run_in_executor(pool, executor.run, batch)
 
         batcher = Batcher(run_batch, max_batch_size=plan.batch_sizes[-1], concurrency=plan.streams)
-        return batcher, plan.image_ms, max(CORES, plan.streams)
+        return BatchedPipeline(to_input, batcher, CORES), _admission(plan.image_ms, CORES)
 
-    def _remote(self) -> tuple[Batcher, float, int]:
+    def _remote(self, to_input: ToInput) -> tuple[Pipeline, Admission]:
         record = self._artifact.record
         image_ms = record.plan.image_ms if record else 1.0
         fitting = max(1, min(COALESCED, int(SETTINGS.budget_ms / 2 / image_ms)))
         # Two calls at a time: one runs while the next one travels.
         batcher = Batcher(self._run_remotely(), max_batch_size=fitting, concurrency=2)
-        return batcher, image_ms * API_WORKERS, CORES
+        threads = max(1, CORES // API_WORKERS)
+        return BatchedPipeline(to_input, batcher, threads), _admission(
+            image_ms * API_WORKERS, CORES
+        )
 
     def _run_remotely(self) -> RunBatch:
         async def run_batch(batch: Batch) -> Logits:
@@ -242,6 +243,15 @@ class ImageClassifier:
     def model_reference(self) -> dict[str, str]:
         """What every answer says of the model."""
         return {"tag": LOCK.tag, "digest": LOCK.manifest_sha256}
+
+
+def _admission(image_ms: float, parallel: int) -> Admission:
+    return Admission(
+        max_inside=SETTINGS.max_queue,
+        max_wait_ms=SETTINGS.longest_wait_ms,
+        image_ms=image_ms,
+        parallel=parallel,
+    )
 
 
 def _decode_limits() -> DecodeLimits:

@@ -164,9 +164,10 @@ class Edge:
             "model": service.model_reference,
             "request_id": request_id,
         }
+        stages = answer.inference
         timing = (
-            f"decode;dur={answer.decode_ms:.2f}, queue;dur={answer.queue_ms:.2f}, "
-            f"infer;dur={answer.infer_ms:.2f}"
+            f"decode;dur={stages.decode_ms:.2f}, queue;dur={stages.queue_ms:.2f}, "
+            f"infer;dur={stages.infer_ms:.2f}"
         )
         headers = {"x-request-id": request_id, "server-timing": timing}
         await send_json(send, HTTPStatus.OK, value, headers)

@@ -55,8 +55,9 @@ class RequestMetrics:
 
     def classified(self, answer: Answer, total_s: float) -> None:
         """One image was classified in `total_s` seconds, reading the body included."""
-        self._stage["decode"].observe(answer.decode_ms / 1e3)
-        self._stage["queue"].observe(answer.queue_ms / 1e3)
-        self._stage["infer"].observe(answer.infer_ms / 1e3)
+        inference = answer.inference
+        self._stage["decode"].observe(inference.decode_ms / 1e3)
+        self._stage["queue"].observe(inference.queue_ms / 1e3)
+        self._stage["infer"].observe(inference.infer_ms / 1e3)
         self._stage["total"].observe(total_s)
-        self._batch_sizes.observe(answer.batch_size)
+        self._batch_sizes.observe(inference.batch_size)
