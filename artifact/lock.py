@@ -38,6 +38,8 @@ def read_lock(path: Path) -> ModelLock:
         raise ArtifactError(
             f"{path}: not found; import a model first (make import, or python model_import.py)"
         ) from error
+    except OSError as error:
+        raise ArtifactError(f"{path}: {error.strerror}; expected a readable file") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"

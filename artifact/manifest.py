@@ -20,6 +20,8 @@ WEIGHTS_NAME = "weights.safetensors"
 BUILT_IN_PREPROCESSING = "preprocessing/built_in"
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+ModelName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?$")]
+"""What BentoML takes for a name: lower case, at most 63 characters, no mark at either end."""
 EngineKind = Literal["openvino", "onnxruntime", "torchscript"]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 
@@ -139,7 +141,7 @@ class Manifest(FrozenModel):
     """
 
     schema_version: Literal[1]
-    name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9_.-]{0,62})$")]
+    name: ModelName
     num_classes: Annotated[int, Field(ge=1)]
     architecture: Architecture | None
     preprocessing: PreprocessingEntry
@@ -153,7 +155,7 @@ class Manifest(FrozenModel):
     def _names_stay_inside(self) -> "Manifest":
         for name in self.files:
             path = PurePosixPath(name)
-            if path.is_absolute() or ".." in path.parts or name != path.as_posix():
+            if path.is_absolute() or ".." in path.parts or name in (".", "") or name != str(path):
                 raise ValueError(f"file name {name!r} leaves the artifact")
         used = [entry.file for entry in self.golden] + [LABELS_NAME, GOLDEN_LOGITS_NAME]
         used += [name for entry in self.engines for name in (entry.file, *entry.companions)]
@@ -161,6 +163,13 @@ class Manifest(FrozenModel):
             used.append(self.preprocessing.file)
         if missing := sorted(set(used) - self.files.keys()):
             raise ValueError(f"no digest for {', '.join(missing)}")
+        return self
+
+    @model_validator(mode="after")
+    def _engines_have_names_of_their_own(self) -> "Manifest":
+        names = [entry.name for entry in self.engines]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two engines of one name: {', '.join(names)}")
         return self
 
     def engine(self, name: str) -> EngineEntry:
@@ -193,10 +202,10 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     """
     try:
         value: Any = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{where}: not JSON; import the model again") from error
     version = value.get("schema_version") if isinstance(value, dict) else None
-    if version != SCHEMA_VERSION:
+    if type(version) is not int or version != SCHEMA_VERSION:
         raise ArtifactError(
             f"{where}: schema version is {version!r}, this program reads 1..{SCHEMA_VERSION}; "
             "import the model again or use the program that wrote it"

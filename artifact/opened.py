@@ -1,9 +1,11 @@
 """A verified artifact, ready to be read."""
 
 import json
+import sys
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from stat import S_ISREG
 
 import numpy as np
 import numpy.typing as npt
@@ -81,7 +83,7 @@ class Artifact:
             return SpecPreprocessing(entry.spec)
         if entry.file is None or entry.class_name is None:  # ruled out by the manifest's checks
             raise ArtifactError(f"{self.root}: no preprocessing; import the model again")
-        return load_preprocessing(self.path_of(entry.file), entry.class_name)
+        return load_own_preprocessing(self.path_of(entry.file), entry.class_name)
 
     def golden_samples(self) -> tuple[GoldenSample, ...]:
         """The golden samples, in the manifest's order."""
@@ -102,6 +104,18 @@ class Artifact:
             )
             for entry, row in zip(self.manifest.golden, logits, strict=True)
         )
+
+
+def load_own_preprocessing(path: Path, class_name: str) -> Preprocessing:
+    """A user's class, loaded without leaving bytecode beside its file.
+
+    A __pycache__ would be an extra file of the artifact, with the time of the import in it.
+    """
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        return load_preprocessing(path, class_name)
+    finally:
+        sys.dont_write_bytecode = before
 
 
 def open_artifact(
@@ -138,8 +152,12 @@ def open_artifact(
 
 def _verify_files(root: Path, manifest: Manifest, *, graphs: bool) -> None:
     present = file_names(root) - UNDIGESTED
-    if linked := sorted(name for name in present if (root / name).is_symlink()):
-        raise ArtifactError(f"{root / linked[0]}: is a symbolic link; import the model again")
+    # A link may lead outside, and reading a pipe would never end.
+    if odd := sorted(name for name in present if not S_ISREG((root / name).lstat().st_mode)):
+        raise ArtifactError(
+            f"{root / odd[0]}: is a symbolic link, a pipe or a device, expected a file; "
+            "import the model again"
+        )
     large = {name for name in manifest.files if name.startswith(LARGE)} if not graphs else set()
     expected = {name: digest for name, digest in manifest.files.items() if name not in large}
     differences = describe_differences(expected, sha256_tree(root, present - large))

@@ -50,7 +50,7 @@ def draft() -> Iterator[Path]:
     """
     home = Path(BentoMLContainer.model_store_dir.get()).parent
     for left_over in home.glob(f"{DRAFT_PREFIX}*"):
-        if not _is_running(int(left_over.name.rpartition("-")[2])):
+        if not _is_another(left_over.name.removeprefix(DRAFT_PREFIX).partition(".")[0]):
             shutil.rmtree(left_over, ignore_errors=True)
     root = home / f"{DRAFT_PREFIX}{os.getpid()}"
     root.mkdir(parents=True)
@@ -60,8 +60,10 @@ def draft() -> Iterator[Path]:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _is_running(process_id: int) -> bool:
-    return Path(f"/proc/{process_id}").exists()
+def _is_another(process_id: str) -> bool:
+    # Our own id on a left-over is that of an earlier process: in a container each import may
+    # get the same one.
+    return process_id != str(os.getpid()) and Path("/proc", process_id).exists()
 
 
 def add(root: Path, manifest: Manifest) -> tuple[ModelLock, bool]:

@@ -1,6 +1,8 @@
 """What all tests share: a model store of their own, and the digits example imported into it."""
 
+import atexit
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ from tests.imports import digits_options, import_quietly, isolated_store
 
 # Before anything imports BentoML: no test may see or change the store of the person running it.
 os.environ["BENTOML_HOME"] = tempfile.mkdtemp(prefix="image-classifier-tests-")
+atexit.register(shutil.rmtree, os.environ["BENTOML_HOME"], ignore_errors=True)
 os.environ["BENTOML_DO_NOT_TRACK"] = "true"
 
 

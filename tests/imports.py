@@ -1,5 +1,7 @@
 """Imports as tests make them: the digits example into a store of their own."""
 
+import importlib
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +19,13 @@ SAMPLES = DIGITS / "samples"
 @contextmanager
 def isolated_store(home: Path) -> Iterator[Path]:
     """BentoML's model store below `home`, as BENTOML_HOME would set it for a new process."""
-    from bentoml._internal.configuration.containers import BentoMLContainer
-    from bentoml._internal.models.model import ModelStore
+    with warnings.catch_warnings():
+        # BentoML 1.4.39 uses a deprecated name of pathspec 1 while it is imported.
+        warnings.simplefilter("ignore")
+        for module in ("bentoml.models", "bentoml._internal.bento"):
+            importlib.import_module(module)
+        from bentoml._internal.configuration.containers import BentoMLContainer
+        from bentoml._internal.models.model import ModelStore
 
     models = home / "models"
     models.mkdir(parents=True)

@@ -1,0 +1,107 @@
+"""A small artifact written by hand, independent of the importer."""
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from artifact.manifest import Manifest, parse_manifest
+from tests.imports import ROOT
+
+OWN = b"""from preprocessing import DecodeRules
+
+
+class Own:
+    decode = DecodeRules()
+    input_shape = (1, 1, 3)
+    input_dtype = "uint8"
+    mean = (0.0, 0.0, 0.0)
+    std = (1.0, 1.0, 1.0)
+
+    def to_input(self, image):
+        import numpy as np
+
+        return np.array(image)[:1, :1]
+"""
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def npy(array: Any) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def contents() -> dict[str, bytes]:
+    """Files of the artifact, the manifest aside."""
+    built_in = sorted((ROOT / "preprocessing").glob("*.py"))
+    return {
+        "labels.json": b'["ant", "bee"]\n',
+        "weights.safetensors": b"not opened when serving",
+        "engines/network.onnx": b"a graph",
+        "golden/0000.png": b"first picture",
+        "golden/0001.jpg": b"second picture",
+        "golden/logits.npy": npy(np.array([[1, 2], [3, 4]], np.float32)),
+        "preprocessing/own/own.py": OWN,
+        **{f"preprocessing/built_in/{path.name}": path.read_bytes() for path in built_in},
+    }
+
+
+def manifest_of(files: dict[str, bytes]) -> dict[str, Any]:
+    """The manifest as a plain value, for tests to spoil."""
+    certificate = {
+        "samples": 2,
+        "max_logit_difference": 0.0,
+        "tolerance": 0.001,
+        "top1_agreement": 1.0,
+        "required_agreement": 1.0,
+        "accuracy": 0.5,
+        "reference_accuracy": 0.5,
+        "max_accuracy_loss": None,
+    }
+    engine = {"kind": "openvino", "precision": "fp32", "file": "engines/network.onnx"}
+    golden = [("golden/0000.png", "ant.png", 0), ("golden/0001.jpg", "who knows.jpg", None)]
+    return {
+        "schema_version": 1,
+        "name": "insects",
+        "num_classes": 2,
+        "architecture": {"torchvision": "resnet18", "kwargs": {"num_classes": 2}},
+        "preprocessing": {
+            "file": "preprocessing/own/own.py",
+            "class_name": "Own",
+            "decode": {},
+            "input_shape": [1, 1, 3],
+            "input_dtype": "uint8",
+            "mean": [0.0, 0.0, 0.0],
+            "std": [1.0, 1.0, 1.0],
+        },
+        "engines": [{**engine, "companions": [], "certificate": certificate}],
+        "golden": [
+            {"file": file, "name": name, "class_id": class_id, "input_sha256": "0" * 64}
+            for file, name, class_id in golden
+        ],
+        "reference": "torch",
+        "versions": {"numpy": "2"},
+        "files": {name: sha256(data) for name, data in files.items()},
+    }
+
+
+def parsed(value: dict[str, Any]) -> Manifest:
+    return parse_manifest(json.dumps(value).encode(), "manifest.json")
+
+
+def write_artifact(root: Path, files: dict[str, bytes] | None = None) -> str:
+    """Write it below `root`; returns the digest of its manifest."""
+    files = contents() if files is None else files
+    for name, data in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    data = parsed(manifest_of(files)).to_json()
+    (root / "manifest.json").write_bytes(data)
+    return sha256(data)
