@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import signal
 import sys
 from pathlib import Path
 
@@ -44,6 +45,8 @@ def main() -> int:
         "--photos", type=Path, default=PHOTOS, help="camera JPEGs the image mixes are made from"
     )
     given = parser.parse_args()
+    # Ended from outside, the servers under test are stopped too, by the same `finally`.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         if given.command == "report":
             from benchmarks.report import write_report  # needs matplotlib, measuring does not

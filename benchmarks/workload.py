@@ -20,6 +20,7 @@ class Workload:
         architecture: Function of `torchvision.models`, for the eager peer.
         weights: safetensors file of the network, float32.
         engine: .xml or .onnx graph: uint8 (n, H, W, 3) in, logits (n, classes) out.
+        made_from: Digest of the sources that made it; other sources make it again.
         store: BENTOML_HOME of the imported artifact.
         lock: Lock of the imported artifact; empty where the import was refused.
         precision_hint: OpenVINO's INFERENCE_PRECISION_HINT: "f32" or "bf16".
@@ -38,6 +39,7 @@ class Workload:
     architecture: str
     weights: str
     engine: str
+    made_from: str
     store: str
     lock: str
     precision_hint: str
