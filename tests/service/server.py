@@ -170,6 +170,7 @@ def refused_start(place: Place, **settings: object) -> str:
     status = server.wait(START_S)
     server.client.close()
     assert status == 1, server.log
+    assert "Traceback" not in server.log
     assert not is_open(server.port)
     lines = [line for line in server.log.splitlines() if line.strip()]
     ours = [line for line in lines if not re.match(r"\d{4}-\d\d-\d\dT[\d:+-]+ \[INFO\] ", line)]

@@ -1,0 +1,309 @@
+"""What a client is told that sent something wrong, and that its neighbours do not notice."""
+
+import io
+import json
+import re
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from tests.imports import SAMPLES
+from tests.service.server import Server, read_to_end
+
+GOOD = (SAMPLES / "3-03.webp").read_bytes()
+JPEG = (SAMPLES / "2-01.jpg").read_bytes()
+LIMIT = 20 * 2**20
+"""Bytes of a body, by default (settings.py)."""
+INTERNALS = re.compile(
+    r"Traceback|/home/|/tmp/|/usr/|site-packages|\.py\b|PIL|Pillow|openvino|bentoml|asyncio|0x[0-9a-f]{6}",
+    re.IGNORECASE,
+)
+
+
+def too_many_pixels() -> bytes:
+    """25,010,000 pixels, one beyond the default limit of 25 million in each row of 5,000."""
+    file = io.BytesIO()
+    Image.new("1", (5_002, 5_000)).save(file, "PNG")
+    return file.getvalue()
+
+
+def checked(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """The error of a response, after what holds for every error."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    body = response.json()
+    assert set(body) == {"error"}
+    error: dict[str, Any] = body["error"]
+    assert set(error) == {"code", "message", "request_id"}
+    assert error["code"] == code
+    assert error["request_id"] == response.headers["x-request-id"]
+    assert error["message"]
+    assert len(error["message"]) < 300
+    assert not INTERNALS.search(error["message"]), error["message"]
+    return error
+
+
+BODIES = [
+    pytest.param({"content": b""}, 400, "malformed_request", id="empty-body"),
+    pytest.param({"files": {"image": ("a.png", b"")}}, 400, "malformed_request", id="empty-part"),
+    pytest.param({"content": JPEG[: len(JPEG) // 2]}, 422, "undecodable_image", id="half-a-jpeg"),
+    pytest.param(
+        {"files": {"image": GOOD[:-20]}}, 422, "undecodable_image", id="form-with-a-cut-file"
+    ),
+    pytest.param({"content": b"just text"}, 415, "unsupported_media_type", id="text"),
+    pytest.param(
+        {"content": b"<svg xmlns='http://www.w3.org/2000/svg'/>"},
+        415,
+        "unsupported_media_type",
+        id="svg",
+    ),
+    pytest.param(
+        {"files": {"image": ("a.jpg", b"<!doctype html><p>no", "image/jpeg")}},
+        415,
+        "unsupported_media_type",
+        id="html-called-jpeg",
+    ),
+    pytest.param(
+        {"content": GOOD, "headers": {"content-type": "application/json"}},
+        415,
+        "unsupported_media_type",
+        id="json",
+    ),
+    pytest.param({"data": {"image": "x"}}, 415, "unsupported_media_type", id="urlencoded-form"),
+    pytest.param(
+        {"content": GOOD, "headers": {"content-type": "multipart/form-data"}},
+        400,
+        "malformed_request",
+        id="no-boundary",
+    ),
+    pytest.param(
+        {"content": GOOD, "headers": {"content-type": "multipart/form-data; boundary=x"}},
+        400,
+        "malformed_request",
+        id="no-form",
+    ),
+    pytest.param({"files": {"photo": GOOD}}, 400, "malformed_request", id="other-part"),
+    pytest.param(
+        {"files": [("image", GOOD), ("image", GOOD)]}, 400, "malformed_request", id="two-images"
+    ),
+    pytest.param(
+        {"files": {"image": GOOD}, "data": {"colour": "red"}},
+        400,
+        "malformed_request",
+        id="unknown-part",
+    ),
+    pytest.param(
+        {"files": {"image": GOOD, "top_k": ("k.txt", b"3")}},
+        400,
+        "malformed_request",
+        id="top_k-as-a-file",
+    ),
+    pytest.param(
+        {"files": {"image": GOOD}, "data": {"top_k": ["1", "2"]}},
+        400,
+        "malformed_request",
+        id="two-top_k",
+    ),
+    pytest.param({"content": too_many_pixels()}, 413, "image_too_large", id="too-many-pixels"),
+    pytest.param({"content": b"\0" * (LIMIT + 1)}, 413, "body_too_large", id="too-many-bytes"),
+]
+
+
+@pytest.mark.parametrize(("request_of", "status", "code"), BODIES)
+def test_a_wrong_body_is_answered_with_its_code(
+    embedded: Server, request_of: dict[str, Any], status: int, code: str
+) -> None:
+    checked(embedded.client.post("/classify", **request_of), status, code)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "top_k=0",
+        "top_k=-1",
+        "top_k=11",
+        "top_k=abc",
+        "top_k=1e9",
+        "top_k=3.0",
+        "top_k=",
+        "top_k=+3",
+        "top_k=%D9%A3",  # Arabic-Indic digit three: Python's int() would take it
+        "top_k=%C2%B2",  # superscript two: str.isdigit() would take it
+        "top_k=99999999999999999999",
+        "top_k=1&top_k=2",
+        "topk=3",
+        "top_k=3&image=http://127.0.0.1/",
+    ],
+)
+def test_a_wrong_query_is_the_clients_error(embedded: Server, query: str) -> None:
+    checked(embedded.client.post(f"/classify?{query}", content=GOOD), 400, "malformed_request")
+
+
+@pytest.mark.parametrize("value", ["0", "11", "-1", "x", "", "٣"])
+def test_a_wrong_top_k_in_a_form_is_the_clients_error(embedded: Server, value: str) -> None:
+    response = embedded.client.post("/classify", files={"image": GOOD}, data={"top_k": value})
+
+    checked(response, 400, "malformed_request")
+
+
+def test_a_body_in_chunks_is_refused_as_soon_as_it_is_too_large(embedded: Server) -> None:
+    def chunks() -> Any:
+        for _ in range(21):
+            yield b"\0" * 2**20
+
+    checked(embedded.client.post("/classify", content=chunks()), 413, "body_too_large")
+
+
+def test_a_declared_size_beyond_the_limit_is_refused_before_the_body_is_sent(
+    embedded: Server,
+) -> None:
+    head = f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: {LIMIT + 1}\r\n\r\n"
+    with embedded.connect() as connection:
+        connection.sendall(head.encode())
+        answer = connection.recv(4_096)
+
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b'"code":"body_too_large"' in answer
+
+
+def test_a_body_of_exactly_the_limit_is_read(embedded: Server) -> None:
+    # Zeros after the end of a JPEG are no part of it.
+    response = embedded.client.post("/classify", content=JPEG + b"\0" * (LIMIT - len(JPEG)))
+
+    assert response.status_code == 200
+
+
+def test_a_url_in_place_of_a_file_is_refused_and_never_fetched(either: Server) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/digit.png"
+        part = f'--b\r\nContent-Disposition: form-data; name="image"\r\n\r\n{url}\r\n--b--\r\n'
+        responses = [
+            either.client.post(
+                "/classify",
+                content=part.encode(),
+                headers={"content-type": "multipart/form-data; boundary=b"},
+            ),
+            either.client.post("/classify", content=url.encode()),
+            either.client.post("/classify", json={"image": url}),
+            either.client.post("/classify", files={"image": ("image", url.encode())}),
+            either.client.post(f"/classify?image={url}", content=GOOD),
+        ]
+        listener.settimeout(0)
+        with pytest.raises(BlockingIOError):  # nobody connected
+            listener.accept()
+
+    assert [response.status_code for response in responses] == [400, 415, 415, 415, 400]
+    assert "the part `image` is text" in responses[0].json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nope", 404, "not_found"),
+        ("POST", "/classify/", 404, "not_found"),
+        ("GET", "/classify/../../etc/passwd", 404, "not_found"),
+        ("GET", "/static_content/../bentoml.py", 404, "not_found"),
+        ("GET", "/static_content/nope.css", 404, "not_found"),
+        ("GET", "/static_content/", 404, "not_found"),
+        ("POST", "/infer", 404, "not_found"),
+        ("GET", "/classify", 405, "method_not_allowed"),
+        ("DELETE", "/classify", 405, "method_not_allowed"),
+        ("PATCH", "/classify", 405, "method_not_allowed"),
+        ("OPTIONS", "/classify", 405, "method_not_allowed"),
+        ("POST", "/model", 405, "method_not_allowed"),
+        ("POST", "/", 405, "method_not_allowed"),
+        ("POST", "/metrics", 405, "method_not_allowed"),
+        ("POST", "/readyz", 405, "method_not_allowed"),
+        ("DELETE", "/livez", 405, "method_not_allowed"),
+    ],
+)
+def test_a_wrong_path_or_method_has_the_same_shape(
+    either: Server, method: str, path: str, status: int, code: str
+) -> None:
+    checked(either.client.request(method, path), status, code)
+
+
+@pytest.mark.parametrize(("path", "allowed"), [("/classify", "POST, PUT"), ("/model", "GET, HEAD")])
+def test_a_wrong_method_is_told_the_right_ones(embedded: Server, path: str, allowed: str) -> None:
+    assert embedded.client.delete(path).headers["allow"] == allowed
+
+
+def test_head_is_answered_without_a_body(embedded: Server) -> None:
+    for path, status in {"/": 200, "/model": 200, "/livez": 200, "/classify": 405}.items():
+        response = embedded.client.head(path)
+
+        assert response.status_code == status
+        assert response.content == b""
+
+
+@pytest.mark.parametrize("given", ["a" * 128, "trace-1.B_2"])
+def test_a_request_id_comes_back_with_an_error(embedded: Server, given: str) -> None:
+    response = embedded.client.get("/nope", headers={"X-Request-Id": given})
+
+    assert checked(response, 404, "not_found")["request_id"] == given
+
+
+@pytest.mark.parametrize(
+    "given", ["a" * 129, "", "two words", "<script>", "a\tb", "{}", "ünï".encode("latin-1")]
+)
+def test_a_hostile_request_id_is_replaced(embedded: Server, given: str | bytes) -> None:
+    headers: Any = {"X-Request-Id": given}
+
+    error = checked(embedded.client.get("/nope", headers=headers), 404, "not_found")
+
+    assert re.fullmatch(r"[0-9a-f]{32}", error["request_id"])
+
+
+def test_bytes_that_are_no_http_end_their_connection_only(embedded: Server) -> None:
+    answer = embedded.raw(b"\x16\x03\x01\x00\xa5 hello\r\n\r\n")
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert not INTERNALS.search(answer.decode("latin-1"))
+    assert embedded.client.get("/livez").status_code == 200
+
+
+def test_a_websocket_is_not_there(embedded: Server) -> None:
+    request = (
+        b"GET /classify HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    with embedded.connect() as connection:
+        connection.sendall(request)
+        answer = connection.recv(4_096)
+
+    assert re.match(rb"HTTP/1.1 40[35] ", answer)
+
+
+def test_a_connection_serves_the_next_request_after_an_error(embedded: Server) -> None:
+    bad = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\njust text"
+    good = (
+        b"POST /classify?top_k=1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        b"Content-Length: %d\r\n\r\n%s" % (len(GOOD), GOOD)
+    )
+
+    with embedded.connect() as connection:
+        connection.sendall(bad + good)
+        answers = read_to_end(connection)
+
+    assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"415", b"200"]
+    assert b'{"label":"3","class_id":3,' in answers
+
+
+def test_bad_requests_do_not_touch_their_concurrent_neighbours(either: Server) -> None:
+    bad = [case.values for case in BODIES if case.id != "too-many-bytes"]
+    alone = either.client.post("/classify", content=GOOD).json()["predictions"]
+    with httpx.Client(base_url=either.url, timeout=60) as client, ThreadPoolExecutor(32) as pool:
+        pairs = []
+        for request_of, status, _ in bad * 4:
+            pairs.append((pool.submit(client.post, "/classify", **request_of), status))
+            pairs.append((pool.submit(client.post, "/classify", content=GOOD), 200))
+
+        for future, status in pairs:
+            assert future.result().status_code == status
+            if status == 200:
+                found = future.result().json()["predictions"]
+                assert json.dumps(found) == json.dumps(alone)

@@ -1,0 +1,99 @@
+"""Clients that leave, clients that are slow, and more clients than the service can answer."""
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from PIL import Image
+
+from tests.imports import SAMPLES
+from tests.service.conftest import PATIENT, NewPlace
+from tests.service.server import Server
+
+SAMPLE = (SAMPLES / "2-01.jpg").read_bytes()
+HELD = 8
+
+
+def slow_to_decode() -> bytes:
+    """9 megapixels of noise: some 200 ms of one core."""
+    file = io.BytesIO()
+    Image.effect_noise((3_000, 3_000), 60).save(file, "PNG", compress_level=0)
+    return file.getvalue()
+
+
+SLOW = slow_to_decode()
+
+
+def head(length: int) -> bytes:
+    return f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
+
+
+def test_clients_that_leave_free_their_places(either: Server) -> None:
+    before = either.metrics().get('classifier_requests_total{outcome="client_gone"}', 0)
+    connections = [either.connect() for _ in range(2 * HELD)]
+    for connection in connections[:HELD]:  # these leave while their picture is decoded
+        connection.sendall(head(len(SLOW)) + SLOW)
+    for connection in connections[HELD:]:  # and these while they send it
+        connection.sendall(head(len(SLOW)) + SLOW[:1_000])
+    either.wait_for_in_flight(2 * HELD)
+
+    for connection in connections:
+        connection.close()
+
+    either.wait_for_in_flight(0)
+    after = either.metrics()['classifier_requests_total{outcome="client_gone"}']
+    assert after - before == 2 * HELD
+    assert either.client.post("/classify", content=SAMPLE).status_code == 200
+
+
+@pytest.mark.slow
+def test_a_time_limit_that_passes_is_answered_504(new_place: NewPlace) -> None:
+    with Server(new_place(), timeout_ms=1) as server:
+        response = server.client.post("/classify", content=SLOW)
+
+        error = response.json()["error"]
+        assert response.status_code == 504
+        assert error["code"] == "deadline_exceeded"
+        assert error["message"] == "no answer within 1 ms"
+        # Nothing is left behind by it.
+        server.wait_for_in_flight(0)
+        assert server.client.get("/readyz").status_code == 200
+
+
+def burst(server: Server, count: int) -> list[httpx.Response]:
+    limits = httpx.Limits(max_connections=count)
+    with (
+        httpx.Client(base_url=server.url, timeout=60, limits=limits) as client,
+        ThreadPoolExecutor(count) as pool,
+    ):
+        return list(pool.map(lambda _: client.post("/classify", content=SLOW), range(count)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({**PATIENT, "max_queue": 1}, id="one-place"),
+        pytest.param({"timeout_ms": 50_000, "max_wait_ms": 0.001}, id="no-wait"),
+    ],
+)
+def test_what_cannot_be_answered_in_time_is_refused_at_once(
+    new_place: NewPlace, settings: dict[str, object]
+) -> None:
+    with Server(new_place(), **settings) as server:
+        responses = burst(server, 16)
+
+        statuses = [response.status_code for response in responses]
+        assert set(statuses) == {200, 429}
+        refused = [response for response in responses if response.status_code == 429]
+        for response in refused:
+            assert response.json()["error"]["code"] == "overloaded"
+            assert int(response.headers["retry-after"]) >= 1
+        accepted = [response for response in responses if response.status_code == 200]
+        answers = {str(response.json()["predictions"]) for response in accepted}
+        assert len(answers) == 1
+        metrics = server.metrics()
+        assert metrics['classifier_requests_total{outcome="overloaded"}'] == len(refused)
+        # After the burst there is room again.
+        assert server.client.post("/classify", content=SAMPLE).status_code == 200

@@ -1,0 +1,168 @@
+"""A server that must not serve refuses to start: one line, exit status 1, the port closed."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from artifact.digests import sha256_bytes
+from tests.service.conftest import NewPlace
+from tests.service.places import Place
+from tests.service.server import refused_start
+
+pytestmark = pytest.mark.slow
+
+
+def flip_a_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x01
+    path.write_bytes(data)
+
+
+def test_without_a_lock_the_line_says_how_to_import(imported: Place) -> None:
+    line = refused_start(imported, lock="elsewhere/model.lock")
+
+    assert "elsewhere/model.lock: not found; import a model first (make import" in line
+
+
+def test_without_the_model_the_line_names_its_tag(imported: Place, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    empty = Place(directory=imported.directory, home=tmp_path / "home")
+
+    line = refused_start(empty)
+
+    assert f"model store: {imported.tag} is not there; import the model (make import" in line
+
+
+def test_an_unknown_setting_is_refused_with_the_one_that_was_meant(imported: Place) -> None:
+    line = refused_start(imported, max_quee=3)
+
+    assert "environment: unknown CLASSIFIER_MAX_QUEE; did you mean CLASSIFIER_MAX_QUEUE?" in line
+
+
+def test_a_value_that_is_not_allowed_is_refused_with_the_value(imported: Place) -> None:
+    line = refused_start(imported, topology="both")
+
+    assert "environment variable CLASSIFIER_TOPOLOGY: found 'both'" in line
+    assert "'embedded' or 'runner'" in line
+
+
+def test_an_engine_that_was_not_certified_is_refused_with_those_that_were(
+    imported: Place,
+) -> None:
+    line = refused_start(imported, engine="tensorrt-fp8")
+
+    assert "no certified engine 'tensorrt-fp8'; there are openvino-fp32" in line
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "labels.json",
+        "golden/0007.png",
+        "golden/logits.npy",
+        "preprocessing/own/preprocessing.py",
+        "preprocessing/built_in/decode.py",
+        "architecture/network.py",
+        # The large ones are verified in the process that opens them.
+        "weights.safetensors",
+        "engines/network.onnx",
+    ],
+)
+def test_a_changed_file_is_named_with_both_digests(new_place: NewPlace, name: str) -> None:
+    place = new_place()
+    files = json.loads((place.artifact / "manifest.json").read_bytes())["files"]
+    flip_a_byte(place.artifact / name)
+
+    line = refused_start(place)
+
+    assert str(place.artifact) in line
+    assert name in line
+    assert files[name] in line
+    assert sha256_bytes((place.artifact / name).read_bytes()) in line
+    assert line.endswith("; import the model again")
+
+
+def test_a_changed_manifest_is_refused_by_the_digest_in_the_lock(new_place: NewPlace) -> None:
+    place = new_place()
+    path = place.artifact / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(b'"torch"', b'"given"', 1))
+
+    line = refused_start(place)
+
+    expected = json.loads(place.lock.read_bytes())["manifest_sha256"]
+    found = sha256_bytes(path.read_bytes())
+    assert f"manifest.json: sha256 is {found}, expected {expected}; import" in line
+
+
+def test_a_file_that_the_manifest_does_not_list_is_refused(new_place: NewPlace) -> None:
+    place = new_place()
+    (place.artifact / "golden" / "more.png").write_bytes(b"x")
+
+    assert "golden/more.png" in refused_start(place)
+
+
+Change = Callable[[dict[str, Any], Path], None]
+
+
+def relocked(place: Place, change: Change) -> Place:
+    """The artifact changed by someone who makes all digests right again, and its lock."""
+    manifest = json.loads((place.artifact / "manifest.json").read_bytes())
+    change(manifest, place.artifact)
+    for name in manifest["files"]:
+        manifest["files"][name] = sha256_bytes((place.artifact / name).read_bytes())
+    data = (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode()
+    (place.artifact / "manifest.json").write_bytes(data)
+    lock = {**json.loads(place.lock.read_bytes()), "manifest_sha256": sha256_bytes(data)}
+    directory = place.home / "directory"
+    shutil.copytree(place.directory, directory, ignore=shutil.ignore_patterns("examples"))
+    (directory / "model.lock").write_text(json.dumps(lock))
+    return Place(directory=directory, home=place.home)
+
+
+def wrong_reference_logit(_: dict[str, Any], root: Path) -> None:
+    """The last of the float32 logits, one larger."""
+    import numpy as np
+
+    logits = np.load(root / "golden" / "logits.npy")
+    logits[-1, -1] += 1
+    np.save(root / "golden" / "logits.npy", logits)
+
+
+def wrong_input_digest(manifest: dict[str, Any], _: Path) -> None:
+    manifest["golden"][3]["input_sha256"] = "0" * 64
+
+
+def golden_sample_that_is_no_image(manifest: dict[str, Any], root: Path) -> None:
+    (root / manifest["golden"][0]["file"]).write_bytes(b"not an image")
+
+
+@pytest.mark.parametrize("topology", ["embedded", "runner"])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        pytest.param(wrong_reference_logit, "a logit is off by", id="logits"),
+        pytest.param(wrong_input_digest, "other pixels than at import", id="pixels"),
+    ],
+)
+def test_a_failed_self_check_in_a_worker_stops_the_whole_server(
+    new_place: NewPlace, change: Change, said: str, topology: str
+) -> None:
+    place = relocked(new_place(), change)
+
+    line = refused_start(place, topology=topology)
+
+    assert line.startswith("image_classifier: ")
+    assert said in line
+    assert "import the model again" in line
+
+
+def test_whatever_fails_in_a_worker_is_one_line_and_the_end_of_the_server(
+    new_place: NewPlace,
+) -> None:
+    line = refused_start(relocked(new_place(), golden_sample_that_is_no_image))
+
+    assert line.startswith("image_classifier: the start failed: UnsupportedMediaType: ")
