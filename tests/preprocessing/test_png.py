@@ -5,6 +5,7 @@ import zlib
 
 import pytest
 
+from errors import UndecodableImage
 from preprocessing import DecodeRules
 from tests.preprocessing.encoders import (
     PNG_GREY,
@@ -91,6 +92,14 @@ def test_palette_transparency_follows_the_alpha_rule():
     assert pixels(file) == [[RED, GREEN, BLUE, MAGENTA]]
     assert pixels(file, ON_WHITE) == [[RED, (204, 255, 204), BLUE, WHITE]]
     assert pixels(file, ON_BLACK) == [[RED, (0, 51, 0), BLUE, BLACK]]
+
+
+def test_more_transparencies_than_a_palette_has_entries_are_a_damaged_file():
+    transparency = png_chunk(b"tRNS", bytes(300))
+    file = png((4, 1), 2, PNG_PALETTE, [bytes([0b00011011])], extra=PALETTE + transparency)
+
+    with pytest.raises(UndecodableImage):
+        pixels(file, ON_WHITE)
 
 
 def test_alpha_shows_the_hidden_colour_or_the_stated_ground():
