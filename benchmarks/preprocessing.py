@@ -11,7 +11,7 @@ import importlib.metadata
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import BytesIO
@@ -73,32 +73,29 @@ def interleaved_ms(tasks: dict[str, Task], rounds: int) -> dict[str, tuple[float
 
 def step_tasks(data: bytes) -> dict[str, Task]:
     """The steps and the whole, ours and bare Pillow's, by "step/whose"."""
-
-    def bare_decode() -> Image.Image:
-        image = Image.open(BytesIO(data))
-        image.load()
-        return image
-
-    decoded = bare_decode()
+    decoded = _bare_decode(data)
     size = shorter_side_size(decoded.size, 256)
     resized = decoded.resize(size, Image.Resampling.BILINEAR)
-    box = centre_crop_box(size, (224, 224))
-    steps = SpecPreprocessing(PreprocessingSpec.imagenet())
-
-    def bare_whole() -> object:
-        image = bare_decode().resize(size, Image.Resampling.BILINEAR)
-        return np.asarray(image.crop(box))
-
     return {
-        "decode/bare": bare_decode,
-        "decode/ours": lambda: decode_image(data, DecodeRules(), LIMITS),
-        "resize/bare": lambda: decoded.resize(size, Image.Resampling.BILINEAR),
-        "resize/ours": lambda: next(steps.steps(decoded)),
-        "crop/bare": lambda: np.asarray(resized.crop(box)),
-        "crop/ours": lambda: steps.to_input(resized),
-        "all/bare": bare_whole,
-        "all/ours": lambda: to_input(data, PREPROCESSING, LIMITS),
+        "decode/bare": partial(_bare_decode, data),
+        "decode/ours": partial(decode_image, data, DecodeRules(), LIMITS),
+        "resize/bare": partial(decoded.resize, size, Image.Resampling.BILINEAR),
+        "resize/ours": lambda: next(PREPROCESSING.steps(decoded)),
+        "crop/bare": partial(_bare_crop, resized),
+        "crop/ours": partial(PREPROCESSING.to_input, resized),
+        "all/bare": lambda: _bare_crop(_bare_decode(data).resize(size, Image.Resampling.BILINEAR)),
+        "all/ours": partial(to_input, data, PREPROCESSING, LIMITS),
     }
+
+
+def _bare_decode(data: bytes) -> Image.Image:
+    image = Image.open(BytesIO(data))
+    image.load()
+    return image
+
+
+def _bare_crop(image: Image.Image) -> object:
+    return np.asarray(image.crop(centre_crop_box(image.size, (224, 224))))
 
 
 def timings() -> list[Timing]:
@@ -112,31 +109,28 @@ def timings() -> list[Timing]:
 
 def shrinks() -> list[Shrink]:
     """Full and shrinking preprocessing of the photos of 8 to 16 MP."""
-    spec = PreprocessingSpec.imagenet()
-    results = []
-    for photo in sorted(PHOTOS.glob("*.jpg")):
-        data = photo.read_bytes()
-        tasks: dict[str, Task] = {"full": partial(to_input, data, PREPROCESSING, LIMITS)}
-        shrinking = {
-            side: SpecPreprocessing(
-                spec.model_copy(update={"decode": DecodeRules(shrink_jpeg_to_side=side)})
-            )
-            for side in SHRINK_SIDES
-        }
-        for side, preprocessing in shrinking.items():
-            tasks[str(side)] = partial(to_input, data, preprocessing, LIMITS)
-        samples = interleaved_ms(tasks, 15)
-        results += [
-            Shrink(
-                photo=photo.name,
-                side=side,
-                full_ms=samples["full"],
-                shrunk_ms=samples[str(side)],
-                max_difference=shrink_difference(data, preprocessing, LIMITS),
-            )
-            for side, preprocessing in shrinking.items()
-        ]
-    return results
+    return [run for photo in sorted(PHOTOS.glob("*.jpg")) for run in _shrinks_of(photo)]
+
+
+def _shrinks_of(photo: Path) -> Iterator[Shrink]:
+    data = photo.read_bytes()
+    chosen = {str(side): _shrinking(side) for side in SHRINK_SIDES} | {"full": PREPROCESSING}
+    samples = interleaved_ms(
+        {name: partial(to_input, data, each, LIMITS) for name, each in chosen.items()}, 15
+    )
+    for side in SHRINK_SIDES:
+        yield Shrink(
+            photo=photo.name,
+            side=side,
+            full_ms=samples["full"],
+            shrunk_ms=samples[str(side)],
+            max_difference=shrink_difference(data, chosen[str(side)], LIMITS),
+        )
+
+
+def _shrinking(side: int) -> SpecPreprocessing:
+    decode = DecodeRules(shrink_jpeg_to_side=side)
+    return SpecPreprocessing(PreprocessingSpec.imagenet().model_copy(update={"decode": decode}))
 
 
 def decoder_runs() -> list[DecoderRun]:
