@@ -21,6 +21,9 @@ LEAD_S = 0.05
 DRAIN_S = 10.0
 """How long after the last arrival an answer still counts; later ones are failed: timeout."""
 
+PAUSE_S = 0.05
+"""How long a closed loop waits after a refusal before it takes the connection's next turn."""
+
 LOOPBACK = "127.0.0.1"
 
 Result = TypeVar("Result")
@@ -151,8 +154,8 @@ async def send_in_turn(
 
     def continue_(exchange: Exchange) -> None:
         if loop.time() < end_s:
-            if exchange.status == LOST:  # refused at once: without a pause, a busy loop
-                loop.call_later(0.05, send_next)
+            if exchange.status != HTTPStatus.OK:  # refused at once: without a pause, a busy loop
+                loop.call_later(PAUSE_S, send_next)
             else:
                 send_next()
 

@@ -90,9 +90,10 @@ def prepare(architecture: str, precision: str, *, build: Path, photos: Path, thr
 def sources_digest() -> str:
     """Of all code an artifact depends on: the service refuses one of another preprocessing."""
     digest = hashlib.sha256()
-    for package in ("artifact", "importer", "inference", "preprocessing"):
-        for source in sorted((ROOT / package).glob("*.py")):
-            digest.update(source.read_bytes())
+    packages = ("artifact", "importer", "inference", "preprocessing")
+    sources = [source for name in packages for source in sorted((ROOT / name).glob("*.py"))]
+    for source in (*sources, ROOT / "benchmarks" / "networks.py", Path(__file__)):
+        digest.update(source.read_bytes())
     return digest.hexdigest()
 
 

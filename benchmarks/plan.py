@@ -36,7 +36,8 @@ class Plan:
         warmup_s: Closed-loop load before anything is recorded.
         saturation_s, rate_s, probe_s, limit_s: Length of a closed run, of a run at a fixed
             rate, of a probe of the search, and of a measurement of the limit.
-        connections: In flight in a closed run.
+        connections: In flight in a closed run: enough to saturate 2 to 4 cores, and few enough
+            that at 100/s nobody waits beyond the limit at which this project refuses.
         budget_ms: Latency the p99 may take.
         resolution_per_s: Of the search.
     """
@@ -48,7 +49,7 @@ class Plan:
     rate_s: float
     probe_s: float
     limit_s: float
-    connections: int = 16
+    connections: int = 8
     budget_ms: float = 50.0
     resolution_per_s: float = 2.0
 

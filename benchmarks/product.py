@@ -83,8 +83,9 @@ def imported(workload: Workload, precision: str, mix: str, folder: Path) -> Work
 def _engine_file(lock: Path, store: Path, precision: str) -> Path:
     """The graph of the locked artifact, as its manifest names it."""
     name, _, version = json.loads(lock.read_text())["tag"].partition(":")
-    artifact = store / "models" / name / version
+    artifact: Path = store / "models" / name / version
     for engine in json.loads((artifact / "manifest.json").read_text())["engines"]:
         if (engine["kind"], engine["precision"]) == ("openvino", precision):
-            return artifact / str(engine["file"])
+            file: str = engine["file"]
+            return artifact / file
     raise ImportRefused(f"{artifact.name}: the manifest has no engine openvino-{precision}")

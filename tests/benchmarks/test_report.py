@@ -1,0 +1,62 @@
+"""The report keeps what people wrote and replaces what was generated."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.summary import row_of
+from benchmarks.tables import number, table
+from tests.benchmarks.test_record import run, session
+
+pytest.importorskip("matplotlib")
+
+from benchmarks.report import BEGIN, END, ReportError, between_markers, newest_result
+
+
+def test_only_the_part_between_the_markers_is_replaced() -> None:
+    text = f"# Title\n{BEGIN}\nold\n{END}\nwritten by hand\n"
+
+    assert between_markers(text, "new") == f"# Title\n{BEGIN}\nnew\n{END}\nwritten by hand\n"
+
+
+def test_a_lost_marker_is_an_error() -> None:
+    with pytest.raises(ReportError, match="marker"):
+        between_markers("# Title\n", "new")
+
+
+def test_a_full_session_goes_before_a_later_quick_one(tmp_path: Path) -> None:
+    for name in ("2026-11-20-aa-full.json.gz", "2026-11-21-bb-quick.json", "preprocessing.json"):
+        (tmp_path / name).touch()
+
+    assert newest_result(tmp_path).name == "2026-11-20-aa-full.json.gz"
+
+
+def test_no_result_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match="make bench"):
+        newest_result(tmp_path)
+
+
+def test_a_row_has_the_median_of_the_rounds_with_the_extremes() -> None:
+    # Closed runs of 3 rounds: 4 right answers in 1, 2 and 4 s are 4, 2 and 1 per second.
+    rounds = [
+        run(
+            mode="closed",
+            offered_rate_per_s=None,
+            connections=1,
+            round=index,
+            latencies_ms=(1.0, 1.0, 1.0, 1.0),
+            elapsed_s=elapsed_s,
+            failed={"429": 1},
+        )
+        for index, elapsed_s in enumerate((1.0, 2.0, 4.0))
+    ]
+
+    row = row_of(session(*rounds), ("none", "digits"), "tiny")
+
+    assert number(row.saturated_per_s) == "2.0 (1.0–4.0)"
+    assert row.failed == 3
+    assert row.part_of_limit is None
+
+
+def test_a_table_has_its_numbers_to_the_right() -> None:
+    assert table(["a", "b"], [["x", "1"]]) == "| a | b |\n| --- | ---: |\n| x | 1 |"
