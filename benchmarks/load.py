@@ -70,7 +70,6 @@ def run_in_loop(main: Coroutine[Any, Any, Result]) -> Result:
     The default selector, epoll, rounds every wait up to a whole millisecond, which would
     make the generator up to 1 ms late for every arrival; select(2) does not round.
     """
-    gc.collect()
     gc.disable()
     try:
         with asyncio.Runner(
@@ -84,6 +83,7 @@ def run_in_loop(main: Coroutine[Any, Any, Result]) -> Result:
 def open_run(target: Target, *, rate_per_s: float, duration_s: float, seed: int) -> Run:
     """Offer Poisson arrivals at a rate, whatever the replies."""
     schedule = poisson_schedule(rate_per_s, duration_s, len(target.requests), seed)
+    gc.collect()
     started_cpu_s = time.process_time()
     exchanges = run_in_loop(send_on_schedule(target, schedule))
     return recorded(
@@ -100,6 +100,7 @@ def open_run(target: Target, *, rate_per_s: float, duration_s: float, seed: int)
 
 def closed_run(target: Target, *, connections: int, duration_s: float, seed: int) -> Run:
     """Keep a number of requests in flight: the most the server can do."""
+    gc.collect()
     started_cpu_s = time.process_time()
     exchanges = run_in_loop(send_in_turn(target, connections, duration_s, seed))
     return recorded(

@@ -36,7 +36,7 @@ class Row:
         p50_low_ms: Median latency at the lowest offered rate.
         added_ms: That minus the in-process median of one caller, in the same round.
         failed, wrong: Over all runs, those beyond the server's capacity included.
-        failed_within: Failures of the runs at rates below 90 % of its saturated throughput.
+        failed_within: Failures of the open runs at rates below 90 % of its saturated throughput.
     """
 
     server: str
@@ -117,7 +117,9 @@ def row_of(session: Session, case: tuple[str, str], server: str) -> Row:
         memory_mb=Spread.of(start.memory_mb for start in starts),
         failed=sum(run.failures for run in runs),
         failed_within=sum(
-            run.failures for run in runs if (run.offered_rate_per_s or 0) < 0.9 * mean_per_s
+            run.failures
+            for run in runs
+            if run.offered_rate_per_s is not None and run.offered_rate_per_s < 0.9 * mean_per_s
         ),
         wrong=sum(run.wrong for run in runs),
     )

@@ -60,5 +60,6 @@ if __name__ == "__main__":
     os.execve(
         Path(sys.executable).with_name("torchserve"),
         ["torchserve", *arguments, "--ts-config", str(configuration(home, int(sys.argv[1])))],
-        os.environ | {"PATH": search_path, "LOG_LOCATION": str(home), "TEMP": str(home)},
+        os.environ
+        | {"PATH": search_path, "LOG_LOCATION": str(home), "METRICS_LOCATION": str(home)},
     )

@@ -2,7 +2,7 @@
 
 import threading
 
-from benchmarks.load import closed_run, open_run
+from benchmarks.load import PAUSE_S, closed_run, open_run
 from tests.benchmarks.servers import named, right, serving, target
 
 
@@ -87,16 +87,10 @@ def test_nobody_listening_is_a_failure_of_every_request() -> None:
     assert run.latencies_ms == ()
 
 
-def test_closed_load_keeps_the_given_number_in_flight() -> None:
-    in_flight = threading.Semaphore(0)
+def test_closed_load_sends_one_request_a_connection_and_pauses_after_a_refusal() -> None:
+    # The run is shorter than the pause: nobody gets a second turn.
+    with serving(lambda _number, _body: (429, b"{}")) as port:
+        run = closed_run(target(port), connections=3, duration_s=PAUSE_S / 5, seed=0)
 
-    def counts(number: int, body: bytes) -> tuple[int, bytes]:
-        in_flight.release()
-        return right(number, body)
-
-    with serving(counts) as port:
-        run = closed_run(target(port), connections=3, duration_s=0.2, seed=0)
-
-    assert run.connections == 3
-    assert run.offered_rate_per_s is None
-    assert run.answered_per_s * run.elapsed_s == len(run.latencies_ms)
+    assert run.failed == {"429": 3}
+    assert (run.connections, run.offered_rate_per_s) == (3, None)
