@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import os
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,13 @@ from artifact.opened import Artifact, open_artifact
 from artifact.store import locate
 from errors import OperatorError
 from inference.admission import Admission
-from inference.batcher import Batcher, RunBatch
+from inference.assembly import COALESCED, embedded_pipeline, remote_pipeline
+from inference.batcher import RunBatch
 from inference.classifier import Answer, Classifier
 from inference.engines import Batch, Logits
 from inference.loading import freeze_garbage, load_executor
 from inference.machine import usable_cores
-from inference.pipeline import BatchedPipeline, DirectPipeline, Pipeline, ToInput
+from inference.pipeline import Pipeline, ToInput
 from inference.remote import from_runner
 from inference.self_check import golden_inputs
 from preprocessing import DecodeLimits
@@ -47,8 +48,6 @@ except OperatorError as error:
 EMBEDDED = SETTINGS.topology == "embedded"
 CORES = usable_cores()
 API_WORKERS = SETTINGS.workers or (1 if EMBEDDED else CORES)
-COALESCED = 64
-"""Inputs of one call to the runner, at most: 64 of 224x224x3 bytes are 10 MB."""
 RUNNER_TIMEOUT_S = 30
 """Of one call to the runner."""
 PROBE_TIMEOUT_S = 2
@@ -165,42 +164,40 @@ class ImageClassifier:
         to_input = functools.partial(
             preprocess, preprocessing=preprocessing, limits=_decode_limits()
         )
-        pipeline, admission = self._embedded(to_input) if EMBEDDED else self._remote(to_input)
         self._classifier = Classifier(
-            pipeline,
-            admission,
+            self._embedded(to_input) if EMBEDDED else self._remote(to_input),
+            self._admission(),
             self._labels,
             timeout_ms=SETTINGS.timeout_ms,
             default_top_k=SETTINGS.default_top_k,
         )
         freeze_garbage()
 
-    def _embedded(self, to_input: ToInput) -> tuple[Pipeline, Admission]:
-        executor = self.runner.executor
-        plan = executor.plan
-        if plan.batch_sizes == (1,):
-            threads = max(CORES, plan.streams)
-            return DirectPipeline(to_input, executor.run, threads), _admission(
-                plan.image_ms, threads
-            )
-        pool = ThreadPoolExecutor(plan.streams, "batch")
+    def _embedded(self, to_input: ToInput) -> Pipeline:
+        return embedded_pipeline(self.runner.executor, to_input, CORES)
 
-        async def run_batch(batch: Batch) -> Logits:
-            return await asyncio.get_running_loop().run_in_executor(pool, executor.run, batch)
-
-        batcher = Batcher(run_batch, max_batch_size=plan.batch_sizes[-1], concurrency=plan.streams)
-        return BatchedPipeline(to_input, batcher, CORES), _admission(plan.image_ms, CORES)
-
-    def _remote(self, to_input: ToInput) -> tuple[Pipeline, Admission]:
-        record = self._artifact.record
-        image_ms = record.plan.image_ms if record else 1.0
-        fitting = max(1, min(COALESCED, int(SETTINGS.budget_ms / 2 / image_ms)))
-        # Two calls at a time: one runs while the next one travels.
-        batcher = Batcher(self._run_remotely(), max_batch_size=fitting, concurrency=2)
-        threads = max(1, CORES // API_WORKERS)
-        return BatchedPipeline(to_input, batcher, threads), _admission(
-            image_ms * API_WORKERS, CORES
+    def _remote(self, to_input: ToInput) -> Pipeline:
+        return remote_pipeline(
+            self._run_remotely(),
+            to_input,
+            max(1, CORES // API_WORKERS),
+            image_ms=self._image_ms(),
+            budget_ms=SETTINGS.budget_ms,
         )
+
+    def _admission(self) -> Admission:
+        return Admission(
+            max_inside=SETTINGS.max_queue,
+            max_wait_ms=SETTINGS.longest_wait_ms,
+            image_ms=self._image_ms() * API_WORKERS,
+            parallel=CORES,
+        )
+
+    def _image_ms(self) -> float:
+        if EMBEDDED:
+            return self.runner.executor.plan.image_ms
+        record = self._artifact.record
+        return record.plan.image_ms if record else 1.0
 
     def _run_remotely(self) -> RunBatch:
         async def run_batch(batch: Batch) -> Logits:
@@ -213,7 +210,7 @@ class ImageClassifier:
     async def classify(self, image: Path, top_k: int = SETTINGS.default_top_k) -> dict[str, Any]:
         """Classify one image file; what BentoML's own clients see. HTTP is answered by `Edge`."""
         answer = await self.answer(await asyncio.to_thread(image.read_bytes), top_k)
-        return {"predictions": [vars(one) for one in answer.predictions]}
+        return {"predictions": [asdict(one) for one in answer.predictions]}
 
     async def answer(self, image: bytes, top_k: int | None) -> Answer:
         """See `Classifier.classify`."""
@@ -243,15 +240,6 @@ class ImageClassifier:
     def model_reference(self) -> dict[str, str]:
         """What every answer says of the model."""
         return {"tag": LOCK.tag, "digest": LOCK.manifest_sha256}
-
-
-def _admission(image_ms: float, parallel: int) -> Admission:
-    return Admission(
-        max_inside=SETTINGS.max_queue,
-        max_wait_ms=SETTINGS.longest_wait_ms,
-        image_ms=image_ms,
-        parallel=parallel,
-    )
 
 
 def _decode_limits() -> DecodeLimits:
