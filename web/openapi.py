@@ -5,6 +5,7 @@ from typing import Any
 
 import errors
 from errors import ClientVisibleError
+from web.edge import INTERNAL_ERROR
 
 DESCRIPTION = """\
 Classifies one image a request: JPEG, PNG, WebP, GIF or BMP (first frame).
@@ -96,39 +97,29 @@ def _classify(labels: tuple[str, ...], default_top_k: int) -> dict[str, Any]:
 
 
 def _error_responses() -> Iterator[tuple[str, Any]]:
-    by_status: dict[int, list[type[ClientVisibleError]]] = {}
-    for kind in vars(errors).values():
-        if (
-            isinstance(kind, type)
-            and issubclass(kind, ClientVisibleError)
-            and hasattr(kind, "code")
-        ):
-            by_status.setdefault(kind.status, []).append(kind)
-    for status, kinds in sorted(by_status.items()):
+    by_status: dict[int, dict[str, str]] = {}
+    for status, code, meaning in _errors():
+        by_status.setdefault(status, {})[code] = meaning
+    for status, meanings in sorted(by_status.items()):
         examples = {
-            kind.code: {
+            code: {
                 "value": {
-                    "error": {
-                        "code": kind.code,
-                        "message": (kind.__doc__ or "").strip(),
-                        "request_id": REQUEST_ID_EXAMPLE,
-                    }
+                    "error": {"code": code, "message": text, "request_id": REQUEST_ID_EXAMPLE}
                 }
             }
-            for kind in kinds
+            for code, text in meanings.items()
         }
-        yield (
-            str(int(status)),
-            {
-                "description": " ".join((kind.__doc__ or "").strip() for kind in kinds),
-                "content": {
-                    "application/json": {
-                        "schema": {"$ref": "#/components/schemas/Error"},
-                        "examples": examples,
-                    }
-                },
-            },
-        )
+        schema = {"$ref": "#/components/schemas/Error"}
+        content = {"application/json": {"schema": schema, "examples": examples}}
+        yield str(status), {"description": " ".join(meanings.values()), "content": content}
+
+
+def _errors() -> Iterator[tuple[int, str, str]]:
+    """Status, code and meaning of every error."""
+    for kind in vars(errors).values():
+        if isinstance(kind, type) and issubclass(kind, ClientVisibleError) and "code" in vars(kind):
+            yield int(kind.status), kind.code, (kind.__doc__ or "").strip()
+    yield 500, INTERNAL_ERROR, "A bug of the service; its log says more."
 
 
 def _get(description: str, tag: str) -> dict[str, Any]:

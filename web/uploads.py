@@ -73,8 +73,8 @@ def upload_from(scope: Scope, body: bytes) -> Upload:
     if unknown := sorted({part.name for part in parts} - {"image", "top_k"}):
         raise MalformedRequest(f"unknown part {unknown[0][:64]!r}; expected image, top_k")
     image = _file([part for part in parts if part.name == "image"])
-    fields = [_text(part) for part in parts if part.name == "top_k"]
-    return Upload(image=image, top_k=_top_k(_single(fields, "top_k") or top_k))
+    field = _single([_text(part) for part in parts if part.name == "top_k"], "top_k")
+    return Upload(image=image, top_k=_top_k(top_k if field is None else field))
 
 
 def form_parts(content_type: str, body: bytes) -> list[Part]:

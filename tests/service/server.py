@@ -1,5 +1,6 @@
 """A server process as an operator starts one, and what a test asks of it."""
 
+import contextlib
 import os
 import re
 import signal
@@ -54,6 +55,7 @@ class Server:
     ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.connections = contextlib.ExitStack()
         self.client = httpx.Client(base_url=self.url, timeout=60)
         self.log_file = place.home / f"serve-{self.port}.log"
         with self.log_file.open("wb") as log:
@@ -71,6 +73,7 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         self.client.close()
+        self.connections.close()
         if self.process.poll() is None:
             self.stop()
 
@@ -143,7 +146,9 @@ class Server:
         )
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        """A connection of its own, closed with the server's other ones at the latest."""
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        return self.connections.enter_context(connection)
 
     def raw(self, data: bytes) -> bytes:
         """Send bytes, with `Connection: close` among them, and read to the end."""

@@ -130,7 +130,7 @@ def test_a_wrong_body_is_answered_with_its_code(
         "top_k=1e9",
         "top_k=3.0",
         "top_k=",
-        "top_k=+3",
+        "top_k=%2B3",
         "top_k=%D9%A3",  # Arabic-Indic digit three: Python's int() would take it
         "top_k=%C2%B2",  # superscript two: str.isdigit() would take it
         "top_k=99999999999999999999",

@@ -32,12 +32,15 @@ def head(length: int) -> bytes:
 def test_clients_that_leave_free_their_places(either: Server) -> None:
     before = either.metrics().get('classifier_requests_total{outcome="client_gone"}', 0)
     connections = [either.connect() for _ in range(2 * HELD)]
-    for connection in connections[:HELD]:  # these leave while their picture is decoded
-        connection.sendall(head(len(SLOW)) + SLOW)
-    for connection in connections[HELD:]:  # and these while they send it
+    for connection in connections[:HELD]:
+        connection.sendall(head(len(SLOW)) + SLOW[:-1])
+    for connection in connections[HELD:]:
         connection.sendall(head(len(SLOW)) + SLOW[:1_000])
     either.wait_for_in_flight(2 * HELD)
 
+    # Half of them leave while their picture is decoded, half while they send it.
+    for connection in connections[:HELD]:
+        connection.sendall(SLOW[-1:])
     for connection in connections:
         connection.close()
 

@@ -1,0 +1,131 @@
+"""The bento: exactly the files that serving needs, and the answers of the checkout."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.imports import ROOT, SAMPLES
+from tests.service.conftest import PATIENT, NewPlace
+from tests.service.places import Place
+from tests.service.server import Server
+
+pytestmark = pytest.mark.slow
+PACKED_WHOLE = ("inference", "preprocessing", "web")
+"""Packages of the bento; of `artifact` it needs what reads one, not what makes one."""
+
+
+@pytest.fixture(scope="module")
+def built(new_place: NewPlace, imported: Place) -> tuple[Place, str]:
+    """Where the bento is in the store, and its tag; built from a whole checkout, tests included."""
+    place = new_place()
+    checkout = place.home / "checkout"
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "logs", "model.lock")
+    shutil.copytree(ROOT, checkout, ignore=ignored, symlinks=True)
+    for folder in ("preprocessing", "artifact", "inference", "web"):  # as they were imported
+        shutil.rmtree(checkout / folder)
+        shutil.copytree(imported.directory / folder, checkout / folder)
+    shutil.copy(imported.lock, checkout)
+    source = Place(directory=checkout, home=place.home)
+    done = subprocess.run(
+        [sys.executable, "-m", "bentoml", "build", "--output", "tag"],
+        cwd=checkout,
+        env=source.environment(),
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr
+    shutil.rmtree(checkout)
+    tag = done.stdout.strip().splitlines()[-1].removeprefix("__tag__:")
+    return source, tag
+
+
+@pytest.fixture(scope="module")
+def contents(built: tuple[Place, str]) -> Path:
+    place, tag = built
+    return place.home / "bentos" / tag.replace(":", "/")
+
+
+def modules_of_the_running_service(place: Place) -> set[str]:
+    """Our files that are imported when the service loads its model, both services in place."""
+    code = (
+        "import sys, pathlib, service\n"
+        "service.ImageClassifier.inner()\n"
+        "root = pathlib.Path.cwd()\n"
+        "files = {pathlib.Path(m.__file__) for m in list(sys.modules.values())"
+        " if getattr(m, '__file__', None)}\n"
+        "print(*sorted(f.relative_to(root).as_posix() for f in files if root in f.parents))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=place.directory,
+        env=place.environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def test_the_bento_holds_exactly_what_serving_needs(contents: Path, imported: Place) -> None:
+    expected = modules_of_the_running_service(imported)
+    for package in PACKED_WHOLE:
+        expected |= {
+            path.relative_to(imported.directory).as_posix()
+            for path in (imported.directory / package).glob("*.py")
+        }
+    expected |= {"model.lock", "requirements/serve-cpu.txt"}
+
+    packed = {
+        path.relative_to(contents / "src").as_posix()
+        for path in (contents / "src").rglob("*")
+        if path.is_file()
+    }
+
+    # bentofile.yaml is what BentoML itself adds.
+    assert packed - {"bentofile.yaml"} == expected
+    tops = {Path(name).parts[0] for name in packed}
+    assert not tops & {"tests", "examples", "importer", "benchmarks", "docs", "model_import.py"}
+
+
+def test_the_bento_names_the_locked_model_and_the_locked_requirements(
+    contents: Path, imported: Place
+) -> None:
+    import yaml
+
+    description = yaml.safe_load((contents / "bento.yaml").read_text())
+
+    assert [model["tag"] for model in description["all_models"]] == [imported.tag]
+    assert (contents / "src" / "model.lock").read_bytes() == imported.lock.read_bytes()
+    locked = (imported.directory / "requirements" / "serve-cpu.txt").read_text()
+    packed = (contents / "env" / "python" / "requirements.txt").read_text()
+    assert locked.strip() in packed
+    added = packed.replace(locked.strip(), "").split()
+    assert all(word.startswith("bentoml==") for word in added)
+
+
+@pytest.mark.parametrize("topology", ["embedded", "runner"])
+def test_the_bento_answers_as_the_checkout_does_when_that_is_gone(
+    built: tuple[Place, str], embedded: Server, empty_directory: Path, topology: str
+) -> None:
+    place, tag = built
+    elsewhere = Place(directory=empty_directory, home=place.home)
+
+    with Server(elsewhere, target=tag, topology=topology, **PATIENT) as server:
+        for path in sorted(SAMPLES.iterdir()):
+            data = path.read_bytes()
+            answer = server.client.post("/classify?top_k=10", content=data).json()
+            expected = embedded.client.post("/classify?top_k=10", content=data).json()
+            assert answer["predictions"] == expected["predictions"]
+            assert answer["model"] == expected["model"]
+        card = server.client.get("/model").json()
+        assert card["topology"] == topology
+        # The service runs from the bento, not from a checkout that is still somewhere.
+        worker = server.workers()[0]
+        assert Path(f"/proc/{worker}/cwd").readlink().is_relative_to(place.home / "bentos")
+    assert json.dumps(card["labels"]) == json.dumps([str(digit) for digit in range(10)])
