@@ -2,7 +2,7 @@
 
 import threading
 
-from benchmarks.load import PAUSE_S, closed_run, open_run
+from benchmarks.load import PAUSE_S, Exchange, closed_run, open_run, recorded
 from tests.benchmarks.servers import named, right, serving, target
 
 
@@ -94,3 +94,13 @@ def test_closed_load_sends_one_request_a_connection_and_pauses_after_a_refusal()
 
     assert run.failed == {"429": 3}
     assert (run.connections, run.offered_rate_per_s) == (3, None)
+
+
+def test_the_generators_own_lateness_is_part_of_the_latency() -> None:
+    # Due at 10.0 s, sent 0.5 s late, answered at 10.75 s: the user waited 750 ms.
+    late = Exchange(image=0, due_s=10.0, skew_s=0.5, answered_s=10.75, status=200, body=named(0))
+
+    run = recorded(target(0), [late], mode="open", offered_rate_per_s=1.0, duration_s=1.0, seed=0)
+
+    assert run.latencies_ms == (750.0,)
+    assert run.wrong == 0
