@@ -155,9 +155,20 @@ def decoder_runs() -> list[DecoderRun]:
     return runs
 
 
-def images_per_s(threads: int, seconds: float = 3.0) -> float:
-    """Throughput of decode and preprocess in threads of one process, 500×375 JPEG."""
+def images_per_s() -> dict[int, float]:
+    """Throughput by threads of one process, 500×375 JPEG: the best of eight seconds, in turn.
+
+    The best, because whatever else runs on the machine can only take from it.
+    """
     data, _ = photos()["0.2 MP"]
+    best = {1: 0.0, 2: 0.0}
+    for _ in range(8):
+        for threads in best:
+            best[threads] = max(best[threads], _rate_of(data, threads))
+    return best
+
+
+def _rate_of(data: bytes, threads: int, seconds: float = 1.0) -> float:
     end = time.perf_counter() + seconds
 
     def work() -> int:
@@ -182,7 +193,7 @@ def measured() -> Result:
         load_average=os.getloadavg()[0],
         versions={name: version for name in PACKAGES if (version := _version(name))},
         timings=tuple(timings()),
-        images_per_s={threads: images_per_s(threads) for threads in (1, 2)},
+        images_per_s=images_per_s(),
         shrinks=tuple(shrinks()),
         decoders=tuple(decoder_runs()),
         differences=tuple(differences()),
