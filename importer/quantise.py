@@ -56,7 +56,10 @@ def _quantise(onnx: Path, calibration: npt.NDArray[np.generic], path: Path) -> N
         warnings.simplefilter("ignore")  # of NNCF's own imports
         import nncf
 
-        model = ov.Core().read_model(onnx)
+        # convert_model, unlike read_model, folds the constants behind which NNCF looks for
+        # biases. Without it the correction of biases does nothing: on a random ResNet-50 the
+        # largest logit error was 2.58 in place of 0.085.
+        model = ov.convert_model(str(onnx))
         dataset = nncf.Dataset([sample[np.newaxis] for sample in calibration])
         quantised = nncf.quantize(
             model,
