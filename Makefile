@@ -56,9 +56,10 @@ bento: $(READY) | model.lock ## build the bento of the locked model
 	@$(BIN)/bentoml build
 
 lock: $(READY) ## resolve the requirement locks anew
-	@for name in serve-cpu serve-gpu dev; do \
+	@for name in dev serve-cpu serve-gpu; do \
+		if [ $$name = dev ]; then constraint=; else constraint="--constraint requirements/dev.txt"; fi; \
 		$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-			--no-emit-index-url --no-header --no-annotate \
+			--no-emit-index-url --no-header --no-annotate $$constraint \
 			requirements/$$name.in --output-file requirements/$$name.txt || exit 1; \
 	done
 
