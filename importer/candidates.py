@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
 
-from artifact.manifest import EngineEntry, EngineGraph, PreprocessingEntry
+from artifact.manifest import Certificate, EngineEntry, EngineGraph, PreprocessingEntry
 from artifact.record import EngineAttempt, LatencyPoint, Plan
 from errors import OperatorError
 from importer.console import Progress
 from importer.errors import ImportRefused
 from importer.export import export_onnx, export_torchscript
+from importer.network import PixelsToLogits
 from importer.options import ImportOptions
 from importer.quantise import quantise
 from inference.certify import certify
@@ -88,7 +88,7 @@ class Trial:
     """Tries candidates against the evidence, in one draft."""
 
     draft: Path
-    network: nn.Module
+    network: PixelsToLogits
     signature: PreprocessingEntry
     evidence: Evidence
     options: ImportOptions
@@ -111,16 +111,13 @@ class Trial:
         # candidate becomes a row with its reason, and the import goes on with the others.
         try:
             write_graph(candidate, self.draft, self.network, self.evidence)
-            logits = self._logits(candidate)
+            certificate, failure = self._judged(candidate)
+            curve = () if failure else self._curve(candidate)
         except Exception as error:
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             if not isinstance(error, OperatorError):
                 reason = f"{type(error).__name__}: {reason}"
             return None, EngineAttempt(engine=candidate.name, verdict="unavailable", reason=reason)
-        evidence = self.evidence
-        certificate, failure = certify(
-            logits, evidence.reference, evidence.class_ids, candidate.precision, self.options.gates
-        )
         entry = EngineEntry(**candidate.model_dump(), certificate=certificate)
         attempt = EngineAttempt(
             engine=candidate.name,
@@ -128,23 +125,33 @@ class Trial:
             reason=failure,
             max_logit_difference=certificate.max_logit_difference,
             top1_agreement=certificate.top1_agreement,
-            curve=() if failure else self._curve(entry),
+            curve=curve,
         )
         return (None if failure else entry), attempt
 
-    def _logits(self, candidate: EngineGraph) -> Logits:
-        cores = usable_cores()
-        plan = Plan(engine=candidate.name, streams=1, threads=cores, batch_sizes=(1,), image_ms=1)
-        executor = Executor(
-            load_engine(candidate, self.draft, self.signature.input_shape, plan),
-            plan,
-            self.signature,
-            self.evidence.reference.shape[1],
+    def _judged(self, candidate: EngineGraph) -> tuple[Certificate, str]:
+        """Certificate of single images; why the engine fails on these or on pairs, else empty."""
+        sizes = (1, 2)
+        plan = Plan(
+            engine=candidate.name, streams=1, threads=usable_cores(), batch_sizes=sizes, image_ms=1
         )
+        shape, classes = self.signature.input_shape, self.evidence.reference.shape[1]
+        engine = load_engine(candidate, self.draft, shape, plan)
+        executor = Executor(engine, plan, self.signature, classes)
         try:
-            return executor.run(self.evidence.inputs)
+            single, pairs = (executor.run_in_parts(self.evidence.inputs, size) for size in sizes)
         finally:
             executor.close()
+        certificate, failure = self._certified(single, candidate)
+        if not failure and (failure := self._certified(pairs, candidate)[1]):
+            failure = f"in batches of 2: {failure}"  # it mixes the images of a batch
+        return certificate, failure
+
+    def _certified(self, logits: Logits, candidate: EngineGraph) -> tuple[Certificate, str]:
+        evidence = self.evidence
+        return certify(
+            logits, evidence.reference, evidence.class_ids, candidate.precision, self.options.gates
+        )
 
     def _curve(self, graph: EngineGraph) -> tuple[LatencyPoint, ...]:
         return measure_curve(
@@ -157,7 +164,7 @@ class Trial:
 
 
 def write_graph(
-    candidate: EngineGraph, draft: Path, network: nn.Module, evidence: Evidence
+    candidate: EngineGraph, draft: Path, network: PixelsToLogits, evidence: Evidence
 ) -> None:
     """Write the candidate's graph into the draft, unless another candidate did."""
     path = draft / candidate.file

@@ -1,0 +1,131 @@
+"""The imported digits example, against the network run by hand in eager torch."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from safetensors.torch import load_file
+
+from artifact.opened import Artifact, open_artifact
+from examples.digits.network import build
+from examples.digits.preprocessing import DigitsPreprocessing
+from inference.loading import load_executor
+from inference.predictions import top_k_predictions
+from inference.self_check import golden_inputs
+from tests.artifact.builder import sha256
+from tests.imports import DIGITS, SAMPLES, digits_options, import_quietly
+
+
+@pytest.fixture(scope="module")
+def artifact(digits_folder: Path) -> Artifact:
+    return open_artifact(digits_folder)
+
+
+def input_by_hand(path: Path) -> np.ndarray:
+    """The research pipeline's own reading of a sample: Pillow, upright, on white, grey."""
+    with Image.open(path) as opened:
+        upright = ImageOps.exif_transpose(opened)
+        if upright.mode == "I;16":  # the stated rule: the high byte
+            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+        if upright.mode in ("RGBA", "LA") or "transparency" in upright.info:
+            upright = Image.alpha_composite(
+                Image.new("RGBA", upright.size, "white"), upright.convert("RGBA")
+            )
+        return DigitsPreprocessing().to_input(upright.convert("L"))
+
+
+def logits_by_hand(inputs: np.ndarray) -> np.ndarray:
+    """Eager torch with the committed weights; mean 0.19 and std 0.31 are the training's."""
+    network = build()
+    network.load_state_dict(load_file(DIGITS / "weights.safetensors"))
+    network.eval()
+    pixels = torch.from_numpy(inputs.astype(np.float64)).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        return np.asarray(network.double()((pixels / 255 - 0.19) / 0.31).numpy())
+
+
+def test_every_sample_is_a_golden_sample_with_the_class_its_name_begins_with(
+    artifact: Artifact,
+) -> None:
+    found = {one.name: (one.data, one.class_id) for one in artifact.golden_samples()}
+
+    assert found == {
+        path.name: (path.read_bytes(), int(path.name[0])) for path in SAMPLES.iterdir()
+    }
+
+
+def test_the_golden_logits_are_those_of_the_research_pipeline(artifact: Artifact) -> None:
+    samples = artifact.golden_samples()
+    inputs = np.stack([input_by_hand(SAMPLES / one.name) for one in samples])
+
+    by_hand = logits_by_hand(inputs)
+
+    assert np.stack([one.logits for one in samples]) == pytest.approx(by_hand, abs=1e-4)
+    assert [one.input_sha256 for one in samples] == [sha256(one.tobytes()) for one in inputs]
+
+
+def test_the_labels_are_those_of_the_file_in_its_order(artifact: Artifact) -> None:
+    assert artifact.labels() == tuple((DIGITS / "labels.txt").read_text().split())
+    assert artifact.labels() != tuple(reversed(artifact.labels()))
+
+
+@pytest.mark.parametrize("engine", ["openvino-fp32", "onnxruntime-fp32"])
+def test_each_certified_engine_reads_the_digits(artifact: Artifact, engine: str) -> None:
+    executor = load_executor(artifact, engine=engine, budget_ms=50, deterministic=False)
+    samples = artifact.golden_samples()
+
+    logits = executor.run(golden_inputs(samples, artifact.preprocessing()))
+
+    answers = [top_k_predictions(row, artifact.labels(), 1)[0].label for row in logits]
+    right = sum(answer == one.name[0] for answer, one in zip(answers, samples, strict=True))
+    assert right >= 29
+    assert logits == pytest.approx(np.stack([one.logits for one in samples]), abs=1e-3)
+
+
+def test_the_certificates_state_what_was_compared(artifact: Artifact) -> None:
+    for entry in artifact.manifest.engines:
+        certificate = entry.certificate
+        assert (certificate.samples, certificate.top1_agreement) == (30, 1)
+        assert certificate.max_logit_difference < 1e-4
+        assert certificate.accuracy == certificate.reference_accuracy
+
+
+def test_the_record_has_a_row_for_each_engine_and_a_plan_that_one_of_them_earned(
+    artifact: Artifact,
+) -> None:
+    record = artifact.record
+    assert record is not None
+
+    assert [one.engine for one in record.attempts] == ["openvino-fp32", "onnxruntime-fp32"]
+    assert all(one.verdict == "passed" and one.curve for one in record.attempts)
+    assert record.plan.engine in {one.name for one in artifact.manifest.engines}
+
+
+def test_the_weights_in_the_artifact_are_those_that_were_given(artifact: Artifact) -> None:
+    given = load_file(DIGITS / "weights.safetensors")
+    kept: Mapping[str, torch.Tensor] = load_file(artifact.path_of("weights.safetensors"))
+
+    assert kept.keys() == given.keys()
+    assert all(torch.equal(kept[name], given[name]) for name in given)
+
+
+def test_no_path_of_the_machine_is_in_the_manifest(artifact: Artifact) -> None:
+    text = json.dumps(artifact.manifest.model_dump(mode="json"))
+
+    assert str(DIGITS) not in text
+    assert "/tmp" not in text
+
+
+def test_a_second_import_is_the_same_artifact_and_keeps_the_first(
+    store: Path, tmp_path: Path, artifact: Artifact
+) -> None:
+    first = import_quietly(digits_options(), tmp_path / "model.lock")
+    second = import_quietly(digits_options(), tmp_path / "model.lock")
+
+    assert (first.known, second.known) == (False, True)
+    assert first.lock == second.lock
+    assert first.lock.manifest_sha256 == artifact.digest

@@ -1,0 +1,119 @@
+"""Networks that engines cannot take, or must not."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from artifact.opened import open_artifact
+from artifact.store import locate
+from importer.errors import ImportRefused
+from importer.options import ImportOptions
+from inference.certify import Gates
+from tests.imports import digits_options, import_quietly
+
+LINEAR = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(1024, 10)
+
+    def forward(self, batch):
+        logits = self.linear(batch.flatten(1))
+        {end}
+
+
+def build():
+    return Net()
+"""
+BRANCHES_ON_DATA = "return logits * 2 if bool(logits.sum() > 0) else logits.repeat(1, 1)"
+MIXES_THE_BATCH = "return logits - logits.mean(dim=0, keepdim=True) / 2"
+
+
+@pytest.fixture
+def linear(tmp_path: Path) -> Path:
+    torch.manual_seed(3)
+    weights = {"linear.weight": torch.randn(10, 1024) / 32, "linear.bias": torch.randn(10)}
+    save_file(weights, tmp_path / "linear.safetensors")
+    return tmp_path
+
+
+def options(folder: Path, end: str, **changes: object) -> ImportOptions:
+    (folder / "linear.py").write_text(LINEAR.format(end=end))
+    return digits_options(
+        name="linear",
+        network=f"{folder}/linear.py:build",
+        weights=str(folder / "linear.safetensors"),
+        **changes,
+    )
+
+
+def test_a_plain_network_of_ones_own_is_imported(store: Path, linear: Path) -> None:
+    imported = import_quietly(
+        options(linear, "return logits", engine="onnxruntime"), linear / "model.lock"
+    )
+
+    opened = open_artifact(locate(imported.lock.tag), imported.lock.manifest_sha256)
+    assert opened.path_of("architecture/linear.py").read_text() == LINEAR.format(
+        end="return logits"
+    )
+
+
+def test_a_network_that_branches_on_its_data_is_refused_with_a_reason_for_each_engine(
+    store: Path, linear: Path
+) -> None:
+    with pytest.raises(
+        ImportRefused, match=r"no engine passed: openvino-fp32: \w+: .*; onnxruntime-fp32: \w+: "
+    ):
+        import_quietly(options(linear, BRANCHES_ON_DATA), linear / "model.lock")
+
+    assert not (linear / "model.lock").exists()
+
+
+def test_a_network_that_mixes_the_images_of_a_batch_is_refused(store: Path, linear: Path) -> None:
+    # Image by image it is as good as any: only in company do its answers change.
+    with pytest.raises(ImportRefused, match="onnxruntime-fp32: in batches of 2: a logit is off by"):
+        import_quietly(
+            options(linear, MIXES_THE_BATCH, engine="onnxruntime"), linear / "model.lock"
+        )
+
+
+def test_one_golden_image_is_enough(store: Path, linear: Path, tmp_path: Path) -> None:
+    from tests.imports import SAMPLES
+
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "7.png").write_bytes((SAMPLES / "8-02.png").read_bytes())
+
+    imported = import_quietly(
+        options(linear, "return logits", engine="onnxruntime", golden=tmp_path / "one"),
+        linear / "model.lock",
+    )
+
+    assert len(imported.manifest.golden) == 1
+
+
+def test_forced_int8_is_certified_by_agreement_or_refused_with_its_numbers(
+    store: Path, tmp_path: Path
+) -> None:
+    gates = Gates(min_agreement=0.9, max_accuracy_loss=0.1)
+
+    imported = import_quietly(
+        digits_options(engine="openvino", precision="int8", gates=gates), tmp_path / "model.lock"
+    )
+
+    (entry,) = imported.manifest.engines
+    assert (entry.name, entry.certificate.tolerance) == ("openvino-int8", None)
+    assert entry.certificate.required_agreement == 0.9
+    assert entry.certificate.top1_agreement >= 0.9
+    assert 0 < entry.certificate.max_logit_difference < 10
+    # The fp32 graph it was made from is not certified, so it is not in the artifact.
+    folder = locate(imported.lock.tag) / "engines"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "network-int8.bin",
+        "network-int8.xml",
+    ]

@@ -1,0 +1,100 @@
+"""The command line in processes of its own: the same tag anywhere, nothing left after a signal."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from artifact.lock import read_lock
+from artifact.opened import open_artifact
+from artifact.store import draft
+from tests.imports import DIGITS, ROOT, SAMPLES, isolated_store
+
+
+def command(home: Path, *more: str, golden: Path = SAMPLES) -> list[str]:
+    return [
+        sys.executable, str(ROOT / "model_import.py"), "--name", "digits",
+        "--network", f"{DIGITS}/network.py:build",
+        "--weights", str(DIGITS / "weights.safetensors"),
+        "--preprocessing", f"{DIGITS}/preprocessing.py:DigitsPreprocessing",
+        "--labels", str(DIGITS / "labels.txt"), "--golden", str(golden),
+        "--measure-seconds", "0.001", "--lock", str(home / "model.lock"), *more,
+    ]  # fmt: skip
+
+
+def environment(home: Path) -> dict[str, str]:
+    """As of a person at a terminal: Python writes bytecode."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    return {**kept, "BENTOML_HOME": str(home / "bentoml"), "BENTOML_DO_NOT_TRACK": "true"}
+
+
+def test_another_process_in_another_folder_makes_the_same_artifact(
+    tmp_path: Path, digits_folder: Path
+) -> None:
+    done = subprocess.run(
+        command(tmp_path, "--json"),
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["tag"] == f"digits:{digits_folder.name}"
+    assert [one["verdict"] for one in result["record"]["attempts"]] == ["passed", "passed"]
+    assert read_lock(tmp_path / "model.lock").manifest_sha256 == result["manifest_sha256"]
+    folder = tmp_path / "bentoml" / "models" / "digits" / digits_folder.name
+    assert open_artifact(folder, result["manifest_sha256"]).record is not None
+    assert not list((tmp_path / "bentoml").rglob("*.pyc"))
+
+
+def stopped_in_the_middle(home: Path, by: signal.Signals) -> tuple[int, str]:
+    """Start an import and send a signal while it exports; exit status and last line."""
+    (home / "bentoml" / "models").mkdir(parents=True)
+    (home / "model.lock").write_text("the lock of another model")
+    process = subprocess.Popen(
+        command(home), cwd=home, env=environment(home), stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    said = ""
+    for line in process.stderr:
+        said = line
+        if "run the reference" in line:
+            process.send_signal(by)
+            break
+    rest = process.stderr.read()
+    process.stderr.close()
+    return process.wait(timeout=60), (rest.strip().splitlines() or [said])[-1]
+
+
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_import_leaves_store_and_lock_as_they_were(
+    tmp_path: Path, by: signal.Signals
+) -> None:
+    status, last = stopped_in_the_middle(tmp_path, by)
+
+    assert status == 130
+    assert last == "model_import: interrupted; the store and the lock are as they were"
+    assert (tmp_path / "model.lock").read_text() == "the lock of another model"
+    assert [path for path in (tmp_path / "bentoml").rglob("*") if path.is_file()] == []
+    assert list((tmp_path / "bentoml").glob(".*")) == []
+
+
+def test_a_killed_import_leaves_a_draft_that_the_next_one_removes(tmp_path: Path) -> None:
+    status, _ = stopped_in_the_middle(tmp_path, signal.SIGKILL)
+
+    assert status == -signal.SIGKILL
+    assert (tmp_path / "model.lock").read_text() == "the lock of another model"
+    assert list((tmp_path / "bentoml" / "models").iterdir()) == []
+    (left,) = (tmp_path / "bentoml").glob(".*")
+    (left / ".." / "models").rmdir()
+    with isolated_store(tmp_path / "bentoml"), draft() as root:
+        assert not left.exists()
+        assert root.is_dir()

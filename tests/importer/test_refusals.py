@@ -1,0 +1,186 @@
+"""What cannot be imported: one line says why, and store and lock are as they were."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from model_import import main
+from tests.imports import DIGITS, SAMPLES
+
+LOCK_BEFORE = "the lock of another model"
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    import signal
+
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def arguments(store: Path, tmp_path: Path) -> dict[str, str]:
+    """Options of an import that would succeed, on one engine."""
+    (tmp_path / "model.lock").write_text(LOCK_BEFORE)
+    return {
+        "--name": "digits",
+        "--network": f"{DIGITS}/network.py:build",
+        "--weights": str(DIGITS / "weights.safetensors"),
+        "--preprocessing": f"{DIGITS}/preprocessing.py:DigitsPreprocessing",
+        "--labels": str(DIGITS / "labels.txt"),
+        "--golden": str(SAMPLES),
+        "--engine": "onnxruntime",
+        "--precision": "fp32",
+        "--measure-seconds": "0.001",
+        "--lock": str(tmp_path / "model.lock"),
+    }
+
+
+def run(arguments: dict[str, str]) -> int:
+    return main(["--quiet", *(part for pair in arguments.items() for part in pair)])
+
+
+def without_labels(arguments: dict[str, str], _: Path) -> None:
+    del arguments["--labels"]
+
+
+def nine_labels(arguments: dict[str, str], folder: Path) -> None:
+    (folder / "nine.txt").write_text("\n".join("012345678"))
+    arguments["--labels"] = str(folder / "nine.txt")
+    for path in SAMPLES.iterdir():
+        (folder / "unnamed").mkdir(exist_ok=True)
+        shutil.copy(path, folder / "unnamed" / f"digit{path.name}")
+    arguments["--golden"] = str(folder / "unnamed")
+
+
+def a_weight_less(arguments: dict[str, str], folder: Path) -> None:
+    weights = load_file(DIGITS / "weights.safetensors")
+    del weights["linear.bias"]
+    save_file(weights, folder / "less.safetensors")
+    arguments["--weights"] = str(folder / "less.safetensors")
+
+
+def a_weight_of_another_shape(arguments: dict[str, str], folder: Path) -> None:
+    weights = load_file(DIGITS / "weights.safetensors")
+    weights["linear.bias"] = torch.zeros(11)
+    save_file(weights, folder / "other.safetensors")
+    arguments["--weights"] = str(folder / "other.safetensors")
+
+
+def weights_that_are_not_finite(arguments: dict[str, str], folder: Path) -> None:
+    weights = load_file(DIGITS / "weights.safetensors")
+    weights["linear.bias"][3] = float("nan")
+    save_file(weights, folder / "nan.safetensors")
+    arguments["--weights"] = str(folder / "nan.safetensors")
+
+
+def a_truncated_golden_image(arguments: dict[str, str], folder: Path) -> None:
+    shutil.copytree(SAMPLES, folder / "samples")
+    whole = (SAMPLES / "4-01.png").read_bytes()
+    (folder / "samples" / "4-01.png").write_bytes(whole[: len(whole) // 2])
+    arguments["--golden"] = str(folder / "samples")
+
+
+def an_absurd_tolerance(arguments: dict[str, str], _: Path) -> None:
+    arguments["--gate-fp32-tolerance"] = "1e-12"
+
+
+def another_preprocessing_shape(arguments: dict[str, str], folder: Path) -> None:
+    source = (DIGITS / "preprocessing.py").read_text().replace("SIDE = 32", "SIDE = 40")
+    (folder / "larger.py").write_text(source)
+    arguments["--preprocessing"] = f"{folder}/larger.py:DigitsPreprocessing"
+
+
+def no_folder_for_the_lock(arguments: dict[str, str], folder: Path) -> None:
+    arguments["--lock"] = str(folder / "nowhere" / "model.lock")
+
+
+def an_engine_that_has_no_such_precision(arguments: dict[str, str], _: Path) -> None:
+    arguments["--precision"] = "int8"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (without_labels, "--labels is not given"),
+        (nine_labels, "9 .*10|10 .*9"),
+        (a_weight_less, "linear.bias"),
+        (a_weight_of_another_shape, r"linear.bias.*11"),
+        (weights_that_are_not_finite, "NaN"),
+        (a_truncated_golden_image, "golden image 4-01.png: .*; remove it or replace it"),
+        (
+            an_absurd_tolerance,
+            r"no engine passed: onnxruntime-fp32: a logit is off by \d.*e-\d+ \(relative\), "
+            r"allowed is 1e-12",
+        ),
+        (another_preprocessing_shape, r"rejects an input of shape \(40, 40, 1\)"),
+        (no_folder_for_the_lock, "--lock .*there is no folder .*nowhere"),
+        (an_engine_that_has_no_such_precision, "no such engine; there are openvino-fp32"),
+    ],
+)
+def test_a_refusal_is_one_line_and_changes_nothing(
+    arguments: dict[str, str],
+    store: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[dict[str, str], Path], None],
+    said: str,
+) -> None:
+    import re
+
+    spoil(arguments, tmp_path)
+
+    status = run(arguments)
+
+    out, err = capsys.readouterr()
+    assert (status, out) == (1, "")
+    assert err.startswith("model_import: ")
+    assert re.search(said, err, re.DOTALL), err
+    assert [path for path in store.rglob("*") if path.is_file()] == []
+    assert [path.name for path in store.iterdir()] == ["models"]
+    assert (tmp_path / "model.lock").read_text() == LOCK_BEFORE
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--name", "Digits"),
+        ("--name", "digits/evil"),
+        ("--name", "digits-"),
+        ("--golden-count", "1"),
+        ("--gate-fp32-tolerance", "nan"),
+        ("--gate-agreement", "1.5"),
+        ("--gate-accuracy-loss", "-1"),
+        ("--budget-ms", "0"),
+        ("--network-kwargs", "[1]"),
+        ("--network-kwargs", "{"),
+        ("--engine", "abacus"),
+    ],
+)
+def test_an_argument_that_cannot_be_is_status_2_before_anything_is_read(
+    arguments: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    value: str,
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run({**arguments, option: value})
+
+    assert ended.value.code == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "error: " in last
+
+
+def test_help_shows_an_example_and_the_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert "exit status: 0 imported, 1 refused" in shown
+    assert "python model_import.py --name" in shown
