@@ -40,7 +40,12 @@ class OpenVinoEngine:
             compiled = core.compile_model(model, "CPU", properties)
             requests: queue.SimpleQueue[ov.InferRequest] = queue.SimpleQueue()
             for _ in range(plan.streams):
-                requests.put(compiled.create_infer_request())
+                request = compiled.create_infer_request()
+                # Here, in one thread: the first look at a tensor sets up numpy inside
+                # OpenVINO 2026.4.1, and two threads that do it at once wait for each other
+                # for ever, one with the GIL, one with a C++ guard.
+                _ = request.get_input_tensor().data
+                requests.put(request)
             self._idle[batch_size] = requests
 
     def run(self, batch: Batch) -> Logits:

@@ -116,8 +116,12 @@ class Server:
             raise
 
     def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
+        workers = self.workers()
+        self.process.kill()
         self.process.wait()
+        for worker in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
 
     def workers(self, service: str = "") -> list[int]:
         """Process ids below the supervisor; `service` picks those of one BentoML service."""
