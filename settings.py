@@ -22,7 +22,7 @@ class Settings(BaseModel):
     the model (sizes, mean, labels) are in its manifest, not here.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     lock: str = Field(
         "model.lock", description="The lock of the model to serve; relative to service.py."

@@ -29,7 +29,7 @@ Precision = Literal["fp32", "bf16", "fp16", "int8"]
 class FrozenModel(BaseModel):
     """A value from outside: checked once, never changed, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class PreprocessingEntry(FrozenModel):
