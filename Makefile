@@ -11,7 +11,7 @@ EXAMPLE := examples/digits
 export BENTOML_DO_NOT_TRACK := True
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup import serve test lint types check bento lock clean
+.PHONY: help setup import serve test lint types check bento verify-rebuild verify-bento lock lock-check clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -53,7 +53,13 @@ types: $(READY) ## mypy --strict
 check: lint types test ## lint, types, tests: what CI runs
 
 bento: $(READY) | model.lock ## build the bento of the locked model
-	@$(BIN)/bentoml build
+	@$(BIN)/python -m release build
+
+verify-rebuild: $(READY) | model.lock ## build the bento twice in different surroundings, compare
+	@$(BIN)/python -m release verify-rebuild
+
+verify-bento: $(READY) ## compare a bento with its manifest: BENTO=PATH|TAG, default the latest
+	@$(BIN)/python -m release verify-bento $(or $(BENTO),image_classifier)
 
 lock: $(READY) ## resolve the requirement locks anew
 	@for name in dev serve-cpu serve-gpu; do \
@@ -62,6 +68,9 @@ lock: $(READY) ## resolve the requirement locks anew
 			--no-emit-index-url --no-header --no-annotate $$constraint \
 			requirements/$$name.in --output-file requirements/$$name.txt || exit 1; \
 	done
+
+lock-check: $(READY) ## check the locks for drift: complete, hashed, one version everywhere
+	@$(BIN)/python -m release lock-check
 
 clean: ## remove the environment and what tools left
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis

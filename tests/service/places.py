@@ -11,7 +11,10 @@ from pathlib import Path
 from tests.imports import ROOT
 
 PROGRAM = ("*.py", "bentofile.yaml", "model.lock")
-FOLDERS = ("artifact", "docs", "importer", "inference", "preprocessing", "requirements", "web")
+FOLDERS = (
+    *("artifact", "deploy", "docs", "importer", "inference", "preprocessing", "release"),
+    *("requirements", "web"),
+)
 EXAMPLE = "examples/digits"
 
 
