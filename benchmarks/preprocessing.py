@@ -12,7 +12,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -155,35 +154,6 @@ def decoder_runs() -> list[DecoderRun]:
     return runs
 
 
-def images_per_s() -> dict[int, float]:
-    """Throughput by threads of one process, 500×375 JPEG: the best of eight seconds, in turn.
-
-    The best, because whatever else runs on the machine can only take from it.
-    """
-    data, _ = photos()["0.2 MP"]
-    best = {1: 0.0, 2: 0.0}
-    for _ in range(8):
-        for threads in best:
-            best[threads] = max(best[threads], _rate_of(data, threads))
-    return best
-
-
-def _rate_of(data: bytes, threads: int, seconds: float = 1.0) -> float:
-    end = time.perf_counter() + seconds
-
-    def work() -> int:
-        done = 0
-        while time.perf_counter() < end:
-            to_input(data, PREPROCESSING, LIMITS)
-            done += 1
-        return done
-
-    with ThreadPoolExecutor(threads) as pool:
-        return (
-            sum(future.result() for future in [pool.submit(work) for _ in range(threads)]) / seconds
-        )
-
-
 def measured() -> Result:
     """One run of everything."""
     return Result(
@@ -193,7 +163,6 @@ def measured() -> Result:
         load_average=os.getloadavg()[0],
         versions={name: version for name in PACKAGES if (version := _version(name))},
         timings=tuple(timings()),
-        images_per_s=images_per_s(),
         shrinks=tuple(shrinks()),
         decoders=tuple(decoder_runs()),
         differences=tuple(differences()),

@@ -48,7 +48,7 @@ class Result(Record):
     """One run of the benchmark.
 
     Times are CPU time of the measuring thread. `load_average` is that of the last minute when the
-    run began: on a busy machine the images per second are fewer than it could do.
+    run began: on a busy machine caches are shared, and times are longer.
     """
 
     date: str
@@ -57,7 +57,6 @@ class Result(Record):
     load_average: float
     versions: dict[str, str]
     timings: tuple[Timing, ...]
-    images_per_s: dict[int, float]
     shrinks: tuple[Shrink, ...]
     decoders: tuple[DecoderRun, ...]
     differences: tuple[Difference, ...]
@@ -110,12 +109,7 @@ def _times(result: Result) -> str:
     for image, step in dict.fromkeys((t.image, t.step) for t in result.timings):
         bare, ours = times[image, step, "bare"], times[image, step, "ours"]
         rows.append([image, step, f"{bare:.2f}", f"{ours:.2f}", f"{ours / bare:.2f}"])
-    rates = ", ".join(
-        f"{rate:.0f}/s in {threads} thread{'s' if threads > 1 else ''}"
-        for threads, rate in result.images_per_s.items()
-    )
-    table = _table(["JPEG", "step", "bare Pillow, ms", "this package, ms", "ratio"], rows)
-    return f"{table}\nThe 0.2 MP file, from bytes to input, best of eight seconds: {rates}.\n"
+    return _table(["JPEG", "step", "bare Pillow, ms", "this package, ms", "ratio"], rows)
 
 
 def _shrink(result: Result) -> str:
