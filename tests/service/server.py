@@ -116,6 +116,8 @@ class Server:
             raise
 
     def kill(self) -> None:
+        self.client.close()
+        self.connections.close()
         workers = self.workers()
         self.process.kill()
         self.process.wait()

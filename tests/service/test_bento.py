@@ -100,7 +100,9 @@ def test_the_bento_names_the_locked_model_and_the_locked_requirements(
 
     description = yaml.safe_load((contents / "bento.yaml").read_text())
 
-    assert [model["tag"] for model in description["all_models"]] == [imported.tag]
+    for service in description["services"]:
+        assert [model["tag"] for model in service["models"]] == [imported.tag]
+    assert {one["name"] for one in description["services"]} == {"ImageClassifier", "ModelRunner"}
     assert (contents / "src" / "model.lock").read_bytes() == imported.lock.read_bytes()
     locked = (imported.directory / "requirements" / "serve-cpu.txt").read_text()
     packed = (contents / "env" / "python" / "requirements.txt").read_text()

@@ -192,6 +192,8 @@ def test_what_a_client_asks_for_makes_no_series(embedded: Server, folder: str) -
     assert not any("client-" in name or "CLIENT" in name for name in after)
 
 
+# Of BentoML's own use of pathspec; BentoML 1.4.39 with pathspec 1.0.
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
 def test_bentomls_own_client_classifies_a_file(either: Server) -> None:
     with bentoml.SyncHTTPClient(either.url) as client:
         answer = client.classify(image=SAMPLE, top_k=3)

@@ -1,0 +1,115 @@
+"""The commands of the README, executed; those that cannot run within a test, run dry."""
+
+import json
+import re
+import shlex
+import subprocess
+from typing import Any
+
+import pytest
+
+from model_import import parser
+from tests.imports import DIGITS, ROOT
+from tests.service.server import Server
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    shlex.split(line, comments=True)
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.strip()
+]
+TARGETS = set(re.findall(r"`make ([a-z-]+)", README)) | {
+    command[1] for command in COMMANDS if command[0] == "make"
+}
+
+
+def run(words: list[str]) -> str:
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def commands(program: str) -> list[list[str]]:
+    return [command for command in COMMANDS if command[0].endswith(program)]
+
+
+def test_every_command_is_of_a_kind_that_is_checked_here() -> None:
+    kinds = {command[0].rpartition("/")[2] for command in COMMANDS}
+
+    assert kinds <= {"make", "curl", "python", "bentoml"}
+    assert commands("curl")
+    assert {"serve", "test", "help", "bento"} <= TARGETS
+
+
+def test_the_request_gets_the_answer_that_is_shown(embedded: Server) -> None:
+    (request,) = commands("curl")
+    shown = json.loads(re.findall(r"```json\n(.*?)```", README, re.DOTALL)[0])
+    words = [word.replace("http://127.0.0.1:3000", embedded.url) for word in request]
+    file = words[words.index("-T") + 1]
+    by_form = ["curl", "-F", f"image=@{file}", words[-1]]
+
+    for command in (words, by_form):
+        answer = json.loads(run([command[0], "--silent", "--fail", *command[1:]]))
+
+        assert without_probabilities(answer) == without_probabilities(shown)
+        # Another processor may round the last digits otherwise.
+        for one, other in zip(answer["predictions"], shown["predictions"], strict=True):
+            assert one["probability"] == pytest.approx(other["probability"], abs=1e-5)
+    assert shown["model"]["digest"].startswith(shown["model"]["tag"].removeprefix("digits:"))
+
+
+def without_probabilities(answer: dict[str, Any]) -> dict[str, Any]:
+    """What does not change with the machine, nor with the version of the preprocessing."""
+    assert re.fullmatch(r"digits:[0-9a-f]{16}", answer["model"]["tag"])
+    assert re.fullmatch(r"[0-9a-f]{64}", answer["model"]["digest"])
+    assert re.fullmatch(r"[0-9a-f]{32}", answer["request_id"])
+    ranked = [(one["label"], one["class_id"]) for one in answer["predictions"]]
+    return {**answer, "predictions": ranked, "model": None, "request_id": None}
+
+
+def test_make_help_lists_every_target_that_is_named() -> None:
+    listed = set(re.findall(r"^ *make ([a-z-]+)", run(["make", "help"]), re.MULTILINE))
+
+    assert TARGETS - {"help"} <= listed
+
+
+@pytest.mark.parametrize("target", sorted(TARGETS - {"help"}))
+def test_a_target_that_is_named_can_be_made(target: str) -> None:
+    assert run(["make", "--dry-run", "--always-make", target])
+
+
+def test_make_serve_takes_the_port_that_is_given() -> None:
+    last = run(["make", "--dry-run", "serve", "PORT=3999"]).strip().splitlines()[-1]
+
+    assert last.endswith("bentoml serve --host 127.0.0.1 --port 3999")
+
+
+def test_make_import_names_files_that_are_there() -> None:
+    dry = run(["make", "--dry-run", "import"]).replace("\\\n", " ")
+    (line,) = [line for line in dry.splitlines() if "model_import.py" in line]
+
+    given = parser().parse_args(shlex.split(line.replace("\t", " "))[2:])
+
+    assert given.name == "digits"
+    assert (ROOT / given.weights).is_file()
+    assert (ROOT / given.labels).is_file()
+    assert (ROOT / given.golden).is_dir()
+    for named in (given.network, given.preprocessing):
+        assert (ROOT / named.partition(":")[0]).parent == DIGITS
+
+
+@pytest.mark.parametrize("command", commands("python"), ids=lambda command: command[3])
+def test_the_imports_that_are_shown_are_understood(command: list[str]) -> None:
+    assert command[1] == "model_import.py"
+
+    given = parser().parse_args(command[2:])
+
+    assert given.name == command[command.index("--name") + 1]
+
+
+def test_every_link_leads_to_a_file() -> None:
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
+
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
