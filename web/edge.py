@@ -6,7 +6,6 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 from http import HTTPStatus
 from typing import Any, Protocol
 
@@ -15,6 +14,7 @@ from inference.classifier import Answer
 from web import page
 from web.messages import (
     ClientGone,
+    Message,
     Receive,
     Scope,
     Send,
@@ -160,7 +160,10 @@ class Edge:
         service = self._service()
         answer = await _unless_gone(receive, service.answer(upload.image, upload.top_k))
         value = {
-            "predictions": [asdict(prediction) for prediction in answer.predictions],
+            "predictions": [
+                {"label": one.label, "class_id": one.class_id, "probability": one.probability}
+                for one in answer.predictions
+            ],
             "model": service.model_reference,
             "request_id": request_id,
         }
@@ -194,16 +197,24 @@ class Edge:
 
 async def _unless_gone(receive: Receive, work: Awaitable[Answer]) -> Answer:
     """Wait for the answer; cancel the work as soon as the client closes the connection."""
-    answering = asyncio.ensure_future(work)
+    waiting = asyncio.current_task()
     leaving = asyncio.ensure_future(receive())
+
+    def stop(left: asyncio.Future[Message]) -> None:
+        if waiting is not None and not left.cancelled():
+            waiting.cancel()
+
+    leaving.add_done_callback(stop)
     try:
-        await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not answering.done():
-            raise ClientGone
-        return answering.result()
+        return await work
+    except asyncio.CancelledError:
+        # Ours, where the client has left; else the server's, which goes on to be raised.
+        if waiting is not None and leaving.done() and waiting.uncancel() == 0:
+            raise ClientGone from None
+        raise
     finally:
+        leaving.remove_done_callback(stop)
         leaving.cancel()
-        answering.cancel()
 
 
 def _request_id(scope: Scope) -> str:
