@@ -97,6 +97,7 @@ def test_one_golden_image_is_enough(store: Path, linear: Path, tmp_path: Path) -
     assert len(imported.manifest.golden) == 1
 
 
+@pytest.mark.slow  # NNCF takes a process and half a minute
 def test_forced_int8_is_certified_by_agreement_or_refused_with_its_numbers(
     store: Path, tmp_path: Path
 ) -> None:

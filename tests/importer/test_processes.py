@@ -14,6 +14,8 @@ from artifact.opened import open_artifact
 from artifact.store import draft
 from tests.imports import DIGITS, ROOT, SAMPLES, isolated_store
 
+pytestmark = pytest.mark.slow
+
 
 def command(home: Path, *more: str, golden: Path = SAMPLES) -> list[str]:
     return [
