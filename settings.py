@@ -80,9 +80,9 @@ class Settings(BaseModel):
         2.0, description="Seconds of processor time one decode may take."
     )
     max_decode_reads: Annotated[int, Field(ge=1)] = Field(
-        1_000_000, description="Reads of one decode; ordinary files take tens to thousands."
+        500_000, description="Reads of one decode; ordinary files take tens to thousands."
     )
-    max_jpeg_scans: Annotated[int, Field(ge=1)] = Field(100, description="Scans of one JPEG.")
+    max_jpeg_scans: Annotated[int, Field(ge=1)] = Field(64, description="Scans of one JPEG.")
     default_top_k: Annotated[int, Field(ge=1)] = Field(
         5, description="Predictions in an answer where the request does not say top_k."
     )

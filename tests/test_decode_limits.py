@@ -1,0 +1,15 @@
+"""The operator's limits are the preprocessing's limits."""
+
+from preprocessing import DecodeLimits
+from settings import Settings
+
+
+def test_every_decode_limit_is_a_setting_with_the_same_default() -> None:
+    limits = DecodeLimits().model_dump(exclude={"max_bytes"})
+
+    assert Settings().model_dump(include=set(limits)) == limits
+
+
+def test_the_length_of_a_file_is_limited_by_the_setting_of_the_body() -> None:
+    # A form adds its boundaries and headers to the file: the body must not be the smaller one.
+    assert Settings().max_body_bytes >= DecodeLimits().max_bytes
