@@ -1,0 +1,21 @@
+"""docs/serving.md names what the program has."""
+
+from pathlib import Path
+
+import errors
+from settings import PREFIX, Settings
+
+TEXT = (Path(__file__).resolve().parents[1] / "docs" / "serving.md").read_text()
+
+
+def test_every_setting_is_described_with_its_default() -> None:
+    for name, field in Settings.model_fields.items():
+        default = "unset" if field.default is None else field.default
+
+        assert f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |" in TEXT
+
+
+def test_every_code_a_client_can_be_told_is_described_with_its_status() -> None:
+    for kind in vars(errors).values():
+        if isinstance(kind, type) and hasattr(kind, "code"):
+            assert f"| {int(kind.status)} | `{kind.code}` |" in TEXT
