@@ -1,12 +1,14 @@
 """All a researcher hands in, read, checked against each other, captured in the draft."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
-from artifact.checkpoints_torchvision import TorchvisionWeights
 from artifact.golden_images import GoldenImage, read_golden_images
 from artifact.golden_images_reference import Reference, read_reference
 from artifact.labels import read_labels
@@ -16,8 +18,13 @@ from importer.console import Progress
 from importer.errors import ImportRefused
 from importer.model_source import ModelSource, read_model
 from importer.options import ImportOptions
-from importer.preprocessing_source import capture_preprocessing, capture_spec
-from preprocessing import DecodeLimits, Preprocessing, PreprocessingSpec, to_input
+from importer.preprocessing_source import (
+    capture_preprocessing,
+    capture_spec,
+    published_spec,
+)
+from preprocessing import DecodeLimits, Preprocessing, to_input
+from preprocessing.orientation import upright_turn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +57,8 @@ def read_materials(options: ImportOptions, draft: Path, progress: Progress) -> M
     """
     with progress.step("read the network and its weights"):
         model = read_model(options, draft)
+    for note in model.notes:
+        progress.note(note)
     preprocessing, signature = _preprocessing(options, model, draft)
     labels = _labels(options, model)
     reference = None if options.reference is None else read_reference(options.reference)
@@ -63,7 +72,7 @@ def read_materials(options: ImportOptions, draft: Path, progress: Progress) -> M
         )
         inputs = _inputs(found.images, preprocessing)
         calibration = _calibration(options, labels, preprocessing)
-    for note in found.notes:
+    for note in (*found.notes, *_orientation_note(found.images, preprocessing)):
         progress.note(note)
     return Materials(
         model=model,
@@ -86,22 +95,9 @@ def _preprocessing(
     if published is None:
         raise ImportRefused(
             "--preprocessing is not given and the weights are not published by torchvision; "
-            "expected a spec file (.yaml, .json) or PATH.py:CLASS"
+            "expected a spec file (.yaml, .json), PATH.py:CLASS or torchvision:NAME/WEIGHTS"
         )
     return capture_spec(published_spec(published), draft)
-
-
-def published_spec(published: TorchvisionWeights) -> PreprocessingSpec:
-    """The preprocessing that torchvision publishes with its weights."""
-    resize = {"size": published.resize_size, "interpolation": published.interpolation}
-    return PreprocessingSpec.model_validate(
-        {
-            "resize": resize,
-            "crop": published.crop_size,
-            "mean": published.mean,
-            "std": published.std,
-        }
-    )
 
 
 def _labels(options: ImportOptions, model: ModelSource) -> tuple[str, ...]:
@@ -128,6 +124,26 @@ def _input(image: GoldenImage, preprocessing: Preprocessing) -> npt.NDArray[np.g
         raise ImportRefused(
             f"golden image {image.name}: {error}; remove it or replace it by a sound file"
         ) from error
+
+
+def _orientation_note(
+    images: tuple[GoldenImage, ...], preprocessing: Preprocessing
+) -> Iterator[str]:
+    if preprocessing.decode.exif_orientation:
+        return
+    turned = [image.name for image in images if _is_turned(image.data)]
+    if turned:
+        yield (
+            f"{len(turned)} golden images, {turned[0]} the first, are turned by their EXIF "
+            "orientation, which this preprocessing ignores, as torchvision's transforms do; "
+            "decode.exif_orientation in a spec applies it"
+        )
+
+
+def _is_turned(data: bytes) -> bool:
+    with Image.open(BytesIO(data)) as image:  # decoded before, so it can be read
+        image.load()
+        return upright_turn(image) is not None
 
 
 def _calibration(

@@ -19,6 +19,7 @@ class PixelsToLogits(nn.Module):
     def __init__(self, network: nn.Module, signature: PreprocessingEntry) -> None:
         super().__init__()
         self.network = network
+        self.signature = signature
         self.normalises = signature.mean is not None and signature.std is not None
         if signature.mean is not None and signature.std is not None:
             self.register_buffer("mean", torch.tensor(signature.mean).view(1, -1, 1, 1))

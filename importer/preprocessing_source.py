@@ -3,6 +3,8 @@
 import shutil
 from pathlib import Path
 
+from artifact.architectures import TORCHVISION
+from artifact.checkpoints_torchvision import TorchvisionWeights, torchvision_meta
 from artifact.manifest import BUILT_IN_PREPROCESSING, PreprocessingEntry
 from artifact.opened import built_in_sources, load_own_preprocessing
 from importer.errors import ImportRefused
@@ -19,20 +21,38 @@ def capture_preprocessing(text: str, draft: Path) -> tuple[Preprocessing, Prepro
     """Copy the source of a preprocessing into the draft and load it from there.
 
     Args:
-        text: A spec file (YAML or JSON), or `PATH.py:CLASS`.
+        text: A spec file (YAML or JSON), `PATH.py:CLASS`, or `torchvision:NAME[/WEIGHTS]` for
+            what torchvision publishes with these weights ("DEFAULT" where they are left out).
         draft: Directory of the artifact in the making.
 
     Raises:
-        ImportRefused: Neither form.
+        ImportRefused: None of these forms.
         OperatorError: The file is not what it should be.
     """
     origin, _, class_name = text.rpartition(":")
+    if origin == TORCHVISION:
+        network, _, weights = class_name.partition("/")
+        return capture_spec(published_spec(torchvision_meta(network, weights or "DEFAULT")), draft)
     if origin.endswith(".py"):
         return capture_class(Path(origin), class_name, draft)
     if Path(text).suffix in (".yaml", ".yml", ".json"):
         return capture_spec(PreprocessingSpec.from_file(Path(text)), draft)
     raise ImportRefused(
-        f"preprocessing {text!r}: expected a spec file (.yaml, .json) or PATH.py:CLASS"
+        f"preprocessing {text!r}: expected a spec file (.yaml, .json), PATH.py:CLASS or "
+        "torchvision:NAME/WEIGHTS"
+    )
+
+
+def published_spec(published: TorchvisionWeights) -> PreprocessingSpec:
+    """The preprocessing that torchvision publishes with its weights."""
+    resize = {"size": published.resize_size, "interpolation": published.interpolation}
+    return PreprocessingSpec.model_validate(
+        {
+            "resize": resize,
+            "crop": published.crop_size,
+            "mean": published.mean,
+            "std": published.std,
+        }
     )
 
 

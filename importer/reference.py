@@ -24,7 +24,7 @@ def reference_logits(
     are ordered differently for other batch sizes and thread counts.
 
     Raises:
-        ImportRefused: The network does not answer with one finite row a picture.
+        ImportRefused: The network does not answer with one finite row of logits a picture.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -39,7 +39,17 @@ def reference_logits(
             "network: its logits on the golden images contain NaN or infinity; "
             "check the weights and the preprocessing"
         )
+    if _are_probabilities(logits):
+        raise ImportRefused(
+            "network: its outputs on the golden images are probabilities, expected logits; leave "
+            "its softmax out, else the service would apply another one"
+        )
     return logits
+
+
+def _are_probabilities(logits: npt.NDArray[np.float32]) -> bool:
+    sums = logits.sum(axis=1, dtype=np.float64)
+    return logits.shape[1] > 1 and bool((logits >= 0).all() and (np.abs(sums - 1) < 1e-3).all())
 
 
 def _row(network: nn.Module, batch: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
