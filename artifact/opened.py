@@ -23,10 +23,11 @@ from artifact.manifest import (
     parse_manifest,
 )
 from artifact.record import RECORD_NAME, ImportRecord, read_record
+from artifact.slo import SLO_NAME, SloCertificate, read_slo
 from preprocessing import Preprocessing, SpecPreprocessing, load_preprocessing
 
-UNDIGESTED = {MANIFEST_NAME, RECORD_NAME, "model.yaml"}
-"""Files the manifest does not list: itself, the import record, BentoML's own description."""
+UNDIGESTED = {MANIFEST_NAME, RECORD_NAME, SLO_NAME, "model.yaml"}
+"""Files the manifest does not list: itself, what was measured, BentoML's own description."""
 LARGE = ("engines/", WEIGHTS_NAME)
 
 
@@ -55,12 +56,14 @@ class Artifact:
     Attributes:
         digest: sha256 of the manifest, which holds the digests of all other files.
         record: What was measured at import; None where the artifact came without it.
+        slo: What some machine holds with it; None where that was not measured.
     """
 
     root: Path
     digest: str
     manifest: Manifest
     record: ImportRecord | None
+    slo: SloCertificate | None = None
 
     def path_of(self, name: str) -> Path:
         """Path of a file the manifest names."""
@@ -147,7 +150,13 @@ def open_artifact(
     manifest = parse_manifest(data, str(path))
     _verify_files(root, manifest, graphs=graphs)
     verify_built_in_preprocessing(root, manifest)
-    return Artifact(root=root, digest=digest, manifest=manifest, record=read_record(root))
+    return Artifact(
+        root=root,
+        digest=digest,
+        manifest=manifest,
+        record=read_record(root),
+        slo=read_slo(root),
+    )
 
 
 def _verify_files(root: Path, manifest: Manifest, *, graphs: bool) -> None:

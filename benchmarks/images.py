@@ -1,4 +1,4 @@
-"""The image mixes: made from the shared photos with fixed seeds, the same files every time."""
+"""The image mixes: made from camera photos with fixed seeds, the same files every time."""
 
 import random
 from io import BytesIO
@@ -13,6 +13,9 @@ WEB_MIX = "web500"
 
 CAMERA_MIX = "camera12mp"
 """6 JPEGs of 12 megapixels (4000x3000), 1 to 5 MB."""
+
+DIGITS_MIX = "digits"
+"""The samples of examples/digits: 30 small files of several formats."""
 
 WEB_SIZE = (500, 375)
 CAMERA_SIZE = (4000, 3000)

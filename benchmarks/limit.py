@@ -11,9 +11,17 @@ import numpy as np
 
 from benchmarks.peers.classifier import Classifier
 from benchmarks.peers.steps import Array
+from benchmarks.product import EXAMPLE
 from benchmarks.record import Limit
-from benchmarks.workload import Workload, read_workload
-from preprocessing import DecodeLimits, PreprocessingSpec, Resize, SpecPreprocessing, to_input
+from benchmarks.workload import DIGITS, Workload, read_workload
+from preprocessing import (
+    DecodeLimits,
+    PreprocessingSpec,
+    Resize,
+    SpecPreprocessing,
+    load_preprocessing,
+    to_input,
+)
 
 WARMUP_S = 1.0
 
@@ -87,6 +95,10 @@ def images_limit(
 
 def product_preprocessing(workload: Workload) -> Callable[[bytes], Array]:
     """The project's own preprocessing of the workload, with its checks and limits."""
+    limits = DecodeLimits()
+    if workload.architecture == DIGITS:
+        own = load_preprocessing(EXAMPLE / "preprocessing.py", "DigitsPreprocessing")
+        return lambda data: to_input(data, own, limits)
     preprocessing = SpecPreprocessing(
         PreprocessingSpec(
             resize=Resize(size=workload.resize_size),
@@ -95,7 +107,6 @@ def product_preprocessing(workload: Workload) -> Callable[[bytes], Array]:
             std=workload.std,
         )
     )
-    limits = DecodeLimits()
     return lambda data: to_input(data, preprocessing, limits)
 
 

@@ -5,13 +5,12 @@ import contextlib
 import gc
 import selectors
 import time
-from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from typing import Any, TypeVar
 
-from benchmarks.http_client import LOST, ConnectionPool
+from benchmarks.exchanges import LOOPBACK, Exchange, Target, recorded
+from benchmarks.http_client import ConnectionPool
 from benchmarks.record import Run
 from benchmarks.schedule import Schedule, poisson_schedule
 
@@ -24,44 +23,7 @@ DRAIN_S = 10.0
 PAUSE_S = 0.05
 """How long a closed loop waits after a refusal before it takes the connection's next turn."""
 
-LOOPBACK = "127.0.0.1"
-
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """A server and what to ask it.
-
-    Attributes:
-        server, model, images: Names for the record.
-        port: On the loopback address; nothing else is ever a target.
-        requests: Whole HTTP requests, one for each image of the mix.
-        accepted: For each image, the classes that count as right (several where the
-            reference's best logits are nearly equal).
-        read_class: Takes the body of a 200, returns the top class. A LookupError, TypeError or
-            ValueError it raises makes the answer a wrong one.
-    """
-
-    server: str
-    model: str
-    images: str
-    port: int
-    requests: tuple[bytes, ...]
-    accepted: tuple[frozenset[int], ...]
-    read_class: Callable[[bytes], int]
-
-
-@dataclass(slots=True)
-class Exchange:
-    """One request and its fate; times are seconds of the event loop's clock."""
-
-    image: int
-    due_s: float
-    skew_s: float = 0.0
-    answered_s: float | None = None
-    status: int = LOST
-    body: bytes = b""
 
 
 def run_in_loop(main: Coroutine[Any, Any, Result]) -> Result:
@@ -98,11 +60,20 @@ def open_run(target: Target, *, rate_per_s: float, duration_s: float, seed: int)
     )
 
 
-def closed_run(target: Target, *, connections: int, duration_s: float, seed: int) -> Run:
-    """Keep a number of requests in flight: the most the server can do."""
+def closed_run(
+    target: Target,
+    *,
+    connections: int,
+    duration_s: float,
+    seed: int,
+    most_requests: int | None = None,
+) -> Run:
+    """Keep a number of requests in flight until the time is up or `most_requests` are sent."""
     gc.collect()
     started_cpu_s = time.process_time()
-    exchanges = run_in_loop(send_in_turn(target, connections, duration_s, seed))
+    exchanges = run_in_loop(
+        send_in_turn(target, connections, duration_s, seed, most_requests=most_requests)
+    )
     return recorded(
         target,
         exchanges,
@@ -137,16 +108,25 @@ async def send_on_schedule(target: Target, schedule: Schedule) -> list[Exchange]
 
 
 async def send_in_turn(
-    target: Target, connections: int, duration_s: float, seed: int
+    target: Target,
+    connections: int,
+    duration_s: float,
+    seed: int,
+    *,
+    most_requests: int | None = None,
 ) -> list[Exchange]:
-    """Answer every answer with the next request until the time is up."""
+    """Answer every answer with the next request until the time is up or enough are sent."""
     loop = asyncio.get_running_loop()
     pool = ConnectionPool(LOOPBACK, target.port)
     end_s = loop.time() + duration_s
     exchanges: list[Exchange] = []
     outstanding = Outstanding(loop)
+    enough = asyncio.Event()
 
     def send_next() -> None:
+        if len(exchanges) == most_requests:
+            enough.set()
+            return
         # A fixed stride that shares no factor with usual mix sizes: all images in turn.
         image = (seed + 7 * len(exchanges)) % len(target.requests)
         exchange = Exchange(image=image, due_s=loop.time())
@@ -162,7 +142,9 @@ async def send_in_turn(
 
     for _ in range(connections):
         send_next()
-    await asyncio.sleep(duration_s)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(duration_s):
+            await enough.wait()
     await outstanding.drained(DRAIN_S)
     await pool.close()
     return exchanges
@@ -203,37 +185,3 @@ class Outstanding:
             async with asyncio.timeout(within_s):
                 await self._empty.wait()
         self._closed = True
-
-
-def recorded(target: Target, exchanges: Sequence[Exchange], **conditions: Any) -> Run:
-    """Judge every answer, after the load so that judging costs the server nothing."""
-    latencies_ms: list[float] = []
-    failed: Counter[str] = Counter()
-    wrong = 0
-    for exchange in exchanges:
-        if exchange.answered_s is None:
-            failed["timeout"] += 1
-        elif exchange.status != HTTPStatus.OK:
-            failed["lost" if exchange.status == LOST else str(exchange.status)] += 1
-        else:
-            latencies_ms.append(round((exchange.answered_s - exchange.due_s) * 1e3, 3))
-            wrong += not is_right(target, exchange)
-    last_s = max((e.answered_s for e in exchanges if e.answered_s is not None), default=None)
-    return Run(
-        server=target.server,
-        model=target.model,
-        images=target.images,
-        latencies_ms=tuple(latencies_ms),
-        failed=dict(failed),
-        wrong=wrong,
-        elapsed_s=last_s - exchanges[0].due_s if last_s is not None else conditions["duration_s"],
-        **conditions,
-    )
-
-
-def is_right(target: Target, exchange: Exchange) -> bool:
-    """Whether a 200 names a class the reference accepts for its image."""
-    try:
-        return target.read_class(exchange.body) in target.accepted[exchange.image]
-    except (LookupError, TypeError, ValueError):
-        return False

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import mlperf_loadgen as loadgen
 
+from benchmarks.exchanges import LOOPBACK, Exchange, Target, is_right
 from benchmarks.http_client import ConnectionPool
-from benchmarks.load import LOOPBACK, Exchange, Target, is_right
 from benchmarks.record import Verdict
 
 ANSWER_WITHIN_S = 30.0

@@ -53,3 +53,11 @@ def this_commit(root: Path) -> str:
 
     dirty = git("status", "--porcelain", "--untracked-files=no")
     return git("rev-parse", "--short=10", "HEAD") + ("-dirty" if dirty else "")
+
+
+def commit_if_known(root: Path) -> str | None:
+    """The commit; None where the program is not in a git checkout, or git is missing."""
+    try:
+        return this_commit(root)
+    except (OSError, subprocess.CalledProcessError):
+        return None

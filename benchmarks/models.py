@@ -7,6 +7,7 @@ import hashlib
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import nncf
 import numpy as np
@@ -15,17 +16,25 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from benchmarks.images import WEB_MIX, make_mixes
+from benchmarks.images import DIGITS_MIX, WEB_MIX, make_mixes
 from benchmarks.networks import CLASSES, MEAN, STD, inputs_of, seeded_network
 from benchmarks.peers.classifier import Classifier
-from benchmarks.peers.steps import Array
-from benchmarks.product import ImportRefused, imported
+from benchmarks.peers.steps import Array, to_input
+from benchmarks.product import EXAMPLE, ImportRefused, imported
 from benchmarks.running import ROOT
-from benchmarks.workload import Workload, read_workload, write_workload
+from benchmarks.workload import DIGITS, Workload, read_workload, write_workload
 
-ARCHITECTURES = ("resnet50", "mobilenet_v3_large", "vit_b_16")
+ARCHITECTURES = ("resnet50", "mobilenet_v3_large", "vit_b_16", DIGITS)
 PRECISIONS = ("fp32", "bf16", "int8")
 ONNX_OPSET = 18
+DIGITS_SHAPE: dict[str, Any] = {
+    "crop_size": 32,
+    "resize_size": 32,
+    "mean": (0.19,),
+    "std": (0.31,),
+    "classes": 10,
+}
+"""Of the example model; the peers' own preprocessing and the answers need them."""
 
 NEAR_TIE = {"fp32": 1e-4, "bf16": 0.02, "int8": 0.02}
 """Classes within this part of the spread of an image's logits are all right: sums are taken in
@@ -52,12 +61,33 @@ def prepare(architecture: str, precision: str, *, build: Path, photos: Path, thr
     with contextlib.suppress(FileNotFoundError, TypeError):  # absent, or of an earlier form
         if read_workload(path).made_from == made_from:
             return path
-    workload = Workload(
+    workload = _unprepared(architecture, precision, build=build, threads=threads)
+    workload = dataclasses.replace(workload, made_from=made_from)
+    if architecture == DIGITS:
+        mixes = {DIGITS_MIX: sorted(str(file) for file in (EXAMPLE / "samples").iterdir())}
+        workload = dataclasses.replace(workload, **DIGITS_SHAPE, mixes=mixes)
+        workload = imported(workload, precision, DIGITS_MIX, folder)
+        float32 = workload
+    else:
+        mixes = make_mixes(photos, build / "images")
+        workload, float32 = _seeded(dataclasses.replace(workload, mixes=mixes), precision, folder)
+    workload = dataclasses.replace(
+        workload,
+        accepted=answers(workload, NEAR_TIE[precision]),
+        accepted_float32=answers(float32, NEAR_TIE["fp32"]),
+    )
+    write_workload(workload, path)
+    return path
+
+
+def _unprepared(architecture: str, precision: str, *, build: Path, threads: int) -> Workload:
+    folder = build / "models" / architecture
+    return Workload(
         model=f"{architecture}-{precision}",
         architecture=architecture,
         weights=str(folder / "weights.safetensors"),
         engine=str(folder / ("int8.xml" if precision == "int8" else "fp32.xml")),
-        made_from=made_from,
+        made_from="",
         store=str(build / "bentoml"),
         lock="",
         precision_hint="bf16" if precision == "bf16" else "f32",
@@ -67,10 +97,14 @@ def prepare(architecture: str, precision: str, *, build: Path, photos: Path, thr
         std=STD,
         classes=CLASSES,
         threads=threads,
-        mixes=make_mixes(photos, build / "images"),
+        mixes={},
         accepted={},
         accepted_float32={},
     )
+
+
+def _seeded(workload: Workload, precision: str, folder: Path) -> tuple[Workload, Workload]:
+    """A torchvision network with seeded weights: as everyone runs it, and its float32 form."""
     if not Path(workload.engine).exists():
         _export(workload, folder)
     float32 = dataclasses.replace(workload, engine=str(folder / "fp32.xml"), precision_hint="f32")
@@ -78,13 +112,7 @@ def prepare(architecture: str, precision: str, *, build: Path, photos: Path, thr
         workload = imported(workload, precision, WEB_MIX, folder)
     except ImportRefused as error:
         print(error, file=sys.stderr)  # the peers run the benchmark's own export of the network
-    workload = dataclasses.replace(
-        workload,
-        accepted=answers(workload, NEAR_TIE[precision]),
-        accepted_float32=answers(float32, NEAR_TIE["fp32"]),
-    )
-    write_workload(workload, path)
-    return path
+    return workload, float32
 
 
 def sources_digest() -> str:
@@ -102,7 +130,9 @@ def answers(workload: Workload, near_tie: float) -> dict[str, list[list[int]]]:
     classifier = Classifier(workload, streams=1, threads=workload.threads)
     return {
         mix: [
-            _best(classifier.forward(inputs_of([file], workload).numpy())[0], near_tie)
+            _best(
+                classifier.forward(to_input(Path(file).read_bytes(), workload)[None])[0], near_tie
+            )
             for file in files
         ]
         for mix, files in workload.mixes.items()

@@ -1,9 +1,29 @@
-"""What a session measures: which models, servers, rates, and for how long."""
+"""What a session measures, for how long, and how long that takes in all."""
 
+import dataclasses
+import math
 from dataclasses import dataclass
 
-from benchmarks.catalogue import NULL, PEERS, PRODUCT_SERVER, Server
-from benchmarks.images import CAMERA_MIX, WEB_MIX
+from benchmarks.catalogue import NULL, Server
+from benchmarks.highest_rate import LEAST_REQUESTS, probe_duration_s
+from benchmarks.images import WEB_MIX
+from errors import OperatorError
+
+START_S = 5.0
+"""Start and end of a server, on average: 2 s for this project, 15 s for Ray Serve or TorchServe."""
+LIMIT_START_S = 2.0
+"""Of one measurement of the limit: compiling, and its warmup."""
+LIMITS = 4
+"""Decode and infer: 2 preprocessings with 1 and 2 streams, every round."""
+FORWARD_LIMITS = 6
+"""The network alone: batches of 1, 4 and 8 with 1 and 2 streams, in the first round."""
+LEAST_SLICE_S = 5.0
+LONGEST_PROBES = 3
+"""A probe at a low rate lasts at most this many slices."""
+
+
+class PlanError(OperatorError):
+    """The time given is too short, or a name is unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,17 +35,20 @@ class Case:
         mix: Name of the image mix.
         rates_per_s: Open-loop rates every server is offered.
         servers: Measured in this order in every round.
-        rounds: Every round visits every server once, so that drift of the machine hits all.
         loadgen_s: Length of LoadGen's Server scenario in the last round; 0 leaves it out.
     """
 
     architecture: str
     precision: str
-    mix: str
     rates_per_s: tuple[float, ...]
     servers: tuple[Server, ...]
-    rounds: int = 1
+    mix: str = WEB_MIX
     loadgen_s: float = 0
+
+    @property
+    def model(self) -> str:
+        """Name of the workload."""
+        return f"{self.architecture}-{self.precision}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,93 +56,80 @@ class Plan:
     """A session.
 
     Attributes:
+        slice_s: Length of a closed run, of a run at a fixed rate, of a usual probe, and of a
+            measurement of the limit.
+        rounds: Every round visits every server once, so that drift of the machine hits all.
         warmup_s: Closed-loop load before anything is recorded.
-        saturation_s, rate_s, probe_s, limit_s: Length of a closed run, of a run at a fixed
-            rate, of a probe of the search, and of a measurement of the limit.
         connections: In flight in a closed run: enough to saturate 2 to 4 cores, and few enough
             that at 100/s nobody waits beyond the limit at which this project refuses.
         budget_ms: Latency the p99 may take.
         resolution_per_s: Of the search.
+        most_probes: Of one search.
     """
 
     name: str
     cases: tuple[Case, ...]
-    warmup_s: float
-    saturation_s: float
-    rate_s: float
-    probe_s: float
-    limit_s: float
+    slice_s: float
+    rounds: int = 1
+    warmup_s: float = 2.0
     connections: int = 8
     budget_ms: float = 50.0
     resolution_per_s: float = 2.0
+    most_probes: int = 4
 
+    @property
+    def saturation_s(self) -> float:
+        """Length of a closed run."""
+        return self.slice_s
 
-EVERYONE = (PRODUCT_SERVER, *PEERS)
+    def probe_duration_s(self, rate_per_s: float) -> float:
+        """Of the search, at this rate."""
+        return probe_duration_s(
+            rate_per_s, usual_s=self.slice_s, longest_s=LONGEST_PROBES * self.slice_s
+        )
 
-QUICK = Plan(
-    name="quick",
-    cases=(
-        Case(
-            architecture="resnet50",
-            precision="int8",
-            mix=WEB_MIX,
-            rates_per_s=(5, 50, 75),
-            servers=(NULL, PRODUCT_SERVER, PEERS[0]),
-        ),
-    ),
-    warmup_s=2,
-    saturation_s=8,
-    rate_s=10,
-    probe_s=8,
-    limit_s=5,
-)
+    def rule_in_words(self) -> str:
+        """How a search decides, for the record."""
+        return (
+            f"bisection to {self.resolution_per_s:g}/s, at most {self.most_probes} probes; a run "
+            f"of {self.slice_s:g} s, or {LEAST_REQUESTS} arrivals but at most "
+            f"{LONGEST_PROBES * self.slice_s:g} s, passes with p99 <= {self.budget_ms:g} ms, no "
+            "failure and no wrong answer; no rate is probed twice"
+        )
 
-FULL = Plan(
-    name="full",
-    cases=(
-        Case(
-            architecture="resnet50",
-            precision="int8",
-            mix=WEB_MIX,
-            rates_per_s=(5, 25, 50, 75, 90, 110),
-            servers=(NULL, *EVERYONE),
-            rounds=3,
-            loadgen_s=60,
-        ),
-        Case(
-            architecture="resnet50",
-            precision="bf16",
-            mix=WEB_MIX,
-            rates_per_s=(5, 25, 50),
-            servers=EVERYONE[:5],
-        ),
-        Case(
-            architecture="resnet50",
-            precision="int8",
-            mix=CAMERA_MIX,
-            rates_per_s=(2, 5),
-            servers=EVERYONE[:2],
-        ),
-        Case(
-            architecture="mobilenet_v3_large",
-            precision="fp32",
-            mix=WEB_MIX,
-            rates_per_s=(5, 50, 100, 150),
-            servers=EVERYONE[:5],
-        ),
-        Case(
-            architecture="vit_b_16",
-            precision="int8",
-            mix=WEB_MIX,
-            rates_per_s=(2, 5, 10, 20),
-            servers=EVERYONE[:2],
-        ),
-    ),
-    warmup_s=3,
-    saturation_s=12,
-    rate_s=15,
-    probe_s=12,
-    limit_s=10,
-)
+    def duration_s(self) -> float:
+        """Estimate of the whole session; models and environments that are missing take longer."""
+        fixed_s, slices = self._cost()
+        return fixed_s + slices * self.slice_s
 
-PLANS = {plan.name: plan for plan in (QUICK, FULL)}
+    def with_slices_for(self, seconds: float) -> "Plan":
+        """This plan with the longest slices that end in time.
+
+        Raises:
+            PlanError: They would be shorter than 5 s: too few requests for a p99.
+        """
+        fixed_s, slices = self._cost()
+        slice_s = (seconds - fixed_s) / slices
+        if slice_s < LEAST_SLICE_S:
+            least = (fixed_s + slices * LEAST_SLICE_S) / 60
+            raise PlanError(
+                f"{self.name}: {seconds / 60:.1f} minutes are too short for {self.rounds} "
+                f"round(s) of {sum(len(case.servers) for case in self.cases)} servers; give "
+                f"{least:.1f} minutes or more, or name fewer servers with --only"
+            )
+        return dataclasses.replace(self, slice_s=math.floor(10 * slice_s) / 10)
+
+    def _cost(self) -> tuple[float, int]:
+        """(seconds that do not depend on the slice, slices)."""
+        fixed_s, slices = 0.0, 0
+        for case in self.cases:
+            limits = self.rounds * LIMITS + FORWARD_LIMITS
+            fixed_s += limits * LIMIT_START_S
+            slices += limits
+            for server in case.servers:
+                fixed_s += self.rounds * (START_S + self.warmup_s)
+                # The null server is not searched.
+                searched = 0 if server is NULL else self.most_probes
+                slices += self.rounds * (1 + len(case.rates_per_s) + searched)
+                fixed_s += case.loadgen_s if searched else 0
+        return fixed_s, slices

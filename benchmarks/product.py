@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 from benchmarks.running import ROOT
-from benchmarks.workload import Workload
+from benchmarks.workload import DIGITS, Workload
 from errors import OperatorError
 
+EXAMPLE = ROOT / "examples" / "digits"
 IMPORT_WITHIN_S = 900
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
@@ -33,27 +34,13 @@ def imported(workload: Workload, precision: str, mix: str, folder: Path) -> Work
     Raises:
         ImportRefused: The importer ended with an error.
     """
-    spec = folder / "preprocessing.json"
-    resize, crop = workload.resize_size, workload.crop_size
-    spec.write_text(
-        json.dumps(
-            {
-                "resize": {"size": resize},
-                "crop": crop,
-                "mean": workload.mean,
-                "std": workload.std,
-            }
-        )
-    )
-    labels = folder / "labels.txt"
-    labels.write_text("".join(f"class {index}\n" for index in range(workload.classes)))
-    images = str(Path(workload.mixes[mix][0]).parent)
     lock = folder / f"{precision}.lock"
+    images = str(Path(workload.mixes[mix][0]).parent)
+    sources = _digits() if workload.architecture == DIGITS else _torchvision(workload, folder)
     command = [
         *(sys.executable, str(ROOT / "model_import.py"), "--quiet"),
         *("--name", f"benchmark-{workload.model}".replace("_", "-")),
-        *("--network", f"torchvision:{workload.architecture}"),
-        *("--weights", workload.weights, "--preprocessing", str(spec), "--labels", str(labels)),
+        *sources,
         *("--golden", images, "--calibration", images),
         *("--engine", "openvino", "--precision", precision, "--lock", str(lock)),
         # 48 images: one that lies between two classes is 2 %.
@@ -78,6 +65,36 @@ def imported(workload: Workload, precision: str, mix: str, folder: Path) -> Work
         engine=str(_engine_file(lock, store, precision)),
         precision_hint=HINTS[precision],
     )
+
+
+def _digits() -> list[str]:
+    return [
+        *("--network", f"{EXAMPLE / 'network.py'}:build"),
+        *("--weights", str(EXAMPLE / "weights.safetensors")),
+        *("--preprocessing", f"{EXAMPLE / 'preprocessing.py'}:DigitsPreprocessing"),
+        *("--labels", str(EXAMPLE / "labels.txt")),
+    ]
+
+
+def _torchvision(workload: Workload, folder: Path) -> list[str]:
+    spec = folder / "preprocessing.json"
+    resize, crop = workload.resize_size, workload.crop_size
+    spec.write_text(
+        json.dumps(
+            {
+                "resize": {"size": resize},
+                "crop": crop,
+                "mean": workload.mean,
+                "std": workload.std,
+            }
+        )
+    )
+    labels = folder / "labels.txt"
+    labels.write_text("".join(f"class {index}\n" for index in range(workload.classes)))
+    return [
+        *("--network", f"torchvision:{workload.architecture}"),
+        *("--weights", workload.weights, "--preprocessing", str(spec), "--labels", str(labels)),
+    ]
 
 
 def _engine_file(lock: Path, store: Path, precision: str) -> Path:

@@ -179,6 +179,28 @@ class Verdict(Record):
     summary: dict[str, str]
 
 
+class Check(Record):
+    """One promise about this project, tried once.
+
+    Attributes:
+        name: "hold", "overload", "soak" or "deterministic".
+        settings: CLASSIFIER_* that the server was started with, without the lock.
+        promise: What must be so, in words.
+        found: What was, in words.
+        kept: Whether it was so.
+        facts: The numbers behind it, by name; the unit ends the name.
+    """
+
+    name: str
+    model: str
+    images: str
+    settings: dict[str, str]
+    promise: str
+    found: str
+    kept: bool
+    facts: dict[str, float]
+
+
 class Absent(Record):
     """A server that was not measured, with the reason."""
 
@@ -217,4 +239,5 @@ class Session(Record):
     highest_rates: tuple[HighestRate, ...] = ()
     starts: tuple[Start, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
+    checks: tuple[Check, ...] = ()
     absent: tuple[Absent, ...] = ()

@@ -31,6 +31,23 @@ def say(line: str) -> None:
     print(f"{datetime.now():%H:%M:%S} {line}", flush=True)
 
 
+def prepare(plan: Plan, photos: Path) -> None:
+    """Make the models, images and environments of a plan; measure nothing."""
+    for case in plan.cases:
+        workload = read_workload(prepared(case, photos))
+        say(f"{workload.model}: {'ready' if workload.lock else 'ready for the peers only'}")
+    environments = {server.environment: server for case in plan.cases for server in case.servers}
+    for name, server in environments.items():
+        if name is None:
+            continue
+        try:
+            environment_python(name, BUILD / "environments", server.python)
+        except EnvironmentUnavailable as error:
+            say(str(error))
+        else:
+            say(f"{server.name}: environment ready")
+
+
 class Measurement:
     """One session in the making; what is measured is written after every visit."""
 
@@ -48,20 +65,32 @@ class Measurement:
 
     def run(self) -> Path:
         """Measure every case; return the path of the session's file."""
-        for case in self._plan.cases:
-            workload_path = prepared(case, self._photos)
-            workload = read_workload(workload_path)
-            servers = [server for server in case.servers if self._installed(server, workload)]
-            for round_ in range(case.rounds):
+        ready = [self._prepared(case) for case in self._plan.cases]
+        say(
+            f"{self._plan.name}: {self._plan.rounds} rounds, slices of {self._plan.slice_s:g} s; "
+            f"about {self._plan.duration_s() / 60:.0f} minutes"
+        )
+        # Rounds outside, cases inside: drift of the machine hits every case too.
+        for round_ in range(self._plan.rounds):
+            for case, workload_path, servers in ready:
                 self._measure_round(case, workload_path, servers, round_)
         return write_session(self._session, RESULTS)
+
+    def _prepared(self, case: Case) -> tuple[Case, Path, list[Server]]:
+        workload_path = prepared(case, self._photos)
+        workload = read_workload(workload_path)
+        return (
+            case,
+            workload_path,
+            [each for each in case.servers if self._installed(each, workload)],
+        )
 
     def _measure_round(
         self, case: Case, workload_path: Path, servers: list[Server], round_: int
     ) -> None:
         workload = read_workload(workload_path)
-        say(f"{workload.model}, {case.mix}, round {round_ + 1} of {case.rounds}")
-        self._add(limits=measured_limits(workload_path, case.mix, self._plan.limit_s, round_))
+        say(f"{workload.model}, {case.mix}, round {round_ + 1} of {self._plan.rounds}")
+        self._add(limits=measured_limits(workload_path, case.mix, self._plan.slice_s, round_))
         for server in servers:
             visit = Visit(
                 server=server,
@@ -71,7 +100,7 @@ class Measurement:
                 mix=case.mix,
                 round=round_,
                 log_path=BUILD / "logs" / f"{server.name}-{workload.model}-{round_}.log",
-                loadgen_s=case.loadgen_s if round_ == case.rounds - 1 else 0,
+                loadgen_s=case.loadgen_s if round_ == self._plan.rounds - 1 else 0,
             )
             self._visit(visit, case.rates_per_s)
             write_session(self._session, RESULTS)

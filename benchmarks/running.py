@@ -10,14 +10,14 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from benchmarks.catalogue import Server
-from benchmarks.load import LOOPBACK, Target
+from benchmarks.exchanges import LOOPBACK, Target
 from benchmarks.peers.ports import free_port
 from benchmarks.workload import WORKLOAD_VARIABLE, read_workload
 from errors import OperatorError
@@ -69,14 +69,14 @@ class RunningServer:
 
 @contextlib.contextmanager
 def running(
-    server: Server, python: str, *, workload_path: Path, log_path: Path, probe: Target
+    server: Server, python: str, *, environment: Mapping[str, str], log_path: Path, probe: Target
 ) -> Iterator[RunningServer]:
     """Start the server, wait for its first correct answer, stop it at the end.
 
     Args:
         server: What to start.
         python: Of its environment.
-        workload_path: Named to the server in its process environment.
+        environment: Of the process; see `workload_environment`.
         log_path: Takes what it prints.
         probe: Its first request decides readiness; the port in it is ignored.
 
@@ -90,7 +90,7 @@ def running(
         popen = subprocess.Popen(
             server.command(python, port),
             cwd=ROOT,
-            env=process_environment(server, workload_path),
+            env=dict(environment),
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
@@ -106,23 +106,30 @@ def running(
         stop(popen, process)
 
 
-def process_environment(server: Server, workload_path: Path) -> dict[str, str]:
-    """The caller's environment without its virtual environment, plus the server's variables."""
+def workload_environment(
+    server: Server, workload_path: Path, *, settings: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """What a server of a workload is started with; `settings` are CLASSIFIER_* for this project."""
     workload = read_workload(workload_path)
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in {"VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH"}
-    }
-    return {
-        **inherited,
+    variables = {
         **server.variables,
         WORKLOAD_VARIABLE: str(workload_path),
         "BENTOML_HOME": workload.store,
         **({"CLASSIFIER_LOCK": workload.lock} if server.environment is None else {}),
-        "PYTHONPATH": str(ROOT),
-        "PYTHONUNBUFFERED": "1",
+        **(settings or {}),
     }
+    return clean_environment(
+        variables, without=tuple(name for name in os.environ if name.startswith("CLASSIFIER_"))
+    )
+
+
+def clean_environment(
+    variables: Mapping[str, str], *, without: tuple[str, ...] = ()
+) -> dict[str, str]:
+    """The caller's environment without its virtual environment, plus the variables."""
+    removed = {"VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH", *without}
+    inherited = {name: value for name, value in os.environ.items() if name not in removed}
+    return {**inherited, **variables, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 
 def _wait_until_right(

@@ -10,6 +10,9 @@ from pathlib import Path
 WORKLOAD_VARIABLE = "BENCHMARK_WORKLOAD"
 """Environment variable that names the workload file to a server under test."""
 
+DIGITS = "digits"
+"""Architecture of the example model: its own network and preprocessing."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
@@ -17,7 +20,7 @@ class Workload:
 
     Attributes:
         model: Name of the network and precision, e.g. "resnet50-int8".
-        architecture: Function of `torchvision.models`, for the eager peer.
+        architecture: Function of `torchvision.models`, for the eager peer, or DIGITS.
         weights: safetensors file of the network, float32.
         engine: .xml or .onnx graph: uint8 (n, H, W, 3) in, logits (n, classes) out.
         made_from: Digest of the sources that made it; other sources make it again.
@@ -26,7 +29,7 @@ class Workload:
         precision_hint: OpenVINO's INFERENCE_PRECISION_HINT: "f32" or "bf16".
         resize_size: Pixels the shorter side is resized to, bilinear with antialias.
         crop_size: Side of the central square given to the model.
-        mean, std: RGB, of pixels scaled to [0, 1]; for the eager peer, the graph has its own.
+        mean, std: One a channel, of pixels scaled to [0, 1]; for the eager peer.
         classes: Number of logits.
         threads: Processor cores a server may use.
         mixes: Image mix name to its files, in order.
@@ -45,8 +48,8 @@ class Workload:
     precision_hint: str
     resize_size: int
     crop_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     classes: int
     threads: int
     mixes: dict[str, list[str]]

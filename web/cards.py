@@ -38,4 +38,5 @@ def model_card(
         "versions": manifest.versions,
         "engine": engine,
         "topology": topology,
+        "slo": None if artifact.slo is None else artifact.slo.model_dump(mode="json"),
     }

@@ -54,6 +54,7 @@ def configuration(folder: Path, port: int) -> Path:
 if __name__ == "__main__":
     home = Path(tempfile.mkdtemp(prefix="torchserve-"))
     archive(home)
+    os.chdir(home)  # TorchServe 0.12 also writes below `logs/` of the working directory
     arguments = ["--foreground", "--ncs", "--start", "--disable-token-auth"]
     # The Java front end starts `python` by name for its workers.
     search_path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 
 from benchmarks.dialects import raw_body, read_prediction
-from benchmarks.load import Target
+from benchmarks.exchanges import Target
 
 Answer = Callable[[int, bytes], tuple[int, bytes]]
 """Number of the request and its body to (status, body)."""

@@ -2,7 +2,8 @@
 
 import threading
 
-from benchmarks.load import PAUSE_S, Exchange, closed_run, open_run, recorded
+from benchmarks.exchanges import Exchange, recorded
+from benchmarks.load import PAUSE_S, closed_run, open_run
 from tests.benchmarks.servers import named, right, serving, target
 
 

@@ -1,0 +1,207 @@
+"""Measures what this machine holds with the locked model; writes slo.json beside its manifest."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from artifact.lock import read_lock
+from artifact.opened import Artifact, open_artifact
+from artifact.record import Plan as EnginePlan
+from artifact.slo import SloCertificate, write_slo
+from artifact.store import locate
+from benchmarks.applied_load import Load
+from benchmarks.catalogue import PRODUCT_SERVER
+from benchmarks.dialects import Dialect
+from benchmarks.exchanges import LOOPBACK, Target
+from benchmarks.machine import commit_if_known
+from benchmarks.plan import Plan
+from benchmarks.record import HighestRate, Run
+from benchmarks.run import BUILD, say
+from benchmarks.running import ROOT, RunningServer, ask, clean_environment, running
+from errors import OperatorError
+from inference.machine import this_machine
+from settings import PREFIX, Settings
+
+WARMUP_S = 2.0
+GOLDEN = "golden"
+NEAR_TIE_PART = 0.9
+"""Classes whose probability reaches this part of the best are all right answers: sums are taken in
+another order in other batches."""
+
+
+class CertifyError(OperatorError):
+    """There is nothing to certify, or nothing to certify it with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is certified.
+
+    Attributes:
+        artifact: Locked and verified.
+        settings: CLASSIFIER_* as given, the lock among them.
+        images: Bytes of each file.
+        images_name: GOLDEN, or the name of their directory.
+    """
+
+    artifact: Artifact
+    settings: dict[str, str]
+    images: tuple[bytes, ...]
+    images_name: str
+
+
+def subject_from(environ: Mapping[str, str], images: Path | None) -> Subject:
+    """The model that `make serve` would serve, with its golden images or those of a directory.
+
+    Raises:
+        OperatorError: A setting, the lock, the artifact or the directory is not right.
+    """
+    settings = Settings.from_env(environ)
+    lock = read_lock(ROOT / settings.lock)
+    artifact = open_artifact(locate(lock.tag), lock.manifest_sha256)
+    if images is None:
+        files = tuple(sample.data for sample in artifact.golden_samples())
+    else:
+        files = images_of(images)
+    return Subject(
+        artifact=artifact,
+        settings={name: value for name, value in environ.items() if name.startswith(PREFIX)},
+        images=files,
+        images_name=GOLDEN if images is None else images.name,
+    )
+
+
+def images_of(folder: Path) -> tuple[bytes, ...]:
+    """Every file of a directory, by name.
+
+    Raises:
+        CertifyError: There is none.
+    """
+    files = sorted(path for path in folder.glob("*") if path.is_file())
+    if not files:
+        raise CertifyError(f"{folder}: no file, expected images; name another with --images")
+    return tuple(path.read_bytes() for path in files)
+
+
+def certify(subject: Subject, plan: Plan) -> SloCertificate:
+    """Serve the model as an operator would, measure, and write the certificate.
+
+    Raises:
+        OperatorError: The server does not start, or refuses one of the images when idle.
+    """
+    requests = tuple(_dialect().request(data) for data in subject.images)
+    with running(
+        PRODUCT_SERVER,
+        sys.executable,
+        environment=clean_environment({**PRODUCT_SERVER.variables, **subject.settings}),
+        log_path=BUILD / "logs" / "certify.log",
+        probe=_probe(requests),
+    ) as server:
+        card = json.loads(ask(server.port, _get("/model"))[1])
+        load = Load(server=server, target=_target(subject, requests, server.port))
+        load.keep_busy(plan.connections, WARMUP_S)
+        saturated = load.saturate(plan)
+        say(f"saturated {saturated.answered_per_s:.1f}/s, started in {server.ready_s:.1f} s")
+        runs: list[Run] = []
+        found = load.search(plan, saturated, runs, say)
+    certificate = _certificate(subject, plan, (server, card), (saturated, found, runs))
+    say(f"written: {write_slo(subject.artifact.root, certificate).name} of {card['model']['tag']}")
+    return certificate
+
+
+def _dialect() -> Dialect:
+    # The decoder says what the bytes are; the golden images are of any format.
+    return dataclasses.replace(
+        PRODUCT_SERVER.dialect,
+        encode=lambda data: ({"Content-Type": "application/octet-stream"}, data),
+    )
+
+
+def _get(path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: {LOOPBACK}\r\n\r\n".encode()
+
+
+def _probe(requests: tuple[bytes, ...]) -> Target:
+    """Any 200 to the first image is a start: the self-check has proven the numbers by then."""
+    return Target(
+        server=PRODUCT_SERVER.name,
+        model="",
+        images="",
+        port=0,
+        requests=requests[:1],
+        accepted=(frozenset({0}),),
+        read_class=lambda _: 0,
+    )
+
+
+def _target(subject: Subject, requests: tuple[bytes, ...], port: int) -> Target:
+    """Right is what the idle server answers to the image alone."""
+    accepted = []
+    for index, request in enumerate(requests):
+        status, body = ask(port, request)
+        if status != 200:
+            raise CertifyError(
+                f"image {index} of {subject.images_name}: answered {status}: "
+                f"{body[:160].decode(errors='replace')}; expected 200; remove the file"
+            )
+        accepted.append(near_best(json.loads(body)["predictions"]))
+    return Target(
+        server=PRODUCT_SERVER.name,
+        model=subject.artifact.manifest.name,
+        images=subject.images_name,
+        port=port,
+        requests=requests,
+        accepted=tuple(accepted),
+        read_class=PRODUCT_SERVER.dialect.read_class,
+    )
+
+
+def near_best(predictions: list[dict[str, Any]]) -> frozenset[int]:
+    """The best class, and those it would not take much to be best."""
+    best = predictions[0]["probability"]
+    return frozenset(
+        each["class_id"] for each in predictions if each["probability"] >= NEAR_TIE_PART * best
+    )
+
+
+def _certificate(
+    subject: Subject,
+    plan: Plan,
+    served: tuple[RunningServer, dict[str, Any]],
+    measured: tuple[Run, HighestRate, list[Run]],
+) -> SloCertificate:
+    server, card = served
+    saturated, found, runs = measured
+    at_highest = [run for run in runs if run.offered_rate_per_s == found.rate_per_s]
+    engine = card["engine"]
+    return SloCertificate(
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        commit=commit_if_known(ROOT),
+        machine=this_machine(),
+        images=subject.images_name,
+        image_count=len(subject.images),
+        topology=card["topology"],
+        settings={
+            name: value for name, value in subject.settings.items() if name != f"{PREFIX}LOCK"
+        },
+        plan=EnginePlan(
+            engine=engine["name"],
+            streams=engine["streams"],
+            threads=engine["threads"],
+            batch_sizes=tuple(engine["batch_sizes"]),
+            image_ms=engine["image_ms"],
+        ),
+        budget_ms=plan.budget_ms,
+        highest_rate_per_s=found.rate_per_s,
+        first_failed_rate_per_s=found.first_failed_rate_per_s,
+        p50_ms=at_highest[0].percentile_ms(50) if at_highest else None,
+        p99_ms=at_highest[0].percentile_ms(99) if at_highest else None,
+        saturated_per_s=round(saturated.answered_per_s, 1),
+        ready_s=server.ready_s,
+        rule=found.rule,
+    )

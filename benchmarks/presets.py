@@ -1,0 +1,115 @@
+"""The sessions that have a name."""
+
+import dataclasses
+
+from benchmarks.catalogue import NULL, PEERS, PRODUCT_SERVER
+from benchmarks.images import CAMERA_MIX, DIGITS_MIX
+from benchmarks.plan import Case, Plan, PlanError
+
+MOST_ROUNDS = 3
+UNFITTED_S = 8.0
+
+PEERS_BY_NAME = {server.name: server for server in PEERS}
+FEW = (
+    PRODUCT_SERVER,
+    *(PEERS_BY_NAME[name] for name in ("FastAPI", "Mosec", "LitServe", "BentoML, depends")),
+)
+PLAIN = (PRODUCT_SERVER, PEERS_BY_NAME["FastAPI"])
+
+QUICK = Plan(
+    name="quick",
+    cases=(Case(architecture="resnet50", precision="int8", rates_per_s=(5, 50), servers=FEW),),
+    slice_s=UNFITTED_S,
+    warmup_s=1.0,
+    most_probes=3,
+    resolution_per_s=5.0,
+)
+
+FULL = Plan(
+    name="full",
+    cases=(
+        Case(
+            architecture="resnet50",
+            precision="int8",
+            rates_per_s=(5, 50, 75, 90),
+            servers=(NULL, PRODUCT_SERVER, *PEERS),
+        ),
+    ),
+    slice_s=UNFITTED_S,
+    most_probes=3,
+)
+
+MODELS = Plan(
+    name="models",
+    cases=(
+        Case(architecture="resnet50", precision="fp32", rates_per_s=(5,), servers=PLAIN),
+        Case(architecture="resnet50", precision="bf16", rates_per_s=(5, 50), servers=PLAIN),
+        Case(
+            architecture="resnet50",
+            precision="int8",
+            mix=CAMERA_MIX,
+            rates_per_s=(2,),
+            servers=PLAIN,
+        ),
+        Case(
+            architecture="mobilenet_v3_large",
+            precision="fp32",
+            rates_per_s=(5, 100),
+            servers=PLAIN,
+        ),
+        Case(architecture="vit_b_16", precision="fp32", rates_per_s=(2,), servers=PLAIN),
+        Case(architecture="vit_b_16", precision="bf16", rates_per_s=(2, 10), servers=PLAIN),
+        Case(
+            architecture="digits",
+            precision="fp32",
+            mix=DIGITS_MIX,
+            rates_per_s=(5, 200),
+            servers=PLAIN,
+        ),
+    ),
+    slice_s=UNFITTED_S,
+    most_probes=3,
+)
+
+PRESETS = {plan.name: plan for plan in (QUICK, FULL, MODELS)}
+MINUTES = {"quick": 4.5, "full": 25.0, "models": 25.0}
+
+
+def fitted(plan: Plan, minutes: float) -> Plan:
+    """The plan with as many rounds as the time allows, at most 3, and slices that fill it.
+
+    Raises:
+        PlanError: The time is too short for one round.
+    """
+    for rounds in range(MOST_ROUNDS, 1, -1):
+        try:
+            return dataclasses.replace(plan, rounds=rounds).with_slices_for(60 * minutes)
+        except PlanError:
+            continue
+    return dataclasses.replace(plan, rounds=1).with_slices_for(60 * minutes)
+
+
+def only(plan: Plan, names: list[str], models: list[str]) -> Plan:
+    """The plan with just the named servers and models; all of them where none is named.
+
+    Raises:
+        PlanError: A name that nothing in the plan has.
+    """
+    _known("--only", names, {server.name for case in plan.cases for server in case.servers})
+    _known("--models", models, {case.model for case in plan.cases})
+    cases = tuple(
+        dataclasses.replace(
+            case,
+            servers=tuple(each for each in case.servers if not names or each.name in names),
+        )
+        for case in plan.cases
+        if not models or case.model in models
+    )
+    return dataclasses.replace(plan, cases=tuple(case for case in cases if case.servers))
+
+
+def _known(option: str, names: list[str], known: set[str]) -> None:
+    if unknown := sorted(set(names) - known):
+        raise PlanError(
+            f"{option}: unknown {', '.join(unknown)}; the plan has {', '.join(sorted(known))}"
+        )
