@@ -55,7 +55,13 @@ def test_a_raw_body_is_the_image_whatever_kind_it_says(content_type: str | None)
 
 @pytest.mark.parametrize(
     "content_type",
-    ["text/plain", "application/json", "application/x-www-form-urlencoded", "imagex/png", "x"],
+    [
+        "text/plain",
+        "application/json",
+        "application/x-www-form-urlencoded",
+        "application/octet-streams",
+        "x",
+    ],
 )
 def test_another_kind_of_body_is_refused_with_the_kinds_that_are_read(content_type: str) -> None:
     with pytest.raises(UnsupportedMediaType, match="send the image file as the body") as caught:
