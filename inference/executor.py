@@ -97,8 +97,8 @@ class Executor:
         return logits
 
     def close(self) -> None:
-        """Let running parts finish and end the threads."""
-        self._pool.shutdown()
+        """Let running parts finish, drop those that have not begun, end the threads."""
+        self._pool.shutdown(cancel_futures=True)
 
 
 def split(count: int, batch_sizes: tuple[int, ...]) -> list[int]:

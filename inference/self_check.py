@@ -54,7 +54,7 @@ def check_engine(
     samples = artifact.golden_samples()
     reference = np.stack([sample.logits for sample in samples])
     class_ids = tuple(sample.class_id for sample in samples)
-    gates = _gates_of(entry)
+    gates = gates_of(entry)
     for batch_size in executor.plan.batch_sizes:
         logits = executor.run_in_parts(inputs, batch_size)
         _, failure = certify(logits, reference, class_ids, entry.precision, gates)
@@ -66,7 +66,8 @@ def check_engine(
             )
 
 
-def _gates_of(entry: EngineEntry) -> Gates:
+def gates_of(entry: EngineEntry) -> Gates:
+    """The gates the engine passed at import."""
     certificate = entry.certificate
     return Gates(
         fp32_tolerance=certificate.tolerance or Gates().fp32_tolerance,
