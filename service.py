@@ -14,7 +14,8 @@ from bentoml.exceptions import BentoMLException, ServiceUnavailable
 from bentoml.models import BentoModel
 
 from artifact.lock import read_lock
-from artifact.opened import Artifact, open_artifact
+from artifact.opened import Artifact
+from artifact.serving import open_for_serving
 from artifact.store import locate
 from errors import OperatorError
 from inference.admission import Admission
@@ -60,8 +61,10 @@ with all calls in flight, which fail; these numbers mean never (BentoML issue 55
 
 @functools.cache
 def opened(*, graphs: bool) -> Artifact:
-    """The artifact of the lock, verified once a process; `graphs` as for `open_artifact`."""
-    return open_artifact(MODEL_ROOT, LOCK.manifest_sha256, graphs=graphs)
+    """The artifact of the lock, verified once a process; `graphs` as there."""
+    return open_for_serving(
+        MODEL_ROOT, LOCK.manifest_sha256, public_key=SETTINGS.public_key, graphs=graphs
+    )
 
 
 @bentoml.service(

@@ -27,6 +27,11 @@ class Settings(BaseModel):
     lock: str = Field(
         "model.lock", description="The lock of the model to serve; relative to service.py."
     )
+    public_key: str | None = Field(
+        None,
+        description="PEM file of the key that must have signed the model; unset asks for no "
+        "signature.",
+    )
     topology: Literal["embedded", "runner"] = Field(
         "embedded",
         description="Where the network runs: in each API process, or in one process of its own "

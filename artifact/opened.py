@@ -26,8 +26,10 @@ from artifact.record import RECORD_NAME, ImportRecord, read_record
 from artifact.slo import SLO_NAME, SloCertificate, read_slo
 from preprocessing import Preprocessing, SpecPreprocessing, load_preprocessing
 
-UNDIGESTED = {MANIFEST_NAME, RECORD_NAME, SLO_NAME, "model.yaml"}
-"""Files the manifest does not list: itself, what was measured, BentoML's own description."""
+SIGNATURE_NAME = "model.sig"
+UNDIGESTED = {MANIFEST_NAME, RECORD_NAME, SLO_NAME, SIGNATURE_NAME, "model.yaml"}
+"""Files the manifest does not list: itself, what was measured, the signature, BentoML's own
+description."""
 LARGE = ("engines/", WEIGHTS_NAME)
 
 

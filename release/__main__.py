@@ -4,11 +4,13 @@ import argparse
 import sys
 from pathlib import Path
 
+from artifact.lock import LOCK_NAME, read_lock
 from errors import OperatorError
-from release.building import BENTOFILE, build_bento, find_bento
+from release.building import BENTOFILE, bentoml_home, build_bento, find_bento
 from release.content import content_digest
 from release.locks import check_locks
 from release.rebuilding import verify_rebuild
+from release.signing import make_key_pair, sign_artifact
 from release.verification import verify_bento
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -32,6 +34,12 @@ def main(arguments: list[str]) -> str:
         return f"verified: {manifest.name}:{manifest.version}, {len(manifest.files)} files"
     if command == "verify-rebuild":
         return verify_rebuild(CHECKOUT, given.bentofile)
+    if command == "keygen":
+        return f"public key: {make_key_pair(given.private_key)}"
+    if command == "sign":
+        lock = read_lock(CHECKOUT / LOCK_NAME)
+        folder = bentoml_home() / "models" / lock.tag.replace(":", "/")
+        return f"signed: {sign_artifact(folder, lock, given.private_key)}"
     return f"consistent: {check_locks(CHECKOUT / 'requirements')} pinned lines in 3 locks"
 
 
@@ -47,6 +55,11 @@ def _parser() -> argparse.ArgumentParser:
         ("verify-bento", "compare a bento with its manifest"),
     ):
         commands.add_parser(name, help=said).add_argument("bento", metavar="PATH|TAG")
+    for name, said in (
+        ("keygen", "make a key pair: PRIVATE_KEY and, beside it, .pub"),
+        ("sign", "sign the model of model.lock in the store"),
+    ):
+        commands.add_parser(name, help=said).add_argument("private_key", type=Path)
     commands.add_parser("lock-check", help="check the requirement locks for drift")
     return parser
 
