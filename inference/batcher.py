@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from errors import ClientVisibleError
 from inference.engines import Batch, Logits
 from inference.executor import EngineFault
 
@@ -107,8 +108,10 @@ class Batcher:
             await self._run(batch)
         # Whatever a model raises is the answer to those in its batch, never to the loop.
         except Exception as error:
-            if len(batch) == 1:
-                _fail(batch[0], error)
+            # What the client is told (the runner cannot be reached) is no input's fault.
+            if len(batch) == 1 or isinstance(error, ClientVisibleError):
+                for item in batch:
+                    _fail(item, error)
                 return
             for item in batch:
                 if item.answer.done():  # its caller left meanwhile

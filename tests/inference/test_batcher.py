@@ -5,6 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 
+from errors import NotReady
 from inference.batcher import Batcher, Inference, RunBatch
 from inference.engines import Batch, Logits
 from inference.executor import EngineFault
@@ -143,3 +144,16 @@ def test_nobody_waits_for_an_engine_that_was_ended() -> None:
     outcomes = submit_at_once(run_batch, 3)
 
     assert [type(outcome) for outcome in outcomes] == [EngineFault] * 3
+
+
+def test_a_batch_that_finds_no_runner_fails_at_once_and_is_not_tried_item_by_item() -> None:
+    calls: list[int] = []
+
+    async def unreachable(batch: Batch) -> Logits:
+        calls.append(len(batch))
+        raise NotReady("the model cannot be reached")
+
+    outcomes = submit_at_once(unreachable, 4)
+
+    assert [type(outcome) for outcome in outcomes] == [NotReady] * 4
+    assert calls == [1, 3]  # the first found the stream free, the rest formed a batch
