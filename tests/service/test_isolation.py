@@ -35,10 +35,7 @@ def loaded_libraries(process_id: int) -> str:
     return Path(f"/proc/{process_id}/maps").read_text()
 
 
-@pytest.mark.parametrize("topology", ["embedded", "runner"])
-def test_serving_processes_have_no_torch_and_no_uvloop_in_memory(
-    either: Server, topology: str
-) -> None:
+def test_serving_processes_have_no_torch_and_no_uvloop_in_memory(either: Server) -> None:
     either.client.post("/classify", content=SAMPLE)
 
     processes = [either.process.pid, *either.workers()]
