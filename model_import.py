@@ -5,13 +5,15 @@ import json
 import signal
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from pydantic import ValidationError
 
 from artifact.lock import LOCK_NAME
 from errors import OperatorError
+from importer.commands import COMMANDS, command_parser
 from importer.console import TerminalProgress, print_json, print_summary
+from importer.interruption import STATUS, end_on_signals, interrupt
 from importer.options import ImportOptions
 from importer.provenance import current_provenance
 from inference.certify import Gates
@@ -27,7 +29,14 @@ examples:
   python model_import.py --name digits --network network.py:build --weights weights.safetensors \\
       --preprocessing preprocessing.py:DigitsPreprocessing --labels labels.txt --golden samples/
 
-exit status: 0 imported, 1 refused (one line says why), 2 wrong arguments
+commands, each with a --help of its own:
+  verify [TAG]      run all certificates again, on this machine
+  show [TAG]        an artifact as a readable page
+  list              the artifacts of the model store
+  export TAG FILE   write an artifact into one file, for another machine
+  import FILE       read such a file into the model store; runs nothing that is in it
+
+exit status: 0 done, 1 refused (one line says why), 2 wrong arguments, 130 interrupted
 """
 
 
@@ -52,10 +61,14 @@ def parser() -> argparse.ArgumentParser:
     model.add_argument(
         "--weights",
         required=True,
-        help="checkpoint file (.safetensors, .pt, .pth, …) or name of torchvision's weights",
+        help="checkpoint (.safetensors, .pt, .pth, …), name of torchvision's weights, or, without "
+        "--network, a TorchScript or ONNX file",
     )
     model.add_argument("--weights-key", help='where in a checkpoint they are, e.g. "model_ema"')
-    model.add_argument("--preprocessing", help="spec file (.yaml, .json) or PATH.py:CLASS")
+    model.add_argument(
+        "--preprocessing",
+        help="spec file (.yaml, .json), PATH.py:CLASS or torchvision:NAME/WEIGHTS",
+    )
     model.add_argument("--labels", type=Path, help="text, JSON list or JSON id → name")
     proof = parser.add_argument_group("the proof")
     proof.add_argument(
@@ -116,8 +129,22 @@ def options_from(arguments: argparse.Namespace) -> ImportOptions:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    signal.signal(signal.SIGTERM, _stop)
-    given = parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, interrupt)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        if arguments and arguments[0] in COMMANDS:
+            given = command_parser(ROOT / LOCK_NAME).parse_args(arguments)
+            return int(given.run(given, TerminalProgress(quiet=given.quiet or given.json)))
+        return _import(parser().parse_args(arguments))
+    except OperatorError as error:
+        print(f"model_import: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("model_import: interrupted; the store and the lock are as they were", file=sys.stderr)
+        return STATUS
+
+
+def _import(given: argparse.Namespace) -> int:
     try:
         options = options_from(given)
     except ValidationError as error:
@@ -125,27 +152,23 @@ def main(arguments: list[str] | None = None) -> int:
         option = "--" + str(first["loc"][0]).replace("_", "-")
         parser().error(f"{option}: {first['msg']}, found {first['input']!r}")
     progress = TerminalProgress(quiet=given.quiet or given.json)
-    try:
-        with progress.step("load torch"):
-            from importer.pipeline import import_model
-        imported = import_model(options, given.lock, current_provenance(ROOT), progress)
-    except OperatorError as error:
-        print(f"model_import: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("model_import: interrupted; the store and the lock are as they were", file=sys.stderr)
-        return 130
+    with progress.step("load torch"):
+        from importer.pipeline import import_model
+    imported = import_model(options, given.lock, current_provenance(ROOT), progress)
     if given.json:
-        print_json({**imported.lock.model_dump(), "record": imported.record.model_dump()})
+        print_json(
+            {
+                **imported.lock.model_dump(),
+                "known": imported.known,
+                "manifest": imported.manifest.model_dump(mode="json"),
+                "record": imported.record.model_dump(mode="json"),
+            }
+        )
     else:
         print_summary(imported.lock.tag, imported.known, imported.record, imported.manifest)
     return 0
 
 
-def _stop(_signal: int, _frame: object) -> NoReturn:
-    # An exception, so that the draft is removed on the way out.
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
+    end_on_signals()
     sys.exit(main())

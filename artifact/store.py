@@ -15,7 +15,7 @@ from artifact.digests import sha256_bytes
 from artifact.errors import ArtifactError
 from artifact.lock import ModelLock
 from artifact.manifest import MANIFEST_NAME, Manifest
-from artifact.opened import open_artifact
+from artifact.opened import Artifact, open_artifact
 
 DRAFT_PREFIX = ".image-classifier-import-"
 VERSION_DIGITS = 16
@@ -44,6 +44,33 @@ def locate(tag: str) -> Path:
             f"model store: {tag} is not there; import the model (make import, or "
             "python model_import.py) or set BENTOML_HOME to the store that has it"
         ) from error
+
+
+def open_in_store(tag: str) -> Artifact:
+    """Open an artifact of the store, all its files verified.
+
+    Raises:
+        ArtifactError: It is not there, is damaged, or its content is not what the tag says.
+    """
+    root = locate(tag)
+    artifact = open_artifact(root)
+    if tag_of(artifact.manifest) != f"{root.parent.name}:{root.name}":
+        raise ArtifactError(
+            f"{root / MANIFEST_NAME}: its content is that of {tag_of(artifact.manifest)}; it was "
+            "changed after the import: import the model again"
+        )
+    return artifact
+
+
+def tags() -> tuple[str, ...]:
+    """Tags of the artifacts in the store, sorted; models of other programs are left out."""
+    root = Path(BentoMLContainer.model_store_dir.get())
+    return tuple(
+        sorted(
+            f"{path.parent.parent.name}:{path.parent.name}"
+            for path in root.glob(f"*/*/{MANIFEST_NAME}")
+        )
+    )
 
 
 @contextmanager

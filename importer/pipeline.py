@@ -25,6 +25,7 @@ from importer.candidates import Evidence, Trial, chosen_candidates
 from importer.console import Progress
 from importer.diagnosis import Diagnosis, check_against_reference, comparison_with
 from importer.errors import ImportRefused
+from importer.interruption import uninterrupted
 from importer.materials import Materials, read_materials
 from importer.network import PixelsToLogits
 from importer.options import ImportOptions
@@ -34,7 +35,16 @@ from inference.engines import Logits
 from inference.latency import fastest_plan, plan_for
 from inference.machine import this_machine
 
-RELEVANT_PACKAGES = ("numpy", "onnx", "openvino", "pillow", "torch", "torchvision")
+RELEVANT_PACKAGES = (
+    "nncf",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "pillow",
+    "torch",
+    "torchvision",
+)
 """Libraries whose version may change a number of the model."""
 
 
@@ -84,8 +94,9 @@ def import_model(
         with progress.step("write the artifact"):
             manifest = _write(root, options.name, materials, reference, entries)
             (root / RECORD_NAME).write_bytes(record.to_json())
-            lock, known = add(root, manifest)
-        write_lock(lock_path, lock)
+            with uninterrupted():
+                lock, known = add(root, manifest)
+                write_lock(lock_path, lock)
     return Imported(lock=lock, known=known, manifest=manifest, record=record)
 
 

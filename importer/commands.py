@@ -1,0 +1,163 @@
+"""The commands beside an import: verify, show, list, export and import of an artifact."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from artifact.lock import LOCK_NAME, ModelLock, read_lock, write_lock
+from artifact.manifest import MANIFEST_NAME, Manifest, parse_manifest
+from artifact.opened import Artifact
+from artifact.record import ImportRecord, read_record
+from artifact.store import add, draft, locate, open_in_store, tag_of, tags
+from importer.archive import read_archive, write_archive
+from importer.console import TerminalProgress, print_json
+from importer.errors import ImportRefused
+from importer.interruption import uninterrupted
+from importer.pages import print_artifact, print_list, print_verification
+
+Arguments = argparse.Namespace
+TAG_HELP = "NAME:VERSION in the model store (default: the one model.lock names)"
+
+
+def command_parser(default_lock: Path) -> argparse.ArgumentParser:
+    """The command line of the commands; `default_lock` names the artifact where no tag is given."""
+    parser = argparse.ArgumentParser(prog="model_import.py")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, (run, words) in COMMANDS.items():
+        command = commands.add_parser(name, help=words, description=words)
+        command.set_defaults(run=run, default_lock=default_lock)
+        command.add_argument("--json", action="store_true", help="result as JSON")
+        command.add_argument("--quiet", action="store_true", help="no progress")
+        if name in ("verify", "show"):
+            command.add_argument("tag", nargs="?", metavar="TAG", help=TAG_HELP)
+        if name == "export":
+            command.add_argument("tag", metavar="TAG", help="NAME:VERSION in the model store")
+        if name in ("export", "import"):
+            command.add_argument("file", metavar="FILE", type=Path, help="the archive (.zip)")
+        if name == "import":
+            command.add_argument(
+                "--digest", metavar="SHA256", help="digest its manifest must have, as `show` says"
+            )
+            command.add_argument(
+                "--lock",
+                nargs="?",
+                type=Path,
+                const=default_lock,
+                metavar="PATH",
+                help=f"also write the lock (default {LOCK_NAME}); without it none is written",
+            )
+    return parser
+
+
+def _verify(given: Arguments, progress: TerminalProgress) -> int:
+    with progress.step("read all files and compare their digests"):
+        artifact = _opened(given)
+    from importer.verification import verify_engines
+
+    rows = verify_engines(artifact, progress)
+    tag = tag_of(artifact.manifest)
+    if given.json:
+        print_json({"tag": tag, "engines": [row.model_dump(exclude={"curve"}) for row in rows]})
+    else:
+        print_verification(tag, rows)
+    return 0 if all(row.verdict == "passed" for row in rows) else 1
+
+
+def _show(given: Arguments, _progress: TerminalProgress) -> int:
+    artifact = _opened(given)
+    tag = tag_of(artifact.manifest)
+    if given.json:
+        print_json(
+            {
+                "tag": tag,
+                "manifest_sha256": artifact.digest,
+                "manifest": artifact.manifest.model_dump(mode="json"),
+                "record": artifact.record and artifact.record.model_dump(mode="json"),
+            }
+        )
+    else:
+        print_artifact(tag, artifact)
+    return 0
+
+
+def _list(given: Arguments, _progress: TerminalProgress) -> int:
+    found = [(tag, *_described(tag)) for tag in tags()]
+    if given.json:
+        print_json(
+            [
+                {
+                    "tag": tag,
+                    "classes": manifest.num_classes,
+                    "engines": [entry.name for entry in manifest.engines],
+                    "imported_at": record and record.imported_at,
+                }
+                for tag, manifest, record in found
+            ]
+        )
+    else:
+        print_list(found)
+    return 0
+
+
+def _export(given: Arguments, progress: TerminalProgress) -> int:
+    with progress.step("read all files and compare their digests"):
+        artifact = _opened(given)
+    with progress.step(f"write {given.file}"):
+        write_archive(artifact, given.file)
+    tag = tag_of(artifact.manifest)
+    if given.json:
+        print_json({"tag": tag, "manifest_sha256": artifact.digest, "file": str(given.file)})
+    else:
+        print(f"exported: {tag}\nmanifest sha256: {artifact.digest}")
+    return 0
+
+
+def _import(given: Arguments, progress: TerminalProgress) -> int:
+    if given.lock is not None and not given.lock.absolute().parent.is_dir():
+        raise ImportRefused(f"--lock {given.lock}: there is no such folder; make it")
+    with draft() as root:
+        with progress.step("unpack and verify every file"):
+            artifact = read_archive(given.file, root, given.digest)
+        with uninterrupted():
+            lock, known = add(root, artifact.manifest)
+            if given.lock is not None:
+                write_lock(given.lock, lock)
+    _print_imported(given, lock, known=known)
+    return 0
+
+
+def _print_imported(given: Arguments, lock: ModelLock, *, known: bool) -> None:
+    if given.json:
+        print_json({**lock.model_dump(), "known": known})
+    else:
+        print(f"{'already in the store' if known else 'imported'}: {lock.tag}")
+        print(f"manifest sha256: {lock.manifest_sha256}")
+
+
+def _opened(given: Arguments) -> Artifact:
+    if given.tag is not None:
+        return open_in_store(given.tag)
+    lock = read_lock(given.default_lock)
+    artifact = open_in_store(lock.tag)
+    if artifact.digest != lock.manifest_sha256:
+        raise ImportRefused(
+            f"{given.default_lock}: names the manifest {lock.manifest_sha256}, {lock.tag} has "
+            f"{artifact.digest}; import the model again"
+        )
+    return artifact
+
+
+def _described(tag: str) -> tuple[Manifest, ImportRecord | None]:
+    root = locate(tag)
+    path = root / MANIFEST_NAME
+    return parse_manifest(path.read_bytes(), str(path)), read_record(root)
+
+
+Run = Callable[[Arguments, TerminalProgress], int]
+COMMANDS: dict[str, tuple[Run, str]] = {
+    "verify": (_verify, "run all certificates of an artifact again, on this machine"),
+    "show": (_show, "an artifact as a readable page"),
+    "list": (_list, "the artifacts of the model store"),
+    "export": (_export, "write an artifact into one file, for another machine"),
+    "import": (_import, "read such a file into the model store; runs nothing that is in it"),
+}
