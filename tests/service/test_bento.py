@@ -80,7 +80,7 @@ def test_the_bento_holds_exactly_what_serving_needs(contents: Path, imported: Pl
             path.relative_to(imported.directory).as_posix()
             for path in (imported.directory / package).glob("*.py")
         }
-    expected |= {"model.lock", "requirements/serve-cpu.txt"}
+    expected |= {"model.lock", "requirements/serve-cpu.txt", "artifact/signature.py"}
 
     packed = {
         path.relative_to(contents / "src").as_posix()
