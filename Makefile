@@ -11,7 +11,7 @@ EXAMPLE := examples/digits
 export BENTOML_DO_NOT_TRACK := True
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup import serve test lint types check bento verify-rebuild verify-bento lock lock-check clean
+.PHONY: help setup import serve test lint types check bento verify-rebuild verify-bento lock lock-check certify bench bench-quick clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -71,6 +71,27 @@ lock: $(READY) ## resolve the requirement locks anew
 
 lock-check: $(READY) ## check the locks for drift: complete, hashed, one version everywhere
 	@$(BIN)/python -m release lock-check
+
+certify: $(READY) | model.lock ## measure the rate this machine holds; RATE=200 proposes replicas
+	@$(BIN)/python -m benchmarks certify $(if $(RATE),--rate $(RATE))
+
+BENCH_PACKAGES := build/benchmarks/packages
+BENCH := PYTHONPATH=$(BENCH_PACKAGES) $(BIN)/python -m benchmarks
+
+$(BENCH_PACKAGES)/.installed: benchmarks/requirements/bench.txt | $(READY)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --target $(BENCH_PACKAGES) --no-deps \
+		--require-hashes -r $<
+	@touch $@
+
+bench: $(READY) $(BENCH_PACKAGES)/.installed ## measure this project and its peers: MINUTES=25, PHOTOS=directory
+	@$(BENCH) prepare full $(if $(PHOTOS),--photos $(PHOTOS))
+	@$(BENCH) full $(if $(MINUTES),--minutes $(MINUTES)) $(if $(PHOTOS),--photos $(PHOTOS))
+	@$(BENCH) report
+
+bench-quick: $(READY) $(BENCH_PACKAGES)/.installed ## the same with four peers in under 5 minutes
+	@$(BENCH) prepare quick $(if $(PHOTOS),--photos $(PHOTOS))
+	@$(BENCH) quick $(if $(PHOTOS),--photos $(PHOTOS))
+	@$(BENCH) report
 
 clean: ## remove the environment and what tools left
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -28,6 +28,8 @@ WARMUP_S = 2.0
 CAPACITY_S = 10.0
 CONNECTIONS = 8
 LONGEST_SOAK_S = 3_600.0
+PATIENT_MS = "5000"
+"""A wait above which a request is refused, so long that what is asked is done."""
 MIXED_CONNECTIONS = (1, 3, 8, 32)
 """Different numbers of requests at a time make different batches."""
 
@@ -57,6 +59,12 @@ class Subject:
         )
 
 
+def with_settings(subject: Subject, **settings: str) -> Subject:
+    """The subject with further CLASSIFIER_* settings, named without the prefix."""
+    named = {f"CLASSIFIER_{name}": value for name, value in settings.items()}
+    return dataclasses.replace(subject, settings={**subject.settings, **named})
+
+
 def hold(subject: Subject, *, rate_per_s: float, minutes: float) -> Path:
     """Offer one rate for minutes."""
     with _served(subject) as load:
@@ -75,7 +83,8 @@ def overload(subject: Subject, *, times: float, seconds: float) -> Path:
 
 
 def soak(subject: Subject, *, requests: int, connections: int) -> Path:
-    """Send many requests, a fixed number at a time."""
+    """Send many requests, a fixed number at a time; all are to be done, none refused."""
+    subject = with_settings(subject, MAX_WAIT_MS=PATIENT_MS)
     with _served(subject) as load:
         run = load.keep_busy(connections, LONGEST_SOAK_S, most_requests=requests)
     return _stored(subject, verdicts.soak(run, subject.settings, requests=requests), [run])
@@ -83,9 +92,7 @@ def soak(subject: Subject, *, requests: int, connections: int) -> Path:
 
 def deterministic(subject: Subject, *, seconds: float) -> Path:
     """Compare whole answers under changing load with those of each image alone."""
-    subject = dataclasses.replace(
-        subject, settings={**subject.settings, "CLASSIFIER_DETERMINISTIC": "true"}
-    )
+    subject = with_settings(subject, DETERMINISTIC="true", MAX_WAIT_MS=PATIENT_MS)
     with _served(subject) as load:
         strict = dataclasses.replace(load, target=to_the_last_digit(load.target))
         runs = [

@@ -9,6 +9,8 @@ from benchmarks.record import SCHEMA_VERSION, Session
 from errors import OperatorError
 
 GZIP_ABOVE_BYTES = 256 * 1024
+RESULT_FILES = "20??-??-??-*.json*"
+DAY = len("2026-01-01")
 
 
 class RecordError(OperatorError):
@@ -44,3 +46,37 @@ def read_session(path: Path) -> Session:
             f"{path.name}: no result file of schema {SCHEMA_VERSION} ({type(error).__name__}); "
             "measure again"
         ) from error
+
+
+def newest_result(folder: Path) -> Path:
+    """The newest full session; without one, the newest quick one.
+
+    Raises:
+        RecordError: There is none.
+    """
+    found = newest_of(folder, "full") or newest_of(folder, "quick")
+    if found is None:
+        raise RecordError(f"{folder.name}/ has no result; run `make bench` or `make bench-quick`")
+    return found[0]
+
+
+def newest_of(folder: Path, name: str) -> tuple[Path, Session] | None:
+    """The newest session of a name with its file; the date inside decides, to the second."""
+    paths = [path for path in folder.glob(RESULT_FILES) if session_name(path) == name]
+    # Those of the newest day are read; their names do not tell the hour.
+    newest_day = max((path.name[:DAY]) for path in paths) if paths else ""
+    sessions = [(path, read_session(path)) for path in paths if path.name[:DAY] == newest_day]
+    return max(sessions, key=lambda pair: pair[1].date, default=None)
+
+
+def newest_by_model(folder: Path, name: str) -> list[tuple[Path, Session]]:
+    """The newest session `<name>-<model>` of each model, in the order of the models."""
+    names = {session_name(path) for path in folder.glob(RESULT_FILES)}
+    found = [newest_of(folder, each) for each in sorted(names) if each.startswith(f"{name}-")]
+    return [each for each in found if each is not None]
+
+
+def session_name(path: Path) -> str:
+    """What follows date and commit in the name of a result file."""
+    stem = path.name[DAY + 1 :].partition(".")[0]
+    return stem.partition("-")[2].removeprefix("dirty-")

@@ -20,6 +20,7 @@ from benchmarks.record import Absent, Limit, Record, Session
 from benchmarks.results import write_session
 from benchmarks.running import ROOT, ServerFailed
 from benchmarks.workload import Workload, read_workload
+from errors import OperatorError
 
 BUILD = ROOT / "build" / "benchmarks"
 RESULTS = ROOT / "benchmarks" / "results"
@@ -147,7 +148,12 @@ class Measurement:
 
 
 def prepared(case: Case, photos: Path) -> Path:
-    """Make the case's workload in a process of its own, so that torch is not in this one."""
+    """Make the case's workload in a process of its own, so that torch is not in this one.
+
+    Raises:
+        OperatorError: It cannot be made; the last line of that process says why.
+    """
+    say(f"preparing {case.model}")
     done = subprocess.run(
         [
             *(sys.executable, "-m", "benchmarks.models"),
@@ -158,12 +164,17 @@ def prepared(case: Case, photos: Path) -> Path:
             *("--threads", str(len(os.sched_getaffinity(0)))),
         ],
         cwd=ROOT,
-        stdout=subprocess.PIPE,
+        capture_output=True,
         text=True,
-        check=True,
         timeout=PREPARE_WITHIN_S,
     )
-    return Path(done.stdout.strip().splitlines()[-1])
+    last_error = (done.stderr.strip().splitlines() or ["no output"])[-1]
+    if done.returncode:
+        raise OperatorError(f"{case.model}: cannot be prepared: {last_error}")
+    path = Path(done.stdout.strip().splitlines()[-1])
+    if not read_workload(path).lock:
+        say(f"  {last_error}")
+    return path
 
 
 def measured_limits(workload_path: Path, mix: str, seconds: float, round_: int) -> list[Limit]:

@@ -47,7 +47,10 @@ def to_input(data: bytes, workload: Workload) -> Array:
 
 def to_digit(data: bytes, side: int) -> Array:
     """Dark ink on light paper, as the digits example wants it: uint8 (side, side, 1)."""
-    image = ImageOps.exif_transpose(Image.open(BytesIO(data))).convert("RGBA")
+    image = ImageOps.exif_transpose(Image.open(BytesIO(data)))
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip it
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    image = image.convert("RGBA")
     paper = Image.new("RGBA", image.size, "white")
     ink = ImageOps.invert(ImageOps.autocontrast(Image.alpha_composite(paper, image).convert("L")))
     canvas = Image.new("L", (side, side), 0)

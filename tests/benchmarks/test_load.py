@@ -105,3 +105,11 @@ def test_the_generators_own_lateness_is_part_of_the_latency() -> None:
 
     assert run.latencies_ms == (750.0,)
     assert run.wrong == 0
+
+
+def test_a_closed_run_ends_when_enough_was_sent() -> None:
+    with serving(right) as port:
+        run = closed_run(target(port), connections=4, duration_s=60, seed=0, most_requests=25)
+
+    assert len(run.latencies_ms) == 25
+    assert run.elapsed_s < 30

@@ -8,7 +8,15 @@ import pytest
 from pydantic import ValidationError
 
 from benchmarks.record import Machine, Run, Session
-from benchmarks.results import GZIP_ABOVE_BYTES, RecordError, read_session, write_session
+from benchmarks.results import (
+    GZIP_ABOVE_BYTES,
+    RecordError,
+    newest_by_model,
+    newest_of,
+    newest_result,
+    read_session,
+    write_session,
+)
 
 
 def run(**changes: Any) -> Run:
@@ -93,3 +101,40 @@ def test_a_file_of_another_kind_is_refused_by_name(tmp_path: Path, content: byte
 
     with pytest.raises(RecordError, match=r"other\.json"):
         read_session(path)
+
+
+def stored(folder: Path, name: str, date: str, commit: str = "aa") -> Path:
+    changes = {"name": name, "date": date, "commit": commit}
+    return write_session(session().model_copy(update=changes), folder)
+
+
+def test_a_full_session_goes_before_a_later_quick_one(tmp_path: Path) -> None:
+    full = stored(tmp_path, "full", "2026-11-20T10:00:00+00:00")
+    stored(tmp_path, "quick", "2026-11-21T10:00:00+00:00")
+    (tmp_path / "preprocessing.json").touch()
+
+    assert newest_result(tmp_path) == full
+
+
+def test_of_one_day_the_later_hour_is_newer_whatever_the_commit(tmp_path: Path) -> None:
+    later = stored(tmp_path, "full", "2026-11-20T15:00:00+00:00", commit="aa-dirty")
+    stored(tmp_path, "full", "2026-11-20T09:00:00+00:00", commit="ff")
+
+    found = newest_of(tmp_path, "full")
+
+    assert found is not None
+    assert found[0] == later
+
+
+def test_each_model_has_its_newest_try_of_a_promise(tmp_path: Path) -> None:
+    stored(tmp_path, "hold-digits-fp32", "2026-11-20T09:00:00+00:00")
+    digits = stored(tmp_path, "hold-digits-fp32", "2026-11-21T09:00:00+00:00")
+    network = stored(tmp_path, "hold-resnet50-int8", "2026-11-19T09:00:00+00:00")
+    stored(tmp_path, "overload-digits-fp32", "2026-11-22T09:00:00+00:00")
+
+    assert [path for path, _ in newest_by_model(tmp_path, "hold")] == [digits, network]
+
+
+def test_no_result_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="make bench"):
+        newest_result(tmp_path)

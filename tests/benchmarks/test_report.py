@@ -1,7 +1,5 @@
 """The report keeps what people wrote and replaces what was generated."""
 
-from pathlib import Path
-
 import pytest
 
 from benchmarks.summary import row_of
@@ -10,7 +8,7 @@ from tests.benchmarks.test_record import run, session
 
 pytest.importorskip("matplotlib")
 
-from benchmarks.report import BEGIN, END, ReportError, between_markers, newest_result
+from benchmarks.report import BEGIN, END, ReportError, between_markers
 
 
 def test_only_the_part_between_the_markers_is_replaced() -> None:
@@ -22,18 +20,6 @@ def test_only_the_part_between_the_markers_is_replaced() -> None:
 def test_a_lost_marker_is_an_error() -> None:
     with pytest.raises(ReportError, match="marker"):
         between_markers("# Title\n", "new")
-
-
-def test_a_full_session_goes_before_a_later_quick_one(tmp_path: Path) -> None:
-    for name in ("2026-11-20-aa-full.json.gz", "2026-11-21-bb-quick.json", "preprocessing.json"):
-        (tmp_path / name).touch()
-
-    assert newest_result(tmp_path).name == "2026-11-20-aa-full.json.gz"
-
-
-def test_no_result_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(ReportError, match="make bench"):
-        newest_result(tmp_path)
 
 
 def test_a_row_has_the_median_of_the_rounds_with_the_extremes() -> None:
