@@ -11,7 +11,7 @@ EXAMPLE := examples/digits
 export BENTOML_DO_NOT_TRACK := True
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup import serve test lint types check bento verify-rebuild verify-bento lock lock-check certify bench bench-quick clean
+.PHONY: help setup import serve test lint types check bento verify-rebuild verify-bento image image-test lock lock-check certify bench bench-quick clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -60,6 +60,12 @@ verify-rebuild: $(READY) | model.lock ## build the bento twice in different surr
 
 verify-bento: $(READY) ## compare a bento with its manifest: BENTO=PATH|TAG, default the latest
 	@$(BIN)/python -m release verify-bento $(or $(BENTO),image_classifier)
+
+image: $(READY) | model.lock ## build the image with podman, buildah or docker: BASE=python:3.11-slim@sha256:...
+	@$(BIN)/python -m release image $(if $(BASE),--base $(BASE))
+
+image-test: $(READY) | model.lock ## build the image twice, compare, run it locked down
+	@$(BIN)/python -m release image-test $(if $(BASE),--base $(BASE))
 
 lock: $(READY) ## resolve the requirement locks anew
 	@for name in dev serve-cpu serve-gpu; do \

@@ -8,6 +8,8 @@ from artifact.lock import LOCK_NAME, read_lock
 from errors import OperatorError
 from release.building import BENTOFILE, bentoml_home, build_bento, find_bento
 from release.content import content_digest
+from release.image import Bases, build_image, find_tool
+from release.image_trial import try_image
 from release.locks import check_locks
 from release.rebuilding import verify_rebuild
 from release.signing import make_key_pair, sign_artifact
@@ -34,6 +36,11 @@ def main(arguments: list[str]) -> str:
         return f"verified: {manifest.name}:{manifest.version}, {len(manifest.files)} files"
     if command == "verify-rebuild":
         return verify_rebuild(CHECKOUT, given.bentofile)
+    if command == "image":
+        manifest, _ = build_bento(CHECKOUT, given.bentofile)
+        return build_image(manifest, find_tool(), Bases(base=given.base))
+    if command == "image-test":
+        return try_image(CHECKOUT, Bases(base=given.base))
     if command == "keygen":
         return f"public key: {make_key_pair(given.private_key)}"
     if command == "sign":
@@ -48,7 +55,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     build = commands.add_parser("build", help="build the bento; its version is its digest")
     rebuild = commands.add_parser("verify-rebuild", help="build twice, compare every byte")
-    for command in (build, rebuild):
+    image = commands.add_parser("image", help="build the bento and its image")
+    trial = commands.add_parser("image-test", help="build the image twice, run it locked down")
+    for command in (image, trial):
+        command.add_argument("--base", help="Python image to start from, with its digest")
+    for command in (build, rebuild, image):
         command.add_argument("-f", "--bentofile", default=BENTOFILE)
     for name, said in (
         ("digest", "digest of the content, of a plain `bentoml build` too"),
