@@ -1,0 +1,1 @@
+"""Imports of real weights, finished graphs and whole artifacts."""

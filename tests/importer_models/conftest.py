@@ -1,0 +1,23 @@
+"""The digits artifact as an archive, and an empty store to read it into."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from artifact.opened import open_artifact
+from importer.archive import write_archive
+from tests.imports import isolated_store
+
+
+@pytest.fixture
+def archive(digits_folder: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "digits.zip"
+    write_archive(open_artifact(digits_folder), path)
+    return path
+
+
+@pytest.fixture
+def empty_store(tmp_path: Path) -> Iterator[Path]:
+    with isolated_store(tmp_path / "elsewhere") as home:
+        yield home
