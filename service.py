@@ -49,8 +49,7 @@ except OperatorError as error:
 EMBEDDED = SETTINGS.topology == "embedded"
 CORES = usable_cores()
 API_WORKERS = SETTINGS.workers or (1 if EMBEDDED else CORES)
-RUNNER_TIMEOUT_S = 30
-"""Of one call to the runner."""
+RUNNER_TIMEOUT_S = 30  # of one call to the runner
 PROBE_TIMEOUT_S = 2
 """Of a readiness probe. BentoML 1.4.39 does not catch its own time limit where the runner is dead
 (_bentoml_impl/client/proxy2.py, `is_ready`): its probe hangs for `traffic.timeout`."""
@@ -72,6 +71,7 @@ def opened(*, graphs: bool) -> Artifact:
     workers=1,
     traffic={"timeout": RUNNER_TIMEOUT_S},
     runner_connection=KEEP_CONNECTIONS,
+    logging={"access": {"enabled": False}},  # a line a batch says nothing the metrics do not
 )
 class ModelRunner:
     """Owns the network: the adaptive-batching runner.
