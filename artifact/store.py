@@ -133,6 +133,13 @@ def add(root: Path, manifest: Manifest) -> tuple[ModelLock, bool]:
     finally:
         shutil.rmtree(single, ignore_errors=True)
     final.parent.mkdir(parents=True, exist_ok=True)
-    root.rename(final)
+    try:
+        root.rename(final)
+    except OSError:
+        if not final.exists():
+            raise
+        # Another import of the same model was first, by a moment.
+        open_artifact(final, lock.manifest_sha256)
+        return lock, True
     (final.parent / "latest").write_text(final.name)
     return lock, False

@@ -1,6 +1,7 @@
 """The model store: content-addressed, whole or not at all, clean after a kill."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,23 @@ def test_adding_the_same_again_gives_the_same_tag_and_changes_nothing(store: Pat
     assert known
     assert second == first
     assert everything_in(store) == before
+
+
+def test_the_later_of_two_imports_at_one_moment_finds_the_same_artifact(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def another_was_first(root: Path, final: Path) -> Path:
+        shutil.copytree(root, final)
+        return rename(root, final)
+
+    monkeypatch.setattr(Path, "rename", another_was_first)
+
+    lock, known = imported()
+
+    assert known
+    assert open_artifact(locate(lock.tag), lock.manifest_sha256).labels() == ("ant", "bee")
 
 
 def test_other_content_is_another_version_beside_the_first(store: Path) -> None:
