@@ -11,7 +11,7 @@ SUITE = "bookworm"
 SOURCES = "/etc/apt/sources.list.d/debian.sources"
 RUNTIME = ("essential", "python3,ca-certificates,libgomp1,libstdc++6")
 BUILD = ("minbase", "python3,python3-venv,python3-pip,ca-certificates")
-WITHOUT = ("man", "doc", "locale", "perl")
+WITHOUT = ("man", "doc", "locale")
 
 
 def stand_in_bases(folder: Path) -> Bases:
@@ -38,7 +38,9 @@ def _make(tar: Path, variant: str, packages: str) -> None:
     draft = tar.with_suffix(".draft.tar")
     command = ["mmdebstrap", "--mode=root", f"--variant={variant}", f"--include={packages}"]
     command += [f"--dpkgopt=path-exclude=/usr/share/{one}/*" for one in WITHOUT]
-    hook = 'rm -f "$1"/usr/lib/python3*/EXTERNALLY-MANAGED; ln -sf python3 "$1"/usr/bin/python'
+    # Perl's modules have served when the packages are configured.
+    hook = 'rm -rf "$1"/usr/lib/python3*/EXTERNALLY-MANAGED "$1"/usr/share/perl; '
+    hook += 'ln -sf python3 "$1"/usr/bin/python'
     _run([*command, f"--customize-hook={hook}", SUITE, str(draft), SOURCES])
     draft.rename(tar)
 
