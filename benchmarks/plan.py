@@ -58,7 +58,8 @@ class Plan:
     Attributes:
         slice_s: Length of a closed run, of a run at a fixed rate, of a usual probe, and of a
             measurement of the limit.
-        rounds: Every round visits every server once, so that drift of the machine hits all.
+        rounds: Every round visits every server once, so that drift of the machine hits all; the
+            null server is visited in the first.
         warmup_s: Closed-loop load before anything is recorded.
         connections: In flight in a closed run: enough to saturate 2 to 4 cores, and few enough
             that at 100/s nobody waits beyond the limit at which this project refuses.
@@ -98,7 +99,11 @@ class Plan:
         )
 
     def duration_s(self) -> float:
-        """Estimate of the whole session; models and environments that are missing take longer."""
+        """Estimate of the whole session.
+
+        Models and environments that are missing take longer, and so does a busy machine: at low
+        rates a probe lasts up to 3 slices.
+        """
         fixed_s, slices = self._cost()
         return fixed_s + slices * self.slice_s
 
@@ -127,9 +132,14 @@ class Plan:
             fixed_s += limits * LIMIT_START_S
             slices += limits
             for server in case.servers:
-                fixed_s += self.rounds * (START_S + self.warmup_s)
-                # The null server is not searched.
-                searched = 0 if server is NULL else self.most_probes
-                slices += self.rounds * (1 + len(case.rates_per_s) + searched)
-                fixed_s += case.loadgen_s if searched else 0
+                visits = 1 if server is NULL else self.rounds
+                fixed_s += visits * (START_S + self.warmup_s)
+                slices += visits * (1 + len(case.rates_per_s) + self._probe_slices(server))
+                fixed_s += 0 if server is NULL else case.loadgen_s
         return fixed_s, slices
+
+    def _probe_slices(self, server: Server) -> int:
+        """Of one search: the null server has none, and float32 is slow, so its probes are long."""
+        if server is NULL:
+            return 0
+        return self.most_probes * (LONGEST_PROBES if server.float32 else 1)

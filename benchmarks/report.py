@@ -127,6 +127,8 @@ def _case(session: Session, case: tuple[str, str], pictures: Path) -> str:
 
 def _generator(session: Session) -> str:
     runs = [run for run in session.runs if run.server == NULL.name]
+    if not runs:
+        return ""
     rows = [
         [
             "saturated" if run.offered_rate_per_s is None else f"{run.offered_rate_per_s:g}",
@@ -154,7 +156,8 @@ def _absent(session: Session) -> str:
 
 def _versions(session: Session) -> str:
     rows = []
-    for server in (PRODUCT_SERVER, *PEERS):
+    measured = {run.server for run in session.runs}
+    for server in (each for each in (PRODUCT_SERVER, *PEERS) if each.name in measured):
         found = session.versions.get(server.name if server.environment else "benchmark", {})
         named = [f"{name} {found[name]}" for name in TELLING_PACKAGES if name in found]
         rows.append([server.name, server.note, ", ".join(named)])

@@ -33,7 +33,7 @@ class Row:
         saturated_per_s: Correct answers per second in closed loop.
         part_of_limit: Saturated throughput ÷ in-process limit of the same round.
         highest_per_s: Highest rate within the budget.
-        p50_low_ms: Median latency at the lowest offered rate.
+        p50_low_ms: Median latency at the lowest rate that every server was offered.
         added_ms: That minus the in-process median of one caller, in the same round.
         failed, wrong: Over all runs, those beyond the server's capacity included.
         failed_within: Failures of the open runs at rates below 90 % of its saturated throughput.
@@ -91,7 +91,7 @@ def row_of(session: Session, case: tuple[str, str], server: str) -> Row:
     runs = runs_of(session, case, server)
     limits = image_limits(session, case, "project" if server == PRODUCT else "pillow")
     closed = [run for run in runs if run.mode == "closed"]
-    slowest = _at_lowest_rate(runs)
+    slowest = _at_rate(runs, lowest_common_rate(session, case))
     mean_per_s = statistics.mean(run.answered_per_s for run in closed) if closed else 0.0
     starts = [s for s in session.starts if (s.server, s.model) == (server, case[0])]
     return Row(
@@ -125,9 +125,18 @@ def row_of(session: Session, case: tuple[str, str], server: str) -> Row:
     )
 
 
-def _at_lowest_rate(runs: Sequence[Run]) -> list[Run]:
-    rates = [run.offered_rate_per_s for run in runs if run.offered_rate_per_s is not None]
-    return [run for run in runs if rates and run.offered_rate_per_s == min(rates)]
+def lowest_common_rate(session: Session, case: tuple[str, str]) -> float | None:
+    """The lowest rate that every server was offered: a search may go below it for one of them."""
+    offered = [
+        {run.offered_rate_per_s for run in runs_of(session, case, server)} - {None}
+        for server in servers(session, case)
+    ]
+    common = set.intersection(*offered) if offered else set()
+    return min((rate for rate in common if rate is not None), default=None)
+
+
+def _at_rate(runs: Sequence[Run], rate_per_s: float | None) -> list[Run]:
+    return [run for run in runs if rate_per_s is not None and run.offered_rate_per_s == rate_per_s]
 
 
 def _throughput_limit(limits: Sequence[Limit], round_: int) -> float:

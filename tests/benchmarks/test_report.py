@@ -46,3 +46,17 @@ def test_a_row_has_the_median_of_the_rounds_with_the_extremes() -> None:
 
 def test_a_table_has_its_numbers_to_the_right() -> None:
     assert table(["a", "b"], [["x", "1"]]) == "| a | b |\n| --- | ---: |\n| x | 1 |"
+
+
+def test_latencies_are_compared_at_the_lowest_rate_that_all_were_offered() -> None:
+    # The search took one server down to 2/s; the other was never asked so little.
+    runs = [
+        run(server="one", offered_rate_per_s=2.0, latencies_ms=(1.0,)),
+        run(server="one", offered_rate_per_s=5.0, latencies_ms=(7.0,)),
+        run(server="two", offered_rate_per_s=5.0, latencies_ms=(8.0,)),
+        run(server="two", offered_rate_per_s=50.0, latencies_ms=(9.0,)),
+    ]
+
+    rows = [row_of(session(*runs), ("none", "digits"), name) for name in ("one", "two")]
+
+    assert [number(row.p50_low_ms) for row in rows] == ["7.0", "8.0"]

@@ -1,0 +1,25 @@
+"""The model card shows what was certified."""
+
+from pathlib import Path
+
+from artifact.lock import ModelLock
+from artifact.opened import open_artifact
+from artifact.slo import write_slo
+from tests.artifact.builder import write_artifact
+from tests.artifact.test_slo import SLO
+from web.cards import model_card
+
+
+def test_the_card_has_the_certificate_of_the_rate_or_says_there_is_none(tmp_path: Path) -> None:
+    root = tmp_path / "artifact"
+    root.mkdir()
+    digest = write_artifact(root)
+    lock = ModelLock(tag=f"insects:{digest[:16]}", manifest_sha256=digest)
+    before = model_card(lock, open_artifact(root, digest), {}, "embedded")
+    write_slo(root, SLO)
+
+    after = model_card(lock, open_artifact(root, digest), {}, "embedded")
+
+    assert before["slo"] is None
+    assert after["slo"]["highest_rate_per_s"] == 100
+    assert after["slo"]["machine"]["cpu"] == "one"
