@@ -14,7 +14,7 @@ def rows(heading: str) -> list[list[str]]:
     """Cells of the table below a heading, without its two head lines."""
     section = TEXT.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     lines = [line for line in section.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
+    return [re.split(r"\s*\|\s*", line.strip("| ")) for line in lines[2:]]
 
 
 def test_the_table_has_the_options_of_the_parser_in_its_order() -> None:
