@@ -43,7 +43,7 @@ def test_a_plain_build_has_the_content_that_names_the_sealed_one(place: Place) -
 
     plain = run(place, "release", "digest", "image_classifier:plain")
 
-    assert digest == f"sha256:{plain}"
+    assert digest == f"digest sha256:{plain}"
     assert tag == f"image_classifier:{plain[:16]}"
     assert Path(path).name == plain[:16]
     assert run(place, "release", "verify-bento", tag).startswith(f"verified: {tag}, ")
