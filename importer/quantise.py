@@ -1,7 +1,9 @@
 """int8 by post-training quantisation of the ONNX graph (NNCF)."""
 
+import ctypes
 import logging
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,6 +15,9 @@ import numpy.typing as npt
 import openvino as ov
 
 from importer.errors import ImportRefused
+
+PR_SET_PDEATHSIG = 1
+"""Number in linux/prctl.h."""
 
 
 def quantise(onnx: Path, calibration: npt.NDArray[np.generic], path: Path) -> None:
@@ -77,5 +82,11 @@ def _has_attention(model: ov.Model) -> bool:
     return len(softmax) > 1
 
 
+def _end_with_parent() -> None:
+    """Have Linux kill this process when the import is killed (prctl(2), PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 if __name__ == "__main__":
+    _end_with_parent()
     _quantise(Path(sys.argv[1]), np.load(sys.argv[2], allow_pickle=False), Path(sys.argv[3]))

@@ -1,0 +1,116 @@
+"""Signals: an import ends soon, with all its processes, and never between store and lock."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from importer.interruption import uninterrupted
+from tests.imports import DIGITS, ROOT, SAMPLES
+
+NATIVE_CALL = """
+import hashlib
+import importer.interruption as interruption
+
+interruption.GRACE_S = 0.2
+interruption.end_on_signals()
+print("ready", flush=True)
+hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # minutes, in C, without Python
+"""
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_belongs_together_is_finished(handlers: None, number: signal.Signals) -> None:
+    heard = []
+    signal.signal(number, lambda *_: heard.append("before and after"))
+    steps = []
+
+    with uninterrupted():
+        steps.append("store")
+        os.kill(os.getpid(), number)
+        steps.append("lock")
+    os.kill(os.getpid(), number)
+
+    assert steps == ["store", "lock"]
+    assert heard == ["before and after"]
+
+
+def test_a_call_that_python_cannot_interrupt_is_ended_after_a_moment() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", NATIVE_CALL], cwd=ROOT, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    assert err == "model_import: interrupted; the store and the lock are as they were\n"
+
+
+def children(process_id: int) -> list[int]:
+    tasks = Path("/proc", str(process_id), "task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
+def quantising(home: Path) -> tuple[subprocess.Popen[str], int]:
+    """An import in the middle of its quantisation, and the process that does it."""
+    arguments = ["--name", "digits", "--network", f"{DIGITS}/network.py:build"]
+    arguments += ["--weights", str(DIGITS / "weights.safetensors"), "--precision", "int8"]
+    arguments += ["--preprocessing", f"{DIGITS}/preprocessing.py:DigitsPreprocessing"]
+    arguments += ["--labels", str(DIGITS / "labels.txt"), "--golden", str(SAMPLES)]
+    process = subprocess.Popen(
+        [sys.executable, "model_import.py", *arguments, "--lock", str(home / "model.lock")],
+        cwd=ROOT,
+        env={**os.environ, "BENTOML_HOME": str(home / "bentoml"), "PYTHONDONTWRITEBYTECODE": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        for child in children(process.pid):
+            if "importer.quantise" in Path("/proc", str(child), "cmdline").read_text():
+                return process, child
+        time.sleep(0.02)  # what is waited for is in another process and cannot wake this one
+    process.kill()
+    raise AssertionError(process.communicate()[1])
+
+
+def gone(process_id: int) -> bool:
+    deadline = time.monotonic() + 30
+    while Path("/proc", str(process_id)).exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not Path("/proc", str(process_id)).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 130), (signal.SIGINT, 130), (signal.SIGKILL, -9)]
+)
+def test_the_process_of_the_quantisation_ends_with_the_import(
+    tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    process, child = quantising(tmp_path)
+
+    process.send_signal(number)
+    process.communicate(timeout=60)
+
+    assert process.returncode == status
+    assert gone(child)
+    assert not (tmp_path / "model.lock").exists()
+    assert not list((tmp_path / "bentoml").glob("models/*"))
