@@ -49,8 +49,7 @@ def parser() -> ArgumentParser:
     certify.add_argument(
         "--rate",
         type=float,
-        help="propose for this many a second; if there is "
-        "a certificate of this machine, measure nothing",
+        help="propose for this many a second; measures only where no certificate is stored",
     )
     return whole
 

@@ -22,8 +22,8 @@ def certified(
         images: A directory; None takes the golden images of the artifact.
         budget_ms: None takes CLASSIFIER_BUDGET_MS, or its default.
         slice_s: Length of one probe.
-        rate_per_s: Propose for it, from the stored certificate if it is of this machine and
-            these settings; None measures and proposes nothing.
+        rate_per_s: Propose for it, from the stored certificate if that has this budget, whatever
+            its machine (the proposal says where it is another); None only measures.
 
     Returns:
         What the command line prints.
