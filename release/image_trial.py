@@ -79,7 +79,7 @@ def _built(folder: Path, manifest: BentoManifest, bases: Bases) -> tuple[str, fl
         os.environ["CONTAINERS_CONF"] = run_configuration
     seconds = time.monotonic() - started
     found = _inspected(image)
-    content = [found["RootFS"]["Layers"], found["Config"], found["Architecture"], found["Os"]]
+    content = [found[part] for part in ("RootFS", "Config", "Healthcheck", "Architecture", "Os")]
     return sha256_bytes(json.dumps(content, sort_keys=True).encode()), seconds
 
 

@@ -13,7 +13,7 @@ import pytest
 from tests.deploy.container import Container, podman
 from tests.imports import SAMPLES
 from tests.service.places import Place
-from tests.service.server import Server, read_to_end
+from tests.service.server import Server, is_open, read_to_end, wait_until
 
 pytestmark = [
     pytest.mark.slow,
@@ -53,15 +53,23 @@ def test_the_image_checks_its_health_without_a_shell_and_starts_without_one() ->
 
     assert isinstance(config, dict)
     assert config["Entrypoint"] == ["bentoml", "serve", "--host", "0.0.0.0", "/app/bento"]
-    assert config["Healthcheck"]["Test"][0] == "CMD"
+    assert health_check()[0] == "CMD"
     assert int(config["User"].partition(":")[0]) >= 10_000
 
 
-def test_the_health_check_passes_in_a_container_that_serves(container: Container) -> None:
-    config = image()["Config"]
+def health_check() -> list[str]:
+    found = image()["Healthcheck"]
+    assert isinstance(found, dict)
+    words: list[str] = found["Test"]
+    return words
 
-    assert isinstance(config, dict)
-    container.run(*config["Healthcheck"]["Test"][1:])
+
+def test_the_health_check_passes_where_it_serves_and_fails_elsewhere(container: Container) -> None:
+    command = health_check()[1:]
+
+    container.run(*command)
+    with pytest.raises(AssertionError, match="Connection refused"):
+        container.run("env", "BENTOML_PORT=1", *command)
 
 
 def test_the_process_has_no_rights(container: Container) -> None:
@@ -118,14 +126,19 @@ def test_probes_metrics_and_errors_answer(container: Container) -> None:
 
 
 def test_sigterm_answers_what_was_accepted() -> None:
-    with Container() as running:
-        connection = socket.create_connection(("127.0.0.1", running.port), timeout=30)
-        head = f"POST /classify HTTP/1.1\r\nHost: test\r\nContent-Length: {len(SAMPLE)}\r\n\r\n"
+    head = f"POST /classify HTTP/1.1\r\nHost: test\r\nContent-Length: {len(SAMPLE)}\r\n\r\n"
+    with (
+        Container() as running,
+        socket.create_connection(("127.0.0.1", running.port), timeout=30) as connection,
+    ):
         connection.sendall(head.encode() + SAMPLE[:-1])
-        while "classifier_in_flight 1.0" not in running.client.get("/metrics").text:
-            pass
+        wait_until(
+            lambda: "classifier_in_flight 1.0" in running.client.get("/metrics").text, 30, "flight"
+        )
         stopping = threading.Thread(target=podman, args=("stop", "--time", "30", running.name))
         stopping.start()
+        # The listening socket is gone: SIGTERM has come.
+        wait_until(lambda: not is_open(running.port), 30, "the end of listening")
 
         connection.sendall(SAMPLE[-1:])
         answer = read_to_end(connection)
