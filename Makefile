@@ -11,7 +11,7 @@ EXAMPLE := examples/digits
 export BENTOML_DO_NOT_TRACK := True
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup import serve test lint types check bento verify-rebuild verify-bento image image-test lock lock-check certify bench bench-quick clean
+.PHONY: help setup import serve test lint types check bento verify-rebuild verify-bento image image-test validate lock lock-check certify bench bench-quick clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -67,8 +67,12 @@ image: $(READY) | model.lock ## build the image with podman, buildah or docker: 
 image-test: $(READY) | model.lock ## build the image twice, compare, run it locked down
 	@$(BIN)/python -m release image-test $(if $(BASE),--base $(BASE))
 
+validate: $(READY) ## add the validators of requirements/validate.txt, test releases and manifests
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements/validate.txt
+	@$(BIN)/python -m pytest tests/release tests/deploy
+
 lock: $(READY) ## resolve the requirement locks anew
-	@for name in dev serve-cpu serve-gpu; do \
+	@for name in dev serve-cpu serve-gpu validate; do \
 		if [ $$name = dev ]; then constraint=; else constraint="--constraint requirements/dev.txt"; fi; \
 		$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 			--no-emit-index-url --no-header --no-annotate $$constraint \

@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> str:
     command: str = given.command
     if command == "build":
         manifest, path = build_bento(CHECKOUT, given.bentofile)
-        return f"image_classifier:{manifest.version}\ndigest sha256:{manifest.digest}\n{path}"
+        return f"{manifest.name}:{manifest.version}\ndigest sha256:{manifest.digest}\n{path}"
     if command == "digest":
         return content_digest(find_bento(given.bento))
     if command == "verify-bento":

@@ -29,7 +29,8 @@ def _imported(folder: Path, name: str, variant: str, packages: str) -> str:
     image = f"localhost/{name}:3.11"
     if not tar.is_file():
         _make(tar, variant, packages)
-    if subprocess.run(["podman", "image", "exists", image]).returncode:  # noqa: S603, S607
+        _run(["podman", "import", "--quiet", str(tar), image])
+    elif subprocess.run(["podman", "image", "exists", image]).returncode:  # noqa: S603, S607
         _run(["podman", "import", "--quiet", str(tar), image])
     return image
 
@@ -38,9 +39,9 @@ def _make(tar: Path, variant: str, packages: str) -> None:
     draft = tar.with_suffix(".draft.tar")
     command = ["mmdebstrap", "--mode=root", f"--variant={variant}", f"--include={packages}"]
     command += [f"--dpkgopt=path-exclude=/usr/share/{one}/*" for one in WITHOUT]
-    # Perl's modules have served when the packages are configured.
-    hook = 'rm -rf "$1"/usr/lib/python3*/EXTERNALLY-MANAGED "$1"/usr/share/perl; '
-    hook += 'ln -sf python3 "$1"/usr/bin/python'
+    # Perl's modules have served when the packages are configured; serving has no use for them.
+    gone = "usr/lib/python3*/EXTERNALLY-MANAGED usr/share/perl usr/lib/*/perl usr/lib/*/libperl.so*"
+    hook = f'cd "$1"; rm -rf {gone}; ln -sf python3 usr/bin/python'
     _run([*command, f"--customize-hook={hook}", SUITE, str(draft), SOURCES])
     draft.rename(tar)
 

@@ -15,9 +15,12 @@ from release.building import bentoml_home, build_bento
 from release.container_config import write_configuration
 from release.errors import ReleaseError
 from release.image import Bases, build_image
+from release.image_measurement import podman_json, sizes, start
+from release.image_report import with_tables
 from release.manifest import BentoManifest
 
 RESULTS = Path("deploy/results/image.json")
+DOCUMENT = Path("docs/deploy.md")
 
 
 def try_image(checkout: Path, bases: Bases) -> str:
@@ -30,31 +33,44 @@ def try_image(checkout: Path, bases: Bases) -> str:
         return f"skipped: {reason}"
     folder = checkout / "build" / "image-test"
     os.environ.update(write_configuration(folder))
-    stand_in = bases.base is None
-    if stand_in:
+    origin = bases.base or "Debian 12 packages, a stand-in"
+    if bases.base is None:
         bases = stand_in_bases(folder)
     manifest, _ = build_bento(checkout)
+    content, seconds = _built_twice(folder, manifest, bases)
+    tag = f"{manifest.name}:{manifest.version}"
+    record = {"bento": tag, "content": content, "base": origin, "build_seconds": round(seconds, 1)}
+    record |= {**sizes(f"localhost/{tag}"), **start(f"localhost/{tag}")}
+    _run_tests(checkout, f"localhost/{tag}")
+    _write(checkout, record)
+    return f"identical twice: {content}\n{record['megabytes']} MB; written to {RESULTS}"
+
+
+def _built_twice(folder: Path, manifest: BentoManifest, bases: Bases) -> tuple[str, float]:
     first, seconds = _built(folder, manifest, bases)
     second, _ = _built(folder, manifest, bases)
     if first != second:
         raise ReleaseError(f"image: the second build is {second}, expected {first}; report it")
-    image = f"localhost/{manifest.name}:{manifest.version}"
-    record = {"content": first, **_measured(image, manifest, seconds, stand_in=stand_in)}
+    return first, seconds
+
+
+def _run_tests(checkout: Path, image: str) -> None:
+    home = str(bentoml_home())
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:randomly", "-q", "tests/deploy/test_image.py"],
         cwd=checkout,
-        env={
-            **os.environ,
-            "CLASSIFIER_TEST_IMAGE": image,
-            "CLASSIFIER_TEST_HOME": str(bentoml_home()),
-        },
+        env={**os.environ, "CLASSIFIER_TEST_IMAGE": image, "CLASSIFIER_TEST_HOME": home},
     )
     if done.returncode:
         raise ReleaseError("image: a test failed; see above")
+
+
+def _write(checkout: Path, record: dict[str, Any]) -> None:
     path = checkout / RESULTS
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(record, indent=2) + "\n")
-    return f"identical twice: {first}\n{record['megabytes']} MB; written to {RESULTS}"
+    document = checkout / DOCUMENT
+    document.write_text(with_tables(document.read_text(encoding="utf-8"), path), encoding="utf-8")
 
 
 def _cannot_run() -> str:
@@ -78,50 +94,6 @@ def _built(folder: Path, manifest: BentoManifest, bases: Bases) -> tuple[str, fl
     finally:
         os.environ["CONTAINERS_CONF"] = run_configuration
     seconds = time.monotonic() - started
-    found = _inspected(image)
+    (found,) = podman_json("image", "inspect", image)
     content = [found[part] for part in ("RootFS", "Config", "Healthcheck", "Architecture", "Os")]
     return sha256_bytes(json.dumps(content, sort_keys=True).encode()), seconds
-
-
-def _inspected(image: str) -> dict[str, Any]:
-    command = ["podman", "image", "inspect", image]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
-    found: dict[str, Any] = json.loads(done.stdout)[0]
-    return found
-
-
-def _measured(
-    image: str, manifest: BentoManifest, seconds: float, *, stand_in: bool
-) -> dict[str, Any]:
-    command = ["podman", "history", "--human=false", "--no-trunc", "--format=json", image]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
-    layers = [
-        {"step": step, "bytes": entry["size"]}
-        for entry in reversed(json.loads(done.stdout))
-        if entry["size"] and (step := _step_name(entry["CreatedBy"]))
-    ]
-    total = sum(layer["bytes"] for layer in layers)
-    weights = sum(layer["bytes"] for layer in layers if layer["step"] == "model")
-    return {
-        "bento": f"{manifest.name}:{manifest.version}",
-        "base": "Debian 12 packages (stand-in)" if stand_in else "given",
-        "build_seconds": round(seconds, 1),
-        "megabytes": round(total / 1e6, 1),
-        "megabytes_beside_the_model": round((total - weights) / 1e6, 1),
-        "layers": layers,
-    }
-
-
-STEPS = {
-    "imported from tarball": "base",
-    "/app/venv": "packages",
-    "./models": "model",
-    "./src": "code",
-}
-
-
-def _step_name(created_by: str) -> str:
-    for part, name in STEPS.items():
-        if part in created_by:
-            return name
-    return "base" if "ADD file" in created_by else "description"

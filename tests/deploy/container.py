@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import time
 from typing import Any
@@ -54,6 +55,9 @@ class Container:
             return self.client.get("/readyz", timeout=5).status_code == 200
         except httpx.TransportError:
             return False
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
 
     def state(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(podman("inspect", self.name))[0]["State"]

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,8 @@ import pytest
 from tests.deploy.container import Container, podman
 from tests.imports import SAMPLES
 from tests.service.places import Place
-from tests.service.server import Server, is_open, read_to_end, wait_until
+from tests.service.server import Server, read_to_end, wait_until
+from tests.service.test_stopping import held_upload, idle_connection
 
 pytestmark = [
     pytest.mark.slow,
@@ -126,22 +126,17 @@ def test_probes_metrics_and_errors_answer(container: Container) -> None:
 
 
 def test_sigterm_answers_what_was_accepted() -> None:
-    head = f"POST /classify HTTP/1.1\r\nHost: test\r\nContent-Length: {len(SAMPLE)}\r\n\r\n"
-    with (
-        Container() as running,
-        socket.create_connection(("127.0.0.1", running.port), timeout=30) as connection,
-    ):
-        connection.sendall(head.encode() + SAMPLE[:-1])
+    with Container() as running, held_upload(running) as held, idle_connection(running) as idle:
         wait_until(
             lambda: "classifier_in_flight 1.0" in running.client.get("/metrics").text, 30, "flight"
         )
         stopping = threading.Thread(target=podman, args=("stop", "--time", "30", running.name))
         stopping.start()
-        # The listening socket is gone: SIGTERM has come.
-        wait_until(lambda: not is_open(running.port), 30, "the end of listening")
+        # Idle connections are closed first of all: SIGTERM has come.
+        assert read_to_end(idle) == b""
 
-        connection.sendall(SAMPLE[-1:])
-        answer = read_to_end(connection)
+        held.sendall(SAMPLE[-1:])
+        answer = read_to_end(held)
         stopping.join()
 
         assert answer.startswith(b"HTTP/1.1 200 OK")
