@@ -17,7 +17,7 @@ from importer.network import PixelsToLogits
 from importer.options import ImportOptions
 from importer.quantise import quantise
 from inference.certify import certify
-from inference.engines import Logits, load_engine
+from inference.engines import Batch, Logits, load_engine
 from inference.executor import Executor
 from inference.latency import measure_curve
 from inference.machine import usable_cores
@@ -134,23 +134,30 @@ class Trial:
 
     def _judged(self, candidate: EngineGraph) -> tuple[Certificate, str]:
         """Certificate of single images; why the engine fails on these or on pairs, else empty."""
-        sizes = (1, 2)
-        plan = Plan(
-            engine=candidate.name, streams=1, threads=usable_cores(), batch_sizes=sizes, image_ms=1
-        )
-        shape, classes = self.signature.input_shape, self.evidence.reference.shape[1]
-        engine = load_engine(candidate, self.draft, shape, plan)
-        executor = Executor(engine, plan, self.signature, classes)
         inputs = self.evidence.inputs
-        try:
-            single = executor.run_in_parts(inputs, 1)
-            pairs = executor.run_in_parts(inputs[:PAIRED], 2)
-        finally:
-            executor.close()
+        single = self._logits(candidate, inputs, 1)
+        pairs = self._logits(candidate, inputs[:PAIRED], 2)
         certificate, failure = self._certified(single, candidate)
         if not failure and (failure := self._mixing(pairs, single[:PAIRED], candidate)):
             failure = f"in batches of 2: {failure}"
         return certificate, failure
+
+    def _logits(self, candidate: EngineGraph, inputs: Batch, batch_size: int) -> Logits:
+        # One batch size at a time: OpenVINO keeps a copy of the weights for each.
+        plan = Plan(
+            engine=candidate.name,
+            streams=1,
+            threads=usable_cores(),
+            batch_sizes=(batch_size,),
+            image_ms=1,
+        )
+        shape, classes = self.signature.input_shape, self.evidence.reference.shape[1]
+        engine = load_engine(candidate, self.draft, shape, plan)
+        executor = Executor(engine, plan, self.signature, classes)
+        try:
+            return executor.run_in_parts(inputs, batch_size)
+        finally:
+            executor.close()
 
     def _mixing(self, pairs: Logits, single: Logits, candidate: EngineGraph) -> str:
         """Why images in one batch change each other's logits; empty where they do not."""

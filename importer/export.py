@@ -18,6 +18,7 @@ from importer.errors import ImportRefused
 from importer.network import PixelsToLogits
 from importer.onnx_graph import write_graph_of_pixels
 from importer.onnx_network import OnnxNetwork
+from importer.onnx_writing import write_onnx
 
 OPSET = 20
 """ONNX operator set: the newest that both OpenVINO 2026.4 and onnxruntime 1.32 run whole."""
@@ -54,7 +55,7 @@ def _export_eager(network: PixelsToLogits, inputs: npt.NDArray[np.generic], path
             verbose=False,
         )
         _forget_origin(program.model)
-        program.save(path, external_data=False)
+        write_onnx(program, path)
 
 
 def _export_script(network: PixelsToLogits, inputs: npt.NDArray[np.generic], path: Path) -> None:
