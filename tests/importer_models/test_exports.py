@@ -1,0 +1,98 @@
+"""Exported files: complete, the same from anywhere, and free of this machine's paths."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import numpy_helper
+
+from artifact.manifest import EngineGraph
+from importer.candidates import ONNX_FILE, Evidence, write_graph
+from importer.export import export_onnx, export_torchscript
+from tests.imports import ROOT
+from tests.inference.tiny import tiny_inputs, tiny_network
+
+EXPORT = """
+import sys
+from pathlib import Path
+from importer.export import export_onnx, export_torchscript
+from tests.inference.tiny import tiny_inputs, tiny_network
+
+export_onnx(tiny_network(), tiny_inputs(2), Path(sys.argv[1]) / "network.onnx")
+export_torchscript(tiny_network(), tiny_inputs(2), Path(sys.argv[1]) / "network.pt")
+"""
+
+
+def test_the_file_is_valid_onnx_with_every_weight_once(tmp_path: Path) -> None:
+    network = tiny_network()
+    export_onnx(network, tiny_inputs(2), tmp_path / "network.onnx")
+
+    model = onnx.load(tmp_path / "network.onnx")
+
+    onnx.checker.check_model(model, full_check=True)
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    assert len(stored) == len(model.graph.initializer)
+    np.testing.assert_array_equal(
+        stored["network.4.weight"], network.state_dict()["network.4.weight"].numpy()
+    )
+    np.testing.assert_array_equal(stored["mean"].ravel(), np.float32([0.1, 0.4, 0.6]))
+    assert model.opset_import[0].version == 20
+
+
+def test_the_graph_answers_as_the_network(tmp_path: Path) -> None:
+    network, inputs = tiny_network(), tiny_inputs(5)
+    export_onnx(network, inputs, tmp_path / "network.onnx")
+
+    session = onnxruntime.InferenceSession(str(tmp_path / "network.onnx"))
+    (logits,) = session.run(None, {"batch": inputs})
+
+    np.testing.assert_allclose(logits, network(torch.from_numpy(inputs)).numpy(), atol=1e-5)
+
+
+def test_no_path_of_this_machine_is_in_the_files(tmp_path: Path) -> None:
+    export_onnx(tiny_network(), tiny_inputs(2), tmp_path / "network.onnx")
+    export_torchscript(tiny_network(), tiny_inputs(2), tmp_path / "network.pt")
+
+    with zipfile.ZipFile(tmp_path / "network.pt") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    contents = [(tmp_path / "network.onnx").read_bytes(), *members.values()]
+
+    for data in contents:
+        assert str(ROOT).encode() not in data
+        assert b"network.py" not in data
+
+
+def test_two_processes_in_two_folders_write_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", EXPORT, str(tmp_path / name)],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+            timeout=200,
+        )
+
+    for name in ("network.onnx", "network.pt"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_the_weights_are_given_back_once_the_graph_is_written(tmp_path: Path) -> None:
+    network = tiny_network()
+    evidence = Evidence(
+        inputs=tiny_inputs(2),
+        reference=np.zeros((2, 4), np.float32),
+        class_ids=(None, None),
+        calibration=tiny_inputs(2),
+    )
+
+    write_graph(
+        EngineGraph(kind="openvino", precision="fp32", file=ONNX_FILE), tmp_path, network, evidence
+    )
+
+    assert {parameter.device.type for parameter in network.parameters()} == {"meta"}
