@@ -20,6 +20,7 @@ from release.image_report import with_tables
 from release.manifest import BentoManifest
 
 RESULTS = Path("deploy/results/image.json")
+TESTS = ("tests/deploy/test_image.py", "tests/deploy/test_played.py")
 DOCUMENT = Path("docs/deploy.md")
 
 
@@ -56,8 +57,8 @@ def _built_twice(folder: Path, manifest: BentoManifest, bases: Bases) -> tuple[s
 
 def _run_tests(checkout: Path, image: str) -> None:
     home = str(bentoml_home())
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:randomly", "-q", "tests/deploy/test_image.py"],
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-m", "pytest", "-p", "no:randomly", "-q", *TESTS],
         cwd=checkout,
         env={**os.environ, "CLASSIFIER_TEST_IMAGE": image, "CLASSIFIER_TEST_HOME": home},
     )

@@ -42,7 +42,9 @@ class Container:
         deadline = time.monotonic() + START_S
         while not self.is_ready():
             if time.monotonic() > deadline or not self.state()["Running"]:
-                raise RuntimeError(f"not ready: {self.logs()}")
+                logs = self.logs()
+                self.__exit__()
+                raise RuntimeError(f"not ready: {logs}")
             time.sleep(0.1)
         return self
 
