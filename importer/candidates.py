@@ -1,13 +1,11 @@
 """The engines an import tries: exported, certified, measured."""
 
-import gc
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from artifact.manifest import Certificate, EngineEntry, EngineGraph, PreprocessingEntry
 from artifact.record import EngineAttempt, LatencyPoint, Plan
@@ -195,16 +193,5 @@ def write_graph(
         return
     if not (draft / ONNX_FILE).exists():
         export_onnx(network, evidence.inputs, draft / ONNX_FILE)
-        _free_weights(network)
     if candidate.file != ONNX_FILE:
         quantise(draft / ONNX_FILE, evidence.calibration, path)
-
-
-def _free_weights(network: PixelsToLogits) -> None:
-    """Give the memory of the weights back: engines need it, and run the graph alone.
-
-    No run of candidates needs both ONNX and TorchScript, so the network has done its work.
-    """
-    if not isinstance(network.network, torch.jit.ScriptModule):
-        network.to("meta")
-        gc.collect()  # the exporter leaves cycles that hold the weights

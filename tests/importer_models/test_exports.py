@@ -11,8 +11,6 @@ import onnxruntime
 import torch
 from onnx import numpy_helper
 
-from artifact.manifest import EngineGraph
-from importer.candidates import ONNX_FILE, Evidence, write_graph
 from importer.export import export_onnx, export_torchscript
 from tests.imports import ROOT
 from tests.inference.tiny import tiny_inputs, tiny_network
@@ -80,19 +78,3 @@ def test_two_processes_in_two_folders_write_the_same_bytes(tmp_path: Path) -> No
 
     for name in ("network.onnx", "network.pt"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-
-
-def test_the_weights_are_given_back_once_the_graph_is_written(tmp_path: Path) -> None:
-    network = tiny_network()
-    evidence = Evidence(
-        inputs=tiny_inputs(2),
-        reference=np.zeros((2, 4), np.float32),
-        class_ids=(None, None),
-        calibration=tiny_inputs(2),
-    )
-
-    write_graph(
-        EngineGraph(kind="openvino", precision="fp32", file=ONNX_FILE), tmp_path, network, evidence
-    )
-
-    assert {parameter.device.type for parameter in network.parameters()} == {"meta"}
