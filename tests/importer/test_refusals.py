@@ -182,5 +182,5 @@ def test_help_shows_an_example_and_the_exit_statuses(capsys: pytest.CaptureFixtu
 
     assert ended.value.code == 0
     shown = capsys.readouterr().out
-    assert "exit status: 0 imported, 1 refused" in shown
+    assert "exit status: 0 done, 1 refused" in shown
     assert "python model_import.py --name" in shown

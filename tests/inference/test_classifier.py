@@ -1,6 +1,7 @@
 """The whole way of one image, with a preprocessing and a network simple enough for hand work."""
 
 import asyncio
+import functools
 import threading
 from io import BytesIO
 
@@ -13,7 +14,9 @@ from inference.admission import Admission
 from inference.batcher import Batcher
 from inference.classifier import Answer, Classifier
 from inference.engines import Batch, Logits
+from inference.pipeline import BatchedPipeline, DirectPipeline, Pipeline, ToInput
 from preprocessing import DecodeLimits, DecodeRules
+from preprocessing import to_input as preprocess
 
 LABELS = ("dark", "light", "red")
 
@@ -54,23 +57,46 @@ def png(*colour: int) -> bytes:
     return file.getvalue()
 
 
+def judge(batch: Batch) -> Logits:
+    """`judge_colours`, in the calling thread."""
+    return asyncio.run(judge_colours(batch))
+
+
+def pipelines(to_input: ToInput) -> dict[str, Pipeline]:
+    """Both ways an image can take."""
+    batcher = Batcher(judge_colours, max_batch_size=4, concurrency=1)
+    return {
+        "direct": DirectPipeline(to_input, judge, threads=2),
+        "batched": BatchedPipeline(to_input, batcher, threads=2),
+    }
+
+
+WAYS = ("direct", "batched")
+
+
 def classifier(
-    preprocessing: FirstPixel | None = None, *, timeout_ms: float = 5_000, max_inside: int = 64
+    way: str,
+    preprocessing: FirstPixel | None = None,
+    *,
+    timeout_ms: float = 5_000,
+    max_inside: int = 64,
 ) -> Classifier:
-    return Classifier(
+    to_input = functools.partial(
+        preprocess,
         preprocessing=preprocessing or FirstPixel(),  # type: ignore[arg-type]
         limits=DecodeLimits(),
-        labels=LABELS,
-        batcher=Batcher(judge_colours, max_batch_size=4, concurrency=1),
-        admission=Admission(max_inside=max_inside, max_wait_ms=1e6, image_ms=1, parallel=1),
-        threads=2,
+    )
+    return Classifier(
+        pipelines(to_input)[way],
+        Admission(max_inside=max_inside, max_wait_ms=1e6, image_ms=1, parallel=1),
+        LABELS,
         timeout_ms=timeout_ms,
         default_top_k=2,
     )
 
 
-def classify(image: bytes, top_k: int | None = None) -> Answer:
-    return asyncio.run(classifier().classify(image, top_k))
+def classify(image: bytes, top_k: int | None = None, way: str = "direct") -> Answer:
+    return asyncio.run(classifier(way).classify(image, top_k))
 
 
 @pytest.mark.parametrize(
@@ -81,8 +107,11 @@ def classify(image: bytes, top_k: int | None = None) -> Answer:
         (png(250, 10, 0), ["red", "light"]),  # -50, 10, 240
     ],
 )
-def test_the_answer_follows_by_hand_from_the_pixel(image: bytes, labels: list[str]) -> None:
-    assert [one.label for one in classify(image).predictions] == labels
+@pytest.mark.parametrize("way", WAYS)
+def test_the_answer_follows_by_hand_from_the_pixel(
+    image: bytes, labels: list[str], way: str
+) -> None:
+    assert [one.label for one in classify(image, way=way).predictions] == labels
 
 
 @pytest.mark.parametrize(("top_k", "count"), [(None, 2), (1, 1), (3, 3)])
@@ -96,9 +125,10 @@ def test_a_top_k_that_cannot_be_is_the_clients_error(top_k: int) -> None:
         classify(png(1, 2, 3), top_k)
 
 
-def test_a_bad_file_fails_alone() -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_a_bad_file_fails_alone(way: str) -> None:
     async def main() -> list[Answer | BaseException]:
-        one = classifier()
+        one = classifier(way)
         files = [png(0, 0, 0)] * 4 + [b"no image"] + [png(250, 10, 0)] * 4
         return await asyncio.gather(
             *(one.classify(file, 1) for file in files), return_exceptions=True
@@ -111,11 +141,12 @@ def test_a_bad_file_fails_alone() -> None:
     assert isinstance(outcomes[4], ClientVisibleError)
 
 
-def test_a_client_is_told_when_time_is_up_and_its_place_is_free_again() -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_a_client_is_told_when_time_is_up_and_its_place_is_free_again(way: str) -> None:
     slow = SlowPixel()
 
     async def main() -> None:
-        one = classifier(slow, timeout_ms=20, max_inside=1)
+        one = classifier(way, slow, timeout_ms=20, max_inside=1)
         with pytest.raises(DeadlineExceeded, match="no answer within 20 ms"):
             await one.classify(png(0, 0, 0), None)
         slow.go_on.set()
@@ -124,11 +155,12 @@ def test_a_client_is_told_when_time_is_up_and_its_place_is_free_again() -> None:
     asyncio.run(main())
 
 
-def test_beyond_the_places_a_client_is_refused_and_the_others_are_answered() -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_beyond_the_places_a_client_is_refused_and_the_others_are_answered(way: str) -> None:
     slow = SlowPixel()
 
     async def main() -> list[Answer | BaseException]:
-        one = classifier(slow, max_inside=2)
+        one = classifier(way, slow, max_inside=2)
         asked = [asyncio.ensure_future(one.classify(png(0, 0, 0), 1)) for _ in range(5)]
         await asyncio.sleep(0)
         slow.go_on.set()
@@ -139,8 +171,33 @@ def test_beyond_the_places_a_client_is_refused_and_the_others_are_answered() -> 
     assert [type(one) for one in outcomes] == [Answer] * 2 + [Overloaded] * 3
 
 
-def test_the_stages_add_up_to_no_more_than_the_whole() -> None:
-    answer = classify(png(1, 2, 3))
+@pytest.mark.parametrize("way", WAYS)
+def test_every_stage_has_its_time(way: str) -> None:
+    stages = classify(png(1, 2, 3), way=way).inference
 
-    assert answer.decode_ms > 0
-    assert min(answer.queue_ms, answer.infer_ms) >= 0
+    assert stages.decode_ms > 0
+    assert min(stages.queue_ms, stages.infer_ms) >= 0
+    assert stages.batch_size == 1
+
+
+def test_an_image_that_was_given_up_before_its_turn_is_not_decoded() -> None:
+    slow = SlowPixel()
+    begun: list[bytes] = []
+
+    def to_input(image: bytes) -> np.ndarray:
+        begun.append(image)
+        return slow.to_input(Image.new("RGB", (1, 1)))
+
+    async def main() -> None:
+        pipeline = DirectPipeline(to_input, judge, threads=1)
+        first = asyncio.ensure_future(pipeline.run(b"first"))
+        second = asyncio.ensure_future(pipeline.run(b"second"))
+        await asyncio.sleep(0)
+        second.cancel()
+        slow.go_on.set()
+        await first
+        assert (await pipeline.run(b"third")).batch_size == 1
+
+    asyncio.run(main())
+
+    assert begun == [b"first", b"third"]
