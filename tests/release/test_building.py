@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.service.places import Place, copy_checkout, import_digits
-from tests.service.server import refused_start
+from tests.service.server import Server, refused_start
 
 pytestmark = pytest.mark.slow
 
@@ -101,13 +101,13 @@ def test_a_label_that_changes_makes_another_model_and_another_bento(
     assert run(changed, "release", "build").splitlines()[0] != before
 
 
-def test_a_start_with_a_key_refuses_a_changed_and_a_missing_signature(
-    place: Place, tmp_path: Path
-) -> None:
+def test_a_start_with_a_key_wants_its_signature_whole(place: Place, tmp_path: Path) -> None:
     private = tmp_path / "key.pem"
     run(place, "release", "keygen", str(private))
     run(place, "release", "sign", str(private))
     signature = place.artifact / "model.sig"
+    with Server(place, public_key=private.with_suffix(".pub")) as server:
+        assert server.client.get("/model").status_code == 200
     envelope = json.loads(signature.read_bytes())
     envelope["dsseEnvelope"]["payload"] = "e30="
     signature.write_text(json.dumps(envelope))
