@@ -14,6 +14,7 @@ from errors import OperatorError
 from importer.commands import COMMANDS, command_parser
 from importer.console import TerminalProgress, print_json, print_summary
 from importer.interruption import STATUS, end_on_signals, interrupt
+from importer.memory import return_freed_memory
 from importer.options import ImportOptions
 from importer.provenance import current_provenance
 from inference.certify import Gates
@@ -152,6 +153,7 @@ def _import(given: argparse.Namespace) -> int:
         option = "--" + str(first["loc"][0]).replace("_", "-")
         parser().error(f"{option}: {first['msg']}, found {first['input']!r}")
     progress = TerminalProgress(quiet=given.quiet or given.json)
+    return_freed_memory()
     with progress.step("load torch"):
         from importer.pipeline import import_model
     imported = import_model(options, given.lock, current_provenance(ROOT), progress)

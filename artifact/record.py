@@ -65,7 +65,9 @@ class Plan(FrozenModel):
     engine: str
     streams: Annotated[int, Field(ge=1, le=64)]
     threads: Annotated[int, Field(ge=1, le=256)]
-    batch_sizes: Annotated[tuple[int, ...], Field(min_length=1)]
+    batch_sizes: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=256)], ...], Field(min_length=1, max_length=16)
+    ]
     image_ms: Annotated[float, Field(gt=0)]
 
 
