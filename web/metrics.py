@@ -4,6 +4,7 @@ from inference.classifier import Answer
 
 STAGE_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 5.0)
 """Upper bounds in seconds; closest around the default budget of 50 ms."""
+PROBABILITY_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -35,6 +36,11 @@ class RequestMetrics:
             documentation="Images in the batch of each classified image.",
             buckets=BATCH_BUCKETS,
         )
+        self._top_probability = prometheus_client.Histogram(
+            name="classifier_top_probability",
+            documentation="Probability of the first prediction; its mean moves when inputs drift.",
+            buckets=PROBABILITY_BUCKETS,
+        )
         self._in_flight = prometheus_client.Gauge(
             name="classifier_in_flight",
             documentation="Requests being answered.",
@@ -61,3 +67,4 @@ class RequestMetrics:
         self._stage["infer"].observe(inference.infer_ms / 1e3)
         self._stage["total"].observe(total_s)
         self._batch_sizes.observe(inference.batch_size)
+        self._top_probability.observe(answer.predictions[0].probability)

@@ -156,7 +156,8 @@ def test_the_card_shows_what_is_loaded_and_its_proof(either: Server, imported: P
 def test_metrics_count_requests_by_outcome_and_time_their_stages(embedded: Server) -> None:
     before = embedded.metrics()
     for _ in range(3):
-        embedded.client.post("/classify", content=SAMPLE.read_bytes())
+        answer = embedded.client.post("/classify", content=SAMPLE.read_bytes()).json()
+    probability = answer["predictions"][0]["probability"]
     embedded.client.post("/classify", content=b"just text")
     embedded.client.get("/readyz")
     embedded.client.get("/livez")
@@ -168,6 +169,8 @@ def test_metrics_count_requests_by_outcome_and_time_their_stages(embedded: Serve
     for stage in ("decode", "queue", "infer", "total"):
         assert changes[f'classifier_stage_seconds_count{{stage="{stage}"}}'] == 3
     assert changes["classifier_batch_size_count"] == 3
+    assert changes["classifier_top_probability_count"] == 3
+    assert changes["classifier_top_probability_sum"] == pytest.approx(3 * probability)
     assert after["classifier_in_flight"] == 0
     total = changes['classifier_stage_seconds_sum{stage="total"}']
     parts = [
