@@ -32,39 +32,8 @@ class FrozenModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class PreprocessingEntry(FrozenModel):
-    """The preprocessing that serves, and the facts the exported graph relies on.
-
-    Attributes:
-        spec: The declarative preprocessing; None where a class of the user's serves.
-        file: Name, inside the artifact, of the user's source file.
-        class_name: The class in it.
-        decode: How file bytes become the image.
-        input_shape: (H, W, C) of one input.
-        input_dtype: "uint8": the graph scales and normalises; "float32": the class did.
-        mean, std: One value a channel on the [0, 1] scale; None for float32 inputs.
-    """
-
-    spec: PreprocessingSpec | None = None
-    file: str | None = None
-    class_name: str | None = None
-    decode: DecodeRules
-    input_shape: tuple[int, int, int]
-    input_dtype: Literal["uint8", "float32"]
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
-
-    @model_validator(mode="after")
-    def _one_source(self) -> "PreprocessingEntry":
-        if (self.spec is None) == (self.file is None):
-            raise ValueError("exactly one of spec and file must be given")
-        if (self.file is None) != (self.class_name is None):
-            raise ValueError("file and class_name belong together")
-        return self
-
-
 class Certificate(FrozenModel):
-    """The measured proof that an engine equals the reference, on the golden samples.
+    """The measured proof that a way to compute equals the reference, on the golden samples.
 
     Attributes:
         samples: Golden samples compared.
@@ -86,6 +55,40 @@ class Certificate(FrozenModel):
     accuracy: float | None
     reference_accuracy: float | None
     max_accuracy_loss: float | None
+
+
+class PreprocessingEntry(FrozenModel):
+    """The preprocessing that serves, and the facts the exported graph relies on.
+
+    Attributes:
+        spec: The declarative preprocessing; None where a class of the user's serves.
+        file: Name, inside the artifact, of the user's source file.
+        class_name: The class in it.
+        decode: How file bytes become the image.
+        input_shape: (H, W, C) of one input.
+        input_dtype: "uint8": the graph scales and normalises; "float32": the class did.
+        mean, std: One value a channel on the [0, 1] scale; None for float32 inputs.
+        shrinking: Proof that decoding large JPEGs at a reduced size changes no answer that
+            counts; None where they are decoded in full.
+    """
+
+    spec: PreprocessingSpec | None = None
+    file: str | None = None
+    class_name: str | None = None
+    decode: DecodeRules
+    input_shape: tuple[int, int, int]
+    input_dtype: Literal["uint8", "float32"]
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    shrinking: Certificate | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "PreprocessingEntry":
+        if (self.spec is None) == (self.file is None):
+            raise ValueError("exactly one of spec and file must be given")
+        if (self.file is None) != (self.class_name is None):
+            raise ValueError("file and class_name belong together")
+        return self
 
 
 class EngineGraph(FrozenModel):

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -31,6 +31,7 @@ from importer.network import PixelsToLogits
 from importer.options import ImportOptions
 from importer.provenance import Provenance
 from importer.reference import reference_logits
+from importer.shrinking import certify_shrinking
 from inference.engines import Logits
 from inference.latency import fastest_plan, plan_for
 from inference.machine import this_machine
@@ -80,6 +81,7 @@ def import_model(
         with progress.step(f"run the reference on {len(materials.golden)} golden images"):
             reference = reference_logits(network, materials.inputs)
         check_label_count(materials.labels, reference.shape[1])
+        shrinking = certify_shrinking(materials, network, reference, options.gates)
         if materials.reference is not None:
             reference = _given_reference(options, materials, reference, progress)
         trial = Trial(
@@ -92,6 +94,8 @@ def import_model(
         entries, attempts = trial.run(chosen_candidates(options, len(materials.golden)), progress)
         record = _record(options, provenance, entries, attempts)
         with progress.step("write the artifact"):
+            signature = materials.signature.model_copy(update={"shrinking": shrinking})
+            materials = replace(materials, signature=signature)
             manifest = _write(root, options.name, materials, reference, entries)
             (root / RECORD_NAME).write_bytes(record.to_json())
             with uninterrupted():

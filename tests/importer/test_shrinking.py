@@ -1,0 +1,71 @@
+"""A preprocessing that shrinks JPEGs while decoding is held to a full decode."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from artifact.manifest import Manifest
+from importer.errors import ImportRefused
+from tests.imports import digits_options, import_quietly
+
+SHRINKING = """
+from examples.digits.preprocessing import DigitsPreprocessing as Plain
+
+
+class Shrinking(Plain):
+    decode = Plain.decode.model_copy(update={{"shrink_jpeg_to_side": {side}}})
+"""
+
+
+def imported(folder: Path, samples: Path, side: int, **changes: object) -> Manifest:
+    source = folder / "shrinking.py"
+    source.write_text(SHRINKING.format(side=side))
+    options = digits_options(
+        preprocessing=f"{source}:Shrinking", golden=samples, engine="onnxruntime", **changes
+    )
+    return import_quietly(options, folder / "model.lock").manifest
+
+
+def large_samples(folder: Path) -> Path:
+    """A seven and a one as JPEGs of 1,280 pixels, drawn as plain strokes."""
+    samples = folder / "samples"
+    samples.mkdir()
+    for name, boxes in {
+        "7": [(380, 250, 900, 350), (780, 250, 900, 1050)],
+        "1": [(580, 200, 700, 1080)],
+    }.items():
+        picture = Image.new("L", (1_280, 1_280), 255)
+        for box in boxes:
+            picture.paste(0, box)
+        picture.save(samples / f"{name}-01.jpg", quality=95)
+    return samples
+
+
+def test_shrinking_is_certified_and_the_manifest_says_so(store: Path, tmp_path: Path) -> None:
+    manifest = imported(tmp_path, large_samples(tmp_path), side=160)
+
+    shrinking = manifest.preprocessing.shrinking
+    assert shrinking is not None
+    assert shrinking.samples == 2
+    assert shrinking.top1_agreement == 1
+    assert shrinking.max_logit_difference > 0  # other pixels, so other logits
+
+
+def test_shrinking_that_no_golden_image_shows_is_refused(store: Path, tmp_path: Path) -> None:
+    with pytest.raises(ImportRefused, match="no golden image is a JPEG large enough"):
+        imported(tmp_path, large_samples(tmp_path), side=1_280)
+
+
+def test_shrinking_that_changes_answers_is_refused_with_the_numbers(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing drawn so plainly changes with its size: the full decode is made to answer "0".
+    monkeypatch.setattr(
+        "importer.shrinking.reference_logits",
+        lambda network, inputs: np.eye(1, 10, dtype=np.float32).repeat(len(inputs), axis=0),
+    )
+
+    with pytest.raises(ImportRefused, match=r"top-1 agrees on 0\.0% of the golden samples"):
+        imported(tmp_path, large_samples(tmp_path), side=160)
