@@ -80,7 +80,11 @@ class PreprocessingEntry(FrozenModel):
     input_dtype: Literal["uint8", "float32"]
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
-    shrinking: Certificate | None = None
+    shrinking: Certificate | None = Field(
+        None,
+        # Left out where there is none: manifests written before there was one keep their bytes.
+        exclude_if=lambda value: value is None,
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> "PreprocessingEntry":
