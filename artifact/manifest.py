@@ -81,7 +81,7 @@ class PreprocessingEntry(FrozenModel):
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     shrinking: Certificate | None = Field(
-        None,
+        default=None,
         # Left out where there is none: manifests written before there was one keep their bytes.
         exclude_if=lambda value: value is None,
     )
