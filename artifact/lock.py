@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from artifact.errors import ArtifactError
+from artifact.errors import ArtifactError, first_problem
 from artifact.manifest import Digest, FrozenModel
 
 LOCK_NAME = "model.lock"
@@ -41,9 +41,8 @@ def read_lock(path: Path) -> ModelLock:
     except OSError as error:
         raise ArtifactError(f"{path}: {error.strerror}; expected a readable file") from error
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ArtifactError(f"{path}: {place}: {first['msg']}; import the model again") from error
+        problem = first_problem(error)
+        raise ArtifactError(f"{path}: {problem}; import the model again") from error
 
 
 def write_lock(path: Path, lock: ModelLock) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from artifact.architectures import Architecture
-from artifact.errors import ArtifactError
+from artifact.errors import ArtifactError, first_problem
 from preprocessing import DecodeRules, PreprocessingSpec
 
 SCHEMA_VERSION: Final = 1
@@ -220,8 +220,5 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     try:
         return Manifest.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ArtifactError(
-            f"{where}: {place or 'manifest'}: {first['msg']}; import the model again"
-        ) from error
+        problem = first_problem(error, "manifest")
+        raise ArtifactError(f"{where}: {problem}; import the model again") from error

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from artifact.errors import ArtifactError
+from artifact.errors import ArtifactError, first_problem
 from artifact.manifest import FrozenModel
 
 RECORD_NAME = "record.json"
@@ -123,6 +123,5 @@ def read_record(root: Path) -> ImportRecord | None:
     try:
         return ImportRecord.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ArtifactError(f"{path}: {place}: {first['msg']}; import the model again") from error
+        problem = first_problem(error)
+        raise ArtifactError(f"{path}: {problem}; import the model again") from error

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from artifact.errors import ArtifactError
+from artifact.errors import ArtifactError, first_problem
 from artifact.manifest import FrozenModel
 from artifact.record import Machine, Plan
 
@@ -74,10 +74,9 @@ def read_slo(root: Path) -> SloCertificate | None:
     try:
         return SloCertificate.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        problem = first_problem(error)
         raise ArtifactError(
-            f"{path}: {place}: {first['msg']}; delete it, or measure again with `make certify`"
+            f"{path}: {problem}; delete it, or measure again with `make certify`"
         ) from error
 
 
