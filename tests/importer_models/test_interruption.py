@@ -63,9 +63,17 @@ def test_a_call_that_python_cannot_interrupt_is_ended_after_a_moment() -> None:
     assert err == "model_import: interrupted; the store and the lock are as they were\n"
 
 
+def read(entry: Path) -> str:
+    """What the kernel says there, nothing where the process ended before it was asked."""
+    try:
+        return entry.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def children(process_id: int) -> list[int]:
     tasks = Path("/proc", str(process_id), "task").glob("*/children")
-    return [int(child) for task in tasks for child in task.read_text().split()]
+    return [int(child) for task in tasks for child in read(task).split()]
 
 
 def quantising(home: Path) -> tuple[subprocess.Popen[str], int]:
@@ -84,7 +92,7 @@ def quantising(home: Path) -> tuple[subprocess.Popen[str], int]:
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline and process.poll() is None:
         for child in children(process.pid):
-            if "importer.quantise" in Path("/proc", str(child), "cmdline").read_text():
+            if "importer.quantise" in read(Path("/proc", str(child), "cmdline")):
                 return process, child
         time.sleep(0.02)  # what is waited for is in another process and cannot wake this one
     process.kill()
