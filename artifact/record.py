@@ -60,6 +60,8 @@ class Plan(FrozenModel):
         threads: Threads of all streams together.
         batch_sizes: Shapes that are compiled, ascending; other batches are split into these.
         image_ms: Milliseconds an image costs at full load: the inverse of images a second.
+        solo: Whether an image that is alone runs on all threads at once, instead of on those of
+            one stream. It takes a second copy of the weights in memory.
     """
 
     engine: str
@@ -69,6 +71,7 @@ class Plan(FrozenModel):
         tuple[Annotated[int, Field(ge=1, le=256)], ...], Field(min_length=1, max_length=16)
     ]
     image_ms: Annotated[float, Field(gt=0)]
+    solo: bool = False
 
 
 class EngineAttempt(FrozenModel):

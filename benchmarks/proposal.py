@@ -101,7 +101,7 @@ def _plan(certificate: SloCertificate, record: ImportRecord | None) -> tuple[Eng
             f"as certified; the import measured {engine} on another machine, or not at all"
         )
     plan = plan_for(engine, curve, certificate.budget_ms)
-    best = best_point(curve, certificate.budget_ms)
+    best = best_point(engine, curve, certificate.budget_ms)
     return plan, (
         f"batch cap {best.batch_size}, {best.streams} stream(s), {best.threads} threads: "
         f"{best.images_per_s:.0f} images/s at {best.latency_ms:.1f} ms a batch, the most of "

@@ -60,7 +60,8 @@ def print_summary(tag: str, known: bool, record: ImportRecord, manifest: Manifes
     plan = record.plan
     console.print(
         f"\nserves with {plan.engine}: {plan.streams} streams, {plan.threads} threads, "
-        f"batch sizes {', '.join(map(str, plan.batch_sizes))}; "
+        f"batch sizes {', '.join(map(str, plan.batch_sizes))}"
+        f"{', a lone image on all threads' if plan.solo else ''}; "
         f"{len(manifest.golden)} golden samples",
         soft_wrap=True,
     )
@@ -70,7 +71,7 @@ def print_summary(tag: str, known: bool, record: ImportRecord, manifest: Manifes
 def _cells(attempt: EngineAttempt, chosen: str, budget_ms: float) -> Sequence[str]:
     single = [point for point in attempt.curve if point.batch_size == 1]
     fastest = min(single, key=lambda point: point.latency_ms, default=None)
-    best = best_point(attempt.curve, budget_ms) if attempt.curve else None
+    best = best_point(attempt.engine, attempt.curve, budget_ms) if attempt.curve else None
     difference, agreement = attempt.max_logit_difference, attempt.top1_agreement
     return (
         attempt.engine,

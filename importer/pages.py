@@ -108,6 +108,7 @@ def _record_facts(record: ImportRecord) -> list[tuple[str, str]]:
         (
             "plan",
             f"{plan.engine}: {plan.streams} streams, {plan.threads} threads, batch sizes {sizes}, "
+            f"{'a lone image on all threads, ' if plan.solo else ''}"
             f"{1e3 / plan.image_ms:.0f} images/s",
         ),
     ]

@@ -1,5 +1,6 @@
 """How fast an engine is, over batch sizes and streams, and the plan that follows from it."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -14,6 +15,10 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 WORTHWHILE = 1.05
 """A larger batch or more streams must bring 5 % more images a second: less is within the noise
 of a measurement this short, and costs latency."""
+
+WORTHWHILE_SOLO = 0.8
+"""A second copy of the weights, for an image that is alone, must make it at least this much
+quicker: its latency is at most 0.8 of the one on a stream."""
 
 ENOUGH_PER_CORE = 2_000
 """Images a second and core beyond which more are no gain: reading, decoding and answering a
@@ -85,13 +90,16 @@ def _measure_point(
     )
 
 
-def best_point(points: Iterable[LatencyPoint], budget_ms: float) -> LatencyPoint:
+def best_point(engine: str, points: Iterable[LatencyPoint], budget_ms: float) -> LatencyPoint:
     """The point with most images a second whose latency leaves half the budget.
 
     Half, because a request may have to wait for the batch before its own. Where none does,
-    the quickest. Fewer streams and smaller batches win unless more are worthwhile.
+    the quickest. Smaller batches win unless larger ones are worthwhile. So do more streams where
+    an image that is alone does not pay for them: each decodes and infers beside the others, while
+    all cores on one image wait for whichever is decoding another.
     """
-    ordered = sorted(points, key=lambda point: (point.streams, point.batch_size))
+    more_first = -1 if _can_run_solo(engine) else 1
+    ordered = sorted(points, key=lambda point: (point.batch_size, more_first * point.streams))
     fitting = [point for point in ordered if point.latency_ms <= budget_ms / 2]
     if not fitting:
         return min(ordered, key=lambda point: point.latency_ms)
@@ -106,15 +114,29 @@ def best_point(points: Iterable[LatencyPoint], budget_ms: float) -> LatencyPoint
 def plan_for(engine: str, points: Iterable[LatencyPoint], budget_ms: float) -> Plan:
     """How to run one engine, from its curve."""
     points = tuple(points)
-    best = best_point(points, budget_ms)
-    sizes = {point.batch_size for point in points if point.streams == best.streams}
+    best = best_point(engine, points, budget_ms)
+    own = [point for point in points if point.streams == best.streams]
     return Plan(
         engine=engine,
         streams=best.streams,
         threads=best.threads,
-        batch_sizes=tuple(sorted(size for size in sizes if size <= best.batch_size)),
+        batch_sizes=tuple(
+            sorted(point.batch_size for point in own if point.batch_size <= best.batch_size)
+        ),
         image_ms=1e3 / best.images_per_s,
+        solo=_can_run_solo(engine)
+        and _lone_ms(points, 1) <= WORTHWHILE_SOLO * _lone_ms(points, best.streams),
     )
+
+
+def _can_run_solo(engine: str) -> bool:
+    # The number of torch's threads is one for the process, so a second copy cannot have another.
+    return not engine.startswith("torchscript")
+
+
+def _lone_ms(points: Iterable[LatencyPoint], streams: int) -> float:
+    fitting = (one for one in points if (one.streams, one.batch_size) == (streams, 1))
+    return min((one.latency_ms for one in fitting), default=math.inf)
 
 
 def fastest_plan(plans: Iterable[Plan]) -> Plan:

@@ -32,17 +32,22 @@ def load_executor(
     inputs = golden_inputs(artifact.golden_samples(), artifact.preprocessing())
     entry, plan = _entry_and_plan(artifact, engine, budget_ms, inputs)
     if deterministic:
-        plan = plan.model_copy(update={"batch_sizes": plan.batch_sizes[:1]})
+        plan = plan.model_copy(update={"batch_sizes": plan.batch_sizes[:1], "solo": False})
     shape = artifact.manifest.preprocessing.input_shape
     executor = Executor(
         load_engine(entry, artifact.root, shape, plan),
         plan,
         artifact.manifest.preprocessing,
         artifact.manifest.num_classes,
+        solo=load_engine(entry, artifact.root, shape, _alone(plan)) if plan.solo else None,
     )
     executor.warmup()
     check_engine(artifact, entry, executor, inputs)
     return executor
+
+
+def _alone(plan: Plan) -> Plan:
+    return plan.model_copy(update={"streams": 1, "batch_sizes": (1,)})
 
 
 def freeze_garbage() -> None:

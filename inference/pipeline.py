@@ -47,6 +47,13 @@ class Pipeline(Protocol):
         """
 
 
+class Infer(Protocol):
+    """The forward pass; see `Executor.run`."""
+
+    def __call__(self, batch: Batch, *, alone: bool) -> Logits:
+        """Logits of a batch; `alone` says that nothing else is known to come."""
+
+
 class DirectPipeline:
     """Decodes and infers one image in one thread.
 
@@ -59,21 +66,26 @@ class DirectPipeline:
         threads: Images at a time; the engine must have as many streams, or calls wait.
     """
 
-    def __init__(self, to_input: ToInput, infer: Callable[[Batch], Logits], threads: int) -> None:
+    def __init__(self, to_input: ToInput, infer: Infer, threads: int) -> None:
         self._to_input = to_input
         self._infer = infer
+        self._inside = 0
         self._pool = ThreadPoolExecutor(threads, "classify")
 
     async def run(self, image: bytes) -> StagedInference:
         """See `Pipeline.run`."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, self._run, image, time.perf_counter())
+        self._inside += 1
+        try:
+            return await loop.run_in_executor(self._pool, self._run, image, time.perf_counter())
+        finally:
+            self._inside -= 1
 
     def _run(self, image: bytes, arrived: float) -> StagedInference:
         begun = time.perf_counter()
         inputs = self._to_input(image)
         decoded = time.perf_counter()
-        logits = self._infer(inputs[np.newaxis])[0]
+        logits = self._infer(inputs[np.newaxis], alone=self._inside == 1)[0]
         return StagedInference(
             logits=logits,
             decode_ms=(decoded - begun) * 1e3,

@@ -18,6 +18,7 @@ def engine_card(manifest: Manifest, plan: Plan) -> dict[str, Any]:
         "streams": plan.streams,
         "threads": plan.threads,
         "batch_sizes": list(plan.batch_sizes),
+        "solo": plan.solo,
         "image_ms": round(plan.image_ms, 3),
     }
 

@@ -69,9 +69,22 @@ class ConstantEngine:
         return self._logits
 
 
-def plan(*batch_sizes: int, streams: int = 1) -> Plan:
-    return Plan(engine="fake", streams=streams, threads=1, batch_sizes=batch_sizes, image_ms=1)
+def plan(*batch_sizes: int, streams: int = 1, solo: bool = False) -> Plan:
+    return Plan(
+        engine="fake",
+        streams=streams,
+        threads=1,
+        batch_sizes=batch_sizes,
+        image_ms=1,
+        solo=solo,
+    )
 
 
-def executor(engine: SumEngine | ConstantEngine, *batch_sizes: int, streams: int = 1) -> Executor:
-    return Executor(engine, plan(*batch_sizes, streams=streams), SIGNATURE, CLASSES)
+def executor(
+    engine: SumEngine | ConstantEngine,
+    *batch_sizes: int,
+    streams: int = 1,
+    solo: SumEngine | ConstantEngine | None = None,
+) -> Executor:
+    chosen = plan(*batch_sizes, streams=streams, solo=solo is not None)
+    return Executor(engine, chosen, SIGNATURE, CLASSES, solo)

@@ -7,7 +7,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from errors import ClientVisibleError, DeadlineExceeded, MalformedRequest, Overloaded
 from inference.admission import Admission
@@ -57,7 +57,7 @@ def png(*colour: int) -> bytes:
     return file.getvalue()
 
 
-def judge(batch: Batch) -> Logits:
+def judge(batch: Batch, *, alone: bool = False) -> Logits:
     """`judge_colours`, in the calling thread."""
     return asyncio.run(judge_colours(batch))
 
@@ -180,6 +180,35 @@ def test_every_stage_has_its_time(way: str) -> None:
     assert stages.batch_size == 1
 
 
+def test_an_image_is_alone_where_no_other_is_inside() -> None:
+    slow = SlowPixel()
+    said: list[bool] = []
+
+    def to_input(image: bytes) -> np.ndarray:
+        return slow.to_input(Image.open(BytesIO(image)))
+
+    def infer(batch: Batch, *, alone: bool) -> Logits:
+        said.append(alone)
+        return judge(batch)
+
+    async def main() -> None:
+        pipeline = DirectPipeline(to_input, infer, threads=1)
+        pair = [asyncio.ensure_future(pipeline.run(png(1, 2, 3))) for _ in range(2)]
+        await asyncio.sleep(0)
+        slow.go_on.set()
+        await asyncio.gather(*pair)
+        await pipeline.run(png(1, 2, 3))
+        with pytest.raises(UnidentifiedImageError):
+            await pipeline.run(b"not an image")
+        await pipeline.run(png(1, 2, 3))
+
+    asyncio.run(main())
+
+    # The second of the pair is said to be alone or not, as the first has left or not.
+    assert said[0] is False
+    assert said[2:] == [True, True]
+
+
 def test_an_image_that_was_given_up_before_its_turn_is_not_decoded() -> None:
     slow = SlowPixel()
     begun: list[bytes] = []
@@ -194,6 +223,7 @@ def test_an_image_that_was_given_up_before_its_turn_is_not_decoded() -> None:
         second = asyncio.ensure_future(pipeline.run(b"second"))
         await asyncio.sleep(0)
         second.cancel()
+        await asyncio.wait([second])  # the loop has told the pool
         slow.go_on.set()
         await first
         assert (await pipeline.run(b"third")).batch_size == 1

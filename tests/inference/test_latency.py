@@ -34,46 +34,81 @@ def test_the_best_point_has_most_images_a_second_within_half_the_budget() -> Non
     # 100/s, 133/s, 160/s, 178/s; a budget of 50 ms leaves 25 ms for a batch.
     curve = [point(1, 10), point(2, 15), point(4, 25), point(8, 45)]
 
-    assert best_point(curve, 50) == curve[2]
-    assert best_point(curve, 49) == curve[1]
-    assert best_point(curve, 90) == curve[3]
+    assert best_point("openvino-fp32", curve, 50) == curve[2]
+    assert best_point("openvino-fp32", curve, 49) == curve[1]
+    assert best_point("openvino-fp32", curve, 90) == curve[3]
 
 
 def test_a_larger_batch_that_is_hardly_faster_is_not_worth_its_latency() -> None:
     # 100/s and 104/s: less than 5 % more.
     curve = [point(1, 10), point(2, 19.2)]
 
-    assert best_point(curve, 50) == curve[0]
+    assert best_point("openvino-fp32", curve, 50) == curve[0]
 
 
 def test_more_streams_win_where_they_bring_more() -> None:
     # One stream 100/s; two streams 2 / 12 ms = 167/s.
     curve = [point(1, 10), point(1, 12, streams=2)]
 
-    assert best_point(curve, 50) == curve[1]
+    assert best_point("openvino-fp32", curve, 50) == curve[1]
+
+
+def test_of_equal_ways_the_one_with_more_streams_and_smaller_batches_is_taken() -> None:
+    # 100/s three times.
+    curve = [point(1, 10), point(2, 20), point(1, 20, streams=2)]
+
+    assert best_point("openvino-fp32", curve, 50) == curve[2]
+    # Nothing makes up for the longer latency of a lone image in torch.
+    assert best_point("torchscript-fp32", curve, 50) == curve[0]
+
+
+@pytest.mark.parametrize(
+    ("engine", "lone_ms", "solo"),
+    [
+        ("openvino-fp32", 9.6, True),  # 0.8 of 12 ms
+        ("onnxruntime-fp32", 9.6, True),
+        ("openvino-fp32", 9.7, False),
+        ("torchscript-fp32", 9.6, False),  # its threads are those of the process
+    ],
+)
+def test_a_lone_image_takes_all_threads_where_that_is_much_quicker(
+    engine: str, lone_ms: float, solo: bool
+) -> None:
+    # 104/s and 167/s: two streams in any case.
+    chosen = plan_for(engine, [point(1, lone_ms), point(1, 12, streams=2)], 50)
+
+    assert (chosen.streams, chosen.solo) == (2, solo)
+
+
+def test_one_stream_has_all_threads_already() -> None:
+    curve = [point(1, 10), point(1, 30, streams=2)]
+
+    assert not plan_for("openvino-fp32", curve, 50).solo
 
 
 def test_the_order_of_the_points_does_not_matter() -> None:
     curve = [point(1, 10), point(2, 15), point(1, 12, streams=2), point(2, 23, streams=2)]
 
-    assert best_point(curve, 50) == best_point(reversed(curve), 50)
+    assert best_point("openvino-fp32", curve, 50) == best_point(
+        "openvino-fp32", reversed(curve), 50
+    )
 
 
 def test_where_no_point_fits_the_budget_the_quickest_is_taken() -> None:
     curve = [point(1, 80), point(2, 120), point(1, 70, streams=2)]
 
-    assert best_point(curve, 50) == curve[2]
+    assert best_point("openvino-fp32", curve, 50) == curve[2]
 
 
 def test_more_images_than_a_core_can_decode_are_no_gain() -> None:
     # 3,000/s, then 10,000/s on one core: only 2,000 of either could be used.
     curve = [point(1, 1 / 3, threads=1), point(4, 0.4, threads=1)]
 
-    assert best_point(curve, 50) == curve[0]
+    assert best_point("openvino-fp32", curve, 50) == curve[0]
 
 
 def test_the_plan_compiles_the_sizes_measured_up_to_the_best_one() -> None:
-    curve = [point(1, 10), point(2, 15), point(4, 25), point(8, 60), point(1, 30, streams=2)]
+    curve = [point(4, 25), point(1, 10), point(2, 15), point(8, 60), point(1, 30, streams=2)]
 
     chosen = plan_for("openvino-fp32", curve, 50)
 

@@ -1,0 +1,194 @@
+"""An image that is alone runs on all threads; nothing else runs meanwhile."""
+
+import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from artifact.manifest import EngineGraph
+from artifact.opened import Artifact, open_artifact
+from artifact.record import Plan
+from inference import loading
+from inference.engines import Batch, Engine, Logits, load_engine
+from inference.executor import EngineFault, Executor
+from inference.loading import load_executor
+from inference.self_check import SelfCheckFailed, check_engine, golden_inputs
+from inference.streams import Streams
+from tests.inference.fakes import ConstantEngine, SumEngine, executor, expected, inputs
+
+
+def test_who_is_first_may_take_all_streams_and_who_is_not_gets_one() -> None:
+    streams = Streams(3)
+
+    with streams.hold(all_if_free=True) as all_held:
+        assert all_held
+    with streams.hold(all_if_free=False) as first, streams.hold(all_if_free=True) as second:
+        assert not first
+        assert not second
+    with streams.hold(all_if_free=True) as all_held:  # all came back
+        assert all_held
+
+
+def test_a_lone_image_runs_solo() -> None:
+    shared, solo = SumEngine(), SumEngine()
+
+    logits = executor(shared, 1, streams=2, solo=solo).run(inputs(1), alone=True)
+
+    assert logits.tolist() == expected(1)
+    assert (shared.sizes, solo.sizes) == ([], [1])
+
+
+@pytest.mark.parametrize(("count", "alone"), [(1, False), (2, True), (3, False)])
+def test_images_in_company_run_on_streams(count: int, alone: bool) -> None:
+    shared, solo = SumEngine(), SumEngine()
+
+    logits = executor(shared, 1, streams=2, solo=solo).run(inputs(count), alone=alone)
+
+    assert logits.tolist() == expected(count)
+    assert (shared.sizes, solo.sizes) == ([1] * count, [])
+
+
+def test_without_a_solo_engine_a_lone_image_is_padded_as_any_other() -> None:
+    engine = SumEngine()
+
+    logits = executor(engine, 4, streams=2).run(inputs(1), alone=True)
+
+    assert logits.tolist() == expected(1)
+    assert engine.sizes == [4]
+
+
+def test_a_lone_image_takes_a_stream_while_another_runs() -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    def wait(batch: Batch) -> None:
+        if len(batch) == 2:
+            inside.set()
+            assert go_on.wait(10)
+
+    shared, solo = SumEngine(wait), SumEngine()
+    busy = executor(shared, 2, 4, streams=2, solo=solo)
+    with ThreadPoolExecutor(1) as other:
+        running = other.submit(busy.run, inputs(2))
+        assert inside.wait(10)
+        shared_before = list(shared.sizes)
+        inside.clear()
+        lone = threading.Thread(target=busy.run, args=(inputs(1),), kwargs={"alone": True})
+        lone.start()
+        assert inside.wait(10)  # inside the shared engine, padded to 2, beside the other
+        go_on.set()
+        lone.join(10)
+
+        assert running.result(10).tolist() == expected(2)
+    assert shared_before == [2]
+    assert (shared.sizes, solo.sizes) == ([2, 2], [])
+
+
+def test_nothing_runs_beside_a_solo_image() -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    def wait(_: Batch) -> None:
+        inside.set()
+        assert go_on.wait(10)
+
+    shared, solo = SumEngine(), SumEngine(wait)
+    one = executor(shared, 1, streams=2, solo=solo)
+    with ThreadPoolExecutor(3) as callers:
+        first = callers.submit(one.run, inputs(1), alone=True)
+        assert inside.wait(10)
+        others = [callers.submit(one.run, inputs(1)) for _ in range(2)]
+        assert shared.sizes == []
+        go_on.set()
+
+        assert [each.result(10).tolist() for each in (first, *others)] == [expected(1)] * 3
+    assert shared.sizes == [1, 1]
+    assert solo.sizes == [1]
+
+
+def test_warmup_runs_solo_too() -> None:
+    solo = SumEngine()
+
+    executor(SumEngine(), 1, streams=2, solo=solo).warmup()
+
+    assert solo.sizes == [1]
+
+
+def test_solo_logits_that_do_not_fit_are_the_engines_fault_and_free_the_streams() -> None:
+    wide = ConstantEngine(np.zeros((1, 3), np.float32))
+    one = executor(SumEngine(), 1, streams=2, solo=wide)
+
+    with pytest.raises(EngineFault, match=r"expected \(1, 2\)"):
+        one.run(inputs(1), alone=True)
+    assert one.run(inputs(2)).tolist() == expected(2)
+
+
+@pytest.fixture(scope="module")
+def artifact(digits_folder: Path) -> Artifact:
+    """The example, with a plan that has two streams and runs a lone image solo."""
+    opened = open_artifact(digits_folder)
+    assert opened.record is not None
+    plan = opened.record.plan.model_copy(
+        update={"streams": 2, "threads": 2, "batch_sizes": (1,), "solo": True}
+    )
+    return dataclasses.replace(opened, record=opened.record.model_copy(update={"plan": plan}))
+
+
+def loaded_plans(artifact: Artifact, monkeypatch: pytest.MonkeyPatch, **how: bool) -> list[Plan]:
+    plans: list[Plan] = []
+
+    def load(graph: EngineGraph, root: Path, shape: tuple[int, ...], plan: Plan) -> Engine:
+        plans.append(plan)
+        return load_engine(graph, root, shape, plan)
+
+    monkeypatch.setattr(loading, "load_engine", load)
+    load_executor(artifact, engine=None, budget_ms=50, **how)
+    return plans
+
+
+def test_the_engine_is_loaded_a_second_time_for_a_lone_image(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans = loaded_plans(artifact, monkeypatch, deterministic=False)
+
+    assert [(one.streams, one.threads, one.batch_sizes) for one in plans] == [
+        (2, 2, (1,)),
+        (1, 2, (1,)),
+    ]
+
+
+def test_deterministic_answers_have_one_way_only(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans = loaded_plans(artifact, monkeypatch, deterministic=True)
+
+    assert [one.streams for one in plans] == [2]
+
+
+class Through:
+    """An executor in the place of an engine; adds to its logits."""
+
+    def __init__(self, executor: Executor, added: float) -> None:
+        self._executor = executor
+        self._added = np.float32(added)
+
+    def run(self, batch: Batch) -> Logits:
+        return self._executor.run(batch) + self._added
+
+
+def test_the_self_check_runs_solo_too(artifact: Artifact) -> None:
+    sound = load_executor(artifact, engine=None, budget_ms=50, deterministic=False)
+    manifest, plan = artifact.manifest, sound.plan
+    spoiled = Executor(
+        Through(sound, 0),
+        plan,
+        manifest.preprocessing,
+        manifest.num_classes,
+        solo=Through(sound, 0.05),
+    )
+    goldens = golden_inputs(artifact.golden_samples(), artifact.preprocessing())
+
+    check_engine(artifact, manifest.engine(plan.engine), sound, goldens)
+    with pytest.raises(SelfCheckFailed, match="a lone image: a logit is off by"):
+        check_engine(artifact, manifest.engine(plan.engine), spoiled, goldens)
