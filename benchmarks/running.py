@@ -126,8 +126,11 @@ def workload_environment(
 def clean_environment(
     variables: Mapping[str, str], *, without: tuple[str, ...] = ()
 ) -> dict[str, str]:
-    """The caller's environment without its virtual environment, plus the variables."""
-    removed = {"VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH", *without}
+    """The caller's environment without its virtual environment, plus the variables.
+
+    Servers may cache their bytecode, as they can in production: the first start is the slower one.
+    """
+    removed = {"VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", *without}
     inherited = {name: value for name, value in os.environ.items() if name not in removed}
     return {**inherited, **variables, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 

@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-import aiohttp
-
 from errors import NotReady
 
 Answered = TypeVar("Answered")
@@ -24,6 +22,9 @@ async def from_runner(
     Raises:
         NotReady: The runner is gone, too slow, or does not take the call.
     """
+    # Not above: an embedded service calls no runner, and would start 0.1 s later for it.
+    import aiohttp
+
     try:
         async with asyncio.timeout(timeout_s):
             try:
