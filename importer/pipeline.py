@@ -20,7 +20,7 @@ from artifact.manifest import (
     Manifest,
 )
 from artifact.record import RECORD_NAME, EngineAttempt, ImportRecord
-from artifact.store import add, draft
+from artifact.store import add, draft, locate
 from importer.candidates import Evidence, Trial, chosen_candidates
 from importer.console import Progress
 from importer.diagnosis import Diagnosis, check_against_reference, comparison_with
@@ -100,6 +100,8 @@ def import_model(
             (root / RECORD_NAME).write_bytes(record.to_json())
             with uninterrupted():
                 lock, known = add(root, manifest)
+                if known:  # the same model measured anew: what is newer counts
+                    (root / RECORD_NAME).replace(locate(lock.tag) / RECORD_NAME)
                 write_lock(lock_path, lock)
     return Imported(lock=lock, known=known, manifest=manifest, record=record)
 

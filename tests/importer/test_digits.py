@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from safetensors.torch import load_file
 
 from artifact.opened import Artifact, open_artifact
+from artifact.store import locate, open_in_store
 from examples.digits.network import build
 from examples.digits.preprocessing import DigitsPreprocessing
 from inference.loading import load_executor
@@ -120,12 +121,17 @@ def test_no_path_of_the_machine_is_in_the_manifest(artifact: Artifact) -> None:
     assert "/tmp" not in text
 
 
-def test_a_second_import_is_the_same_artifact_and_keeps_the_first(
+def test_a_second_import_is_the_same_artifact_measured_anew(
     store: Path, tmp_path: Path, artifact: Artifact
 ) -> None:
     first = import_quietly(digits_options(), tmp_path / "model.lock")
+    folder = locate(first.lock.tag)
+    inode = (folder / "manifest.json").stat().st_ino
     second = import_quietly(digits_options(), tmp_path / "model.lock")
 
     assert (first.known, second.known) == (False, True)
     assert first.lock == second.lock
     assert first.lock.manifest_sha256 == artifact.digest
+    assert (folder / "manifest.json").stat().st_ino == inode
+    assert first.record.attempts != second.record.attempts  # no two measurements are equal
+    assert open_in_store(first.lock.tag).record == second.record
