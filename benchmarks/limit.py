@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from preprocessing import (
 )
 
 WARMUP_S = 1.0
+SEED = 5
 
 
 def forward_limit(
@@ -58,7 +60,13 @@ def forward_limit(
 
 
 def images_limit(
-    workload: Workload, mix: str, *, preprocessing: str, callers: int, duration_s: float
+    workload: Workload,
+    mix: str,
+    *,
+    preprocessing: str,
+    callers: int,
+    duration_s: float,
+    rate_per_s: float | None = None,
 ) -> Limit:
     """Files to logits: each caller decodes and infers its own images, one at a time.
 
@@ -66,6 +74,7 @@ def images_limit(
 
     Args:
         preprocessing: "project" with all its checks, or "pillow", the bare calls of the peers.
+        rate_per_s: Of Poisson arrivals, for one caller; None makes calls back to back.
     """
     streams = callers
     classifier = Classifier(workload, streams=streams, threads=workload.threads)
@@ -84,6 +93,7 @@ def images_limit(
             streams=streams,
             threads=workload.threads,
             callers=callers,
+            rate_per_s=rate_per_s,
             elapsed_s=0,
             images_done=0,
             latencies_ms=(),
@@ -116,12 +126,15 @@ def _measured(limit: Limit, call: Callable[[int], Array], duration_s: float) -> 
     turns = itertools.count()
     begin_s = time.perf_counter() + WARMUP_S
     end_s = begin_s + duration_s
+    gaps = random.Random(SEED)
 
     def repeat(own: list[float]) -> None:
         while (started_s := time.perf_counter()) < end_s:
             call(next(turns))
             if started_s >= begin_s:
                 own.append(round((time.perf_counter() - started_s) * 1e3, 3))
+            if limit.rate_per_s is not None:
+                time.sleep(gaps.expovariate(limit.rate_per_s))
 
     callers = [threading.Thread(target=repeat, args=(own,)) for own in latencies]
     for caller in callers:
@@ -146,8 +159,19 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--batch-sizes", type=int, nargs="*", default=[])
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rate", type=float, help="also one caller at this rate, Poisson")
     given = parser.parse_args()
     workload = read_workload(given.workload)
+    if given.rate:
+        paced = images_limit(
+            workload,
+            given.images,
+            preprocessing="project",
+            callers=1,
+            duration_s=given.seconds,
+            rate_per_s=given.rate,
+        )
+        print(paced.model_dump_json(), flush=True)
     for streams in given.streams:
         for batch_size in given.batch_sizes:
             limit = forward_limit(

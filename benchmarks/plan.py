@@ -13,8 +13,9 @@ START_S = 5.0
 """Start and end of a server, on average: 2 s for this project, 15 s for Ray Serve or TorchServe."""
 LIMIT_START_S = 2.0
 """Of one measurement of the limit: compiling, and its warmup."""
-LIMITS = 4
-"""Decode and infer: 2 preprocessings with 1 and 2 streams, every round."""
+LIMITS = 5
+"""Decode and infer: 2 preprocessings with 1 and 2 streams, and one at the lowest rate; every
+round."""
 FORWARD_LIMITS = 6
 """The network alone: batches of 1, 4 and 8 with 1 and 2 streams, in the first round."""
 LEAST_SLICE_S = 5.0
@@ -73,7 +74,7 @@ class Plan:
     slice_s: float
     rounds: int = 1
     warmup_s: float = 2.0
-    connections: int = 8
+    connections: int = 6
     budget_ms: float = 50.0
     resolution_per_s: float = 2.0
     most_probes: int = 4

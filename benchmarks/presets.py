@@ -18,7 +18,7 @@ PLAIN = (PRODUCT_SERVER, PEERS_BY_NAME["FastAPI"])
 
 QUICK = Plan(
     name="quick",
-    cases=(Case(architecture="resnet50", precision="int8", rates_per_s=(5, 50), servers=FEW),),
+    cases=(Case(architecture="resnet50", precision="int8", rates_per_s=(5, 35), servers=FEW),),
     slice_s=UNFITTED_S,
     warmup_s=1.0,
     most_probes=3,
@@ -31,7 +31,7 @@ FULL = Plan(
         Case(
             architecture="resnet50",
             precision="int8",
-            rates_per_s=(5, 50, 75, 90),
+            rates_per_s=(5, 20, 35, 50),
             servers=(NULL, PRODUCT_SERVER, *PEERS),
         ),
     ),

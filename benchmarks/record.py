@@ -100,6 +100,8 @@ class Limit(Record):
         work: "forward" runs the network on ready inputs; "images" decodes and preprocesses too.
         preprocessing: Which code turned bytes into an input; "none" for forward.
         threads: Of the engine in total; callers: Python threads that call it.
+        rate_per_s: Of Poisson arrivals, for the latency of images that come now and then: caches
+            and cores have cooled down. None where each call follows the one before.
         latencies_ms: Of every call, in no order.
     """
 
@@ -112,6 +114,7 @@ class Limit(Record):
     streams: int
     threads: int
     callers: int
+    rate_per_s: float | None = None
     round: int = 0
     elapsed_s: float
     images_done: int

@@ -7,7 +7,14 @@ from benchmarks.catalogue import NULL, PEERS, PRODUCT_SERVER
 from benchmarks.record import Session
 from benchmarks.results import newest_by_model, newest_of, newest_result, read_session
 from benchmarks.summary import cases, row_of, servers
-from benchmarks.tables import limits_table, ratios, servers_table, table, verdicts_table
+from benchmarks.tables import (
+    limits_table,
+    rates_table,
+    ratios,
+    servers_table,
+    table,
+    verdicts_table,
+)
 from errors import OperatorError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -114,6 +121,7 @@ def _case(session: Session, case: tuple[str, str], pictures: Path) -> str:
         limits_table(session, case),
         servers_table(rows, BUDGET_MS),
         ratios(rows),
+        rates_table(session, case, BUDGET_MS),
         verdicts_table(session, case),
         f"![p99 latency over offered rate](performance/{stem}-rate.svg)",
     ]

@@ -91,7 +91,7 @@ class Measurement:
     ) -> None:
         workload = read_workload(workload_path)
         say(f"{workload.model}, {case.mix}, round {round_ + 1} of {self._plan.rounds}")
-        self._add(limits=measured_limits(workload_path, case.mix, self._plan.slice_s, round_))
+        self._add(limits=measured_limits(workload_path, case, self._plan.slice_s, round_))
         for server in servers:
             if server is NULL and round_:
                 continue  # what the generator costs needs no second number
@@ -179,12 +179,13 @@ def prepared(case: Case, photos: Path) -> Path:
     return path
 
 
-def measured_limits(workload_path: Path, mix: str, seconds: float, round_: int) -> list[Limit]:
+def measured_limits(workload_path: Path, case: Case, seconds: float, round_: int) -> list[Limit]:
     """The in-process limits, in a process of their own."""
     done = subprocess.run(
         [
             *(sys.executable, "-m", "benchmarks.limit", str(workload_path)),
-            *("--images", mix, "--seconds", str(seconds)),
+            *("--images", case.mix, "--seconds", str(seconds)),
+            *("--rate", str(min(case.rates_per_s))),
             *("--batch-sizes", *(("1", "4", "8") if round_ == 0 else ())),
         ],
         cwd=ROOT,
@@ -195,8 +196,10 @@ def measured_limits(workload_path: Path, mix: str, seconds: float, round_: int) 
     )
     limits = [Limit.model_validate_json(line) for line in done.stdout.splitlines()]
     for limit in limits:
+        paced = f", at {limit.rate_per_s:g}/s" if limit.rate_per_s else ""
         say(
             f"  limit, {limit.work}: {limit.images_per_s:.1f} images/s with batch "
-            f"{limit.batch_size}, {limit.streams} streams, {limit.callers} callers"
+            f"{limit.batch_size}, {limit.streams} streams, {limit.callers} callers{paced}; "
+            f"p50 {limit.percentile_ms(50):.1f} ms"
         )
     return [limit.model_copy(update={"round": round_}) for limit in limits]

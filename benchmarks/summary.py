@@ -34,7 +34,8 @@ class Row:
         part_of_limit: Saturated throughput ÷ in-process limit of the same round.
         highest_per_s: Highest rate within the budget.
         p50_low_ms: Median latency at the lowest rate that every server was offered.
-        added_ms: That minus the in-process median of one caller, in the same round.
+        added_ms: That minus the in-process median of one caller at the same rate and in the same
+            round.
         failed, wrong: Over all runs, those beyond the server's capacity included.
         failed_within: Failures of the open runs at rates below 90 % of its saturated throughput.
     """
@@ -90,8 +91,14 @@ def row_of(session: Session, case: tuple[str, str], server: str) -> Row:
     """
     runs = runs_of(session, case, server)
     limits = image_limits(session, case, "project" if server == PRODUCT else "pillow")
+    lowest_per_s = lowest_common_rate(session, case)
+    paced = [
+        limit
+        for limit in image_limits(session, case, "project")
+        if limit.rate_per_s is not None and limit.rate_per_s == lowest_per_s
+    ]
     closed = [run for run in runs if run.mode == "closed"]
-    slowest = _at_rate(runs, lowest_common_rate(session, case))
+    slowest = _at_rate(runs, lowest_per_s)
     mean_per_s = statistics.mean(run.answered_per_s for run in closed) if closed else 0.0
     starts = [s for s in session.starts if (s.server, s.model) == (server, case[0])]
     return Row(
@@ -111,7 +118,7 @@ def row_of(session: Session, case: tuple[str, str], server: str) -> Row:
         added_ms=Spread.of(
             run.percentile_ms(50) - alone
             for run in slowest
-            if (alone := _latency_limit_ms(limits, run.round)) is not None
+            if (alone := _latency_limit_ms(paced, run.round)) is not None
         ),
         ready_s=Spread.of(start.ready_s for start in starts),
         memory_mb=Spread.of(start.memory_mb for start in starts),
@@ -140,11 +147,9 @@ def _at_rate(runs: Sequence[Run], rate_per_s: float | None) -> list[Run]:
 
 
 def _throughput_limit(limits: Sequence[Limit], round_: int) -> float:
-    return max((each.images_per_s for each in limits if each.round == round_), default=0.0)
+    back_to_back = [limit for limit in limits if limit.rate_per_s is None]
+    return max((each.images_per_s for each in back_to_back if each.round == round_), default=0.0)
 
 
 def _latency_limit_ms(limits: Sequence[Limit], round_: int) -> float | None:
-    return min(
-        (each.percentile_ms(50) for each in limits if (each.round, each.callers) == (round_, 1)),
-        default=None,
-    )
+    return min((each.percentile_ms(50) for each in limits if each.round == round_), default=None)

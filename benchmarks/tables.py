@@ -1,10 +1,11 @@
 """The tables of one case of the report, as Markdown."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from benchmarks.catalogue import PRODUCT
-from benchmarks.record import Session
-from benchmarks.summary import Row, Spread
+from benchmarks.record import Run, Session, nearest_rank
+from benchmarks.summary import Row, Spread, runs_of, servers
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -26,7 +27,7 @@ def number(spread: Spread | None, digits: int = 1) -> str:
 def limits_table(session: Session, case: tuple[str, str]) -> str:
     """Every measured configuration without HTTP."""
     kinds = dict.fromkeys(
-        (each.work, each.preprocessing, each.batch_size, each.streams)
+        (each.work, each.preprocessing, each.batch_size, each.streams, each.rate_per_s)
         for each in session.limits
         if (each.model, each.images) == case
     )
@@ -36,14 +37,17 @@ def limits_table(session: Session, case: tuple[str, str]) -> str:
             each
             for each in session.limits
             if (each.model, each.images) == case
-            and (each.work, each.preprocessing, each.batch_size, each.streams) == kind
+            and (each.work, each.preprocessing, each.batch_size, each.streams, each.rate_per_s)
+            == kind
         ]
         rows.append(
             [
                 "forward only" if kind[0] == "forward" else f"decode ({kind[1]}) + infer",
                 str(kind[2]),
                 str(kind[3]),
-                number(Spread.of(each.images_per_s for each in same)),
+                number(Spread.of(each.images_per_s for each in same))
+                if kind[4] is None
+                else f"at {kind[4]:g}",
                 number(Spread.of(each.percentile_ms(50) for each in same)),
             ]
         )
@@ -83,6 +87,38 @@ def servers_table(rows: Sequence[Row], budget_ms: float) -> str:
             for row in rows
         ],
     )
+
+
+def rates_table(session: Session, case: tuple[str, str], budget_ms: float) -> str:
+    """Latency at the rates that half of the servers or more were offered, all rounds together."""
+    named = servers(session, case)
+    offered = Counter(
+        rate
+        for name in named
+        for rate in {run.offered_rate_per_s for run in runs_of(session, case, name)} - {None}
+    )
+    rates = sorted(rate for rate, count in offered.items() if rate and 2 * count >= len(named))
+    if not rates:
+        return ""
+    rows = [
+        [name, *(_at_rate(runs_of(session, case, name), rate, budget_ms) for rate in rates)]
+        for name in named
+    ]
+    return (
+        f"p50 / p99 in ms, and the share of requests not answered within {budget_ms:g} ms:\n\n"
+        + table(["server", *(f"{rate:g}/s" for rate in rates)], rows)
+    )
+
+
+def _at_rate(runs: Sequence[Run], rate_per_s: float, budget_ms: float) -> str:
+    runs = [run for run in runs if run.offered_rate_per_s == rate_per_s]
+    samples = sorted(sample for run in runs for sample in run.latencies_ms)
+    sent = len(samples) + sum(run.failures for run in runs)
+    if not samples:
+        return "–"
+    late = 1 - sum(sample <= budget_ms for sample in samples) / sent
+    p50, p99 = (nearest_rank(samples, percent) for percent in (50, 99))
+    return f"{p50:.1f} / {p99:.1f}, {late:.1%}"
 
 
 def ratios(rows: Sequence[Row]) -> str:
