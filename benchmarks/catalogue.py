@@ -1,5 +1,6 @@
 """The servers under test: how each is started, in which environment, and how it is asked."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -12,6 +13,8 @@ from benchmarks.dialects import (
 )
 
 PRODUCT = "this project"
+FORM = f"{PRODUCT}, form upload"
+OWN = (PRODUCT, FORM)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +83,10 @@ PRODUCT_SERVER = Server(
     dialect=raw_body("/classify"),
     variables={"BENTOML_DO_NOT_TRACK": "True"},
     note="raw body",
+)
+
+FORM_SERVER = dataclasses.replace(
+    PRODUCT_SERVER, name=FORM, dialect=form_upload("/classify"), note="form upload"
 )
 
 PEERS = (

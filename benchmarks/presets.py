@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from benchmarks.catalogue import NULL, PEERS, PRODUCT_SERVER
+from benchmarks.catalogue import FORM_SERVER, NULL, PEERS, PRODUCT_SERVER
 from benchmarks.images import CAMERA_MIX, DIGITS_MIX
 from benchmarks.plan import Case, Plan, PlanError
 
@@ -32,7 +32,8 @@ FULL = Plan(
             architecture="resnet50",
             precision="int8",
             rates_per_s=(5, 20, 35, 50),
-            servers=(NULL, PRODUCT_SERVER, *PEERS),
+            servers=(NULL, PRODUCT_SERVER, FORM_SERVER, *PEERS),
+            loadgen_s=20,
         ),
     ),
     slice_s=UNFITTED_S,

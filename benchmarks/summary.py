@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.catalogue import NULL, PRODUCT
+from benchmarks.catalogue import NULL, OWN
 from benchmarks.record import Limit, Run, Session
 
 
@@ -90,7 +90,7 @@ def row_of(session: Session, case: tuple[str, str], server: str) -> Row:
     preprocessing for this project, bare Pillow calls for the peers.
     """
     runs = runs_of(session, case, server)
-    limits = image_limits(session, case, "project" if server == PRODUCT else "pillow")
+    limits = image_limits(session, case, "project" if server in OWN else "pillow")
     lowest_per_s = lowest_common_rate(session, case)
     paced = [
         limit

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from benchmarks.catalogue import PRODUCT
+from benchmarks.catalogue import OWN, PRODUCT
 from benchmarks.record import Run, Session, nearest_rank
 from benchmarks.summary import Row, Spread, runs_of, servers
 
@@ -124,7 +124,7 @@ def _at_rate(runs: Sequence[Run], rate_per_s: float, budget_ms: float) -> str:
 def ratios(rows: Sequence[Row]) -> str:
     """This project over the best peer."""
     own = [row for row in rows if row.server == PRODUCT]
-    peers = [row for row in rows if row.server != PRODUCT]
+    peers = [row for row in rows if row.server not in OWN]
     sentences = []
     for name, unit in (("saturated_per_s", "throughput"), ("highest_per_s", "highest rate")):
         values = {row.server: getattr(row, name) for row in (*own, *peers) if getattr(row, name)}

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.record import Limit
 from benchmarks.summary import row_of
-from benchmarks.tables import limits_table, number, rates_table
+from benchmarks.tables import limits_table, number, rates_table, ratios
 from tests.benchmarks.test_record import run, session
 
 CASE = ("none", "digits")
@@ -78,3 +78,26 @@ def test_a_rate_that_few_servers_were_offered_is_left_out(
     runs.append(run(server="a", offered_rate_per_s=7.5))
 
     assert ("7.5/s" in rates_table(session(*runs), CASE, 50)) is shown
+
+
+def test_this_project_is_not_a_peer_of_itself() -> None:
+    # Closed runs: 1 answer in 1, 1 and 2 s.
+    runs = [
+        run(
+            mode="closed",
+            server=server,
+            offered_rate_per_s=None,
+            connections=1,
+            latencies_ms=(1.0,),
+            elapsed_s=elapsed_s,
+        )
+        for server, elapsed_s in (
+            ("this project", 1.0),
+            ("this project, form upload", 1.0),
+            ("peer", 2.0),
+        )
+    ]
+    measured = session(*runs)
+    rows = [row_of(measured, CASE, one.server) for one in runs]
+
+    assert ratios(rows) == "this project: throughput 2.00 × the best peer's (peer)."
