@@ -56,7 +56,7 @@ MODELS = Plan(
             architecture="mobilenet_v3_large",
             precision="fp32",
             rates_per_s=(5, 100),
-            servers=PLAIN,
+            servers=FEW,
         ),
         Case(architecture="vit_b_16", precision="fp32", rates_per_s=(2,), servers=PLAIN),
         Case(architecture="vit_b_16", precision="bf16", rates_per_s=(2, 10), servers=PLAIN),
