@@ -73,7 +73,7 @@ MODELS = Plan(
 )
 
 PRESETS = {plan.name: plan for plan in (QUICK, FULL, MODELS)}
-MINUTES = {"quick": 4.5, "full": 25.0, "models": 25.0}
+MINUTES = {"quick": 4.5, "full": 30.0, "models": 25.0}
 
 
 def fitted(plan: Plan, minutes: float) -> Plan:
