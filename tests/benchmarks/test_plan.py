@@ -51,7 +51,7 @@ def test_every_session_fits_the_time_it_is_given(name: str) -> None:
 
 def test_a_quick_session_takes_less_than_five_minutes_and_a_full_one_half_an_hour() -> None:
     assert MINUTES["quick"] < 5
-    assert MINUTES["full"] <= 25
+    assert MINUTES["full"] <= 30
     assert [server.name for server in QUICK.cases[0].servers] == [
         "this project",
         "FastAPI",
