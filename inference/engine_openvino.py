@@ -1,5 +1,6 @@
 """The openvino engine: ONNX or OpenVINO IR on a CPU, without torch."""
 
+import functools
 import queue
 from pathlib import Path
 
@@ -9,6 +10,18 @@ import openvino as ov
 from artifact.manifest import Precision
 from artifact.record import Plan
 from inference.engines import Batch, Logits
+
+
+@functools.cache
+def the_core() -> ov.Core:
+    """The one of this process, which lives as long.
+
+    The CPU plugin of OpenVINO 2026.4.1 gives the thread that loads it a stack for signals of its
+    own, and frees it with the last object of its core, in whatever thread that is. In another
+    thread, the first one keeps the freed stack, and the next signal it handles, a SIGTERM say,
+    ends the process by a segmentation fault (sigaltstack, seen with strace).
+    """
+    return ov.Core()
 
 
 class OpenVinoEngine:
@@ -23,7 +36,7 @@ class OpenVinoEngine:
     def __init__(
         self, path: Path, precision: Precision, input_shape: tuple[int, ...], plan: Plan
     ) -> None:
-        core = ov.Core()
+        core = the_core()
         model = core.read_model(path)
         properties = {
             "PERFORMANCE_HINT": "LATENCY",
