@@ -102,7 +102,7 @@ class ModelRunner:
     )
     def infer(self, batch: np.ndarray) -> np.ndarray:
         """Logits, float32 (n, classes), of a batch (n, H, W, C)."""
-        return self.executor.run(batch, alone=True)
+        return self.executor.run(batch, lambda: True)
 
     @bentoml.api
     def loaded(self) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Puts a pipeline together: for an executor in this process, or for one behind a call."""
 
 import asyncio
-import functools
 from concurrent.futures import ThreadPoolExecutor
 
 from inference.batcher import Batcher, RunBatch
@@ -28,8 +27,8 @@ def embedded_pipeline(executor: Executor, to_input: ToInput, cores: int) -> Pipe
 
     async def run_batch(batch: Batch) -> Logits:
         # A batch of one is what a stream gets where nothing else waits.
-        run = functools.partial(executor.run, batch, alone=True)
-        return await asyncio.get_running_loop().run_in_executor(pool, run)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(pool, executor.run, batch, lambda: batcher.idle)
 
     batcher = Batcher(run_batch, max_batch_size=plan.batch_sizes[-1], concurrency=plan.streams)
     return BatchedPipeline(to_input, batcher, cores)

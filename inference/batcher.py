@@ -73,6 +73,11 @@ class Batcher:
         self._waiting: deque[_Waiting] = deque()
         self._running: set[asyncio.Task[None]] = set()
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits."""
+        return not self._waiting
+
     async def submit(self, inputs: npt.NDArray[np.generic]) -> Inference:
         """Run one input, shape (H, W, C), with whatever else is waiting.
 

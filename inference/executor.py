@@ -8,7 +8,7 @@ from artifact.manifest import PreprocessingEntry
 from artifact.record import Plan
 from errors import ClassifierError
 from inference.engines import Batch, Engine, Logits
-from inference.streams import Streams
+from inference.streams import Alone, Streams
 
 
 class EngineFault(ClassifierError):
@@ -62,12 +62,12 @@ class Executor:
         if self._solo:
             self.run_solo(np.zeros((1, *self._input_shape), self._dtype))
 
-    def run(self, batch: Batch, *, alone: bool = False) -> Logits:
+    def run(self, batch: Batch, alone: Alone = lambda: False) -> Logits:
         """The forward pass of a batch of any size.
 
         Args:
             batch: (n, H, W, C) of the manifest's dtype, n at least 1.
-            alone: Nothing else is known to come: a batch of 1 may take all threads.
+            alone: Whether nothing else is known to come: a batch of 1 may then take all threads.
 
         Returns:
             Logits, float32, shape (n, classes), row i for input i.
@@ -83,13 +83,13 @@ class Executor:
             )
         sizes = split(len(batch), self.plan.batch_sizes)
         if len(batch) == 1:
-            return self._run_part(batch, sizes[0], alone=alone)
+            return self._run_part(batch, sizes[0], alone)
         return self._run_split(batch, sizes)
 
     def run_solo(self, batch: Batch) -> Logits:
         """`run` of one input after the other, each alone."""
         size = self.plan.batch_sizes[0]
-        return np.concatenate([self._run_part(one[None], size, alone=True) for one in batch])
+        return np.concatenate([self._run_part(one[None], size, lambda: True) for one in batch])
 
     def run_in_parts(self, batch: Batch, batch_size: int) -> Logits:
         """`run` with parts of one compiled batch size only, the last one padded."""
@@ -105,8 +105,8 @@ class Executor:
             start += size
         return np.concatenate([future.result() for future in pending])
 
-    def _run_part(self, part: Batch, batch_size: int, *, alone: bool = False) -> Logits:
-        with self._streams.hold(all_if_free=alone and self._solo is not None) as all_held:
+    def _run_part(self, part: Batch, batch_size: int, alone: Alone = lambda: False) -> Logits:
+        with self._streams.hold(alone if self._solo else lambda: False) as all_held:
             if all_held and self._solo:
                 engine, batch = self._solo, part
             else:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from inference.batcher import Batcher
 from inference.engines import Batch, Logits
+from inference.streams import Alone
 
 ToInput = Callable[[bytes], npt.NDArray[np.generic]]
 """Image file to input, (H, W, C); raises ClientVisibleError for what is wrong with the file."""
@@ -50,8 +51,8 @@ class Pipeline(Protocol):
 class Infer(Protocol):
     """The forward pass; see `Executor.run`."""
 
-    def __call__(self, batch: Batch, *, alone: bool) -> Logits:
-        """Logits of a batch; `alone` says that nothing else is known to come."""
+    def __call__(self, batch: Batch, alone: Alone) -> Logits:
+        """Logits of a batch."""
 
 
 class DirectPipeline:
@@ -69,23 +70,31 @@ class DirectPipeline:
     def __init__(self, to_input: ToInput, infer: Infer, threads: int) -> None:
         self._to_input = to_input
         self._infer = infer
-        self._inside = 0
+        self._to_come: set[object] = set()
         self._pool = ThreadPoolExecutor(threads, "classify")
 
     async def run(self, image: bytes) -> StagedInference:
         """See `Pipeline.run`."""
         loop = asyncio.get_running_loop()
-        self._inside += 1
-        try:
-            return await loop.run_in_executor(self._pool, self._run, image, time.perf_counter())
-        finally:
-            self._inside -= 1
+        own = object()
+        self._to_come.add(own)
 
-    def _run(self, image: bytes, arrived: float) -> StagedInference:
+        def alone() -> bool:
+            self._to_come.discard(own)
+            return not self._to_come
+
+        try:
+            return await loop.run_in_executor(
+                self._pool, self._run, image, alone, time.perf_counter()
+            )
+        finally:  # it failed before its turn, or its caller left
+            self._to_come.discard(own)
+
+    def _run(self, image: bytes, alone: Alone, arrived: float) -> StagedInference:
         begun = time.perf_counter()
         inputs = self._to_input(image)
         decoded = time.perf_counter()
-        logits = self._infer(inputs[np.newaxis], alone=self._inside == 1)[0]
+        logits = self._infer(inputs[np.newaxis], alone)[0]
         return StagedInference(
             logits=logits,
             decode_ms=(decoded - begun) * 1e3,

@@ -15,6 +15,7 @@ from inference.batcher import Batcher
 from inference.classifier import Answer, Classifier
 from inference.engines import Batch, Logits
 from inference.pipeline import BatchedPipeline, DirectPipeline, Pipeline, ToInput
+from inference.streams import Alone
 from preprocessing import DecodeLimits, DecodeRules
 from preprocessing import to_input as preprocess
 
@@ -57,7 +58,7 @@ def png(*colour: int) -> bytes:
     return file.getvalue()
 
 
-def judge(batch: Batch, *, alone: bool = False) -> Logits:
+def judge(batch: Batch, alone: Alone = lambda: True) -> Logits:
     """`judge_colours`, in the calling thread."""
     return asyncio.run(judge_colours(batch))
 
@@ -180,33 +181,31 @@ def test_every_stage_has_its_time(way: str) -> None:
     assert stages.batch_size == 1
 
 
-def test_an_image_is_alone_where_no_other_is_inside() -> None:
+def test_an_image_is_alone_where_no_other_is_to_come() -> None:
     slow = SlowPixel()
     said: list[bool] = []
 
     def to_input(image: bytes) -> np.ndarray:
         return slow.to_input(Image.open(BytesIO(image)))
 
-    def infer(batch: Batch, *, alone: bool) -> Logits:
-        said.append(alone)
+    def infer(batch: Batch, alone: Alone) -> Logits:
+        said.append(alone())
         return judge(batch)
 
     async def main() -> None:
         pipeline = DirectPipeline(to_input, infer, threads=1)
-        pair = [asyncio.ensure_future(pipeline.run(png(1, 2, 3))) for _ in range(2)]
+        three = [asyncio.ensure_future(pipeline.run(png(1, 2, 3))) for _ in range(3)]
         await asyncio.sleep(0)
         slow.go_on.set()
-        await asyncio.gather(*pair)
-        await pipeline.run(png(1, 2, 3))
+        await asyncio.gather(*three)
         with pytest.raises(UnidentifiedImageError):
             await pipeline.run(b"not an image")
         await pipeline.run(png(1, 2, 3))
 
     asyncio.run(main())
 
-    # The second of the pair is said to be alone or not, as the first has left or not.
-    assert said[0] is False
-    assert said[2:] == [True, True]
+    # The third has none behind it, whether or not the second is still inside.
+    assert said == [False, False, True, True]
 
 
 def test_an_image_that_was_given_up_before_its_turn_is_not_decoded() -> None:

@@ -23,19 +23,39 @@ from tests.inference.fakes import ConstantEngine, SumEngine, executor, expected,
 def test_who_is_first_may_take_all_streams_and_who_is_not_gets_one() -> None:
     streams = Streams(3)
 
-    with streams.hold(all_if_free=True) as all_held:
+    with streams.hold(lambda: True) as all_held:
         assert all_held
-    with streams.hold(all_if_free=False) as first, streams.hold(all_if_free=True) as second:
+    with streams.hold(lambda: False) as first, streams.hold(lambda: True) as second:
         assert not first
         assert not second
-    with streams.hold(all_if_free=True) as all_held:  # all came back
+    with streams.hold(lambda: True) as all_held:  # all came back
         assert all_held
+
+
+def test_whether_it_is_alone_is_asked_when_it_is_its_turn() -> None:
+    streams = Streams(1)
+    asked: list[str] = []
+
+    def alone() -> bool:
+        asked.append("turn")
+        return True
+
+    def second() -> None:
+        with streams.hold(alone) as all_held:
+            assert all_held
+
+    with ThreadPoolExecutor(1) as pool:
+        with streams.hold(lambda: False):
+            waiting = pool.submit(second)
+            assert asked == []
+        waiting.result(10)
+    assert asked == ["turn"]
 
 
 def test_a_lone_image_runs_solo() -> None:
     shared, solo = SumEngine(), SumEngine()
 
-    logits = executor(shared, 1, streams=2, solo=solo).run(inputs(1), alone=True)
+    logits = executor(shared, 1, streams=2, solo=solo).run(inputs(1), lambda: True)
 
     assert logits.tolist() == expected(1)
     assert (shared.sizes, solo.sizes) == ([], [1])
@@ -45,7 +65,7 @@ def test_a_lone_image_runs_solo() -> None:
 def test_images_in_company_run_on_streams(count: int, alone: bool) -> None:
     shared, solo = SumEngine(), SumEngine()
 
-    logits = executor(shared, 1, streams=2, solo=solo).run(inputs(count), alone=alone)
+    logits = executor(shared, 1, streams=2, solo=solo).run(inputs(count), lambda: alone)
 
     assert logits.tolist() == expected(count)
     assert (shared.sizes, solo.sizes) == ([1] * count, [])
@@ -54,7 +74,7 @@ def test_images_in_company_run_on_streams(count: int, alone: bool) -> None:
 def test_without_a_solo_engine_a_lone_image_is_padded_as_any_other() -> None:
     engine = SumEngine()
 
-    logits = executor(engine, 4, streams=2).run(inputs(1), alone=True)
+    logits = executor(engine, 4, streams=2).run(inputs(1), lambda: True)
 
     assert logits.tolist() == expected(1)
     assert engine.sizes == [4]
@@ -75,7 +95,7 @@ def test_a_lone_image_takes_a_stream_while_another_runs() -> None:
         assert inside.wait(10)
         shared_before = list(shared.sizes)
         inside.clear()
-        lone = threading.Thread(target=busy.run, args=(inputs(1),), kwargs={"alone": True})
+        lone = threading.Thread(target=busy.run, args=(inputs(1), lambda: True))
         lone.start()
         assert inside.wait(10)  # inside the shared engine, padded to 2, beside the other
         go_on.set()
@@ -96,7 +116,7 @@ def test_nothing_runs_beside_a_solo_image() -> None:
     shared, solo = SumEngine(), SumEngine(wait)
     one = executor(shared, 1, streams=2, solo=solo)
     with ThreadPoolExecutor(3) as callers:
-        first = callers.submit(one.run, inputs(1), alone=True)
+        first = callers.submit(one.run, inputs(1), lambda: True)
         assert inside.wait(10)
         others = [callers.submit(one.run, inputs(1)) for _ in range(2)]
         assert shared.sizes == []
@@ -120,7 +140,7 @@ def test_solo_logits_that_do_not_fit_are_the_engines_fault_and_free_the_streams(
     one = executor(SumEngine(), 1, streams=2, solo=wide)
 
     with pytest.raises(EngineFault, match=r"expected \(1, 2\)"):
-        one.run(inputs(1), alone=True)
+        one.run(inputs(1), lambda: True)
     assert one.run(inputs(2)).tolist() == expected(2)
 
 
