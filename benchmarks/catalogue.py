@@ -158,3 +158,11 @@ PEERS = (
         note="batches of up to 16; raw body",
     ),
 )
+
+
+def preprocessing_of(server: str) -> str:
+    """Which preprocessing the limit must have that a server is compared with.
+
+    The project's own, with all its checks, or the bare Pillow calls of the peers.
+    """
+    return "project" if server in OWN else "pillow"

@@ -159,6 +159,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--batch-sizes", type=int, nargs="*", default=[])
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--preprocessing", nargs="*", default=["project", "pillow"])
     parser.add_argument("--rate", type=float, help="also one caller at this rate, Poisson")
     given = parser.parse_args()
     workload = read_workload(given.workload)
@@ -182,7 +183,7 @@ def main() -> None:
                 duration_s=given.seconds,
             )
             print(limit.model_dump_json(), flush=True)
-        for preprocessing in ("project", "pillow"):
+        for preprocessing in given.preprocessing:
             limit = images_limit(
                 workload,
                 given.images,

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from benchmarks.catalogue import NULL, Server
+from benchmarks.catalogue import NULL, PRODUCT_SERVER, Server
 from benchmarks.highest_rate import LEAST_REQUESTS, probe_duration_s
 from benchmarks.images import WEB_MIX
 from errors import OperatorError
@@ -19,8 +19,6 @@ round."""
 FORWARD_LIMITS = 6
 """The network alone: batches of 1, 4 and 8 with 1 and 2 streams, in the first round."""
 LEAST_SLICE_S = 5.0
-LONGEST_PROBES = 3
-"""A probe at a low rate lasts at most this many slices."""
 
 
 class PlanError(OperatorError):
@@ -36,7 +34,8 @@ class Case:
         mix: Name of the image mix.
         rates_per_s: Open-loop rates every server is offered.
         servers: Measured in this order in every round.
-        loadgen_s: Length of LoadGen's Server scenario in the last round; 0 leaves it out.
+        loadgen_s: Length of LoadGen's Server scenario for this project in the last round; 0 leaves
+            it out.
     """
 
     architecture: str
@@ -67,6 +66,7 @@ class Plan:
         budget_ms: Latency the p99 may take.
         resolution_per_s: Of the search.
         most_probes: Of one search.
+        longest_probe: Slices that a probe at a low rate lasts at most.
     """
 
     name: str
@@ -78,6 +78,7 @@ class Plan:
     budget_ms: float = 50.0
     resolution_per_s: float = 2.0
     most_probes: int = 4
+    longest_probe: int = 3
 
     @property
     def saturation_s(self) -> float:
@@ -87,7 +88,7 @@ class Plan:
     def probe_duration_s(self, rate_per_s: float) -> float:
         """Of the search, at this rate."""
         return probe_duration_s(
-            rate_per_s, usual_s=self.slice_s, longest_s=LONGEST_PROBES * self.slice_s
+            rate_per_s, usual_s=self.slice_s, longest_s=self.longest_probe * self.slice_s
         )
 
     def rule_in_words(self) -> str:
@@ -95,8 +96,8 @@ class Plan:
         return (
             f"bisection to {self.resolution_per_s:g}/s, at most {self.most_probes} probes; a run "
             f"of {self.slice_s:g} s, or {LEAST_REQUESTS} arrivals but at most "
-            f"{LONGEST_PROBES * self.slice_s:g} s, passes with p99 <= {self.budget_ms:g} ms, no "
-            "failure and no wrong answer; no rate is probed twice"
+            f"{self.longest_probe * self.slice_s:g} s, passes with p99 <= {self.budget_ms:g} ms, "
+            "no failure and no wrong answer; no rate is probed twice"
         )
 
     def duration_s(self) -> float:
@@ -134,13 +135,15 @@ class Plan:
             slices += limits
             for server in case.servers:
                 visits = 1 if server is NULL else self.rounds
-                fixed_s += visits * (START_S + self.warmup_s)
+                neighbours = 0 if server is NULL else visits  # limits measured before a visit
+                fixed_s += visits * (START_S + self.warmup_s) + neighbours * LIMIT_START_S
+                slices += neighbours
                 slices += visits * (1 + len(case.rates_per_s) + self._probe_slices(server))
-                fixed_s += 0 if server is NULL else case.loadgen_s
+                fixed_s += case.loadgen_s if server is PRODUCT_SERVER else 0
         return fixed_s, slices
 
     def _probe_slices(self, server: Server) -> int:
         """Of one search: the null server has none, and float32 is slow, so its probes are long."""
         if server is NULL:
             return 0
-        return self.most_probes * (LONGEST_PROBES if server.float32 else 1)
+        return self.most_probes * (self.longest_probe if server.float32 else 1)

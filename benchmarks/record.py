@@ -102,6 +102,7 @@ class Limit(Record):
         threads: Of the engine in total; callers: Python threads that call it.
         rate_per_s: Of Poisson arrivals, for the latency of images that come now and then: caches
             and cores have cooled down. None where each call follows the one before.
+        server: Measured a moment before this server was, to be compared with it; None for all.
         latencies_ms: Of every call, in no order.
     """
 
@@ -115,6 +116,7 @@ class Limit(Record):
     threads: int
     callers: int
     rate_per_s: float | None = None
+    server: str | None = None
     round: int = 0
     elapsed_s: float
     images_done: int

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.catalogue import NULL, OWN
+from benchmarks.catalogue import NULL, preprocessing_of
 from benchmarks.record import Limit, Run, Session
 
 
@@ -31,7 +31,7 @@ class Row:
 
     Attributes:
         saturated_per_s: Correct answers per second in closed loop.
-        part_of_limit: Saturated throughput ÷ in-process limit of the same round.
+        part_of_limit: Saturated throughput ÷ in-process limit measured just before.
         highest_per_s: Highest rate within the budget.
         p50_low_ms: Median latency at the lowest rate that every server was offered.
         added_ms: That minus the in-process median of one caller at the same rate and in the same
@@ -90,7 +90,7 @@ def row_of(session: Session, case: tuple[str, str], server: str) -> Row:
     preprocessing for this project, bare Pillow calls for the peers.
     """
     runs = runs_of(session, case, server)
-    limits = image_limits(session, case, "project" if server in OWN else "pillow")
+    limits = image_limits(session, case, preprocessing_of(server))
     lowest_per_s = lowest_common_rate(session, case)
     paced = [
         limit
@@ -107,7 +107,7 @@ def row_of(session: Session, case: tuple[str, str], server: str) -> Row:
         part_of_limit=Spread.of(
             run.answered_per_s / limit
             for run in closed
-            if (limit := _throughput_limit(limits, run.round))
+            if (limit := _throughput_limit(limits, run.round, server))
         ),
         highest_per_s=Spread.of(
             found.rate_per_s
@@ -146,9 +146,11 @@ def _at_rate(runs: Sequence[Run], rate_per_s: float | None) -> list[Run]:
     return [run for run in runs if rate_per_s is not None and run.offered_rate_per_s == rate_per_s]
 
 
-def _throughput_limit(limits: Sequence[Limit], round_: int) -> float:
-    back_to_back = [limit for limit in limits if limit.rate_per_s is None]
-    return max((each.images_per_s for each in back_to_back if each.round == round_), default=0.0)
+def _throughput_limit(limits: Sequence[Limit], round_: int, server: str) -> float:
+    """The one measured just before the server; where there is none, the best of the round."""
+    same = [limit for limit in limits if limit.round == round_ and limit.rate_per_s is None]
+    own = [limit for limit in same if limit.server == server]
+    return max((each.images_per_s for each in own or same), default=0.0)
 
 
 def _latency_limit_ms(limits: Sequence[Limit], round_: int) -> float | None:

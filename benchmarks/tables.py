@@ -29,14 +29,14 @@ def limits_table(session: Session, case: tuple[str, str]) -> str:
     kinds = dict.fromkeys(
         (each.work, each.preprocessing, each.batch_size, each.streams, each.rate_per_s)
         for each in session.limits
-        if (each.model, each.images) == case
+        if (each.model, each.images, each.server) == (*case, None)
     )
     rows = []
     for kind in kinds:
         same = [
             each
             for each in session.limits
-            if (each.model, each.images) == case
+            if (each.model, each.images, each.server) == (*case, None)
             and (each.work, each.preprocessing, each.batch_size, each.streams, each.rate_per_s)
             == kind
         ]

@@ -26,8 +26,8 @@ SMALL = Plan(
 def test_the_estimate_adds_starts_warmups_runs_probes_and_limits() -> None:
     # Limits: 2 rounds × 5 + 6 forward = 16, each 2 s to start and 10 s long: 192 s.
     # Null server, once: 5 + 3 + 1 closed and 2 open runs of 10 s = 38 s; it is not searched.
-    # This project: 2 × (5 + 3 + 3 runs and 4 probes of 10 s) = 156 s.
-    assert SMALL.duration_s() == 192 + 38 + 156
+    # This project: 2 × (2 + 5 + 3 + a limit, 3 runs and 4 probes of 10 s) = 180 s.
+    assert SMALL.duration_s() == 192 + 38 + 180
 
 
 def test_slices_fill_the_time() -> None:
@@ -37,8 +37,9 @@ def test_slices_fill_the_time() -> None:
 
 
 def test_a_time_that_is_too_short_says_how_long_it_must_be() -> None:
-    # 16 × 2 + 3 × (5 + 3) = 56 s of starts, and 16 + 3 + 14 = 33 slices of at least 5 s: 3.68 min.
-    with pytest.raises(PlanError, match=r"small: 2\.0 minutes .* give 3\.7 minutes"):
+    # 16 × 2 + 3 × (5 + 3) + 2 × 2 = 60 s of starts, and 16 + 3 + 16 = 35 slices of at least 5 s:
+    # 3.92 min.
+    with pytest.raises(PlanError, match=r"small: 2\.0 minutes .* give 3\.9 minutes"):
         SMALL.with_slices_for(120)
 
 

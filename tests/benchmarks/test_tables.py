@@ -101,3 +101,24 @@ def test_this_project_is_not_a_peer_of_itself() -> None:
     rows = [row_of(measured, CASE, one.server) for one in runs]
 
     assert ratios(rows) == "this project: throughput 2.00 × the best peer's (peer)."
+
+
+def test_the_throughput_is_compared_with_the_limit_measured_just_before() -> None:
+    # 1 answer a second; the limit was 2 images/s at first, 4 just before, 8 before another.
+    closed = run(
+        mode="closed",
+        server="this project",
+        offered_rate_per_s=None,
+        connections=1,
+        latencies_ms=(1.0,),
+        elapsed_s=1.0,
+    )
+    limits = (
+        limit(),
+        limit(images_done=4, server="this project"),
+        limit(images_done=8, server="another"),
+    )
+    measured = session(closed).model_copy(update={"limits": limits})
+
+    assert number(row_of(measured, CASE, "this project").part_of_limit, 2) == "0.25"
+    assert "| 2.0 |" in limits_table(measured, CASE)
