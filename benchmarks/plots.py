@@ -8,6 +8,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.catalogue import OWN
 from benchmarks.record import Session
 from benchmarks.summary import runs_of, servers
 
@@ -27,7 +28,7 @@ def latency_over_rate(
                     by_rate[run.offered_rate_per_s].append(run.percentile_ms(99))
             rates = sorted(by_rate)
             middle = [sorted(by_rate[rate])[len(by_rate[rate]) // 2] for rate in rates]
-            axes.plot(rates, middle, marker=".", linewidth=1, label=server)
+            axes.plot(rates, middle, marker=".", linewidth=line_width(server), label=server)
         axes.axhline(budget_ms, color=BUDGET_COLOUR, linestyle="--", linewidth=1)
         axes.set(xlabel="offered requests per second (Poisson)", ylabel="p99 latency, ms")
         axes.set_yscale("log")
@@ -53,11 +54,18 @@ def latency_distribution(
                 shares = [(rank + 1) / sent for rank in range(len(samples))]
                 # 400 points draw the curve; ten thousand make a file of a megabyte.
                 step = max(1, len(samples) // 400)
-                axes.plot(samples[::step], shares[::step], linewidth=1, label=server)
+                axes.plot(
+                    samples[::step], shares[::step], linewidth=line_width(server), label=server
+                )
         axes.set(xlabel="latency, ms", ylabel="share of requests")
         axes.set_xscale("log")
 
     _write(draw, path, title=f"{case[0]}, {case[1]}: latency at {rate_per_s:g}/s")
+
+
+def line_width(server: str) -> float:
+    """This project's own lines are the thick ones."""
+    return 2.2 if server in OWN else 1.0
 
 
 def common_rate(session: Session, case: tuple[str, str]) -> float | None:
@@ -75,6 +83,9 @@ def _write(draw: Callable[[Axes], None], path: Path, *, title: str) -> None:
     with mpl.rc_context({"svg.hashsalt": "benchmarks", "svg.fonttype": "none", "font.size": 9}):
         figure = Figure(figsize=(8, 4.5), layout="constrained")
         axes = figure.subplots()
+        # 20 colours: the strong ones first, more servers than those take the pale ones.
+        shades = mpl.colormaps["tab20"].colors  # type: ignore[attr-defined]
+        axes.set_prop_cycle(color=[*shades[::2], *shades[1::2]])
         draw(axes)
         axes.set_title(title)
         axes.grid(visible=True, linewidth=0.3)
