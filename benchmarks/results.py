@@ -20,7 +20,7 @@ class RecordError(OperatorError):
 def write_session(session: Session, directory: Path) -> Path:
     """Write `<date>-<commit>-<name>.json`, gzipped where large, and return its path."""
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"{session.date[:10]}-{session.commit}-{session.name}.json"
+    plain = path = directory / f"{session.date[:10]}-{session.commit}-{session.name}.json"
     data = session.model_dump_json().encode()
     if len(data) > GZIP_ABOVE_BYTES:
         path = path.with_suffix(".json.gz")
@@ -29,6 +29,8 @@ def write_session(session: Session, directory: Path) -> Path:
     unfinished = path.with_name(path.name + ".part")
     unfinished.write_bytes(data)
     unfinished.replace(path)
+    if path != plain:
+        plain.unlink(missing_ok=True)  # of the same session, when it was small
     return path
 
 

@@ -87,8 +87,10 @@ def test_a_session_survives_its_file(tmp_path: Path) -> None:
 def test_a_large_session_is_gzipped_and_survives_too(tmp_path: Path) -> None:
     written = session(run(latencies_ms=tuple(map(float, range(GZIP_ABOVE_BYTES // 4)))))
 
+    write_session(session(), tmp_path)  # the same one, when it had begun
     path = write_session(written, tmp_path)
 
+    assert list(tmp_path.iterdir()) == [path]
     assert path.suffixes == [".json", ".gz"]
     assert path.stat().st_size < GZIP_ABOVE_BYTES
     assert read_session(path) == written
