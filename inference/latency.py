@@ -115,14 +115,12 @@ def plan_for(engine: str, points: Iterable[LatencyPoint], budget_ms: float) -> P
     """How to run one engine, from its curve."""
     points = tuple(points)
     best = best_point(engine, points, budget_ms)
-    own = [point for point in points if point.streams == best.streams]
+    sizes = {point.batch_size for point in points if point.streams == best.streams}
     return Plan(
         engine=engine,
         streams=best.streams,
         threads=best.threads,
-        batch_sizes=tuple(
-            sorted(point.batch_size for point in own if point.batch_size <= best.batch_size)
-        ),
+        batch_sizes=tuple(sorted(size for size in sizes if size <= best.batch_size)),
         image_ms=1e3 / best.images_per_s,
         solo=_can_run_solo(engine)
         and _lone_ms(points, 1) <= WORTHWHILE_SOLO * _lone_ms(points, best.streams),
