@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.catalogue import OWN
 from benchmarks.record import Session
-from benchmarks.summary import runs_of, servers
+from benchmarks.summary import runs_at, runs_of, servers
 
 BUDGET_COLOUR = "0.5"
 
@@ -43,11 +43,7 @@ def latency_distribution(
 
     def draw(axes: Axes) -> None:
         for server in servers(session, case):
-            runs = [
-                run
-                for run in runs_of(session, case, server)
-                if run.offered_rate_per_s == rate_per_s
-            ]
+            runs = runs_at(runs_of(session, case, server), rate_per_s)
             samples = sorted(sample for run in runs for sample in run.latencies_ms)
             sent = len(samples) + sum(run.failures for run in runs)
             if samples:

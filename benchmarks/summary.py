@@ -92,13 +92,8 @@ def row_of(session: Session, case: tuple[str, str], server: str) -> Row:
     runs = runs_of(session, case, server)
     limits = image_limits(session, case, preprocessing_of(server))
     lowest_per_s = lowest_common_rate(session, case)
-    paced = [
-        limit
-        for limit in image_limits(session, case, "project")
-        if limit.rate_per_s is not None and limit.rate_per_s == lowest_per_s
-    ]
     closed = [run for run in runs if run.mode == "closed"]
-    slowest = _at_rate(runs, lowest_per_s)
+    slowest = runs_at(runs, lowest_per_s)
     mean_per_s = statistics.mean(run.answered_per_s for run in closed) if closed else 0.0
     starts = [s for s in session.starts if (s.server, s.model) == (server, case[0])]
     return Row(
@@ -118,7 +113,7 @@ def row_of(session: Session, case: tuple[str, str], server: str) -> Row:
         added_ms=Spread.of(
             run.percentile_ms(50) - alone
             for run in slowest
-            if (alone := _latency_limit_ms(paced, run.round)) is not None
+            if (alone := _latency_limit_ms(session, run)) is not None
         ),
         ready_s=Spread.of(start.ready_s for start in starts),
         memory_mb=Spread.of(start.memory_mb for start in starts),
@@ -142,7 +137,8 @@ def lowest_common_rate(session: Session, case: tuple[str, str]) -> float | None:
     return min((rate for rate in common if rate is not None), default=None)
 
 
-def _at_rate(runs: Sequence[Run], rate_per_s: float | None) -> list[Run]:
+def runs_at(runs: Sequence[Run], rate_per_s: float | None) -> list[Run]:
+    """The open runs at one rate; none where there is no rate."""
     return [run for run in runs if rate_per_s is not None and run.offered_rate_per_s == rate_per_s]
 
 
@@ -153,5 +149,11 @@ def _throughput_limit(limits: Sequence[Limit], round_: int, server: str) -> floa
     return max((each.images_per_s for each in own or same), default=0.0)
 
 
-def _latency_limit_ms(limits: Sequence[Limit], round_: int) -> float | None:
-    return min((each.percentile_ms(50) for each in limits if each.round == round_), default=None)
+def _latency_limit_ms(session: Session, run: Run) -> float | None:
+    """The in-process median of one caller at the rate and in the round of an open run."""
+    paced = [
+        limit.percentile_ms(50)
+        for limit in image_limits(session, (run.model, run.images), "project")
+        if (limit.rate_per_s, limit.round) == (run.offered_rate_per_s, run.round)
+    ]
+    return min(paced, default=None)

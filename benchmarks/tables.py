@@ -1,11 +1,11 @@
 """The tables of one case of the report, as Markdown."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from benchmarks.catalogue import OWN, PRODUCT
-from benchmarks.record import Run, Session, nearest_rank
-from benchmarks.summary import Row, Spread, runs_of, servers
+from benchmarks.record import Limit, Run, Session, nearest_rank
+from benchmarks.summary import Row, Spread, runs_at, runs_of, servers
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -26,28 +26,24 @@ def number(spread: Spread | None, digits: int = 1) -> str:
 
 def limits_table(session: Session, case: tuple[str, str]) -> str:
     """Every measured configuration without HTTP."""
-    kinds = dict.fromkeys(
-        (each.work, each.preprocessing, each.batch_size, each.streams, each.rate_per_s)
-        for each in session.limits
-        if (each.model, each.images, each.server) == (*case, None)
-    )
+    alike: dict[tuple[object, ...], list[Limit]] = defaultdict(list)
+    for limit in session.limits:
+        if (limit.model, limit.images, limit.server) == (*case, None):
+            kind = (limit.work, limit.preprocessing, limit.batch_size, limit.streams)
+            alike[*kind, limit.rate_per_s].append(limit)
     rows = []
-    for kind in kinds:
-        same = [
-            each
-            for each in session.limits
-            if (each.model, each.images, each.server) == (*case, None)
-            and (each.work, each.preprocessing, each.batch_size, each.streams, each.rate_per_s)
-            == kind
-        ]
+    for same in alike.values():
+        one = same[0]
         rows.append(
             [
-                "forward only" if kind[0] == "forward" else f"decode ({kind[1]}) + infer",
-                str(kind[2]),
-                str(kind[3]),
+                "forward only"
+                if one.work == "forward"
+                else f"decode ({one.preprocessing}) + infer",
+                str(one.batch_size),
+                str(one.streams),
                 number(Spread.of(each.images_per_s for each in same))
-                if kind[4] is None
-                else f"at {kind[4]:g}",
+                if one.rate_per_s is None
+                else f"at {one.rate_per_s:g}",
                 number(Spread.of(each.percentile_ms(50) for each in same)),
             ]
         )
@@ -111,7 +107,7 @@ def rates_table(session: Session, case: tuple[str, str], budget_ms: float) -> st
 
 
 def _at_rate(runs: Sequence[Run], rate_per_s: float, budget_ms: float) -> str:
-    runs = [run for run in runs if run.offered_rate_per_s == rate_per_s]
+    runs = runs_at(runs, rate_per_s)
     samples = sorted(sample for run in runs for sample in run.latencies_ms)
     sent = len(samples) + sum(run.failures for run in runs)
     if not samples:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.record import Limit
+from benchmarks.record import Limit, Run
 from benchmarks.summary import row_of
 from benchmarks.tables import limits_table, number, rates_table, ratios
 from tests.benchmarks.test_record import run, session
@@ -29,6 +29,18 @@ def limit(**changed: object) -> Limit:
     return Limit.model_validate({**given, **changed})
 
 
+def one_answer(server: str, elapsed_s: float) -> Run:
+    """A closed run: one right answer in this time."""
+    return run(
+        mode="closed",
+        server=server,
+        offered_rate_per_s=None,
+        connections=1,
+        latencies_ms=(1.0,),
+        elapsed_s=elapsed_s,
+    )
+
+
 def test_the_added_latency_is_that_over_the_limit_at_the_same_rate() -> None:
     # 7 ms answered; alone 4 ms back to back, 6 ms at 5/s: HTTP adds 1 ms.
     measured = session(run(server="this project", offered_rate_per_s=5.0, latencies_ms=(7.0,)))
@@ -41,14 +53,7 @@ def test_the_added_latency_is_that_over_the_limit_at_the_same_rate() -> None:
 
 def test_the_limit_of_the_throughput_is_one_without_pauses() -> None:
     # 1 answer in 1 s, over 2 images/s without pauses; with pauses they would be 100.
-    closed = run(
-        mode="closed",
-        server="this project",
-        offered_rate_per_s=None,
-        connections=1,
-        latencies_ms=(1.0,),
-        elapsed_s=1.0,
-    )
+    closed = one_answer("this project", 1.0)
     limits = (limit(), limit(rate_per_s=5.0, images_done=100))
 
     row = row_of(session(closed).model_copy(update={"limits": limits}), CASE, "this project")
@@ -83,14 +88,7 @@ def test_a_rate_that_few_servers_were_offered_is_left_out(
 def test_this_project_is_not_a_peer_of_itself() -> None:
     # Closed runs: 1 answer in 1, 1 and 2 s.
     runs = [
-        run(
-            mode="closed",
-            server=server,
-            offered_rate_per_s=None,
-            connections=1,
-            latencies_ms=(1.0,),
-            elapsed_s=elapsed_s,
-        )
+        one_answer(server, elapsed_s)
         for server, elapsed_s in (
             ("this project", 1.0),
             ("this project, form upload", 1.0),
@@ -105,14 +103,7 @@ def test_this_project_is_not_a_peer_of_itself() -> None:
 
 def test_the_throughput_is_compared_with_the_limit_measured_just_before() -> None:
     # 1 answer a second; the limit was 2 images/s at first, 4 just before, 8 before another.
-    closed = run(
-        mode="closed",
-        server="this project",
-        offered_rate_per_s=None,
-        connections=1,
-        latencies_ms=(1.0,),
-        elapsed_s=1.0,
-    )
+    closed = one_answer("this project", 1.0)
     limits = (
         limit(),
         limit(images_done=4, server="this project"),
