@@ -47,7 +47,7 @@ class Settings(BaseModel):
     )
     max_wait_ms: Annotated[float, Field(gt=0)] | None = Field(
         None,
-        description="A request whose estimated wait is longer is refused with 429; "
+        description="A request whose answer would take longer, by estimate, is refused with 429; "
         "unset means twice the budget.",
     )
     timeout_ms: Annotated[float, Field(gt=0, le=55_000)] = Field(
@@ -94,7 +94,7 @@ class Settings(BaseModel):
 
     @property
     def longest_wait_ms(self) -> float:
-        """Milliseconds of estimated wait above which a request is refused."""
+        """Milliseconds of estimated time to an answer above which a request is refused."""
         return self.max_wait_ms if self.max_wait_ms is not None else 2 * self.budget_ms
 
     @classmethod

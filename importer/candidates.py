@@ -17,7 +17,7 @@ from importer.network import PixelsToLogits
 from importer.options import ImportOptions
 from importer.quantise import quantise
 from inference.certify import certify
-from inference.engines import Batch, Logits, load_engine
+from inference.engines import Batch, Logits, open_graph
 from inference.executor import Executor
 from inference.latency import measure_curve
 from inference.machine import usable_cores
@@ -152,7 +152,7 @@ class Trial:
             image_ms=1,
         )
         shape, classes = self.signature.input_shape, self.evidence.reference.shape[1]
-        engine = load_engine(candidate, self.draft, shape, plan)
+        engine = open_graph(candidate, self.draft, shape)(plan)
         executor = Executor(engine, plan, self.signature, classes)
         try:
             return executor.run_in_parts(inputs, batch_size)
@@ -172,7 +172,7 @@ class Trial:
 
     def _curve(self, graph: EngineGraph) -> tuple[LatencyPoint, ...]:
         return measure_curve(
-            lambda plan: load_engine(graph, self.draft, self.signature.input_shape, plan),
+            open_graph(graph, self.draft, self.signature.input_shape),
             self.evidence.inputs,
             usable_cores(),
             budget_ms=self.options.budget_ms,

@@ -10,7 +10,7 @@ from artifact.record import EngineAttempt, Plan
 from errors import OperatorError
 from importer.console import Progress
 from inference.certify import certify
-from inference.engines import Batch, Logits, load_engine
+from inference.engines import Batch, Logits, open_graph
 from inference.executor import Executor
 from inference.machine import usable_cores
 from inference.self_check import gates_of, golden_inputs
@@ -78,7 +78,7 @@ def _logits(artifact: Artifact, entry: EngineEntry, inputs: Batch) -> Iterator[t
         batch_sizes=tuple(sorted(sizes)),
         image_ms=1,
     )
-    engine = load_engine(entry, artifact.root, signature.input_shape, plan)
+    engine = open_graph(entry, artifact.root, signature.input_shape)(plan)
     executor = Executor(engine, plan, signature, artifact.manifest.num_classes)
     try:
         for size in plan.batch_sizes:

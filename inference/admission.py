@@ -17,18 +17,20 @@ INITIAL_ANSWERS = 20
 class Admission:
     """Refuses at once what could not be answered in time.
 
-    The wait of a new request is estimated as the requests before it times the interval between
-    answers at full load (Little's law). The interval is time queueing divided by answers given,
-    both forgotten exponentially; it starts as the measured cost of an image, and fades back to
-    it while nothing queues, so that one slow moment does not shut the door for good.
+    The time to the answer of a new request is estimated as the requests inside, with itself, times
+    the interval between answers at full load (Little's law). The interval is time queueing
+    divided by answers given, both forgotten exponentially; it starts as the measured cost of an
+    image, and fades back to it while nothing queues, so that one slow moment does not shut the
+    door for good.
 
     Belongs to one event loop; not thread-safe.
 
     Args:
         max_inside: Requests that may be inside at a time.
-        max_wait_ms: Longest estimated wait.
+        max_wait_ms: Longest estimated time to an answer.
         image_ms: Interval between answers at full load, until it has been observed.
-        parallel: Requests that are worked on at a time; only those beyond wait.
+        parallel: Requests that are worked on at a time; up to here none is refused for its time,
+            as a model slower than `max_wait_ms` would otherwise answer nobody.
         clock: Monotonic seconds.
     """
 
@@ -53,19 +55,19 @@ class Admission:
         self._queueing = False
 
     def estimated_wait_ms(self) -> float:
-        """Milliseconds a request admitted now would wait for its turn."""
-        interval_ms = self._queueing_ms / self._answers
-        return max(0, self.inside - self._parallel + 1) * interval_ms
+        """Milliseconds until a request admitted now would have its answer."""
+        return (self.inside + 1) * self._queueing_ms / self._answers
 
     @contextmanager
     def admit(self) -> Iterator[None]:
         """Hold a place for the time of one request.
 
         Raises:
-            Overloaded: The places are taken, or the estimated wait is too long.
+            Overloaded: The places are taken, or the answer would take too long.
         """
         wait_ms = self.estimated_wait_ms()
-        if self.inside >= self._max_inside or wait_ms > self._max_wait_ms:
+        too_long = wait_ms > self._max_wait_ms and self.inside >= self._parallel
+        if self.inside >= self._max_inside or too_long:
             error = Overloaded("the service is at its capacity; try again later")
             error.retry_after_s = max(1, math.ceil(wait_ms / 1e3))
             raise error

@@ -1,5 +1,7 @@
 """What an engine is, and how the one a manifest names is loaded."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -33,18 +35,23 @@ class Engine(Protocol):
         """
 
 
+LoadEngine = Callable[[Plan], Engine]
+"""Loads one engine for the batch sizes, streams and threads of a plan."""
+
+
 class EngineUnavailable(ArtifactError):
     """An engine's library is not installed or does not run on this machine."""
 
 
-def load_engine(graph: EngineGraph, root: Path, input_shape: tuple[int, ...], plan: Plan) -> Engine:
-    """Load an engine.
+def open_graph(graph: EngineGraph, root: Path, input_shape: tuple[int, ...]) -> LoadEngine:
+    """Open the graph of an engine; what is returned loads it for one plan or several.
+
+    Engines loaded from one opened graph share what can be shared of its weights.
 
     Args:
         graph: From the manifest, or in the making.
         root: Directory of the artifact.
         input_shape: (H, W, C) of one input.
-        plan: Batch sizes, streams and threads to compile it for.
 
     Raises:
         EngineUnavailable: The library it needs is missing.
@@ -54,17 +61,18 @@ def load_engine(graph: EngineGraph, root: Path, input_shape: tuple[int, ...], pl
     try:
         match graph.kind:
             case "openvino":
-                from inference.engine_openvino import OpenVinoEngine
+                from inference.engine_openvino import OpenVinoEngine, the_core
 
-                return OpenVinoEngine(path, graph.precision, input_shape, plan)
+                model = the_core().read_model(path)
+                return functools.partial(OpenVinoEngine, model, graph.precision, input_shape)
             case "onnxruntime":
                 from inference.engine_onnxruntime import OnnxRuntimeEngine
 
-                return OnnxRuntimeEngine(path, plan)
+                return functools.partial(OnnxRuntimeEngine, path)
             case "torchscript":
                 from inference.engine_torch import TorchScriptEngine
 
-                return TorchScriptEngine(path, graph.precision, plan)
+                return functools.partial(TorchScriptEngine, path, graph.precision)
     except ImportError as error:
         raise EngineUnavailable(
             f"engine {graph.name}: {error.name} is not installed; install the requirements of "

@@ -4,10 +4,9 @@ import gc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from artifact.manifest import EngineEntry
 from artifact.opened import Artifact
 from artifact.record import Plan
-from inference.engines import Batch, load_engine
+from inference.engines import Batch, LoadEngine, open_graph
 from inference.executor import Executor
 from inference.latency import measure_curve, plan_for
 from inference.machine import this_machine, usable_cores
@@ -35,25 +34,23 @@ def load_executor(
     with ThreadPoolExecutor(1, "golden") as pool:
         # They are decoded while the engine is compiled: a start is quicker by a tenth of a second.
         inputs = pool.submit(golden_inputs, samples, preprocessing)
-        entry, plan = _entry_and_plan(artifact, engine, budget_ms, inputs.result)
+        record, signature = artifact.record, artifact.manifest.preprocessing
+        unnamed = record.plan.engine if record else artifact.manifest.engines[0].name
+        entry = artifact.manifest.engine(engine or unnamed)
+        load = open_graph(entry, artifact.root, signature.input_shape)
+        plan = _plan(artifact, entry.name, budget_ms, load, inputs.result)
         if deterministic:
             plan = plan.model_copy(update={"batch_sizes": plan.batch_sizes[:1], "solo": False})
-        executor = _executor(artifact, entry, plan)
+        executor = Executor(
+            load(plan),
+            plan,
+            signature,
+            artifact.manifest.num_classes,
+            solo=load(_alone(plan)) if plan.solo else None,
+        )
     executor.warmup()
     check_engine(artifact, entry, executor, inputs.result())
     return executor
-
-
-def _executor(artifact: Artifact, entry: EngineEntry, plan: Plan) -> Executor:
-    signature = artifact.manifest.preprocessing
-    shape = signature.input_shape
-    return Executor(
-        load_engine(entry, artifact.root, shape, plan),
-        plan,
-        signature,
-        artifact.manifest.num_classes,
-        solo=load_engine(entry, artifact.root, shape, _alone(plan)) if plan.solo else None,
-    )
 
 
 def _alone(plan: Plan) -> Plan:
@@ -70,24 +67,16 @@ def freeze_garbage() -> None:
     gc.freeze()
 
 
-def _entry_and_plan(
-    artifact: Artifact, engine: str | None, budget_ms: float, inputs: Callable[[], Batch]
-) -> tuple[EngineEntry, Plan]:
-    record, cores = artifact.record, usable_cores()
+def _plan(
+    artifact: Artifact, engine: str, budget_ms: float, load: LoadEngine, inputs: Callable[[], Batch]
+) -> Plan:
+    record = artifact.record
     if record is not None and record.machine == this_machine(record.machine.accelerator):
-        if engine in (None, record.plan.engine) and budget_ms == record.budget_ms:
-            return artifact.manifest.engine(record.plan.engine), record.plan
-        if engine is not None and record.curve(engine):
-            entry = artifact.manifest.engine(engine)
-            return entry, plan_for(engine, record.curve(engine), budget_ms)
-    name = engine or (record.plan.engine if record else artifact.manifest.engines[0].name)
-    entry = artifact.manifest.engine(name)
-    shape = artifact.manifest.preprocessing.input_shape
+        if (engine, budget_ms) == (record.plan.engine, record.budget_ms):
+            return record.plan
+        if curve := record.curve(engine):
+            return plan_for(engine, curve, budget_ms)
     curve = measure_curve(
-        lambda plan: load_engine(entry, artifact.root, shape, plan),
-        inputs(),
-        cores,
-        budget_ms=budget_ms,
-        seconds=REMEASURE_SECONDS,
+        load, inputs(), usable_cores(), budget_ms=budget_ms, seconds=REMEASURE_SECONDS
     )
-    return entry, plan_for(name, curve, budget_ms)
+    return plan_for(engine, curve, budget_ms)

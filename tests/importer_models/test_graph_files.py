@@ -17,7 +17,7 @@ from artifact.opened import Artifact, open_artifact
 from artifact.record import Plan
 from importer.errors import ImportRefused
 from importer.options import ImportOptions
-from inference.engines import load_engine
+from inference.engines import open_graph
 from tests.importer_models.linear_graphs import (
     KERNEL,
     PIXELS,
@@ -50,7 +50,7 @@ def served(artifact: Artifact, batch: int) -> dict[str, npt.NDArray[np.float32]]
     found = {}
     for entry in artifact.manifest.engines:
         plan = Plan(engine=entry.name, streams=1, threads=1, batch_sizes=(batch,), image_ms=1)
-        engine = load_engine(entry, artifact.root, (SIDE, SIDE, 3), plan)
+        engine = open_graph(entry, artifact.root, (SIDE, SIDE, 3))(plan)
         parts = [engine.run(PIXELS[at : at + batch]) for at in range(0, len(PIXELS), batch)]
         found[entry.name] = np.concatenate(parts)
     return found

@@ -8,7 +8,7 @@ import pytest
 from artifact.opened import open_artifact
 from artifact.record import Plan
 from importer.errors import ImportRefused
-from inference.engines import load_engine
+from inference.engines import open_graph
 from preprocessing import DecodeLimits, to_input
 from tests.importer_models.shared_models import LOGIT_TOLERANCES, SPECS, golden_logits, options_of
 from tests.imports import import_quietly
@@ -34,7 +34,7 @@ def test_every_fp32_engine_reproduces_the_published_logits(
     ]
     for entry in artifact.manifest.engines:
         plan = Plan(engine=entry.name, streams=1, threads=1, batch_sizes=(1,), image_ms=1)
-        engine = load_engine(entry, root, artifact.manifest.preprocessing.input_shape, plan)
+        engine = open_graph(entry, root, artifact.manifest.preprocessing.input_shape)(plan)
         for name, logits in expected.items():
             inputs = to_input((images / name).read_bytes(), preprocessing, DecodeLimits())
             found = engine.run(inputs[np.newaxis])[0]

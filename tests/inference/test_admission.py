@@ -41,21 +41,27 @@ def admitted_at_once(door: Admission) -> int:
             return door.inside
 
 
-def test_the_wait_is_that_of_the_requests_before_it() -> None:
-    door = admission(parallel=2)
+def test_the_wait_is_the_work_of_the_requests_inside_and_its_own() -> None:
+    door = admission()
     with ExitStack() as inside:
         waits = []
         for _ in range(5):
             waits.append(door.estimated_wait_ms())
             inside.enter_context(door.admit())
 
-    # Two are worked on; the third waits for one answer, 10 ms.
-    assert waits == [0, 0, 10, 20, 30]
+    assert waits == [10, 20, 30, 40, 50]
 
 
 def test_those_who_would_wait_too_long_are_refused() -> None:
-    # 1 is worked on, 10 wait 10, 20, … 100 ms.
-    assert admitted_at_once(admission()) == 11
+    # They are answered after 10, 20, … 100 ms.
+    assert admitted_at_once(admission()) == 10
+
+
+@pytest.mark.parametrize("parallel", [1, 4])
+def test_a_model_slower_than_the_longest_wait_still_answers_as_many_as_it_works_on(
+    parallel: int,
+) -> None:
+    assert admitted_at_once(admission(image_ms=400, parallel=parallel)) == parallel
 
 
 def test_the_places_are_bounded_whatever_the_estimate() -> None:
@@ -84,9 +90,9 @@ def test_a_failed_request_gives_its_place_back() -> None:
 
 @pytest.mark.parametrize(
     ("waiting", "seconds"),
-    # Each waits for 400 ms more: refused are waits of 0.4, 2.0, 2.4 s, told to come back in
-    # whole seconds, never 0.
-    [(1, 1), (5, 2), (6, 3)],
+    # Each takes 400 ms more: refused are waits of 0.8, 2.0, 2.4 s, told to come back in whole
+    # seconds, never 0.
+    [(1, 1), (4, 2), (5, 3)],
 )
 def test_a_refused_client_learns_when_to_come_back(waiting: int, seconds: int) -> None:
     door = admission(max_inside=waiting, max_wait_ms=1e6, image_ms=400)
@@ -97,11 +103,6 @@ def test_a_refused_client_learns_when_to_come_back(waiting: int, seconds: int) -
             pass
 
     assert refused.value.retry_after_s == seconds
-
-
-def wait_of_the_first_to_wait(door: Admission) -> float:
-    with door.admit():
-        return door.estimated_wait_ms()
 
 
 class Traffic:
@@ -158,9 +159,9 @@ def test_at_three_times_the_capacity_the_server_never_idles_and_nobody_waits_lon
 
     traffic.run([(20, 300)])
 
-    # Capacity is 100/s; the allowed wait is 105 ms and one answer more.
+    # Capacity is 100/s; an answer may take 105 ms, 10 ms of it are its own work.
     assert traffic.answered_between(0, 20) >= 0.99 * 2_000
-    assert max(wait for _, wait in traffic.waits_s) <= 0.115
+    assert max(wait for _, wait in traffic.waits_s) <= 0.1
 
 
 @pytest.mark.parametrize("actual_s", [0.003, 0.03])
@@ -172,7 +173,7 @@ def test_the_estimate_follows_a_server_that_is_not_as_fast_as_was_measured(
     traffic.run([(20, 3 / actual_s)])
 
     settled = [wait for came, wait in traffic.waits_s if came > 5]
-    assert max(settled) == pytest.approx(0.1, abs=0.04)
+    assert max(settled) == pytest.approx(0.1 - actual_s, abs=0.04)
     assert traffic.answered_between(5, 20) >= 0.95 * 15 / actual_s
 
 
@@ -198,7 +199,7 @@ def test_what_a_slow_moment_taught_is_forgotten_though_nothing_waits_any_more() 
     for visit in visits:
         clock.seconds += 0.5
         visit.__exit__(None, None, None)
-    slow = wait_of_the_first_to_wait(door)
+    slow = door.estimated_wait_ms()
 
     for _ in range(10):
         clock.seconds += 1
@@ -206,7 +207,7 @@ def test_what_a_slow_moment_taught_is_forgotten_though_nothing_waits_any_more() 
             pass
 
     assert slow > 30
-    assert wait_of_the_first_to_wait(door) == pytest.approx(10, rel=0.01)
+    assert door.estimated_wait_ms() == pytest.approx(10, rel=0.01)
 
 
 def test_while_nothing_waits_the_gaps_between_answers_say_nothing_of_the_speed() -> None:
@@ -215,7 +216,7 @@ def test_while_nothing_waits_the_gaps_between_answers_say_nothing_of_the_speed()
     traffic.run([(20, 4)])
 
     # Answers come 250 ms apart because requests do.
-    assert wait_of_the_first_to_wait(traffic.door) == pytest.approx(10, rel=0.01)
+    assert traffic.door.estimated_wait_ms() == pytest.approx(10, rel=0.01)
 
 
 def test_a_burst_after_a_quiet_time_is_let_in_as_far_as_it_fits() -> None:
@@ -223,5 +224,5 @@ def test_a_burst_after_a_quiet_time_is_let_in_as_far_as_it_fits() -> None:
 
     traffic.run([(5, 20), (0.05, 1_000)])
 
-    # 50 within 50 ms: 11 fit at first, and one more with each of 5 answers meanwhile.
-    assert 50 - len(traffic.refused) == pytest.approx(16, abs=1)
+    # 50 within 50 ms: 10 fit at first, and one more with each of 5 answers meanwhile.
+    assert 50 - len(traffic.refused) == pytest.approx(15, abs=1)

@@ -12,7 +12,7 @@ from artifact.errors import ArtifactError
 from artifact.manifest import EngineGraph, EngineKind
 from artifact.record import Plan
 from importer.network import PixelsToLogits
-from inference.engines import load_engine
+from inference.engines import open_graph
 from tests.imports import ROOT
 from tests.inference.tiny import (
     SHAPE,
@@ -124,7 +124,7 @@ def test_an_engine_whose_library_is_missing_is_the_operators_to_install(
     plan = Plan(engine="one", streams=1, threads=1, batch_sizes=(1,), image_ms=1)
 
     with pytest.raises(ArtifactError, match="onnxruntime is not installed; install"):
-        load_engine(graph, tmp_path, SHAPE, plan)
+        open_graph(graph, tmp_path, SHAPE)(plan)
 
 
 STRESS = """
@@ -134,13 +134,13 @@ from pathlib import Path
 import numpy as np
 from artifact.manifest import EngineGraph
 from artifact.record import Plan
-from inference.engines import load_engine
+from inference.engines import open_graph
 
 folder, runs = Path(sys.argv[1]), int(sys.argv[2])
 inputs, expected = np.load(folder / "inputs.npy"), np.load(folder / "expected.npy")
 plan = Plan(engine="openvino", streams=2, threads=2, batch_sizes=(1, 4), image_ms=1)
 graph = EngineGraph(kind="openvino", precision="fp32", file="network.onnx")
-engine = load_engine(graph, folder, inputs.shape[1:], plan)
+engine = open_graph(graph, folder, inputs.shape[1:])(plan)
 
 def many(seed):
     random = np.random.default_rng(seed)

@@ -1,5 +1,7 @@
 """Plans from latency curves drawn by hand."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -46,6 +48,25 @@ def test_a_larger_batch_that_is_hardly_faster_is_not_worth_its_latency() -> None
     assert best_point("openvino-fp32", curve, 50) == curve[0]
 
 
+def test_batches_must_bring_a_fifth_more_than_single_images() -> None:
+    # 100/s, then 118/s and 130/s in batches: 18 % are too little, 30 % are not.
+    curve = [point(1, 10), point(2, 17), point(4, 30.7)]
+
+    assert best_point("openvino-fp32", curve[:2], 100) == curve[0]
+    assert best_point("openvino-fp32", curve, 100) == curve[2]
+    # From batch to batch 5 % are enough: 130/s and 138/s.
+    assert best_point("openvino-fp32", [*curve, point(8, 58)], 200).batch_size == 8
+
+
+def test_streams_may_take_the_whole_budget_where_a_lone_image_does_not_wait_for_them() -> None:
+    # 45/s and 50/s; two images in turn would be answered after 22 and 44 ms.
+    curve = [point(1, 22), point(1, 40, streams=2)]
+
+    assert best_point("openvino-fp32", curve, 50) == curve[1]
+    assert best_point("openvino-fp32", curve, 39) == curve[0]
+    assert best_point("torchscript-fp32", curve, 50) == curve[0]
+
+
 def test_more_streams_win_where_they_bring_more() -> None:
     # One stream 100/s; two streams 2 / 12 ms = 167/s.
     curve = [point(1, 10), point(1, 12, streams=2)]
@@ -78,6 +99,16 @@ def test_a_lone_image_takes_all_threads_where_that_is_much_quicker(
     chosen = plan_for(engine, [point(1, lone_ms), point(1, 12, streams=2)], 50)
 
     assert (chosen.streams, chosen.solo) == (2, solo)
+
+
+def test_a_second_copy_of_the_weights_must_save_a_millisecond() -> None:
+    quick, slow = (
+        [point(1, lone_ms), point(1, beside_ms, streams=2)]
+        for lone_ms, beside_ms in [(1.0, 1.9), (1.3, 2.4)]
+    )
+
+    assert (plan_for("one", quick, 50).streams, plan_for("one", quick, 50).solo) == (2, False)
+    assert (plan_for("one", slow, 50).streams, plan_for("one", slow, 50).solo) == (2, True)
 
 
 def test_one_stream_has_all_threads_already() -> None:
@@ -163,14 +194,34 @@ def test_a_curve_is_measured_with_real_inputs_at_each_size_and_number_of_streams
     example = np.zeros((3, 4, 5, 1), np.uint8)
     curve = measure_curve(load, example, 2, budget_ms=1e6, seconds=0.001)
 
-    assert [(one.streams, one.batch_size) for one in curve] == [
-        (engine.plan.streams, engine.plan.batch_sizes[0]) for engine in engines
-    ]
+    measured = [(engine.plan.streams, engine.plan.batch_sizes[0]) for engine in engines]
+    assert measured == [*((one.streams, one.batch_size) for one in curve), (2, 1), (1, 1)]
     assert {one.streams for one in curve} == {1, 2}
     for engine in engines:
         assert engine.shapes == {(*engine.plan.batch_sizes, 4, 5, 1)}
         assert engine.dtypes == {"uint8"}
         assert engine.plan.threads == 2
+
+
+def test_a_moment_in_which_the_machine_was_busy_does_not_count() -> None:
+    first: set[int] = set()
+
+    class Disturbed:
+        def __init__(self, plan: Plan) -> None:
+            # Something else runs while the first engine of one stream is measured.
+            self.seconds = 0.02 if plan.streams == 1 and 1 not in first else 0.002
+            first.add(plan.streams)
+
+        def run(self, batch: Batch) -> Logits:
+            time.sleep(self.seconds)
+            return np.zeros((len(batch), 1), np.float32)
+
+    curve = measure_curve(
+        Disturbed, np.zeros((1, 1, 1, 1), np.uint8), 2, budget_ms=1e-9, seconds=0.05
+    )
+
+    assert [(one.streams, one.batch_size) for one in curve] == [(1, 1), (2, 1)]
+    assert curve[0].latency_ms < 15
 
 
 def test_batches_beyond_the_budget_are_not_tried() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from artifact.opened import Artifact, open_artifact
 from artifact.record import Plan
-from inference.engines import Batch, Engine, Logits, load_engine
+from inference.engines import Batch, Engine, Logits, open_graph
 from inference.executor import Executor
 from inference.loading import load_executor
 from inference.self_check import SelfCheckFailed, check_engine, golden_inputs
@@ -43,7 +43,7 @@ def check(artifact: Artifact, wrong: str) -> None:
     entry = artifact.manifest.engine("onnxruntime-fp32")
     plan = Plan(engine=entry.name, streams=1, threads=1, batch_sizes=(1, 4), image_ms=1)
     signature = artifact.manifest.preprocessing
-    engine = load_engine(entry, artifact.root, signature.input_shape, plan)
+    engine = open_graph(entry, artifact.root, signature.input_shape)(plan)
     executor = Executor(Spoiled(engine, wrong), plan, signature, artifact.manifest.num_classes)
     inputs = golden_inputs(artifact.golden_samples(), artifact.preprocessing())
     check_engine(artifact, entry, executor, inputs)

@@ -13,15 +13,14 @@ from pathlib import Path
 
 from artifact.manifest import EngineGraph
 from artifact.record import Plan
-from inference.engines import load_engine
+from inference.engines import open_graph
 
 engines = [
-    load_engine(
+    open_graph(
         EngineGraph(kind="openvino", precision="fp32", file="network.onnx"),
         Path(sys.argv[1]),
         (6, 5, 3),
-        Plan(engine="one", streams=1, threads=1, batch_sizes=(1,), image_ms=1),
-    )
+    )(Plan(engine="one", streams=1, threads=1, batch_sizes=(1,), image_ms=1))
 ]
 # The last reference goes away in another thread, as after a measurement.
 thread = threading.Thread(target=lambda: (engines.clear(), gc.collect()))

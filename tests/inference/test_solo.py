@@ -12,7 +12,7 @@ from artifact.manifest import EngineGraph
 from artifact.opened import Artifact, open_artifact
 from artifact.record import Plan
 from inference import loading
-from inference.engines import Batch, Engine, Logits, load_engine
+from inference.engines import Batch, Engine, LoadEngine, Logits, open_graph
 from inference.executor import EngineFault, Executor
 from inference.loading import load_executor
 from inference.self_check import SelfCheckFailed, check_engine, golden_inputs
@@ -158,11 +158,16 @@ def artifact(digits_folder: Path) -> Artifact:
 def loaded_plans(artifact: Artifact, monkeypatch: pytest.MonkeyPatch, **how: bool) -> list[Plan]:
     plans: list[Plan] = []
 
-    def load(graph: EngineGraph, root: Path, shape: tuple[int, ...], plan: Plan) -> Engine:
-        plans.append(plan)
-        return load_engine(graph, root, shape, plan)
+    def opened(graph: EngineGraph, root: Path, shape: tuple[int, ...]) -> LoadEngine:
+        load = open_graph(graph, root, shape)
 
-    monkeypatch.setattr(loading, "load_engine", load)
+        def noted(plan: Plan) -> Engine:
+            plans.append(plan)
+            return load(plan)
+
+        return noted
+
+    monkeypatch.setattr(loading, "open_graph", opened)
     load_executor(artifact, engine=None, budget_ms=50, **how)
     return plans
 

@@ -10,7 +10,7 @@ from artifact.manifest import EngineGraph, EngineKind, PreprocessingEntry
 from artifact.record import Plan
 from importer.export import export_onnx, export_torchscript
 from importer.network import PixelsToLogits
-from inference.engines import Batch, Engine, load_engine
+from inference.engines import Batch, Engine, open_graph
 from preprocessing import DecodeRules
 
 SHAPE = (6, 5, 3)
@@ -52,4 +52,4 @@ def export_tiny(folder: Path) -> None:
 def tiny_engine(folder: Path, kind: EngineKind, *batch_sizes: int, streams: int = 1) -> Engine:
     plan = Plan(engine=kind, streams=streams, threads=2, batch_sizes=batch_sizes, image_ms=1)
     graph = EngineGraph(kind=kind, precision="fp32", file=FILES[kind])
-    return load_engine(graph, folder, SHAPE, plan)
+    return open_graph(graph, folder, SHAPE)(plan)
