@@ -17,6 +17,7 @@ PHOTOS = ROOT.parent / "shared" / "data" / "images" / "photos"
 HELP = {
     "quick": "this project, four peers and the limit, in under 5 minutes",
     "full": "every server with ResNet-50 int8",
+    "relaxed": "some servers with ResNet-50 int8 and a budget of 100 ms, for slow machines",
     "models": "this project and FastAPI with other networks and images",
     "prepare": "make the models, images and environments of a session; measure nothing",
     "report": "write docs/performance.md from the stored sessions",

@@ -76,7 +76,11 @@ def measure(
     with running(
         visit.server,
         visit.python,
-        environment=workload_environment(visit.server, visit.workload_path),
+        environment=workload_environment(
+            visit.server,
+            visit.workload_path,
+            settings={"CLASSIFIER_BUDGET_MS": f"{plan.budget_ms:g}"},
+        ),
         log_path=visit.log_path,
         probe=probe,
     ) as server:

@@ -36,6 +36,7 @@ class Case:
         servers: Measured in this order in every round.
         loadgen_s: Length of LoadGen's Server scenario for this project in the last round; 0 leaves
             it out.
+        budget_ms: Latency the p99 may take; None is the plan's.
     """
 
     architecture: str
@@ -44,6 +45,7 @@ class Case:
     servers: tuple[Server, ...]
     mix: str = WEB_MIX
     loadgen_s: float = 0
+    budget_ms: float | None = None
 
     @property
     def model(self) -> str:
@@ -63,7 +65,7 @@ class Plan:
         warmup_s: Closed-loop load before anything is recorded.
         connections: In flight in a closed run: enough to saturate 2 to 4 cores, and few enough
             that at 100/s nobody waits beyond the limit at which this project refuses.
-        budget_ms: Latency the p99 may take.
+        budget_ms: Latency the p99 may take, where a case does not say.
         resolution_per_s: Of the search.
         most_probes: Of one search.
         longest_probe: Slices that a probe at a low rate lasts at most.
@@ -79,6 +81,10 @@ class Plan:
     resolution_per_s: float = 2.0
     most_probes: int = 4
     longest_probe: int = 3
+
+    def of_case(self, case: Case) -> "Plan":
+        """The plan with the budget of a case."""
+        return dataclasses.replace(self, budget_ms=case.budget_ms or self.budget_ms)
 
     @property
     def saturation_s(self) -> float:

@@ -110,13 +110,13 @@ class Measurement:
             )
             if server is not NULL:
                 self._add(limits=[limit_before(visit, self._plan.slice_s, limits)])
-            self._visit(visit, case.rates_per_s)
+            self._visit(visit, case)
             write_session(self._session, RESULTS)
 
-    def _visit(self, visit: Visit, rates_per_s: tuple[float, ...]) -> None:
-        name = visit.server.name
+    def _visit(self, visit: Visit, case: Case) -> None:
+        name, plan = visit.server.name, self._plan.of_case(case)
         try:
-            found = measure(visit, self._plan, rates_per_s, lambda line: say(f"  {name}: {line}"))
+            found = measure(visit, plan, case.rates_per_s, lambda line: say(f"  {name}: {line}"))
         except ServerFailed as error:
             say(f"  {error}")
             self._add(absent=[self._absent(visit.server, visit.workload, str(error))])

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from benchmarks.catalogue import NULL, preprocessing_of
 from benchmarks.record import Limit, Run, Session
 
+USUAL_BUDGET_MS = 50.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
@@ -56,6 +58,12 @@ class Row:
 def cases(session: Session) -> list[tuple[str, str]]:
     """(model, image mix) of the session, in the order measured."""
     return list(dict.fromkeys((run.model, run.images) for run in session.runs))
+
+
+def budget_of(session: Session, case: tuple[str, str]) -> float:
+    """Latency the p99 could take in the searches of a case; the usual 50 ms without any."""
+    searches = (one for one in session.highest_rates if (one.model, one.images) == case)
+    return next((one.budget_ms for one in searches), USUAL_BUDGET_MS)
 
 
 def servers(session: Session, case: tuple[str, str]) -> list[str]:

@@ -1,5 +1,7 @@
 """The estimate of a session's time, by hand, and how sessions are fitted to a time."""
 
+import dataclasses
+
 import pytest
 
 from benchmarks.catalogue import NULL, PEERS, PRODUCT_SERVER
@@ -28,6 +30,13 @@ def test_the_estimate_adds_starts_warmups_runs_probes_and_limits() -> None:
     # Null server, once: 5 + 3 + 1 closed and 2 open runs of 10 s = 38 s; it is not searched.
     # This project: 2 × (2 + 5 + 3 + a limit, 3 runs and 4 probes of 10 s) = 180 s.
     assert SMALL.duration_s() == 192 + 38 + 180
+
+
+def test_a_case_may_have_a_budget_of_its_own() -> None:
+    (case,) = SMALL.cases
+
+    assert SMALL.of_case(case).budget_ms == 50
+    assert SMALL.of_case(dataclasses.replace(case, budget_ms=200)).budget_ms == 200
 
 
 def test_slices_fill_the_time() -> None:

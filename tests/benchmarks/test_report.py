@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmarks.summary import row_of
+from benchmarks.record import HighestRate
+from benchmarks.summary import budget_of, row_of
 from benchmarks.tables import number, table
 from tests.benchmarks.test_record import run, session
 
@@ -42,6 +43,23 @@ def test_a_row_has_the_median_of_the_rounds_with_the_extremes() -> None:
     assert number(row.saturated_per_s) == "2.0 (1.0–4.0)"
     assert row.failed == 3
     assert row.part_of_limit is None
+
+
+def test_a_case_is_judged_by_the_budget_of_its_searches() -> None:
+    searched = HighestRate(
+        server="tiny",
+        model="none",
+        images="digits",
+        round=0,
+        rate_per_s=1,
+        first_failed_rate_per_s=None,
+        budget_ms=200,
+        rule="",
+    )
+    measured = session().model_copy(update={"highest_rates": (searched,)})
+
+    assert budget_of(measured, ("none", "digits")) == 200
+    assert budget_of(measured, ("none", "other")) == 50
 
 
 def test_a_table_has_its_numbers_to_the_right() -> None:
