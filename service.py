@@ -21,7 +21,7 @@ from errors import OperatorError
 from inference.admission import Admission
 from inference.assembly import COALESCED, embedded_pipeline, remote_pipeline
 from inference.batcher import RunBatch
-from inference.classifier import Answer, Classifier
+from inference.classifier import Classifier
 from inference.engines import Batch, Logits
 from inference.loading import freeze_garbage, load_executor
 from inference.machine import usable_cores
@@ -167,7 +167,7 @@ class ImageClassifier:
         to_input = functools.partial(
             preprocess, preprocessing=preprocessing, limits=_decode_limits()
         )
-        self._classifier = Classifier(
+        self.classifier = Classifier(
             self._embedded(to_input) if EMBEDDED else self._remote(to_input),
             self._admission(),
             self._labels,
@@ -212,12 +212,9 @@ class ImageClassifier:
     @bentoml.api
     async def classify(self, image: Path, top_k: int = SETTINGS.default_top_k) -> dict[str, Any]:
         """Classify one image file; what BentoML's own clients see. HTTP is answered by `Edge`."""
-        answer = await self.answer(await asyncio.to_thread(image.read_bytes), top_k)
+        data = await asyncio.to_thread(image.read_bytes)
+        answer = await self.classifier.classify(data, top_k)
         return {"predictions": [asdict(one) for one in answer.predictions]}
-
-    async def answer(self, image: bytes, top_k: int | None) -> Answer:
-        """See `Classifier.classify`."""
-        return await self._classifier.classify(image, top_k)
 
     async def check_ready(self) -> None:
         """Raise NotReady where the runner does not answer; a worker that answers is well."""

@@ -62,9 +62,8 @@ class Admission:
         """Milliseconds until a request admitted now would have its answer."""
         return SLOWEST * (self.inside + 1) * self._queueing_ms / self._answers
 
-    @contextmanager
-    def admit(self) -> Iterator[None]:
-        """Hold a place for the time of one request.
+    def check(self) -> None:
+        """Do nothing where a request would be let in now.
 
         Raises:
             Overloaded: The places are taken, or the answer would take too long.
@@ -75,6 +74,11 @@ class Admission:
             error = Overloaded("the service is at its capacity; try again later")
             error.retry_after_s = max(1, math.ceil(wait_ms / 1e3))
             raise error
+
+    @contextmanager
+    def admit(self) -> Iterator[None]:
+        """Hold a place for the time of one request; raises as `check` does."""
+        self.check()
         self.inside += 1
         try:
             yield

@@ -45,6 +45,10 @@ class Classifier:
         self._timeout_ms = timeout_ms
         self._default_top_k = min(default_top_k, len(labels))
 
+    def check_admission(self) -> None:
+        """Raise Overloaded where an image would be refused now, whatever it is."""
+        self._admission.check()
+
     async def classify(self, image: bytes, top_k: int | None) -> Answer:
         """Classify one image file.
 

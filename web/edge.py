@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import Any, Protocol
 
 from errors import ClientVisibleError, DeadlineExceeded, MethodNotAllowed, NotFound
-from inference.classifier import Answer
+from inference.classifier import Answer, Classifier
 from web import page
 from web.messages import (
     ClientGone,
@@ -52,9 +52,7 @@ class ClassifierService(Protocol):
     """What the edge needs of the service."""
 
     metrics: RequestMetrics
-
-    async def answer(self, image: bytes, top_k: int | None) -> Answer:
-        """Classify one image file."""
+    classifier: Classifier
 
     async def check_ready(self) -> None:
         """Raise NotReady where a request could not be answered at present."""
@@ -151,14 +149,17 @@ class Edge:
 
     async def _classify(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         begun = time.perf_counter()
+        service = self._service()
+        # Before the body: to receive and read what is then refused costs what others wait for.
+        service.classifier.check_admission()
         try:
             async with asyncio.timeout(BODY_TIMEOUT_S):
                 body = await read_body(scope, receive, self._max_body_bytes)
         except TimeoutError as error:
             raise DeadlineExceeded(f"the body took longer than {BODY_TIMEOUT_S} s") from error
         upload = upload_from(scope, body)
-        service = self._service()
-        answer = await _unless_gone(receive, service.answer(upload.image, upload.top_k))
+        work = service.classifier.classify(upload.image, upload.top_k)
+        answer = await _unless_gone(receive, work)
         value = {
             "predictions": [
                 {"label": one.label, "class_id": one.class_id, "probability": one.probability}

@@ -1,6 +1,8 @@
 """Clients that leave, clients that are slow, and more clients than the service can answer."""
 
 import io
+import socket
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -100,3 +102,42 @@ def test_what_cannot_be_answered_in_time_is_refused_at_once(
         assert metrics['classifier_requests_total{outcome="overloaded"}'] == len(refused)
         # After the burst there is room again.
         assert server.client.post("/classify", content=SAMPLE).status_code == 200
+
+
+def refused_before_its_body(server: Server) -> socket.socket | None:
+    """A connection that sent the head of a request only and was answered 429."""
+    connection = server.connect()
+    connection.sendall(head(len(SAMPLE)))
+    connection.settimeout(0.1)
+    try:
+        answer = connection.recv(65_536)
+    except TimeoutError:
+        return None
+    assert answer.startswith(b"HTTP/1.1 429 ")
+    return connection
+
+
+@pytest.mark.slow
+def test_a_refusal_does_not_wait_for_the_body_and_the_connection_stays_of_use(
+    new_place: NewPlace,
+) -> None:
+    with Server(new_place(), **PATIENT, max_queue=1) as server, ThreadPoolExecutor(2) as pool:
+        found = threading.Event()
+
+        def take_the_place() -> None:
+            while not found.is_set():
+                server.client.post("/classify", content=SLOW)
+
+        busy = [pool.submit(take_the_place) for _ in range(2)]
+        try:
+            tries = (refused_before_its_body(server) for _ in range(100))
+            connection = next(filter(None, tries), None)
+        finally:
+            found.set()
+        for one in busy:
+            one.result()
+        assert connection is not None
+
+        connection.settimeout(60)
+        connection.sendall(SAMPLE + head(len(SAMPLE)) + SAMPLE)
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")

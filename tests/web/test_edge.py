@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from errors import NotReady
+from errors import NotReady, Overloaded
 from inference.classifier import Answer
 from inference.pipeline import StagedInference
 from inference.predictions import Prediction
@@ -41,17 +41,29 @@ class Metrics:
         self.classifications += 1
 
 
-class Service:
+class Answering:
     """A classifier that gives one answer, or does what a test says."""
+
+    def __init__(self, act: Callable[[], Awaitable[Answer]] | None) -> None:
+        self.full = False
+        self._act = act
+
+    def check_admission(self) -> None:
+        if self.full:
+            raise Overloaded("the service is at its capacity; try again later")
+
+    async def classify(self, image: bytes, top_k: int | None) -> Answer:
+        return ANSWER if self._act is None else await self._act()
+
+
+class Service:
+    """A service around such a classifier."""
 
     def __init__(self, act: Callable[[], Awaitable[Answer]] | None = None) -> None:
         self.metrics: Any = Metrics()
+        self.classifier: Any = Answering(act)
         self.ready = True
         self.model_reference = {"tag": "t:0", "digest": "d"}
-        self._act = act
-
-    async def answer(self, image: bytes, top_k: int | None) -> Answer:
-        return ANSWER if self._act is None else await self._act()
 
     async def check_ready(self) -> None:
         if not self.ready:
@@ -130,6 +142,17 @@ def test_an_answer_is_rendered_counted_and_timed() -> None:
     assert headers[b"server-timing"] == b"decode;dur=1.50, queue;dur=0.25, infer;dur=2.00"
     assert service.metrics.outcomes == ["ok"]
     assert service.metrics.classifications == 1
+
+
+def test_a_request_that_is_refused_for_its_time_is_refused_before_its_body_is_read() -> None:
+    service = Service()
+    service.classifier.full = True
+
+    connection = ask(service, Connection())  # whose body never comes
+
+    assert connection.status == 429
+    assert connection.body["error"]["code"] == "overloaded"
+    assert service.metrics.outcomes == ["overloaded"]
 
 
 def test_a_body_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
