@@ -38,6 +38,9 @@ class Classifier:
                 "INFERENCE_PRECISION_HINT": workload.precision_hint,
             },
         )
+        # In one thread: where two threads are the first to look at a tensor, OpenVINO 2026.4.1 and
+        # numpy wait for each other for ever.
+        _ = self._compiled.create_infer_request().get_input_tensor().data
         self._local = threading.local()
 
     def to_input(self, data: bytes) -> Array:

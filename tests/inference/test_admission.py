@@ -49,12 +49,12 @@ def test_the_wait_is_the_work_of_the_requests_inside_and_its_own() -> None:
             waits.append(door.estimated_wait_ms())
             inside.enter_context(door.admit())
 
-    # 10 ms each, and a third more for the slowest in a hundred.
-    assert waits == pytest.approx([40 / 3, 80 / 3, 40, 160 / 3, 200 / 3])
+    # 10 ms each, and two fifths more for the slowest in a hundred.
+    assert waits == pytest.approx([14, 28, 42, 56, 70])
 
 
 def test_those_who_would_wait_too_long_are_refused() -> None:
-    # They are answered after 13.3, 26.7, … 93.3 ms; an eighth would be after 106.7.
+    # They are answered after 14, 28, … 98 ms; an eighth would be after 112.
     assert admitted_at_once(admission()) == 7
 
 
@@ -91,9 +91,9 @@ def test_a_failed_request_gives_its_place_back() -> None:
 
 @pytest.mark.parametrize(
     ("waiting", "seconds"),
-    # Each takes 300 ms more, and a third: refused are waits of 0.8, 2.0, 2.4 s, told to come
-    # back in whole seconds, never 0.
-    [(1, 1), (4, 2), (5, 3)],
+    # Each takes 300 ms more, and two fifths: refused are waits of 0.84, 1.68, 2.1 s, told to
+    # come back in whole seconds, never 0.
+    [(1, 1), (3, 2), (4, 3)],
 )
 def test_a_refused_client_learns_when_to_come_back(waiting: int, seconds: int) -> None:
     door = admission(max_inside=waiting, max_wait_ms=1e6, image_ms=300)
@@ -208,7 +208,7 @@ def test_what_a_slow_moment_taught_is_forgotten_though_nothing_waits_any_more() 
             pass
 
     assert slow > 30
-    assert door.estimated_wait_ms() == pytest.approx(40 / 3, rel=0.01)
+    assert door.estimated_wait_ms() == pytest.approx(14, rel=0.01)
 
 
 def test_while_nothing_waits_the_gaps_between_answers_say_nothing_of_the_speed() -> None:
@@ -217,7 +217,7 @@ def test_while_nothing_waits_the_gaps_between_answers_say_nothing_of_the_speed()
     traffic.run([(20, 4)])
 
     # Answers come 250 ms apart because requests do.
-    assert traffic.door.estimated_wait_ms() == pytest.approx(40 / 3, rel=0.01)
+    assert traffic.door.estimated_wait_ms() == pytest.approx(14, rel=0.01)
 
 
 def test_a_burst_after_a_quiet_time_is_let_in_as_far_as_it_fits() -> None:
