@@ -85,5 +85,5 @@ def _write(draw: Callable[[Axes], None], path: Path, *, title: str) -> None:
         draw(axes)
         axes.set_title(title)
         axes.grid(visible=True, linewidth=0.3)
-        axes.legend(fontsize=7)
+        figure.legend(loc="outside right upper", fontsize=7)  # beside the lines, not over them
         figure.savefig(path, format="svg", metadata={"Date": None})

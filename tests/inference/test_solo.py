@@ -14,7 +14,9 @@ from artifact.record import Plan
 from inference import loading
 from inference.engines import Batch, Engine, LoadEngine, Logits, open_graph
 from inference.executor import EngineFault, Executor
+from inference.latency import plan_for
 from inference.loading import load_executor
+from inference.machine import this_machine
 from inference.self_check import SelfCheckFailed, check_engine, golden_inputs
 from inference.streams import Streams
 from tests.inference.fakes import ConstantEngine, SumEngine, executor, expected, inputs
@@ -181,6 +183,20 @@ def test_the_engine_is_loaded_a_second_time_for_a_lone_image(
         (2, 2, (1,)),
         (1, 2, (1,)),
     ]
+
+
+def test_for_another_budget_the_plan_comes_from_the_measured_curve(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert artifact.record is not None
+    here = artifact.record.model_copy(update={"machine": this_machine()})
+    monkeypatch.setattr(loading, "measure_curve", None)  # would fail: it is not measured again
+
+    executor = load_executor(
+        dataclasses.replace(artifact, record=here), engine=None, budget_ms=200, deterministic=False
+    )
+
+    assert executor.plan == plan_for(here.plan.engine, here.curve(here.plan.engine), 200)
 
 
 def test_deterministic_answers_have_one_way_only(
