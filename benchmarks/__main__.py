@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.presets import MINUTES, PRESETS, fitted, only
 from benchmarks.promises import Subject, deterministic, hold, overload, soak
 from benchmarks.run import Measurement, prepare
-from benchmarks.running import ROOT
+from benchmarks.running import ROOT, budget_setting
 from errors import OperatorError
 
 PHOTOS = ROOT.parent / "shared" / "data" / "images" / "photos"
@@ -101,7 +101,7 @@ def _subject(given: Namespace) -> Subject:
         photos=given.photos,
         settings={
             "CLASSIFIER_TOPOLOGY": given.topology,
-            "CLASSIFIER_BUDGET_MS": f"{given.budget_ms:g}",
+            **budget_setting(given.budget_ms),
         },
         budget_ms=given.budget_ms,
     )

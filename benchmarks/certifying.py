@@ -7,8 +7,9 @@ from artifact.slo import SloCertificate
 from benchmarks.certify import Subject, certify, subject_from
 from benchmarks.plan import Plan
 from benchmarks.proposal import in_words, propose
+from benchmarks.running import budget_setting
 from inference.machine import this_machine
-from settings import PREFIX, Settings
+from settings import Settings
 
 MOST_PROBES = 6
 
@@ -30,7 +31,7 @@ def certified(
     """
     environ = dict(os.environ)
     if budget_ms is not None:
-        environ[f"{PREFIX}BUDGET_MS"] = f"{budget_ms:g}"
+        environ |= budget_setting(budget_ms)
     subject = subject_from(environ, images)
     budget_ms = Settings.from_env(environ).budget_ms
     certificate = _stored(subject, budget_ms) if rate_per_s is not None else None

@@ -9,7 +9,7 @@ from benchmarks.exchanges import Target
 from benchmarks.load import closed_run
 from benchmarks.plan import Plan
 from benchmarks.record import HighestRate, Run, Start, Verdict
-from benchmarks.running import running, workload_environment
+from benchmarks.running import budget_setting, running, workload_environment
 from benchmarks.workload import Workload
 
 OVERLOAD = 1.2
@@ -79,7 +79,7 @@ def measure(
         environment=workload_environment(
             visit.server,
             visit.workload_path,
-            settings={"CLASSIFIER_BUDGET_MS": f"{plan.budget_ms:g}"},
+            settings=budget_setting(plan.budget_ms),
         ),
         log_path=visit.log_path,
         probe=probe,

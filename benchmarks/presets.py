@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from benchmarks.catalogue import FORM_SERVER, NULL, PEERS, PRODUCT_SERVER
+from benchmarks.catalogue import FORM_SERVER, NULL, PEERS, PRODUCT_SERVER, Server
 from benchmarks.images import CAMERA_MIX, DIGITS_MIX
 from benchmarks.plan import Case, Plan, PlanError
 
@@ -10,11 +10,15 @@ MOST_ROUNDS = 3
 UNFITTED_S = 8.0
 
 PEERS_BY_NAME = {server.name: server for server in PEERS}
-FEW = (
-    PRODUCT_SERVER,
-    *(PEERS_BY_NAME[name] for name in ("FastAPI", "Mosec", "LitServe", "BentoML, depends")),
-)
-PLAIN = (PRODUCT_SERVER, PEERS_BY_NAME["FastAPI"])
+
+
+def _beside(*peers: str) -> tuple[Server, ...]:
+    """This project and the named peers, in the order they are measured."""
+    return (PRODUCT_SERVER, *(PEERS_BY_NAME[name] for name in peers))
+
+
+FEW = _beside("FastAPI", "Mosec", "LitServe", "BentoML, depends")
+PLAIN = _beside("FastAPI")
 
 QUICK = Plan(
     name="quick",
@@ -48,13 +52,7 @@ RELAXED = Plan(
             architecture="resnet50",
             precision="int8",
             rates_per_s=(20, 35),
-            servers=(
-                PRODUCT_SERVER,
-                *(
-                    PEERS_BY_NAME[name]
-                    for name in ("FastAPI", "LitServe", "Mosec", "MLServer", "PyTriton")
-                ),
-            ),
+            servers=_beside("FastAPI", "LitServe", "Mosec", "MLServer", "PyTriton"),
             loadgen_s=60,
             budget_ms=100,
         ),

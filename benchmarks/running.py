@@ -21,6 +21,7 @@ from benchmarks.exchanges import LOOPBACK, Target
 from benchmarks.peers.ports import free_port
 from benchmarks.workload import WORKLOAD_VARIABLE, read_workload
 from errors import OperatorError
+from settings import PREFIX
 
 ROOT = Path(__file__).resolve().parents[1]
 POLL_S = 0.02
@@ -119,8 +120,13 @@ def workload_environment(
         **(settings or {}),
     }
     return clean_environment(
-        variables, without=tuple(name for name in os.environ if name.startswith("CLASSIFIER_"))
+        variables, without=tuple(name for name in os.environ if name.startswith(PREFIX))
     )
+
+
+def budget_setting(budget_ms: float) -> dict[str, str]:
+    """The setting by which this project is told its budget."""
+    return {f"{PREFIX}BUDGET_MS": f"{budget_ms:g}"}
 
 
 def clean_environment(
