@@ -144,8 +144,10 @@ def test_the_card_shows_what_is_loaded_and_its_proof(either: Server, imported: P
     assert card["labels"] == [str(digit) for digit in range(10)]
     assert card["golden_samples"] == 30
     assert card["topology"] in ("embedded", "runner")
-    (entry,) = [one for one in manifest["engines"] if one["kind"] == "openvino"]
-    assert card["engine"]["name"] == "openvino-fp32"
+    record = json.loads((imported.artifact / "record.json").read_bytes())
+    engine = record["plan"]["engine"]
+    (entry,) = [one for one in manifest["engines"] if f"{one['kind']}-fp32" == engine]
+    assert card["engine"]["name"] == engine
     assert card["engine"]["certificate"] == entry["certificate"]
     assert card["engine"]["certificate"]["samples"] == 30
     assert card["engine"]["certificate"]["max_logit_difference"] < 1e-3

@@ -4,6 +4,7 @@ import io
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPResponse
 
 import httpx
 import pytest
@@ -104,16 +105,25 @@ def test_what_cannot_be_answered_in_time_is_refused_at_once(
         assert server.client.post("/classify", content=SAMPLE).status_code == 200
 
 
+def read_status(connection: socket.socket) -> int:
+    """Status of the next answer, which is read to its end."""
+    with HTTPResponse(connection) as answer:
+        answer.begin()
+        answer.read()
+        return answer.status
+
+
 def refused_before_its_body(server: Server) -> socket.socket | None:
     """A connection that sent the head of a request only and was answered 429."""
     connection = server.connect()
     connection.sendall(head(len(SAMPLE)))
     connection.settimeout(0.1)
     try:
-        answer = connection.recv(65_536)
+        connection.recv(1, socket.MSG_PEEK)
     except TimeoutError:
         return None
-    assert answer.startswith(b"HTTP/1.1 429 ")
+    connection.settimeout(60)
+    assert read_status(connection) == 429
     return connection
 
 
@@ -138,6 +148,5 @@ def test_a_refusal_does_not_wait_for_the_body_and_the_connection_stays_of_use(
             one.result()
         assert connection is not None
 
-        connection.settimeout(60)
         connection.sendall(SAMPLE + head(len(SAMPLE)) + SAMPLE)
-        assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
+        assert read_status(connection) == 200
