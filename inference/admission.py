@@ -1,11 +1,12 @@
 """Who is let in: a bounded number of requests, and none that would wait too long."""
 
+import asyncio
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from errors import Overloaded
+from errors import DeadlineExceeded, Overloaded
 
 MEMORY_S = 1.0
 """Seconds of queueing after which an observation counts 1/e: long enough that one pause of the
@@ -25,7 +26,8 @@ class Admission:
     the interval between answers at full load (Little's law), and a part for bad luck. The interval
     is time queueing divided by answers given, both forgotten exponentially; it starts as the
     measured cost of an image, and fades back to it while nothing queues, so that one slow moment
-    does not shut the door for good.
+    does not shut the door for good. Who leaves unanswered says nothing of the speed: counted as
+    an answer, impatient clients would open the door the further the more of them leave.
 
     Belongs to one event loop; not thread-safe.
 
@@ -80,11 +82,18 @@ class Admission:
         """Hold a place for the time of one request; raises as `check` does."""
         self.check()
         self.inside += 1
+        finished = True
         try:
             yield
+        except (asyncio.CancelledError, DeadlineExceeded):
+            finished = False
+            raise
         finally:
             self.inside -= 1
-            self._observe()
+            if finished:
+                self._observe()
+            elif self.inside <= self._parallel:
+                self._queueing = False
 
     def _observe(self) -> None:
         now = self._clock()
