@@ -12,8 +12,6 @@ from artifact.errors import ArtifactError
 from artifact.manifest import EngineGraph
 from artifact.record import Plan
 
-type_of_input = {"uint8": np.uint8, "float32": np.float32}
-
 Batch = npt.NDArray[np.generic]
 Logits = npt.NDArray[np.float32]
 
