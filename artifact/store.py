@@ -1,15 +1,17 @@
 """BentoML's model store: where artifacts live."""
 
-import os
+import fcntl
 import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import bentoml
 from bentoml._internal.configuration.containers import BentoMLContainer
-from bentoml.exceptions import NotFound
+from bentoml.exceptions import BentoMLException, NotFound
 
 from artifact.digests import sha256_bytes
 from artifact.errors import ArtifactError
@@ -17,7 +19,10 @@ from artifact.lock import ModelLock
 from artifact.manifest import MANIFEST_NAME, Manifest
 from artifact.opened import Artifact, open_artifact
 
-DRAFT_PREFIX = ".image-classifier-import-"
+DRAFT_PREFIX = "image-classifier-import:"
+"""Folders of drafts in the store. BentoML 1.4.39 lists such a folder as a version that is not
+there, so as nothing; any other name would be a model to it, or an error."""
+DRAFT_LOCK = "lock"
 VERSION_DIGITS = 16
 """Hexadecimal digits of the manifest's digest that make the version: 64 bits."""
 
@@ -35,7 +40,7 @@ def locate(tag: str) -> Path:
     """Directory of an artifact in the store.
 
     Raises:
-        ArtifactError: The store has no such model.
+        ArtifactError: The store has no such model, or this is no tag.
     """
     try:
         return Path(bentoml.models.get(tag).path)
@@ -43,6 +48,11 @@ def locate(tag: str) -> Path:
         raise ArtifactError(
             f"model store: {tag} is not there; import the model (make import, or "
             "python model_import.py) or set BENTOML_HOME to the store that has it"
+        ) from error
+    except (BentoMLException, ValueError) as error:  # no tag, several that begin so, a damaged one
+        reason = " ".join(str(error).split())
+        raise ArtifactError(
+            f"model store: {tag!r}: {reason}; expected NAME:VERSION as `model_import.py list` shows"
         ) from error
 
 
@@ -65,37 +75,63 @@ def open_in_store(tag: str) -> Artifact:
 def tags() -> tuple[str, ...]:
     """Tags of the artifacts in the store, sorted; models of other programs are left out."""
     root = Path(BentoMLContainer.model_store_dir.get())
+    folders = [path.parent for path in root.glob(f"*/*/{MANIFEST_NAME}")]
     return tuple(
         sorted(
-            f"{path.parent.parent.name}:{path.parent.name}"
-            for path in root.glob(f"*/*/{MANIFEST_NAME}")
+            f"{folder.parent.name}:{folder.name}"
+            for folder in folders
+            if not folder.parent.name.startswith(DRAFT_PREFIX)
         )
     )
 
 
 @contextmanager
 def draft() -> Iterator[Path]:
-    """A fresh directory on the store's file system to build an artifact in.
+    """A fresh directory inside the store, so on its file system, to build an artifact in.
 
     It is gone afterwards, whatever happened, unless `add` moved it into the store. What a
     killed import left behind is removed by the next one.
     """
-    home = Path(BentoMLContainer.model_store_dir.get()).parent
-    for left_over in home.glob(f"{DRAFT_PREFIX}*"):
-        if not _is_another(left_over.name.removeprefix(DRAFT_PREFIX).partition(".")[0]):
-            shutil.rmtree(left_over, ignore_errors=True)
-    root = home / f"{DRAFT_PREFIX}{os.getpid()}"
+    store = Path(BentoMLContainer.model_store_dir.get())
+    for left_over in store.glob(f"{DRAFT_PREFIX}*/{DRAFT_LOCK}"):
+        _remove_unlocked(left_over)
+    folder = store / f"{DRAFT_PREFIX}{secrets.token_hex(8)}"
+    root = folder / "artifact"
     root.mkdir(parents=True)
     try:
-        yield root
+        # The lock gets its name after it is held: no other import sees it free.
+        with (folder / "new").open("wb") as lock:
+            _hold(lock)
+            (folder / "new").replace(folder / DRAFT_LOCK)
+            yield root
     finally:
-        shutil.rmtree(root, ignore_errors=True)
+        _remove(folder)
 
 
-def _is_another(process_id: str) -> bool:
-    # Our own id on a left-over is that of an earlier process: in a container each import may
-    # get the same one.
-    return process_id != str(os.getpid()) and Path("/proc", process_id).exists()
+def _remove_unlocked(lock: Path) -> None:
+    try:
+        with lock.open("rb+") as file:
+            if _hold(file):
+                _remove(lock.parent)
+    except OSError:
+        pass  # its import has ended meanwhile, or it is another user's
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder / "artifact", ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)  # the lock last: killed before, it is found again
+
+
+def _hold(lock: IO[bytes]) -> bool:
+    """Whether nobody else held it: a process of another container may, so no process id can tell.
+
+    A file system without locks answers as if somebody did: then nothing is removed.
+    """
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def add(root: Path, manifest: Manifest) -> tuple[ModelLock, bool]:
@@ -123,7 +159,7 @@ def add(root: Path, manifest: Manifest) -> tuple[ModelLock, bool]:
             shutil.rmtree(final)  # damaged: replaced by the sound one
         else:
             return lock, True
-    single = root.with_name(f"{root.name}.description")
+    single = root.with_name("description")
     try:
         labels = {"classes": str(manifest.num_classes)}
         with bentoml.models.create(tag, labels=labels, _model_store=type(store)(single)):

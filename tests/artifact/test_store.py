@@ -12,8 +12,9 @@ import pytest
 from artifact.errors import ArtifactError
 from artifact.lock import ModelLock
 from artifact.opened import open_artifact
-from artifact.store import DRAFT_PREFIX, add, draft, locate
+from artifact.store import DRAFT_PREFIX, add, draft, locate, tags
 from tests.artifact.builder import contents, manifest_of, parsed, sha256, write_artifact
+from tests.imports import ROOT
 
 
 def imported(files: dict[str, bytes] | None = None) -> tuple[ModelLock, bool]:
@@ -104,13 +105,23 @@ def test_a_model_that_is_not_there_tells_what_to_do(store: Path) -> None:
         locate("insects:0123456789abcdef")
 
 
+@pytest.mark.parametrize("tag", ["A B", "digits:zz:y", "digits:", "", "insects:0"])
+def test_what_is_no_tag_is_one_line(store: Path, tag: str) -> None:
+    for version in ("00", "01"):
+        (store / "models" / "insects" / version).mkdir(parents=True)
+
+    with pytest.raises(ArtifactError, match="expected NAME:VERSION") as caught:
+        locate(tag)
+
+    assert str(caught.value).isprintable()
+
+
 def test_a_draft_is_gone_after_a_failure(store: Path) -> None:
     with pytest.raises(KeyError), draft() as root:
         (root / "half").write_text("written")
         raise KeyError
 
-    assert everything_in(store) == {}
-    assert [path.name for path in store.iterdir()] == ["models"]
+    assert list(store.rglob("*")) == [store / "models"]
 
 
 def test_the_files_of_an_artifact_can_be_read_by_another_user(store: Path) -> None:
@@ -120,40 +131,71 @@ def test_the_files_of_an_artifact_can_be_read_by_another_user(store: Path) -> No
         assert path.stat().st_mode & 0o044 == 0o044, path
 
 
-def ended_process() -> int:
-    """The id of a process that has ended."""
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
+KILLED_IMPORT = """
+import os, signal
+from pathlib import Path
+from artifact.store import draft
+
+with draft() as root:
+    (root / "half").write_text("written")
+    (root.with_name("description") / "insects").mkdir(parents=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
-@pytest.mark.parametrize("suffix", ["", ".description"])
-@pytest.mark.parametrize("own", [True, False], ids=["own-id", "ended-process"])
-def test_what_a_killed_import_left_is_removed_by_the_next(
-    store: Path, own: bool, suffix: str
-) -> None:
-    # In a container each import may get the same process id, so a left-over may bear our own.
-    process_id = os.getpid() if own else ended_process()
-    left = store / f"{DRAFT_PREFIX}{process_id}{suffix}"
-    left.mkdir()
-    (left / "half").write_text("written")
+def drafts(store: Path) -> list[Path]:
+    return list((store / "models").glob(f"{DRAFT_PREFIX}*"))
+
+
+def test_what_a_killed_import_left_is_removed_by_the_next(store: Path) -> None:
+    environment = {**os.environ, "BENTOML_HOME": str(store)}
+    killed = subprocess.run([sys.executable, "-c", KILLED_IMPORT], cwd=ROOT, env=environment)
+    left = drafts(store)
 
     imported()
 
-    assert not left.exists()
-    assert not list(store.glob(f"{DRAFT_PREFIX}*"))
+    assert killed.returncode == -9
+    assert len(left) == 1
+    assert drafts(store) == []
 
 
 def test_the_draft_of_an_import_that_runs_is_left_alone(store: Path) -> None:
-    running = store / f"{DRAFT_PREFIX}{os.getppid()}"
-    running.mkdir()
+    with draft() as running:
+        (running / "half").write_text("written")
 
-    imported()
+        imported()
 
-    assert running.is_dir()
+        assert (running / "half").read_text() == "written"
 
 
-def test_what_is_named_like_a_draft_but_is_none_harms_nobody(store: Path) -> None:
-    (store / f"{DRAFT_PREFIX}of-my-own").mkdir()
+def test_a_draft_without_a_lock_is_not_ours_to_remove(store: Path) -> None:
+    # An import is there for a moment between making the folder and holding its lock.
+    (store / "models" / f"{DRAFT_PREFIX}starting").mkdir()
 
     assert not imported()[1]
+    assert [path.name for path in drafts(store)] == [f"{DRAFT_PREFIX}starting"]
+
+
+def test_a_draft_is_no_model_to_bentoml_or_to_us(store: Path) -> None:
+    lock, _ = imported()
+
+    with draft() as running:
+        write_artifact(running)
+        (running.with_name("description") / "insects").mkdir(parents=True)
+
+        assert [str(model.tag) for model in bentoml.models.list()] == [lock.tag]
+        assert tags() == (lock.tag,)
+
+
+def test_a_draft_lies_on_the_file_system_of_a_store_that_is_elsewhere(
+    store: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "disk").mkdir()
+    (store / "models").rmdir()
+    (store / "models").symlink_to(tmp_path / "disk")
+
+    with draft() as root:
+        assert root.resolve().is_relative_to(tmp_path / "disk")
+    lock, _ = imported()
+
+    assert (tmp_path / "disk" / lock.tag.replace(":", "/") / "manifest.json").is_file()
