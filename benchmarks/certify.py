@@ -178,7 +178,6 @@ def _certificate(
     server, card = served
     saturated, found, runs = measured
     at_highest = [run for run in runs if run.offered_rate_per_s == found.rate_per_s]
-    engine = card["engine"]
     return SloCertificate(
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         commit=commit_if_known(ROOT),
@@ -189,13 +188,7 @@ def _certificate(
         settings={
             name: value for name, value in subject.settings.items() if name != f"{PREFIX}LOCK"
         },
-        plan=EnginePlan(
-            engine=engine["name"],
-            streams=engine["streams"],
-            threads=engine["threads"],
-            batch_sizes=tuple(engine["batch_sizes"]),
-            image_ms=engine["image_ms"],
-        ),
+        plan=plan_of(card["engine"]),
         budget_ms=plan.budget_ms,
         highest_rate_per_s=found.rate_per_s,
         first_failed_rate_per_s=found.first_failed_rate_per_s,
@@ -204,4 +197,16 @@ def _certificate(
         saturated_per_s=round(saturated.answered_per_s, 1),
         ready_s=server.ready_s,
         rule=found.rule,
+    )
+
+
+def plan_of(engine: dict[str, Any]) -> EnginePlan:
+    """How the server runs the network, as `GET /model` shows it."""
+    return EnginePlan(
+        engine=engine["name"],
+        streams=engine["streams"],
+        threads=engine["threads"],
+        batch_sizes=tuple(engine["batch_sizes"]),
+        image_ms=engine["image_ms"],
+        solo=engine["solo"],
     )
