@@ -9,9 +9,12 @@ from artifact.slo import SloCertificate
 from errors import OperatorError
 from inference.latency import best_point, plan_for
 
-LOAD_PART = 0.8
-"""Of the highest rate, the most a replica is given: the search ends at a rate that just passed, the
-machine's speed drifts, and a balancer does not spread arrivals evenly."""
+LOAD_PART = 0.7
+"""Of the highest rate, the most a replica is given (docs/deploy.md, "Sizing"): the queue stays
+short while replicas start, the machine's speed drifts, a balancer does not spread arrivals evenly.
+"""
+SPARE = 1
+"""Replicas that may be gone at any time: rollout, eviction."""
 
 
 class ProposalError(OperatorError):
@@ -68,8 +71,9 @@ def propose(
         replicas=replicas,
         reasons=(
             f"replicas: {rate_per_s:g}/s ÷ ({LOAD_PART:g} × {certificate.highest_rate_per_s:g}/s) "
-            f"= {rate_per_s / share_per_s:.2f}, rounded up: {replicas}; Poisson arrivals divided "
-            "at random among replicas are Poisson arrivals, so each sees what was measured",
+            f"= {rate_per_s / share_per_s:.2f}, rounded up, and {SPARE} that may be gone: "
+            f"{replicas}; Poisson arrivals divided at random among replicas are Poisson arrivals, "
+            "so each sees what was measured",
             f"budget: {certificate.budget_ms:g} ms, as certified; p99 was {certificate.p99_ms:.1f} "
             f"ms at {certificate.highest_rate_per_s:g}/s",
             plan_reason,
@@ -80,9 +84,9 @@ def propose(
 
 
 def replicas_for(rate_per_s: float, highest_rate_per_s: float) -> int:
-    """Replicas of which none gets more than `LOAD_PART` of the highest rate."""
-    # Rounded first: 240 / (0.8 * 100) is 3.0000000000000004 or so in binary.
-    return max(1, math.ceil(round(rate_per_s / (LOAD_PART * highest_rate_per_s), 9)))
+    """Replicas of which none gets more than `LOAD_PART` of the highest rate with one gone."""
+    # Rounded first: 210 / (0.7 * 100) may be 3.0000000000000004 or so in binary.
+    return math.ceil(round(rate_per_s / (LOAD_PART * highest_rate_per_s), 9)) + SPARE
 
 
 def _curve(certificate: SloCertificate, record: ImportRecord | None) -> tuple[LatencyPoint, ...]:
