@@ -5,11 +5,12 @@
     │   ├── MalformedRequest        400 malformed_request      not of the documented form
     │   ├── NotFound                404 not_found              no such path
     │   ├── MethodNotAllowed        405 method_not_allowed     the path exists, the method does not
+    │   ├── BodyTooSlow             408 body_too_slow          the body did not come in time
     │   ├── BodyTooLarge            413 body_too_large         more bytes than the service takes
     │   ├── ImageTooLarge           413 image_too_large        more pixels than the service decodes
     │   ├── UnsupportedMediaType    415 unsupported_media_type not a kind of file that is read
     │   ├── UndecodableImage        422 undecodable_image      the file is not one complete image
-    │   ├── Overloaded              429 overloaded             the queue is full; retry later
+    │   ├── Overloaded              429 overloaded             no place, time or memory; retry later
     │   ├── NotReady                503 not_ready              the model cannot be reached; retry
     │   └── DeadlineExceeded        504 deadline_exceeded      no answer within the time limit
     └── OperatorError               stops the start or the import with one line
@@ -61,6 +62,13 @@ class MethodNotAllowed(ClientVisibleError):
     code = "method_not_allowed"
 
 
+class BodyTooSlow(ClientVisibleError):
+    """The body did not come in time."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+    code = "body_too_slow"
+
+
 class BodyTooLarge(ClientVisibleError):
     """More bytes than the service takes."""
 
@@ -90,7 +98,7 @@ class UndecodableImage(ClientVisibleError):
 
 
 class Overloaded(ClientVisibleError):
-    """The queue is full or the estimated wait too long."""
+    """The queue or the memory for bodies is full, or the estimated wait too long."""
 
     status = HTTPStatus.TOO_MANY_REQUESTS
     code = "overloaded"

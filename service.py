@@ -121,7 +121,10 @@ class EdgeService(Service[Any]):
         """See `Edge`."""
         app = super().to_asgi(is_main)
         return Edge(
-            app, service=bentoml.get_current_service, max_body_bytes=SETTINGS.max_body_bytes
+            app,
+            service=bentoml.get_current_service,
+            max_body_bytes=SETTINGS.max_body_bytes,
+            max_bodies_bytes=SETTINGS.max_bodies_bytes,
         )
 
 

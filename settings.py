@@ -69,6 +69,11 @@ class Settings(BaseModel):
     max_body_bytes: Annotated[int, Field(ge=1_024)] = Field(
         20 * 2**20, description="Bytes of one request body, and of one image file."
     )
+    max_bodies_bytes: Annotated[int, Field(ge=1_024)] = Field(
+        128 * 2**20,
+        description="Bytes of all request bodies that one API process holds at a time; what "
+        "would be more is refused with 429.",
+    )
     max_pixels: Annotated[int, Field(ge=1)] = Field(
         25_000_000, description="Pixels of one image (width times height), checked before decoding."
     )

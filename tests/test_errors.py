@@ -23,6 +23,7 @@ def test_the_codes_are_those_that_clients_were_promised() -> None:
         "malformed_request": 400,
         "not_found": 404,
         "method_not_allowed": 405,
+        "body_too_slow": 408,
         "body_too_large": 413,
         "image_too_large": 413,
         "unsupported_media_type": 415,

@@ -9,22 +9,13 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any, Protocol
 
-from errors import ClientVisibleError, DeadlineExceeded, MethodNotAllowed, NotFound
+from errors import BodyTooSlow, ClientVisibleError, MethodNotAllowed, NotFound
 from inference.classifier import Answer, Classifier
 from web import page
-from web.messages import (
-    ClientGone,
-    Message,
-    Receive,
-    Scope,
-    Send,
-    header,
-    read_body,
-    send_body,
-    send_json,
-)
+from web.bodies import BodyMemory, Take, read_body
+from web.messages import ClientGone, Message, Receive, Scope, Send, header, send_body, send_json
 from web.metrics import RequestMetrics
-from web.uploads import upload_from
+from web.uploads import Upload, upload_from
 
 logger = logging.getLogger("classifier")
 
@@ -80,14 +71,21 @@ class Edge:
         app: BentoML's application.
         service: Returns the service instance of this process.
         max_body_bytes: Larger bodies are refused.
+        max_bodies_bytes: Of all bodies at a time; see `BodyMemory`.
     """
 
     def __init__(
-        self, app: App, *, service: Callable[[], ClassifierService], max_body_bytes: int
+        self,
+        app: App,
+        *,
+        service: Callable[[], ClassifierService],
+        max_body_bytes: int,
+        max_bodies_bytes: int,
     ) -> None:
         self._app = app
         self._service = service
         self._max_body_bytes = max_body_bytes
+        self._memory = BodyMemory(max_bodies_bytes)
         self._routes = {
             "/classify": ({"POST", "PUT"}, self._classify),
             "/": (READING, self._page),
@@ -152,14 +150,10 @@ class Edge:
         service = self._service()
         # Before the body: to receive and read what is then refused costs what others wait for.
         service.classifier.check_admission()
-        try:
-            async with asyncio.timeout(BODY_TIMEOUT_S):
-                body = await read_body(scope, receive, self._max_body_bytes)
-        except TimeoutError as error:
-            raise DeadlineExceeded(f"the body took longer than {BODY_TIMEOUT_S} s") from error
-        upload = upload_from(scope, body)
-        work = service.classifier.classify(upload.image, upload.top_k)
-        answer = await _unless_gone(receive, work)
+        with self._memory.hold() as take:
+            upload = await self._upload(scope, receive, take)
+            work = service.classifier.classify(upload.image, upload.top_k)
+            answer = await _unless_gone(receive, work)
         value = {
             "predictions": [
                 {"label": one.label, "class_id": one.class_id, "probability": one.probability}
@@ -176,6 +170,14 @@ class Edge:
         headers = {"x-request-id": request_id, "server-timing": timing}
         await send_json(send, HTTPStatus.OK, value, headers)
         service.metrics.classified(answer, time.perf_counter() - begun)
+
+    async def _upload(self, scope: Scope, receive: Receive, take: Take) -> Upload:
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                body = await read_body(scope, receive, self._max_body_bytes, take)
+        except TimeoutError as error:
+            raise BodyTooSlow(f"the body took longer than {BODY_TIMEOUT_S} s") from error
+        return upload_from(scope, body)
 
     async def _page(self, _: Scope, __: Receive, send: Send, request_id: str) -> None:
         headers = {"x-request-id": request_id}

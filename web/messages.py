@@ -1,10 +1,10 @@
-"""ASGI messages: reading a body within a limit, sending a JSON answer."""
+"""ASGI messages: headers, sending a JSON answer."""
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
-from errors import BodyTooLarge, ClassifierError
+from errors import ClassifierError
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -22,31 +22,6 @@ def header(scope: Scope, name: bytes) -> str | None:
         if key == name:
             return str(value, "latin-1")
     return None
-
-
-async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
-    """The whole body of a request.
-
-    Raises:
-        BodyTooLarge: It says, or turns out, to be larger than `max_bytes`.
-        ClientGone: The connection ended before the body did.
-    """
-    declared = header(scope, b"content-length")
-    if declared is not None and declared.isdigit() and int(declared) > max_bytes:
-        raise BodyTooLarge(f"the body has {int(declared)} bytes, the limit is {max_bytes}")
-    parts: list[bytes] = []
-    length = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        part = message.get("body", b"")
-        length += len(part)
-        if length > max_bytes:
-            raise BodyTooLarge(f"the body has more than {max_bytes} bytes")
-        parts.append(part)
-        if not message.get("more_body", False):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 async def send_json(

@@ -105,6 +105,7 @@ def test_the_document_lists_every_code_a_classification_can_be_answered_with(
     # The table of issue A and the design, written out.
     assert {
         (400, "malformed_request"),
+        (408, "body_too_slow"),
         (413, "body_too_large"),
         (413, "image_too_large"),
         (415, "unsupported_media_type"),

@@ -2,127 +2,49 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
 from typing import Any
 
-import numpy as np
 import pytest
 
-from errors import NotReady, Overloaded
 from inference.classifier import Answer
-from inference.pipeline import StagedInference
-from inference.predictions import Prediction
+from tests.web.fakes import ANSWER, Connection, Service
 from web import edge
 from web.edge import Edge
 
-ANSWER = Answer(
-    predictions=(Prediction(label="seven", class_id=7, probability=0.75),),
-    inference=StagedInference(
-        logits=np.zeros(10, np.float32), decode_ms=1.5, queue_ms=0.25, infer_ms=2.0, batch_size=1
-    ),
-)
-
-
-class Metrics:
-    """Stands in for Prometheus, which takes each series once a process."""
-
-    def __init__(self) -> None:
-        self.begun = 0
-        self.outcomes: list[str] = []
-        self.classifications = 0
-
-    def begin(self) -> None:
-        self.begun += 1
-
-    def end(self, outcome: str) -> None:
-        self.outcomes.append(outcome)
-
-    def classified(self, answer: Answer, total_s: float) -> None:
-        self.classifications += 1
-
-
-class Answering:
-    """A classifier that gives one answer, or does what a test says."""
-
-    def __init__(self, act: Callable[[], Awaitable[Answer]] | None) -> None:
-        self.full = False
-        self._act = act
-
-    def check_admission(self) -> None:
-        if self.full:
-            raise Overloaded("the service is at its capacity; try again later")
-
-    async def classify(self, image: bytes, top_k: int | None) -> Answer:
-        return ANSWER if self._act is None else await self._act()
-
-
-class Service:
-    """A service around such a classifier."""
-
-    def __init__(self, act: Callable[[], Awaitable[Answer]] | None = None) -> None:
-        self.metrics: Any = Metrics()
-        self.classifier: Any = Answering(act)
-        self.ready = True
-        self.model_reference = {"tag": "t:0", "digest": "d"}
-
-    async def check_ready(self) -> None:
-        if not self.ready:
-            raise NotReady("the model cannot be reached; try again")
-
-    async def model_card(self) -> dict[str, Any]:
-        return {"name": "digits"}
-
-    def openapi(self) -> dict[str, Any]:
-        return {"openapi": "3.0.3"}
-
-
-class Connection:
-    """One request: what it receives, what was sent to it."""
-
-    def __init__(self, *received: dict[str, Any]) -> None:
-        self.sent: list[Any] = []
-        self._received = list(received)
-
-    async def receive(self) -> dict[str, Any]:
-        if not self._received:
-            await asyncio.Event().wait()  # a client that waits
-        return self._received.pop(0)
-
-    async def send(self, message: Any) -> None:
-        self.sent.append(message)
-
-    @property
-    def status(self) -> int:
-        status: int = self.sent[0]["status"]
-        return status
-
-    @property
-    def body(self) -> Any:
-        return json.loads(self.sent[1]["body"])
+BODIES_BYTES = 500
 
 
 async def passed_on(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "passed on", "path": scope.get("path")})
 
 
+def edge_of(service: Service) -> Edge:
+    return Edge(
+        passed_on, service=lambda: service, max_body_bytes=1_000, max_bodies_bytes=BODIES_BYTES
+    )
+
+
 def ask(
     service: Service, connection: Connection, path: str = "/classify", method: str = "POST"
 ) -> Connection:
-    app = Edge(passed_on, service=lambda: service, max_body_bytes=1_000)
-    scope = {
-        "type": "http",
-        "path": path,
-        "method": method,
-        "headers": [],
-        "query_string": b"",
-    }
+    ask_together(service, [connection], path, method)
+    return connection
+
+
+def ask_together(
+    service: Service,
+    connections: list[Connection],
+    path: str = "/classify",
+    method: str = "POST",
+) -> None:
+    app = edge_of(service)
+    scope = {"type": "http", "path": path, "method": method, "headers": [], "query_string": b""}
 
     async def within_time() -> None:
-        async with asyncio.timeout(10):
-            await app(scope, connection.receive, connection.send)
+        async with asyncio.timeout(60):
+            await asyncio.gather(*(app(scope, one.receive, one.send) for one in connections))
 
     asyncio.run(within_time())
-    return connection
 
 
 def body(data: bytes, more: bool = False) -> dict[str, Any]:
@@ -161,9 +83,22 @@ def test_a_body_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -
 
     connection = ask(service, Connection(body(b"ima", more=True)))
 
-    assert connection.status == 504
-    assert connection.body["error"]["code"] == "deadline_exceeded"
-    assert service.metrics.outcomes == ["deadline_exceeded"]
+    assert connection.status == 408
+    assert connection.body["error"]["code"] == "body_too_slow"
+    assert service.metrics.outcomes == ["body_too_slow"]
+
+
+def test_bodies_that_are_received_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge, "BODY_TIMEOUT_S", 0.1)
+    part = body(bytes(BODIES_BYTES // 2), more=True)
+
+    slow = [Connection(part), Connection(part)]  # they never end
+    late = Connection(body(b"i"))
+    ask_together(Service(), [*slow, late])
+
+    assert [one.status for one in slow] == [408, 408]
+    assert late.status == 429
+    assert late.body["error"]["code"] == "overloaded"
 
 
 def test_a_bug_is_a_500_that_says_nothing_and_a_line_in_the_log(
@@ -228,7 +163,7 @@ def test_what_nobody_answers_is_not_passed_on(path: str) -> None:
 
 def test_a_websocket_is_closed() -> None:
     connection = Connection()
-    app = Edge(passed_on, service=Service, max_body_bytes=1)
+    app = edge_of(Service())
 
     asyncio.run(app({"type": "websocket", "path": "/"}, connection.receive, connection.send))
 
