@@ -14,10 +14,10 @@ START_S = 5.0
 LIMIT_START_S = 2.0
 """Of one measurement of the limit: compiling, and its warmup."""
 LIMITS = 5
-"""Decode and infer: 2 preprocessings with 1 and 2 streams, and one at the lowest rate; every
-round."""
+"""Decode and infer: 2 preprocessings with one stream and with one a core, and one at the lowest
+rate; every round."""
 FORWARD_LIMITS = 6
-"""The network alone: batches of 1, 4 and 8 with 1 and 2 streams, in the first round."""
+"""The network alone: batches of 1, 4 and 8 with these numbers of streams, in the first round."""
 LEAST_SLICE_S = 5.0
 
 

@@ -91,8 +91,7 @@ class Measurement:
     ) -> None:
         workload = read_workload(workload_path)
         say(f"{workload.model}, {case.mix}, round {round_ + 1} of {self._plan.rounds}")
-        limits = measured_limits(workload_path, case, self._plan.slice_s, round_)
-        self._add(limits=limits)
+        self._add(limits=measured_limits(workload_path, case, self._plan.slice_s, round_))
         for server in servers:
             if server is NULL and round_:
                 continue  # what the generator costs needs no second number
@@ -109,7 +108,7 @@ class Measurement:
                 else 0,
             )
             if server is not NULL:
-                self._add(limits=[limit_before(visit, self._plan.slice_s, limits)])
+                self._add(limits=[limit_before(visit, self._plan.slice_s)])
             self._visit(visit, case)
             write_session(self._session, RESULTS)
 
@@ -184,27 +183,28 @@ def prepared(case: Case, photos: Path) -> Path:
     return path
 
 
-def limit_before(visit: Visit, seconds: float, limits: list[Limit]) -> Limit:
-    """The best of the limits measured again, a moment before the server is.
+def limit_before(visit: Visit, seconds: float) -> Limit:
+    """The limit of all cores, a moment before a server is measured that is compared with it.
 
-    The speed of a shared machine drifts within minutes: what is compared must be neighbours.
+    The speed of a shared machine drifts within minutes: what is compared must be neighbours. One
+    caller and one stream a core for every server, whatever was faster by luck a while ago.
     """
-    kind = preprocessing_of(visit.server.name)
-    rivals = [one for one in limits if (one.preprocessing, one.rate_per_s) == (kind, None)]
-    best = max(rivals, key=lambda limit: limit.images_per_s)
-    (again,) = _limits(
+    (limit,) = _limits(
         *(str(visit.workload_path), "--images", visit.mix, "--seconds", str(seconds)),
-        *("--streams", str(best.streams), "--preprocessing", kind),
+        *("--streams", str(visit.workload.threads)),
+        *("--preprocessing", preprocessing_of(visit.server.name)),
     )
-    say(f"  {visit.server.name}: limit now {again.images_per_s:.1f} images/s")
-    return again.model_copy(update={"server": visit.server.name, "round": visit.round})
+    say(f"  {visit.server.name}: limit now {limit.images_per_s:.1f} images/s")
+    return limit.model_copy(update={"server": visit.server.name, "round": visit.round})
 
 
 def measured_limits(workload_path: Path, case: Case, seconds: float, round_: int) -> list[Limit]:
-    """All in-process limits."""
+    """All in-process limits, with one stream and with one a core."""
+    streams = sorted({1, read_workload(workload_path).threads})
     limits = _limits(
         *(str(workload_path), "--images", case.mix, "--seconds", str(seconds)),
         *("--rate", str(min(case.rates_per_s))),
+        *("--streams", *map(str, streams)),
         *("--batch-sizes", *(("1", "4", "8") if round_ == 0 else ())),
     )
     for limit in limits:
