@@ -9,7 +9,7 @@ import numpy as np
 
 from artifact.digests import file_names, sha256_bytes, sha256_tree
 from artifact.labels import check_label_count
-from artifact.lock import ModelLock, write_lock
+from artifact.lock import ModelLock, check_lock_place, write_lock
 from artifact.manifest import (
     GOLDEN_LOGITS_NAME,
     LABELS_NAME,
@@ -32,9 +32,9 @@ from importer.options import ImportOptions
 from importer.provenance import Provenance
 from importer.reference import reference_logits
 from importer.shrinking import certify_shrinking
-from inference.engines import Logits
+from inference.engines import Logits, accelerator_of
 from inference.latency import fastest_plan, plan_for
-from inference.machine import this_machine
+from inference.machine import ABSENT_GPU, this_machine
 
 RELEVANT_PACKAGES = (
     "nncf",
@@ -73,8 +73,7 @@ def import_model(
     Raises:
         OperatorError: Why the model was not imported.
     """
-    if not lock_path.parent.is_dir():  # found out at the end, it would leave the store changed
-        raise ImportRefused(f"--lock {lock_path}: there is no folder {lock_path.parent}; make it")
+    check_lock_place(lock_path)
     with draft() as root:
         materials = read_materials(options, root, progress)
         network = PixelsToLogits(materials.model.network, materials.signature).eval()
@@ -149,11 +148,13 @@ def _record(
         for attempt in attempts
         if attempt.curve
     ]
+    for_gpu = options.device == "cuda"
+    accelerator = (accelerator_of(entries[0].kind) or ABSENT_GPU) if for_gpu else None
     return ImportRecord(
         imported_at=provenance.imported_at,
         command=provenance.command,
         source_commit=provenance.source_commit,
-        machine=this_machine(),
+        machine=this_machine(accelerator),
         budget_ms=options.budget_ms,
         attempts=attempts,
         plan=fastest_plan(plans),

@@ -13,16 +13,21 @@ from inference.engines import Batch, Logits
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def gpu_name() -> str | None:
+    """Name of the GPU that the engine runs on in this process, or None where torch finds none."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
 class TorchScriptEngine:
     """A frozen TorchScript graph; uint8 crosses to the device, normalisation runs there.
 
-    The device is the GPU BentoML gave this process (it sets CUDA_VISIBLE_DEVICES), else the
-    CPU. TorchScript is code, but of an interpreted language without file or network access,
+    The device is the first GPU that torch finds (CUDA_VISIBLE_DEVICES chooses among several), else
+    the CPU. TorchScript is code, but of an interpreted language without file or network access,
     and it is loaded only after its digest matched.
     """
 
     def __init__(self, path: Path, precision: Precision, plan: Plan) -> None:
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = torch.device("cpu" if gpu_name() is None else "cuda")
         if self._device.type == "cpu":
             torch.set_num_threads(max(1, plan.threads // plan.streams))
         with warnings.catch_warnings():

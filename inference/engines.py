@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from artifact.errors import ArtifactError
-from artifact.manifest import EngineGraph
+from artifact.manifest import EngineGraph, EngineKind
 from artifact.record import Plan
 
 Batch = npt.NDArray[np.generic]
@@ -76,3 +76,12 @@ def open_graph(graph: EngineGraph, root: Path, input_shape: tuple[int, ...]) -> 
             f"engine {graph.name}: {error.name} is not installed; install the requirements of "
             "this engine, or set CLASSIFIER_ENGINE to another"
         ) from error
+
+
+def accelerator_of(kind: EngineKind) -> str | None:
+    """Name of the GPU that engines of this kind run on in this process; None on the CPU."""
+    if kind != "torchscript":
+        return None
+    from inference.engine_torch import gpu_name
+
+    return gpu_name()

@@ -4,9 +4,10 @@ import gc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from artifact.manifest import EngineEntry
 from artifact.opened import Artifact
-from artifact.record import Plan
-from inference.engines import Batch, LoadEngine, open_graph
+from artifact.record import ImportRecord, Plan
+from inference.engines import Batch, EngineUnavailable, LoadEngine, accelerator_of, open_graph
 from inference.executor import Executor
 from inference.latency import measure_curve, plan_for
 from inference.machine import this_machine, usable_cores
@@ -38,7 +39,9 @@ def load_executor(
         unnamed = record.plan.engine if record else artifact.manifest.engines[0].name
         entry = artifact.manifest.engine(engine or unnamed)
         load = open_graph(entry, artifact.root, signature.input_shape)
-        plan = _plan(artifact, entry.name, budget_ms, load, inputs.result)
+        here = this_machine(_accelerator(entry, record))
+        measured = record if record and record.machine == here else None
+        plan = _plan(measured, entry.name, budget_ms, load, inputs.result)
         if deterministic:
             plan = plan.model_copy(update={"batch_sizes": plan.batch_sizes[:1], "solo": False})
         executor = Executor(
@@ -67,14 +70,36 @@ def freeze_garbage() -> None:
     gc.freeze()
 
 
+def _accelerator(entry: EngineEntry, record: ImportRecord | None) -> str | None:
+    """Name of the GPU the engine runs on, or None.
+
+    Raises:
+        EngineUnavailable: It was imported for a GPU and there is none. The CPU would do its work,
+            correctly and far too slowly.
+    """
+    accelerator = accelerator_of(entry.kind)
+    for_gpu = record is not None and record.machine.accelerator is not None
+    if for_gpu and entry.kind == "torchscript" and accelerator is None:
+        raise EngineUnavailable(
+            f"engine {entry.name}: the model was imported for a GPU and torch finds none; check "
+            "the driver and that this process may use the GPU, or import the model with "
+            "--device cpu"
+        )
+    return accelerator
+
+
 def _plan(
-    artifact: Artifact, engine: str, budget_ms: float, load: LoadEngine, inputs: Callable[[], Batch]
+    measured: ImportRecord | None,
+    engine: str,
+    budget_ms: float,
+    load: LoadEngine,
+    inputs: Callable[[], Batch],
 ) -> Plan:
-    record = artifact.record
-    if record is not None and record.machine == this_machine(record.machine.accelerator):
-        if (engine, budget_ms) == (record.plan.engine, record.budget_ms):
-            return record.plan
-        if curve := record.curve(engine):
+    """How to run the engine: from what was measured on this machine, or measured here."""
+    if measured:
+        if (engine, budget_ms) == (measured.plan.engine, measured.budget_ms):
+            return measured.plan
+        if curve := measured.curve(engine):
             return plan_for(engine, curve, budget_ms)
     curve = measure_curve(
         load, inputs(), usable_cores(), budget_ms=budget_ms, seconds=REMEASURE_SECONDS

@@ -1,4 +1,4 @@
-"""What the machine offers: processor, usable cores, instruction sets."""
+"""What the machine offers: processor, usable cores, instruction sets, GPU."""
 
 import math
 import os
@@ -9,6 +9,10 @@ from artifact.record import Machine
 
 RELEVANT_FEATURES = {"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"}
 """Instruction sets by which CPU engines choose their kernels, as /proc/cpuinfo names them."""
+
+ABSENT_GPU = "no GPU (imported for one)"
+"""In place of its name where a model was imported for a GPU on a machine without. No machine that
+serves has it, so what was measured there is measured again."""
 
 
 def usable_cores(root: Path = Path("/")) -> int:
@@ -37,7 +41,11 @@ def _quota_cores(cgroup: Path) -> float | None:
 
 
 def this_machine(accelerator: str | None = None) -> Machine:
-    """The machine this process runs on."""
+    """The machine this process runs on.
+
+    Args:
+        accelerator: Name of the GPU the engine uses, see `accelerator_of`; None where it uses none.
+    """
     cpu, features = platform.machine(), set[str]()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,0 +1,192 @@
+"""The GPU an engine runs on: recorded, compared at the start, missed where there is none."""
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from artifact.opened import Artifact, open_artifact
+from artifact.record import LatencyPoint, Machine
+from importer import pipeline
+from inference import engine_torch, loading
+from inference.engines import EngineUnavailable, accelerator_of
+from inference.executor import Executor
+from inference.loading import load_executor
+from inference.machine import ABSENT_GPU, this_machine
+from tests.imports import ROOT, digits_options, import_quietly, isolated_store
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the machine has: engines run on its CPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.fixture(scope="module")
+def for_gpu(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The example, imported for a GPU on a machine without."""
+    home = tmp_path_factory.mktemp("for_gpu")
+    with isolated_store(home / "bentoml"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        imported = import_quietly(digits_options(device="cuda"), home / "model.lock")
+    return open_artifact(home / "bentoml" / "models" / imported.lock.tag.replace(":", "/"))
+
+
+def measured_on(artifact: Artifact, accelerator: str | None) -> Artifact:
+    assert artifact.record is not None
+    machine = this_machine(accelerator)
+    return dataclasses.replace(
+        artifact, record=artifact.record.model_copy(update={"machine": machine})
+    )
+
+
+def recorded(artifact: Artifact) -> Machine:
+    assert artifact.record is not None
+    return artifact.record.machine
+
+
+def start(artifact: Artifact) -> Executor:
+    return load_executor(artifact, engine=None, budget_ms=50, deterministic=False)
+
+
+def reports(name: str | None) -> Callable[[str], str | None]:
+    """What takes the place of `accelerator_of`, where the engine itself runs on the CPU."""
+    return lambda kind: name if kind == "torchscript" else None
+
+
+@pytest.fixture
+def measurements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A line for each curve that is measured, of an engine that is quick."""
+    made: list[str] = []
+
+    def measure(*_: object, **__: object) -> tuple[LatencyPoint, ...]:
+        made.append("measured")
+        return (LatencyPoint(batch_size=1, streams=1, threads=1, latency_ms=1, images_per_s=1_000),)
+
+    monkeypatch.setattr(loading, "measure_curve", measure)
+    return made
+
+
+def test_the_gpu_is_the_one_torch_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert accelerator_of("torchscript") is None
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "GPU A")
+
+    assert accelerator_of("torchscript") == "GPU A"
+    assert accelerator_of("openvino") is None
+
+
+def test_the_torchscript_engine_is_loaded_onto_that_gpu(
+    monkeypatch: pytest.MonkeyPatch, for_gpu: Artifact
+) -> None:
+    loaded_onto: list[str] = []
+
+    def load(_: str, map_location: torch.device) -> object:
+        loaded_onto.append(map_location.type)
+        raise RuntimeError("not loaded in this test")
+
+    monkeypatch.setattr(torch.jit, "load", load)
+    for name in ("GPU A", None):
+        monkeypatch.setattr(engine_torch, "gpu_name", lambda name=name: name)
+        with pytest.raises(RuntimeError, match="in this test"):
+            start(measured_on(for_gpu, None))
+
+    assert loaded_onto == ["cuda", "cpu"]
+
+
+def test_asking_for_the_gpu_of_a_cpu_engine_imports_no_torch() -> None:
+    program = (
+        "import sys; from inference.engines import accelerator_of; "
+        "print(accelerator_of('openvino'), accelerator_of('onnxruntime'), 'torch' in sys.modules)"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout == "None None False\n"
+
+
+def test_an_import_for_a_gpu_on_a_machine_without_says_so(for_gpu: Artifact) -> None:
+    assert recorded(for_gpu) == this_machine(ABSENT_GPU)
+
+
+def test_an_import_for_a_gpu_records_its_name(
+    monkeypatch: pytest.MonkeyPatch, store: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(pipeline, "accelerator_of", reports("GPU A"))
+
+    imported = import_quietly(digits_options(device="cuda"), tmp_path / "model.lock")
+
+    assert imported.record.machine == this_machine("GPU A")
+
+
+def test_an_import_for_the_cpu_records_no_gpu(digits_folder: Path) -> None:
+    assert recorded(open_artifact(digits_folder)).accelerator is None
+
+
+def test_a_plan_measured_on_the_same_gpu_is_taken(
+    monkeypatch: pytest.MonkeyPatch, measurements: list[str], for_gpu: Artifact
+) -> None:
+    monkeypatch.setattr(loading, "accelerator_of", reports("GPU A"))
+    artifact = measured_on(for_gpu, "GPU A")
+
+    executor = start(artifact)
+
+    assert artifact.record is not None
+    assert executor.plan == artifact.record.plan
+    assert not measurements
+
+
+@pytest.mark.parametrize(
+    "imported_on",
+    [
+        pytest.param("GPU B", id="another-gpu"),
+        pytest.param(ABSENT_GPU, id="imported-where-no-gpu-was"),
+        pytest.param(None, id="imported-for-a-cpu"),
+    ],
+)
+def test_a_plan_measured_elsewhere_is_measured_again(
+    monkeypatch: pytest.MonkeyPatch,
+    measurements: list[str],
+    for_gpu: Artifact,
+    imported_on: str | None,
+) -> None:
+    monkeypatch.setattr(loading, "accelerator_of", reports("GPU A"))
+
+    start(measured_on(for_gpu, imported_on))
+
+    assert measurements == ["measured"]
+
+
+@pytest.mark.parametrize("imported_on", ["GPU A", ABSENT_GPU])
+def test_a_model_imported_for_a_gpu_does_not_start_without_one(
+    measurements: list[str], for_gpu: Artifact, imported_on: str
+) -> None:
+    with pytest.raises(EngineUnavailable) as refused:
+        start(measured_on(for_gpu, imported_on))
+
+    assert str(refused.value) == (
+        "engine torchscript-fp32: the model was imported for a GPU and torch finds none; check the "
+        "driver and that this process may use the GPU, or import the model with --device cpu"
+    )
+    assert not measurements
+
+
+def test_torchscript_imported_for_a_cpu_starts_on_one(
+    measurements: list[str], for_gpu: Artifact
+) -> None:
+    start(measured_on(for_gpu, None))
+
+    assert not measurements
+
+
+def test_a_cpu_engine_does_not_miss_a_gpu(measurements: list[str], digits_folder: Path) -> None:
+    start(measured_on(open_artifact(digits_folder), "GPU A"))
+
+    assert measurements == ["measured"]
