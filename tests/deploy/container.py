@@ -14,7 +14,7 @@ from tests.service.server import free_port
 START_S = 60
 LOCKED_DOWN = (
     *("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--user", "12345:12345"),
-    *("--security-opt", "no-new-privileges", "--memory", "512m", "--pids-limit", "256"),
+    *("--security-opt", "no-new-privileges", "--memory", "1g", "--pids-limit", "256"),
 )
 
 

@@ -1,4 +1,4 @@
-"""The image, run as a cluster runs it: no rights, read-only, 512 MB (`make image-test`)."""
+"""The image, run as a cluster runs it: no rights, read-only, 1 GiB (`make image-test`)."""
 
 import json
 import os

@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 import yaml
 
+from settings import Settings
 from tests.imports import ROOT
 
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 OVERLAYS = ("cpu", "gpu", "canary")
 FOREIGN = {"ServiceMonitor", "ScaledObject"}
 """Kinds of operators: their schemas are not Kubernetes'."""
+RESNET_50_BYTES = 301e6
+"""Idle, in int8 (docs/performance.md)."""
 Manifest = dict[str, Any]
 
 
@@ -109,6 +112,17 @@ def test_limits_equal_requests_so_that_threads_fit_the_cores(overlay: list[Manif
     resources = pod_of(overlay)[1]["resources"]
 
     assert resources["limits"] == resources["requests"]
+
+
+def test_the_largest_images_at_a_time_fit_the_memory(overlay: list[Manifest]) -> None:
+    _, container = pod_of(overlay)
+    limits = container["resources"]["limits"]
+    settings = Settings()
+    decodes = int(limits["cpu"]) * settings.max_decode_memory_bytes
+
+    # docs/deploy.md, "Memory".
+    gibibytes = int(limits["memory"].removesuffix("Gi"))
+    assert gibibytes * 2**30 >= RESNET_50_BYTES + decodes + settings.max_bodies_bytes
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu"])

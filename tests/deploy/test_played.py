@@ -77,6 +77,6 @@ def test_what_the_manifest_says_of_rights_and_limits_holds(played: dict[str, Any
     assert host["ReadonlyRootfs"] is True
     assert played["EffectiveCaps"] in (None, [])
     assert played["Config"]["User"] == "10001:10001"
-    assert host["Memory"] == 512 * 2**20
+    assert host["Memory"] == 2**30
     assert host["NanoCpus"] == 2 * 10**9
     assert "no-new-privileges" in host["SecurityOpt"]
