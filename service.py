@@ -213,7 +213,7 @@ class ImageClassifier:
         return run_batch
 
     @bentoml.api
-    async def classify(self, image: Path, top_k: int = SETTINGS.default_top_k) -> dict[str, Any]:
+    async def classify(self, image: Path, top_k: int | None = None) -> dict[str, Any]:
         """Classify one image file; what BentoML's own clients see. HTTP is answered by `Edge`."""
         data = await asyncio.to_thread(image.read_bytes)
         answer = await self.classifier.classify(data, top_k)

@@ -46,7 +46,9 @@ def openapi_document(version: str, labels: tuple[str, ...], default_top_k: int) 
 
 
 def _classify(labels: tuple[str, ...], default_top_k: int) -> dict[str, Any]:
-    top_k = {"type": "integer", "minimum": 1, "maximum": len(labels), "default": default_top_k}
+    classes = len(labels)
+    default = min(default_top_k, classes)
+    top_k = {"type": "integer", "minimum": 1, "maximum": classes, "default": default}
     form = {
         "type": "object",
         "required": ["image"],

@@ -1,5 +1,6 @@
 """The image in a request: a form upload or the raw body."""
 
+import logging
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 RAW_TYPES = re.compile(r"image/[\w.+-]+|application/octet-stream|binary/octet-stream")
 MAX_PARTS = 128
+logging.getLogger("python_multipart").setLevel(logging.ERROR)  # else a line a malformed form
 MAX_FIELD_BYTES = 1_024
 EXPECTED = (
     "send the image file as the body (Content-Type image/* or application/octet-stream), "

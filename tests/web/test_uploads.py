@@ -168,6 +168,13 @@ TEXT = part('form-data; name="image"', b"http://example.org/a.png")
 TOP_K = part('form-data; name="top_k"', b"3")
 
 
+def test_a_malformed_form_writes_no_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(MalformedRequest):
+        read(form([FILE], "other"))
+
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [
