@@ -1,6 +1,7 @@
 """Clients that leave, clients that are slow, and more clients than the service can answer."""
 
 import io
+import select
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -150,3 +151,20 @@ def test_a_refusal_does_not_wait_for_the_body_and_the_connection_stays_of_use(
 
         connection.sendall(SAMPLE + head(len(SAMPLE)) + SAMPLE)
         assert read_status(connection) == 200
+
+
+@pytest.mark.slow
+def test_of_two_bodies_that_fill_the_memory_one_is_refused(new_place: NewPlace) -> None:
+    part = 600_000
+    with Server(new_place(), **PATIENT, max_bodies_bytes=2**20) as server:
+        both = [server.connect(), server.connect()]
+        for connection in both:
+            connection.sendall(head(len(SLOW)) + SLOW[:part])
+
+        (refused,), _, _ = select.select(both, [], [], 60)
+        assert read_status(refused) == 429
+        (other,) = set(both) - {refused}
+        other.sendall(SLOW[part:])  # alone, it may be larger than the memory for all
+        assert read_status(other) == 200
+        refused.sendall(SLOW[part:] + head(len(SAMPLE)) + SAMPLE)
+        assert read_status(refused) == 200
