@@ -55,7 +55,7 @@ class DecodeLimits(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    max_bytes: int = Field(default=20_000_000, ge=1)
+    max_bytes: int = Field(default=20 * 2**20, ge=1)
     max_pixels: int = Field(default=25_000_000, ge=1)
     max_aspect_ratio: float = Field(default=150.0, ge=1.0)
     max_resized_pixels: int = Field(default=10_000_000, ge=1)

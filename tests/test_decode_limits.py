@@ -11,5 +11,4 @@ def test_every_decode_limit_is_a_setting_with_the_same_default() -> None:
 
 
 def test_the_length_of_a_file_is_limited_by_the_setting_of_the_body() -> None:
-    # A form adds its boundaries and headers to the file: the body must not be the smaller one.
-    assert Settings().max_body_bytes >= DecodeLimits().max_bytes
+    assert Settings().max_body_bytes == DecodeLimits().max_bytes == 20_971_520
