@@ -23,13 +23,13 @@ from benchmarks.machine import this_commit, this_machine
 from benchmarks.preprocessing_decoders import available_decoders
 from benchmarks.preprocessing_differences import differences
 from benchmarks.preprocessing_report import DecoderRun, Result, Shrink, Timing, write_tables
+from benchmarks.preprocessing_shrink import shrink_difference
 from preprocessing import (
     DecodeLimits,
     DecodeRules,
     PreprocessingSpec,
     SpecPreprocessing,
     decode_image,
-    shrink_difference,
     to_input,
 )
 from preprocessing.geometry import centre_crop_box, shorter_side_size

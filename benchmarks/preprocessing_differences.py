@@ -6,19 +6,16 @@ from typing import Any, get_args
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as v1
 from torchvision.transforms._presets import ImageClassification
 from torchvision.transforms.v2 import functional as v2
 
+from artifact.manifest import PreprocessingEntry
 from benchmarks.preprocessing_report import Difference
-from preprocessing import (
-    DecodeRules,
-    PreprocessingSpec,
-    Resize,
-    SpecPreprocessing,
-    normalise,
-)
+from importer.network import PixelsToLogits
+from preprocessing import DecodeRules, PreprocessingSpec, Resize, SpecPreprocessing
 from preprocessing.spec import Interpolation
 
 IMAGES = 200
@@ -116,11 +113,27 @@ def _tensor(resize: Resize) -> Reference:
 _SPEC = PreprocessingSpec.imagenet(resize=64, crop=56)
 
 
+def normalised(image: Image.Image, spec: PreprocessingSpec) -> Array:
+    """What a network sees of an image, float32 (C, H, W): normalised by what is exported."""
+    preprocessing = SpecPreprocessing(spec)
+    signature = PreprocessingEntry(
+        spec=spec,
+        decode=spec.decode,
+        input_shape=spec.input_shape,
+        input_dtype=preprocessing.input_dtype,
+        mean=spec.mean,
+        std=spec.std,
+    )
+    batch = torch.from_numpy(preprocessing.to_input(image)[None].copy())
+    pixels: Array = PixelsToLogits(nn.Identity(), signature)(batch)[0].numpy()
+    return pixels
+
+
 def _normalised(image: Image.Image) -> Array:
-    return normalise(SpecPreprocessing(_SPEC).to_input(image)[None], _SPEC.mean, _SPEC.std)
+    return normalised(image, _SPEC)
 
 
 def _preset(image: Image.Image) -> Array:
     preset = ImageClassification(crop_size=56, resize_size=64, mean=_SPEC.mean, std=_SPEC.std)
-    array: Array = preset(image)[None].numpy()
+    array: Array = preset(image).numpy()
     return array

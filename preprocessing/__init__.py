@@ -3,10 +3,8 @@
 from preprocessing.decode import decode_image
 from preprocessing.interface import Preprocessing
 from preprocessing.loading import load_preprocessing
-from preprocessing.normalisation import normalise
 from preprocessing.pipeline import PreprocessingBug, to_input
 from preprocessing.rules import DecodeLimits, DecodeRules, SpecError
-from preprocessing.shrink import shrink_difference
 from preprocessing.spec import PreprocessingSpec, Resize
 from preprocessing.trace import Step, trace
 from preprocessing.transform import SpecPreprocessing
@@ -23,8 +21,6 @@ __all__ = [
     "Step",
     "decode_image",
     "load_preprocessing",
-    "normalise",
-    "shrink_difference",
     "to_input",
     "trace",
 ]

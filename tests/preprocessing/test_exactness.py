@@ -11,7 +11,8 @@ from torchvision.transforms import functional as v1
 from torchvision.transforms._presets import ImageClassification
 from torchvision.transforms.v2 import functional as v2f
 
-from preprocessing import DecodeRules, PreprocessingSpec, Resize, SpecPreprocessing, normalise
+from benchmarks.preprocessing_differences import normalised
+from preprocessing import DecodeRules, PreprocessingSpec, Resize, SpecPreprocessing
 from tests.preprocessing.files import noise
 
 MODES = {
@@ -126,11 +127,10 @@ def test_normalised_input_equals_the_preset(image, crop):
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     preset = ImageClassification(crop_size=crop, resize_size=64, mean=mean, std=std)
     expected = preset(image).numpy()
-    preprocessing = SpecPreprocessing(PreprocessingSpec.imagenet(resize=64, crop=crop))
 
-    got = normalise(preprocessing.to_input(image)[None], preprocessing.mean, preprocessing.std)
+    got = normalised(image, PreprocessingSpec.imagenet(resize=64, crop=crop))
 
-    np.testing.assert_allclose(got[0], expected, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(got, expected)
 
 
 def test_normalised_input_equals_the_v2_pipeline_for_grey():
@@ -149,9 +149,9 @@ def test_normalised_input_equals_the_v2_pipeline_for_grey():
         decode=DecodeRules(mode="L"), resize=Resize(size=32), crop=28, mean=(0.1307,), std=(0.3081,)
     )
 
-    got = normalise(SpecPreprocessing(spec).to_input(image)[None], spec.mean, spec.std)
+    got = normalised(image, spec)
 
-    np.testing.assert_allclose(got[0], expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
 
 
 def test_crop_of_225_from_256_starts_at_16():

@@ -4,13 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from preprocessing import (
-    DecodeRules,
-    PreprocessingSpec,
-    SpecPreprocessing,
-    decode_image,
-    shrink_difference,
-)
+from benchmarks.preprocessing_shrink import shrink_difference
+from preprocessing import DecodeRules, PreprocessingSpec, SpecPreprocessing, decode_image
 from tests.preprocessing.files import LIMITS, encoded, noise
 from tests.shared_data import SHARED, needs_shared_data
 

@@ -11,8 +11,7 @@ from preprocessing.rules import DecodeLimits
 def shrink_difference(data: bytes, preprocessing: Preprocessing, limits: DecodeLimits) -> float:
     """Highest absolute difference, over all pixels and channels, to a full decode.
 
-    The importer certifies a shrinking model by its logits on the golden images; this number
-    says how much of it the pixels explain. It is 0 where the rules do not shrink the file.
+    It is 0 where the rules do not shrink the file.
 
     Returns:
         In units of the input: 0 to 255 for uint8 inputs.
