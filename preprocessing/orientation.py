@@ -28,7 +28,8 @@ def upright_turn(image: Image.Image) -> Image.Transpose | None:
     """
     try:
         orientation = _from_exif(_exif_block(image))
-    except (struct.error, ValueError, IndexError, AttributeError):  # damaged metadata
+    # Damaged metadata; a TypeError where a PNG has a text called "exif".
+    except (struct.error, ValueError, IndexError, AttributeError, TypeError):
         orientation = None
     return _UPRIGHT.get(orientation or _from_xmp(image) or 1)
 

@@ -7,11 +7,14 @@ from PIL import Image, ImageOps
 
 from preprocessing import DecodeRules, decode_image
 from tests.preprocessing.encoders import (
+    PNG_RGB,
     exif_orientation,
     jpeg_with_segment,
     jpeg_without_segment,
+    png,
+    png_chunk,
 )
-from tests.preprocessing.files import LIMITS, encoded
+from tests.preprocessing.files import LIMITS, encoded, pixels
 from tests.shared_data import SHARED, needs_shared_data
 
 APP0, APP1 = 0xE0, 0xE1
@@ -97,6 +100,16 @@ def test_damaged_exif_is_no_orientation_and_no_error(block):
     file = jpeg_with_segment(encoded(stored_picture("ab/cd"), "JPEG"), APP1, b"Exif\0\0" + block)
 
     assert layout_of(decode_image(file, UPRIGHT, LIMITS)) == "ab/cd"
+
+
+@pytest.mark.parametrize("chunk", [b"tEXt", b"iTXt"])
+@pytest.mark.parametrize("key", [b"exif", b"xmp", b"XML:com.adobe.xmp", b"Raw profile type exif"])
+def test_a_text_named_like_metadata_is_no_orientation_and_no_error(key, chunk):
+    before = b"\0" if chunk == b"tEXt" else b"\0\0\0\0\0"
+    text = png_chunk(chunk, key + before + b"a note")
+    file = png((1, 2), 8, PNG_RGB, [b"\1\2\3", b"\4\5\6"], text)
+
+    assert pixels(file, UPRIGHT) == [[(1, 2, 3)], [(4, 5, 6)]]
 
 
 def test_thousands_of_damaged_entries_cause_no_warning():
