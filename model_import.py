@@ -20,6 +20,12 @@ from importer.provenance import current_provenance
 from inference.certify import Gates
 
 ROOT = Path(__file__).resolve().parent
+GATE_OPTIONS = {
+    "fp32_tolerance": "--gate-fp32-tolerance",
+    "min_agreement": "--gate-agreement",
+    "max_accuracy_loss": "--gate-accuracy-loss",
+}
+"""Field of `Gates` → its option."""
 EXAMPLES = """\
 examples:
   # a network of torchvision with published weights: labels and preprocessing come with them
@@ -55,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     model.add_argument(
         "--network-kwargs",
         default={},
-        type=json.loads,
+        type=json_object,
         metavar="JSON",
         help="arguments of the builder, e.g. '{\"num_classes\": 10}'",
     )
@@ -66,6 +72,9 @@ def parser() -> argparse.ArgumentParser:
         "--network, a TorchScript or ONNX file",
     )
     model.add_argument("--weights-key", help='where in a checkpoint they are, e.g. "model_ema"')
+    model.add_argument(
+        "--weights-prefix", help='take only the names that start so, and cut it off, e.g. "net."'
+    )
     model.add_argument(
         "--preprocessing",
         help="spec file (.yaml, .json), PATH.py:CLASS or torchvision:NAME/WEIGHTS",
@@ -93,11 +102,25 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+def json_object(text: str) -> dict[str, Any]:
+    """The object that an argument is.
+
+    Raises:
+        ArgumentTypeError: It is no JSON, or JSON of another kind.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"not a JSON object: {error}") from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"not a JSON object: it is a {type(value).__name__}")
+    return value
+
+
 def _add_gates(group: Any) -> None:
-    gates = Gates()
-    group.add_argument("--gate-fp32-tolerance", type=float, default=gates.fp32_tolerance)
-    group.add_argument("--gate-agreement", type=float, default=gates.min_agreement)
-    group.add_argument("--gate-accuracy-loss", type=float, default=gates.max_accuracy_loss)
+    for field, option in GATE_OPTIONS.items():
+        default = getattr(Gates(), field)
+        group.add_argument(option, dest=field, type=float, default=default, metavar="NUMBER")
 
 
 def _add_engines(group: Any) -> None:
@@ -119,11 +142,7 @@ def options_from(arguments: argparse.Namespace) -> ImportOptions:
         ValidationError: An argument has a value that is not allowed.
     """
     given = vars(arguments)
-    gates = Gates(
-        fp32_tolerance=given["gate_fp32_tolerance"],
-        min_agreement=given["gate_agreement"],
-        max_accuracy_loss=given["gate_accuracy_loss"],
-    )
+    gates = Gates(**{field: given[field] for field in GATE_OPTIONS})
     fields = {name: given[name] for name in ImportOptions.model_fields if name in given}
     return ImportOptions(**fields, gates=gates)
 
@@ -140,6 +159,11 @@ def main(arguments: list[str] | None = None) -> int:
     except OperatorError as error:
         print(f"model_import: {error}", file=sys.stderr)
         return 1
+    except OSError as error:  # a full disk, a read-only folder: of the person's machine, no bug
+        places = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        parts = [*([" → ".join(places)] if places else []), error.strerror or str(error)]
+        print(f"model_import: {': '.join(parts)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("model_import: interrupted; the store and the lock are as they were", file=sys.stderr)
         return STATUS
@@ -150,7 +174,8 @@ def _import(given: argparse.Namespace) -> int:
         options = options_from(given)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        option = "--" + str(first["loc"][0]).replace("_", "-")
+        field = str(first["loc"][0])
+        option = GATE_OPTIONS.get(field, f"--{field.replace('_', '-')}")
         parser().error(f"{option}: {first['msg']}, found {first['input']!r}")
     progress = TerminalProgress(quiet=given.quiet or given.json)
     return_freed_memory()

@@ -110,7 +110,9 @@ def _chosen_place(
     if len(places) == 1:
         return next(iter(places))
     if places:
-        raise ArtifactError(f"{path}: weights at several keys ({there}); say which with the key")
+        raise ArtifactError(
+            f"{path}: weights at several keys ({there}); name one with --weights-key"
+        )
     raise ArtifactError(
         f"{path}: holds no weights ({_outline(content)}); expected a state dict: names → tensors"
     )

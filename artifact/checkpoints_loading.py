@@ -142,7 +142,9 @@ def _remedy(missing: Sequence[str], unexpected: Sequence[str], shapes: Sequence[
     for wrapper in WRAPPERS:
         inside = {name[len(wrapper) :] for name in unexpected if name.startswith(wrapper)}
         if missing and inside >= set(missing):
-            return f"Names that start with {wrapper!r} fit; take them with prefix {wrapper!r}."
+            return (
+                f"Names that start with {wrapper!r} fit; take them with --weights-prefix {wrapper}."
+            )
     if shapes and not missing and not unexpected:
         return "Give the network the arguments it was trained with, such as num_classes."
     if unexpected and not missing and not shapes:

@@ -45,8 +45,28 @@ def read_lock(path: Path) -> ModelLock:
         raise ArtifactError(f"{path}: {problem}; import the model again") from error
 
 
+def check_lock_place(path: Path) -> None:
+    """Refuse a place that takes no lock. Found out at the end, it would leave the store changed.
+
+    Raises:
+        ArtifactError: There is no such folder, it cannot be written, or `path` is no file.
+    """
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise ArtifactError(f"--lock {path}: there is no folder {folder}; make it")
+    if path.exists() and not path.is_file():
+        raise ArtifactError(f"--lock {path}: is no file; expected the name of a file to write")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ArtifactError(
+            f"--lock {path}: the folder {folder} cannot be written; give another place (--lock)"
+        )
+
+
 def write_lock(path: Path, lock: ModelLock) -> None:
     """Replace the lock in one step: a reader sees the old one or the new one, whole."""
     draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    draft.write_text(json.dumps(lock.model_dump(), indent=2, sort_keys=True) + "\n")
-    draft.replace(path)
+    try:
+        draft.write_text(json.dumps(lock.model_dump(), indent=2, sort_keys=True) + "\n")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -80,7 +80,9 @@ def _read_network(options: ImportOptions, network_text: str, draft: Path) -> Mod
     if published is not None and not Path(options.weights).is_file():
         checkpoint = read_torchvision_weights(published, progress=True)
     else:
-        checkpoint = read_state_dict(Path(options.weights), key=options.weights_key)
+        checkpoint = read_state_dict(
+            Path(options.weights), key=options.weights_key, prefix=options.weights_prefix
+        )
     load_strictly(network, checkpoint)
     _save_weights(network, draft)
     notes: tuple[str, ...] = ()
@@ -103,9 +105,13 @@ def _published(architecture: Architecture, weights: str) -> TorchvisionWeights |
 
 
 def _save_weights(network: nn.Module, draft: Path) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import save_model
 
-    save_model(network, str(draft / WEIGHTS_NAME))
+    try:
+        save_model(network, str(draft / WEIGHTS_NAME))
+    except SafetensorError as error:  # a full disk is one too, not an OSError
+        raise ImportRefused(f"{draft / WEIGHTS_NAME}: {error}; make room in the store") from error
     (draft / WEIGHTS_NAME).chmod(0o644)  # safetensors writes 0600; a container's user must read it
 
 

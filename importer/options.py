@@ -17,6 +17,7 @@ class ImportOptions(FrozenModel):
         network_kwargs: Arguments of the builder.
         weights: A file, or the name of a torchvision weights enum (`IMAGENET1K_V2`).
         weights_key: Where in a training checkpoint the weights are; None looks for it.
+        weights_prefix: Start of the names that are the network's, cut off them; None takes all.
         preprocessing: A spec file, `PATH.py:CLASS`, or `torchvision:NAME[/WEIGHTS]`; None takes
             the one the torchvision weights bring.
         labels: File with the labels; None takes those the torchvision weights bring.
@@ -24,7 +25,7 @@ class ImportOptions(FrozenModel):
         golden_labels: CSV with their classes.
         golden_count: How many of them become golden samples.
         reference: Logits or probabilities the researcher's notebook computed.
-        calibration: Folder of calibration images for int8; None takes the golden folder's rest.
+        calibration: Folder of calibration images for int8; None takes the golden images.
         calibration_count: How many of them.
         device: Where it will serve; decides which engines "auto" tries.
         engine: One kind of engine, or "auto" for all that apply.
@@ -38,6 +39,7 @@ class ImportOptions(FrozenModel):
     network_kwargs: dict[str, JsonValue] = {}
     weights: str
     weights_key: str | None = None
+    weights_prefix: str | None = None
     preprocessing: str | None = None
     labels: Path | None = None
     golden: Path

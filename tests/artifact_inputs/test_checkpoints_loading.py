@@ -106,7 +106,7 @@ def test_weights_hidden_behind_a_prefix_are_pointed_out(tmp_path: Path) -> None:
     content = {f"model.{name}": value for name, value in good().items()}
     content["criterion.weight"] = torch.ones(2)
 
-    assert "take them with prefix 'model.'" in failure(Net(), content, tmp_path)
+    assert "take them with --weights-prefix model." in failure(Net(), content, tmp_path)
     load_strictly(Net(), checkpoint_of(content, tmp_path, prefix="model."))
 
 

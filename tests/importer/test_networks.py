@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from artifact.errors import ArtifactError
 from artifact.opened import open_artifact
 from artifact.store import locate
 from importer.errors import ImportRefused
+from importer.model_source import read_model
 from importer.options import ImportOptions
 from inference.certify import Gates
 from tests.imports import digits_options, import_quietly
@@ -62,6 +64,24 @@ def test_a_plain_network_of_ones_own_is_imported(store: Path, linear: Path) -> N
     assert opened.path_of("architecture/linear.py").read_text() == LINEAR.format(
         end="return logits"
     )
+
+
+def test_the_network_of_a_larger_module_is_taken_by_its_prefix(linear: Path) -> None:
+    weights = {f"net.{name}": one for name, one in load_file(linear / "linear.safetensors").items()}
+    save_file(weights | {"loss.weight": torch.ones(3)}, linear / "linear.safetensors")
+    given = options(linear, "return logits")
+    (linear / "one").mkdir()
+    (linear / "two").mkdir()
+
+    with pytest.raises(ArtifactError, match=r"take them with --weights-prefix net\."):
+        read_model(given, linear / "one")
+    taken = read_model(given.model_copy(update={"weights_prefix": "net."}), linear / "two")
+
+    assert torch.equal(taken.network.linear.bias, weights["net.linear.bias"])
+    assert load_file(linear / "two" / "weights.safetensors").keys() == {
+        "linear.weight",
+        "linear.bias",
+    }
 
 
 def test_a_network_that_branches_on_its_data_is_refused_with_a_reason_for_each_engine(

@@ -1,5 +1,6 @@
 """What cannot be imported: one line says why, and store and lock are as they were."""
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -100,6 +101,10 @@ def no_folder_for_the_lock(arguments: dict[str, str], folder: Path) -> None:
     arguments["--lock"] = str(folder / "nowhere" / "model.lock")
 
 
+def a_folder_as_the_lock(arguments: dict[str, str], folder: Path) -> None:
+    arguments["--lock"] = str(folder)
+
+
 def an_engine_that_has_no_such_precision(arguments: dict[str, str], _: Path) -> None:
     arguments["--precision"] = "int8"
 
@@ -120,6 +125,7 @@ def an_engine_that_has_no_such_precision(arguments: dict[str, str], _: Path) -> 
         ),
         (another_preprocessing_shape, r"rejects an input of shape \(40, 40, 1\)"),
         (no_folder_for_the_lock, "--lock .*there is no folder .*nowhere"),
+        (a_folder_as_the_lock, "--lock .*is no file"),
         (an_engine_that_has_no_such_precision, "no such engine; there are openvino-fp32"),
     ],
 )
@@ -131,8 +137,6 @@ def test_a_refusal_is_one_line_and_changes_nothing(
     spoil: Callable[[dict[str, str], Path], None],
     said: str,
 ) -> None:
-    import re
-
     spoil(arguments, tmp_path)
 
     status = run(arguments)
@@ -174,6 +178,44 @@ def test_an_argument_that_cannot_be_is_status_2_before_anything_is_read(
     assert ended.value.code == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert "error: " in last
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--gate-agreement", "2", "--gate-agreement: .*less than or equal to 1, found 2.0"),
+        ("--gate-fp32-tolerance", "0", "--gate-fp32-tolerance: .*greater than 0, found 0.0"),
+        ("--gate-accuracy-loss", "-1", "--gate-accuracy-loss: .*greater than .*found -1.0"),
+        ("--network-kwargs", "{bad", "--network-kwargs: not a JSON object: .*property name"),
+        ("--network-kwargs", "[1]", "--network-kwargs: not a JSON object: it is a list"),
+        ("--golden-count", "1", "--golden-count: .*greater than or equal to 2, found 1"),
+    ],
+)
+def test_a_wrong_argument_is_named_as_it_was_typed(
+    arguments: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    value: str,
+    said: str,
+) -> None:
+    with pytest.raises(SystemExit):
+        run({**arguments, option: value})
+
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(said, last), last
+
+
+def test_what_the_file_system_refuses_is_one_line_with_its_path(
+    arguments: dict[str, str], store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (store / "models").rmdir()
+    (store / "models").write_text("a file where the store should be")
+
+    assert run(arguments) == 1
+
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(rf"model_import: {store}/models/\S+: Not a directory\n", err)
 
 
 def test_help_shows_an_example_and_the_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
