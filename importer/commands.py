@@ -2,18 +2,20 @@
 
 import argparse
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
-from artifact.lock import LOCK_NAME, ModelLock, read_lock, write_lock
-from artifact.manifest import MANIFEST_NAME, Manifest, parse_manifest
-from artifact.opened import Artifact
-from artifact.record import ImportRecord, read_record
+from artifact.lock import LOCK_NAME, ModelLock, check_lock_place, read_lock, write_lock
+from artifact.manifest import MANIFEST_NAME, parse_manifest
+from artifact.opened import SIGNATURE_NAME, Artifact
+from artifact.record import read_record
 from artifact.store import add, draft, locate, open_in_store, tag_of, tags
+from errors import OperatorError
 from importer.archive import read_archive, write_archive
 from importer.console import TerminalProgress, print_json
 from importer.errors import ImportRefused
 from importer.interruption import uninterrupted
-from importer.pages import print_artifact, print_list, print_verification
+from importer.pages import ListRow, print_artifact, print_list, print_verification
 
 Arguments = argparse.Namespace
 TAG_HELP = "NAME:VERSION in the model store (default: the one model.lock names)"
@@ -81,21 +83,11 @@ def _show(given: Arguments, _progress: TerminalProgress) -> int:
 
 
 def _list(given: Arguments, _progress: TerminalProgress) -> int:
-    found = [(tag, *_described(tag)) for tag in tags()]
+    rows = [_row(tag) for tag in tags()]
     if given.json:
-        print_json(
-            [
-                {
-                    "tag": tag,
-                    "classes": manifest.num_classes,
-                    "engines": [entry.name for entry in manifest.engines],
-                    "imported_at": record and record.imported_at,
-                }
-                for tag, manifest, record in found
-            ]
-        )
+        print_json([asdict(row) for row in rows])
     else:
-        print_list(found)
+        print_list(rows)
     return 0
 
 
@@ -113,13 +105,15 @@ def _export(given: Arguments, progress: TerminalProgress) -> int:
 
 
 def _import(given: Arguments, progress: TerminalProgress) -> int:
-    if given.lock is not None and not given.lock.absolute().parent.is_dir():
-        raise ImportRefused(f"--lock {given.lock}: there is no such folder; make it")
+    if given.lock is not None:
+        check_lock_place(given.lock)
     with draft() as root:
         with progress.step("unpack and verify every file"):
             artifact = read_archive(given.file, root, given.digest)
         with uninterrupted():
             lock, known = add(root, artifact.manifest)
+            if known and (root / SIGNATURE_NAME).is_file():  # signed since, or with another key
+                (root / SIGNATURE_NAME).replace(locate(lock.tag) / SIGNATURE_NAME)
             if given.lock is not None:
                 write_lock(given.lock, lock)
     _print_imported(given, lock, known=known)
@@ -147,10 +141,20 @@ def _opened(given: Arguments) -> Artifact:
     return artifact
 
 
-def _described(tag: str) -> tuple[Manifest, ImportRecord | None]:
-    root = locate(tag)
-    path = root / MANIFEST_NAME
-    return parse_manifest(path.read_bytes(), str(path)), read_record(root)
+def _row(tag: str) -> ListRow:
+    # Another program's, a newer one's or a damaged model must not hide the others.
+    try:
+        root = locate(tag)
+        path = root / MANIFEST_NAME
+        manifest, record = parse_manifest(path.read_bytes(), str(path)), read_record(root)
+    except (OperatorError, OSError) as error:
+        return ListRow(tag=tag, problem=str(error))
+    return ListRow(
+        tag=tag,
+        classes=manifest.num_classes,
+        engines=tuple(entry.name for entry in manifest.engines),
+        imported_at=None if record is None else record.imported_at,
+    )
 
 
 Run = Callable[[Arguments, TerminalProgress], int]

@@ -2,9 +2,11 @@
 
 import unicodedata
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from artifact.digests import file_names
 from artifact.manifest import EngineEntry, Manifest, PreprocessingEntry
@@ -57,14 +59,34 @@ def print_verification(tag: str, rows: Iterable[EngineAttempt]) -> None:
     console.print(f"verified: {tag}" if not reasons else f"not verified: {tag}", markup=False)
 
 
-def print_list(artifacts: Iterable[tuple[str, Manifest, ImportRecord | None]]) -> None:
-    """One line an artifact."""
+@dataclass(frozen=True, kw_only=True)
+class ListRow:
+    """One line of the list.
+
+    Attributes:
+        problem: Why it cannot be described; None where it can.
+    """
+
+    tag: str
+    classes: int | None = None
+    engines: tuple[str, ...] = ()
+    imported_at: str | None = None
+    problem: str | None = None
+
+
+def print_list(rows: Iterable[ListRow]) -> None:
+    """One line an artifact, and below one for each that cannot be described."""
     table = _table("tag", "classes", "engines", "imported")
-    for tag, manifest, record in artifacts:
-        engines = ", ".join(entry.name for entry in manifest.engines)
-        imported = "–" if record is None else printable(record.imported_at)
-        table.add_row(tag, str(manifest.num_classes), engines, imported)
-    Console(highlight=False).print(table)
+    problems = []
+    for row in rows:
+        engines = ", ".join(row.engines) or "–"
+        imported = printable(row.imported_at or "–")
+        table.add_row(Text(printable(row.tag)), str(row.classes or "–"), engines, Text(imported))
+        problems += [printable(f"{row.tag}: {row.problem}")] if row.problem else []
+    console = Console(highlight=False)
+    console.print(table)
+    for problem in problems:
+        console.print(problem, markup=False, soft_wrap=True)
 
 
 def printable(text: str) -> str:

@@ -181,8 +181,51 @@ def test_list_has_one_line_an_artifact_and_leaves_other_models_out(
             "classes": 10,
             "engines": ["openvino-fp32", "onnxruntime-fp32"],
             "imported_at": "2026-01-01",
+            "problem": None,
         }
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("manifest.json", b"{", "manifest.json: not JSON"),
+        ("manifest.json", b'{"schema_version": 2}', "schema version is 2"),
+        ("record.json", b"{}", "record.json: "),
+        ("model.yaml", None, "does not contain a 'model.yaml'"),
+    ],
+)
+def test_what_cannot_be_described_is_a_row_with_its_reason(
+    copied: Path, capsys: Output, name: str, content: bytes | None, reason: str
+) -> None:
+    other = copied.parents[1] / "other" / "abc"
+    shutil.copytree(copied, other)
+    (other / name).unlink()
+    if content is not None:
+        (other / name).write_bytes(content)
+
+    status = main(["list", "--json"])
+    rows = {row["tag"]: row for row in json.loads(capsys.readouterr().out)}
+    main(["list"])
+    page = capsys.readouterr().out
+
+    assert status == 0
+    assert rows[tag(copied)]["classes"] == 10
+    assert reason in rows["other:abc"]["problem"]
+    assert reason in page
+    assert page.count(tag(copied)) == 1
+
+
+def test_a_folder_of_the_store_that_is_no_tag_is_a_row(copied: Path, capsys: Output) -> None:
+    (copied.parents[1] / "A [b]\x1b" / "c").mkdir(parents=True)
+    (copied.parents[1] / "A [b]\x1b" / "c" / "manifest.json").write_text("[]")
+
+    assert main(["list"]) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("A [b]·:c ")
+    assert lines[2].startswith(tag(copied))
+    assert lines[3].startswith("A [b]·:c: model store: ")
 
 
 def test_a_tag_that_is_not_there_is_one_line(copied: Path, capsys: Output) -> None:
