@@ -9,14 +9,16 @@ from pathlib import Path
 
 from artifact.digests import CHUNK_BYTES, sha256_bytes
 from artifact.manifest import MANIFEST_NAME, Manifest, parse_manifest
-from artifact.opened import UNDIGESTED, Artifact, open_artifact
+from artifact.opened import SIGNATURE_NAME, UNDIGESTED, Artifact, open_artifact
 from artifact.record import RECORD_NAME
 from importer.errors import ImportRefused
 
 FIRST_DATE = (1980, 1, 1, 0, 0, 0)
 """The earliest a zip archive can say: times would change the bytes."""
 MAX_DESCRIPTION_BYTES = 64 << 20
-"""Of manifest.json and record.json, which are read whole; 4096 golden samples take 1 MB."""
+"""Of files that are read whole; the manifest of 4096 golden samples takes 1 MB."""
+UNDIGESTED_MEMBERS = (RECORD_NAME, SIGNATURE_NAME)
+"""Members of an archive beside what the manifest names, each where the artifact has it."""
 ENCRYPTED = 0x1
 
 
@@ -30,9 +32,8 @@ def write_archive(artifact: Artifact, path: Path) -> None:
     """
     if path.exists():
         raise ImportRefused(f"{path}: exists; give another name, or remove it")
-    names = [MANIFEST_NAME, *sorted(artifact.manifest.files)]
-    if artifact.record is not None:
-        names.insert(1, RECORD_NAME)
+    beside = [name for name in UNDIGESTED_MEMBERS if artifact.path_of(name).is_file()]
+    names = [MANIFEST_NAME, *beside, *sorted(artifact.manifest.files)]
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with zipfile.ZipFile(part, "w") as archive:
@@ -94,7 +95,7 @@ def _unpacked(
         )
     manifest = _manifest(archive, by_name, path, expected_digest)
     expected = {MANIFEST_NAME, *manifest.files}
-    odd = by_name.keys() - {RECORD_NAME} ^ expected
+    odd = by_name.keys() - {*UNDIGESTED_MEMBERS} ^ expected
     if len(by_name) != len(members) or odd or UNDIGESTED & manifest.files.keys():
         shown = ", ".join(repr(name) for name in sorted(odd)[:3]) or "a name twice"
         raise ImportRefused(
@@ -118,7 +119,7 @@ def _problem(member: zipfile.ZipInfo) -> str:
         return "is compressed or encrypted"
     if member.file_size != member.compress_size:
         return "has two sizes"
-    described = member.filename in (MANIFEST_NAME, RECORD_NAME)
+    described = member.filename in (MANIFEST_NAME, *UNDIGESTED_MEMBERS)
     return "is too large" if described and member.file_size > MAX_DESCRIPTION_BYTES else ""
 
 
@@ -143,7 +144,7 @@ def _manifest(
 def _write(
     archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, expected: str | None
 ) -> None:
-    """Write one file; `expected` is its sha256, None for the manifest and the record."""
+    """Write one file; `expected` is its sha256, None for what the manifest does not name."""
     target.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
     with archive.open(member) as source, target.open("xb") as file:

@@ -3,15 +3,19 @@
 import hashlib
 import json
 import os
+import shutil
 import stat
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from artifact.lock import ModelLock
 from artifact.opened import open_artifact
+from artifact.signature import verify_signature
 from importer.archive import write_archive
 from model_import import main
+from release.signing import make_key_pair, sign_artifact
 from tests.importer_models.archives import FIRST, members, refused, written
 
 
@@ -76,6 +80,37 @@ def test_an_archive_becomes_the_same_artifact_in_another_store(
     assert "already in the store: digits:" in capsys.readouterr().out
 
 
+@pytest.fixture
+def signed(digits_folder: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """An archive of the signed digits artifact, and the public key."""
+    root = tmp_path / "signed" / digits_folder.name
+    shutil.copytree(digits_folder, root)
+    artifact = open_artifact(root)
+    public = make_key_pair(tmp_path / "key.pem")
+    lock = ModelLock(tag=f"digits:{root.name}", manifest_sha256=artifact.digest)
+    sign_artifact(root, lock, tmp_path / "key.pem")
+    write_archive(artifact, tmp_path / "signed.zip")
+    return tmp_path / "signed.zip", public
+
+
+@pytest.mark.parametrize("there_already", [False, True])
+def test_a_signature_travels_and_is_verified_where_it_arrives(
+    signed: tuple[Path, Path],
+    archive: Path,
+    empty_store: Path,
+    digits_folder: Path,
+    there_already: bool,
+) -> None:
+    path, public = signed
+    if there_already:
+        main(["import", str(archive), "--quiet"])
+
+    assert main(["import", str(path), "--quiet"]) == 0
+
+    found = open_artifact(empty_store / "models" / "digits" / digits_folder.name)
+    verify_signature(found, public)
+
+
 def test_the_lock_is_written_only_when_asked_for(
     archive: Path, empty_store: Path, tmp_path: Path, digits_folder: Path
 ) -> None:
@@ -87,6 +122,14 @@ def test_the_lock_is_written_only_when_asked_for(
 
     assert not before
     assert json.loads(lock.read_bytes())["tag"] == f"digits:{digits_folder.name}"
+
+
+def test_a_lock_that_cannot_be_written_is_found_before_the_store_changes(
+    archive: Path, empty_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = refused(archive, empty_store, capsys, "--lock", str(tmp_path))
+
+    assert "is no file" in text
 
 
 def test_nothing_of_an_archive_is_run(

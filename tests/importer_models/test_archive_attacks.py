@@ -36,6 +36,7 @@ def with_plan(engine: str) -> Callable[[bytes], bytes]:
         (lambda files: files | {"a/../../escaped": b"x"}, "leaves the artifact"),
         (lambda files: files | {"extra.py": b"x"}, "('extra.py')"),
         (lambda files: files | {"model.yaml": b"x"}, "('model.yaml')"),
+        (lambda files: files | {"slo.json": b"{}"}, "('slo.json')"),
         (lambda files: files | {"folder/": b""}, "'folder/' is no plain file"),
         (lambda files: {k: v for k, v in files.items() if k != "labels.json"}, "('labels.json')"),
         (lambda files: {k: v for k, v in files.items() if k != "manifest.json"}, "manifest.json"),
@@ -104,6 +105,21 @@ def test_a_container_that_export_does_not_write_is_refused(
     spoiled = spoiled_container(kind, tmp_path / "spoiled.zip", members(archive))
 
     assert reason in refused(spoiled, empty_store, capsys)
+
+
+def test_a_signature_that_is_too_large_is_refused_before_it_is_written(
+    archive: Path,
+    empty_store: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    contents = members(archive)
+    limit = max(len(contents["manifest.json"]), len(contents["record.json"]))
+    monkeypatch.setattr("importer.archive.MAX_DESCRIPTION_BYTES", limit)
+    spoiled = written(tmp_path / "spoiled.zip", contents | {"model.sig": b"x" * (limit + 1)})
+
+    assert "'model.sig' is too large" in refused(spoiled, empty_store, capsys)
 
 
 def test_what_is_no_archive_is_refused_with_one_line(
