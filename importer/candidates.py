@@ -62,7 +62,9 @@ CANDIDATES = (
 )
 
 
-def chosen_candidates(options: ImportOptions, samples: int) -> tuple[EngineGraph, ...]:
+def chosen_candidates(
+    options: ImportOptions, samples: int, progress: Progress
+) -> tuple[EngineGraph, ...]:
     """The engines to try for what was asked.
 
     "auto" as the engine means those of the target device; "auto" as the precision leaves
@@ -77,7 +79,13 @@ def chosen_candidates(options: ImportOptions, samples: int) -> tuple[EngineGraph
     if options.precision != "auto":
         chosen = [item for item in chosen if item.precision == options.precision]
     elif samples < ENOUGH_SAMPLES:
+        left_out = sorted({item.precision for item in chosen} - {"fp32"})
         chosen = [item for item in chosen if item.precision == "fp32"]
+        if left_out:
+            progress.note(
+                f"{' and '.join(left_out)} are tried from {ENOUGH_SAMPLES} golden images on; there "
+                f"are {samples} (--golden; --precision tries one all the same)"
+            )
     if not chosen:
         raise ImportRefused(
             f"--engine {options.engine} --precision {options.precision}: no such engine; there are "

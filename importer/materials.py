@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from artifact.golden_images import GoldenImage, read_golden_images
+from artifact.golden_images import GoldenImage, GoldenImages, read_golden_images
 from artifact.golden_images_reference import Reference, read_reference
 from artifact.labels import read_labels
 from artifact.manifest import PreprocessingEntry
@@ -25,6 +25,13 @@ from importer.preprocessing_source import (
 )
 from preprocessing import DecodeLimits, Preprocessing, to_input
 from preprocessing.orientation import upright_turn
+
+CLASSES_FROM = {
+    "csv": "the table",
+    "folders": "the sub-folders",
+    "prefixes": "the start of the file names",
+}
+"""`GoldenImages.labels_from`, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +79,8 @@ def read_materials(options: ImportOptions, draft: Path, progress: Progress) -> M
         )
         inputs = _inputs(found.images, preprocessing)
         calibration = _calibration(options, labels, preprocessing)
-    for note in (*found.notes, *_orientation_note(found.images, preprocessing)):
+    notes = (_classes_note(found, labels), *found.notes)
+    for note in (*notes, *_orientation_note(found.images, preprocessing)):
         progress.note(note)
     return Materials(
         model=model,
@@ -124,6 +132,16 @@ def _input(image: GoldenImage, preprocessing: Preprocessing) -> npt.NDArray[np.g
         raise ImportRefused(
             f"golden image {image.name}: {error}; remove it or replace it by a sound file"
         ) from error
+
+
+def _classes_note(found: GoldenImages, labels: tuple[str, ...]) -> str:
+    for image in found.images:
+        if image.label is not None:
+            return (
+                f"classes of the golden images come from {CLASSES_FROM[found.labels_from]}: "
+                f"{image.name} is {labels[image.label]!r}, class {image.label}"
+            )
+    return "classes of the golden images are not known, so no accuracy is compared"
 
 
 def _orientation_note(

@@ -90,7 +90,8 @@ def import_model(
             evidence=_evidence(materials, reference),
             options=options,
         )
-        entries, attempts = trial.run(chosen_candidates(options, len(materials.golden)), progress)
+        candidates = chosen_candidates(options, len(materials.golden), progress)
+        entries, attempts = trial.run(candidates, progress)
         record = _record(options, provenance, entries, attempts)
         with progress.step("write the artifact"):
             signature = materials.signature.model_copy(update={"shrinking": shrinking})

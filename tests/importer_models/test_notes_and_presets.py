@@ -8,12 +8,14 @@ import pytest
 from PIL import Image
 
 from artifact.errors import ArtifactError
+from importer.candidates import chosen_candidates
 from importer.errors import ImportRefused
 from importer.materials import read_materials
 from importer.preprocessing_source import capture_preprocessing
 from preprocessing import PreprocessingSpec, Resize
 from tests.importer_models.linear_graphs import PIXELS, SIDE, onnx_linear, options_for
 from tests.importer_models.shared_models import spec_file
+from tests.imports import digits_options
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -110,7 +112,61 @@ def test_what_is_changed_in_a_graph_is_told(tmp_path: Path) -> None:
         options_for(graph, pictures(tmp_path / "golden", 1)), tmp_path / "draft", progress
     )
 
-    assert progress.texts[:2] == [
+    assert progress.texts == [
         "the graph ends in Softmax; its input, the logits, is what is served",
         "the graph has a fixed batch size of 2; it is made free",
+        "classes of the golden images are not known, so no accuracy is compared",
     ]
+
+
+@pytest.mark.parametrize(
+    ("names", "table", "told"),
+    [
+        (("001_a.png", "2-b.png"), "", "the start of the file names: 001_a.png is 'bee', class 1"),
+        (("cow/a.png", "ant/b.png"), "", "the sub-folders: ant/b.png is 'ant', class 0"),
+        (("a.png", "b.png"), "file,label\na.png,cow\n", "the table: a.png is 'cow', class 2"),
+    ],
+)
+def test_where_the_classes_come_from_is_told(
+    tmp_path: Path, names: tuple[str, str], table: str, told: str
+) -> None:
+    for name, pixels in zip(names, PIXELS[:2], strict=True):
+        (tmp_path / "golden" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "golden" / name)
+    if table:
+        (tmp_path / "golden" / "labels.csv").write_text(table)
+    graph = onnx_linear(tmp_path / "network.onnx")
+    progress = Notes()
+    (tmp_path / "draft").mkdir()
+
+    read_materials(options_for(graph, tmp_path / "golden"), tmp_path / "draft", progress)
+
+    assert progress.texts[0] == f"classes of the golden images come from {told}"
+
+
+@pytest.mark.parametrize(
+    ("device", "samples", "told"),
+    [
+        ("cpu", 99, ["bf16 and int8 are tried from 100 golden images on; there are 99"]),
+        ("cuda", 2, ["bf16 and fp16 are tried from 100 golden images on; there are 2"]),
+        ("cpu", 100, []),
+    ],
+)
+def test_engines_that_too_few_images_leave_out_are_told(
+    device: str, samples: int, told: list[str]
+) -> None:
+    progress = Notes()
+
+    chosen = chosen_candidates(digits_options(device=device), samples, progress)
+
+    assert [text.partition(" (")[0] for text in progress.texts] == told
+    assert ({one.precision for one in chosen} == {"fp32"}) == bool(told)
+
+
+def test_what_was_asked_for_is_tried_whatever_the_number_of_images() -> None:
+    progress = Notes()
+
+    chosen = chosen_candidates(digits_options(precision="int8"), 2, progress)
+
+    assert [one.name for one in chosen] == ["openvino-int8"]
+    assert progress.texts == []
