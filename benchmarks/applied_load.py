@@ -45,7 +45,9 @@ class Load:
             )
         )
 
-    def offer(self, rate_per_s: float, duration_s: float) -> Run:
+    def offer(
+        self, rate_per_s: float, duration_s: float, *, give_up_above_ms: float | None = None
+    ) -> Run:
         """Open loop; the seed follows from the rate and the round, so all servers get the same."""
         return self._costed(
             lambda: open_run(
@@ -53,6 +55,7 @@ class Load:
                 rate_per_s=rate_per_s,
                 duration_s=duration_s,
                 seed=round(rate_per_s * 1000) + self.round,
+                give_up_above_ms=give_up_above_ms,
             )
         )
 
@@ -61,11 +64,16 @@ class Load:
     ) -> HighestRate:
         """Bisect below the saturated throughput; the probes are added to `runs`.
 
-        Open runs that are there already and long enough count as probes.
+        Open runs that are there already and long enough count as probes. A probe ends as soon as
+        it is certain to fail.
         """
 
         def passes(rate_per_s: float) -> bool:
-            run = self.offer(rate_per_s, plan.probe_duration_s(rate_per_s))
+            run = self.offer(
+                rate_per_s,
+                plan.probe_duration_s(rate_per_s),
+                give_up_above_ms=plan.budget_ms,
+            )
             runs.append(run)
             passed = highest_rate.within_budget(run, plan.budget_ms)
             progress(f"probe {in_words(run)}: {'passes' if passed else 'fails'}")
@@ -76,10 +84,9 @@ class Load:
             known=highest_rate.known_from(
                 runs,
                 budget_ms=plan.budget_ms,
-                # Beyond its throughput a queue only grows; 10 % are for the noise of that number.
-                ceiling_per_s=saturated.answered_per_s * 1.1,
+                saturated_per_s=saturated.answered_per_s,
             ),
-            resolution_per_s=plan.resolution_per_s,
+            resolution=plan.resolution,
             most_probes=plan.most_probes,
         )
         return highest_rate.as_record(

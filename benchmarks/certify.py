@@ -1,9 +1,10 @@
 """Measures what this machine holds with the locked model; writes slo.json beside its manifest."""
 
+import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,12 +23,21 @@ from benchmarks.machine import commit_if_known
 from benchmarks.plan import Plan
 from benchmarks.record import HighestRate, Run
 from benchmarks.run import BUILD, say
-from benchmarks.running import ROOT, RunningServer, ask, clean_environment, running
+from benchmarks.running import (
+    ROOT,
+    RunningServer,
+    ask,
+    clean_environment,
+    patient_setting,
+    running,
+)
 from errors import OperatorError
 from inference.machine import this_machine
 from settings import PREFIX, Settings
 
 WARMUP_S = 2.0
+CONNECTIONS = 4
+"""Of the warmup."""
 GOLDEN = "golden"
 NEAR_TIE_PART = 0.9
 """Classes whose probability reaches this part of the best are all right answers: sums are taken in
@@ -91,27 +101,42 @@ def images_of(folder: Path) -> tuple[bytes, ...]:
 def certify(subject: Subject, plan: Plan) -> SloCertificate:
     """Serve the model as an operator would, measure, and write the certificate.
 
+    The saturated throughput is measured first, on a start that refuses nothing.
+
     Raises:
         OperatorError: The server does not start, or refuses one of the images when idle.
     """
     requests = tuple(_dialect().request(data) for data in subject.images)
-    with running(
-        PRODUCT_SERVER,
-        sys.executable,
-        environment=clean_environment({**PRODUCT_SERVER.variables, **subject.settings}),
-        log_path=BUILD / "logs" / "certify.log",
-        probe=_probe(requests),
-    ) as server:
-        card = json.loads(ask(server.port, _get("/model"))[1])
-        load = Load(server=server, target=_target(subject, requests, server.port))
-        load.keep_busy(plan.connections, WARMUP_S)
+    with _served(subject, requests, patient_setting()) as load:
         saturated = load.saturate(plan)
-        say(f"saturated {saturated.answered_per_s:.1f}/s, started in {server.ready_s:.1f} s")
+        say(f"saturated {saturated.answered_per_s:.1f}/s")
+    with _served(subject, requests, {}) as load:
+        server = load.server
+        card = json.loads(ask(server.port, _get("/model"))[1])
+        say(f"started in {server.ready_s:.1f} s")
         runs: list[Run] = []
         found = load.search(plan, saturated, runs, say)
     certificate = _certificate(subject, plan, (server, card), (saturated, found, runs))
     say(f"written: {write_slo(subject.artifact.root, certificate).name} of {card['model']['tag']}")
     return certificate
+
+
+@contextlib.contextmanager
+def _served(
+    subject: Subject, requests: tuple[bytes, ...], settings: dict[str, str]
+) -> Iterator[Load]:
+    """The model, started and warm; `settings` go before those of the subject."""
+    variables = {**PRODUCT_SERVER.variables, **subject.settings, **settings}
+    with running(
+        PRODUCT_SERVER,
+        sys.executable,
+        environment=clean_environment(variables),
+        log_path=BUILD / "logs" / "certify.log",
+        probe=_probe(requests),
+    ) as server:
+        load = Load(server=server, target=_target(subject, requests, server.port))
+        load.keep_busy(CONNECTIONS, WARMUP_S)
+        yield load
 
 
 def _dialect() -> Dialect:

@@ -1,5 +1,6 @@
 """Requests, their fate, and what a run of them comes to."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,11 @@ class Exchange:
     status: int = LOST
     body: bytes = b""
 
+    @property
+    def latency_ms(self) -> float:
+        """From when it was due to its answer; inf before that."""
+        return math.inf if self.answered_s is None else (self.answered_s - self.due_s) * 1e3
+
 
 def recorded(target: Target, exchanges: Sequence[Exchange], **conditions: Any) -> Run:
     """Judge every answer, after the load so that judging costs the server nothing."""
@@ -58,7 +64,7 @@ def recorded(target: Target, exchanges: Sequence[Exchange], **conditions: Any) -
         elif exchange.status != HTTPStatus.OK:
             failed["lost" if exchange.status == LOST else str(exchange.status)] += 1
         else:
-            latencies_ms.append(round((exchange.answered_s - exchange.due_s) * 1e3, 3))
+            latencies_ms.append(round(exchange.latency_ms, 3))
             wrong += not is_right(target, exchange)
     last_s = max((e.answered_s for e in exchanges if e.answered_s is not None), default=None)
     return Run(

@@ -1,12 +1,18 @@
-"""The highest rate a server holds within its latency budget, found by bisection."""
+"""The highest rate a server holds within its latency budget, found by geometric bisection."""
 
+import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.record import HighestRate, Run
 
-LEAST_REQUESTS = 250
-"""A probe lasts long enough for this many arrivals: 2 of them lie beyond the p99."""
+LEAST_REQUESTS = 300
+"""Arrivals a probe should have: 3 of them lie beyond the p99."""
+EXPECTED_REQUESTS = 350
+"""Arrivals it is made long enough for: Poisson, so fewer than 300 come once in 250 probes."""
+FLOOR_PART = 0.1
+"""Of the saturated throughput, the least rate that is looked for: with a relative resolution a
+search has to begin above zero."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,11 +23,18 @@ class Bracket:
         passed_per_s: Highest rate that passed below all that failed; 0 before any did.
         failed_per_s: Lowest rate that failed; None before any did.
         ceiling_per_s: Assumed to fail, without a probe.
+        floor_per_s: Where the search begins, though no probe has passed there.
     """
 
     passed_per_s: float
     failed_per_s: float | None
     ceiling_per_s: float
+    floor_per_s: float
+
+    @property
+    def lower_per_s(self) -> float:
+        """Highest rate that passed, or the floor."""
+        return max(self.passed_per_s, self.floor_per_s)
 
     @property
     def upper_per_s(self) -> float:
@@ -31,12 +44,25 @@ class Bracket:
 
 
 def within_budget(run: Run, budget_ms: float) -> bool:
-    """A rate passes when nothing failed, nothing was wrong and the p99 is in the budget."""
-    return run.failures == 0 and run.wrong == 0 and run.percentile_ms(99) <= budget_ms
+    """A rate passes when nothing failed, nothing was wrong and the p99 is in the budget.
+
+    A run that was given up was certain not to.
+    """
+    whole = run.failures == 0 and run.wrong == 0 and not run.given_up
+    return whole and run.percentile_ms(99) <= budget_ms
 
 
-def known_from(runs: Iterable[Run], *, budget_ms: float, ceiling_per_s: float) -> Bracket:
-    """What open runs with enough requests say already; a failed rate goes before a passed one."""
+def allowed_late(requests: int) -> int:
+    """Of so many requests, those that may be late with a nearest-rank p99 still in the budget."""
+    return requests - math.ceil(0.99 * requests)
+
+
+def known_from(runs: Iterable[Run], *, budget_ms: float, saturated_per_s: float) -> Bracket:
+    """What open runs with enough requests say already; a failed rate goes before a passed one.
+
+    Args:
+        saturated_per_s: Throughput of the closed loop: at that rate a queue only grows.
+    """
     passed: list[float] = []
     failed: list[float] = []
     for run in runs:
@@ -50,44 +76,40 @@ def known_from(runs: Iterable[Run], *, budget_ms: float, ceiling_per_s: float) -
             (rate for rate in passed if lowest_failed is None or rate < lowest_failed), default=0.0
         ),
         failed_per_s=lowest_failed,
-        ceiling_per_s=ceiling_per_s,
+        ceiling_per_s=saturated_per_s,
+        floor_per_s=FLOOR_PART * saturated_per_s,
     )
 
 
 def bisect(
-    passes: Callable[[float], bool],
-    *,
-    known: Bracket,
-    resolution_per_s: float,
-    most_probes: int | None = None,
+    passes: Callable[[float], bool], *, known: Bracket, resolution: float, most_probes: int
 ) -> Bracket:
-    """Halve the interval between the highest passed and the lowest failed rate.
+    """Halve, on a logarithmic scale, the interval between a passed and a failed rate.
 
-    Every rate is probed once. A failed rate is not tried again, so luck works both ways: the
-    spread between rounds, not the best of them, tells how sure the number is.
+    Every server begins with the same multiples of its own throughput, so after the same number of
+    probes every rate is known to the same part of itself. Every rate is probed once. A failed rate
+    is not tried again, so luck works both ways.
 
     Args:
         passes: Probes one rate, in requests per second.
         known: Where the search begins.
-        resolution_per_s: The search ends when the interval is no wider.
-        most_probes: It ends after this many at the latest; None is no limit.
+        resolution: The search ends when the failed rate is at most this multiple of the passed one.
+        most_probes: It ends after this many at the latest.
     """
-    probes = 0
-    while known.upper_per_s - known.passed_per_s > resolution_per_s and probes != most_probes:
-        rate_per_s = round((known.passed_per_s + known.upper_per_s) / 2, 2)
-        probes += 1
-        passed = passes(rate_per_s)
-        known = Bracket(
-            passed_per_s=rate_per_s if passed else known.passed_per_s,
-            failed_per_s=known.failed_per_s if passed else rate_per_s,
-            ceiling_per_s=known.ceiling_per_s,
-        )
+    for _ in range(most_probes):
+        if known.upper_per_s <= resolution * known.lower_per_s:
+            break
+        rate_per_s = round(math.sqrt(known.lower_per_s * known.upper_per_s), 2)
+        if passes(rate_per_s):
+            known = replace(known, passed_per_s=rate_per_s)
+        else:
+            known = replace(known, failed_per_s=rate_per_s)
     return known
 
 
 def probe_duration_s(rate_per_s: float, *, usual_s: float, longest_s: float) -> float:
     """Longer than usual where the rate is so low that the p99 would be the slowest of few."""
-    return min(max(usual_s, LEAST_REQUESTS / rate_per_s), longest_s)
+    return min(max(usual_s, EXPECTED_REQUESTS / rate_per_s), longest_s)
 
 
 def as_record(bracket: Bracket, run: Run, *, budget_ms: float, rule: str) -> HighestRate:

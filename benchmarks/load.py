@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import Any, TypeVar
 
 from benchmarks.exchanges import LOOPBACK, Exchange, Target, recorded
+from benchmarks.highest_rate import allowed_late
 from benchmarks.http_client import ConnectionPool
 from benchmarks.record import Run
 from benchmarks.schedule import Schedule, poisson_schedule
@@ -42,12 +43,24 @@ def run_in_loop(main: Coroutine[Any, Any, Result]) -> Result:
         gc.enable()
 
 
-def open_run(target: Target, *, rate_per_s: float, duration_s: float, seed: int) -> Run:
-    """Offer Poisson arrivals at a rate, whatever the replies."""
+def open_run(
+    target: Target,
+    *,
+    rate_per_s: float,
+    duration_s: float,
+    seed: int,
+    give_up_above_ms: float | None = None,
+) -> Run:
+    """Offer Poisson arrivals at a rate, whatever the replies.
+
+    Args:
+        give_up_above_ms: End when the p99 of the whole schedule is certain to be above this, or a
+            request has failed; None never does.
+    """
     schedule = poisson_schedule(rate_per_s, duration_s, len(target.requests), seed)
     gc.collect()
     started_cpu_s = time.process_time()
-    exchanges = run_in_loop(send_on_schedule(target, schedule))
+    exchanges = run_in_loop(send_on_schedule(target, schedule, give_up_above_ms))
     return recorded(
         target,
         exchanges,
@@ -56,6 +69,7 @@ def open_run(target: Target, *, rate_per_s: float, duration_s: float, seed: int)
         duration_s=duration_s,
         seed=seed,
         send_skew_ms=tuple(round(exchange.skew_s * 1e3, 3) for exchange in exchanges),
+        given_up=len(exchanges) < len(schedule.arrivals_s),
         client_cpu_s=time.process_time() - started_cpu_s,
     )
 
@@ -85,8 +99,10 @@ def closed_run(
     )
 
 
-async def send_on_schedule(target: Target, schedule: Schedule) -> list[Exchange]:
-    """Send each request at its time, never waiting for an answer; return all exchanges."""
+async def send_on_schedule(
+    target: Target, schedule: Schedule, give_up_above_ms: float | None = None
+) -> list[Exchange]:
+    """Send each request at its time, never waiting for an answer; return all that were sent."""
     loop = asyncio.get_running_loop()
     pool = ConnectionPool(LOOPBACK, target.port)
     start_s = loop.time() + LEAD_S
@@ -95,11 +111,16 @@ async def send_on_schedule(target: Target, schedule: Schedule) -> list[Exchange]
         for arrival_s, image in zip(schedule.arrivals_s, schedule.image_indices, strict=True)
     ]
     outstanding = Outstanding(loop)
-    for exchange in exchanges:
+    hopeless = Hopeless(give_up_above_ms, len(exchanges))
+    for sent, exchange in enumerate(exchanges):
         while (early_s := exchange.due_s - loop.time()) > 0:
             await asyncio.sleep(early_s)
+        if hopeless:
+            del exchanges[sent:]
+            break
         exchange.skew_s = loop.time() - exchange.due_s
-        pool.send(target.requests[exchange.image], outstanding.expect(exchange))
+        answered = outstanding.expect(exchange, then=hopeless.count)
+        pool.send(target.requests[exchange.image], answered)
         # Behind schedule, no sleep would give the loop a turn to read the answers.
         await asyncio.sleep(0)
     await outstanding.drained(DRAIN_S)
@@ -148,6 +169,26 @@ async def send_in_turn(
     await outstanding.drained(DRAIN_S)
     await pool.close()
     return exchanges
+
+
+class Hopeless:
+    """True when too many answers were late, or one failed, for a run to be within its budget."""
+
+    def __init__(self, budget_ms: float | None, requests: int) -> None:
+        self._budget_ms = budget_ms
+        self._spare = allowed_late(requests)
+
+    def __bool__(self) -> bool:
+        return self._spare < 0
+
+    def count(self, exchange: Exchange) -> None:
+        """Take one answer into account."""
+        if self._budget_ms is None:
+            return
+        if exchange.status != HTTPStatus.OK:
+            self._spare = -1
+        elif exchange.latency_ms > self._budget_ms:
+            self._spare -= 1
 
 
 class Outstanding:

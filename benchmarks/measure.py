@@ -1,15 +1,22 @@
 """One visit to one server: start, warm up, saturate, offer rates, search, stop."""
 
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.applied_load import Load, Progress, blemishes, in_words
-from benchmarks.catalogue import NULL, Server
+from benchmarks.catalogue import NULL, OWN, Server
 from benchmarks.exchanges import Target
 from benchmarks.load import closed_run
 from benchmarks.plan import Plan
 from benchmarks.record import HighestRate, Run, Start, Verdict
-from benchmarks.running import budget_setting, running, workload_environment
+from benchmarks.running import (
+    budget_setting,
+    patient_setting,
+    running,
+    workload_environment,
+)
 from benchmarks.workload import Workload
 
 OVERLOAD = 1.2
@@ -23,6 +30,7 @@ class Visit:
     Attributes:
         python: Of the server's environment.
         round: From 0; also part of every seed.
+        searched: Whether the highest rate is looked for.
         loadgen_s: Length of LoadGen's Server scenario; 0 leaves it out.
     """
 
@@ -33,6 +41,7 @@ class Visit:
     mix: str
     round: int
     log_path: Path
+    searched: bool = False
     loadgen_s: float = 0
 
 
@@ -68,32 +77,29 @@ def measure(
 ) -> Findings:
     """Start the server and apply the plan.
 
+    This project is started twice. Its saturated throughput is that of a server that refuses
+    nothing, as no peer does; all else is measured with its usual limit of the wait.
+
     Raises:
         ServerFailed: It did not start or did not answer correctly.
     """
     found = Findings()
-    probe = target_of(visit.server, visit.workload, visit.mix, port=0)
-    with running(
-        visit.server,
-        visit.python,
-        environment=workload_environment(
-            visit.server,
-            visit.workload_path,
-            settings=budget_setting(plan.budget_ms),
-        ),
-        log_path=visit.log_path,
-        probe=probe,
-    ) as server:
-        load = Load(server=server, target=replace(probe, port=server.port), round=visit.round)
-        closed_run(load.target, connections=4, duration_s=plan.warmup_s, seed=0)
+    own = visit.server.name in OWN
+    with contextlib.ExitStack() as stack:
+        load = stack.enter_context(served(visit, plan, patient_setting() if own else {}))
+        ready_s = load.server.ready_s
         saturated = load.saturate(plan)
         found.runs.append(saturated)
         progress(f"saturated {saturated.answered_per_s:.1f}/s{blemishes(saturated)}")
+        memory_mb = load.server.memory_mb()
+        if own:
+            stack.close()
+            load = stack.enter_context(served(visit, plan, {}))
         for rate_per_s in reachable(rates_per_s, saturated):
             run = load.offer(rate_per_s, plan.slice_s)
             found.runs.append(run)
             progress(in_words(run))
-        if visit.server is not NULL:
+        if visit.searched:
             highest = load.search(plan, saturated, found.runs, progress)
             found.highest_rates.append(highest)
             if visit.loadgen_s and highest.rate_per_s:
@@ -104,11 +110,31 @@ def measure(
                 server=visit.server.name,
                 model=visit.workload.model,
                 round=visit.round,
-                ready_s=server.ready_s,
-                memory_mb=server.memory_mb(),
+                ready_s=ready_s,
+                memory_mb=max(memory_mb, load.server.memory_mb()),
             )
         )
     return found
+
+
+@contextlib.contextmanager
+def served(visit: Visit, plan: Plan, settings: Mapping[str, str]) -> Iterator[Load]:
+    """The server, started and warm; `settings` are CLASSIFIER_* beside the budget."""
+    probe = target_of(visit.server, visit.workload, visit.mix, port=0)
+    with running(
+        visit.server,
+        visit.python,
+        environment=workload_environment(
+            visit.server,
+            visit.workload_path,
+            settings={**budget_setting(plan.budget_ms), **settings},
+        ),
+        log_path=visit.log_path,
+        probe=probe,
+    ) as server:
+        load = Load(server=server, target=replace(probe, port=server.port), round=visit.round)
+        closed_run(load.target, connections=4, duration_s=plan.warmup_s, seed=0)
+        yield load
 
 
 def reachable(rates_per_s: tuple[float, ...], saturated: Run) -> tuple[float, ...]:

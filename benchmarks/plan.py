@@ -4,8 +4,8 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from benchmarks.catalogue import NULL, PRODUCT_SERVER, Server
-from benchmarks.highest_rate import LEAST_REQUESTS, probe_duration_s
+from benchmarks.catalogue import NULL, OWN, PRODUCT_SERVER, Server
+from benchmarks.highest_rate import EXPECTED_REQUESTS, FLOOR_PART, probe_duration_s
 from benchmarks.images import WEB_MIX
 from errors import OperatorError
 
@@ -37,6 +37,8 @@ class Case:
         loadgen_s: Length of LoadGen's Server scenario for this project in the last round; 0 leaves
             it out.
         budget_ms: Latency the p99 may take; None is the plan's.
+        longest_probe: Slices that a probe lasts at most: more than one where the rates looked for
+            are low; None is the plan's.
     """
 
     architecture: str
@@ -46,6 +48,7 @@ class Case:
     mix: str = WEB_MIX
     loadgen_s: float = 0
     budget_ms: float | None = None
+    longest_probe: int | None = None
 
     @property
     def model(self) -> str:
@@ -63,12 +66,13 @@ class Plan:
         rounds: Every round visits every server once, so that drift of the machine hits all; the
             null server is visited in the first.
         warmup_s: Closed-loop load before anything is recorded.
-        connections: In flight in a closed run: enough to saturate 2 to 4 cores, and few enough
-            that at 100/s nobody waits beyond the limit at which this project refuses.
+        connections: In flight in a closed run: enough to saturate 2 to 4 cores.
         budget_ms: Latency the p99 may take, where a case does not say.
-        resolution_per_s: Of the search.
-        most_probes: Of one search.
-        longest_probe: Slices that a probe at a low rate lasts at most.
+        resolution: Of the search in the last round: the lowest rate that failed is at most this
+            multiple of the highest that passed.
+        most_probes: Of one search. From a tenth of the saturated throughput to the whole of it, 4
+            leave a factor of 10^(1/16) = 1.155.
+        longest_probe: Slices that a probe lasts at most, where a case does not say.
     """
 
     name: str
@@ -78,13 +82,17 @@ class Plan:
     warmup_s: float = 2.0
     connections: int = 6
     budget_ms: float = 50.0
-    resolution_per_s: float = 2.0
+    resolution: float = 1.16
     most_probes: int = 4
     longest_probe: int = 3
 
     def of_case(self, case: Case) -> "Plan":
-        """The plan with the budget of a case."""
-        return dataclasses.replace(self, budget_ms=case.budget_ms or self.budget_ms)
+        """The plan with what a case has of its own."""
+        return dataclasses.replace(
+            self,
+            budget_ms=case.budget_ms or self.budget_ms,
+            longest_probe=case.longest_probe or self.longest_probe,
+        )
 
     @property
     def saturation_s(self) -> float:
@@ -100,8 +108,9 @@ class Plan:
     def rule_in_words(self) -> str:
         """How a search decides, for the record."""
         return (
-            f"bisection to {self.resolution_per_s:g}/s, at most {self.most_probes} probes; a run "
-            f"of {self.slice_s:g} s, or {LEAST_REQUESTS} arrivals but at most "
+            f"geometric bisection between {FLOOR_PART:g} of the saturated throughput and the whole "
+            f"of it, to a factor of {self.resolution:g}, at most {self.most_probes} probes; a run "
+            f"of {self.slice_s:g} s, or {EXPECTED_REQUESTS} expected arrivals but at most "
             f"{self.longest_probe * self.slice_s:g} s, passes with p99 <= {self.budget_ms:g} ms, "
             "no failure and no wrong answer; no rate is probed twice"
         )
@@ -109,8 +118,8 @@ class Plan:
     def duration_s(self) -> float:
         """Estimate of the whole session.
 
-        Models and environments that are missing take longer, and so does a busy machine: at low
-        rates a probe lasts up to 3 slices.
+        Models and environments that are missing take longer. A probe that fails is given up early,
+        one that passes lasts up to `longest_probe` slices, so half of the sum is counted.
         """
         fixed_s, slices = self._cost()
         return fixed_s + slices * self.slice_s
@@ -132,9 +141,9 @@ class Plan:
             )
         return dataclasses.replace(self, slice_s=math.floor(10 * slice_s) / 10)
 
-    def _cost(self) -> tuple[float, int]:
+    def _cost(self) -> tuple[float, float]:
         """(seconds that do not depend on the slice, slices)."""
-        fixed_s, slices = 0.0, 0
+        fixed_s, slices = 0.0, 0.0
         for case in self.cases:
             limits = self.rounds * LIMITS + FORWARD_LIMITS
             fixed_s += limits * LIMIT_START_S
@@ -142,14 +151,18 @@ class Plan:
             for server in case.servers:
                 visits = 1 if server is NULL else self.rounds
                 neighbours = 0 if server is NULL else visits  # limits measured before a visit
-                fixed_s += visits * (START_S + self.warmup_s) + neighbours * LIMIT_START_S
+                starts = visits * (2 if server.name in OWN else 1)
+                fixed_s += starts * (START_S + self.warmup_s) + neighbours * LIMIT_START_S
                 slices += neighbours
-                slices += visits * (1 + len(case.rates_per_s) + self._probe_slices(server))
+                slices += visits * (1 + len(case.rates_per_s))
+                slices += self._search_slices(case, server)
                 fixed_s += case.loadgen_s if server is PRODUCT_SERVER else 0
         return fixed_s, slices
 
-    def _probe_slices(self, server: Server) -> int:
-        """Of one search: the null server has none, and float32 is slow, so its probes are long."""
+    def _search_slices(self, case: Case, server: Server) -> float:
+        """Of one search, in the last round; the null server has none."""
         if server is NULL:
             return 0
-        return self.most_probes * (self.longest_probe if server.float32 else 1)
+        longest = self.of_case(case).longest_probe
+        # float32 is slow, so that every probe is one at a low rate.
+        return self.most_probes * (longest if server.float32 else (1 + longest) / 2)

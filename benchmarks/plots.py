@@ -18,13 +18,14 @@ BUDGET_COLOUR = "0.5"
 def latency_over_rate(
     session: Session, case: tuple[str, str], path: Path, *, budget_ms: float
 ) -> None:
-    """p99 of every open run by its offered rate; the median line where a rate has several."""
+    """p99 of every whole open run by its rate; the median line where a rate has several."""
 
     def draw(axes: Axes) -> None:
         for server in servers(session, case):
             by_rate: dict[float, list[float]] = defaultdict(list)
             for run in runs_of(session, case, server):
-                if run.offered_rate_per_s is not None and run.latencies_ms:
+                whole = run.latencies_ms and not run.given_up
+                if run.offered_rate_per_s is not None and whole:
                     by_rate[run.offered_rate_per_s].append(run.percentile_ms(99))
             rates = sorted(by_rate)
             middle = [sorted(by_rate[rate])[len(by_rate[rate]) // 2] for rate in rates]

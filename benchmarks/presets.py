@@ -27,7 +27,6 @@ QUICK = Plan(
     warmup_s=1.0,
     most_probes=2,
     longest_probe=1,
-    resolution_per_s=5.0,
 )
 
 FULL = Plan(
@@ -42,7 +41,6 @@ FULL = Plan(
         ),
     ),
     slice_s=UNFITTED_S,
-    most_probes=2,
 )
 
 RELAXED = Plan(
@@ -58,8 +56,6 @@ RELAXED = Plan(
         ),
     ),
     slice_s=UNFITTED_S,
-    most_probes=3,
-    longest_probe=2,
 )
 
 MODELS = Plan(
@@ -93,6 +89,7 @@ MODELS = Plan(
             precision="fp32",
             rates_per_s=(5, 100),
             servers=FEW,
+            longest_probe=4,
         ),
         Case(
             architecture="vit_b_16",
@@ -107,10 +104,11 @@ MODELS = Plan(
             mix=DIGITS_MIX,
             rates_per_s=(5, 200),
             servers=PLAIN,
+            longest_probe=1,
         ),
     ),
     slice_s=UNFITTED_S,
-    most_probes=3,
+    longest_probe=2,
 )
 
 PRESETS = {plan.name: plan for plan in (QUICK, FULL, RELAXED, MODELS)}

@@ -21,15 +21,13 @@ from benchmarks.plan import Case
 from benchmarks.record import Check, Run, Session
 from benchmarks.results import write_session
 from benchmarks.run import BUILD, RESULTS, prepared, say
-from benchmarks.running import ROOT, ask, running, workload_environment
+from benchmarks.running import ROOT, ask, patient_setting, running, workload_environment
 from benchmarks.workload import DIGITS, read_workload
 
 WARMUP_S = 2.0
 CAPACITY_S = 10.0
 CONNECTIONS = 8
 LONGEST_SOAK_S = 3_600.0
-PATIENT_MS = "5000"
-"""A wait above which a request is refused, so long that what is asked is done."""
 MIXED_CONNECTIONS = (1, 3, 8, 32)
 """Different numbers of requests at a time make different batches."""
 
@@ -59,10 +57,11 @@ class Subject:
         )
 
 
-def with_settings(subject: Subject, **settings: str) -> Subject:
-    """The subject with further CLASSIFIER_* settings, named without the prefix."""
-    named = {f"CLASSIFIER_{name}": value for name, value in settings.items()}
-    return dataclasses.replace(subject, settings={**subject.settings, **named})
+def patient(subject: Subject, **settings: str) -> Subject:
+    """The subject, refusing nothing that a closed loop asks, with further settings."""
+    return dataclasses.replace(
+        subject, settings={**subject.settings, **patient_setting(), **settings}
+    )
 
 
 def hold(subject: Subject, *, rate_per_s: float, minutes: float) -> Path:
@@ -74,9 +73,10 @@ def hold(subject: Subject, *, rate_per_s: float, minutes: float) -> Path:
 
 
 def overload(subject: Subject, *, times: float, seconds: float) -> Path:
-    """Measure the capacity, then offer a multiple of it."""
-    with _served(subject) as load:
+    """Measure the capacity where nothing is refused, then offer a multiple to the usual server."""
+    with _served(patient(subject)) as load:
         capacity = load.keep_busy(CONNECTIONS, min(CAPACITY_S, seconds))
+    with _served(subject) as load:
         run = load.offer(round(times * capacity.answered_per_s, 1), seconds)
     check = verdicts.overload(capacity, run, subject.settings, budget_ms=subject.budget_ms)
     return _stored(subject, check, [capacity, run])
@@ -84,7 +84,7 @@ def overload(subject: Subject, *, times: float, seconds: float) -> Path:
 
 def soak(subject: Subject, *, requests: int, connections: int) -> Path:
     """Send many requests, a fixed number at a time; all are to be done, none refused."""
-    subject = with_settings(subject, MAX_WAIT_MS=PATIENT_MS)
+    subject = patient(subject)
     with _served(subject) as load:
         run = load.keep_busy(connections, LONGEST_SOAK_S, most_requests=requests)
     return _stored(subject, verdicts.soak(run, subject.settings, requests=requests), [run])
@@ -92,7 +92,7 @@ def soak(subject: Subject, *, requests: int, connections: int) -> Path:
 
 def deterministic(subject: Subject, *, seconds: float) -> Path:
     """Compare whole answers under changing load with those of each image alone."""
-    subject = with_settings(subject, DETERMINISTIC="true", MAX_WAIT_MS=PATIENT_MS)
+    subject = patient(subject, CLASSIFIER_DETERMINISTIC="true")
     with _served(subject) as load:
         strict = dataclasses.replace(load, target=to_the_last_digit(load.target))
         runs = [

@@ -47,6 +47,7 @@ class Run(Record):
         wrong: Requests answered 200 with a class other than the reference's.
         send_skew_ms: How late the generator itself was for each request, before it looked for a
             connection; empty in closed mode.
+        given_up: It ended early, certain to miss the budget: its percentiles mean nothing else.
         client_cpu_s: Processor time of the generator during the run.
         server_cpu_s: Processor time of the server's process tree during the run.
     """
@@ -65,6 +66,7 @@ class Run(Record):
     failed: dict[str, int] = Field(default_factory=dict)
     wrong: int = 0
     send_skew_ms: tuple[float, ...] = ()
+    given_up: bool = False
     client_cpu_s: float = 0.0
     server_cpu_s: float = 0.0
 
@@ -152,10 +154,10 @@ class HighestRate(Record):
 
 
 class Start(Record):
-    """From process start to the first correct answer; memory afterwards.
+    """From process start to the first correct answer.
 
     Attributes:
-        memory_mb: Proportional set size of the process tree after the load runs of the visit.
+        memory_mb: Proportional set size of the process tree after load, of two starts the larger.
     """
 
     server: str

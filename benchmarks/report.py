@@ -4,6 +4,7 @@ from pathlib import Path
 
 from benchmarks import plots
 from benchmarks.catalogue import NULL, PEERS, PRODUCT_SERVER
+from benchmarks.highest_rate import LEAST_REQUESTS
 from benchmarks.record import Session
 from benchmarks.results import newest_by_model, newest_of, newest_result, read_session
 from benchmarks.summary import budget_of, cases, row_of, servers
@@ -109,7 +110,9 @@ def _conditions(session: Session, file: str) -> str:
         "the lowest and the highest in brackets. Latency counts from the scheduled arrival of a "
         "request (Poisson, fixed seeds). Every answer is checked against the engine's own "
         "in-process answer for its image. Ratios compare within one round only: the speed of a "
-        "shared machine drifts."
+        "shared machine drifts. A highest rate stands beside the lowest rate that failed; where "
+        f"one of the two had fewer than {LEAST_REQUESTS} arrivals, too few for a p99, their "
+        "number is given."
     )
 
 

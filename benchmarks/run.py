@@ -90,6 +90,7 @@ class Measurement:
         self, case: Case, workload_path: Path, servers: list[Server], round_: int
     ) -> None:
         workload = read_workload(workload_path)
+        last = round_ == self._plan.rounds - 1
         say(f"{workload.model}, {case.mix}, round {round_ + 1} of {self._plan.rounds}")
         self._add(limits=measured_limits(workload_path, case, self._plan.slice_s, round_))
         for server in servers:
@@ -103,9 +104,8 @@ class Measurement:
                 mix=case.mix,
                 round=round_,
                 log_path=BUILD / "logs" / f"{server.name}-{workload.model}-{round_}.log",
-                loadgen_s=case.loadgen_s
-                if server is PRODUCT_SERVER and round_ == self._plan.rounds - 1
-                else 0,
+                searched=last and server is not NULL,
+                loadgen_s=case.loadgen_s if last and server is PRODUCT_SERVER else 0,
             )
             if server is not NULL:
                 self._add(limits=[limit_before(visit, self._plan.slice_s)])

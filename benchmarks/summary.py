@@ -1,11 +1,12 @@
 """One row a server: what the rounds of a session come to."""
 
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.catalogue import NULL, preprocessing_of
-from benchmarks.record import Limit, Run, Session
+from benchmarks.record import HighestRate, Limit, Run, Session
 
 USUAL_BUDGET_MS = 50.0
 
@@ -28,13 +29,29 @@ class Spread:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Searched:
+    """What one search for the highest rate came to.
+
+    Attributes:
+        passed_per_s: Highest rate within the budget; 0 where none was.
+        failed_per_s: Lowest rate that was not; None where all were.
+        arrivals: Of the shorter of the runs at these rates; of one given up those expected.
+    """
+
+    passed_per_s: float
+    failed_per_s: float | None
+    arrivals: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One server in one case.
 
     Attributes:
         saturated_per_s: Correct answers per second in closed loop.
+        unanswered: Of the requests at saturation, the share that got no usual answer, by reason.
         part_of_limit: Saturated throughput ÷ in-process limit measured just before.
-        highest_per_s: Highest rate within the budget.
+        searches: For the highest rate within the budget.
         p50_low_ms: Median latency at the lowest rate that every server was offered.
         added_ms: That minus the in-process median of one caller at the same rate and in the same
             round.
@@ -44,8 +61,9 @@ class Row:
 
     server: str
     saturated_per_s: Spread | None
+    unanswered: dict[str, float]
     part_of_limit: Spread | None
-    highest_per_s: Spread | None
+    searches: tuple[Searched, ...]
     p50_low_ms: Spread | None
     added_ms: Spread | None
     ready_s: Spread | None
@@ -107,13 +125,14 @@ def row_of(session: Session, case: tuple[str, str], server: str) -> Row:
     return Row(
         server=server,
         saturated_per_s=Spread.of(run.answered_per_s for run in closed),
+        unanswered=_unanswered(closed),
         part_of_limit=Spread.of(
             run.answered_per_s / limit
             for run in closed
             if (limit := _throughput_limit(limits, run.round, server))
         ),
-        highest_per_s=Spread.of(
-            found.rate_per_s
+        searches=tuple(
+            _searched(found, runs)
             for found in session.highest_rates
             if (found.model, found.images, found.server) == (*case, server)
         ),
@@ -135,6 +154,28 @@ def row_of(session: Session, case: tuple[str, str], server: str) -> Row:
     )
 
 
+def _searched(found: HighestRate, runs: Sequence[Run]) -> Searched:
+    arrivals: dict[float, int] = {}
+    for run in runs:
+        if run.round == found.round and (rate_per_s := run.offered_rate_per_s) is not None:
+            many = round(rate_per_s * run.duration_s) if run.given_up else len(run.send_skew_ms)
+            arrivals[rate_per_s] = max(arrivals.get(rate_per_s, 0), many)
+    rates = (found.rate_per_s, found.first_failed_rate_per_s)
+    return Searched(
+        passed_per_s=found.rate_per_s,
+        failed_per_s=found.first_failed_rate_per_s,
+        arrivals=min((arrivals[rate] for rate in rates if rate in arrivals), default=0),
+    )
+
+
+def _unanswered(runs: Sequence[Run]) -> dict[str, float]:
+    failed: Counter[str] = Counter()
+    for run in runs:
+        failed.update(run.failed)
+    sent = failed.total() + sum(len(run.latencies_ms) for run in runs)
+    return {reason: count / sent for reason, count in failed.items()}
+
+
 def lowest_common_rate(session: Session, case: tuple[str, str]) -> float | None:
     """The lowest rate that every server was offered: a search may go below it for one of them."""
     offered = [
@@ -146,8 +187,12 @@ def lowest_common_rate(session: Session, case: tuple[str, str]) -> float | None:
 
 
 def runs_at(runs: Sequence[Run], rate_per_s: float | None) -> list[Run]:
-    """The open runs at one rate; none where there is no rate."""
-    return [run for run in runs if rate_per_s is not None and run.offered_rate_per_s == rate_per_s]
+    """The whole open runs at one rate; none where there is no rate."""
+    return [
+        run
+        for run in runs
+        if rate_per_s is not None and run.offered_rate_per_s == rate_per_s and not run.given_up
+    ]
 
 
 def _throughput_limit(limits: Sequence[Limit], round_: int, server: str) -> float:

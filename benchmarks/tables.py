@@ -1,11 +1,13 @@
 """The tables of one case of the report, as Markdown."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from benchmarks.catalogue import OWN, PRODUCT
+from benchmarks.highest_rate import LEAST_REQUESTS
 from benchmarks.record import Limit, Run, Session, nearest_rank
-from benchmarks.summary import Row, Spread, runs_at, runs_of, servers
+from benchmarks.summary import Row, Searched, Spread, runs_at, runs_of, servers
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -58,6 +60,7 @@ def servers_table(rows: Sequence[Row], budget_ms: float) -> str:
         [
             "server",
             "saturated /s",
+            "refused or failed then",
             "÷ limit",
             f"highest rate, p99 ≤ {budget_ms:g} ms",
             "p50 ms at the lowest rate",
@@ -71,8 +74,9 @@ def servers_table(rows: Sequence[Row], budget_ms: float) -> str:
             [
                 row.server,
                 number(row.saturated_per_s),
+                _reasons(row.unanswered),
                 number(row.part_of_limit, 2),
-                number(row.highest_per_s),
+                "; ".join(bracket(search) for search in row.searches) or "–",
                 number(row.p50_low_ms),
                 number(row.added_ms),
                 number(row.ready_s),
@@ -83,6 +87,24 @@ def servers_table(rows: Sequence[Row], budget_ms: float) -> str:
             for row in rows
         ],
     )
+
+
+def bracket(search: Searched) -> str:
+    """The highest rate that passed with the lowest that failed, and how few requests said so."""
+    failed_per_s = search.failed_per_s
+    found = "none failed" if failed_per_s is None else f"failed at {_rate(failed_per_s)}"
+    few = 0 < search.arrivals < LEAST_REQUESTS
+    arrivals = f"; {search.arrivals} arrivals" if few else ""
+    return f"{_rate(search.passed_per_s)} ({found}{arrivals})"
+
+
+def _rate(rate_per_s: float) -> str:
+    return f"{rate_per_s:.3g}" if rate_per_s < 100 else f"{rate_per_s:.0f}"
+
+
+def _reasons(shares: dict[str, float]) -> str:
+    """Shares of requests by status or what else became of them."""
+    return ", ".join(f"{share:.1%} {reason}" for reason, share in sorted(shares.items())) or "0"
 
 
 def rates_table(session: Session, case: tuple[str, str], budget_ms: float) -> str:
@@ -119,20 +141,44 @@ def _at_rate(runs: Sequence[Run], rate_per_s: float, budget_ms: float) -> str:
 
 def ratios(rows: Sequence[Row]) -> str:
     """This project over the best peer."""
-    own = [row for row in rows if row.server == PRODUCT]
+    own = next((row for row in rows if row.server == PRODUCT), None)
     peers = [row for row in rows if row.server not in OWN]
-    sentences = []
-    for name, unit in (("saturated_per_s", "throughput"), ("highest_per_s", "highest rate")):
-        values = {row.server: getattr(row, name) for row in (*own, *peers) if getattr(row, name)}
-        best = max(
-            (row.server for row in peers if row.server in values),
-            key=lambda server: float(values[server].median),
-            default=None,
-        )
-        if best and PRODUCT in values and values[best].median:
-            ratio = values[PRODUCT].median / values[best].median
-            sentences.append(f"{unit} {ratio:.2f} × the best peer's ({best})")
+    if own is None:
+        return ""
+    sentences = [each for each in (_throughputs(own, peers), _highest_rates(own, peers)) if each]
     return f"{PRODUCT}: {', '.join(sentences)}." if sentences else ""
+
+
+def _throughputs(own: Row, peers: Sequence[Row]) -> str:
+    measured = {row.server: row.saturated_per_s.median for row in peers if row.saturated_per_s}
+    best = max(measured, key=lambda server: measured[server], default="")
+    if own.saturated_per_s is None or not best or not measured[best]:
+        return ""
+    ratio = own.saturated_per_s.median / measured[best]
+    return f"throughput {ratio:.2f} × the best peer's ({best})"
+
+
+def _highest_rates(own: Row, peers: Sequence[Row]) -> str:
+    """What the brackets prove, over all rounds; nothing where they overlap."""
+    found = {row.server: _whole_bracket(row) for row in peers if row.searches}
+    if not own.searches or not found:
+        return ""
+    passed, failed = _whole_bracket(own)
+    # The peer that may be the best is the one whose bracket ends highest.
+    best = max(found, key=lambda server: (found[server][1], found[server][0]))
+    peer_passed, peer_failed = found[best]
+    if peer_passed < failed and passed < peer_failed:
+        return f"highest rate not told apart from the best peer's ({best})"
+    least = passed / peer_failed
+    if math.isinf(failed) or not peer_passed:
+        return f"highest rate at least {least:.2f} × the best peer's ({best})"
+    return f"highest rate {least:.2f} to {failed / peer_passed:.2f} × the best peer's ({best})"
+
+
+def _whole_bracket(row: Row) -> tuple[float, float]:
+    """(lowest rate that passed, highest that failed), inf where none did in a round."""
+    failed = (math.inf if it.failed_per_s is None else it.failed_per_s for it in row.searches)
+    return min(it.passed_per_s for it in row.searches), max(failed)
 
 
 def verdicts_table(session: Session, case: tuple[str, str]) -> str:

@@ -34,8 +34,8 @@ def overload(capacity: Run, run: Run, settings: dict[str, str], *, budget_ms: fl
     """Far beyond capacity, the answers go on and the rest is refused at once.
 
     Args:
-        capacity: Closed loop, before.
-        run: Open loop at a multiple of it.
+        capacity: Closed loop, before, on a server that refuses nothing.
+        run: Open loop at a multiple of it, on one with the usual limit of the wait.
     """
     goodput = (len(run.latencies_ms) - run.wrong) / run.duration_s
     part = goodput / capacity.answered_per_s if capacity.answered_per_s else 0.0
@@ -54,10 +54,11 @@ def overload(capacity: Run, run: Run, settings: dict[str, str], *, budget_ms: fl
         f"≤ {bound_ms:g} ms, the rest 429",
         found=f"goodput {goodput:.1f}/s = {part:.2f} × capacity, accepted p99 {p99_ms:.1f} ms, "
         f"{100 * refused / sent:.1f} % refused with 429, {other} failed otherwise, "
-        f"{run.wrong} wrong",
+        f"{run.wrong} wrong; of the capacity's run {capacity.failures} failed",
         kept=part >= GOODPUT_PART and p99_ms <= bound_ms and not other and not run.wrong,
         facts=_finite(
             capacity_per_s=capacity.answered_per_s,
+            failed_at_capacity=capacity.failures,
             goodput_per_s=goodput,
             accepted_p99_ms=p99_ms,
             share_of_429=refused / sent,

@@ -4,6 +4,7 @@ import threading
 
 from benchmarks.exchanges import Exchange, recorded
 from benchmarks.load import PAUSE_S, closed_run, open_run
+from benchmarks.schedule import poisson_schedule
 from tests.benchmarks.servers import named, right, serving, target
 
 
@@ -113,3 +114,33 @@ def test_a_closed_run_ends_when_enough_was_sent() -> None:
 
     assert len(run.latencies_ms) == 25
     assert run.elapsed_s < 30
+
+
+def test_a_run_that_cannot_be_in_the_budget_is_given_up() -> None:
+    # No answer takes 0 ms. Of about 500 arrivals 1 % may be late; one more ends the run.
+    with serving(right) as port:
+        late = open_run(target(port), rate_per_s=50, duration_s=10, seed=1, give_up_above_ms=0)
+        timely = open_run(
+            target(port), rate_per_s=200, duration_s=0.2, seed=1, give_up_above_ms=60_000
+        )
+
+    assert late.given_up
+    assert len(late.latencies_ms) >= 5
+    assert len(late.send_skew_ms) == len(late.latencies_ms)
+    assert not timely.given_up
+    assert len(timely.latencies_ms) == len(poisson_schedule(200, 0.2, 3, 1).arrivals_s)
+
+
+def test_a_failure_ends_a_probe_and_nothing_else() -> None:
+    def refuses(_number: int, _body: bytes) -> tuple[int, bytes]:
+        return 429, b"{}"
+
+    with serving(refuses) as port:
+        probe = open_run(
+            target(port), rate_per_s=50, duration_s=10, seed=1, give_up_above_ms=60_000
+        )
+        plain = open_run(target(port), rate_per_s=50, duration_s=0.5, seed=1)
+
+    assert probe.given_up
+    assert not plain.given_up
+    assert plain.failures == len(poisson_schedule(50, 0.5, 3, 1).arrivals_s)

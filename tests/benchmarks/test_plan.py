@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from benchmarks.catalogue import NULL, PEERS, PRODUCT_SERVER
+from benchmarks.highest_rate import FLOOR_PART
 from benchmarks.plan import Case, Plan, PlanError
 from benchmarks.presets import FULL, MINUTES, PRESETS, QUICK, fitted, only
 
@@ -28,8 +29,9 @@ SMALL = Plan(
 def test_the_estimate_adds_starts_warmups_runs_probes_and_limits() -> None:
     # Limits: 2 rounds × 5 + 6 forward = 16, each 2 s to start and 10 s long: 192 s.
     # Null server, once: 5 + 3 + 1 closed and 2 open runs of 10 s = 38 s; it is not searched.
-    # This project: 2 × (2 + 5 + 3 + a limit, 3 runs and 4 probes of 10 s) = 180 s.
-    assert SMALL.duration_s() == 192 + 38 + 180
+    # This project: 2 × (2 + two starts of 5 + 3 + a limit and 3 runs of 10 s) = 116 s, and in the
+    # last round one search: 4 probes of 1 to 3 slices, 2 at a mean, are 80 s.
+    assert SMALL.duration_s() == 192 + 38 + 116 + 80
 
 
 def test_a_case_may_have_a_budget_of_its_own() -> None:
@@ -39,6 +41,21 @@ def test_a_case_may_have_a_budget_of_its_own() -> None:
     assert SMALL.of_case(dataclasses.replace(case, budget_ms=200)).budget_ms == 200
 
 
+def test_a_case_of_high_rates_needs_no_long_probes() -> None:
+    (case,) = SMALL.cases
+    quick = dataclasses.replace(SMALL, cases=(dataclasses.replace(case, longest_probe=1),))
+
+    # 4 probes of one slice of 10 s instead of two.
+    assert SMALL.duration_s() - quick.duration_s() == 40
+    assert quick.of_case(quick.cases[0]).probe_duration_s(1) == 10
+    assert SMALL.of_case(case).probe_duration_s(1) == 30
+
+
+def test_the_probes_of_a_session_are_enough_for_its_resolution() -> None:
+    for plan in (FULL, PRESETS["relaxed"], PRESETS["models"]):
+        assert FLOOR_PART ** (-1 / 2**plan.most_probes) <= plan.resolution
+
+
 def test_slices_fill_the_time() -> None:
     plan = SMALL.with_slices_for(300)
 
@@ -46,9 +63,9 @@ def test_slices_fill_the_time() -> None:
 
 
 def test_a_time_that_is_too_short_says_how_long_it_must_be() -> None:
-    # 16 × 2 + 3 × (5 + 3) + 2 × 2 = 60 s of starts, and 16 + 3 + 16 = 35 slices of at least 5 s:
-    # 3.92 min.
-    with pytest.raises(PlanError, match=r"small: 2\.0 minutes .* give 3\.9 minutes"):
+    # 16 × 2 + 5 × (5 + 3) + 2 × 2 = 76 s of starts, and 16 + 3 + 8 + 8 = 35 slices of at least 5 s:
+    # 4.18 min.
+    with pytest.raises(PlanError, match=r"small: 2\.0 minutes .* give 4\.2 minutes"):
         SMALL.with_slices_for(120)
 
 
@@ -81,7 +98,7 @@ def test_every_peer_is_in_the_full_session_in_two_rounds_at_least() -> None:
 def test_more_time_makes_more_rounds_before_it_makes_longer_ones() -> None:
     few = only(FULL, ["this project", "FastAPI"], [])
 
-    assert fitted(few, 4).rounds == 1
+    assert fitted(few, 5).rounds == 1
     assert fitted(few, 25).rounds == 3
 
 
