@@ -30,6 +30,9 @@ class TorchScriptEngine:
         self._device = torch.device("cpu" if gpu_name() is None else "cuda")
         if self._device.type == "cpu":
             torch.set_num_threads(max(1, plan.threads // plan.streams))
+        else:
+            # torch 2.14 lets cuDNN convolve float32 in TF32: with 10 of its 23 bits of mantissa.
+            torch.backends.cudnn.allow_tf32 = False
         with warnings.catch_warnings():
             # torch 2.14 announces the end of TorchScript; the engine of a GPU rests on it.
             warnings.simplefilter("ignore", FutureWarning)

@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pytest
 import torch
 
 from artifact.opened import Artifact, open_artifact
-from artifact.record import LatencyPoint, Machine
+from artifact.record import LatencyPoint, Machine, Plan
 from importer import pipeline
 from inference import engine_torch, loading
+from inference.engine_torch import TorchScriptEngine
 from inference.engines import EngineUnavailable, accelerator_of
 from inference.executor import Executor
 from inference.loading import load_executor
@@ -81,22 +83,27 @@ def test_the_gpu_is_the_one_torch_reports(monkeypatch: pytest.MonkeyPatch) -> No
     assert accelerator_of("openvino") is None
 
 
-def test_the_torchscript_engine_is_loaded_onto_that_gpu(
-    monkeypatch: pytest.MonkeyPatch, for_gpu: Artifact
+@pytest.mark.parametrize(("gpu", "device", "tf32"), [("GPU A", "cuda", False), (None, "cpu", True)])
+def test_the_torchscript_engine_runs_on_that_gpu_and_keeps_float32_whole(
+    monkeypatch: pytest.MonkeyPatch, gpu: str | None, device: str, tf32: bool
 ) -> None:
     loaded_onto: list[str] = []
 
-    def load(_: str, map_location: torch.device) -> object:
+    def load(_: str, map_location: torch.device) -> torch.jit.ScriptModule:
         loaded_onto.append(map_location.type)
-        raise RuntimeError("not loaded in this test")
+        with warnings.catch_warnings():  # torch 2.14 announces the end of TorchScript
+            warnings.simplefilter("ignore")
+            return torch.jit.script(torch.nn.Identity())
 
+    monkeypatch.setattr(engine_torch, "gpu_name", lambda: gpu)
     monkeypatch.setattr(torch.jit, "load", load)
-    for name in ("GPU A", None):
-        monkeypatch.setattr(engine_torch, "gpu_name", lambda name=name: name)
-        with pytest.raises(RuntimeError, match="in this test"):
-            start(measured_on(for_gpu, None))
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    plan = Plan(engine="one", streams=1, threads=1, batch_sizes=(1,), image_ms=1)
 
-    assert loaded_onto == ["cuda", "cpu"]
+    TorchScriptEngine(Path("network.pt"), "fp32", plan)
+
+    assert loaded_onto == [device]
+    assert torch.backends.cudnn.allow_tf32 == tf32
 
 
 def test_asking_for_the_gpu_of_a_cpu_engine_imports_no_torch() -> None:
