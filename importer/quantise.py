@@ -9,12 +9,15 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import openvino as ov
 
 from importer.errors import ImportRefused
+
+if TYPE_CHECKING:
+    import openvino as ov
 
 PR_SET_PDEATHSIG = 1
 """Number in linux/prctl.h."""
@@ -37,8 +40,9 @@ def quantise(onnx: Path, calibration: npt.NDArray[np.generic], path: Path) -> No
     with tempfile.TemporaryDirectory() as folder:
         inputs = Path(folder) / "calibration.npy"
         np.save(inputs, calibration, allow_pickle=False)
+        words = [str(onnx), str(inputs), str(path), str(os.getpid())]
         done = subprocess.run(  # noqa: S603  (this program, no word of a client's)
-            [sys.executable, "-m", "importer.quantise", str(onnx), str(inputs), str(path)],
+            [sys.executable, "-m", "importer.quantise", *words],
             cwd=Path(__file__).resolve().parents[1],
             # NNCF reports usage to its makers unless this says it runs unattended.
             env={**os.environ, "CI": "true"},
@@ -60,6 +64,7 @@ def _quantise(onnx: Path, calibration: npt.NDArray[np.generic], path: Path) -> N
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of NNCF's own imports
         import nncf
+        import openvino as ov
 
         # convert_model, unlike read_model, folds the constants behind which NNCF looks for
         # biases. Without it the correction of biases does nothing: on a random ResNet-50 the
@@ -75,18 +80,21 @@ def _quantise(onnx: Path, calibration: npt.NDArray[np.generic], path: Path) -> N
         ov.save_model(quantised, path, compress_to_fp16=False)
 
 
-def _has_attention(model: ov.Model) -> bool:
+def _has_attention(model: "ov.Model") -> bool:
     # ONNX spells attention as MatMul, Softmax, MatMul; a plain classifier ends in at most one
     # Softmax.
     softmax = [node for node in model.get_ordered_ops() if node.get_type_name() == "Softmax"]
     return len(softmax) > 1
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(parent: int) -> None:
     """Have Linux kill this process when the import is killed (prctl(2), PR_SET_PDEATHSIG)."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it was killed before
+        sys.exit(1)
 
 
 if __name__ == "__main__":
-    _end_with_parent()
+    # Before the libraries are imported, which takes seconds.
+    _end_with_parent(int(sys.argv[4]))
     _quantise(Path(sys.argv[1]), np.load(sys.argv[2], allow_pickle=False), Path(sys.argv[3]))

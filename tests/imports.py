@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = ROOT / "examples" / "digits"
 SAMPLES = DIGITS / "samples"
+PATIENCE_S = 600
+"""Longest wait for another process. It proves nothing: a shared machine may be thirty times slower
+than a free one, and what hangs is found at any bound."""
 
 
 @contextmanager
