@@ -56,8 +56,8 @@ class RequestMetrics:
 
     def end(self, outcome: str) -> None:
         """A request was answered; `outcome` is "ok" or the code of the error."""
-        self._in_flight.dec()
         self._requests.labels(outcome=outcome).inc()
+        self._in_flight.dec()
 
     def classified(self, answer: Answer, total_s: float) -> None:
         """One image was classified in `total_s` seconds, reading the body included."""
