@@ -9,9 +9,9 @@ from typing import Any
 
 import httpx
 
+from tests.imports import PATIENCE_S
 from tests.service.server import free_port
 
-START_S = 60
 LOCKED_DOWN = (
     *("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--user", "12345:12345"),
     *("--security-opt", "no-new-privileges", "--memory", "1g", "--pids-limit", "256"),
@@ -19,7 +19,9 @@ LOCKED_DOWN = (
 
 
 def podman(*arguments: str) -> str:
-    done = subprocess.run(["podman", *arguments], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        ["podman", *arguments], capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -36,10 +38,10 @@ class Container:
             *("run", "--detach", "--network", "host", f"--env=BENTOML_PORT={self.port}"),
             *(*LOCKED_DOWN, *options, *words, os.environ["CLASSIFIER_TEST_IMAGE"]),
         )
-        self.client = httpx.Client(base_url=self.url, timeout=30)
+        self.client = httpx.Client(base_url=self.url, timeout=PATIENCE_S)
 
     def __enter__(self) -> "Container":
-        deadline = time.monotonic() + START_S
+        deadline = time.monotonic() + PATIENCE_S
         while not self.is_ready():
             if time.monotonic() > deadline or not self.state()["Running"]:
                 logs = self.logs()
@@ -59,7 +61,7 @@ class Container:
             return False
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)
 
     def state(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(podman("inspect", self.name))[0]["State"]

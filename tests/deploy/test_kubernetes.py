@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from settings import Settings
-from tests.imports import ROOT
+from tests.imports import PATIENCE_S, ROOT
 
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 OVERLAYS = ("cpu", "gpu", "canary")
@@ -24,7 +24,7 @@ def rendered(folder: Path) -> list[Manifest]:
     if not shutil.which("kubectl"):
         pytest.skip("kubectl is not there")
     done = subprocess.run(
-        ["kubectl", "kustomize", str(folder)], capture_output=True, text=True, timeout=60
+        ["kubectl", "kustomize", str(folder)], capture_output=True, text=True, timeout=PATIENCE_S
     )
     assert done.returncode == 0, done.stderr
     return list(yaml.safe_load_all(done.stdout))

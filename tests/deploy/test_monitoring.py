@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.imports import ROOT
+from tests.imports import PATIENCE_S, ROOT
 
 DEPLOY = ROOT / "deploy"
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "image-classifier.json"
@@ -76,7 +76,7 @@ def test_promtool_agrees(words: tuple[str, ...]) -> None:
     if not shutil.which("promtool"):
         pytest.skip("promtool is not there (Debian package prometheus)")
     done = subprocess.run(
-        ["promtool", *words], cwd=RULES.parent, capture_output=True, text=True, timeout=60
+        ["promtool", *words], cwd=RULES.parent, capture_output=True, text=True, timeout=PATIENCE_S
     )
 
     assert done.returncode == 0, done.stderr + done.stdout

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 from artifact.lock import read_lock
 from artifact.opened import open_artifact
 from artifact.store import draft
-from tests.imports import DIGITS, ROOT, SAMPLES, isolated_store
+from tests.imports import DIGITS, PATIENCE_S, ROOT, SAMPLES, isolated_store
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +44,7 @@ def test_another_process_in_another_folder_makes_the_same_artifact(
         env=environment(tmp_path),
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=PATIENCE_S,
         check=False,
     )
 
@@ -73,7 +74,7 @@ def stopped_in_the_middle(home: Path, by: signal.Signals) -> tuple[int, str]:
             break
     rest = process.stderr.read()
     process.stderr.close()
-    return process.wait(timeout=60), (rest.strip().splitlines() or [said])[-1]
+    return process.wait(timeout=PATIENCE_S), (rest.strip().splitlines() or [said])[-1]
 
 
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
@@ -86,7 +87,7 @@ def test_an_interrupted_import_leaves_store_and_lock_as_they_were(
     assert last == "model_import: interrupted; the store and the lock are as they were"
     assert (tmp_path / "model.lock").read_text() == "the lock of another model"
     assert [path for path in (tmp_path / "bentoml").rglob("*") if path.is_file()] == []
-    assert list((tmp_path / "bentoml").glob(".*")) == []
+    assert list((tmp_path / "bentoml" / "models").iterdir()) == []
 
 
 def test_a_killed_import_leaves_a_draft_that_the_next_one_removes(tmp_path: Path) -> None:
@@ -94,9 +95,41 @@ def test_a_killed_import_leaves_a_draft_that_the_next_one_removes(tmp_path: Path
 
     assert status == -signal.SIGKILL
     assert (tmp_path / "model.lock").read_text() == "the lock of another model"
+    (left,) = (tmp_path / "bentoml" / "models").iterdir()
+    with isolated_store(tmp_path / "next") as home:
+        found = left.rename(home / "models" / left.name)
+        with draft() as root:
+            assert not found.exists()
+            assert root.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("largest", "said"),
+    [
+        (50, r"network\.py → \S+/architecture/network\.py: File too large"),
+        (60_000, r"\S+/weights\.safetensors: .*File too large.*; make room in the store"),
+    ],
+)  # bytes a file may have, in place of a disk that is full after as many
+def test_a_full_disk_is_one_line_and_changes_nothing(
+    tmp_path: Path, largest: int, said: str
+) -> None:
+    limited = (
+        "import resource, runpy, sys; "
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({largest}, {largest})); "
+        "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    python, *arguments = command(tmp_path, "--quiet")
+    done = subprocess.run(
+        [python, "-c", limited, *arguments],
+        cwd=ROOT,
+        env={**environment(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert re.fullmatch(f"model_import: .*{said}\n", done.stderr), done.stderr
+    assert not (tmp_path / "model.lock").exists()
     assert list((tmp_path / "bentoml" / "models").iterdir()) == []
-    (left,) = (tmp_path / "bentoml").glob(".*")
-    (left / ".." / "models").rmdir()
-    with isolated_store(tmp_path / "bentoml"), draft() as root:
-        assert not left.exists()
-        assert root.is_dir()

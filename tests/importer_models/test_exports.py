@@ -12,7 +12,7 @@ import torch
 from onnx import numpy_helper
 
 from importer.export import export_onnx, export_torchscript
-from tests.imports import ROOT
+from tests.imports import PATIENCE_S, ROOT
 from tests.inference.tiny import tiny_inputs, tiny_network
 
 EXPORT = """
@@ -73,7 +73,7 @@ def test_two_processes_in_two_folders_write_the_same_bytes(tmp_path: Path) -> No
             cwd=ROOT,
             check=True,
             capture_output=True,
-            timeout=200,
+            timeout=PATIENCE_S,
         )
 
     for name in ("network.onnx", "network.pt"):

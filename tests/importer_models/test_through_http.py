@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.importer_models.shared_models import PROBABILITY_TOLERANCE, SPECS, spec_file
+from tests.imports import PATIENCE_S
 from tests.service.places import Place, copy_checkout
 from tests.service.server import Server
 from tests.shared_data import SHARED, needs_shared_data
@@ -31,7 +32,8 @@ def place(tmp_path: Path) -> Place:
          "--golden", str(SHARED / "images" / "nips17_dev"), "--golden-count", "8",
          "--reference", str(SHARED / "golden" / f"{MODEL}.nips17_dev.npz"),
          "--measure-seconds", "0.002", "--lock", "squeezenet.lock"],
-        cwd=place.directory, env=place.environment(), capture_output=True, text=True, timeout=200,
+        cwd=place.directory, env=place.environment(), capture_output=True, text=True,
+        timeout=PATIENCE_S,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return place

@@ -18,6 +18,7 @@ from inference.pipeline import BatchedPipeline, DirectPipeline, Pipeline, ToInpu
 from inference.streams import Alone
 from preprocessing import DecodeLimits, DecodeRules
 from preprocessing import to_input as preprocess
+from tests.imports import PATIENCE_S
 
 LABELS = ("dark", "light", "red")
 
@@ -42,7 +43,7 @@ class SlowPixel(FirstPixel):
         self.go_on = threading.Event()
 
     def to_input(self, image: Image.Image) -> np.ndarray:
-        assert self.go_on.wait(10)
+        assert self.go_on.wait(PATIENCE_S)
         return super().to_input(image)
 
 
@@ -75,12 +76,17 @@ def pipelines(to_input: ToInput) -> dict[str, Pipeline]:
 WAYS = ("direct", "batched")
 
 
+def door_of(max_inside: int) -> Admission:
+    return Admission(max_inside=max_inside, max_wait_ms=1e6, image_ms=1, parallel=1)
+
+
 def classifier(
     way: str,
     preprocessing: FirstPixel | None = None,
     *,
-    timeout_ms: float = 5_000,
+    timeout_ms: float = 600_000,
     max_inside: int = 64,
+    door: Admission | None = None,
 ) -> Classifier:
     to_input = functools.partial(
         preprocess,
@@ -89,7 +95,7 @@ def classifier(
     )
     return Classifier(
         pipelines(to_input)[way],
-        Admission(max_inside=max_inside, max_wait_ms=1e6, image_ms=1, parallel=1),
+        door or door_of(max_inside),
         LABELS,
         timeout_ms=timeout_ms,
         default_top_k=2,
@@ -147,11 +153,12 @@ def test_a_client_is_told_when_time_is_up_and_its_place_is_free_again(way: str) 
     slow = SlowPixel()
 
     async def main() -> None:
-        one = classifier(way, slow, timeout_ms=20, max_inside=1)
+        door = door_of(max_inside=1)
         with pytest.raises(DeadlineExceeded, match="no answer within 20 ms"):
-            await one.classify(png(0, 0, 0), None)
+            await classifier(way, slow, timeout_ms=20, door=door).classify(png(0, 0, 0), None)
         slow.go_on.set()
-        assert (await one.classify(png(0, 0, 0), 1)).predictions[0].label == "dark"
+        answer = await classifier(way, slow, door=door).classify(png(0, 0, 0), 1)
+        assert answer.predictions[0].label == "dark"
 
     asyncio.run(main())
 

@@ -13,7 +13,7 @@ from artifact.manifest import EngineGraph, EngineKind
 from artifact.record import Plan
 from importer.network import PixelsToLogits
 from inference.engines import open_graph
-from tests.imports import ROOT
+from tests.imports import PATIENCE_S, ROOT
 from tests.inference.tiny import (
     SHAPE,
     SIGNATURE,
@@ -170,7 +170,7 @@ def test_two_thousand_inferences_from_four_threads_are_right_and_need_no_torch(
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
         check=False,
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.imports import PATIENCE_S
 from tests.service.places import Place, copy_checkout, import_digits
 from tests.service.server import Server, refused_start
 
@@ -30,7 +31,7 @@ def run(place: Place, *words: str, umask: int = 0o022) -> str:
         env=place.environment(),
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=PATIENCE_S,
         umask=umask,
     )
     assert done.returncode == 0, done.stderr

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.imports import ROOT
+from tests.imports import PATIENCE_S, ROOT
 
 PROGRAM = ("*.py", "bentofile.yaml", "model.lock")
 FOLDERS = (
@@ -87,6 +87,6 @@ def import_digits(place: Place) -> None:
         env=place.environment(),
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -10,20 +11,23 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 
+from tests.imports import PATIENCE_S
 from tests.service.places import Place
 
-START_S = 90
-"""Longest start: a shared machine may be ten times slower than a free one (3 s)."""
-STOP_S = 60
+PORTS = range(20_000, 32_000)
+"""Below those the system gives out: BentoML asks it for two more, and could get ours."""
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    while True:
+        port = secrets.choice(PORTS)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
@@ -56,7 +60,7 @@ class Server:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.connections = contextlib.ExitStack()
-        self.client = httpx.Client(base_url=self.url, timeout=60)
+        self.client = httpx.Client(base_url=self.url, timeout=PATIENCE_S)
         self.log_file = place.home / f"serve-{self.port}.log"
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
@@ -84,7 +88,7 @@ class Server:
     def ready(self) -> "Server":
         """Wait until /readyz answers 200."""
         try:
-            wait_until(self._is_ready, START_S, "readiness")
+            wait_until(self._is_ready, PATIENCE_S, "readiness")
         except BaseException:
             self.kill()
             raise
@@ -94,7 +98,7 @@ class Server:
         if self.process.poll() is not None:
             raise RuntimeError(f"exit status {self.process.returncode} at the start:\n{self.log}")
         try:
-            return self.client.get("/readyz", timeout=5).status_code == 200
+            return self.client.get("/readyz", timeout=60).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -108,7 +112,7 @@ class Server:
         os.killpg(self.process.pid, signal.SIGINT)
         return self.wait()
 
-    def wait(self, seconds: float = STOP_S) -> int:
+    def wait(self, seconds: float = PATIENCE_S) -> int:
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -130,13 +134,18 @@ class Server:
         ids = []
         for entry in Path("/proc").glob("[0-9]*/stat"):
             try:
-                parent = int(entry.read_text().rpartition(")")[2].split()[1])
-                words = (entry.parent / "cmdline").read_bytes().decode().split("\0")
+                parent = int(entry.read_bytes().rpartition(b")")[2].split()[1])
+                words = (entry.parent / "cmdline").read_bytes().split(b"\0")
             except (OSError, IndexError):  # ended meanwhile
                 continue
-            if parent == self.process.pid and (not service or service in words):
+            if parent == self.process.pid and (not service or service.encode() in words):
                 ids.append(int(entry.parent.name))
         return ids
+
+    def card(self) -> Any:
+        """What /model answers, as soon as it does: while the machine stalls it is a 503."""
+        answers = iter(lambda: self.client.get("/model"), None)
+        return next(answer for answer in answers if answer.status_code == 200).json()
 
     def metrics(self) -> dict[str, float]:
         """Series and values of /metrics, the labels as they stand there."""
@@ -147,13 +156,13 @@ class Server:
     def wait_for_in_flight(self, count: int) -> None:
         wait_until(
             lambda: self.metrics().get("classifier_in_flight", 0) == count,
-            30,
+            PATIENCE_S,
             f"{count} requests in flight",
         )
 
     def connect(self) -> socket.socket:
         """A connection of its own, closed with the server's other ones at the latest."""
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)
         return self.connections.enter_context(connection)
 
     def raw(self, data: bytes) -> bytes:
@@ -169,7 +178,8 @@ def read_to_end(connection: socket.socket) -> bytes:
 
 def command(port: int, target: str = "") -> list[str]:
     words = [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(port)]
-    return words + ([target] if target else [])
+    # Connections that wait for a slow test stay open; the default is 5 s.
+    return [*words, "--timeout-keep-alive", "600", *([target] if target else [])]
 
 
 def refused_start(place: Place, **settings: object) -> str:
@@ -178,7 +188,7 @@ def refused_start(place: Place, **settings: object) -> str:
     The log has BentoML's own line of a start and of its end, with a time in front.
     """
     server = Server(place, **settings)
-    status = server.wait(START_S)
+    status = server.wait(PATIENCE_S)
     server.client.close()
     assert status == 1, server.log
     assert "Traceback" not in server.log

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.imports import SAMPLES
+from tests.imports import PATIENCE_S, SAMPLES
 from tests.service.places import Place
 from tests.service.server import Server
 
@@ -110,7 +110,7 @@ def concurrent_answers(server: Server) -> list[tuple[str, list[dict[str, Any]]]]
     limits = httpx.Limits(max_connections=CONCURRENT)
     sends = [(path, form) for form in (True, False) for path in FILES] * (ROUNDS // 2)
     with (
-        httpx.Client(base_url=server.url, timeout=60, limits=limits) as client,
+        httpx.Client(base_url=server.url, timeout=PATIENCE_S, limits=limits) as client,
         ThreadPoolExecutor(CONCURRENT) as pool,
     ):
 

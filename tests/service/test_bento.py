@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.imports import ROOT, SAMPLES
+from tests.imports import PATIENCE_S, ROOT, SAMPLES
 from tests.service.conftest import PATIENT, NewPlace
 from tests.service.places import Place
 from tests.service.server import Server
@@ -37,7 +37,7 @@ def built(new_place: NewPlace, imported: Place) -> tuple[Place, str]:
         env=source.environment(),
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr
     shutil.rmtree(checkout)
@@ -67,7 +67,7 @@ def modules_of_the_running_service(place: Place) -> set[str]:
         env=place.environment(),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split())
@@ -131,7 +131,7 @@ def test_the_bento_answers_as_the_checkout_does_when_that_is_gone(
             expected = embedded.client.post("/classify?top_k=10", content=data).json()
             assert answer["predictions"] == expected["predictions"]
             assert answer["model"] == expected["model"]
-        card = server.client.get("/model").json()
+        card = server.card()
         assert card["topology"] == topology
         # The service runs from the bento, not from a checkout that is still somewhere.
         worker = server.workers()[0]

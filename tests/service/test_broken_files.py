@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.imports import SAMPLES
+from tests.imports import PATIENCE_S, SAMPLES
 from tests.service.server import Server
 from tests.shared_data import SHARED, needs_shared_data
 
@@ -47,7 +47,7 @@ def test_every_file_of_the_corpus_is_answered_as_its_row_expects(either: Server)
     assert len(corpus) == 1_283
     files = {row["path"]: (BROKEN / row["path"]).read_bytes() for row in corpus}
     workers = either.workers()
-    with httpx.Client(base_url=either.url, timeout=60) as client:
+    with httpx.Client(base_url=either.url, timeout=PATIENCE_S) as client:
 
         def send(path: str) -> tuple[int, float]:
             begun = time.perf_counter()

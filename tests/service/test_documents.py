@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import errors
-from tests.imports import SAMPLES
+from tests.imports import PATIENCE_S, SAMPLES
 from tests.service.places import Place
 from tests.service.server import Server
 
@@ -137,7 +137,7 @@ def shape(value: Any) -> Any:
 
 
 def test_the_card_shows_what_is_loaded_and_its_proof(either: Server, imported: Place) -> None:
-    card = either.client.get("/model").json()
+    card = either.card()
 
     lock = json.loads(imported.lock.read_bytes())
     manifest = json.loads((imported.artifact / "manifest.json").read_bytes())
@@ -211,7 +211,7 @@ def test_bentomls_own_client_classifies_a_file(either: Server, imported: Place) 
         env=imported.environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
 
     assert done.returncode == 0, done.stderr

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from tests.imports import PATIENCE_S
 from tests.service.places import Place
 
 PROGRAM = """
@@ -45,7 +46,7 @@ def test_threads_that_infer_first_do_not_wait_for_each_other(imported: Place) ->
             env=imported.environment(),
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=PATIENCE_S,
         )
 
         assert done.returncode == 0, done.stderr

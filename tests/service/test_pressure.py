@@ -11,9 +11,11 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.imports import SAMPLES
+from inference.machine import usable_cores
+from tests.imports import PATIENCE_S, SAMPLES
 from tests.service.conftest import PATIENT, NewPlace
 from tests.service.server import Server
+from tests.service.test_answers import assert_close
 
 SAMPLE = (SAMPLES / "2-01.jpg").read_bytes()
 HELD = 8
@@ -45,7 +47,8 @@ def test_clients_that_leave_free_their_places(either: Server) -> None:
     # Half of them leave while their picture is decoded, half while they send it.
     for connection in connections[:HELD]:
         connection.sendall(SLOW[-1:])
-    for connection in connections:
+        connection.close()
+    for connection in connections[HELD:]:
         connection.close()
 
     either.wait_for_in_flight(0)
@@ -71,7 +74,7 @@ def test_a_time_limit_that_passes_is_answered_504(new_place: NewPlace) -> None:
 def burst(server: Server, count: int) -> list[httpx.Response]:
     limits = httpx.Limits(max_connections=count)
     with (
-        httpx.Client(base_url=server.url, timeout=60, limits=limits) as client,
+        httpx.Client(base_url=server.url, timeout=PATIENCE_S, limits=limits) as client,
         ThreadPoolExecutor(count) as pool,
     ):
         return list(pool.map(lambda _: client.post("/classify", content=SLOW), range(count)))
@@ -89,7 +92,7 @@ def test_what_cannot_be_answered_in_time_is_refused_at_once(
     new_place: NewPlace, settings: dict[str, object]
 ) -> None:
     with Server(new_place(), **settings) as server:
-        responses = burst(server, 16)
+        responses = burst(server, max(16, 4 * usable_cores()))
 
         statuses = [response.status_code for response in responses]
         assert set(statuses) == {200, 429}
@@ -98,8 +101,9 @@ def test_what_cannot_be_answered_in_time_is_refused_at_once(
             assert response.json()["error"]["code"] == "overloaded"
             assert int(response.headers["retry-after"]) >= 1
         accepted = [response for response in responses if response.status_code == 200]
-        answers = {str(response.json()["predictions"]) for response in accepted}
-        assert len(answers) == 1
+        first, *others = [response.json()["predictions"] for response in accepted]
+        for other in others:
+            assert_close(other, first)
         metrics = server.metrics()
         assert metrics['classifier_requests_total{outcome="overloaded"}'] == len(refused)
         # After the burst there is room again.
@@ -123,7 +127,7 @@ def refused_before_its_body(server: Server) -> socket.socket | None:
         connection.recv(1, socket.MSG_PEEK)
     except TimeoutError:
         return None
-    connection.settimeout(60)
+    connection.settimeout(PATIENCE_S)
     assert read_status(connection) == 429
     return connection
 

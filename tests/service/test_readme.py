@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from model_import import parser
-from tests.imports import DIGITS, ROOT
+from tests.imports import DIGITS, PATIENCE_S, ROOT
 from tests.service.server import Server
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,7 +28,9 @@ TARGETS = set(re.findall(r"`make ([a-z-]+)", README)) | {
 def run(words: list[str]) -> str:
     # `make test` runs this in a make, which a make below it would tell of in its output.
     outside = {name: value for name, value in os.environ.items() if "MAKE" not in name}
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, env=outside)
+    done = subprocess.run(
+        words, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, env=outside
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

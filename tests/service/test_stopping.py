@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from tests.imports import SAMPLES
+from tests.imports import PATIENCE_S, SAMPLES
 from tests.service.conftest import PATIENT, NewPlace
 from tests.service.server import Server, is_open, read_to_end, wait_until
 
@@ -82,22 +82,24 @@ def test_while_the_runner_is_gone_nothing_hangs_and_it_comes_back(new_place: New
         # Stopped, not killed: BentoML would have another one up before all was asked.
         os.kill(runner, signal.SIGSTOP)
 
-        probe = server.client.get("/readyz", timeout=10)
-        card = server.client.get("/model", timeout=10)
-        answer = server.client.post("/classify", content=SAMPLE, timeout=10)
+        probe = server.client.get("/readyz", timeout=50)
+        card = server.client.get("/model", timeout=50)
+        answer = server.client.post("/classify", content=SAMPLE, timeout=50)
 
         assert [probe.status_code, card.status_code] == [503, 503]
         assert probe.json()["error"]["code"] == card.json()["error"]["code"] == "not_ready"
         assert probe.headers["retry-after"] == "1"
         assert answer.status_code == 504
         assert answer.json()["error"]["code"] == "deadline_exceeded"
-        assert server.client.get("/livez", timeout=10).status_code == 200
+        assert server.client.get("/livez", timeout=50).status_code == 200
 
         os.kill(runner, signal.SIGKILL)
-        during = server.client.post("/classify", content=SAMPLE, timeout=10)
+        during = server.client.post("/classify", content=SAMPLE, timeout=50)
         assert during.status_code in (200, 503, 504), during.text
         wait_until(
-            lambda: server.client.get("/readyz", timeout=10).status_code == 200, 60, "a new runner"
+            lambda: server.client.get("/readyz", timeout=50).status_code == 200,
+            PATIENCE_S,
+            "a new runner",
         )
         assert server.client.post("/classify", content=SAMPLE).status_code == 200
         assert server.workers("ModelRunner") != [runner]
