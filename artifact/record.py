@@ -45,8 +45,8 @@ class LatencyPoint(FrozenModel):
     """
 
     batch_size: Annotated[int, Field(ge=1, le=256)]
-    streams: Annotated[int, Field(ge=1, le=64)]
-    threads: Annotated[int, Field(ge=1, le=256)]
+    streams: Annotated[int, Field(ge=1, le=1_024)]
+    threads: Annotated[int, Field(ge=1, le=1_024)]
     latency_ms: Annotated[float, Field(gt=0)]
     images_per_s: Annotated[float, Field(gt=0)]
 
@@ -65,8 +65,8 @@ class Plan(FrozenModel):
     """
 
     engine: str
-    streams: Annotated[int, Field(ge=1, le=64)]
-    threads: Annotated[int, Field(ge=1, le=256)]
+    streams: Annotated[int, Field(ge=1, le=1_024)]
+    threads: Annotated[int, Field(ge=1, le=1_024)]
     batch_sizes: Annotated[
         tuple[Annotated[int, Field(ge=1, le=256)], ...], Field(min_length=1, max_length=16)
     ]

@@ -7,6 +7,7 @@ import pytest
 from artifact.errors import ArtifactError
 from artifact.opened import open_artifact
 from artifact.record import EngineAttempt, ImportRecord, LatencyPoint, Machine, Plan, read_record
+from inference.latency import stream_counts
 from tests.artifact.builder import write_artifact
 
 POINT = LatencyPoint(batch_size=1, streams=1, threads=2, latency_ms=3.5, images_per_s=280)
@@ -28,6 +29,19 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     (tmp_path / "record.json").write_bytes(RECORD.to_json())
 
     assert read_record(tmp_path) == RECORD
+
+
+@pytest.mark.parametrize("cores", [1, 96, 384])
+def test_a_record_has_room_for_the_streams_of_large_machines(cores: int) -> None:
+    points = [
+        LatencyPoint(batch_size=1, streams=streams, threads=cores, latency_ms=1, images_per_s=1)
+        for streams in stream_counts(cores)
+    ]
+
+    assert points[-1].streams == cores
+    assert RECORD.plan.model_copy(update={"streams": cores, "threads": cores}) == Plan(
+        engine="openvino-fp32", streams=cores, threads=cores, batch_sizes=(1,), image_ms=3.5
+    )
 
 
 def test_another_record_is_the_same_artifact(tmp_path: Path) -> None:
