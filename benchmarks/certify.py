@@ -12,6 +12,7 @@ from typing import Any
 
 from artifact.lock import read_lock
 from artifact.opened import Artifact, open_artifact
+from artifact.record import Machine
 from artifact.record import Plan as EnginePlan
 from artifact.slo import SloCertificate, write_slo
 from artifact.store import locate
@@ -32,6 +33,7 @@ from benchmarks.running import (
     running,
 )
 from errors import OperatorError
+from inference.engines import accelerator_of
 from inference.machine import this_machine
 from settings import PREFIX, Settings
 
@@ -206,7 +208,7 @@ def _certificate(
     return SloCertificate(
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         commit=commit_if_known(ROOT),
-        machine=this_machine(),
+        machine=machine_for(subject.artifact, card["engine"]["name"]),
         images=subject.images_name,
         image_count=len(subject.images),
         topology=card["topology"],
@@ -223,6 +225,11 @@ def _certificate(
         ready_s=server.ready_s,
         rule=found.rule,
     )
+
+
+def machine_for(artifact: Artifact, engine: str) -> Machine:
+    """This machine, with its GPU where the engine uses one."""
+    return this_machine(accelerator_of(artifact.manifest.engine(engine).kind))
 
 
 def plan_of(engine: dict[str, Any]) -> EnginePlan:

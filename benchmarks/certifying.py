@@ -4,11 +4,10 @@ import os
 from pathlib import Path
 
 from artifact.slo import SloCertificate
-from benchmarks.certify import Subject, certify, subject_from
+from benchmarks.certify import Subject, certify, machine_for, subject_from
 from benchmarks.plan import Plan
 from benchmarks.proposal import in_words, propose
 from benchmarks.running import budget_setting
-from inference.machine import this_machine
 from settings import Settings
 
 RESOLUTION = 1.08
@@ -49,7 +48,7 @@ def certified(
         certificate = certify(subject, plan)
     lines = [summary(certificate)]
     if rate_per_s is not None:
-        here = this_machine(certificate.machine.accelerator)
+        here = machine_for(subject.artifact, certificate.plan.engine)
         proposal = propose(certificate, subject.artifact.record, rate_per_s=rate_per_s, here=here)
         lines.append(in_words(proposal, rate_per_s))
     return "\n".join(lines)

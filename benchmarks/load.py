@@ -148,6 +148,8 @@ async def send_in_turn(
         if len(exchanges) == most_requests:
             enough.set()
             return
+        if loop.time() >= end_s:
+            return
         # A fixed stride that shares no factor with usual mix sizes: all images in turn.
         image = (seed + 7 * len(exchanges)) % len(target.requests)
         exchange = Exchange(image=image, due_s=loop.time())
@@ -155,11 +157,10 @@ async def send_in_turn(
         pool.send(target.requests[image], outstanding.expect(exchange, then=continue_))
 
     def continue_(exchange: Exchange) -> None:
-        if loop.time() < end_s:
-            if exchange.status != HTTPStatus.OK:  # refused at once: without a pause, a busy loop
-                loop.call_later(PAUSE_S, send_next)
-            else:
-                send_next()
+        if exchange.status != HTTPStatus.OK:  # refused at once: without a pause, a busy loop
+            loop.call_later(PAUSE_S, send_next)
+        else:
+            send_next()
 
     for _ in range(connections):
         send_next()

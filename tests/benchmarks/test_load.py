@@ -1,9 +1,13 @@
 """The load generator against real servers: what it times, what it counts as wrong."""
 
 import threading
+import time
 
+import pytest
+
+from benchmarks import load
 from benchmarks.exchanges import Exchange, recorded
-from benchmarks.load import PAUSE_S, closed_run, open_run
+from benchmarks.load import closed_run, open_run
 from benchmarks.schedule import poisson_schedule
 from tests.benchmarks.servers import named, right, serving, target
 
@@ -41,7 +45,7 @@ def test_an_answer_for_another_image_is_wrong() -> None:
         return 200, named({0: 1, 1: 0, 2: 2}[int(body)])
 
     with serving(swaps_two) as port:
-        run = closed_run(target(port), connections=1, duration_s=0.2, seed=0)
+        run = closed_run(target(port), connections=1, duration_s=60, seed=0, most_requests=30)
 
     # Image 2 of every 3 is right.
     answered = len(run.latencies_ms)
@@ -51,7 +55,7 @@ def test_an_answer_for_another_image_is_wrong() -> None:
 
 def test_an_answer_that_cannot_be_read_is_wrong() -> None:
     with serving(lambda _number, _body: (200, b'{"predictions": []}')) as port:
-        run = closed_run(target(port), connections=1, duration_s=0.05, seed=0)
+        run = closed_run(target(port), connections=1, duration_s=60, seed=0, most_requests=5)
 
     assert run.wrong == len(run.latencies_ms) > 0
 
@@ -73,7 +77,7 @@ def test_a_closed_connection_is_a_lost_request_and_the_next_goes_on() -> None:
         return (0, b"") if number == 4 else right(number, body)
 
     with serving(drops_one) as port:
-        run = closed_run(target(port), connections=2, duration_s=0.3, seed=0)
+        run = closed_run(target(port), connections=2, duration_s=60, seed=0, most_requests=30)
 
     assert run.failed == {"lost": 1}
     assert run.wrong == 0
@@ -89,10 +93,13 @@ def test_nobody_listening_is_a_failure_of_every_request() -> None:
     assert run.latencies_ms == ()
 
 
-def test_closed_load_sends_one_request_a_connection_and_pauses_after_a_refusal() -> None:
+def test_closed_load_sends_one_request_a_connection_and_pauses_after_a_refusal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     # The run is shorter than the pause: nobody gets a second turn.
+    monkeypatch.setattr(load, "PAUSE_S", 60)
     with serving(lambda _number, _body: (429, b"{}")) as port:
-        run = closed_run(target(port), connections=3, duration_s=PAUSE_S / 5, seed=0)
+        run = closed_run(target(port), connections=3, duration_s=0.1, seed=0)
 
     assert run.failed == {"429": 3}
     assert (run.connections, run.offered_rate_per_s) == (3, None)
@@ -106,6 +113,20 @@ def test_the_generators_own_lateness_is_part_of_the_latency() -> None:
 
     assert run.latencies_ms == (750.0,)
     assert run.wrong == 0
+
+
+def test_who_was_refused_just_before_the_end_sends_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "PAUSE_S", 0.2)
+    delays = iter([0, 0.6])  # the second answer keeps the run waiting beyond the pause
+
+    def refuses(_number: int, _body: bytes) -> tuple[int, bytes]:
+        time.sleep(next(delays, 0))
+        return 429, b"{}"
+
+    with serving(refuses) as port:
+        run = closed_run(target(port), connections=2, duration_s=0.1, seed=0)
+
+    assert run.failed == {"429": 2}
 
 
 def test_a_closed_run_ends_when_enough_was_sent() -> None:
