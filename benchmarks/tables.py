@@ -169,10 +169,14 @@ def _highest_rates(own: Row, peers: Sequence[Row]) -> str:
     peer_passed, peer_failed = found[best]
     if peer_passed < failed and passed < peer_failed:
         return f"highest rate not told apart from the best peer's ({best})"
+    rival = next(row for row in peers if row.server == best)
+    arrivals = min(search.arrivals for search in (*own.searches, *rival.searches))
+    few = f", from {arrivals} arrivals" if 0 < arrivals < LEAST_REQUESTS else ""
     least = passed / peer_failed
     if math.isinf(failed) or not peer_passed:
-        return f"highest rate at least {least:.2f} × the best peer's ({best})"
-    return f"highest rate {least:.2f} to {failed / peer_passed:.2f} × the best peer's ({best})"
+        return f"highest rate at least {least:.2f} × the best peer's ({best}{few})"
+    most = failed / peer_passed
+    return f"highest rate {least:.2f} to {most:.2f} × the best peer's ({best}{few})"
 
 
 def _whole_bracket(row: Row) -> tuple[float, float]:

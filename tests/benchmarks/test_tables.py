@@ -186,6 +186,28 @@ def test_highest_rates_are_compared_by_what_passed_and_what_failed(
     assert text == f"this project: {sentence}."
 
 
+def test_a_ratio_from_few_arrivals_says_how_few() -> None:
+    offered = [("this project", 50, 400), ("this project", 60, 350), ("peer", 20, 120)]
+    runs = [
+        run(
+            server=server,
+            mode="open",
+            connections=None,
+            offered_rate_per_s=float(rate_per_s),
+            send_skew_ms=(0.0,) * arrivals,
+        )
+        for server, rate_per_s, arrivals in offered
+    ]
+    searches = (searched("this project", 50, 60), searched("peer", 20, 25))
+    measured = session(*runs).model_copy(update={"highest_rates": searches})
+
+    text = ratios([row_of(measured, CASE, server) for server in ("this project", "peer")])
+
+    assert text == (
+        "this project: highest rate 2.00 to 3.00 × the best peer's (peer, from 120 arrivals)."
+    )
+
+
 def test_the_best_peer_is_the_one_that_may_hold_most_in_any_round() -> None:
     # One peer passed 20 and failed at 60, the other passed 30 and failed at 40. Of this project's
     # two rounds the worse one counts.
