@@ -12,9 +12,9 @@ from torchvision.transforms import functional as v1
 from torchvision.transforms._presets import ImageClassification
 from torchvision.transforms.v2 import functional as v2
 
-from artifact.manifest import PreprocessingEntry
 from benchmarks.preprocessing_report import Difference
 from importer.network import PixelsToLogits
+from importer.preprocessing_source import entry_of
 from preprocessing import DecodeRules, PreprocessingSpec, Resize, SpecPreprocessing
 from preprocessing.spec import Interpolation
 
@@ -116,14 +116,7 @@ _SPEC = PreprocessingSpec.imagenet(resize=64, crop=56)
 def normalised(image: Image.Image, spec: PreprocessingSpec) -> Array:
     """What a network sees of an image, float32 (C, H, W): normalised by what is exported."""
     preprocessing = SpecPreprocessing(spec)
-    signature = PreprocessingEntry(
-        spec=spec,
-        decode=spec.decode,
-        input_shape=spec.input_shape,
-        input_dtype=preprocessing.input_dtype,
-        mean=spec.mean,
-        std=spec.std,
-    )
+    signature = entry_of(preprocessing, spec=spec)
     batch = torch.from_numpy(preprocessing.to_input(image)[None].copy())
     pixels: Array = PixelsToLogits(nn.Identity(), signature)(batch)[0].numpy()
     return pixels

@@ -60,7 +60,7 @@ def capture_spec(spec: PreprocessingSpec, draft: Path) -> tuple[Preprocessing, P
     """The built-in preprocessing with this spec."""
     _capture_built_in(draft)
     preprocessing = SpecPreprocessing(spec)
-    return preprocessing, _entry(preprocessing, spec=spec)
+    return preprocessing, entry_of(preprocessing, spec=spec)
 
 
 def capture_class(
@@ -74,7 +74,7 @@ def capture_class(
     (draft / name).parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, draft / name)
     preprocessing = load_own_preprocessing(draft / name, class_name)
-    return preprocessing, _entry(preprocessing, file=name, class_name=class_name)
+    return preprocessing, entry_of(preprocessing, file=name, class_name=class_name)
 
 
 def _capture_built_in(draft: Path) -> None:
@@ -85,13 +85,14 @@ def _capture_built_in(draft: Path) -> None:
         (target / name).write_bytes(source)
 
 
-def _entry(
+def entry_of(
     preprocessing: Preprocessing,
     *,
     spec: PreprocessingSpec | None = None,
     file: str | None = None,
     class_name: str | None = None,
 ) -> PreprocessingEntry:
+    """What the manifest says of a preprocessing, and of where it comes from."""
     return PreprocessingEntry(
         spec=spec,
         file=file,
