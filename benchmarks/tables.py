@@ -160,16 +160,16 @@ def _throughputs(own: Row, peers: Sequence[Row]) -> str:
 
 def _highest_rates(own: Row, peers: Sequence[Row]) -> str:
     """What the brackets prove, over all rounds; nothing where they overlap."""
-    found = {row.server: _whole_bracket(row) for row in peers if row.searches}
-    if not own.searches or not found:
+    searched = [row for row in peers if row.searches]
+    if not own.searches or not searched:
         return ""
     passed, failed = _whole_bracket(own)
     # The peer that may be the best is the one whose bracket ends highest.
-    best = max(found, key=lambda server: (found[server][1], found[server][0]))
-    peer_passed, peer_failed = found[best]
+    rival = max(searched, key=lambda row: _whole_bracket(row)[::-1])
+    best = rival.server
+    peer_passed, peer_failed = _whole_bracket(rival)
     if peer_passed < failed and passed < peer_failed:
         return f"highest rate not told apart from the best peer's ({best})"
-    rival = next(row for row in peers if row.server == best)
     arrivals = min(search.arrivals for search in (*own.searches, *rival.searches))
     few = f", from {arrivals} arrivals" if 0 < arrivals < LEAST_REQUESTS else ""
     least = passed / peer_failed
