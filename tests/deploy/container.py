@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 
+from benchmarks.peers.ports import free_port
 from tests.imports import PATIENCE_S
-from tests.service.server import free_port
 
 LOCKED_DOWN = (
     *("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--user", "12345:12345"),

@@ -11,10 +11,11 @@ import httpx
 import pytest
 import yaml
 
+from benchmarks.peers.ports import free_port
 from tests.deploy.container import podman
 from tests.deploy.test_kubernetes import KUBERNETES, of_kind, pod_of, rendered
 from tests.imports import SAMPLES
-from tests.service.server import free_port, wait_until
+from tests.service.server import wait_until
 
 pytestmark = [
     pytest.mark.slow,

@@ -5,13 +5,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from importer.interruption import uninterrupted
 from tests.imports import DIGITS, PATIENCE_S, ROOT, SAMPLES
+from tests.service.server import wait_until
 
 NATIVE_CALL = """
 import hashlib
@@ -56,7 +57,9 @@ def test_a_call_that_python_cannot_interrupt_is_ended_after_a_moment() -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     ready_at = processor_seconds(process.pid)
-    wait_until(lambda: processor_seconds(process.pid) > ready_at + 0.2)  # within the call
+    wait_until(
+        lambda: processor_seconds(process.pid) > ready_at + 0.2, PATIENCE_S, "the native call"
+    )
 
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=PATIENCE_S)
@@ -101,22 +104,19 @@ def quantising(home: Path) -> tuple[subprocess.Popen[str], int]:
     raise AssertionError(process.communicate()[1])
 
 
-def state(process_id: int) -> str:
-    """Letter of proc(5); Z where it ended and nobody asked how, nothing where it is gone."""
-    return read(Path("/proc", str(process_id), "stat")).rpartition(")")[2].strip()[:1]
+def stat(process_id: int) -> list[str]:
+    """Fields of proc(5) from the state on, nothing where the process is gone."""
+    return read(Path("/proc", str(process_id), "stat")).rpartition(")")[2].split()
+
+
+def has_ended(process_id: int) -> bool:
+    """Gone, or a zombie, which nobody has asked how it ended."""
+    return stat(process_id)[:1] in ([], ["Z"])
 
 
 def processor_seconds(process_id: int) -> float:
-    """User and system time so far; a process that has just ended still tells."""
-    fields = read(Path("/proc", str(process_id), "stat")).rpartition(")")[2].split()
-    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK") if fields else 0
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)  # what is waited for is in another process and cannot wake this one
+    """User and system time so far; a zombie still tells."""
+    return sum(map(int, stat(process_id)[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.mark.slow
@@ -133,7 +133,7 @@ def test_the_process_of_the_quantisation_ends_with_the_import(
     process.communicate(timeout=PATIENCE_S)
 
     assert process.returncode == status
-    wait_until(lambda: state(child) in ("", "Z"))
+    wait_until(lambda: has_ended(child), PATIENCE_S, "the end of the quantisation")
     # It was ended; by itself it would go on for seconds.
     assert processor_seconds(child) < before + 1.5
     assert not (tmp_path / "model.lock").exists()

@@ -3,31 +3,21 @@
 import contextlib
 import os
 import re
-import secrets
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from benchmarks.peers.ports import free_port
 from tests.imports import PATIENCE_S
 from tests.service.places import Place
-
-PORTS = range(20_000, 32_000)
-"""Below those the system gives out: BentoML asks it for two more, and could get ours."""
-
-
-def free_port() -> int:
-    while True:
-        port = secrets.choice(PORTS)
-        with socket.socket() as listener, contextlib.suppress(OSError):
-            listener.bind(("127.0.0.1", port))
-            return port
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
@@ -170,6 +160,13 @@ class Server:
         with self.connect() as connection:
             connection.sendall(data)
             return read_to_end(connection)
+
+
+def read_answer(connection: socket.socket) -> tuple[int, bytes]:
+    """Status and body of the next answer, whose head and body may come apart."""
+    with HTTPResponse(connection) as answer:
+        answer.begin()
+        return answer.status, answer.read()
 
 
 def read_to_end(connection: socket.socket) -> bytes:

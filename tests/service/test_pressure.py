@@ -5,7 +5,6 @@ import select
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPResponse
 
 import httpx
 import pytest
@@ -14,7 +13,7 @@ from PIL import Image
 from inference.machine import usable_cores
 from tests.imports import PATIENCE_S, SAMPLES
 from tests.service.conftest import PATIENT, NewPlace
-from tests.service.server import Server
+from tests.service.server import Server, read_answer
 from tests.service.test_answers import assert_close
 
 SAMPLE = (SAMPLES / "2-01.jpg").read_bytes()
@@ -110,14 +109,6 @@ def test_what_cannot_be_answered_in_time_is_refused_at_once(
         assert server.client.post("/classify", content=SAMPLE).status_code == 200
 
 
-def read_status(connection: socket.socket) -> int:
-    """Status of the next answer, which is read to its end."""
-    with HTTPResponse(connection) as answer:
-        answer.begin()
-        answer.read()
-        return answer.status
-
-
 def refused_before_its_body(server: Server) -> socket.socket | None:
     """A connection that sent the head of a request only and was answered 429."""
     connection = server.connect()
@@ -128,7 +119,7 @@ def refused_before_its_body(server: Server) -> socket.socket | None:
     except TimeoutError:
         return None
     connection.settimeout(PATIENCE_S)
-    assert read_status(connection) == 429
+    assert read_answer(connection)[0] == 429
     return connection
 
 
@@ -154,7 +145,7 @@ def test_a_refusal_does_not_wait_for_the_body_and_the_connection_stays_of_use(
         assert connection is not None
 
         connection.sendall(SAMPLE + head(len(SAMPLE)) + SAMPLE)
-        assert read_status(connection) == 200
+        assert read_answer(connection)[0] == 200
 
 
 @pytest.mark.slow
@@ -166,9 +157,9 @@ def test_of_two_bodies_that_fill_the_memory_one_is_refused(new_place: NewPlace) 
             connection.sendall(head(len(SLOW)) + SLOW[:part])
 
         (refused,), _, _ = select.select(both, [], [], 60)
-        assert read_status(refused) == 429
+        assert read_answer(refused)[0] == 429
         (other,) = set(both) - {refused}
         other.sendall(SLOW[part:])  # alone, it may be larger than the memory for all
-        assert read_status(other) == 200
+        assert read_answer(other)[0] == 200
         refused.sendall(SLOW[part:] + head(len(SAMPLE)) + SAMPLE)
-        assert read_status(refused) == 200
+        assert read_answer(refused)[0] == 200
