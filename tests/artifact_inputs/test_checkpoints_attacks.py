@@ -202,7 +202,7 @@ def test_flipped_bytes_never_crash_the_reader(tmp_path: Path, form: str) -> None
     )
     original = path.read_bytes()
 
-    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=150, suppress_health_check=list(HealthCheck))
     @given(st.lists(st.tuples(st.integers(0, len(original) - 1), st.integers(0, 255)), max_size=4))
     def reads_or_refuses(changes: list[tuple[int, int]]) -> None:
         data = bytearray(original)

@@ -1,6 +1,6 @@
 """Who is let in: bounds and estimates by hand."""
 
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 
 import pytest
 
@@ -27,6 +27,14 @@ def admission(clock: Clock | None = None, **changes: float) -> Admission:
         parallel=int(given["parallel"]),
         clock=clock or Clock(),
     )
+
+
+def entered(door: Admission, count: int) -> list[AbstractContextManager[None]]:
+    """Visits that are inside; the test lets them out."""
+    visits = [door.admit() for _ in range(count)]
+    for visit in visits:
+        visit.__enter__()
+    return visits
 
 
 def admitted_at_once(door: Admission) -> int:
@@ -107,9 +115,7 @@ def test_a_refused_client_learns_when_to_come_back(waiting: int, seconds: int) -
 def test_an_answer_that_comes_too_late_is_no_answer() -> None:
     clock = Clock()
     door = admission(clock)
-    visits = [door.admit() for _ in range(4)]
-    for visit in visits:
-        visit.__enter__()
+    visits = entered(door, 4)
     before = door.estimated_wait_ms()
 
     for visit in visits[:2]:
@@ -123,9 +129,7 @@ def test_an_answer_that_comes_too_late_is_no_answer() -> None:
 def test_what_a_slow_moment_taught_is_forgotten_though_nothing_waits_any_more() -> None:
     clock = Clock()
     door = admission(clock)
-    visits = [door.admit() for _ in range(4)]
-    for visit in visits:
-        visit.__enter__()
+    visits = entered(door, 4)
     for visit in visits:
         clock.seconds += 0.5
         visit.__exit__(None, None, None)

@@ -62,7 +62,7 @@ cases = st.builds(
     base=st.integers(1, 4),
     each=st.integers(0, 3),
 )
-thorough = settings(max_examples=60, deadline=None)
+thorough = settings(max_examples=60)
 
 
 @given(cases)

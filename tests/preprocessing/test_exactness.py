@@ -52,7 +52,7 @@ def as_array(image: Image.Image) -> np.ndarray:
 
 
 @VERSIONS
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(image=IMAGES, size=SIDES, crop=PAIRS, interpolation=PIL_INTERPOLATIONS)
 def test_shorter_side_and_crop_equal_torchvision(functional, image, size, crop, interpolation):
     resized = functional.resize(image, [size], MODES[interpolation])
@@ -66,7 +66,7 @@ def test_shorter_side_and_crop_equal_torchvision(functional, image, size, crop, 
 
 
 @VERSIONS
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(image=IMAGES, size=PAIRS, interpolation=PIL_INTERPOLATIONS)
 def test_exact_resize_equals_torchvision(functional, image, size, interpolation):
     expected = as_array(functional.resize(image, list(size), MODES[interpolation]))
@@ -77,7 +77,7 @@ def test_exact_resize_equals_torchvision(functional, image, size, interpolation)
 
 
 @VERSIONS
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(image=IMAGES, size=st.integers(1, 60), more=st.integers(1, 60), crop=PAIRS)
 def test_resize_with_max_size_equals_torchvision(functional, image, size, more, crop):
     max_size = size + more
@@ -93,7 +93,7 @@ def test_resize_with_max_size_equals_torchvision(functional, image, size, more, 
 
 
 @VERSIONS
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(image=IMAGES, crop=PAIRS)
 def test_crop_without_resize_equals_torchvision(functional, image, crop):
     expected = as_array(functional.center_crop(image, list(crop)))
@@ -102,7 +102,7 @@ def test_crop_without_resize_equals_torchvision(functional, image, crop):
 
 
 @needs_avx2
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     image=IMAGES,
     size=PAIRS,
@@ -121,7 +121,7 @@ def test_tensor_resize_equals_torchvision_v2(image, size, kind):
     np.testing.assert_array_equal(to_input(image, resize, None), expected)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(image=st.builds(noise, SIDES, SIDES, st.just(3), SEEDS), crop=SIDES)
 def test_normalised_input_equals_the_preset(image, crop):
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
