@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 RAW_TYPES = re.compile(r"image/[\w.+-]+|application/octet-stream|binary/octet-stream")
 MAX_PARTS = 128
-logging.getLogger("python_multipart").setLevel(logging.ERROR)  # else a line a malformed form
 MAX_FIELD_BYTES = 1_024
 EXPECTED = (
     "send the image file as the body (Content-Type image/* or application/octet-stream), "
     "or as the part `image` of a form (multipart/form-data)"
 )
+logging.getLogger("python_multipart").setLevel(logging.ERROR)  # else a line a malformed form
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
