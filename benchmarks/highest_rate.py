@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from benchmarks.record import HighestRate, Run, rank_of
+from benchmarks.record import HighestRate, Run
 
 LEAST_REQUESTS = 300
 """Arrivals a probe should have: 3 of them lie beyond the p99."""
@@ -54,7 +54,7 @@ def within_budget(run: Run, budget_ms: float) -> bool:
 
 def allowed_late(requests: int) -> int:
     """Of so many requests, those that may be late with a nearest-rank p99 still in the budget."""
-    return requests - rank_of(99, requests)
+    return requests - math.ceil(0.99 * requests)
 
 
 def known_from(runs: Iterable[Run], *, budget_ms: float, saturated_per_s: float) -> Bracket:

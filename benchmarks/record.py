@@ -15,11 +15,6 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def rank_of(percent: float, count: int) -> int:
-    """Of so many samples in ascending order, which is the nearest-rank percentile; from 1."""
-    return math.ceil(percent / 100 * count)
-
-
 def nearest_rank(ordered: Sequence[float], percent: float) -> float:
     """A sample that at least `percent` % of the samples do not exceed.
 
@@ -27,7 +22,7 @@ def nearest_rank(ordered: Sequence[float], percent: float) -> float:
         ordered: Samples in ascending order, at least one.
         percent: In (0, 100].
     """
-    return ordered[max(0, rank_of(percent, len(ordered)) - 1)]
+    return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)]
 
 
 class Run(Record):
