@@ -10,7 +10,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from artifact.lock import LOCK_NAME
-from errors import OperatorError
 from importer.commands import COMMANDS, command_parser
 from importer.console import TerminalProgress, print_json, print_summary
 from importer.interruption import STATUS, end_on_signals, interrupt
@@ -18,6 +17,7 @@ from importer.memory import return_freed_memory
 from importer.options import ImportOptions
 from importer.provenance import current_provenance
 from inference.certify import Gates
+from preprocessing.errors import OperatorError
 
 ROOT = Path(__file__).resolve().parent
 GATE_OPTIONS = {

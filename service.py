@@ -17,7 +17,6 @@ from artifact.lock import read_lock
 from artifact.opened import Artifact
 from artifact.serving import open_for_serving
 from artifact.store import locate
-from errors import OperatorError
 from inference.admission import Admission
 from inference.assembly import COALESCED, embedded_pipeline, remote_pipeline
 from inference.batcher import RunBatch
@@ -30,6 +29,7 @@ from inference.remote import from_runner
 from inference.self_check import golden_inputs
 from preprocessing import DecodeLimits
 from preprocessing import to_input as preprocess
+from preprocessing.errors import OperatorError
 from settings import Settings
 from web.cards import engine_card, model_card
 from web.draining import let_requests_finish

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from errors import OperatorError
+from preprocessing.errors import OperatorError
 
 PREFIX = "CLASSIFIER_"
 

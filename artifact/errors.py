@@ -2,7 +2,7 @@
 
 from pydantic import ValidationError
 
-from errors import OperatorError
+from preprocessing.errors import OperatorError
 
 
 class ArtifactError(OperatorError):

@@ -10,7 +10,7 @@ from benchmarks.presets import MINUTES, PRESETS, fitted, only
 from benchmarks.promises import Subject, deterministic, hold, overload, soak
 from benchmarks.run import Measurement, prepare
 from benchmarks.running import ROOT, budget_setting
-from errors import OperatorError
+from preprocessing.errors import OperatorError
 
 PHOTOS = ROOT.parent / "shared" / "data" / "images" / "photos"
 

@@ -32,9 +32,9 @@ from benchmarks.running import (
     patient_setting,
     running,
 )
-from errors import OperatorError
 from inference.engines import accelerator_of
 from inference.machine import this_machine
+from preprocessing.errors import OperatorError
 from settings import PREFIX, Settings
 
 WARMUP_S = 2.0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from errors import OperatorError
+from preprocessing.errors import OperatorError
 
 WEB_MIX = "web500"
 """48 JPEGs of 500x375, about 108 KB each: the size of a typical ImageNet file."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from benchmarks.catalogue import NULL, OWN, PRODUCT_SERVER, Server
 from benchmarks.highest_rate import EXPECTED_REQUESTS, FLOOR_PART, probe_duration_s
 from benchmarks.images import WEB_MIX
-from errors import OperatorError
+from preprocessing.errors import OperatorError
 
 START_S = 5.0
 """Start and end of a server, on average: 2 s for this project, 15 s for Ray Serve or TorchServe."""

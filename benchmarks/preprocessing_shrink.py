@@ -17,7 +17,7 @@ def shrink_difference(data: bytes, preprocessing: Preprocessing, limits: DecodeL
         In units of the input: 0 to 255 for uint8 inputs.
 
     Raises:
-        ClientVisibleError: What is wrong with the file, as for `decode_image`.
+        ImageRejected: What is wrong with the file, as for `decode_image`.
     """
     full = preprocessing.decode.model_copy(update={"shrink_jpeg_to_side": None})
     of_shrunk, of_full = (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.running import ROOT
 from benchmarks.workload import DIGITS, Workload
-from errors import OperatorError
+from preprocessing.errors import OperatorError
 
 EXAMPLE = ROOT / "examples" / "digits"
 IMPORT_WITHIN_S = 900

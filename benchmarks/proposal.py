@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from artifact.record import ImportRecord, LatencyPoint, Machine
 from artifact.record import Plan as EnginePlan
 from artifact.slo import SloCertificate
-from errors import OperatorError
 from inference.latency import best_point, plan_for
+from preprocessing.errors import OperatorError
 
 LOAD_PART = 0.7
 """Of the highest rate, the most a replica is given (docs/deploy.md, "Sizing"): the queue stays

@@ -16,7 +16,7 @@ from benchmarks.tables import (
     table,
     verdicts_table,
 )
-from errors import OperatorError
+from preprocessing.errors import OperatorError
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from benchmarks.record import SCHEMA_VERSION, Session
-from errors import OperatorError
+from preprocessing.errors import OperatorError
 
 GZIP_ABOVE_BYTES = 256 * 1024
 RESULT_FILES = "20??-??-??-*.json*"

@@ -20,7 +20,7 @@ from benchmarks.record import Absent, Limit, Record, Session
 from benchmarks.results import write_session
 from benchmarks.running import ROOT, ServerFailed
 from benchmarks.workload import Workload, read_workload
-from errors import OperatorError
+from preprocessing.errors import OperatorError
 
 BUILD = ROOT / "build" / "benchmarks"
 RESULTS = ROOT / "benchmarks" / "results"

@@ -20,7 +20,7 @@ from benchmarks.catalogue import Server
 from benchmarks.exchanges import LOOPBACK, Target
 from benchmarks.peers.ports import free_port
 from benchmarks.workload import WORKLOAD_VARIABLE, read_workload
-from errors import OperatorError
+from preprocessing.errors import OperatorError
 from settings import PREFIX
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from artifact.manifest import Certificate, EngineEntry, EngineGraph, PreprocessingEntry
 from artifact.record import EngineAttempt, LatencyPoint, Plan
-from errors import OperatorError
 from importer.console import Progress
 from importer.errors import ImportRefused
 from importer.export import export_onnx, export_torchscript
@@ -21,6 +20,7 @@ from inference.engines import Batch, Logits, open_graph
 from inference.executor import Executor
 from inference.latency import measure_curve
 from inference.machine import usable_cores
+from preprocessing.errors import OperatorError
 
 ONNX_FILE = "engines/network.onnx"
 TORCHSCRIPT_FILE = "engines/network.torchscript.pt"

@@ -10,12 +10,12 @@ from artifact.manifest import MANIFEST_NAME, parse_manifest
 from artifact.opened import SIGNATURE_NAME, Artifact
 from artifact.record import read_record
 from artifact.store import add, draft, locate, open_in_store, tag_of, tags
-from errors import OperatorError
 from importer.archive import read_archive, write_archive
 from importer.console import TerminalProgress, print_json
 from importer.errors import ImportRefused
 from importer.interruption import uninterrupted
 from importer.pages import ListRow, print_artifact, print_list, print_verification
+from preprocessing.errors import OperatorError
 
 Arguments = argparse.Namespace
 TAG_HELP = "NAME:VERSION in the model store (default: the one model.lock names)"

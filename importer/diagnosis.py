@@ -12,7 +12,6 @@ from torch import nn
 from artifact.golden_images import GoldenImage
 from artifact.golden_images_reference import Reference
 from artifact.manifest import PreprocessingEntry
-from errors import ClassifierError
 from importer.console import Progress
 from importer.errors import ImportRefused
 from importer.network import PixelsToLogits
@@ -20,6 +19,7 @@ from importer.reference import reference_logits
 from importer.variants import Variant, describe_geometry, single_variants
 from inference.predictions import softmax
 from preprocessing import DecodeLimits, PreprocessingSpec, Resize, SpecPreprocessing, to_input
+from preprocessing.errors import ImageRejected, PreprocessingBug
 
 PROBES = 3
 """Images a variant is tried on: those that disagree most."""
@@ -155,7 +155,7 @@ class Diagnosis:
                 )
                 for row in rows
             )
-        except ClassifierError:
+        except (ImageRejected, ImportRefused, PreprocessingBug):
             return False
 
     def _logits_agree(

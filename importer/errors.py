@@ -1,6 +1,6 @@
 """Why an import stops."""
 
-from errors import OperatorError
+from preprocessing.errors import OperatorError
 
 
 class ImportRefused(OperatorError):

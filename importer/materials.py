@@ -13,7 +13,6 @@ from artifact.golden_images import GoldenImage, GoldenImages, read_golden_images
 from artifact.golden_images_reference import Reference, read_reference
 from artifact.labels import read_labels
 from artifact.manifest import PreprocessingEntry
-from errors import ClientVisibleError
 from importer.console import Progress
 from importer.errors import ImportRefused
 from importer.model_source import ModelSource, read_model
@@ -24,6 +23,7 @@ from importer.preprocessing_source import (
     published_spec,
 )
 from preprocessing import DecodeLimits, Preprocessing, to_input
+from preprocessing.errors import ImageRejected
 from preprocessing.orientation import upright_turn
 
 CLASSES_FROM = {
@@ -128,7 +128,7 @@ def _inputs(
 def _input(image: GoldenImage, preprocessing: Preprocessing) -> npt.NDArray[np.generic]:
     try:
         return to_input(image.data, preprocessing, DecodeLimits())
-    except ClientVisibleError as error:
+    except ImageRejected as error:
         raise ImportRefused(
             f"golden image {image.name}: {error}; remove it or replace it by a sound file"
         ) from error

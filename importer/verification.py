@@ -7,13 +7,13 @@ import numpy as np
 from artifact.manifest import EngineEntry
 from artifact.opened import Artifact
 from artifact.record import EngineAttempt, Plan
-from errors import OperatorError
 from importer.console import Progress
 from inference.certify import certify
 from inference.engines import Batch, Logits, open_graph
 from inference.executor import Executor
 from inference.machine import usable_cores
 from inference.self_check import gates_of, golden_inputs
+from preprocessing.errors import OperatorError
 
 
 def verify_engines(artifact: Artifact, progress: Progress) -> tuple[EngineAttempt, ...]:

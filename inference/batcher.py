@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from errors import ClientVisibleError
 from inference.engines import Batch, Logits
 from inference.executor import EngineFault
+from preprocessing.errors import ClientError
 
 RunBatch = Callable[[Batch], Awaitable[Logits]]
 """Runs (n, H, W, C) inputs; row i of the answer belongs to input i."""
@@ -114,7 +114,7 @@ class Batcher:
         # Whatever a model raises is the answer to those in its batch, never to the loop.
         except Exception as error:
             # What the client is told (the runner cannot be reached) is no input's fault.
-            if len(batch) == 1 or isinstance(error, ClientVisibleError):
+            if len(batch) == 1 or isinstance(error, ClientError):
                 for item in batch:
                     _fail(item, error)
                 return

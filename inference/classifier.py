@@ -57,7 +57,7 @@ class Classifier:
             top_k: Number of predictions, in 1..classes; None takes the default.
 
         Raises:
-            ClientVisibleError: What is wrong with the file or `top_k`; Overloaded;
+            ClientError: What is wrong with the file or `top_k`; Overloaded;
                 DeadlineExceeded.
         """
         count = self._checked(top_k)

@@ -6,12 +6,11 @@ import numpy as np
 
 from artifact.manifest import PreprocessingEntry
 from artifact.record import Plan
-from errors import ClassifierError
 from inference.engines import Batch, Engine, Logits
 from inference.streams import Alone, Streams
 
 
-class EngineFault(ClassifierError):
+class EngineFault(Exception):
     """The engine broke its contract: wrong number of rows or wrong width."""
 
 

@@ -15,7 +15,7 @@ from inference.engines import Batch, Logits
 from inference.streams import Alone
 
 ToInput = Callable[[bytes], npt.NDArray[np.generic]]
-"""Image file to input, (H, W, C); raises ClientVisibleError for what is wrong with the file."""
+"""Image file to input, (H, W, C); raises ImageRejected for what is wrong with the file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +44,7 @@ class Pipeline(Protocol):
         """Run one image file.
 
         Raises:
-            ClientVisibleError: What is wrong with the file.
+            ImageRejected: What is wrong with the file.
         """
 
 

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from errors import ClassifierError
 
-
-class DamagedLogits(ClassifierError):
+class DamagedLogits(Exception):
     """Logits contain NaN or infinity: the weights or the engine are damaged."""
 
 

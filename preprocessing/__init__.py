@@ -1,10 +1,11 @@
 """File bytes → model input. Pure: knows neither HTTP nor the model."""
 
 from preprocessing.decode import decode_image
+from preprocessing.errors import PreprocessingBug, SpecError
 from preprocessing.interface import Preprocessing
 from preprocessing.loading import load_preprocessing
-from preprocessing.pipeline import PreprocessingBug, to_input
-from preprocessing.rules import DecodeLimits, DecodeRules, SpecError
+from preprocessing.pipeline import to_input
+from preprocessing.rules import DecodeLimits, DecodeRules
 from preprocessing.spec import PreprocessingSpec, Resize
 from preprocessing.trace import Step, trace
 from preprocessing.transform import SpecPreprocessing

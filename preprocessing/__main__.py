@@ -4,10 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from errors import ClassifierError, OperatorError
+from preprocessing.errors import ImageRejected, OperatorError, PreprocessingBug, SpecError
 from preprocessing.interface import Preprocessing
 from preprocessing.loading import load_preprocessing
-from preprocessing.rules import DecodeLimits, SpecError
+from preprocessing.rules import DecodeLimits
 from preprocessing.spec import PreprocessingSpec
 from preprocessing.trace import Step, trace
 from preprocessing.transform import SpecPreprocessing
@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
     for file in options.files:
         try:
             steps = trace(file.read_bytes(), preprocessing, DecodeLimits())
-        except (ClassifierError, OSError) as error:
+        except (ImageRejected, PreprocessingBug, OSError) as error:
             sys.stdout.write(f"{file}: {getattr(error, 'code', type(error).__name__)}: {error}\n")
             refused += 1
             continue

@@ -4,15 +4,15 @@ from collections.abc import Iterator
 
 from PIL import Image, ImageFile
 
-from errors import (
-    BodyTooLarge,
-    ClientVisibleError,
-    ImageTooLarge,
-    UndecodableImage,
-    UnsupportedMediaType,
-)
 from preprocessing.colour import to_colour_mode
 from preprocessing.containers import Container, container_of, webp_canvas_size
+from preprocessing.errors import (
+    FileTooLarge,
+    ImageRejected,
+    ImageTooLarge,
+    UndecodableImage,
+    UnsupportedImage,
+)
 from preprocessing.memory import decode_memory_bytes
 from preprocessing.orientation import turned_upright, upright_turn
 from preprocessing.readers import READERS, JpegFile, MeteredReader
@@ -26,8 +26,8 @@ def decode_image(data: bytes, rules: DecodeRules, limits: DecodeLimits) -> Image
         8-bit image of mode `rules.mode`.
 
     Raises:
-        BodyTooLarge: More than `limits.max_bytes` bytes.
-        UnsupportedMediaType: The bytes are of no kind that is read.
+        FileTooLarge: More than `limits.max_bytes` bytes.
+        UnsupportedImage: The bytes are of no kind that is read.
         ImageTooLarge: More pixels, memory, scans, reads or time than the limits allow.
         UndecodableImage: Empty, damaged, cut short or not understood.
     """
@@ -56,12 +56,12 @@ def decode_steps(
 def _checked_container(data: bytes, limits: DecodeLimits) -> Container:
     """Check what can be checked without Pillow."""
     if len(data) > limits.max_bytes:
-        raise BodyTooLarge(f"the file has {len(data)} bytes, the limit is {limits.max_bytes}")
+        raise FileTooLarge(f"the file has {len(data)} bytes, the limit is {limits.max_bytes}")
     if not data:
         raise UndecodableImage("the file is empty")
     container = container_of(data)
     if container is None:
-        raise UnsupportedMediaType("the file is not a JPEG, PNG, WebP, GIF or BMP image")
+        raise UnsupportedImage("the file is not a JPEG, PNG, WebP, GIF or BMP image")
     if container == "webp" and (size := webp_canvas_size(data)) is not None:
         _check_size(size, limits)
     return container
@@ -75,7 +75,7 @@ def _opened(
     # MemoryError and more on hostile bytes, so all calls into them catch everything.
     try:
         image = READERS[container](MeteredReader(data, limits))
-    except ClientVisibleError:
+    except ImageRejected:
         raise
     except Image.DecompressionBombError as error:  # a GIF frame beyond Pillow's own limit
         raise ImageTooLarge("the image declares more pixels than the service reads") from error
@@ -100,7 +100,7 @@ def _loaded(image: ImageFile.ImageFile, container: Container) -> ImageFile.Image
         image.palette = None
     try:
         image.load()
-    except ClientVisibleError:
+    except ImageRejected:
         raise
     except Exception as error:
         raise _undecodable(container) from error

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from preprocessing.errors import SpecError
 from preprocessing.interface import Preprocessing
-from preprocessing.rules import DecodeRules, SpecError
+from preprocessing.rules import DecodeRules
 
 
 def load_preprocessing(path: Path, class_name: str) -> Preprocessing:

@@ -3,15 +3,11 @@
 import numpy as np
 from PIL import Image
 
-from errors import ClassifierError, ClientVisibleError, ImageTooLarge
 from preprocessing.decode import decode_image
+from preprocessing.errors import ImageRejected, ImageTooLarge, PreprocessingBug
 from preprocessing.interface import Preprocessing
 from preprocessing.rules import DecodeLimits
 from preprocessing.transform import SpecPreprocessing
-
-
-class PreprocessingBug(ClassifierError):
-    """A preprocessing class did not do what it declares. Not the client's fault."""
 
 
 def to_input(data: bytes, preprocessing: Preprocessing, limits: DecodeLimits) -> np.ndarray:
@@ -21,7 +17,7 @@ def to_input(data: bytes, preprocessing: Preprocessing, limits: DecodeLimits) ->
         Array of `preprocessing.input_shape` and `preprocessing.input_dtype`, C-contiguous.
 
     Raises:
-        ClientVisibleError: What is wrong with the file, as for `decode_image`.
+        ImageRejected: What is wrong with the file, as for `decode_image`.
         PreprocessingBug: The class failed or returned something else than it declares.
     """
     image = decode_image(data, preprocessing.decode, limits)
@@ -56,7 +52,7 @@ def image_to_input(image: Image.Image, preprocessing: Preprocessing) -> np.ndarr
     # A user's code can raise anything; only what it raises for the client is the client's.
     try:
         array = preprocessing.to_input(image)
-    except ClientVisibleError:
+    except ImageRejected:
         raise
     except Exception as error:
         raise PreprocessingBug(

@@ -11,8 +11,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from errors import ImageTooLarge
 from preprocessing.containers import Container, jpeg_scan_count
+from preprocessing.errors import ImageTooLarge
 from preprocessing.rules import DecodeLimits
 
 # Pillow's 64 MiB count characters: one emoji in each text makes that 256 MiB of memory. The

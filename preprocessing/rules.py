@@ -4,12 +4,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from errors import OperatorError
-
-
-class SpecError(OperatorError):
-    """A preprocessing spec or class cannot be used as it is."""
-
 
 class DecodeRules(BaseModel):
     """How the bytes of a file become the image. Part of the model, travels in its manifest.

@@ -7,7 +7,8 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
-from preprocessing.rules import DecodeRules, SpecError
+from preprocessing.errors import SpecError
+from preprocessing.rules import DecodeRules
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 _TENSOR_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")

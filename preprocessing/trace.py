@@ -40,7 +40,7 @@ def trace(data: bytes, preprocessing: Preprocessing, limits: DecodeLimits) -> tu
     class of the user it is all of `to_input`.
 
     Raises:
-        ClientVisibleError: What is wrong with the file, as for `decode_image`.
+        ImageRejected: What is wrong with the file, as for `decode_image`.
         PreprocessingBug: As for `to_input`.
     """
     steps = list(_timed(decode_steps(data, preprocessing.decode, limits)))

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from artifact.lock import LOCK_NAME, read_lock
-from errors import OperatorError
+from preprocessing.errors import OperatorError
 from release.building import BENTOFILE, bentoml_home, build_bento, find_bento
 from release.content import content_digest
 from release.image import Bases, build_image, find_tool

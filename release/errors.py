@@ -1,6 +1,6 @@
 """The operator's error for anything wrong with a release."""
 
-from errors import OperatorError
+from preprocessing.errors import OperatorError
 
 
 class ReleaseError(OperatorError):

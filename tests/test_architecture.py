@@ -11,16 +11,16 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("artifact", "importer", "inference", "preprocessing", "release", "web")
 PROGRAMS = ("errors", "model_import", "service", "settings")
 ALLOWED: dict[str, set[str]] = {
-    "errors": set(),
-    "settings": {"errors"},
-    "preprocessing": {"errors"},
-    "artifact": {"errors", "preprocessing"},
+    "preprocessing": set(),
+    "errors": {"preprocessing"},
+    "settings": {"preprocessing"},
+    "artifact": {"preprocessing"},
     "inference": {"errors", "preprocessing", "artifact"},
-    "web": {"errors", "inference", "artifact"},
-    "importer": {"errors", "settings", "preprocessing", "artifact", "inference"},
-    "model_import": {"errors", "settings", "preprocessing", "artifact", "inference", "importer"},
-    "release": {"errors", "artifact"},
-    "service": {"errors", "settings", "preprocessing", "artifact", "inference", "web"},
+    "web": {"errors", "preprocessing", "inference", "artifact"},
+    "importer": {"settings", "preprocessing", "artifact", "inference"},
+    "model_import": {"settings", "preprocessing", "artifact", "inference", "importer"},
+    "release": {"preprocessing", "artifact"},
+    "service": {"settings", "preprocessing", "artifact", "inference", "web"},
 }
 MAY_KNOW_BENTOML = {"service.py", "model_import.py", "artifact/store.py"}
 MAY_IMPORT_TORCH_AT_TOP = {"inference/engine_torch.py"}

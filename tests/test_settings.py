@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from errors import OperatorError
+from preprocessing.errors import OperatorError
 from settings import PREFIX, Settings, SettingsError
 
 DEFAULTS = Settings.from_env({})

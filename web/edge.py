@@ -9,10 +9,12 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any, Protocol
 
-from errors import BodyTooSlow, ClientVisibleError, MethodNotAllowed, NotFound
+from errors import BodyTooSlow, MethodNotAllowed, NotFound, TemporaryError
 from inference.classifier import Answer, Classifier
+from preprocessing.errors import ClientError
 from web import page
 from web.bodies import BodyMemory, Take, read_body
+from web.error_table import ERRORS, INTERNAL_ERROR
 from web.messages import ClientGone, Message, Receive, Scope, Send, header, send_body, send_json
 from web.metrics import RequestMetrics
 from web.uploads import Upload, upload_from
@@ -21,7 +23,6 @@ logger = logging.getLogger("classifier")
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Endpoint = Callable[[Scope, Receive, Send, str], Awaitable[None]]
-INTERNAL_ERROR = "internal_error"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 READING = {"GET", "HEAD"}
 FRAMEWORK_PATHS = {"/livez", "/healthz", "/metrics", "/schema.json", *page.FILES}
@@ -121,7 +122,7 @@ class Edge:
             await endpoint(scope, receive, send, request_id)
         except ClientGone:
             return "client_gone"
-        except ClientVisibleError as error:
+        except ClientError as error:
             await _send_error(send, error, request_id)
             return error.code
         # A bug: the client learns no more than the request id, the log has the rest.
@@ -227,13 +228,14 @@ def _request_id(scope: Scope) -> str:
     return uuid.uuid4().hex
 
 
-async def _send_error(send: Send, error: ClientVisibleError, request_id: str) -> None:
+async def _send_error(send: Send, error: ClientError, request_id: str) -> None:
     headers = {"x-request-id": request_id}
     if isinstance(error, WrongMethod):
         headers["allow"] = error.allow
-    if error.retry_after_s is not None:
+    if isinstance(error, TemporaryError):
         headers["retry-after"] = str(error.retry_after_s)
-    await send_json(send, error.status, _error_body(error.code, str(error), request_id), headers)
+    status = ERRORS[error.code].status
+    await send_json(send, status, _error_body(error.code, str(error), request_id), headers)
 
 
 def _error_body(code: str, message: str, request_id: str) -> dict[str, object]:

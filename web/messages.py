@@ -4,15 +4,13 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
-from errors import ClassifierError
-
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
-class ClientGone(ClassifierError):
+class ClientGone(Exception):
     """The client closed the connection; nobody is left to answer."""
 
 

@@ -3,9 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-import errors
-from errors import ClientVisibleError
-from web.edge import INTERNAL_ERROR
+from web.error_table import ERRORS
 
 DESCRIPTION = """\
 Classifies one image a request: JPEG, PNG, WebP, GIF or BMP (first frame).
@@ -100,8 +98,8 @@ def _classify(labels: tuple[str, ...], default_top_k: int) -> dict[str, Any]:
 
 def _error_responses() -> Iterator[tuple[str, Any]]:
     by_status: dict[int, dict[str, str]] = {}
-    for status, code, meaning in _errors():
-        by_status.setdefault(status, {})[code] = meaning
+    for code, row in ERRORS.items():
+        by_status.setdefault(int(row.status), {})[code] = row.meaning
     for status, meanings in sorted(by_status.items()):
         examples = {
             code: {
@@ -114,14 +112,6 @@ def _error_responses() -> Iterator[tuple[str, Any]]:
         schema = {"$ref": "#/components/schemas/Error"}
         content = {"application/json": {"schema": schema, "examples": examples}}
         yield str(status), {"description": " ".join(meanings.values()), "content": content}
-
-
-def _errors() -> Iterator[tuple[int, str, str]]:
-    """Status, code and meaning of every error."""
-    for kind in vars(errors).values():
-        if isinstance(kind, type) and issubclass(kind, ClientVisibleError) and "code" in vars(kind):
-            yield int(kind.status), kind.code, (kind.__doc__ or "").strip()
-    yield 500, INTERNAL_ERROR, "A bug of the service; its log says more."
 
 
 def _get(description: str, tag: str) -> dict[str, Any]:

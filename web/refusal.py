@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from errors import OperatorError
+from preprocessing.errors import OperatorError
 
 SUPERVISOR = "IMAGE_CLASSIFIER_SUPERVISOR"
 """Environment variable, inherited by the workers: the supervisor's process id, a colon, and the

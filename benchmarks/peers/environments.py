@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from errors import OperatorError
+from preprocessing.errors import OperatorError
 
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements"
 STAMP = "requirements.sha256"

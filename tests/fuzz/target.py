@@ -3,9 +3,9 @@
 import time
 import zlib
 
-from errors import ClientVisibleError
 from preprocessing import DecodeLimits, DecodeRules, PreprocessingSpec, Resize, SpecPreprocessing
 from preprocessing import to_input as file_to_input
+from preprocessing.errors import ImageRejected
 
 # Small pictures are as good at finding bugs, and a hundred times as many are tried.
 LIMITS = DecodeLimits(max_pixels=2_000_000, max_resized_pixels=1_000_000)
@@ -34,7 +34,7 @@ def run_once(data: bytes) -> bool:
     """Preprocess one input. Returns whether it was a good picture.
 
     Raises:
-        Exception: A finding: anything but an input or a client's error.
+        Exception: A finding: anything but an input or a rejected image.
     """
     preprocessing = preprocessing_of(zlib.crc32(data))
     started = time.thread_time()
@@ -43,9 +43,7 @@ def run_once(data: bytes) -> bool:
         if array.shape != preprocessing.input_shape:
             raise TypeError(f"input has shape {array.shape}")
         good = True
-    except ClientVisibleError as error:
-        if not 400 <= error.status < 500:
-            raise
+    except ImageRejected:
         good = False
     if (seconds := time.thread_time() - started) > MAX_CPU_SECONDS:
         raise TooSlow(f"{seconds:.1f} s")

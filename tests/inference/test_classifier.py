@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, UnidentifiedImageError
 
-from errors import ClientVisibleError, DeadlineExceeded, MalformedRequest, Overloaded
+from errors import DeadlineExceeded, MalformedRequest, Overloaded
 from inference.admission import Admission
 from inference.batcher import Batcher
 from inference.classifier import Answer, Classifier
@@ -18,6 +18,7 @@ from inference.pipeline import BatchedPipeline, DirectPipeline, Pipeline, ToInpu
 from inference.streams import Alone
 from preprocessing import DecodeLimits, DecodeRules
 from preprocessing import to_input as preprocess
+from preprocessing.errors import ClientError
 from tests.imports import PATIENCE_S
 
 LABELS = ("dark", "light", "red")
@@ -145,7 +146,7 @@ def test_a_bad_file_fails_alone(way: str) -> None:
 
     labels = [one.predictions[0].label for one in outcomes if isinstance(one, Answer)]
     assert labels == ["dark"] * 4 + ["red"] * 4
-    assert isinstance(outcomes[4], ClientVisibleError)
+    assert isinstance(outcomes[4], ClientError)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -3,8 +3,8 @@
 import pytest
 from PIL import Image
 
-from errors import UndecodableImage
 from preprocessing import DecodeRules
+from preprocessing.errors import UndecodableImage
 from tests.preprocessing.encoders import bmp, exif_orientation, gif, gif_control, gif_frame
 from tests.preprocessing.files import encoded, noise, pixels
 

@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from errors import BodyTooLarge, ImageTooLarge, UndecodableImage, UnsupportedMediaType
 from preprocessing import (
     DecodeLimits,
     DecodeRules,
@@ -17,6 +16,7 @@ from preprocessing import (
     decode_image,
     to_input,
 )
+from preprocessing.errors import FileTooLarge, ImageTooLarge, UndecodableImage, UnsupportedImage
 from tests.preprocessing.encoders import PNG_GREY, bmp, gif, gif_frame, png, png_chunk
 from tests.preprocessing.files import encoded, noise
 
@@ -46,13 +46,13 @@ def test_an_empty_file_is_not_an_image():
     ],
 )
 def test_what_is_none_of_the_five_kinds_is_an_unsupported_media_type(data):
-    with pytest.raises(UnsupportedMediaType):
+    with pytest.raises(UnsupportedImage):
         decode(data)
 
 
 def test_bytes():
     assert decode(TALL, max_bytes=len(TALL)).size == (4, 40)
-    with pytest.raises(BodyTooLarge, match=f"{len(TALL)} bytes, the limit is {len(TALL) - 1}"):
+    with pytest.raises(FileTooLarge, match=f"{len(TALL)} bytes, the limit is {len(TALL) - 1}"):
         decode(TALL, max_bytes=len(TALL) - 1)
 
 

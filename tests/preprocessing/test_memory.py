@@ -33,8 +33,8 @@ pytestmark = [
 PROGRAM = """
 import re, sys
 from pathlib import Path
-from errors import ClientVisibleError
 from preprocessing import *
+from preprocessing.errors import ImageRejected
 def memory(name):
     return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 rules = DecodeRules.model_validate_json(sys.argv[2])
@@ -46,7 +46,7 @@ before = memory("VmRSS")
 try:
     to_input(data, SpecPreprocessing(spec), DecodeLimits())
     outcome = "ok"
-except ClientVisibleError as error:
+except ImageRejected as error:
     outcome = error.code
 print(outcome, memory("VmHWM") - before)
 """

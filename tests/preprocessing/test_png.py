@@ -5,8 +5,8 @@ import zlib
 
 import pytest
 
-from errors import UndecodableImage
 from preprocessing import DecodeRules
+from preprocessing.errors import UndecodableImage
 from tests.preprocessing.encoders import (
     PNG_GREY,
     PNG_GREY_ALPHA,

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from errors import ImageTooLarge
 from preprocessing import (
     DecodeRules,
     PreprocessingSpec,
@@ -15,6 +14,7 @@ from preprocessing import (
     trace,
 )
 from preprocessing.__main__ import main
+from preprocessing.errors import ImageTooLarge
 from tests.preprocessing.encoders import PNG_GREY, exif_orientation, png
 from tests.preprocessing.files import LIMITS, encoded, noise
 
