@@ -9,14 +9,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from artifact.lock import LOCK_NAME
+from image_classifier.artifact.store import LOCK_NAME
+from image_classifier.inference.certificate import Gates
 from importer.commands import COMMANDS, command_parser
-from importer.console import TerminalProgress, print_json, print_summary
+from importer.export import return_freed_memory
 from importer.interruption import STATUS, end_on_signals, interrupt
-from importer.memory import return_freed_memory
 from importer.options import ImportOptions
-from importer.provenance import current_provenance
-from inference.certify import Gates
+from importer.pipeline import current_provenance
+from importer.progress import TerminalProgress
+from importer.report import print_json, print_summary
 from preprocessing.errors import OperatorError
 
 ROOT = Path(__file__).resolve().parent

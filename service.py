@@ -13,30 +13,36 @@ from _bentoml_sdk import Service
 from bentoml.exceptions import BentoMLException, ServiceUnavailable
 from bentoml.models import BentoModel
 
-from artifact.lock import read_lock
-from artifact.opened import Artifact
-from artifact.serving import open_for_serving
-from artifact.store import locate
-from inference.admission import Admission
-from inference.assembly import COALESCED, embedded_pipeline, remote_pipeline
-from inference.batcher import RunBatch
-from inference.classifier import Classifier
-from inference.engines import Batch, Logits
-from inference.loading import freeze_garbage, load_executor
-from inference.machine import usable_cores
-from inference.pipeline import Pipeline, ToInput
-from inference.remote import from_runner
-from inference.self_check import golden_inputs
+from image_classifier.artifact.artifact import Artifact
+from image_classifier.artifact.store import locate, read_lock
+from image_classifier.bentoml_compat import let_requests_finish, let_workers_refuse, or_refuse
+from image_classifier.http.app import App, Edge
+from image_classifier.http.metrics import RequestMetrics
+from image_classifier.http.openapi import openapi_document
+from image_classifier.http.schemas import engine_card, model_card
+from image_classifier.inference.admission import Admission
+from image_classifier.inference.batcher import RunBatch
+from image_classifier.inference.classifier import Classifier
+from image_classifier.inference.engine import Batch, Logits
+from image_classifier.inference.machine import usable_cores
+from image_classifier.inference.pipeline import (
+    COALESCED,
+    Pipeline,
+    ToInput,
+    embedded_pipeline,
+    remote_pipeline,
+)
+from image_classifier.inference.runner import from_runner
+from image_classifier.inference.startup import (
+    freeze_garbage,
+    golden_inputs,
+    load_executor,
+    open_for_serving,
+)
+from image_classifier.settings import Settings
 from preprocessing import DecodeLimits
 from preprocessing import to_input as preprocess
 from preprocessing.errors import OperatorError
-from settings import Settings
-from web.cards import engine_card, model_card
-from web.draining import let_requests_finish
-from web.edge import App, Edge
-from web.metrics import RequestMetrics
-from web.openapi import openapi_document
-from web.refusal import let_workers_refuse, or_refuse
 
 try:
     SETTINGS = Settings.from_env(os.environ)

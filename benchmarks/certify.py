@@ -10,12 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from artifact.lock import read_lock
-from artifact.opened import Artifact, open_artifact
-from artifact.record import Machine
-from artifact.record import Plan as EnginePlan
-from artifact.slo import SloCertificate, write_slo
-from artifact.store import locate
 from benchmarks.applied_load import Load
 from benchmarks.catalogue import PRODUCT_SERVER
 from benchmarks.dialects import Dialect
@@ -32,10 +26,14 @@ from benchmarks.running import (
     patient_setting,
     running,
 )
-from inference.engines import accelerator_of
-from inference.machine import this_machine
+from image_classifier.artifact.artifact import Artifact, open_artifact
+from image_classifier.artifact.record import Machine, SloCertificate, write_slo
+from image_classifier.artifact.record import Plan as EnginePlan
+from image_classifier.artifact.store import locate, read_lock
+from image_classifier.inference.engines.load import accelerator_of
+from image_classifier.inference.machine import this_machine
+from image_classifier.settings import PREFIX, Settings
 from preprocessing.errors import OperatorError
-from settings import PREFIX, Settings
 
 WARMUP_S = 2.0
 CONNECTIONS = 4

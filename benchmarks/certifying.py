@@ -3,12 +3,12 @@
 import os
 from pathlib import Path
 
-from artifact.slo import SloCertificate
 from benchmarks.certify import Subject, certify, machine_for, subject_from
 from benchmarks.plan import Plan
 from benchmarks.proposal import in_words, propose
 from benchmarks.running import budget_setting
-from settings import Settings
+from image_classifier.artifact.record import SloCertificate
+from image_classifier.settings import Settings
 
 RESOLUTION = 1.08
 MOST_PROBES = 5

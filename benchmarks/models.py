@@ -118,7 +118,7 @@ def _seeded(workload: Workload, precision: str, folder: Path) -> tuple[Workload,
 def sources_digest() -> str:
     """Of all code an artifact depends on: the service refuses one of another preprocessing."""
     digest = hashlib.sha256()
-    packages = ("artifact", "importer", "inference", "preprocessing")
+    packages = ("image_classifier", "importer", "preprocessing")
     sources = [source for name in packages for source in sorted((ROOT / name).glob("*.py"))]
     for source in (*sources, ROOT / "benchmarks" / "networks.py", Path(__file__)):
         digest.update(source.read_bytes())

@@ -13,8 +13,8 @@ from torchvision.transforms._presets import ImageClassification
 from torchvision.transforms.v2 import functional as v2
 
 from benchmarks.preprocessing_report import Difference
-from importer.network import PixelsToLogits
-from importer.preprocessing_source import entry_of
+from importer.materials import entry_of
+from importer.pixels_to_logits import PixelsToLogits
 from preprocessing import DecodeRules, PreprocessingSpec, Resize, SpecPreprocessing
 from preprocessing.spec import Interpolation
 

@@ -3,10 +3,9 @@
 import math
 from dataclasses import dataclass
 
-from artifact.record import ImportRecord, LatencyPoint, Machine
-from artifact.record import Plan as EnginePlan
-from artifact.slo import SloCertificate
-from inference.latency import best_point, plan_for
+from image_classifier.artifact.record import ImportRecord, LatencyPoint, Machine, SloCertificate
+from image_classifier.artifact.record import Plan as EnginePlan
+from image_classifier.inference.plan import best_point, plan_for
 from preprocessing.errors import OperatorError
 
 LOAD_PART = 0.7

@@ -20,8 +20,8 @@ from benchmarks.catalogue import Server
 from benchmarks.exchanges import LOOPBACK, Target
 from benchmarks.peers.ports import free_port
 from benchmarks.workload import WORKLOAD_VARIABLE, read_workload
+from image_classifier.settings import PREFIX
 from preprocessing.errors import OperatorError
-from settings import PREFIX
 
 ROOT = Path(__file__).resolve().parents[1]
 POLL_S = 0.02

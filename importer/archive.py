@@ -7,10 +7,16 @@ import stat
 import zipfile
 from pathlib import Path
 
-from artifact.digests import CHUNK_BYTES, sha256_bytes
-from artifact.manifest import MANIFEST_NAME, Manifest, parse_manifest
-from artifact.opened import SIGNATURE_NAME, UNDIGESTED, Artifact, open_artifact
-from artifact.record import RECORD_NAME
+from image_classifier.artifact.artifact import Artifact, open_artifact
+from image_classifier.artifact.format import (
+    CHUNK_BYTES,
+    MANIFEST_NAME,
+    RECORD_NAME,
+    SIGNATURE_NAME,
+    UNDIGESTED,
+    sha256_bytes,
+)
+from image_classifier.artifact.manifest import Manifest, parse_manifest
 from importer.errors import ImportRefused
 
 FIRST_DATE = (1980, 1, 1, 0, 0, 0)

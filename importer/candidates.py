@@ -1,25 +1,33 @@
-"""The engines an import tries: exported, certified, measured."""
+"""The engines an import tries: exported, certified, measured; and certified again later."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from artifact.manifest import Certificate, EngineEntry, EngineGraph, PreprocessingEntry
-from artifact.record import EngineAttempt, LatencyPoint, Plan
-from importer.console import Progress
+from image_classifier.artifact.artifact import Artifact
+from image_classifier.artifact.manifest import (
+    Certificate,
+    EngineEntry,
+    EngineGraph,
+    PreprocessingEntry,
+)
+from image_classifier.artifact.record import EngineAttempt, LatencyPoint, Plan
+from image_classifier.inference.certificate import certify
+from image_classifier.inference.engine import Batch, Logits
+from image_classifier.inference.engines.load import open_graph
+from image_classifier.inference.executor import Executor
+from image_classifier.inference.machine import usable_cores
+from image_classifier.inference.plan import measure_curve
+from image_classifier.inference.startup import gates_of, golden_inputs
 from importer.errors import ImportRefused
 from importer.export import export_onnx, export_torchscript
-from importer.network import PixelsToLogits
 from importer.options import ImportOptions
+from importer.pixels_to_logits import PixelsToLogits
+from importer.progress import Progress
 from importer.quantise import quantise
-from inference.certify import certify
-from inference.engines import Batch, Logits, open_graph
-from inference.executor import Executor
-from inference.latency import measure_curve
-from inference.machine import usable_cores
 from preprocessing.errors import OperatorError
 
 ONNX_FILE = "engines/network.onnx"
@@ -203,3 +211,74 @@ def write_graph(
         export_onnx(network, evidence.inputs, draft / ONNX_FILE)
     if candidate.file != ONNX_FILE:
         quantise(draft / ONNX_FILE, evidence.calibration, path)
+
+
+def verify_engines(artifact: Artifact, progress: Progress) -> tuple[EngineAttempt, ...]:
+    """Hold every certified engine to its gates again, with the golden samples.
+
+    Runs what serving would run, a preprocessing class of the artifact's own included.
+
+    Returns:
+        One row an engine, in the manifest's order.
+
+    Raises:
+        SelfCheckFailed: The preprocessing gives other pixels than at import.
+    """
+    samples = artifact.golden_samples()
+    with progress.step(f"preprocess {len(samples)} golden samples"):
+        inputs = golden_inputs(samples, artifact.preprocessing())
+    rows = []
+    for entry in artifact.manifest.engines:
+        with progress.step(f"{entry.name}: verify"):
+            rows.append(_verified(artifact, entry, inputs))
+    return tuple(rows)
+
+
+def _verified(artifact: Artifact, entry: EngineEntry, inputs: Batch) -> EngineAttempt:
+    samples = artifact.golden_samples()
+    reference = np.stack([sample.logits for sample in samples])
+    class_ids = tuple(sample.class_id for sample in samples)
+    difference, agreement, failures = 0.0, 1.0, []
+    # An engine may be unable to run on this machine, and raises what it likes then.
+    try:
+        for size, logits in _logits(artifact, entry, inputs):
+            certificate, failure = certify(
+                logits, reference, class_ids, entry.precision, gates_of(entry)
+            )
+            difference = max(difference, certificate.max_logit_difference)
+            agreement = min(agreement, certificate.top1_agreement)
+            failures += [f"batch size {size}: {failure}"] if failure else []
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        if not isinstance(error, OperatorError):
+            reason = f"{type(error).__name__}: {reason}"
+        return EngineAttempt(engine=entry.name, verdict="unavailable", reason=reason)
+    return EngineAttempt(
+        engine=entry.name,
+        verdict="failed" if failures else "passed",
+        reason="; ".join(failures),
+        max_logit_difference=difference,
+        top1_agreement=agreement,
+    )
+
+
+def _logits(artifact: Artifact, entry: EngineEntry, inputs: Batch) -> Iterator[tuple[int, Logits]]:
+    """Logits of all inputs at each batch size that serving would use, and at one."""
+    sizes = {1}
+    if artifact.record is not None and artifact.record.plan.engine == entry.name:
+        sizes |= set(artifact.record.plan.batch_sizes)
+    signature = artifact.manifest.preprocessing
+    plan = Plan(
+        engine=entry.name,
+        streams=1,
+        threads=usable_cores(),
+        batch_sizes=tuple(sorted(sizes)),
+        image_ms=1,
+    )
+    engine = open_graph(entry, artifact.root, signature.input_shape)(plan)
+    executor = Executor(engine, plan, signature, artifact.manifest.num_classes)
+    try:
+        for size in plan.batch_sizes:
+            yield size, executor.run_in_parts(inputs, size)
+    finally:
+        executor.close()

@@ -5,16 +5,28 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from artifact.lock import LOCK_NAME, ModelLock, check_lock_place, read_lock, write_lock
-from artifact.manifest import MANIFEST_NAME, parse_manifest
-from artifact.opened import SIGNATURE_NAME, Artifact
-from artifact.record import read_record
-from artifact.store import add, draft, locate, open_in_store, tag_of, tags
+from image_classifier.artifact.artifact import Artifact
+from image_classifier.artifact.format import MANIFEST_NAME, SIGNATURE_NAME
+from image_classifier.artifact.manifest import parse_manifest
+from image_classifier.artifact.record import read_record
+from image_classifier.artifact.store import (
+    LOCK_NAME,
+    ModelLock,
+    add,
+    check_lock_place,
+    draft,
+    locate,
+    open_in_store,
+    read_lock,
+    tag_of,
+    tags,
+    write_lock,
+)
 from importer.archive import read_archive, write_archive
-from importer.console import TerminalProgress, print_json
 from importer.errors import ImportRefused
 from importer.interruption import uninterrupted
-from importer.pages import ListRow, print_artifact, print_list, print_verification
+from importer.progress import TerminalProgress
+from importer.report import ListRow, print_artifact, print_json, print_list, print_verification
 from preprocessing.errors import OperatorError
 
 Arguments = argparse.Namespace
@@ -54,7 +66,7 @@ def command_parser(default_lock: Path) -> argparse.ArgumentParser:
 def _verify(given: Arguments, progress: TerminalProgress) -> int:
     with progress.step("read all files and compare their digests"):
         artifact = _opened(given)
-    from importer.verification import verify_engines
+    from importer.candidates import verify_engines
 
     rows = verify_engines(artifact, progress)
     tag = tag_of(artifact.manifest)

@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
-from artifact.manifest import FrozenModel, ModelName
-from inference.certify import Gates
+from image_classifier.artifact.format import FrozenModel
+from image_classifier.artifact.manifest import ModelName
+from image_classifier.inference.certificate import Gates
 
 
 class ImportOptions(FrozenModel):

@@ -2,39 +2,87 @@
 
 import importlib.metadata
 import json
+import subprocess
+import sys
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from artifact.digests import file_names, sha256_bytes, sha256_tree
-from artifact.labels import check_label_count
-from artifact.lock import ModelLock, check_lock_place, write_lock
-from artifact.manifest import (
+from image_classifier.artifact.format import (
     GOLDEN_LOGITS_NAME,
     LABELS_NAME,
     MANIFEST_NAME,
-    SCHEMA_VERSION,
-    EngineEntry,
-    GoldenEntry,
-    Manifest,
+    RECORD_NAME,
+    FrozenModel,
+    file_names,
+    sha256_bytes,
+    sha256_tree,
 )
-from artifact.record import RECORD_NAME, EngineAttempt, ImportRecord
-from artifact.store import add, draft, locate
+from image_classifier.artifact.manifest import SCHEMA_VERSION, EngineEntry, GoldenEntry, Manifest
+from image_classifier.artifact.record import EngineAttempt, ImportRecord
+from image_classifier.artifact.store import (
+    ModelLock,
+    add,
+    check_lock_place,
+    draft,
+    locate,
+    write_lock,
+)
+from image_classifier.inference.engine import Logits
+from image_classifier.inference.engines.load import accelerator_of
+from image_classifier.inference.machine import ABSENT_GPU, this_machine
+from image_classifier.inference.plan import fastest_plan, plan_for
 from importer.candidates import Evidence, Trial, chosen_candidates
-from importer.console import Progress
 from importer.diagnosis import Diagnosis, check_against_reference, comparison_with
 from importer.errors import ImportRefused
 from importer.interruption import uninterrupted
+from importer.labels import check_label_count
 from importer.materials import Materials, read_materials
-from importer.network import PixelsToLogits
 from importer.options import ImportOptions
-from importer.provenance import Provenance
-from importer.reference import reference_logits
+from importer.pixels_to_logits import PixelsToLogits, reference_logits
+from importer.progress import Progress
 from importer.shrinking import certify_shrinking
-from inference.engines import Logits, accelerator_of
-from inference.latency import fastest_plan, plan_for
-from inference.machine import ABSENT_GPU, this_machine
+
+
+class Provenance(FrozenModel):
+    """How an import came about.
+
+    Attributes:
+        command: The command line, as typed after `python`.
+        source_commit: Commit of this program; "-dirty" where files differ; None outside git.
+        imported_at: UTC, ISO 8601, seconds.
+    """
+
+    command: str
+    source_commit: str | None
+    imported_at: str
+
+
+def current_provenance(root: Path) -> Provenance:
+    """Provenance of the running command; `root` is this program's checkout."""
+    return Provenance(
+        command=" ".join(sys.argv),
+        source_commit=source_commit(root),
+        imported_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def source_commit(root: Path) -> str | None:
+    """Commit checked out in `root`, with "-dirty" where tracked files differ; None outside git."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],  # noqa: S607
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return described.stdout.strip()
+
 
 RELEVANT_PACKAGES = (
     "nncf",

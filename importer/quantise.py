@@ -19,6 +19,7 @@ from importer.errors import ImportRefused
 if TYPE_CHECKING:
     import openvino as ov
 
+
 PR_SET_PDEATHSIG = 1
 """Number in linux/prctl.h."""
 

@@ -4,12 +4,12 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from artifact.manifest import Certificate, Precision
+from image_classifier.artifact.manifest import Certificate, Precision
+from image_classifier.inference.certificate import Gates, certify
+from image_classifier.inference.engine import Logits
 from importer.errors import ImportRefused
 from importer.materials import Materials
-from importer.reference import reference_logits
-from inference.certify import Gates, certify
-from inference.engines import Logits
+from importer.pixels_to_logits import reference_logits
 from preprocessing import DecodeLimits, decode_image
 from preprocessing.pipeline import image_to_input
 

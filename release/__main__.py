@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from artifact.lock import LOCK_NAME, read_lock
+from image_classifier.artifact.store import LOCK_NAME, read_lock
 from preprocessing.errors import OperatorError
 from release.building import BENTOFILE, bentoml_home, build_bento, find_bento
 from release.content import content_digest

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from artifact.digests import file_names, sha256_bytes, sha256_file
+from image_classifier.artifact.format import file_names, sha256_bytes, sha256_file
 from release.errors import ReleaseError
 
 BENTO_YAML = "bento.yaml"

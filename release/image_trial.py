@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from artifact.digests import sha256_bytes
+from image_classifier.artifact.format import sha256_bytes
 from release.base_images import stand_in_bases
 from release.building import bentoml_home, build_bento
 from release.container_config import write_configuration

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from artifact.manifest import Digest, FrozenModel
+from image_classifier.artifact.format import Digest, FrozenModel
 from release.content import MANIFEST_NAME
 from release.errors import ReleaseError
 

@@ -8,8 +8,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from artifact.digests import describe_differences, file_names, sha256_tree
-from artifact.lock import LOCK_NAME, read_lock
+from image_classifier.artifact.format import describe_differences, file_names, sha256_tree
+from image_classifier.artifact.store import LOCK_NAME, read_lock
 from release.building import bentoml_home
 from release.errors import ReleaseError
 

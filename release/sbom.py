@@ -4,7 +4,7 @@ import json
 import uuid
 from typing import Any
 
-from artifact.lock import ModelLock
+from image_classifier.artifact.store import ModelLock
 from release.locks import Pinned
 
 NAMESPACE = uuid.UUID("5b1f1d5e-6a52-5f0c-9d0b-2f6f8e0f6c11")

@@ -4,8 +4,8 @@ import os
 import subprocess
 from pathlib import Path
 
-from artifact.digests import file_names, sha256_tree
-from artifact.lock import LOCK_NAME, read_lock
+from image_classifier.artifact.format import file_names, sha256_tree
+from image_classifier.artifact.store import LOCK_NAME, read_lock
 from release.content import (
     BENTO_YAML,
     FIXED_EPOCH_S,

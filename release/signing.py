@@ -14,17 +14,16 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from artifact.digests import sha256_bytes
-from artifact.lock import ModelLock
-from artifact.manifest import MANIFEST_NAME
-from artifact.opened import SIGNATURE_NAME, UNDIGESTED, Artifact, open_artifact
-from artifact.signature import (
+from image_classifier.artifact.artifact import Artifact, open_artifact
+from image_classifier.artifact.format import MANIFEST_NAME, SIGNATURE_NAME, UNDIGESTED, sha256_bytes
+from image_classifier.artifact.signature import (
     HASHES,
     PAYLOAD_TYPE,
     PREDICATE_TYPE,
     STATEMENT_TYPE,
     pre_authentication,
 )
+from image_classifier.artifact.store import ModelLock
 from release.errors import ReleaseError
 
 BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"

@@ -3,10 +3,15 @@
 from pathlib import Path
 from stat import S_ISREG
 
-from artifact.digests import describe_differences, file_names, sha256_bytes, sha256_tree
-from artifact.lock import LOCK_NAME, read_lock
-from artifact.manifest import MANIFEST_NAME as MODEL_MANIFEST_NAME
-from artifact.opened import open_artifact
+from image_classifier.artifact.artifact import open_artifact
+from image_classifier.artifact.format import MANIFEST_NAME as MODEL_MANIFEST_NAME
+from image_classifier.artifact.format import (
+    describe_differences,
+    file_names,
+    sha256_bytes,
+    sha256_tree,
+)
+from image_classifier.artifact.store import LOCK_NAME, read_lock
 from release.content import MANIFEST_NAME, MODELS, content_digest, read_description
 from release.errors import ReleaseError
 from release.manifest import BentoManifest, read_manifest

@@ -59,9 +59,8 @@ def digits_options(**changes: object) -> "ImportOptions":
 
 def import_quietly(options: "ImportOptions", lock: Path) -> "Imported":
     """What `model_import.py --quiet` does, in this process."""
-    from importer.console import TerminalProgress
-    from importer.pipeline import import_model
-    from importer.provenance import Provenance
+    from importer.pipeline import Provenance, import_model
+    from importer.progress import TerminalProgress
 
     provenance = Provenance(command="a test", source_commit=None, imported_at="2026-01-01")
     return import_model(options, lock, provenance, TerminalProgress(quiet=True))

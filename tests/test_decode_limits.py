@@ -1,7 +1,7 @@
 """The operator's limits are the preprocessing's limits."""
 
+from image_classifier.settings import Settings
 from preprocessing import DecodeLimits
-from settings import Settings
 
 
 def test_every_decode_limit_is_a_setting_with_the_same_default() -> None:

@@ -6,10 +6,10 @@ from types import ModuleType
 
 import pytest
 
-import errors
+import image_classifier.errors as errors
+from image_classifier.http.schemas import ERRORS
 from preprocessing import errors as preprocessing_errors
 from preprocessing.errors import ClientError, OperatorError
-from web.error_table import ERRORS
 
 
 def subclasses(base: type[ClientError]) -> Iterator[type[ClientError]]:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from settings import PREFIX, Settings
-from web.error_table import ERRORS
+from image_classifier.http.schemas import ERRORS
+from image_classifier.settings import PREFIX, Settings
 
 TEXT = (Path(__file__).resolve().parents[1] / "docs" / "serving.md").read_text()
 

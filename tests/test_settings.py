@@ -3,8 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
+from image_classifier.settings import PREFIX, Settings, SettingsError
 from preprocessing.errors import OperatorError
-from settings import PREFIX, Settings, SettingsError
 
 DEFAULTS = Settings.from_env({})
 

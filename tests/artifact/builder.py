@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from artifact.manifest import Manifest, parse_manifest
+from image_classifier.artifact.manifest import Manifest, parse_manifest
 from tests.imports import ROOT
 
 OWN = b"""from preprocessing import DecodeRules

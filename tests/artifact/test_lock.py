@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from artifact.errors import ArtifactError
-from artifact.lock import ModelLock, read_lock, write_lock
+from image_classifier.artifact.format import ArtifactError
+from image_classifier.artifact.store import ModelLock, read_lock, write_lock
 
 LOCK = ModelLock(tag="digits:0123456789abcdef", manifest_sha256="a" * 64)
 

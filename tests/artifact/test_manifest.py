@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from artifact.errors import ArtifactError
-from artifact.manifest import Manifest, parse_manifest
+from image_classifier.artifact.format import ArtifactError
+from image_classifier.artifact.manifest import Manifest, parse_manifest
 from tests.artifact.builder import contents, manifest_of, parsed
 
 RELEASED = sorted((Path(__file__).parent / "manifests").glob("v*.json"))

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from artifact.digests import describe_differences
-from artifact.errors import ArtifactError
-from artifact.opened import open_artifact
+from image_classifier.artifact.artifact import open_artifact
+from image_classifier.artifact.format import ArtifactError, describe_differences
 from tests.artifact.builder import contents, npy, write_artifact
 
 LARGE = ("engines/network.onnx", "weights.safetensors")

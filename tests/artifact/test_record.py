@@ -4,10 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from artifact.errors import ArtifactError
-from artifact.opened import open_artifact
-from artifact.record import EngineAttempt, ImportRecord, LatencyPoint, Machine, Plan, read_record
-from inference.latency import stream_counts
+from image_classifier.artifact.artifact import open_artifact
+from image_classifier.artifact.format import ArtifactError
+from image_classifier.artifact.record import (
+    EngineAttempt,
+    ImportRecord,
+    LatencyPoint,
+    Machine,
+    Plan,
+    read_record,
+)
+from image_classifier.inference.plan import stream_counts
 from tests.artifact.builder import write_artifact
 
 POINT = LatencyPoint(batch_size=1, streams=1, threads=2, latency_ms=3.5, images_per_s=280)

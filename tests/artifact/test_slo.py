@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from artifact.errors import ArtifactError
-from artifact.opened import open_artifact
-from artifact.record import Machine, Plan
-from artifact.slo import SloCertificate, read_slo, write_slo
+from image_classifier.artifact.artifact import open_artifact
+from image_classifier.artifact.format import ArtifactError
+from image_classifier.artifact.record import Machine, Plan, SloCertificate, read_slo, write_slo
 from tests.artifact.builder import write_artifact
 
 SLO = SloCertificate(

@@ -9,10 +9,9 @@ from pathlib import Path
 import bentoml
 import pytest
 
-from artifact.errors import ArtifactError
-from artifact.lock import ModelLock
-from artifact.opened import open_artifact
-from artifact.store import DRAFT_PREFIX, add, draft, locate, tags
+from image_classifier.artifact.artifact import open_artifact
+from image_classifier.artifact.format import ArtifactError
+from image_classifier.artifact.store import DRAFT_PREFIX, ModelLock, add, draft, locate, tags
 from tests.artifact.builder import contents, manifest_of, parsed, sha256, write_artifact
 from tests.imports import ROOT
 

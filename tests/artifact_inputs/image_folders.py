@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from artifact.golden_images import GoldenImages
+from importer.golden_images import GoldenImages
 
 LABELS = ("cat", "dog", "red fox", "crane", "crane")
 IMAGE = b"\x89PNG\r\n\x1a\n and the rest"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from artifact.architectures_sources import captured_sources, load_captured
-from artifact.errors import ArtifactError
+from image_classifier.artifact.format import ArtifactError
+from importer.network import captured_sources, load_captured
 
 FILES = {
     "network.py": "import blocks\nimport deep.inner as inner\nfrom . import heads\nimport torch\n"

@@ -10,9 +10,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from artifact.checkpoints import read_state_dict
-from artifact.checkpoints_loading import load_strictly
-from artifact.errors import ArtifactError
+from image_classifier.artifact.format import ArtifactError
+from importer.weights import load_strictly, read_state_dict
 
 RAW = OrderedDict(weight=torch.full((2, 3), 1.5), bias=torch.tensor([0.25, -4.0]))
 EMA = OrderedDict(weight=torch.full((2, 3), 2.5), bias=torch.tensor([0.5, -8.0]))

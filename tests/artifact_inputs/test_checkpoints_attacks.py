@@ -16,8 +16,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from artifact.checkpoints import read_state_dict
-from artifact.errors import ArtifactError
+from image_classifier.artifact.format import ArtifactError
+from importer.weights import read_state_dict
 
 TENSORS = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.ones(2)}
 

@@ -7,10 +7,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from artifact.checkpoints import read_state_dict
-from artifact.checkpoints_graphs import check_onnx, load_torchscript
-from artifact.checkpoints_kinds import is_onnx, is_torchscript
-from artifact.errors import ArtifactError
+from image_classifier.artifact.format import ArtifactError
+from importer.graphs import check_onnx, load_torchscript
+from importer.weights import is_onnx, is_torchscript, read_state_dict
 from tests.artifact_inputs.onnx_models import saved_onnx
 
 pytestmark = [

@@ -6,10 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from artifact.checkpoints import read_state_dict
-from artifact.checkpoints_contents import Checkpoint
-from artifact.checkpoints_loading import load_strictly
-from artifact.errors import ArtifactError
+from image_classifier.artifact.format import ArtifactError
+from importer.weights import Checkpoint, load_strictly, read_state_dict
 
 
 class Net(nn.Module):

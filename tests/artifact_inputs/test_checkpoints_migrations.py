@@ -6,9 +6,7 @@ from pathlib import Path
 import torch
 import torchvision
 
-from artifact.checkpoints import read_state_dict
-from artifact.checkpoints_contents import Checkpoint
-from artifact.checkpoints_loading import load_strictly
+from importer.weights import Checkpoint, load_strictly, read_state_dict
 
 
 def checkpoint_of(tensors: object, tmp_path: Path) -> Checkpoint:

@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from artifact.checkpoints_graphs import check_onnx
-from artifact.errors import ArtifactError
+from image_classifier.artifact.format import ArtifactError
+from importer.graphs import check_onnx
 from tests.artifact_inputs.onnx_models import SIZES, onnx_model, saved_onnx
 
 

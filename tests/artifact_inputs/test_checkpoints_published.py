@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from torchvision.transforms._presets import ImageClassification
 
-from artifact.architectures import Architecture, build_network
-from artifact.checkpoints import check_published_digest, read_state_dict
-from artifact.checkpoints_loading import load_strictly
-from artifact.errors import ArtifactError
+from image_classifier.artifact.format import ArtifactError
+from image_classifier.artifact.manifest import Architecture
+from importer.network import build_network
+from importer.weights import check_published_digest, load_strictly, read_state_dict
 from tests.shared_data import SHARED, needs_shared_data
 
 

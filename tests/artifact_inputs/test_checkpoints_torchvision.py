@@ -12,16 +12,17 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
-from artifact.architectures import Architecture, build_network, known_torchvision_names
-from artifact.checkpoints import DIGEST_IN_NAME
-from artifact.checkpoints_loading import load_strictly
-from artifact.checkpoints_torchvision import (
+from image_classifier.artifact.format import ArtifactError
+from image_classifier.artifact.manifest import Architecture
+from importer.network import build_network
+from importer.torchvision_models import (
     TorchvisionWeights,
+    known_torchvision_names,
     read_torchvision_weights,
     torchvision_meta,
     torchvision_weights_of,
 )
-from artifact.errors import ArtifactError
+from importer.weights import DIGEST_IN_NAME, load_strictly
 
 
 @pytest.fixture

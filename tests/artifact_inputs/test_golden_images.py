@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from artifact.errors import ArtifactError
-from artifact.golden_images import balanced_choice, read_golden_images
-from artifact.labels import read_labels
+from image_classifier.artifact.format import ArtifactError
+from importer.golden_images import balanced_choice, read_golden_images
+from importer.labels import read_labels
 from tests.artifact_inputs.image_folders import IMAGE, LABELS, classes, folder_of
 from tests.shared_data import SHARED, needs_shared_data
 

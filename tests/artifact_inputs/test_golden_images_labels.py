@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from artifact.errors import ArtifactError
-from artifact.golden_images import read_golden_images
+from image_classifier.artifact.format import ArtifactError
+from importer.golden_images import read_golden_images
 from tests.artifact_inputs.image_folders import LABELS, classes, folder_of
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from artifact.errors import ArtifactError
-from artifact.golden_images_reference import Reference, read_reference
+from image_classifier.artifact.format import ArtifactError
+from importer.golden_images import Reference, read_reference
 from tests.shared_data import SHARED, needs_shared_data
 
 LOGITS = {"a.png": [1.5, -2.0, 0.25], "b.png": [0.0, 3.0, -7.5]}

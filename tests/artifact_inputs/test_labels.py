@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from artifact.errors import ArtifactError
-from artifact.labels import check_label_count, read_labels
+from image_classifier.artifact.format import ArtifactError
+from importer.labels import check_label_count, read_labels
 from tests.shared_data import SHARED, needs_shared_data
 
 

@@ -11,16 +11,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from artifact.opened import open_artifact
-from artifact.record import Plan
 from benchmarks import certify
 from benchmarks.applied_load import Load
 from benchmarks.certify import plan_of
 from benchmarks.plan import Plan as LoadPlan
 from benchmarks.running import RunningServer
+from image_classifier.artifact.artifact import open_artifact
+from image_classifier.artifact.record import Plan
+from image_classifier.http.schemas import engine_card
 from tests.artifact.builder import write_artifact
 from tests.benchmarks.servers import right, serving, target
-from web.cards import engine_card
 
 
 @pytest.mark.parametrize("solo", [True, False])

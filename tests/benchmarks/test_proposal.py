@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from artifact.record import EngineAttempt, ImportRecord, LatencyPoint, Machine
 from benchmarks.proposal import ProposalError, in_words, propose, replicas_for
 from benchmarks.running import ROOT
+from image_classifier.artifact.record import EngineAttempt, ImportRecord, LatencyPoint, Machine
 from tests.artifact.test_slo import SLO
 
 

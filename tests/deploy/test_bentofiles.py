@@ -36,7 +36,7 @@ def test_each_installs_the_lock_that_it_packs(name: str, lock: str) -> None:
 
 
 def test_settings_of_the_gpu_image_are_settings() -> None:
-    from settings import Settings
+    from image_classifier.settings import Settings
 
     assert Settings.from_env(bentofile("bentofile.gpu.yaml")["docker"]["env"]).topology == "runner"
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from settings import Settings
+from image_classifier.settings import Settings
 from tests.imports import PATIENCE_S, ROOT
 
 KUBERNETES = ROOT / "deploy" / "kubernetes"
@@ -90,7 +90,7 @@ def test_a_pod_ends_after_its_longest_request(overlay: list[Manifest]) -> None:
     words = container["lifecycle"]["preStop"]["exec"]["command"]
     pause_s = float(words[-1].partition("sleep(")[2].rstrip(")"))
 
-    from settings import Settings
+    from image_classifier.settings import Settings
 
     longest_s = Settings.from_env({}).timeout_ms / 1_000
     assert spec["terminationGracePeriodSeconds"] >= pause_s + 2 * longest_s
@@ -192,7 +192,7 @@ def test_keda_takes_the_place_of_the_autoscaler(tmp_path: Path) -> None:
 
 
 def test_settings_in_the_manifests_are_settings(overlay: list[Manifest]) -> None:
-    from settings import Settings
+    from image_classifier.settings import Settings
 
     variables = {one["name"]: one["value"] for one in pod_of(overlay)[1]["env"]}
 

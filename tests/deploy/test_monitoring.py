@@ -14,7 +14,7 @@ from tests.imports import PATIENCE_S, ROOT
 DEPLOY = ROOT / "deploy"
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "image-classifier.json"
 RULES = DEPLOY / "prometheus" / "rules.yaml"
-METRICS = (ROOT / "web" / "metrics.py").read_text()
+METRICS = (ROOT / "image_classifier" / "http" / "metrics.py").read_text()
 
 
 def expressions() -> list[str]:
@@ -43,7 +43,9 @@ def test_every_recorded_series_that_is_asked_for_is_recorded() -> None:
 
 
 def test_outcomes_that_are_asked_for_are_codes_of_errors() -> None:
-    codes = set(re.findall(r'code = "(\w+)"', (ROOT / "errors.py").read_text()))
+    from image_classifier.http.schemas import ERRORS
+
+    codes = set(ERRORS)
     codes |= {"ok", "internal_error"}
     asked = {
         code
@@ -56,7 +58,7 @@ def test_outcomes_that_are_asked_for_are_codes_of_errors() -> None:
 
 
 def test_the_budget_of_the_rules_is_a_bucket_of_the_histogram() -> None:
-    from web.metrics import STAGE_BUCKETS_S
+    from image_classifier.http.metrics import STAGE_BUCKETS_S
 
     limits = {float(le) for one in expressions() for le in re.findall(r'le="([\d.]+)"', one)}
 

@@ -10,13 +10,12 @@ import torch
 from PIL import Image, ImageOps
 from safetensors.torch import load_file
 
-from artifact.opened import Artifact, open_artifact
-from artifact.store import locate, open_in_store
 from examples.digits.network import build
 from examples.digits.preprocessing import DigitsPreprocessing
-from inference.loading import load_executor
-from inference.predictions import top_k_predictions
-from inference.self_check import golden_inputs
+from image_classifier.artifact.artifact import Artifact, open_artifact
+from image_classifier.artifact.store import locate, open_in_store
+from image_classifier.inference.predictions import top_k_predictions
+from image_classifier.inference.startup import golden_inputs, load_executor
 from tests.artifact.builder import sha256
 from tests.imports import DIGITS, SAMPLES, digits_options, import_quietly
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from artifact.errors import ArtifactError
-from artifact.opened import open_artifact
-from artifact.store import locate
+from image_classifier.artifact.artifact import open_artifact
+from image_classifier.artifact.format import ArtifactError
+from image_classifier.artifact.store import locate
+from image_classifier.inference.certificate import Gates
 from importer.errors import ImportRefused
-from importer.model_source import read_model
+from importer.network import read_model
 from importer.options import ImportOptions
-from inference.certify import Gates
 from tests.imports import digits_options, import_quietly
 
 LINEAR = """

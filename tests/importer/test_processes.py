@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from artifact.lock import read_lock
-from artifact.opened import open_artifact
-from artifact.store import draft
+from image_classifier.artifact.artifact import open_artifact
+from image_classifier.artifact.store import draft, read_lock
 from tests.imports import DIGITS, PATIENCE_S, ROOT, SAMPLES, isolated_store
 
 pytestmark = pytest.mark.slow

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from artifact.manifest import Manifest
+from image_classifier.artifact.manifest import Manifest
 from importer.errors import ImportRefused
 from tests.imports import digits_options, import_quietly
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from artifact.opened import open_artifact
+from image_classifier.artifact.artifact import open_artifact
 from importer.archive import write_archive
 from tests.imports import isolated_store
 

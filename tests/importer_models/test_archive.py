@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from artifact.lock import ModelLock
-from artifact.opened import open_artifact
-from artifact.signature import verify_signature
+from image_classifier.artifact.artifact import open_artifact
+from image_classifier.artifact.signature import verify_signature
+from image_classifier.artifact.store import ModelLock
 from importer.archive import write_archive
 from model_import import main
 from release.signing import make_key_pair, sign_artifact

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from artifact.digests import sha256_bytes
-from artifact.manifest import parse_manifest
-from artifact.opened import open_artifact
+from image_classifier.artifact.artifact import open_artifact
+from image_classifier.artifact.format import sha256_bytes
+from image_classifier.artifact.manifest import parse_manifest
 from model_import import main
 from tests.imports import isolated_store
 
@@ -119,7 +119,9 @@ def test_verify_fails_where_an_engine_no_longer_gives_the_reference(
 def test_an_engine_that_cannot_run_here_is_a_row_with_its_reason(
     copied: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "inference.engine_onnxruntime", None)
+    monkeypatch.setitem(
+        __import__("sys").modules, "image_classifier.inference.engines.onnxruntime", None
+    )
 
     status = main(["verify", tag(copied), "--json"])
 

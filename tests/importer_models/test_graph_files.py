@@ -13,11 +13,11 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from artifact.opened import Artifact, open_artifact
-from artifact.record import Plan
+from image_classifier.artifact.artifact import Artifact, open_artifact
+from image_classifier.artifact.record import Plan
+from image_classifier.inference.engines.load import open_graph
 from importer.errors import ImportRefused
 from importer.options import ImportOptions
-from inference.engines import open_graph
 from tests.importer_models.linear_graphs import (
     KERNEL,
     PIXELS,

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from artifact.errors import ArtifactError
+from image_classifier.artifact.format import ArtifactError
 from importer.candidates import chosen_candidates
 from importer.errors import ImportRefused
-from importer.materials import read_materials
-from importer.preprocessing_source import capture_preprocessing
+from importer.materials import capture_preprocessing, read_materials
 from preprocessing import PreprocessingSpec, Resize
 from tests.importer_models.linear_graphs import PIXELS, SIDE, onnx_linear, options_for
 from tests.importer_models.shared_models import spec_file

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from artifact.opened import open_artifact
-from artifact.record import Plan
+from image_classifier.artifact.artifact import open_artifact
+from image_classifier.artifact.record import Plan
+from image_classifier.inference.engines.load import open_graph
 from importer.errors import ImportRefused
-from inference.engines import open_graph
 from preprocessing import DecodeLimits, to_input
 from tests.importer_models.shared_models import LOGIT_TOLERANCES, SPECS, golden_logits, options_of
 from tests.imports import import_quietly

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from artifact.manifest import PreprocessingEntry
-from artifact.record import Plan
-from inference.engines import Batch, Logits
-from inference.executor import Executor
+from image_classifier.artifact.manifest import PreprocessingEntry
+from image_classifier.artifact.record import Plan
+from image_classifier.inference.engine import Batch, Logits
+from image_classifier.inference.executor import Executor
 from preprocessing import DecodeRules
 
 SIGNATURE = PreprocessingEntry(

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from inference.batcher import Batcher, Inference
-from inference.engines import Batch, Logits
+from image_classifier.inference.batcher import Batcher, Inference
+from image_classifier.inference.engine import Batch, Logits
 from tests.inference.virtual_time import now, run_in_virtual_time
 
 

@@ -10,15 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from artifact.opened import Artifact, open_artifact
-from artifact.record import LatencyPoint, Machine, Plan
+from image_classifier.artifact.artifact import Artifact, open_artifact
+from image_classifier.artifact.record import LatencyPoint, Machine, Plan
+from image_classifier.inference import startup as loading
+from image_classifier.inference.engine import EngineUnavailable
+from image_classifier.inference.engines import torchscript as engine_torch
+from image_classifier.inference.engines.load import accelerator_of
+from image_classifier.inference.engines.torchscript import TorchScriptEngine
+from image_classifier.inference.executor import Executor
+from image_classifier.inference.machine import ABSENT_GPU, this_machine
+from image_classifier.inference.startup import load_executor
 from importer import pipeline
-from inference import engine_torch, loading
-from inference.engine_torch import TorchScriptEngine
-from inference.engines import EngineUnavailable, accelerator_of
-from inference.executor import Executor
-from inference.loading import load_executor
-from inference.machine import ABSENT_GPU, this_machine
 from tests.imports import ROOT, digits_options, import_quietly, isolated_store
 
 

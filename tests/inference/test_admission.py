@@ -4,8 +4,8 @@ from contextlib import AbstractContextManager, ExitStack
 
 import pytest
 
-from errors import DeadlineExceeded, Overloaded
-from inference.admission import Admission
+from image_classifier.errors import DeadlineExceeded, Overloaded
+from image_classifier.inference.admission import Admission
 
 
 class Clock:

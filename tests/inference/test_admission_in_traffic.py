@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from errors import Overloaded
-from inference.admission import Admission
+from image_classifier.errors import Overloaded
+from image_classifier.inference.admission import Admission
 from tests.inference.virtual_time import now, run_in_virtual_time
 
 

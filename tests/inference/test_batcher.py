@@ -5,10 +5,10 @@ import asyncio
 import numpy as np
 import pytest
 
-from errors import NotReady
-from inference.batcher import Batcher, Inference, RunBatch
-from inference.engines import Batch, Logits
-from inference.executor import EngineFault
+from image_classifier.errors import NotReady
+from image_classifier.inference.batcher import Batcher, Inference, RunBatch
+from image_classifier.inference.engine import Batch, Logits
+from image_classifier.inference.executor import EngineFault
 from tests.inference.simulated_traffic import Client, Poison, simulate
 from tests.inference.virtual_time import run_in_virtual_time
 

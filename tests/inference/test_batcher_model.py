@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.batcher import Inference
+from image_classifier.inference.batcher import Inference
 from tests.inference.simulated_traffic import Client, History, Poison, logits_of, simulate
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from artifact.manifest import Certificate, Precision
-from inference.certify import Gates, certify
-from inference.engines import Logits
+from image_classifier.artifact.manifest import Certificate, Precision
+from image_classifier.inference.certificate import Gates, certify
+from image_classifier.inference.engine import Logits
 
 UNKNOWN = (None,) * 400
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image, UnidentifiedImageError
 
-from errors import DeadlineExceeded, MalformedRequest, Overloaded
-from inference.admission import Admission
-from inference.batcher import Batcher
-from inference.classifier import Answer, Classifier
-from inference.engines import Batch, Logits
-from inference.pipeline import BatchedPipeline, DirectPipeline, Pipeline, ToInput
-from inference.streams import Alone
+from image_classifier.errors import DeadlineExceeded, MalformedRequest, Overloaded
+from image_classifier.inference.admission import Admission
+from image_classifier.inference.batcher import Batcher
+from image_classifier.inference.classifier import Answer, Classifier
+from image_classifier.inference.engine import Batch, Logits
+from image_classifier.inference.executor import Alone
+from image_classifier.inference.pipeline import BatchedPipeline, DirectPipeline, Pipeline, ToInput
 from preprocessing import DecodeLimits, DecodeRules
 from preprocessing import to_input as preprocess
 from preprocessing.errors import ClientError

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from artifact.errors import ArtifactError
-from artifact.manifest import EngineGraph, EngineKind
-from artifact.record import Plan
-from importer.network import PixelsToLogits
-from inference.engines import open_graph
+from image_classifier.artifact.format import ArtifactError
+from image_classifier.artifact.manifest import EngineGraph, EngineKind
+from image_classifier.artifact.record import Plan
+from image_classifier.inference.engines.load import open_graph
+from importer.pixels_to_logits import PixelsToLogits
 from tests.imports import PATIENCE_S, ROOT
 from tests.inference.tiny import (
     SHAPE,
@@ -119,7 +119,9 @@ def test_an_engine_whose_library_is_missing_is_the_operators_to_install(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.delitem(sys.modules, "inference.engine_onnxruntime", raising=False)
+    monkeypatch.delitem(
+        sys.modules, "image_classifier.inference.engines.onnxruntime", raising=False
+    )
     graph = EngineGraph(kind="onnxruntime", precision="fp32", file="network.onnx")
     plan = Plan(engine="one", streams=1, threads=1, batch_sizes=(1,), image_ms=1)
 

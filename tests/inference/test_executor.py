@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.engines import Batch
-from inference.executor import EngineFault, split
+from image_classifier.inference.engine import Batch
+from image_classifier.inference.executor import EngineFault, split
 from tests.inference.fakes import ConstantEngine, SumEngine, executor, expected, inputs
 
 

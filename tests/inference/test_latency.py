@@ -5,10 +5,16 @@ import threading
 import numpy as np
 import pytest
 
-from artifact.record import LatencyPoint, Plan
-from inference import latency
-from inference.engines import Batch, Logits
-from inference.latency import best_point, fastest_plan, measure_curve, plan_for, stream_counts
+from image_classifier.artifact.record import LatencyPoint, Plan
+from image_classifier.inference import plan as latency
+from image_classifier.inference.engine import Batch, Logits
+from image_classifier.inference.plan import (
+    best_point,
+    fastest_plan,
+    measure_curve,
+    plan_for,
+    stream_counts,
+)
 
 
 def point(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from inference.machine import this_machine, usable_cores
+from image_classifier.inference.machine import this_machine, usable_cores
 
 
 @pytest.fixture(autouse=True)

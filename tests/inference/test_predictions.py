@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.predictions import DamagedLogits, softmax, top_k_predictions
+from image_classifier.inference.predictions import DamagedLogits, softmax, top_k_predictions
 
 LABELS = ("ant", "bee", "cat", "dog")
 

@@ -6,12 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from artifact.opened import Artifact, open_artifact
-from artifact.record import Plan
-from inference.engines import Batch, Engine, Logits, open_graph
-from inference.executor import Executor
-from inference.loading import load_executor
-from inference.self_check import SelfCheckFailed, check_engine, golden_inputs
+from image_classifier.artifact.artifact import Artifact, open_artifact
+from image_classifier.artifact.record import Plan
+from image_classifier.inference.engine import Batch, Engine, Logits
+from image_classifier.inference.engines.load import open_graph
+from image_classifier.inference.executor import Executor
+from image_classifier.inference.startup import (
+    SelfCheckFailed,
+    check_engine,
+    golden_inputs,
+    load_executor,
+)
 
 
 @pytest.fixture(scope="module")

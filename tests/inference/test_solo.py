@@ -8,17 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from artifact.manifest import EngineGraph
-from artifact.opened import Artifact, open_artifact
-from artifact.record import Plan
-from inference import loading
-from inference.engines import Batch, Engine, LoadEngine, Logits, open_graph
-from inference.executor import EngineFault, Executor
-from inference.latency import plan_for
-from inference.loading import load_executor
-from inference.machine import this_machine
-from inference.self_check import SelfCheckFailed, check_engine, golden_inputs
-from inference.streams import Streams
+from image_classifier.artifact.artifact import Artifact, open_artifact
+from image_classifier.artifact.manifest import EngineGraph
+from image_classifier.artifact.record import Plan
+from image_classifier.inference import startup as loading
+from image_classifier.inference.engine import Batch, Engine, LoadEngine, Logits
+from image_classifier.inference.engines.load import open_graph
+from image_classifier.inference.executor import EngineFault, Executor, Streams
+from image_classifier.inference.machine import this_machine
+from image_classifier.inference.plan import plan_for
+from image_classifier.inference.startup import (
+    SelfCheckFailed,
+    check_engine,
+    golden_inputs,
+    load_executor,
+)
 from tests.inference.fakes import ConstantEngine, SumEngine, executor, expected, inputs
 
 

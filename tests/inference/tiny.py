@@ -6,11 +6,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from artifact.manifest import EngineGraph, EngineKind, PreprocessingEntry
-from artifact.record import Plan
+from image_classifier.artifact.manifest import EngineGraph, EngineKind, PreprocessingEntry
+from image_classifier.artifact.record import Plan
+from image_classifier.inference.engine import Batch, Engine
+from image_classifier.inference.engines.load import open_graph
 from importer.export import export_onnx, export_torchscript
-from importer.network import PixelsToLogits
-from inference.engines import Batch, Engine, open_graph
+from importer.pixels_to_logits import PixelsToLogits
 from preprocessing import DecodeRules
 
 SHAPE = (6, 5, 3)

@@ -11,10 +11,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from artifact.errors import ArtifactError
-from artifact.lock import ModelLock
-from artifact.opened import open_artifact
-from artifact.serving import open_for_serving
+from image_classifier.artifact.artifact import open_artifact
+from image_classifier.artifact.format import ArtifactError
+from image_classifier.artifact.store import ModelLock
+from image_classifier.inference.startup import open_for_serving
 from release.errors import ReleaseError
 from release.signing import make_key_pair, sign_artifact
 from tests.artifact.builder import contents, write_artifact

@@ -12,8 +12,8 @@ from tests.imports import PATIENCE_S, ROOT
 
 PROGRAM = ("*.py", "bentofile.yaml", "model.lock")
 FOLDERS = (
-    *("artifact", "deploy", "docs", "importer", "inference", "preprocessing", "release"),
-    *("requirements", "web"),
+    *("deploy", "docs", "image_classifier", "importer", "preprocessing", "release"),
+    "requirements",
 )
 EXAMPLE = "examples/digits"
 

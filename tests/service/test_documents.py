@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from image_classifier.http.schemas import ERRORS
 from tests.imports import PATIENCE_S, SAMPLES
 from tests.service.places import Place
 from tests.service.server import Server
-from web.error_table import ERRORS
 
 SAMPLE = SAMPLES / "7-02.jpg"
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from inference.machine import usable_cores
+from image_classifier.inference.machine import usable_cores
 from tests.imports import PATIENCE_S, SAMPLES
 from tests.service.conftest import PATIENT, NewPlace
 from tests.service.server import Server, read_answer

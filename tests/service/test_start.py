@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from artifact.digests import sha256_bytes
+from image_classifier.artifact.format import sha256_bytes
 from tests.service.conftest import NewPlace
 from tests.service.places import Place
 from tests.service.server import refused_start

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from errors import NotReady, Overloaded
-from inference.classifier import Answer
-from inference.pipeline import StagedInference
-from inference.predictions import Prediction
+from image_classifier.errors import NotReady, Overloaded
+from image_classifier.inference.classifier import Answer
+from image_classifier.inference.pipeline import StagedInference
+from image_classifier.inference.predictions import Prediction
 
 ANSWER = Answer(
     predictions=(Prediction(label="seven", class_id=7, probability=0.75),),

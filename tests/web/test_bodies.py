@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from errors import BodyTooLarge, Overloaded
-from web.bodies import BodyMemory, read_body
-from web.messages import ClientGone
+from image_classifier.errors import BodyTooLarge, Overloaded
+from image_classifier.http.bodies import BodyMemory, read_body
+from image_classifier.http.messages import ClientGone
 
 
 def body_of(messages: list[dict[str, Any]], max_bytes: int, *headers: tuple[bytes, bytes]) -> bytes:

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from artifact.lock import ModelLock
-from artifact.opened import open_artifact
-from artifact.slo import write_slo
+from image_classifier.artifact.artifact import open_artifact
+from image_classifier.artifact.record import write_slo
+from image_classifier.artifact.store import ModelLock
+from image_classifier.http.schemas import model_card
 from tests.artifact.builder import write_artifact
 from tests.artifact.test_slo import SLO
-from web.cards import model_card
 
 
 def test_the_card_has_the_certificate_of_the_rate_or_says_there_is_none(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from web.draining import let_requests_finish
+from image_classifier.bentoml_compat import let_requests_finish
 
 
 class Watcher:

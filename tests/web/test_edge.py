@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from inference.classifier import Answer
+from image_classifier.http import app as edge
+from image_classifier.http.app import Edge
+from image_classifier.inference.classifier import Answer
 from tests.web.fakes import ANSWER, Connection, Service
-from web import edge
-from web.edge import Edge
 
 BODIES_BYTES = 500
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 from typing import Any
 
-from web.messages import header, send_json
+from image_classifier.http.messages import header, send_json
 
 
 def scope(*headers: tuple[bytes, bytes]) -> dict[str, Any]:

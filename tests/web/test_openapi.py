@@ -2,7 +2,7 @@
 
 import pytest
 
-from web.openapi import openapi_document
+from image_classifier.http.openapi import openapi_document
 
 
 @pytest.mark.parametrize(("labels", "default"), [(2, 2), (5, 5), (10, 5)])

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from errors import MalformedRequest, UnsupportedMediaType
-from web.uploads import Upload, form_parts, upload_from
+from image_classifier.errors import MalformedRequest, UnsupportedMediaType
+from image_classifier.http.uploads import Upload, form_parts, upload_from
 
 IMAGE = b"\xff\xd8\xff\xe0 picture \x00\x01\r\n--boundary-of-another\r\n\xff\xd9"
 FORM = "multipart/form-data; boundary=limit"

@@ -1,0 +1,1 @@
+"""What serves: artifact, inference, HTTP. Packed whole into the bento."""

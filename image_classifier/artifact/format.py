@@ -1,0 +1,102 @@
+"""What all files of an artifact share: names, digests, frozen values, errors."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from preprocessing.errors import OperatorError
+
+
+class ArtifactError(OperatorError):
+    """An artifact, or what one is made from, is missing, damaged or not what it claims to be."""
+
+
+def first_problem(error: ValidationError, whole: str = "the file") -> str:
+    """Where the first thing wrong is, and what: "engines.0.file: Field required".
+
+    Args:
+        whole: Said where the problem is in no field.
+    """
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place or whole}: {first['msg']}"
+
+
+CHUNK_BYTES = 1 << 20
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hexadecimal SHA-256 of `data`."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file, read in chunks so that memory stays small."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sha256_tree(root: Path, names: Iterable[str]) -> dict[str, str]:
+    """Digests of `names` below `root`, computed on all cores (hashlib releases the GIL)."""
+    ordered = sorted(names)
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        return dict(
+            zip(ordered, pool.map(lambda name: sha256_file(root / name), ordered), strict=True)
+        )
+
+
+def file_names(root: Path) -> set[str]:
+    """Names of all files below `root`, relative, with forward slashes.
+
+    A symbolic link counts as a file, so that it never passes as part of an artifact unseen.
+    """
+    return {
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*")
+        if path.is_symlink() or not path.is_dir()
+    }
+
+
+def describe_differences(expected: Mapping[str, str], actual: Mapping[str, str]) -> list[str]:
+    """What differs between two maps of file name to digest, one line a file, sorted."""
+    lines = [f"missing: {name}" for name in expected.keys() - actual.keys()]
+    lines += [f"extra: {name}" for name in actual.keys() - expected.keys()]
+    lines += [
+        f"changed: {name} (sha256 is {actual[name]}, expected {digest})"
+        for name, digest in expected.items()
+        if name in actual and actual[name] != digest
+    ]
+    return sorted(lines)
+
+
+MANIFEST_NAME = "manifest.json"
+LABELS_NAME = "labels.json"
+GOLDEN_LOGITS_NAME = "golden/logits.npy"
+WEIGHTS_NAME = "weights.safetensors"
+BUILT_IN_PREPROCESSING = "preprocessing/built_in"
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class FrozenModel(BaseModel):
+    """A value from outside: checked once, never changed, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+RECORD_NAME = "record.json"
+
+SLO_NAME = "slo.json"
+
+SIGNATURE_NAME = "model.sig"
+UNDIGESTED = {MANIFEST_NAME, RECORD_NAME, SLO_NAME, SIGNATURE_NAME, "model.yaml"}
+"""Files the manifest does not list: itself, what was measured, the signature, BentoML's own
+description."""

@@ -1,0 +1,201 @@
+"""What was measured of an artifact: the import's record and the certified rate."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+
+from image_classifier.artifact.format import (
+    RECORD_NAME,
+    SLO_NAME,
+    ArtifactError,
+    FrozenModel,
+    first_problem,
+)
+
+
+class Machine(FrozenModel):
+    """What decides how fast an engine runs.
+
+    Attributes:
+        cpu: Model name of the processor.
+        cores: Cores this process may use: affinity and container quota, whichever is less.
+        features: Instruction sets engines choose their kernels by, sorted.
+        accelerator: Name of the GPU, or None.
+    """
+
+    cpu: str
+    cores: Annotated[int, Field(ge=1)]
+    features: tuple[str, ...]
+    accelerator: str | None
+
+
+class LatencyPoint(FrozenModel):
+    """One measured way to run an engine.
+
+    Attributes:
+        batch_size: Images a call.
+        streams: Calls at a time.
+        threads: Threads of all streams together.
+        latency_ms: Median duration of one call, in milliseconds, all streams busy.
+        images_per_s: Images a second of all streams together.
+    """
+
+    batch_size: Annotated[int, Field(ge=1, le=256)]
+    streams: Annotated[int, Field(ge=1, le=1_024)]
+    threads: Annotated[int, Field(ge=1, le=1_024)]
+    latency_ms: Annotated[float, Field(gt=0)]
+    images_per_s: Annotated[float, Field(gt=0)]
+
+
+class Plan(FrozenModel):
+    """How serving runs the network.
+
+    Attributes:
+        engine: Name of a certified engine.
+        streams: Batches that run at a time.
+        threads: Threads of all streams together.
+        batch_sizes: Shapes that are compiled, ascending; other batches are split into these.
+        image_ms: Milliseconds an image costs at full load: the inverse of images a second.
+        solo: Whether an image that is alone runs on all threads at once, instead of on those of
+            one stream. It takes a second copy of the weights in memory.
+    """
+
+    engine: str
+    streams: Annotated[int, Field(ge=1, le=1_024)]
+    threads: Annotated[int, Field(ge=1, le=1_024)]
+    batch_sizes: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=256)], ...], Field(min_length=1, max_length=16)
+    ]
+    image_ms: Annotated[float, Field(gt=0)]
+    solo: bool = False
+
+
+class EngineAttempt(FrozenModel):
+    """What became of one engine at import, certified or not.
+
+    Attributes:
+        verdict: "passed", "failed" (the gate), "unavailable" (could not be exported or run).
+        reason: Why it is not "passed"; empty otherwise.
+        curve: Measured points; empty where nothing was measured.
+    """
+
+    engine: str
+    verdict: Literal["passed", "failed", "unavailable"]
+    reason: str = ""
+    max_logit_difference: float | None = None
+    top1_agreement: float | None = None
+    curve: tuple[LatencyPoint, ...] = ()
+
+
+class ImportRecord(FrozenModel):
+    """One import, as it happened."""
+
+    imported_at: str
+    command: str
+    source_commit: str | None
+    machine: Machine
+    budget_ms: float
+    attempts: tuple[EngineAttempt, ...]
+    plan: Plan
+
+    def to_json(self) -> bytes:
+        """Readable bytes."""
+        return (json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True) + "\n").encode()
+
+    def curve(self, engine: str) -> tuple[LatencyPoint, ...]:
+        """The measured points of one engine; empty where it was not measured."""
+        for attempt in self.attempts:
+            if attempt.engine == engine:
+                return attempt.curve
+        return ()
+
+
+def read_record(root: Path) -> ImportRecord | None:
+    """The record beside a manifest, or None where there is none.
+
+    Raises:
+        ArtifactError: The file is not a record.
+    """
+    path = root / RECORD_NAME
+    if not path.is_file():
+        return None
+    try:
+        return ImportRecord.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        problem = first_problem(error)
+        raise ArtifactError(f"{path}: {problem}; import the model again") from error
+
+
+class SloCertificate(FrozenModel):
+    """One measurement of the whole service, over HTTP, with open-loop Poisson arrivals.
+
+    Attributes:
+        measured_at: ISO 8601, UTC.
+        commit: Of the program, with "-dirty" where files differed from it; None outside git.
+        machine: It was measured on; server and load generator shared its cores.
+        images: Where the images came from: "golden", or the name of the directory given.
+        image_count: Number of different images.
+        topology: "embedded" or "runner".
+        settings: CLASSIFIER_* that were set, without the lock.
+        plan: How the server ran the network.
+        budget_ms: Latency the p99 may take.
+        highest_rate_per_s: Highest rate with p99 within the budget, no failure and no wrong
+            answer; 0 where no rate passed.
+        first_failed_rate_per_s: Lowest rate that did not; None where none failed.
+        p50_ms, p99_ms: At the highest rate, in milliseconds; None where no rate passed.
+        saturated_per_s: Correct answers a second with as many requests as it can take.
+        ready_s: From process start to the first correct answer.
+        rule: How the highest rate was searched, in words.
+    """
+
+    schema_version: Literal[1] = 1
+    measured_at: str
+    commit: str | None
+    machine: Machine
+    images: str
+    image_count: Annotated[int, Field(ge=1)]
+    topology: Literal["embedded", "runner"]
+    settings: dict[str, str]
+    plan: Plan
+    budget_ms: Annotated[float, Field(gt=0)]
+    highest_rate_per_s: Annotated[float, Field(ge=0)]
+    first_failed_rate_per_s: float | None
+    p50_ms: float | None
+    p99_ms: float | None
+    saturated_per_s: Annotated[float, Field(ge=0)]
+    ready_s: Annotated[float, Field(gt=0)]
+    rule: str
+
+    def to_json(self) -> bytes:
+        """Readable bytes."""
+        return (json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True) + "\n").encode()
+
+
+def read_slo(root: Path) -> SloCertificate | None:
+    """The certificate beside a manifest, or None where there is none.
+
+    Raises:
+        ArtifactError: The file is not a certificate.
+    """
+    path = root / SLO_NAME
+    if not path.is_file():
+        return None
+    try:
+        return SloCertificate.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        problem = first_problem(error)
+        raise ArtifactError(
+            f"{path}: {problem}; delete it, or measure again with `make certify`"
+        ) from error
+
+
+def write_slo(root: Path, certificate: SloCertificate) -> Path:
+    """Replace the certificate in one step and return its path."""
+    path = root / SLO_NAME
+    # Outside the artifact, whose files are all accounted for: a start in between must not fail.
+    draft = root.with_name(f".{root.name}.{SLO_NAME}")
+    draft.write_bytes(certificate.to_json())
+    draft.replace(path)
+    return path

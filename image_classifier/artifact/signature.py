@@ -1,0 +1,110 @@
+"""The OpenSSF model signature of an artifact, verified offline with a public key.
+
+The file is what `model_signing sign key` 1.1 writes: a Sigstore bundle whose DSSE envelope holds
+an in-toto statement with the sha256 of each file. model-signing itself is not used to serve: it
+brings 30 packages for keyless signing. tests/release compares both ways where it is installed.
+"""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+from image_classifier.artifact.artifact import Artifact
+from image_classifier.artifact.format import (
+    MANIFEST_NAME,
+    SIGNATURE_NAME,
+    ArtifactError,
+    describe_differences,
+    sha256_bytes,
+)
+
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE = "https://model_signing/signature/v1.0"
+HASHES: dict[str, hashes.HashAlgorithm] = {
+    "secp256r1": hashes.SHA256(),
+    "secp384r1": hashes.SHA384(),
+    "secp521r1": hashes.SHA512(),
+}
+"""Curves of the specification, each with its digest."""
+
+
+def verify_signature(artifact: Artifact, public_key: Path) -> None:
+    """Check that the owner of a key signed exactly the files of an artifact.
+
+    Args:
+        artifact: Opened, so that its files are known to match its manifest.
+        public_key: PEM file of an elliptic-curve key.
+
+    Raises:
+        ArtifactError: No signature, one of another key, or one of other files.
+    """
+    key = _load_key(public_key)
+    path = artifact.path_of(SIGNATURE_NAME)
+    try:
+        bundle = path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(
+            f"{path}: {error.strerror}; CLASSIFIER_PUBLIC_KEY is set, expected a signed model; "
+            "sign it (python -m release sign) or unset the key"
+        ) from error
+    signed = _signed_files(bundle, key, path)
+    actual = {**artifact.manifest.files, MANIFEST_NAME: artifact.digest}
+    if differences := describe_differences(signed, actual):
+        raise ArtifactError(
+            f"{path}: the signature is of other files: {differences[0]}; "
+            "fetch the model again or sign this one"
+        )
+
+
+def _load_key(path: Path) -> ec.EllipticCurvePublicKey:
+    try:
+        key = load_pem_public_key(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{path}: not a readable PEM public key; correct or unset CLASSIFIER_PUBLIC_KEY"
+        ) from error
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in HASHES:
+        raise ArtifactError(
+            f"{path}: not a key on {', '.join(HASHES)}; make one with python -m release keygen"
+        )
+    return key
+
+
+def _signed_files(bundle: bytes, key: ec.EllipticCurvePublicKey, path: Path) -> dict[str, str]:
+    """sha256 of each signed file; nothing of the bundle is believed before its signature."""
+    try:
+        envelope = json.loads(bundle)["dsseEnvelope"]
+        payload = base64.b64decode(envelope["payload"], validate=True)
+        signature = base64.b64decode(envelope["signatures"][0]["sig"], validate=True)
+        key.verify(signature, pre_authentication(payload), ec.ECDSA(HASHES[key.curve.name]))
+        statement: Any = json.loads(payload)
+        resources = statement["predicate"]["resources"]
+        signed = {str(one["name"]): str(one["digest"]) for one in resources}
+        known = (statement["_type"], statement["predicateType"]) == (STATEMENT_TYPE, PREDICATE_TYPE)
+        root = sha256_bytes(b"".join(bytes.fromhex(one["digest"]) for one in resources))
+        known &= statement["subject"][0]["digest"]["sha256"] == root
+        known &= all(one["algorithm"] == "sha256" for one in resources)
+    except InvalidSignature as error:
+        raise ArtifactError(
+            f"{path}: the signature is not one of CLASSIFIER_PUBLIC_KEY; "
+            "fetch the model again or correct the key"
+        ) from error
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
+        raise ArtifactError(f"{path}: not a model signature; sign the model again") from error
+    if not known:
+        raise ArtifactError(
+            f"{path}: not a model signature of version 1.0; sign the model with model-signing 1"
+        )
+    return signed
+
+
+def pre_authentication(payload: bytes) -> bytes:
+    """The bytes that are signed: the DSSE specification's PAE."""
+    return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD_TYPE), PAYLOAD_TYPE.encode(), len(payload), payload)

@@ -1,0 +1,65 @@
+"""What the machine offers: processor, usable cores, instruction sets, GPU."""
+
+import math
+import os
+import platform
+from pathlib import Path
+
+from image_classifier.artifact.record import Machine
+
+RELEVANT_FEATURES = {"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"}
+"""Instruction sets by which CPU engines choose their kernels, as /proc/cpuinfo names them."""
+
+ABSENT_GPU = "no GPU (imported for one)"
+"""In place of its name where a model was imported for a GPU on a machine without. No machine that
+serves has it, so what was measured there is measured again."""
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """Cores this process may use: its affinity, or the container's quota if that is less.
+
+    A quota of 1.5 cores counts as 2: with one thread half a core would lie idle. Sources:
+    cgroup v2 `cpu.max` ("max" or "quota period"), cgroup v1 `cpu.cfs_quota_us` (-1 is none).
+    """
+    cores = len(os.sched_getaffinity(0))
+    quota = _quota_cores(root / "sys/fs/cgroup")
+    return max(1, min(cores, math.ceil(quota))) if quota else cores
+
+
+def _quota_cores(cgroup: Path) -> float | None:
+    try:
+        limit, period = (cgroup / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            limit = (cgroup / "cpu/cpu.cfs_quota_us").read_text().strip()
+            period = (cgroup / "cpu/cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return None
+    if not (limit.isdecimal() and period.isdecimal() and int(period)):
+        return None  # "max", -1, or of a form that is not known
+    return int(limit) / int(period)
+
+
+def this_machine(accelerator: str | None = None) -> Machine:
+    """The machine this process runs on.
+
+    Args:
+        accelerator: Name of the GPU the engine uses, see `accelerator_of`; None where it uses none.
+    """
+    cpu, features = platform.machine(), set[str]()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            cpu = value.strip()
+        elif key.strip() in ("flags", "Features"):
+            features = set(value.split())
+    return Machine(
+        cpu=cpu,
+        cores=usable_cores(),
+        features=tuple(sorted(features & RELEVANT_FEATURES)),
+        accelerator=accelerator,
+    )

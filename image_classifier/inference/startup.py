@@ -1,0 +1,213 @@
+"""From a verified artifact to an executor that is warm and proven."""
+
+import gc
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from image_classifier.artifact.artifact import Artifact, GoldenSample, open_artifact
+from image_classifier.artifact.format import ArtifactError, sha256_bytes
+from image_classifier.artifact.manifest import EngineEntry
+from image_classifier.artifact.record import ImportRecord, Plan
+from image_classifier.inference.certificate import Gates, certify
+from image_classifier.inference.engine import Batch, EngineUnavailable, LoadEngine
+from image_classifier.inference.engines.load import accelerator_of, open_graph
+from image_classifier.inference.executor import Executor
+from image_classifier.inference.machine import this_machine, usable_cores
+from image_classifier.inference.plan import measure_curve, plan_for
+from preprocessing import DecodeLimits, Preprocessing, to_input
+
+
+def open_for_serving(
+    root: Path, expected_digest: str, *, public_key: str | None, graphs: bool
+) -> Artifact:
+    """See `open_artifact`; with a key, the artifact must carry a signature of it.
+
+    Args:
+        public_key: Path of a PEM file, or None.
+
+    Raises:
+        ArtifactError: The artifact is damaged, or not signed by the key.
+    """
+    artifact = open_artifact(root, expected_digest, graphs=graphs)
+    if public_key is not None:
+        # Its library takes longer to import than all else here, and few starts need it.
+        from image_classifier.artifact.signature import verify_signature
+
+        verify_signature(artifact, Path(public_key))
+    return artifact
+
+
+class SelfCheckFailed(ArtifactError):
+    """This machine does not reproduce what was certified; the service must not start."""
+
+
+def golden_inputs(
+    samples: Iterable[GoldenSample], preprocessing: Preprocessing
+) -> npt.NDArray[np.generic]:
+    """Inputs of the golden samples, (n, H, W, C), proven to be those of the import.
+
+    Raises:
+        SelfCheckFailed: A sample gives other pixels than at import.
+    """
+    inputs = []
+    for sample in samples:
+        array = to_input(sample.data, preprocessing, DecodeLimits())
+        found = sha256_bytes(array.tobytes())
+        if found != sample.input_sha256:
+            raise SelfCheckFailed(
+                f"golden sample {sample.name}: preprocessing gives other pixels than at import "
+                f"(sha256 is {found}, expected {sample.input_sha256}); install the versions of "
+                "the requirements lock, or import the model again on this machine"
+            )
+        inputs.append(array)
+    return np.stack(inputs)
+
+
+def check_engine(
+    artifact: Artifact,
+    entry: EngineEntry,
+    executor: Executor,
+    inputs: npt.NDArray[np.generic],
+) -> None:
+    """Run the golden inputs at every compiled batch size and hold them to the certificate.
+
+    Raises:
+        SelfCheckFailed: An answer is not within the certificate's gates.
+    """
+    samples = artifact.golden_samples()
+    reference = np.stack([sample.logits for sample in samples])
+    class_ids = tuple(sample.class_id for sample in samples)
+    gates = gates_of(entry)
+    for how, logits in _ways(executor, inputs):
+        _, failure = certify(logits, reference, class_ids, entry.precision, gates)
+        if failure:
+            raise SelfCheckFailed(
+                f"engine {entry.name}, {how}: {failure}; this machine does not "
+                "reproduce the certificate: import the model again here, or set "
+                "CLASSIFIER_ENGINE to another engine"
+            )
+
+
+def _ways(
+    executor: Executor, inputs: npt.NDArray[np.generic]
+) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    """Every way a request can take, in words, and the logits of all inputs."""
+    for batch_size in executor.plan.batch_sizes:
+        logits = executor.run_in_parts(inputs, batch_size)
+        yield f"batch size {batch_size}", logits
+    if executor.plan.solo:
+        # Every fourth: the same graph was certified this way at import, and a start must be quick.
+        logits[::4] = executor.run_solo(inputs[::4])
+        yield "a lone image", logits
+
+
+def gates_of(entry: EngineEntry) -> Gates:
+    """The gates the engine passed at import."""
+    certificate = entry.certificate
+    return Gates(
+        fp32_tolerance=certificate.tolerance or Gates().fp32_tolerance,
+        min_agreement=certificate.required_agreement,
+        max_accuracy_loss=(
+            Gates().max_accuracy_loss
+            if certificate.max_accuracy_loss is None
+            else certificate.max_accuracy_loss
+        ),
+    )
+
+
+REMEASURE_SECONDS = 0.05
+"""Of one point of the curve, where the machine is not the one of the import: 15 points at most
+for two numbers of streams, so that a start takes about a second longer."""
+
+
+def load_executor(
+    artifact: Artifact, *, engine: str | None, budget_ms: float, deterministic: bool
+) -> Executor:
+    """Load, warm up and check the engine that serves.
+
+    Args:
+        engine: Name of a certified engine; None takes the plan's.
+        budget_ms: Latency an answer may take.
+        deterministic: One fixed batch shape for everything.
+
+    Raises:
+        ArtifactError: The engine cannot be loaded, or does not reproduce its certificate.
+    """
+    samples, preprocessing = artifact.golden_samples(), artifact.preprocessing()
+    with ThreadPoolExecutor(1, "golden") as pool:
+        # They are decoded while the engine is compiled: a start is quicker by a tenth of a second.
+        inputs = pool.submit(golden_inputs, samples, preprocessing)
+        record, signature = artifact.record, artifact.manifest.preprocessing
+        unnamed = record.plan.engine if record else artifact.manifest.engines[0].name
+        entry = artifact.manifest.engine(engine or unnamed)
+        load = open_graph(entry, artifact.root, signature.input_shape)
+        here = this_machine(_accelerator(entry, record))
+        measured = record if record and record.machine == here else None
+        plan = _plan(measured, entry.name, budget_ms, load, inputs.result)
+        if deterministic:
+            plan = plan.model_copy(update={"batch_sizes": plan.batch_sizes[:1], "solo": False})
+        executor = Executor(
+            load(plan),
+            plan,
+            signature,
+            artifact.manifest.num_classes,
+            solo=load(_alone(plan)) if plan.solo else None,
+        )
+    executor.warmup()
+    check_engine(artifact, entry, executor, inputs.result())
+    return executor
+
+
+def _alone(plan: Plan) -> Plan:
+    return plan.model_copy(update={"streams": 1, "batch_sizes": (1,)})
+
+
+def freeze_garbage() -> None:
+    """Leave all that was loaded out of garbage collection.
+
+    A full collection over what importing the libraries made stalls a process for 150 to
+    190 ms (measured with torch and bentoml 1.4.39): long beyond the budget of a request.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def _accelerator(entry: EngineEntry, record: ImportRecord | None) -> str | None:
+    """Name of the GPU the engine runs on, or None.
+
+    Raises:
+        EngineUnavailable: It was imported for a GPU and there is none. The CPU would do its work,
+            correctly and far too slowly.
+    """
+    accelerator = accelerator_of(entry.kind)
+    for_gpu = record is not None and record.machine.accelerator is not None
+    if for_gpu and entry.kind == "torchscript" and accelerator is None:
+        raise EngineUnavailable(
+            f"engine {entry.name}: the model was imported for a GPU and torch finds none; check "
+            "the driver and that this process may use the GPU, or import the model with "
+            "--device cpu"
+        )
+    return accelerator
+
+
+def _plan(
+    measured: ImportRecord | None,
+    engine: str,
+    budget_ms: float,
+    load: LoadEngine,
+    inputs: Callable[[], Batch],
+) -> Plan:
+    """How to run the engine: from what was measured on this machine, or measured here."""
+    if measured:
+        if (engine, budget_ms) == (measured.plan.engine, measured.budget_ms):
+            return measured.plan
+        if curve := measured.curve(engine):
+            return plan_for(engine, curve, budget_ms)
+    curve = measure_curve(
+        load, inputs(), usable_cores(), budget_ms=budget_ms, seconds=REMEASURE_SECONDS
+    )
+    return plan_for(engine, curve, budget_ms)

@@ -1,0 +1,98 @@
+"""The network with its normalisation inside, and the reference: its logits in eager fp32."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from image_classifier.artifact.manifest import PreprocessingEntry
+from importer.errors import ImportRefused
+
+
+class PixelsToLogits(nn.Module):
+    """What is exported: no caller can forget or double the normalisation.
+
+    The arithmetic is that of torchvision's ToTensor and Normalize, in the same order:
+    x / 255, minus mean, divided by std, all in float32.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, network: nn.Module, signature: PreprocessingEntry) -> None:
+        super().__init__()
+        self.network = network
+        self.signature = signature
+        self.normalises = signature.mean is not None and signature.std is not None
+        if signature.mean is not None and signature.std is not None:
+            self.register_buffer("mean", torch.tensor(signature.mean).view(1, -1, 1, 1))
+            self.register_buffer("std", torch.tensor(signature.std).view(1, -1, 1, 1))
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        """Logits (n, classes) of a batch (n, H, W, C), uint8 in [0, 255] or ready float32."""
+        pixels = batch.permute(0, 3, 1, 2)  # (n, C, H, W)
+        if self.normalises:
+            pixels = (pixels.to(torch.float32) / 255 - self.mean) / self.std
+        logits: torch.Tensor = self.network(pixels)
+        return logits
+
+
+def reference_logits(
+    network: nn.Module, inputs: npt.NDArray[np.generic]
+) -> npt.NDArray[np.float32]:
+    """Logits of the research pipeline.
+
+    Args:
+        network: `PixelsToLogits` in evaluation mode.
+        inputs: Golden inputs, shape (n, H, W, C).
+
+    Returns:
+        float32, shape (n, classes).
+
+    One image and one thread at a time, so that a second import computes the same bits: sums
+    are ordered differently for other batch sizes and thread counts.
+
+    Raises:
+        ImportRefused: The network does not answer with one finite row of logits a picture.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            rows = [_row(network, inputs[index : index + 1]) for index in range(len(inputs))]
+    finally:
+        torch.set_num_threads(threads)
+    logits = np.concatenate(rows)
+    if not np.isfinite(logits).all():
+        raise ImportRefused(
+            "network: its logits on the golden images contain NaN or infinity; "
+            "check the weights and the preprocessing"
+        )
+    if _are_probabilities(logits):
+        raise ImportRefused(
+            "network: its outputs on the golden images are probabilities, expected logits; leave "
+            "its softmax out, else the service would apply another one"
+        )
+    return logits
+
+
+def _are_probabilities(logits: npt.NDArray[np.float32]) -> bool:
+    sums = logits.sum(axis=1, dtype=np.float64)
+    return logits.shape[1] > 1 and bool((logits >= 0).all() and (np.abs(sums - 1) < 1e-3).all())
+
+
+def _row(network: nn.Module, batch: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+    try:
+        output = network(torch.from_numpy(np.array(batch)))  # a copy: pictures may be read-only
+    except RuntimeError as error:  # torch's one error for shapes that do not fit
+        raise ImportRefused(
+            f"network: rejects an input of shape {tuple(batch.shape[1:])} (H, W, C): {error}; "
+            "check that the preprocessing is the one of this network"
+        ) from error
+    if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != 1:
+        found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise ImportRefused(
+            f"network: its output is {found}, expected one tensor (1, classes); "
+            "wrap it so that it returns the logits alone"
+        )
+    return np.asarray(output.float().numpy())

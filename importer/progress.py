@@ -1,0 +1,38 @@
+"""What a person sees while an import runs."""
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+from rich.console import Console
+
+
+class Progress(Protocol):
+    """Told what is being done."""
+
+    def note(self, text: str) -> None:
+        """Something worth knowing about the step."""
+
+    def step(self, title: str) -> AbstractContextManager[None]:
+        """A step, for as long as it takes."""
+
+
+class TerminalProgress:
+    """One line a step, with its duration, on standard error."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._console = Console(stderr=True, quiet=quiet, highlight=False)
+
+    def note(self, text: str) -> None:
+        """See `Progress`."""
+        self._console.print(f"  {text}", style="dim", markup=False)
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[None]:
+        """See `Progress`."""
+        started = time.perf_counter()
+        with self._console.status(title):
+            yield
+        seconds = time.perf_counter() - started
+        self._console.print(f"✓ {title} ({seconds:.1f} s)", markup=False)

@@ -1,0 +1,218 @@
+"""What a person or a program reads of an artifact."""
+
+import json
+import sys
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from image_classifier.artifact.artifact import Artifact
+from image_classifier.artifact.format import file_names
+from image_classifier.artifact.manifest import (
+    EngineEntry,
+    Manifest,
+    PreprocessingEntry,
+    describe_geometry,
+)
+from image_classifier.artifact.record import EngineAttempt, ImportRecord
+from image_classifier.inference.plan import best_point
+
+
+def print_summary(tag: str, known: bool, record: ImportRecord, manifest: Manifest) -> None:
+    """The table of engines and the tag, on standard output."""
+    console = Console(highlight=False)
+    table = Table(box=None, pad_edge=False)
+    for title in ("engine", "max |Δlogit|", "top-1 agreement", "batch 1", "best", "verdict"):
+        table.add_column(title, justify="left" if title in ("engine", "verdict") else "right")
+    for attempt in record.attempts:
+        table.add_row(*_cells(attempt, record.plan.engine, record.budget_ms))
+    console.print(table)
+    for attempt in record.attempts:
+        if attempt.reason:
+            console.print(f"{attempt.engine}: {attempt.reason}", markup=False, soft_wrap=True)
+    plan = record.plan
+    console.print(
+        f"\nserves with {plan.engine}: {plan.streams} streams, {plan.threads} threads, "
+        f"batch sizes {', '.join(map(str, plan.batch_sizes))}"
+        f"{', a lone image on all threads' if plan.solo else ''}; "
+        f"{len(manifest.golden)} golden samples",
+        soft_wrap=True,
+    )
+    console.print(f"{'already in the store' if known else 'imported'}: {tag}", style="bold")
+
+
+def _cells(attempt: EngineAttempt, chosen: str, budget_ms: float) -> Sequence[str]:
+    single = [point for point in attempt.curve if point.batch_size == 1]
+    fastest = min(single, key=lambda point: point.latency_ms, default=None)
+    best = best_point(attempt.engine, attempt.curve, budget_ms) if attempt.curve else None
+    difference, agreement = attempt.max_logit_difference, attempt.top1_agreement
+    return (
+        attempt.engine,
+        "–" if difference is None else f"{difference:.2g}",
+        "–" if agreement is None else f"{agreement:.1%}",
+        "–" if fastest is None else f"{fastest.latency_ms:.2f} ms",
+        "–" if best is None else f"{best.images_per_s:.0f}/s",
+        "chosen" if attempt.engine == chosen else attempt.verdict,
+    )
+
+
+def print_json(value: object) -> None:
+    """One JSON document on standard output."""
+    json.dump(value, sys.stdout, indent=2, sort_keys=True)
+    sys.stdout.write("\n")
+
+
+def print_artifact(tag: str, artifact: Artifact) -> None:
+    """Manifest and import record as a page."""
+    manifest = artifact.manifest
+    labels = artifact.labels()
+    size = sum(artifact.path_of(name).stat().st_size for name in file_names(artifact.root))
+    known = sum(entry.class_id is not None for entry in manifest.golden)
+    golden = f"{len(manifest.golden)}, {known} with a known class"
+    facts = [
+        ("model", tag),
+        ("manifest sha256", artifact.digest),
+        ("network", str(manifest.architecture or "a graph as it was given (original/)")),
+        ("classes", f"{manifest.num_classes}: {', '.join(labels[:3])}{', …' * (len(labels) > 3)}"),
+        *_preprocessing_facts(manifest.preprocessing),
+        ("golden samples", golden),
+        ("reference", _reference(manifest)),
+        ("versions", ", ".join(f"{name} {value}" for name, value in manifest.versions.items())),
+        ("files", f"{len(manifest.files)}, {size / 1e6:.1f} MB"),
+    ]
+    if artifact.record is not None:
+        facts += _record_facts(artifact.record)
+    _print_facts(facts)
+    _print_engines(manifest.engines)
+
+
+def print_verification(tag: str, rows: Iterable[EngineAttempt]) -> None:
+    """What became of each certificate on this machine."""
+    table = _table("engine", "max |Δlogit|", "top-1 agreement", "verdict")
+    reasons = []
+    for row in rows:
+        difference, agreement = row.max_logit_difference, row.top1_agreement
+        table.add_row(
+            row.engine,
+            "–" if difference is None else f"{difference:.2g}",
+            "–" if agreement is None else f"{agreement:.1%}",
+            row.verdict,
+        )
+        reasons += [f"{row.engine}: {row.reason}"] if row.reason else []
+    console = Console(highlight=False)
+    console.print(table)
+    for reason in reasons:
+        console.print(reason, markup=False, soft_wrap=True)
+    console.print(f"verified: {tag}" if not reasons else f"not verified: {tag}", markup=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListRow:
+    """One line of the list.
+
+    Attributes:
+        problem: Why it cannot be described; None where it can.
+    """
+
+    tag: str
+    classes: int | None = None
+    engines: tuple[str, ...] = ()
+    imported_at: str | None = None
+    problem: str | None = None
+
+
+def print_list(rows: Iterable[ListRow]) -> None:
+    """One line an artifact, and below one for each that cannot be described."""
+    table = _table("tag", "classes", "engines", "imported")
+    problems = []
+    for row in rows:
+        engines = ", ".join(row.engines) or "–"
+        imported = printable(row.imported_at or "–")
+        table.add_row(Text(printable(row.tag)), str(row.classes or "–"), engines, Text(imported))
+        problems += [printable(f"{row.tag}: {row.problem}")] if row.problem else []
+    console = Console(highlight=False)
+    console.print(table)
+    for problem in problems:
+        console.print(problem, markup=False, soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """`text` without control characters: it may come from another machine, and terminals obey."""
+    return "".join("·" if unicodedata.category(mark).startswith("C") else mark for mark in text)
+
+
+def _preprocessing_facts(entry: PreprocessingEntry) -> list[tuple[str, str]]:
+    height, width, channels = entry.input_shape
+    source = f"class {entry.class_name} in {entry.file}"
+    if entry.spec is not None:
+        resize = entry.spec.resize
+        filtered = "" if resize is None else f", {resize.interpolation} ({resize.backend})"
+        source = f"{describe_geometry(entry.spec)}{filtered}"
+    does = "applied" if entry.decode.exif_orientation else "ignored"
+    return [
+        ("preprocessing", source),
+        ("decoding", f"{entry.decode.mode}, EXIF orientation {does}, alpha {entry.decode.alpha}"),
+        ("input", f"{height}×{width}×{channels} {entry.input_dtype}"),
+        ("normalisation", "in the class" if entry.mean is None else _normalisation(entry)),
+    ]
+
+
+def _normalisation(entry: PreprocessingEntry) -> str:
+    return f"mean {list(entry.mean or ())}, std {list(entry.std or ())}, in the graph"
+
+
+def _reference(manifest: Manifest) -> str:
+    if manifest.reference == "given":
+        return "the numbers given with --reference"
+    return "eager fp32 torch at import" if manifest.architecture else "the original graph, fp32"
+
+
+def _record_facts(record: ImportRecord) -> list[tuple[str, str]]:
+    plan, machine = record.plan, record.machine
+    sizes = ", ".join(map(str, plan.batch_sizes))
+    return [
+        ("imported", f"{record.imported_at} with: {record.command}"),
+        ("program", record.source_commit or "not from a git checkout"),
+        ("measured on", f"{machine.cpu}, {machine.cores} cores, {machine.accelerator or 'no GPU'}"),
+        (
+            "plan",
+            f"{plan.engine}: {plan.streams} streams, {plan.threads} threads, batch sizes {sizes}, "
+            f"{'a lone image on all threads, ' if plan.solo else ''}"
+            f"{1e3 / plan.image_ms:.0f} images/s",
+        ),
+    ]
+
+
+def _print_facts(facts: Sequence[tuple[str, str]]) -> None:
+    width = max(len(name) for name, _ in facts)
+    console = Console(highlight=False)
+    for name, value in facts:
+        console.print(f"{name:<{width}}  {printable(value)}", markup=False, soft_wrap=True)
+
+
+def _print_engines(engines: Iterable[EngineEntry]) -> None:
+    table = _table("engine", "max |Δlogit|", "top-1 agreement", "required", "accuracy", "reference")
+    for entry in engines:
+        proof = entry.certificate
+        table.add_row(
+            entry.name,
+            f"{proof.max_logit_difference:.2g}",
+            f"{proof.top1_agreement:.1%}",
+            f"{proof.required_agreement:.1%}",
+            "–" if proof.accuracy is None else f"{proof.accuracy:.1%}",
+            "–" if proof.reference_accuracy is None else f"{proof.reference_accuracy:.1%}",
+        )
+    console = Console(highlight=False)
+    console.print()
+    console.print(table)
+
+
+def _table(*titles: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for title in titles:
+        table.add_column(title, overflow="fold", no_wrap=title != "engines")
+    return table
