@@ -41,9 +41,7 @@ def png(
     Rows are written as they are, and declared as filtered by `filters`, used in turn.
     """
     header = struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, interlace)
-    packed = pack(
-        b"".join(bytes([filters[y % len(filters)]]) + row for y, row in enumerate(rows))
-    )
+    packed = pack(b"".join(bytes([filters[y % len(filters)]]) + row for y, row in enumerate(rows)))
     return (
         b"\x89PNG\r\n\x1a\n"
         + png_chunk(b"IHDR", header)

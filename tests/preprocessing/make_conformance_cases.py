@@ -117,13 +117,19 @@ def png_cases() -> Named:
     whole = noise_png((20, 20), 8, PNG_RGB)
     yield "png-bytes-after-end", whole + b"after the end"
     yield "png-cut-short", whole[:-100]
+    yield "png-one-pixel", noise_png((1, 1), 8, PNG_RGB)
+    yield "png-too-long", noise_png((2, 301), 8, PNG_GREY)
 
 
-def size_cases() -> Named:
-    for width, height in ((1, 1), (7, 9), (64, 8), (8, 63), (255, 257), (256, 256), (331, 258)):
-        yield f"png-{width}x{height}", noise_png((width, height), 1, PNG_GREY)
-    yield "png-433x579", noise_png((433, 579), 1, PNG_PALETTE, png_chunk(b"PLTE", b"\x10 0@P\xf0"))
-    yield "png-2x301-too-long", noise_png((2, 301), 8, PNG_GREY)
+def input_cases() -> Named:
+    """Sizes that scale up, down and not at all, with every rounding of resize and crop."""
+    for width, height in ((7, 9), (29, 9), (8, 27), (255, 257), (256, 256), (331, 258)):
+        yield f"{width}x{height}", noise_png((width, height), 1, PNG_GREY)
+    two = png_chunk(b"PLTE", noise("two colours", 6))
+    yield "289x301", noise_png((289, 301), 1, PNG_PALETTE, two)
+    yield "rgb", noise_png((22, 18), 8, PNG_RGB)
+    yield "grey", noise_png((19, 24), 8, PNG_GREY)
+    yield "alpha", noise_png((21, 18), 8, PNG_RGBA)
 
 
 def bmp_cases() -> Named:
@@ -182,7 +188,6 @@ def jpeg_cases() -> Named:
     yield "jpeg-xmp-orientation6", jpeg_with_segment(small, 0xE1, packet)
     profile = b"ICC_PROFILE\0\1\1" + ICC_PROFILE
     yield "jpeg-profile", jpeg_with_segment(small, 0xE2, profile)
-    yield "jpeg-640x481", encoded(gradient((640, 481)), "JPEG", quality=80)
     yield "jpeg-cut-short", small[: len(small) // 2]
 
 
@@ -202,13 +207,19 @@ def webp_cases() -> Named:
 
 def lossless_cases() -> dict[str, bytes]:
     """Files that do not depend on an encoder of others."""
-    made = [*png_cases(), *size_cases(), *bmp_cases(), *gif_cases(), ("text", b"not an image")]
-    return dict(made)
+    decoded = [*png_cases(), *bmp_cases(), *gif_cases(), ("text", b"not an image")]
+    return {
+        **{f"decode/{name}": data for name, data in decoded},
+        **{f"input/{name}": data for name, data in input_cases()},
+    }
 
 
 def lossy_cases() -> dict[str, bytes]:
     """Files that the encoders of this Pillow write."""
-    return dict([*jpeg_cases(), *webp_cases()])
+    return {
+        **{f"decode/{name}": data for name, data in (*jpeg_cases(), *webp_cases())},
+        "input/jpeg-500x375": encoded(gradient((500, 375)), "JPEG", quality=60),
+    }
 
 
 def write(path: Path) -> None:
