@@ -23,8 +23,8 @@ from importer.preprocessing_source import (
     published_spec,
 )
 from preprocessing import DecodeLimits, Preprocessing, to_input
+from preprocessing.decode import upright_turn
 from preprocessing.errors import ImageRejected
-from preprocessing.orientation import upright_turn
 
 CLASSES_FROM = {
     "csv": "the table",
