@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from errors import ClientVisibleError
+from errors import ClientVisibleError, Overloaded
+from inference.admission import Reservation
 from inference.engines import Batch, Logits
 from inference.executor import EngineFault
 
@@ -40,6 +41,7 @@ class _Waiting:
     inputs: npt.NDArray[np.generic]
     answer: asyncio.Future[Inference]
     since: float
+    reservation: Reservation | None
 
 
 class Batcher:
@@ -47,8 +49,8 @@ class Batcher:
 
     What arrives while all streams are busy forms the next batch, in order of arrival, up to
     `max_batch_size`. A failing batch is run again item by item, once, so that one poisonous
-    input fails alone. An input whose caller was cancelled before its batch started is not
-    run.
+    input fails alone. An input whose caller was cancelled, or whose reservation expired, before
+    its batch started is not run.
 
     Belongs to one event loop; not thread-safe.
 
@@ -78,14 +80,19 @@ class Batcher:
         """Whether nothing waits."""
         return not self._waiting
 
-    async def submit(self, inputs: npt.NDArray[np.generic]) -> Inference:
+    async def submit(
+        self, inputs: npt.NDArray[np.generic], reservation: Reservation | None = None
+    ) -> Inference:
         """Run one input, shape (H, W, C), with whatever else is waiting.
 
         Raises:
+            Overloaded: The reservation expired before the input's batch started.
             Exception: What `run_batch` raised for this input alone.
         """
         answer: asyncio.Future[Inference] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(inputs=inputs, answer=answer, since=self._clock()))
+        self._waiting.append(
+            _Waiting(inputs=inputs, answer=answer, since=self._clock(), reservation=reservation)
+        )
         self._start_batches()
         return await answer
 
@@ -94,7 +101,14 @@ class Batcher:
             batch: list[_Waiting] = []
             while self._waiting and len(batch) < self._max_batch_size:
                 item = self._waiting.popleft()
-                if not item.answer.done():  # done means its caller was cancelled
+                if item.answer.done():  # its caller was cancelled
+                    continue
+                try:
+                    if item.reservation is not None:
+                        item.reservation.refuse_if_expired()
+                except Overloaded as error:
+                    _fail(item, error)
+                else:
                     batch.append(item)
             if batch:
                 task = asyncio.get_running_loop().create_task(self._answer(batch))
