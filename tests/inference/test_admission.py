@@ -56,16 +56,15 @@ def admitted_at_once(door: Admission) -> int:
 
 
 def overloaded(clock: Clock) -> Admission:
-    """100 requests a second can be answered, 150 came for 2 s."""
+    """Where for 2 s a queue stood and 150 requests a second came, when 100 can be answered."""
     door = admission(clock)
-    entered(door, 7)
-    for number in range(300):
+    door.in_flight = 12
+    for _ in range(300):
         clock.seconds += 1 / 150
-        if number % 3:
-            door.in_flight -= 1
-        with pytest.raises(Overloaded) if door.in_flight > 9 else ExitStack():
-            entered(door, 1)
+        with pytest.raises(Overloaded):
+            door.refuse_if_overloaded()
     assert door.overloaded
+    door.in_flight = 0
     return door
 
 
@@ -87,10 +86,8 @@ def test_those_who_would_wait_too_long_are_refused() -> None:
 
 
 def test_during_overload_only_those_within_the_shorter_wait_are_let_in() -> None:
-    door = overloaded(Clock())
-    door.in_flight = 0
-
-    assert admitted_at_once(door) == 6
+    # They wait 0, 10, … 50 ms.
+    assert admitted_at_once(overloaded(Clock())) == 6
 
 
 @pytest.mark.parametrize("parallel", [1, 4])
@@ -160,7 +157,7 @@ def test_work_that_found_a_free_place_does_not_expire() -> None:
 )
 def test_a_refused_client_learns_when_to_come_back(in_flight: int, seconds: int) -> None:
     door = admission(max_in_flight=in_flight, max_wait_ms=1e6, answer_interval_ms=300)
-    entered(door, in_flight)
+    door.in_flight = in_flight
     with pytest.raises(Overloaded) as refused, door.reserve():
         pass
 
@@ -169,7 +166,7 @@ def test_a_refused_client_learns_when_to_come_back(in_flight: int, seconds: int)
 
 def test_the_more_are_refused_the_later_they_are_told_to_come_back() -> None:
     door = admission(max_in_flight=1)
-    entered(door, 1)
+    door.in_flight = 1
     for _ in range(299):
         with pytest.raises(Overloaded), door.reserve():
             pass
@@ -192,7 +189,7 @@ def test_the_log_names_the_limit_and_its_setting_once_in_ten_seconds(
 ) -> None:
     clock = Clock()
     door = admission(clock, **changes)
-    entered(door, 2 if "max_in_flight" in changes else 1)
+    door.in_flight = 2 if "max_in_flight" in changes else 1
     for _ in range(50):
         clock.seconds += 0.3
         with pytest.raises(Overloaded):
@@ -232,5 +229,5 @@ def test_what_a_slow_moment_taught_is_forgotten_though_nothing_waits_any_more() 
             pass
 
     assert slow > 30
-    entered(door, 1)
+    door.in_flight = 1
     assert door.estimated_wait_ms() == pytest.approx(10, rel=0.01)
