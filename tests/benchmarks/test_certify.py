@@ -74,6 +74,9 @@ def test_saturation_is_certified_without_refusals_and_the_rate_as_it_serves(
         subject, LoadPlan(name="certify", cases=(), slice_s=0.2, longest_probe=1)
     )
 
-    assert started == [{"CLASSIFIER_MAX_WAIT_MS": "5000"}, {}]
+    assert started == [
+        {"CLASSIFIER_MAX_WAIT_MS": "5000", "CLASSIFIER_OVERLOAD_WAIT_MS": "5000"},
+        {},
+    ]
     assert certificate.saturated_per_s > 0
     assert certificate.highest_rate_per_s == 0

@@ -134,9 +134,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np
-from artifact.manifest import EngineGraph
-from artifact.record import Plan
-from inference.engines import open_graph
+from image_classifier.artifact.manifest import EngineGraph
+from image_classifier.artifact.record import Plan
+from image_classifier.inference.engines.load import open_graph
 
 folder, runs = Path(sys.argv[1]), int(sys.argv[2])
 inputs, expected = np.load(folder / "inputs.npy"), np.load(folder / "expected.npy")

@@ -11,8 +11,8 @@ from tests.service.places import Place
 PROGRAM = """
 import sys, threading
 import numpy as np
-from artifact.opened import open_artifact
-from inference.engines import open_graph
+from image_classifier.artifact.artifact import open_artifact
+from image_classifier.inference.engines.load import open_graph
 from pathlib import Path
 
 sys.setswitchinterval(1e-6)  # many chances for the threads to meet
