@@ -1,5 +1,6 @@
 """File bytes → model input. Pure: knows neither HTTP nor the model."""
 
+from preprocessing.conformance import conformance_cases, conformance_digests, differing_cases
 from preprocessing.decode import decode_image
 from preprocessing.errors import PreprocessingBug, SpecError
 from preprocessing.interface import Preprocessing
@@ -20,7 +21,10 @@ __all__ = [
     "SpecError",
     "SpecPreprocessing",
     "Step",
+    "conformance_cases",
+    "conformance_digests",
     "decode_image",
+    "differing_cases",
     "load_preprocessing",
     "to_input",
     "trace",
