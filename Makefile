@@ -11,7 +11,7 @@ EXAMPLE := examples/digits
 export BENTOML_DO_NOT_TRACK := True
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup import serve test lint types check bento verify-rebuild verify-bento image image-test validate lock lock-check certify bench bench-quick clean
+.PHONY: help setup import serve test test-fast test-all lint types check bento verify-rebuild verify-bento image image-test validate lock lock-check certify bench bench-quick clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -42,6 +42,12 @@ serve: $(READY) | model.lock ## serve the locked model (the example, if none is 
 
 test: $(READY) ## run the tests
 	@$(BIN)/python -m pytest
+
+test-fast: $(READY) ## run the tests that start no server
+	@$(BIN)/python -m pytest -m "not slow and not all"
+
+test-all: $(READY) ## run all tests: also families of networks, builds, images, fuzzing
+	@$(BIN)/python -m pytest -m "all or not all"
 
 lint: $(READY) ## ruff
 	@$(BIN)/ruff check .

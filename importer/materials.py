@@ -32,8 +32,8 @@ from preprocessing import (
     SpecPreprocessing,
     to_input,
 )
+from preprocessing.decode import upright_turn
 from preprocessing.errors import ImageRejected
-from preprocessing.orientation import upright_turn
 
 OWN_PREPROCESSING = "preprocessing/own"
 

@@ -12,7 +12,7 @@ from importer.errors import ImportRefused
 from importer.materials import Materials
 from importer.pixels_to_logits import reference_logits
 from preprocessing import DecodeLimits, decode_image
-from preprocessing.pipeline import image_to_input
+from preprocessing.user_class import image_to_input
 
 JUDGED_AS: Precision = "int8"
 """The gates of reduced precision apply: agreement of the top-1 and loss of accuracy."""

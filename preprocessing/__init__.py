@@ -3,13 +3,11 @@
 from preprocessing.conformance import conformance_cases, conformance_digests, differing_cases
 from preprocessing.decode import decode_image
 from preprocessing.errors import PreprocessingBug, SpecError
-from preprocessing.interface import Preprocessing
-from preprocessing.loading import load_preprocessing
-from preprocessing.pipeline import to_input
-from preprocessing.rules import DecodeLimits, DecodeRules
-from preprocessing.spec import PreprocessingSpec, Resize
+from preprocessing.limits import DecodeLimits
+from preprocessing.spec import DecodeRules, PreprocessingSpec, Resize
 from preprocessing.trace import Step, trace
-from preprocessing.transform import SpecPreprocessing
+from preprocessing.transform import SpecPreprocessing, to_input
+from preprocessing.user_class import Preprocessing, load_preprocessing
 
 __all__ = [
     "DecodeLimits",

@@ -20,9 +20,9 @@ import numpy as np
 
 from preprocessing.decode import decode_image
 from preprocessing.errors import ImageRejected, PreprocessingBug
-from preprocessing.interface import Preprocessing
-from preprocessing.pipeline import to_input
-from preprocessing.rules import DecodeLimits
+from preprocessing.limits import DecodeLimits
+from preprocessing.transform import to_input
+from preprocessing.user_class import Preprocessing
 
 CASES_FILE = Path(__file__).with_name("conformance_cases.zip")
 
@@ -84,5 +84,5 @@ def _outcome(case: Case, preprocessing: Preprocessing, limits: DecodeLimits) -> 
     except PreprocessingBug as error:
         return f"raised:{type(error.__cause__ or error).__name__}"
     digest = hashlib.sha256(f"{array.dtype} {array.shape}\n".encode())
-    digest.update(array)
+    digest.update(array.data)
     return digest.hexdigest()

@@ -1,5 +1,6 @@
-"""Writes preprocessing/conformance_cases.zip: `python -m tests.preprocessing.make_conformance_cases`.
+"""Writes the files that `preprocessing.conformance` compares.
 
+`python -m tests.preprocessing.make_conformance_cases` writes them.
 Lossless files are made by our own encoders from pseudo-random bytes and are the same on every
 machine. JPEG and WebP files that the archive already has are kept as they are, because another
 version of the encoders would write other bytes. A published case is never changed: a changed
