@@ -34,8 +34,8 @@ from image_classifier.inference.pipeline import (
 )
 from image_classifier.inference.runner import from_runner
 from image_classifier.inference.startup import (
+    check_preprocessing,
     freeze_garbage,
-    golden_inputs,
     load_executor,
     open_for_serving,
 )
@@ -68,7 +68,11 @@ with all calls in flight, which fail; these numbers mean never (BentoML issue 55
 def opened(*, graphs: bool) -> Artifact:
     """The artifact of the lock, verified once a process; `graphs` as there."""
     return open_for_serving(
-        MODEL_ROOT, LOCK.manifest_sha256, public_key=SETTINGS.public_key, graphs=graphs
+        MODEL_ROOT,
+        LOCK.manifest_sha256,
+        LOCK.evidence_sha256,
+        public_key=SETTINGS.public_key,
+        graphs=graphs,
     )
 
 
@@ -113,7 +117,7 @@ class ModelRunner:
     @bentoml.api
     def loaded(self) -> dict[str, Any]:
         """The engine this process runs, and how."""
-        return engine_card(opened(graphs=True).manifest, self.executor.plan)
+        return engine_card(opened(graphs=True).evidence, self.executor.plan)
 
 
 class EdgeService(Service[Any]):
@@ -171,7 +175,7 @@ class ImageClassifier:
         self._labels = self._artifact.labels()
         preprocessing = self._artifact.preprocessing()
         if not EMBEDDED:  # embedded, loading the executor has checked it
-            golden_inputs(self._artifact.golden_samples(), preprocessing)
+            check_preprocessing(self._artifact, preprocessing)
         self.metrics = RequestMetrics()
         to_input = functools.partial(
             preprocess, preprocessing=preprocessing, limits=_decode_limits()

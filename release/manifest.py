@@ -16,6 +16,7 @@ class ModelReference(FrozenModel):
 
     tag: str
     manifest_sha256: Digest
+    evidence_sha256: Digest
 
 
 class BentoManifest(FrozenModel):

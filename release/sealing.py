@@ -46,7 +46,7 @@ def seal(root: Path, source_commit: str | None) -> BentoManifest:
         name=description["name"],
         version=version,
         digest=digest,
-        model=ModelReference(tag=lock.tag, manifest_sha256=lock.manifest_sha256),
+        model=ModelReference(**lock.model_dump(exclude={"schema_version"})),
         source_commit=source_commit,
         files=sha256_tree(root, names),
     )

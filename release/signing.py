@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from image_classifier.artifact.artifact import Artifact, open_artifact
-from image_classifier.artifact.format import MANIFEST_NAME, SIGNATURE_NAME, UNDIGESTED, sha256_bytes
+from image_classifier.artifact.format import SIGNATURE_NAME, UNPINNED, sha256_bytes
 from image_classifier.artifact.signature import (
     HASHES,
     PAYLOAD_TYPE,
@@ -63,7 +63,7 @@ def sign_artifact(folder: Path, lock: ModelLock, private: Path) -> Path:
         ArtifactError: The artifact is damaged.
         ReleaseError: The key cannot be used.
     """
-    artifact = open_artifact(folder, lock.manifest_sha256)
+    artifact = open_artifact(folder, lock.manifest_sha256, lock.evidence_sha256)
     try:
         key = load_pem_private_key(private.read_bytes(), password=None)
     except (OSError, ValueError, TypeError) as error:
@@ -78,7 +78,7 @@ def sign_artifact(folder: Path, lock: ModelLock, private: Path) -> Path:
 
 
 def _statement(artifact: Artifact, name: str) -> bytes:
-    files = {**artifact.manifest.files, MANIFEST_NAME: artifact.digest}
+    files = artifact.pinned_files()
     digests = [files[one] for one in sorted(files)]
     root = sha256_bytes(b"".join(bytes.fromhex(digest) for digest in digests))
     value = {
@@ -90,7 +90,7 @@ def _statement(artifact: Artifact, name: str) -> bytes:
                 "method": "files",
                 "hash_type": "sha256",
                 "allow_symlinks": False,
-                "ignore_paths": sorted(UNDIGESTED - {MANIFEST_NAME}),
+                "ignore_paths": sorted(UNPINNED),
             },
             "resources": [
                 {"name": one, "algorithm": "sha256", "digest": files[one]} for one in sorted(files)

@@ -62,4 +62,4 @@ def _verify_model(folder: Path, manifest: BentoManifest) -> None:
         raise ReleaseError(f"{path}: not found; containerize the bento again")
     if sha256_bytes(path.read_bytes()) != manifest.model.manifest_sha256:
         raise ReleaseError(f"{path}: not the model of {MANIFEST_NAME}; containerize again")
-    open_artifact(folder, manifest.model.manifest_sha256)
+    open_artifact(folder, manifest.model.manifest_sha256, manifest.model.evidence_sha256)

@@ -7,6 +7,7 @@ brings 30 packages for keyless signing. tests/release compares both ways where i
 
 import base64
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from image_classifier.artifact.artifact import Artifact
 from image_classifier.artifact.format import (
-    MANIFEST_NAME,
-    SIGNATURE_NAME,
     ArtifactError,
     describe_differences,
     sha256_bytes,
@@ -35,18 +33,18 @@ HASHES: dict[str, hashes.HashAlgorithm] = {
 """Curves of the specification, each with its digest."""
 
 
-def verify_signature(artifact: Artifact, public_key: Path) -> None:
+def verify_signature(path: Path, files: Mapping[str, str], public_key: Path) -> None:
     """Check that the owner of a key signed exactly the files of an artifact.
 
     Args:
-        artifact: Opened, so that its files are known to match its manifest.
+        path: The signature, model.sig.
+        files: sha256 of each file of the opened artifact, by name; see `Artifact.pinned_files`.
         public_key: PEM file of an elliptic-curve key.
 
     Raises:
         ArtifactError: No signature, one of another key, or one of other files.
     """
     key = _load_key(public_key)
-    path = artifact.path_of(SIGNATURE_NAME)
     try:
         bundle = path.read_bytes()
     except OSError as error:
@@ -55,8 +53,7 @@ def verify_signature(artifact: Artifact, public_key: Path) -> None:
             "sign it (python -m release sign) or unset the key"
         ) from error
     signed = _signed_files(bundle, key, path)
-    actual = {**artifact.manifest.files, MANIFEST_NAME: artifact.digest}
-    if differences := describe_differences(signed, actual):
+    if differences := describe_differences(signed, files):
         raise ArtifactError(
             f"{path}: the signature is of other files: {differences[0]}; "
             "fetch the model again or sign this one"

@@ -4,7 +4,7 @@ from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from image_classifier.artifact.artifact import Artifact
-from image_classifier.artifact.manifest import Manifest
+from image_classifier.artifact.evidence import Evidence
 from image_classifier.artifact.record import Plan
 from image_classifier.artifact.store import ModelLock
 
@@ -54,9 +54,9 @@ ERRORS = {
 }
 
 
-def engine_card(manifest: Manifest, plan: Plan) -> dict[str, Any]:
+def engine_card(evidence: Evidence, plan: Plan) -> dict[str, Any]:
     """The engine that runs, its certificate, and the plan it runs by."""
-    entry = manifest.engine(plan.engine)
+    entry = evidence.engine(plan.engine)
     return {
         "name": entry.name,
         "precision": entry.precision,
@@ -73,16 +73,9 @@ def model_card(
     lock: ModelLock, artifact: Artifact, engine: dict[str, Any], topology: str
 ) -> dict[str, Any]:
     """The whole card; `engine` as made by `engine_card` in the process that runs it."""
-    manifest = artifact.manifest
     return {
         "model": {"tag": lock.tag, "digest": lock.manifest_sha256},
-        "name": manifest.name,
-        "labels": list(artifact.labels()),
-        "architecture": None if manifest.architecture is None else str(manifest.architecture),
-        "preprocessing": manifest.preprocessing.model_dump(mode="json"),
-        "golden_samples": len(manifest.golden),
-        "reference": manifest.reference,
-        "versions": manifest.versions,
+        **artifact.describe(),
         "engine": engine,
         "topology": topology,
         "slo": None if artifact.slo is None else artifact.slo.model_dump(mode="json"),
