@@ -45,7 +45,7 @@ def test_saturation_is_certified_without_refusals_and_the_rate_as_it_serves(
     root.mkdir()
     artifact = open_artifact(root, write_artifact(root))
     plan = Plan(
-        engine=artifact.manifest.engines[0].name,
+        engine=artifact.evidence.engines[0].name,
         streams=1,
         threads=1,
         batch_sizes=(1,),
