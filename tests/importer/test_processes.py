@@ -51,7 +51,9 @@ def test_another_process_in_another_folder_makes_the_same_artifact(
     result = json.loads(done.stdout)
     assert result["tag"] == f"digits:{digits_folder.name}"
     assert [one["verdict"] for one in result["record"]["attempts"]] == ["passed", "passed"]
-    assert read_lock(tmp_path / "model.lock").manifest_sha256 == result["manifest_sha256"]
+    lock = read_lock(tmp_path / "model.lock")
+    assert lock.manifest_sha256 == result["manifest_sha256"]
+    assert lock.evidence_sha256 == result["evidence_sha256"]
     folder = tmp_path / "bentoml" / "models" / "digits" / digits_folder.name
     assert open_artifact(folder, result["manifest_sha256"]).record is not None
     assert not list((tmp_path / "bentoml").rglob("*.pyc"))
