@@ -1,4 +1,4 @@
-"""A built bento made final: version from the content, fixed times and modes, manifest, SBOM."""
+"""The last step of a build: content version, fixed times and modes, manifest, SBOM."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from artifact.digests import file_names, sha256_tree
 from artifact.lock import LOCK_NAME, read_lock
-from release.content import (
+from tools.release.content import (
     BENTO_YAML,
     FIXED_EPOCH_S,
     MANIFEST_NAME,
@@ -17,19 +17,16 @@ from release.content import (
     description_bytes,
     read_description,
 )
-from release.locks import read_requirements
-from release.manifest import BentoManifest, ModelReference
-from release.sbom import sbom_bytes
-
-VERSION_DIGITS = 16
+from tools.release.manifest import VERSION_DIGITS, BentoManifest
+from tools.release.sbom import read_requirements, sbom_bytes
 
 
 def seal(root: Path, source_commit: str | None) -> BentoManifest:
-    """Make the bento below `root` final, in place.
+    """Give the bento below `root` its version, manifest and SBOM, and fix its times and modes.
 
     Raises:
-        ReleaseError: It is no bento of this project.
-        ArtifactError: It has no model.lock.
+        ReleaseError: `root` is no bento of this project.
+        ArtifactError: The bento has no model.lock.
     """
     description = read_description(root)
     digest = content_digest(root)
@@ -41,14 +38,13 @@ def seal(root: Path, source_commit: str | None) -> BentoManifest:
     (root / SBOM_NAME).write_bytes(
         sbom_bytes(f"{description['name']}:{version}", digest, lock, requirements)
     )
-    names = [*content_names(root), SBOM_NAME]
     manifest = BentoManifest(
         name=description["name"],
         version=version,
         digest=digest,
-        model=ModelReference(tag=lock.tag, manifest_sha256=lock.manifest_sha256),
+        model=lock,
         source_commit=source_commit,
-        files=sha256_tree(root, names),
+        files=sha256_tree(root, [*content_names(root), SBOM_NAME]),
     )
     (root / MANIFEST_NAME).write_bytes(manifest.to_json())
     _fix_times_and_modes(root)
@@ -57,24 +53,22 @@ def seal(root: Path, source_commit: str | None) -> BentoManifest:
 
 def _fix_times_and_modes(root: Path) -> None:
     deepest_first = sorted(root.rglob("*"), reverse=True)
-    for path in deepest_first:
+    for path in (*deepest_first, root):
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()
             continue
         path.chmod(0o755 if path.is_dir() else 0o644)
         os.utime(path, (FIXED_EPOCH_S, FIXED_EPOCH_S))
-    root.chmod(0o755)
-    os.utime(root, (FIXED_EPOCH_S, FIXED_EPOCH_S))
 
 
 def source_commit(checkout: Path, bento: Path) -> str | None:
-    """Commit of the files packed from `checkout` into `bento`; see `BentoManifest`."""
-    packed = sorted(name for name in file_names(bento / "src") if (checkout / name).is_file())
+    """Return the commit of the files packed from `checkout`; see `BentoManifest`."""
     head = _git(checkout, "rev-parse", "HEAD")
     if head is None:
         return None
     # model.lock is no source: each checkout has its own, and git ignores or lacks it.
-    sources = [name for name in packed if name != LOCK_NAME]
+    packed = file_names(bento / "src") - {LOCK_NAME}
+    sources = sorted(name for name in packed if (checkout / name).is_file())
     changed = _git(checkout, "status", "--porcelain", "--untracked-files=all", "--", *sources)
     return f"{head}-dirty" if changed else head
 

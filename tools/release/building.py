@@ -1,4 +1,4 @@
-"""From a checkout to a sealed bento in BentoML's store."""
+"""Build a reproducible bento in BentoML's store, and find bentos there."""
 
 import os
 import shutil
@@ -8,42 +8,40 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from release.content import read_description
-from release.errors import ReleaseError
-from release.manifest import BentoManifest, read_manifest
-from release.sealing import seal, source_commit
-from release.verification import verify_bento
+from tools.release import ReleaseError
+from tools.release.content import read_description
+from tools.release.manifest import BentoManifest, verify_bento
+from tools.release.sealing import seal, source_commit
 
-DRAFT_VERSION = "draft"
 BENTOFILE = "bentofile.yaml"
 
 
 def bentoml_home() -> Path:
-    """The directory BentoML keeps its stores in."""
+    """Return the directory of BentoML's stores."""
     return Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml")
 
 
 def build_bento(checkout: Path, bentofile: str = BENTOFILE) -> tuple[BentoManifest, Path]:
-    """Build the bento of a checkout and put it into the store in one step.
+    """Build the bento of a checkout and move it into the store when it is complete.
 
     Args:
-        checkout: Directory with service.py, model.lock and the bentofile.
+        checkout: Directory with service.py and model.lock.
+        bentofile: Path of the bentofile, relative to `checkout`.
 
     Returns:
-        The manifest, and the bento's directory.
+        The manifest, and the directory of the bento.
 
-    A plain `bentoml build` does the work, in a home of its own that borrows the models: its
-    content and ours cannot differ. Nothing half-built becomes visible.
+    A plain `bentoml build` does the work in a staging store that links to the real models, so
+    that its content and ours cannot differ.
     """
     home = bentoml_home()
-    with _draft_home(home) as draft:
-        _bentoml_build(checkout, draft, bentofile)
-        (root,) = (draft / "bentos").glob(f"*/{DRAFT_VERSION}")
+    with _staging_home(home) as staging:
+        _bentoml_build(checkout, staging, bentofile)
+        (root,) = (staging / "bentos").glob("*/staged")
         manifest = seal(root, source_commit(checkout, root))
         final = home / "bentos" / manifest.name / manifest.version
         if final.exists():
-            verify_bento(final)
-            return read_manifest(final), final
+            return verify_bento(final), final
         final.parent.mkdir(parents=True, exist_ok=True)
         root.rename(final)
     (final.parent / "latest").write_text(manifest.version)
@@ -51,22 +49,22 @@ def build_bento(checkout: Path, bentofile: str = BENTOFILE) -> tuple[BentoManife
 
 
 @contextmanager
-def _draft_home(home: Path) -> Iterator[Path]:
-    draft = home / f".image-classifier-bento-{os.getpid()}"
-    draft.mkdir(parents=True)
+def _staging_home(home: Path) -> Iterator[Path]:
+    # Inside `home`, so that the finished bento is moved by a rename on one file system.
+    staging = home / f".image-classifier-bento-{os.getpid()}"
+    staging.mkdir(parents=True)
     try:
-        (draft / "models").symlink_to(home / "models")
-        yield draft
+        (staging / "models").symlink_to(home / "models")
+        yield staging
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _bentoml_build(checkout: Path, home: Path, bentofile: str) -> None:
-    # The operator's settings belong to the serving process: some of them show in BentoML's
-    # description of the service.
+    # Some settings of a serving process would show in BentoML's description of the service.
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("CLASSIFIER_", "BENTOML_"))}
     done = subprocess.run(  # noqa: S603
-        [sys.executable, "-m", "bentoml", "build", "-f", bentofile, "--version", DRAFT_VERSION],
+        [sys.executable, "-m", "bentoml", "build", "-f", bentofile, "--version", "staged"],
         cwd=checkout,
         env={**kept, "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True"},
         capture_output=True,
@@ -74,14 +72,14 @@ def _bentoml_build(checkout: Path, home: Path, bentofile: str) -> None:
     )
     if done.returncode:
         lines = (done.stderr + done.stdout).strip().splitlines() or ["no output"]
-        raise ReleaseError(f"{checkout}: bentoml build failed: {lines[-1]}; correct it and repeat")
+        raise ReleaseError(f"{checkout}: bentoml build failed: {lines[-1]}")
 
 
 def find_bento(path_or_tag: str) -> Path:
-    """Directory of a bento given as a path or as a tag of the store.
+    """Return the directory of a bento, given as a path or as a tag of the store.
 
     Raises:
-        ReleaseError: Neither is there.
+        ReleaseError: Neither exists.
     """
     path = Path(path_or_tag)
     if path.is_dir():

@@ -1,4 +1,4 @@
-"""The content of a bento as one digest, free of the time, the version and the builder."""
+"""The digest of a bento's content, independent of build time, version and builder."""
 
 from pathlib import Path
 from typing import Any
@@ -6,39 +6,40 @@ from typing import Any
 import yaml
 
 from artifact.digests import file_names, sha256_bytes, sha256_file
-from release.errors import ReleaseError
+from tools.release import ReleaseError
 
 BENTO_YAML = "bento.yaml"
 PYTHON_VERSION = "env/python/version.txt"
 MANIFEST_NAME = "manifest.json"
 SBOM_NAME = "sbom.json"
-ADDED = {MANIFEST_NAME, SBOM_NAME}
-"""Written by `release.sealing` after the content is known."""
 MODELS = "models/"
-"""BentoML puts the model here in an export and in an image. `model.lock` has its digest."""
+"""Where BentoML puts the model in exports and images; `model.lock` holds its digest."""
 FIXED_TIME = "1980-01-01T00:00:00+00:00"
 FIXED_EPOCH_S = 315_532_800
-"""The same moment: the earliest that zip archives can hold."""
+"""`FIXED_TIME` in Unix seconds: the earliest time that a zip archive can hold."""
 
 
 def content_names(root: Path) -> list[str]:
-    """Names of the files the digest covers, sorted."""
-    names = file_names(root) - ADDED
+    """Return the sorted names of the files that the digest covers.
+
+    The manifest and the SBOM are left out: they are written from the digest.
+    """
+    names = file_names(root) - {MANIFEST_NAME, SBOM_NAME}
     return sorted(name for name in names if not name.startswith(MODELS))
 
 
 def content_digest(root: Path) -> str:
-    """sha256 over name and digest of each file of a bento.
+    """Return the sha256 over the name and digest of each file of a bento.
 
-    Two bentos of the same sources, lock and model have the same digest, whether `make bento` or
-    a plain `bentoml build` made them: version, times and the builder's Python are left out, and
-    so are permissions, which follow the umask.
+    Bentos of the same sources, requirement lock and model have the same digest, whether
+    `make bento` or a plain `bentoml build` made them. The digest ignores the version, times, the
+    patch version of the building Python, and permissions, which depend on the umask.
     """
-    lines = [f"{_neutral_sha256(root, name)}  {name}\n" for name in content_names(root)]
+    lines = [f"{_normalised_sha256(root, name)}  {name}\n" for name in content_names(root)]
     return sha256_bytes("".join(lines).encode())
 
 
-def _neutral_sha256(root: Path, name: str) -> str:
+def _normalised_sha256(root: Path, name: str) -> str:
     if name == BENTO_YAML:
         return sha256_bytes(description_bytes(read_description(root), version=""))
     if name == PYTHON_VERSION:
@@ -47,10 +48,10 @@ def _neutral_sha256(root: Path, name: str) -> str:
 
 
 def read_description(root: Path) -> dict[str, Any]:
-    """bento.yaml as a value.
+    """Parse bento.yaml.
 
     Raises:
-        ReleaseError: There is none, or it is not one.
+        ReleaseError: The file is missing, unreadable or not of this project's form.
     """
     path = root / BENTO_YAML
     try:
@@ -59,14 +60,14 @@ def read_description(root: Path) -> dict[str, Any]:
         raise ReleaseError(f"{path}: not a readable bento.yaml; build the bento again") from error
     if not isinstance(value, dict) or not {"name", "version", "docker"} <= value.keys():
         raise ReleaseError(
-            f"{path}: no name, version or docker section; expected a bento of this project, "
-            "built with its bentofile.yaml"
+            f"{path}: has no name, version or docker section; expected a bento built with this "
+            "project's bentofile.yaml"
         )
     return value
 
 
 def description_bytes(description: dict[str, Any], version: str) -> bytes:
-    """bento.yaml with `version` and with one fixed time wherever BentoML writes the clock's."""
+    """Render bento.yaml with the given version and `FIXED_TIME` as every creation time."""
     value = _with_fixed_times({**description, "version": version})
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True).encode()
 
