@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from artifact.lock import ModelLock
 from artifact.opened import open_artifact
 from artifact.signature import verify_signature
 from importer.archive import write_archive
 from model_import import main
-from release.signing import make_key_pair, sign_artifact
 from tests.importer_models.archives import FIRST, members, refused, written
+from tests.signing import make_key, sign
 
 
 def test_the_same_artifact_gives_the_same_archive(digits_folder: Path, tmp_path: Path) -> None:
@@ -86,9 +85,8 @@ def signed(digits_folder: Path, tmp_path: Path) -> tuple[Path, Path]:
     root = tmp_path / "signed" / digits_folder.name
     shutil.copytree(digits_folder, root)
     artifact = open_artifact(root)
-    public = make_key_pair(tmp_path / "key.pem")
-    lock = ModelLock(tag=f"digits:{root.name}", manifest_sha256=artifact.digest)
-    sign_artifact(root, lock, tmp_path / "key.pem")
+    public = make_key(tmp_path / "key.pem")
+    sign(root, tmp_path / "key.pem")
     write_archive(artifact, tmp_path / "signed.zip")
     return tmp_path / "signed.zip", public
 
