@@ -13,6 +13,8 @@ import time
 from collections import deque
 from pathlib import Path
 
+PYTHONS = ((3, 11), (3, 14))
+"""The oldest supported Python, and the first that is too new."""
 INSTALLED = ".installed"
 """Name of the copy of the lock inside the environment."""
 LARGE_MB = 50
@@ -52,7 +54,7 @@ def set_up(venv: Path, lock: Path) -> None:
 
 def _create(venv: Path) -> None:
     found = ".".join(str(part) for part in sys.version_info[:2])
-    if not (3, 11) <= sys.version_info[:2] < (3, 14):
+    if not PYTHONS[0] <= sys.version_info[:2] < PYTHONS[1]:
         sys.exit(f"setup: Python is {found}, expected 3.11 to 3.13; set PYTHON=python3.12")
     print(f"[1/2] creating {venv} with Python {found}", flush=True)
     if not _works([sys.executable, "-m", "venv", "--clear", str(venv)]):

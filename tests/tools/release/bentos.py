@@ -21,7 +21,7 @@ DESCRIPTION = {
         {"models": [{"tag": MODEL_TAG, "creation_time": "2026-01-01T00:00:00+00:00"}]},
     ],
     "docker": {"python_version": "3.11"},
-    "python": {"requirements_txt": "requirements/serve-cpu.txt"},
+    "python": {"requirements_txt": "deploy/requirements/serve-cpu.txt"},
 }
 
 
@@ -35,7 +35,7 @@ def write_bento(root: Path, **changes: object) -> Path:
         "env/python/version.txt": "3.11.7",
         "src/service.py": "pass\n",
         "src/model.lock": f'{{"tag": "{MODEL_TAG}", "manifest_sha256": "{MODEL_DIGEST}"}}',
-        "src/requirements/serve-cpu.txt": LOCK,
+        "src/deploy/requirements/serve-cpu.txt": LOCK,
     }
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,8 @@
-"""Real builds: `make bento`, plain `bentoml build`, and two builds far apart."""
+"""Real builds: `make bento`, plain `bentoml build`, the GPU's bentofile, two builds far apart."""
 
+import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -8,27 +10,30 @@ from pathlib import Path
 
 import pytest
 
-from tests.imports import PATIENCE_S
-from tests.service.places import Place, copy_checkout, import_digits
-from tests.service.server import Server, refused_start
+from tests.imports import PATIENCE_S, ROOT
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+def checkout(tmp_path_factory: pytest.TempPathFactory, digits_folder: Path) -> Path:
+    """A copy of this checkout that locks the digits model; the store is in `home` beside it."""
     root = tmp_path_factory.mktemp("release")
-    place = Place(directory=root / "checkout", home=root / "home")
-    copy_checkout(place.directory)
-    import_digits(place)
-    return place
+    unwanted = shutil.ignore_patterns(".*", "__pycache__", "build", "tests", "benchmarks")
+    shutil.copytree(ROOT, root / "checkout", ignore=unwanted)
+    model = root / "home" / "models" / digits_folder.parent.name / digits_folder.name
+    shutil.copytree(digits_folder, model)
+    digest = hashlib.sha256((model / "manifest.json").read_bytes()).hexdigest()
+    lock = {"tag": f"{model.parent.name}:{model.name}", "manifest_sha256": digest}
+    (root / "checkout" / "model.lock").write_text(json.dumps(lock))
+    return root / "checkout"
 
 
-def run(place: Place, *words: str, umask: int = 0o022) -> str:
+def run(checkout: Path, *words: str, umask: int = 0o022, **variables: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", *words],
-        cwd=place.directory,
-        env=place.environment(),
+        cwd=checkout,
+        env={**os.environ, "BENTOML_HOME": str(checkout.with_name("home")), **variables},
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
@@ -38,84 +43,44 @@ def run(place: Place, *words: str, umask: int = 0o022) -> str:
     return done.stdout.strip()
 
 
-def test_a_plain_build_has_the_content_that_names_the_sealed_one(place: Place) -> None:
-    tag, digest, path = run(place, "release", "build").splitlines()
-    run(place, "bentoml", "build", "--version", "plain", umask=0o077)
+def test_a_plain_build_has_the_content_that_gives_the_sealed_one_its_version(
+    checkout: Path,
+) -> None:
+    tag, digest, path = run(checkout, "tools.release", "build").splitlines()
+    run(checkout, "bentoml", "build", "--version", "plain", umask=0o077)
 
-    plain = run(place, "release", "digest", "image_classifier:plain")
+    plain = run(checkout, "tools.release", "digest", "image_classifier:plain")
 
     assert digest == f"digest sha256:{plain}"
     assert tag == f"image_classifier:{plain[:16]}"
     assert Path(path).name == plain[:16]
-    assert run(place, "release", "verify-bento", tag).startswith(f"verified: {tag}, ")
-    assert not list(place.home.glob(".image-classifier-*"))
+    assert run(checkout, "tools.release", "verify-bento", tag).startswith(f"verified: {tag}, ")
+    assert not list(checkout.with_name("home").glob(".image-classifier-*"))
 
 
-def test_an_operators_settings_do_not_show_in_the_bento(place: Place) -> None:
-    once = run(place, "release", "build")
-    environment = place.environment(topology="runner", default_top_k=3)
+def test_settings_of_the_building_shell_do_not_change_the_bento(checkout: Path) -> None:
+    plain = run(checkout, "tools.release", "build")
 
-    again = subprocess.run(
-        [sys.executable, "-m", "release", "build"],
-        cwd=place.directory,
-        env=environment,
-        capture_output=True,
-        text=True,
+    with_settings = run(
+        checkout, "tools.release", "build", CLASSIFIER_TOPOLOGY="runner", CLASSIFIER_WORKERS="3"
     )
 
-    assert again.stdout.strip() == once
+    assert with_settings == plain
 
 
-@pytest.mark.parametrize("name", ["service.py", "requirements/serve-cpu.txt"])
-def test_a_comment_in_the_sources_makes_another_version(
-    place: Place, tmp_path: Path, name: str
-) -> None:
-    changed = Place(directory=tmp_path / "checkout", home=place.home)
-    shutil.copytree(place.directory, changed.directory)
-    with (changed.directory / name).open("a") as file:
-        file.write("#\n")
+def test_the_bento_for_gpus_is_built_from_the_bentofile_in_deploy(checkout: Path) -> None:
+    built = run(checkout, "tools.release", "build", "-f", "deploy/bentofile.gpu.yaml")
 
-    assert (
-        run(changed, "release", "build").splitlines()[0]
-        != (run(place, "release", "build").splitlines()[0])
-    )
+    tag, _, path = built.splitlines()
+    assert tag.startswith("image_classifier_gpu:")
+    packed = {file.name for file in (Path(path) / "src/deploy/requirements").iterdir()}
+    assert packed == {"serve-gpu.txt"}
+    dockerfile = (Path(path) / "env/docker/Dockerfile").read_text()
+    assert "ENV CLASSIFIER_TOPOLOGY=runner" in dockerfile
 
 
-def test_two_builds_in_different_surroundings_are_the_same_bytes(place: Place) -> None:
-    said = run(place, "release", "verify-rebuild")
+def test_two_builds_in_different_surroundings_are_the_same_bytes(checkout: Path) -> None:
+    report = run(checkout, "tools.release", "verify-rebuild")
 
-    assert said.startswith("identical: ")
-    assert "umask, locale, " in said
-
-
-def test_a_label_that_changes_makes_another_model_and_another_bento(
-    place: Place, tmp_path: Path
-) -> None:
-    changed = Place(directory=tmp_path / "checkout", home=tmp_path / "home")
-    shutil.copytree(place.directory, changed.directory)
-    labels = changed.directory / "examples/digits/labels.txt"
-    labels.write_text(labels.read_text().replace("9", "nine"))
-    import_digits(changed)
-
-    assert changed.tag != place.tag
-    before = run(place, "release", "build").splitlines()[0]
-    assert run(changed, "release", "build").splitlines()[0] != before
-
-
-def test_a_start_with_a_key_wants_its_signature_whole(place: Place, tmp_path: Path) -> None:
-    private = tmp_path / "key.pem"
-    run(place, "release", "keygen", str(private))
-    run(place, "release", "sign", str(private))
-    signature = place.artifact / "model.sig"
-    with Server(place, public_key=private.with_suffix(".pub")) as server:
-        assert server.client.get("/model").status_code == 200
-    envelope = json.loads(signature.read_bytes())
-    envelope["dsseEnvelope"]["payload"] = "e30="
-    signature.write_text(json.dumps(envelope))
-
-    line = refused_start(place, public_key=private.with_suffix(".pub"))
-
-    assert "model.sig: the signature is not one of CLASSIFIER_PUBLIC_KEY" in line
-    signature.unlink()
-    line = refused_start(place, public_key=private.with_suffix(".pub"))
-    assert "model.sig: No such file or directory; CLASSIFIER_PUBLIC_KEY is set" in line
+    assert report.startswith("identical: ")
+    assert "umask, locale, " in report

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from release.content import content_digest
-from release.errors import ReleaseError
-from release.sealing import seal
-from release.verification import verify_bento
-from tests.release.bentos import MODEL_DIGEST, MODEL_TAG, write_bento
+from tests.tools.release.bentos import MODEL_DIGEST, MODEL_TAG, write_bento
+from tools.release import ReleaseError
+from tools.release.content import content_digest
+from tools.release.manifest import verify_bento
+from tools.release.sealing import seal
 
 
 @pytest.fixture
@@ -33,9 +33,13 @@ def test_the_version_is_the_start_of_the_digest(tmp_path: Path) -> None:
     assert yaml.safe_load((root / "bento.yaml").read_text())["version"] == before[:16]
 
 
-def test_two_bentos_that_differ_only_in_surroundings_become_the_same_bytes(tmp_path: Path) -> None:
+def test_bentos_that_differ_only_in_version_times_modes_and_python_become_the_same_bytes(
+    tmp_path: Path,
+) -> None:
     one = write_bento(tmp_path / "one")
-    other = write_bento(tmp_path / "other", version="x", creation_time="2030-01-01T00:00:00+00:00")
+    later = "2030-01-01T00:00:00+00:00"
+    services = [{"models": [{"tag": MODEL_TAG, "creation_time": later}]}]
+    other = write_bento(tmp_path / "other", version="x", creation_time=later, services=services)
     (other / "env/python/version.txt").write_text("3.13.0")
     (other / "src/service.py").chmod(0o600)
     (other / "src").chmod(0o700)
@@ -61,7 +65,8 @@ def facts(root: Path) -> dict[str, tuple[str, int, float]]:
 def test_the_manifest_names_model_commit_and_every_file(sealed: Path) -> None:
     manifest = json.loads((sealed / "manifest.json").read_bytes())
 
-    assert manifest["model"] == {"tag": MODEL_TAG, "manifest_sha256": MODEL_DIGEST}
+    assert manifest["model"]["tag"] == MODEL_TAG
+    assert manifest["model"]["manifest_sha256"] == MODEL_DIGEST
     assert manifest["source_commit"] == "c0ffee"
     files = {p.relative_to(sealed).as_posix() for p in sealed.rglob("*") if p.is_file()}
     assert manifest["files"].keys() == files - {"manifest.json"}
@@ -90,7 +95,7 @@ def edit_manifest(**changes: object) -> Callable[[Path], None]:
     return change
 
 
-def change_and_correct_the_list(root: Path) -> None:
+def change_and_update_the_list(root: Path) -> None:
     """What someone does who knows the manifest, but not that the version is the digest."""
     (root / "src/service.py").write_text("import os\n")
     manifest = json.loads((root / "manifest.json").read_bytes())
@@ -99,10 +104,12 @@ def change_and_correct_the_list(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         pytest.param(flip("src/service.py"), "changed: src/service.py", id="code"),
-        pytest.param(flip("src/requirements/serve-cpu.txt"), "changed: src/req", id="lock"),
+        pytest.param(
+            flip("src/deploy/requirements/serve-cpu.txt"), "changed: src/deploy/req", id="lock"
+        ),
         pytest.param(flip("sbom.json"), "changed: sbom.json", id="sbom"),
         pytest.param(flip("bento.yaml"), "changed: bento.yaml", id="description"),
         pytest.param(lambda root: (root / "README.md").unlink(), "missing: README.md", id="gone"),
@@ -119,19 +126,19 @@ def change_and_correct_the_list(root: Path) -> None:
             id="model",
         ),
         pytest.param(edit_manifest(more=1), "more", id="unknown-key"),
-        pytest.param(change_and_correct_the_list, "digest is ", id="list-corrected"),
+        pytest.param(change_and_update_the_list, "digest is ", id="list-updated"),
         pytest.param(lambda root: (root / "manifest.json").unlink(), "make bento", id="plain"),
     ],
 )
-def test_any_later_change_is_named(
-    sealed: Path, change: Callable[[Path], object], said: str
+def test_a_change_after_sealing_is_named(
+    sealed: Path, change: Callable[[Path], object], message: str
 ) -> None:
     change(sealed)
 
     with pytest.raises(ReleaseError) as caught:
         verify_bento(sealed)
 
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
