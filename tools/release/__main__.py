@@ -30,7 +30,8 @@ def main(arguments: list[str]) -> str:
         return verify_rebuild(CHECKOUT, options.bentofile)
     manifest, path = build_bento(CHECKOUT, options.bentofile)
     if options.command == "image":
-        return build_image(manifest, *([f"build-arg=BASE={options.base}"] if options.base else []))
+        base = [f"build-arg=BASE={options.base}"] if options.base else []
+        return build_image(manifest, *base, *options.opt)
     return f"{manifest.name}:{manifest.version}\ndigest sha256:{manifest.digest}\n{path}"
 
 
@@ -46,6 +47,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("-f", "--bentofile", default=BENTOFILE)
         if name == "image":
             command.add_argument("--base", help="Python image to start from, with its digest")
+            text = "further option of the image builder, without dashes; may be repeated"
+            command.add_argument("--opt", action="append", default=[], help=text)
     for name, text in {
         "digest": "print the digest of a bento's content; works for a plain `bentoml build` too",
         "verify-bento": "compare a bento with its manifest",

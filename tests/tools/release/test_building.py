@@ -1,46 +1,17 @@
 """Real builds: `make bento`, plain `bentoml build`, the GPU's bentofile, two builds far apart."""
 
-import hashlib
-import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.imports import PATIENCE_S, ROOT
+from tests.tools.release.bentos import copy_checkout, run
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory, digits_folder: Path) -> Path:
-    """A copy of this checkout that locks the digits model; the store is in `home` beside it."""
-    root = tmp_path_factory.mktemp("release")
-    unwanted = shutil.ignore_patterns(".*", "__pycache__", "build", "tests", "benchmarks")
-    shutil.copytree(ROOT, root / "checkout", ignore=unwanted)
-    model = root / "home" / "models" / digits_folder.parent.name / digits_folder.name
-    shutil.copytree(digits_folder, model)
-    digest = hashlib.sha256((model / "manifest.json").read_bytes()).hexdigest()
-    lock = {"tag": f"{model.parent.name}:{model.name}", "manifest_sha256": digest}
-    (root / "checkout" / "model.lock").write_text(json.dumps(lock))
-    return root / "checkout"
-
-
-def run(checkout: Path, *words: str, umask: int = 0o022, **variables: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", *words],
-        cwd=checkout,
-        env={**os.environ, "BENTOML_HOME": str(checkout.with_name("home")), **variables},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        umask=umask,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    return copy_checkout(tmp_path_factory.mktemp("release"), digits_folder)
 
 
 def test_a_plain_build_has_the_content_that_gives_the_sealed_one_its_version(
