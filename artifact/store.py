@@ -20,7 +20,7 @@ from artifact.manifest import MANIFEST_NAME, Manifest
 from artifact.opened import Artifact, open_artifact
 
 DRAFT_PREFIX = "image-classifier-import:"
-"""Folders of drafts in the store. BentoML 1.4.39 lists such a folder as a version that is not
+"""Folders of drafts in the store. BentoML 1.4.40 lists such a folder as a version that is not
 there, so as nothing; any other name would be a model to it, or an error."""
 DRAFT_LOCK = "lock"
 VERSION_DIGITS = 16
@@ -144,7 +144,7 @@ def add(root: Path, manifest: Manifest) -> tuple[ModelLock, bool]:
     Returns:
         What to lock, and whether the store had the same artifact, undamaged, already.
 
-    BentoML 1.4.39 copies into the store file by file, so that an interrupted import would
+    BentoML 1.4.40 copies into the store file by file, so that an interrupted import would
     leave half a model there (bentoml/_internal/models/model.py, `save`). Here BentoML
     writes its description into a store of one model, and a rename publishes the whole.
     """
