@@ -12,11 +12,10 @@ import pytest
 
 from image_classifier.artifact.artifact import open_artifact
 from image_classifier.artifact.signature import verify_signature
-from image_classifier.artifact.store import lock_of
 from importer.archive import write_archive
 from model_import import main
-from release.signing import make_key_pair, sign_artifact
 from tests.importer_models.archives import FIRST, members, refused, written
+from tests.signing import make_key, sign
 
 
 def test_the_same_artifact_gives_the_same_archive(digits_folder: Path, tmp_path: Path) -> None:
@@ -88,8 +87,8 @@ def signed(digits_folder: Path, tmp_path: Path) -> tuple[Path, Path]:
     root = tmp_path / "signed" / digits_folder.name
     shutil.copytree(digits_folder, root)
     artifact = open_artifact(root)
-    public = make_key_pair(tmp_path / "key.pem")
-    sign_artifact(root, lock_of(artifact), tmp_path / "key.pem")
+    public = make_key(tmp_path / "key.pem")
+    sign(root, tmp_path / "key.pem")
     write_archive(artifact, tmp_path / "signed.zip")
     return tmp_path / "signed.zip", public
 
