@@ -124,13 +124,12 @@ def png_cases() -> Named:
 
 def input_cases() -> Named:
     """Sizes that scale up, down and not at all, with every rounding of resize and crop."""
-    for width, height in ((7, 9), (29, 9), (8, 27), (255, 257), (256, 256), (331, 258)):
+    for width, height in ((7, 9), (29, 9), (9, 17), (256, 256)):
         yield f"{width}x{height}", noise_png((width, height), 1, PNG_GREY)
     two = png_chunk(b"PLTE", noise("two colours", 6))
     yield "289x301", noise_png((289, 301), 1, PNG_PALETTE, two)
     yield "rgb", noise_png((22, 18), 8, PNG_RGB)
     yield "grey", noise_png((19, 24), 8, PNG_GREY)
-    yield "alpha", noise_png((21, 18), 8, PNG_RGBA)
 
 
 def bmp_cases() -> Named:
@@ -223,7 +222,7 @@ def lossy_cases() -> dict[str, bytes]:
     """Files that the encoders of this Pillow write."""
     return {
         **{f"decode/{name}": data for name, data in (*jpeg_cases(), *webp_cases())},
-        "input/jpeg-500x375": encoded(gradient((500, 375)), "JPEG", quality=60),
+        "input/jpeg-361x271": encoded(gradient((361, 271)), "JPEG", quality=60),
     }
 
 
