@@ -203,9 +203,10 @@ class ImageClassifier:
 
     def _admission(self) -> Admission:
         return Admission(
-            max_inside=SETTINGS.max_queue,
+            max_in_flight=SETTINGS.max_queue,
             max_wait_ms=SETTINGS.longest_wait_ms,
-            image_ms=self._image_ms() * API_WORKERS,
+            overload_wait_ms=SETTINGS.longest_overload_wait_ms,
+            answer_interval_ms=self._image_ms() * API_WORKERS,
             parallel=CORES,
         )
 

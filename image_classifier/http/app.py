@@ -159,7 +159,7 @@ class Edge:
         begun = time.perf_counter()
         service = self._service()
         # Before the body: to receive and read what is then refused costs what others wait for.
-        service.classifier.check_admission()
+        service.classifier.refuse_if_overloaded()
         with self._memory.hold() as take:
             upload = await self._upload(scope, receive, take)
             work = service.classifier.classify(upload.image, upload.top_k)

@@ -1,14 +1,14 @@
 """From a verified artifact to an executor that is warm and proven."""
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from image_classifier.artifact.artifact import Artifact, open_artifact
+from image_classifier.artifact.artifact import Artifact, GoldenSample, open_artifact
 from image_classifier.artifact.evidence import CertifiedEngine
 from image_classifier.artifact.format import SIGNATURE_NAME, ArtifactError, sha256_bytes
 from image_classifier.artifact.record import ImportRecord, Plan
@@ -56,21 +56,15 @@ CASES_NAMED = 5
 """Conformance cases named in a refusal; the cause shows in the first few."""
 
 
-def check_preprocessing(
-    artifact: Artifact, preprocessing: Preprocessing
-) -> npt.NDArray[np.generic]:
-    """Check that preprocessing makes the pixels it made at import.
+def check_conformance(expected: Mapping[str, str], preprocessing: Preprocessing) -> None:
+    """Check that preprocessing makes the same of the conformance cases as at import.
 
     Args:
-        preprocessing: The artifact's, as it will serve.
-
-    Returns:
-        Inputs of the golden samples, (n, H, W, C).
+        expected: Outcome of each case at import, by name, from the manifest.
 
     Raises:
-        SelfCheckFailed: A conformance case or a golden sample gives other pixels.
+        SelfCheckFailed: Some differ; the message names them.
     """
-    expected = artifact.manifest.conformance
     if different := differing_cases(expected, conformance_digests(preprocessing)):
         more = ", …" if len(different) > CASES_NAMED else ""
         raise SelfCheckFailed(
@@ -78,18 +72,43 @@ def check_preprocessing(
             f"{len(expected)} conformance cases ({', '.join(different[:CASES_NAMED])}{more}); "
             "install the versions of the requirements lock, or import the model again"
         )
+
+
+def golden_inputs(
+    samples: Iterable[GoldenSample], preprocessing: Preprocessing
+) -> npt.NDArray[np.generic]:
+    """Return the inputs of the golden samples, (n, H, W, C), proven to be those of the import.
+
+    Raises:
+        SelfCheckFailed: A sample gives other pixels than at import.
+    """
     inputs = []
-    for sample in artifact.golden_samples():
+    for sample in samples:
         array = to_input(sample.data, preprocessing, DecodeLimits())
-        found = sha256_bytes(array.tobytes())
-        if found != sample.input_sha256:
+        actual = sha256_bytes(array.tobytes())
+        if actual != sample.input_sha256:
             raise SelfCheckFailed(
                 f"golden sample {sample.name}: preprocessing gives other pixels than at import "
-                f"(sha256 is {found}, expected {sample.input_sha256}); install the versions of "
+                f"(sha256 is {actual}, expected {sample.input_sha256}); install the versions of "
                 "the requirements lock, or import the model again on this machine"
             )
         inputs.append(array)
     return np.stack(inputs)
+
+
+def check_preprocessing(
+    artifact: Artifact, preprocessing: Preprocessing
+) -> npt.NDArray[np.generic]:
+    """Check conformance cases and golden samples; return the golden inputs, (n, H, W, C).
+
+    Args:
+        preprocessing: The artifact's, as it will serve.
+
+    Raises:
+        SelfCheckFailed: Preprocessing makes other pixels than at import.
+    """
+    check_conformance(artifact.manifest.conformance, preprocessing)
+    return golden_inputs(artifact.golden_samples(), preprocessing)
 
 
 def check_engine(

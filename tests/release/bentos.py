@@ -1,11 +1,13 @@
 """A small bento written by hand, as `bentoml build` lays one out."""
 
+import json
 from pathlib import Path
 
 import yaml
 
 MODEL_DIGEST = "ab" * 32
 MODEL_TAG = f"digits:{MODEL_DIGEST[:16]}"
+MODEL = {"tag": MODEL_TAG, "manifest_sha256": MODEL_DIGEST, "evidence_sha256": "cd" * 32}
 LOCK = (
     "numpy==2.4.6 ; python_full_version < '3.12' \\\n"
     f"    --hash=sha256:{'1' * 64} \\\n    --hash=sha256:{'2' * 64}\n"
@@ -34,7 +36,7 @@ def write_bento(root: Path, **changes: object) -> Path:
         "env/docker/Dockerfile": "FROM scratch\n",
         "env/python/version.txt": "3.11.7",
         "src/service.py": "pass\n",
-        "src/model.lock": f'{{"tag": "{MODEL_TAG}", "manifest_sha256": "{MODEL_DIGEST}"}}',
+        "src/model.lock": json.dumps(MODEL),
         "src/requirements/serve-cpu.txt": LOCK,
     }
     for name, text in files.items():

@@ -12,7 +12,7 @@ from release.content import content_digest
 from release.errors import ReleaseError
 from release.sealing import seal
 from release.verification import verify_bento
-from tests.release.bentos import MODEL_DIGEST, MODEL_TAG, write_bento
+from tests.release.bentos import MODEL, MODEL_DIGEST, MODEL_TAG, write_bento
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def facts(root: Path) -> dict[str, tuple[str, int, float]]:
 def test_the_manifest_names_model_commit_and_every_file(sealed: Path) -> None:
     manifest = json.loads((sealed / "manifest.json").read_bytes())
 
-    assert manifest["model"] == {"tag": MODEL_TAG, "manifest_sha256": MODEL_DIGEST}
+    assert manifest["model"] == MODEL
     assert manifest["source_commit"] == "c0ffee"
     files = {p.relative_to(sealed).as_posix() for p in sealed.rglob("*") if p.is_file()}
     assert manifest["files"].keys() == files - {"manifest.json"}
@@ -114,7 +114,7 @@ def change_and_correct_the_list(root: Path) -> None:
         pytest.param(edit_manifest(digest="0" * 64), "digest is 0000", id="digest"),
         pytest.param(edit_manifest(name="other"), "name in bento.yaml", id="name"),
         pytest.param(
-            edit_manifest(model={"tag": MODEL_TAG, "manifest_sha256": "0" * 64}),
+            edit_manifest(model={**MODEL, "evidence_sha256": "0" * 64}),
             "model is ",
             id="model",
         ),

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from image_classifier.artifact.artifact import open_artifact
 from image_classifier.artifact.format import ArtifactError
-from image_classifier.artifact.store import ModelLock
+from image_classifier.artifact.store import lock_of
 from image_classifier.inference.startup import open_for_serving
 from release.errors import ReleaseError
 from release.signing import make_key_pair, sign_artifact
@@ -24,16 +24,17 @@ from tests.artifact.builder import contents, write_artifact
 def signed(tmp_path: Path) -> tuple[Path, Path]:
     """A signed artifact, and the public key."""
     root = tmp_path / "artifact"
-    digest = write_artifact(root)
+    write_artifact(root)
     public = make_key_pair(tmp_path / "key.pem")
-    lock = ModelLock(tag=f"insects:{digest[:16]}", manifest_sha256=digest)
-    sign_artifact(root, lock, tmp_path / "key.pem")
+    sign_artifact(root, lock_of(open_artifact(root)), tmp_path / "key.pem")
     return root, public
 
 
 def open_signed(root: Path, public: Path) -> None:
-    digest = open_artifact(root).digest
-    open_for_serving(root, digest, public_key=str(public), graphs=False)
+    lock = lock_of(open_artifact(root))
+    open_for_serving(
+        root, lock.manifest_sha256, lock.evidence_sha256, public_key=str(public), graphs=False
+    )
 
 
 def test_a_signed_artifact_opens(signed: tuple[Path, Path]) -> None:
@@ -57,15 +58,17 @@ def test_the_signed_bytes_are_those_of_the_specification(signed: tuple[Path, Pat
         ec.ECDSA(SHA256()),
     )
     names = {one["name"] for one in json.loads(payload)["predicate"]["resources"]}
-    assert names == contents().keys() | {"manifest.json"}
+    assert names == contents().keys() | {"manifest.json", "evidence.json"}
 
 
 def test_a_missing_signature_refuses_only_where_a_key_is_set(signed: tuple[Path, Path]) -> None:
     root, public = signed
     (root / "model.sig").unlink()
-    digest = open_artifact(root).digest
+    lock = lock_of(open_artifact(root))
 
-    open_for_serving(root, digest, public_key=None, graphs=False)
+    open_for_serving(
+        root, lock.manifest_sha256, lock.evidence_sha256, public_key=None, graphs=False
+    )
     with pytest.raises(ArtifactError, match=r"model\.sig: No such file.*CLASSIFIER_PUBLIC_KEY"):
         open_signed(root, public)
 
@@ -123,9 +126,7 @@ def test_a_statement_of_another_kind_is_refused_though_the_key_signed_it(
 ) -> None:
     root, public = signed
     monkeypatch.setattr("release.signing.PREDICATE_TYPE", "https://example.org/review")
-    digest = open_artifact(root).digest
-    lock = ModelLock(tag=f"insects:{digest[:16]}", manifest_sha256=digest)
-    sign_artifact(root, lock, tmp_path / "key.pem")
+    sign_artifact(root, lock_of(open_artifact(root)), tmp_path / "key.pem")
 
     with pytest.raises(ArtifactError, match="not a model signature of version 1"):
         open_signed(root, public)
@@ -150,15 +151,11 @@ def test_a_key_is_never_overwritten_and_is_its_owners_alone(tmp_path: Path) -> N
 
 def test_a_damaged_artifact_is_not_signed(signed: tuple[Path, Path], tmp_path: Path) -> None:
     root, _ = signed
-    digest = open_artifact(root).digest
+    lock = lock_of(open_artifact(root))
     (root / "labels.json").write_text("[]")
 
     with pytest.raises(ArtifactError, match=r"changed: labels\.json"):
-        sign_artifact(
-            root,
-            ModelLock(tag=f"insects:{digest[:16]}", manifest_sha256=digest),
-            tmp_path / "key.pem",
-        )
+        sign_artifact(root, lock, tmp_path / "key.pem")
 
 
 def test_model_signing_accepts_our_signature_and_we_accept_its(
