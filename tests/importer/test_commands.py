@@ -237,10 +237,3 @@ def test_a_tag_that_is_not_there_is_one_line(copied: Path, capsys: Output) -> No
         assert capsys.readouterr().err.startswith(
             "model_import: model store: digits:0000000000000000 is not there"
         )
-
-
-def test_a_wrong_command_line_has_status_2(capsys: Output) -> None:
-    for arguments in (["export"], ["import"], ["verify", "a", "b"], ["--name", "x"]):
-        with pytest.raises(SystemExit) as stopped:
-            main(arguments)
-        assert stopped.value.code == 2
