@@ -45,6 +45,11 @@ class Classifier:
         self._timeout_ms = timeout_ms
         self._default_top_k = min(default_top_k, len(labels))
 
+    @property
+    def num_classes(self) -> int:
+        """The largest `top_k`."""
+        return len(self._labels)
+
     def check_admission(self) -> None:
         """Raise Overloaded where an image would be refused now, whatever it is."""
         self._admission.check()
