@@ -189,6 +189,7 @@ def _import(given: argparse.Namespace) -> int:
                 **imported.lock.model_dump(),
                 "known": imported.known,
                 "manifest": imported.manifest.model_dump(mode="json"),
+                "evidence": imported.evidence.model_dump(mode="json"),
                 "record": imported.record.model_dump(mode="json"),
             }
         )

@@ -31,8 +31,8 @@ from image_classifier.inference.machine import usable_cores
 from image_classifier.inference.pipeline import COALESCED, embedded_pipeline, remote_pipeline
 from image_classifier.inference.runner import from_runner
 from image_classifier.inference.startup import (
+    check_preprocessing,
     freeze_garbage,
-    golden_inputs,
     load_executor,
     open_for_serving,
 )
@@ -61,7 +61,11 @@ PROBE_TIMEOUT_S = 2
 def open_locked(*, graphs: bool) -> Artifact:
     """Open the artifact of the lock, verified once a process; `graphs` as there."""
     return open_for_serving(
-        model_root, lock.manifest_sha256, public_key=settings.public_key, graphs=graphs
+        model_root,
+        lock.manifest_sha256,
+        lock.evidence_sha256,
+        public_key=settings.public_key,
+        graphs=graphs,
     )
 
 
@@ -102,8 +106,8 @@ class ModelRunner:
     @bentoml.api
     def engine(self) -> dict[str, Any]:
         """Return the EngineCard of the loaded engine."""
-        manifest = open_locked(graphs=True).manifest
-        return EngineCard.of(manifest, self.executor.plan).model_dump(mode="json")
+        evidence = open_locked(graphs=True).evidence
+        return EngineCard.of(evidence, self.executor.plan).model_dump(mode="json")
 
 
 @bentoml.service(
@@ -164,7 +168,7 @@ class ImageClassifier:
             service_time_ms = executor.plan.image_ms
             pipeline = embedded_pipeline(executor, self._to_input(artifact), cores)
         else:
-            golden_inputs(artifact.golden_samples(), artifact.preprocessing())
+            check_preprocessing(artifact, artifact.preprocessing())
             service_time_ms = artifact.record.plan.image_ms if artifact.record else 1.0
 
             async def run_remotely(batch: Any) -> Any:
@@ -179,9 +183,10 @@ class ImageClassifier:
                 budget_ms=settings.budget_ms,
             )
         admission = Admission(
-            max_inside=settings.max_queue,
+            max_in_flight=settings.max_queue,
             max_wait_ms=settings.longest_wait_ms,
-            image_ms=service_time_ms * api_workers,
+            overload_wait_ms=settings.longest_overload_wait_ms,
+            answer_interval_ms=service_time_ms * api_workers,
             parallel=cores,
         )
         return Classifier(

@@ -10,10 +10,11 @@ from pathlib import Path
 from image_classifier.artifact.artifact import Artifact, open_artifact
 from image_classifier.artifact.format import (
     CHUNK_BYTES,
+    EVIDENCE_NAME,
     MANIFEST_NAME,
     RECORD_NAME,
+    REFERENCE_LOGITS_NAME,
     SIGNATURE_NAME,
-    UNDIGESTED,
     sha256_bytes,
 )
 from image_classifier.artifact.manifest import Manifest, parse_manifest
@@ -23,8 +24,8 @@ FIRST_DATE = (1980, 1, 1, 0, 0, 0)
 """The earliest a zip archive can say: times would change the bytes."""
 MAX_DESCRIPTION_BYTES = 64 << 20
 """Of files that are read whole; the manifest of 4096 golden samples takes 1 MB."""
-UNDIGESTED_MEMBERS = (RECORD_NAME, SIGNATURE_NAME)
-"""Members of an archive beside what the manifest names, each where the artifact has it."""
+UNPINNED_MEMBERS = (RECORD_NAME, SIGNATURE_NAME)
+"""Members of an archive beside the pinned files, each where the artifact has it."""
 ENCRYPTED = 0x1
 
 
@@ -38,8 +39,8 @@ def write_archive(artifact: Artifact, path: Path) -> None:
     """
     if path.exists():
         raise ImportRefused(f"{path}: exists; give another name, or remove it")
-    beside = [name for name in UNDIGESTED_MEMBERS if artifact.path_of(name).is_file()]
-    names = [MANIFEST_NAME, *beside, *sorted(artifact.manifest.files)]
+    beside = [name for name in UNPINNED_MEMBERS if artifact.path_of(name).is_file()]
+    names = [MANIFEST_NAME, *beside, *sorted(artifact.pinned_files().keys() - {MANIFEST_NAME})]
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with zipfile.ZipFile(part, "w") as archive:
@@ -60,7 +61,7 @@ def write_archive(artifact: Artifact, path: Path) -> None:
 
 
 def read_archive(path: Path, root: Path, expected_digest: str | None) -> Artifact:
-    """Unpack an archive into a draft, and verify every file.
+    """Unpack an archive into a staging directory, and verify every file.
 
     Nothing of it is run or loaded: it may come from anywhere. Only files that the manifest
     names are written, each while its digest is computed.
@@ -100,18 +101,16 @@ def _unpacked(
             "free space has; nothing was imported"
         )
     manifest = _manifest(archive, by_name, path, expected_digest)
-    expected = {MANIFEST_NAME, *manifest.files}
-    odd = by_name.keys() - {*UNDIGESTED_MEMBERS} ^ expected
-    if len(by_name) != len(members) or odd or UNDIGESTED & manifest.files.keys():
-        shown = ", ".join(repr(name) for name in sorted(odd)[:3]) or "a name twice"
+    expected = {MANIFEST_NAME, EVIDENCE_NAME, REFERENCE_LOGITS_NAME, *manifest.files}
+    unexpected = by_name.keys() - {*UNPINNED_MEMBERS} ^ expected
+    if len(by_name) != len(members) or unexpected:
+        shown = ", ".join(repr(name) for name in sorted(unexpected)[:3]) or "a name twice"
         raise ImportRefused(
             f"{path}: its files are not those of its manifest ({shown}); nothing was imported"
         )
     for name, member in by_name.items():
         _write(archive, member, root / name, manifest.files.get(name))
-    artifact = open_artifact(root, sha256_bytes((root / MANIFEST_NAME).read_bytes()))
-    _check_plan(artifact, path)
-    return artifact
+    return open_artifact(root)
 
 
 def _problem(member: zipfile.ZipInfo) -> str:
@@ -125,7 +124,7 @@ def _problem(member: zipfile.ZipInfo) -> str:
         return "is compressed or encrypted"
     if member.file_size != member.compress_size:
         return "has two sizes"
-    described = member.filename in (MANIFEST_NAME, *UNDIGESTED_MEMBERS)
+    described = member.filename in (MANIFEST_NAME, EVIDENCE_NAME, *UNPINNED_MEMBERS)
     return "is too large" if described and member.file_size > MAX_DESCRIPTION_BYTES else ""
 
 
@@ -161,15 +160,4 @@ def _write(
         raise ImportRefused(
             f"{archive.filename}: {member.filename}: sha256 is {digest.hexdigest()}, its manifest "
             f"says {expected}; nothing was imported"
-        )
-
-
-def _check_plan(artifact: Artifact, path: Path) -> None:
-    """The record is outside the digests: it may name certified engines alone."""
-    if artifact.record is not None and artifact.record.plan.engine not in {
-        entry.name for entry in artifact.manifest.engines
-    }:
-        raise ImportRefused(
-            f"{path}: {RECORD_NAME} plans with the engine {artifact.record.plan.engine!r}, which "
-            "is not certified; nothing was imported"
         )

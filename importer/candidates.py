@@ -1,6 +1,6 @@
 """The engines an import tries: exported, certified, measured; and certified again later."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,12 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from image_classifier.artifact.artifact import Artifact
-from image_classifier.artifact.manifest import (
-    Certificate,
-    EngineEntry,
-    EngineGraph,
-    PreprocessingEntry,
-)
+from image_classifier.artifact.evidence import Certificate, CertifiedEngine, EngineGraph
+from image_classifier.artifact.manifest import Graph, InputSpec
 from image_classifier.artifact.record import EngineAttempt, LatencyPoint, Plan
 from image_classifier.inference.certificate import certify
 from image_classifier.inference.engine import Batch, Logits
@@ -21,7 +17,7 @@ from image_classifier.inference.engines.load import open_graph
 from image_classifier.inference.executor import Executor
 from image_classifier.inference.machine import usable_cores
 from image_classifier.inference.plan import measure_curve
-from image_classifier.inference.startup import gates_of, golden_inputs
+from image_classifier.inference.startup import check_preprocessing, gates_of
 from importer.errors import ImportRefused
 from importer.export import export_onnx, export_torchscript
 from importer.options import ImportOptions
@@ -33,7 +29,16 @@ from preprocessing.errors import OperatorError
 ONNX_FILE = "engines/network.onnx"
 TORCHSCRIPT_FILE = "engines/network.torchscript.pt"
 INT8_FILE = "engines/network-int8.xml"
-INT8_WEIGHTS = "engines/network-int8.bin"
+GRAPHS = (
+    Graph(file=ONNX_FILE, format="onnx", precision="fp32"),
+    Graph(
+        file=INT8_FILE,
+        format="openvino",
+        precision="int8",
+        companions=("engines/network-int8.bin",),
+    ),
+    Graph(file=TORCHSCRIPT_FILE, format="torchscript", precision="fp32"),
+)
 ENOUGH_SAMPLES = 100
 """Golden samples below which "auto" leaves bf16 and int8 out: an agreement of 99 % cannot be
 told from one of 100 % on fewer."""
@@ -43,7 +48,7 @@ has a batch size of one written into it, gives itself away on the first pair."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
+class Comparison:
     """What the engines are compared on.
 
     Attributes:
@@ -62,7 +67,7 @@ class Evidence:
 CANDIDATES = (
     EngineGraph(kind="openvino", precision="fp32", file=ONNX_FILE),
     EngineGraph(kind="openvino", precision="bf16", file=ONNX_FILE),
-    EngineGraph(kind="openvino", precision="int8", file=INT8_FILE, companions=(INT8_WEIGHTS,)),
+    EngineGraph(kind="openvino", precision="int8", file=INT8_FILE),
     EngineGraph(kind="onnxruntime", precision="fp32", file=ONNX_FILE),
     EngineGraph(kind="torchscript", precision="fp32", file=TORCHSCRIPT_FILE),
     EngineGraph(kind="torchscript", precision="bf16", file=TORCHSCRIPT_FILE),
@@ -102,19 +107,25 @@ def chosen_candidates(
     return tuple(chosen)
 
 
+def graphs_of(candidates: Iterable[EngineGraph]) -> tuple[Graph, ...]:
+    """Return the graphs that the candidates run."""
+    files = {candidate.file for candidate in candidates}
+    return tuple(graph for graph in GRAPHS if graph.file in files)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """Tries candidates against the evidence, in one draft."""
+    """Compares candidates with the reference, in one staging directory."""
 
-    draft: Path
+    staging: Path
     network: PixelsToLogits
-    signature: PreprocessingEntry
-    evidence: Evidence
+    input_spec: InputSpec
+    comparison: Comparison
     options: ImportOptions
 
     def run(
         self, candidates: Iterable[EngineGraph], progress: Progress
-    ) -> tuple[tuple[EngineEntry, ...], tuple[EngineAttempt, ...]]:
+    ) -> tuple[tuple[CertifiedEngine, ...], tuple[EngineAttempt, ...]]:
         """The engines that are certified, and what became of each candidate."""
         entries, attempts = [], []
         for candidate in candidates:
@@ -125,11 +136,11 @@ class Trial:
                 entries.append(entry)
         return tuple(entries), tuple(attempts)
 
-    def _try(self, candidate: EngineGraph) -> tuple[EngineEntry | None, EngineAttempt]:
+    def _try(self, candidate: EngineGraph) -> tuple[CertifiedEngine | None, EngineAttempt]:
         # Exporters and engines raise what they like for a network they cannot take: the
         # candidate becomes a row with its reason, and the import goes on with the others.
         try:
-            write_graph(candidate, self.draft, self.network, self.evidence)
+            write_graph(candidate, self.staging, self.network, self.comparison)
             certificate, failure = self._judged(candidate)
             curve = () if failure else self._curve(candidate)
         except Exception as error:
@@ -137,7 +148,7 @@ class Trial:
             if not isinstance(error, OperatorError):
                 reason = f"{type(error).__name__}: {reason}"
             return None, EngineAttempt(engine=candidate.name, verdict="unavailable", reason=reason)
-        entry = EngineEntry(**candidate.model_dump(), certificate=certificate)
+        entry = CertifiedEngine(**candidate.model_dump(), certificate=certificate)
         attempt = EngineAttempt(
             engine=candidate.name,
             verdict="failed" if failure else "passed",
@@ -150,7 +161,7 @@ class Trial:
 
     def _judged(self, candidate: EngineGraph) -> tuple[Certificate, str]:
         """Certificate of single images; why the engine fails on these or on pairs, else empty."""
-        inputs = self.evidence.inputs
+        inputs = self.comparison.inputs
         single = self._logits(candidate, inputs, 1)
         pairs = self._logits(candidate, inputs[:PAIRED], 2)
         certificate, failure = self._certified(single, candidate)
@@ -167,9 +178,9 @@ class Trial:
             batch_sizes=(batch_size,),
             image_ms=1,
         )
-        shape, classes = self.signature.input_shape, self.evidence.reference.shape[1]
-        engine = open_graph(candidate, self.draft, shape)(plan)
-        executor = Executor(engine, plan, self.signature, classes)
+        shape, classes = self.input_spec.shape, self.comparison.reference.shape[1]
+        engine = open_graph(candidate, self.staging, shape)(plan)
+        executor = Executor(engine, plan, self.input_spec, classes)
         try:
             return executor.run_in_parts(inputs, batch_size)
         finally:
@@ -181,15 +192,15 @@ class Trial:
         return certify(pairs, single, unknown, candidate.precision, self.options.gates)[1]
 
     def _certified(self, logits: Logits, candidate: EngineGraph) -> tuple[Certificate, str]:
-        evidence = self.evidence
+        compared = self.comparison
         return certify(
-            logits, evidence.reference, evidence.class_ids, candidate.precision, self.options.gates
+            logits, compared.reference, compared.class_ids, candidate.precision, self.options.gates
         )
 
     def _curve(self, graph: EngineGraph) -> tuple[LatencyPoint, ...]:
         return measure_curve(
-            open_graph(graph, self.draft, self.signature.input_shape),
-            self.evidence.inputs,
+            open_graph(graph, self.staging, self.input_spec.shape),
+            self.comparison.inputs,
             usable_cores(),
             budget_ms=self.options.budget_ms,
             seconds=self.options.measure_seconds,
@@ -197,20 +208,28 @@ class Trial:
 
 
 def write_graph(
-    candidate: EngineGraph, draft: Path, network: PixelsToLogits, evidence: Evidence
+    candidate: EngineGraph, staging: Path, network: PixelsToLogits, comparison: Comparison
 ) -> None:
-    """Write the candidate's graph into the draft, unless another candidate did."""
-    path = draft / candidate.file
-    if path.exists():
-        return
+    """Write the candidate's graph into the staging directory, unless another candidate did."""
+    path, onnx = staging / candidate.file, staging / ONNX_FILE
     path.parent.mkdir(exist_ok=True)
     if candidate.file == TORCHSCRIPT_FILE:
-        export_torchscript(network, evidence.inputs, path)
+        _write_whole(path, lambda: export_torchscript(network, comparison.inputs, path))
         return
-    if not (draft / ONNX_FILE).exists():
-        export_onnx(network, evidence.inputs, draft / ONNX_FILE)
+    _write_whole(onnx, lambda: export_onnx(network, comparison.inputs, onnx))
     if candidate.file != ONNX_FILE:
-        quantise(draft / ONNX_FILE, evidence.calibration, path)
+        _write_whole(path, lambda: quantise(onnx, comparison.calibration, path))
+
+
+def _write_whole(path: Path, export: Callable[[], None]) -> None:
+    """Export a graph that is not there yet; one that fails leaves no part of a file."""
+    if path.exists():
+        return
+    try:
+        export()
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def verify_engines(artifact: Artifact, progress: Progress) -> tuple[EngineAttempt, ...]:
@@ -219,22 +238,21 @@ def verify_engines(artifact: Artifact, progress: Progress) -> tuple[EngineAttemp
     Runs what serving would run, a preprocessing class of the artifact's own included.
 
     Returns:
-        One row an engine, in the manifest's order.
+        One row an engine, in the evidence's order.
 
     Raises:
         SelfCheckFailed: The preprocessing gives other pixels than at import.
     """
-    samples = artifact.golden_samples()
-    with progress.step(f"preprocess {len(samples)} golden samples"):
-        inputs = golden_inputs(samples, artifact.preprocessing())
+    with progress.step(f"preprocess {len(artifact.manifest.golden)} golden samples"):
+        inputs = check_preprocessing(artifact, artifact.preprocessing())
     rows = []
-    for entry in artifact.manifest.engines:
+    for entry in artifact.evidence.engines:
         with progress.step(f"{entry.name}: verify"):
             rows.append(_verified(artifact, entry, inputs))
     return tuple(rows)
 
 
-def _verified(artifact: Artifact, entry: EngineEntry, inputs: Batch) -> EngineAttempt:
+def _verified(artifact: Artifact, entry: CertifiedEngine, inputs: Batch) -> EngineAttempt:
     samples = artifact.golden_samples()
     reference = np.stack([sample.logits for sample in samples])
     class_ids = tuple(sample.class_id for sample in samples)
@@ -262,12 +280,14 @@ def _verified(artifact: Artifact, entry: EngineEntry, inputs: Batch) -> EngineAt
     )
 
 
-def _logits(artifact: Artifact, entry: EngineEntry, inputs: Batch) -> Iterator[tuple[int, Logits]]:
+def _logits(
+    artifact: Artifact, entry: CertifiedEngine, inputs: Batch
+) -> Iterator[tuple[int, Logits]]:
     """Logits of all inputs at each batch size that serving would use, and at one."""
     sizes = {1}
     if artifact.record is not None and artifact.record.plan.engine == entry.name:
         sizes |= set(artifact.record.plan.batch_sizes)
-    signature = artifact.manifest.preprocessing
+    input_spec = artifact.manifest.input
     plan = Plan(
         engine=entry.name,
         streams=1,
@@ -275,8 +295,8 @@ def _logits(artifact: Artifact, entry: EngineEntry, inputs: Batch) -> Iterator[t
         batch_sizes=tuple(sorted(sizes)),
         image_ms=1,
     )
-    engine = open_graph(entry, artifact.root, signature.input_shape)(plan)
-    executor = Executor(engine, plan, signature, artifact.manifest.num_classes)
+    engine = open_graph(entry, artifact.root, input_spec.shape)(plan)
+    executor = Executor(engine, plan, input_spec, artifact.manifest.num_classes)
     try:
         for size in plan.batch_sizes:
             yield size, executor.run_in_parts(inputs, size)

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from image_classifier.artifact.artifact import Artifact
+from image_classifier.artifact.evidence import read_evidence
 from image_classifier.artifact.format import MANIFEST_NAME, SIGNATURE_NAME
 from image_classifier.artifact.manifest import parse_manifest
 from image_classifier.artifact.record import read_record
@@ -14,11 +15,11 @@ from image_classifier.artifact.store import (
     ModelLock,
     add,
     check_lock_place,
-    draft,
     locate,
+    lock_of,
     open_in_store,
     read_lock,
-    tag_of,
+    staging_dir,
     tags,
     write_lock,
 )
@@ -69,7 +70,7 @@ def _verify(given: Arguments, progress: TerminalProgress) -> int:
     from importer.candidates import verify_engines
 
     rows = verify_engines(artifact, progress)
-    tag = tag_of(artifact.manifest)
+    tag = lock_of(artifact).tag
     if given.json:
         print_json({"tag": tag, "engines": [row.model_dump(exclude={"curve"}) for row in rows]})
     else:
@@ -79,13 +80,15 @@ def _verify(given: Arguments, progress: TerminalProgress) -> int:
 
 def _show(given: Arguments, _progress: TerminalProgress) -> int:
     artifact = _opened(given)
-    tag = tag_of(artifact.manifest)
+    tag = lock_of(artifact).tag
     if given.json:
         print_json(
             {
                 "tag": tag,
                 "manifest_sha256": artifact.digest,
+                "evidence_sha256": artifact.evidence_digest,
                 "manifest": artifact.manifest.model_dump(mode="json"),
+                "evidence": artifact.evidence.model_dump(mode="json"),
                 "record": artifact.record and artifact.record.model_dump(mode="json"),
             }
         )
@@ -108,7 +111,7 @@ def _export(given: Arguments, progress: TerminalProgress) -> int:
         artifact = _opened(given)
     with progress.step(f"write {given.file}"):
         write_archive(artifact, given.file)
-    tag = tag_of(artifact.manifest)
+    tag = lock_of(artifact).tag
     if given.json:
         print_json({"tag": tag, "manifest_sha256": artifact.digest, "file": str(given.file)})
     else:
@@ -119,11 +122,12 @@ def _export(given: Arguments, progress: TerminalProgress) -> int:
 def _import(given: Arguments, progress: TerminalProgress) -> int:
     if given.lock is not None:
         check_lock_place(given.lock)
-    with draft() as root:
+    with staging_dir() as root:
         with progress.step("unpack and verify every file"):
             artifact = read_archive(given.file, root, given.digest)
         with uninterrupted():
-            lock, known = add(root, artifact.manifest)
+            lock = lock_of(artifact)
+            known = add(root, lock)
             if known and (root / SIGNATURE_NAME).is_file():  # signed since, or with another key
                 (root / SIGNATURE_NAME).replace(locate(lock.tag) / SIGNATURE_NAME)
             if given.lock is not None:
@@ -145,10 +149,11 @@ def _opened(given: Arguments) -> Artifact:
         return open_in_store(given.tag)
     lock = read_lock(given.default_lock)
     artifact = open_in_store(lock.tag)
-    if artifact.digest != lock.manifest_sha256:
+    if lock != lock_of(artifact):
         raise ImportRefused(
-            f"{given.default_lock}: names the manifest {lock.manifest_sha256}, {lock.tag} has "
-            f"{artifact.digest}; import the model again"
+            f"{given.default_lock}: names manifest {lock.manifest_sha256} and evidence "
+            f"{lock.evidence_sha256}, {lock.tag} has {artifact.digest} and "
+            f"{artifact.evidence_digest}; import the model again"
         )
     return artifact
 
@@ -159,12 +164,13 @@ def _row(tag: str) -> ListRow:
         root = locate(tag)
         path = root / MANIFEST_NAME
         manifest, record = parse_manifest(path.read_bytes(), str(path)), read_record(root)
+        evidence, _ = read_evidence(root)
     except (OperatorError, OSError) as error:
         return ListRow(tag=tag, problem=str(error))
     return ListRow(
         tag=tag,
         classes=manifest.num_classes,
-        engines=tuple(entry.name for entry in manifest.engines),
+        engines=tuple(entry.name for entry in evidence.engines),
         imported_at=None if record is None else record.imported_at,
     )
 

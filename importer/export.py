@@ -107,7 +107,7 @@ def export_onnx(network: PixelsToLogits, inputs: npt.NDArray[np.generic], path: 
         path: Where to write it.
     """
     if isinstance(network.network, OnnxNetwork):
-        write_graph_of_pixels(network.network, network.signature, path)
+        write_graph_of_pixels(network.network, network.input_spec, path)
     elif isinstance(network.network, torch.jit.ScriptModule):
         _export_script(network, inputs, path)
     else:

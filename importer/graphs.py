@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from image_classifier.artifact.format import ArtifactError
-from image_classifier.artifact.manifest import PreprocessingEntry
+from image_classifier.artifact.manifest import InputSpec
 from importer.errors import ImportRefused
 from importer.weights import is_onnx, is_torchscript
 
@@ -293,12 +293,12 @@ OLDEST_IR = 4
 """Before it, weights had to be listed as inputs."""
 
 
-def write_graph_of_pixels(network: OnnxNetwork, signature: PreprocessingEntry, path: Path) -> None:
+def write_graph_of_pixels(network: OnnxNetwork, input_spec: InputSpec, path: Path) -> None:
     """Write the graph with the normalisation in front: batch (n, H, W, C) in, logits out.
 
     Args:
         network: The original.
-        signature: Shape, dtype and normalisation of the inputs.
+        input_spec: Shape, dtype and normalisation of the inputs.
         path: Where to write it.
     """
     model = onnx.ModelProto()
@@ -307,11 +307,9 @@ def write_graph_of_pixels(network: OnnxNetwork, signature: PreprocessingEntry, p
     weights = {tensor.name for tensor in graph.initializer}
     free_batch_dimension(model, network)
     image = next(value for value in graph.input if value.name not in weights)
-    nodes, constants = _front(network, signature, image.name)
-    shape = ("n", *signature.input_shape)
-    pixels = helper.make_tensor_value_info(
-        f"{PREFIX}batch", ELEMENT_TYPES[signature.input_dtype], shape
-    )
+    nodes, constants = _front(network, input_spec, image.name)
+    shape = ("n", *input_spec.shape)
+    pixels = helper.make_tensor_value_info(f"{PREFIX}batch", ELEMENT_TYPES[input_spec.dtype], shape)
     kept = [*nodes, *graph.node]
     del graph.input[:], graph.node[:]
     graph.input.append(pixels)
@@ -323,7 +321,7 @@ def write_graph_of_pixels(network: OnnxNetwork, signature: PreprocessingEntry, p
 
 
 def _front(
-    network: OnnxNetwork, signature: PreprocessingEntry, image: str
+    network: OnnxNetwork, input_spec: InputSpec, image: str
 ) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """Nodes from the pixels to the original input, in the arithmetic of PixelsToLogits."""
     steps: list[tuple[str, dict[str, object], np.ndarray | None]] = []
@@ -331,13 +329,13 @@ def _front(
         steps.append(("Transpose", {"perm": [0, 3, 1, 2]}, None))
     takes = network.signature.input_dtype
     if takes == "uint8":
-        _refuse_second_normalisation(signature)
-    elif signature.mean is not None and signature.std is not None:
+        _refuse_second_normalisation(input_spec)
+    elif input_spec.mean is not None and input_spec.std is not None:
         shape = (-1,) if network.channels_last else (1, -1, 1, 1)
         steps.append(("Cast", {"to": TensorProto.FLOAT}, None))
         steps.append(("Div", {}, np.array(255, np.float32)))
-        steps.append(("Sub", {}, np.array(signature.mean, np.float32).reshape(shape)))
-        steps.append(("Div", {}, np.array(signature.std, np.float32).reshape(shape)))
+        steps.append(("Sub", {}, np.array(input_spec.mean, np.float32).reshape(shape)))
+        steps.append(("Div", {}, np.array(input_spec.std, np.float32).reshape(shape)))
     if takes == "float16":
         steps.append(("Cast", {"to": TensorProto.FLOAT16}, None))
     if not steps:
@@ -355,13 +353,13 @@ def _front(
     return nodes, constants
 
 
-def _refuse_second_normalisation(signature: PreprocessingEntry) -> None:
-    given = (*(signature.mean or ()), *(signature.std or ()))
-    channels = signature.input_shape[2]
-    if signature.input_dtype != "uint8" or given != (0.0,) * channels + (1.0,) * channels:
+def _refuse_second_normalisation(input_spec: InputSpec) -> None:
+    given = (*(input_spec.mean or ()), *(input_spec.std or ()))
+    channels = input_spec.shape[2]
+    if input_spec.dtype != "uint8" or given != (0.0,) * channels + (1.0,) * channels:
         raise ImportRefused(
             f"the ONNX file takes uint8 pixels and normalises by itself, the preprocessing has "
-            f"mean {signature.mean} and std {signature.std}; leave both out of it"
+            f"mean {input_spec.mean} and std {input_spec.std}; leave both out of it"
         )
 
 

@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from image_classifier.artifact.artifact import built_in_sources, load_own_preprocessing
-from image_classifier.artifact.format import BUILT_IN_PREPROCESSING
-from image_classifier.artifact.manifest import TORCHVISION, PreprocessingEntry
+from image_classifier.artifact.artifact import load_own_preprocessing
+from image_classifier.artifact.manifest import TORCHVISION, InputSpec, PreprocessingEntry
 from importer.errors import ImportRefused
 from importer.golden_images import (
     GoldenImage,
@@ -33,8 +32,8 @@ from preprocessing import (
     SpecPreprocessing,
     to_input,
 )
+from preprocessing.decode import upright_turn
 from preprocessing.errors import ImageRejected
-from preprocessing.orientation import upright_turn
 
 OWN_PREPROCESSING = "preprocessing/own"
 
@@ -54,11 +53,11 @@ def capture_preprocessing(text: str, draft: Path) -> tuple[Preprocessing, Prepro
     origin, _, class_name = text.rpartition(":")
     if origin == TORCHVISION:
         network, _, weights = class_name.partition("/")
-        return capture_spec(published_spec(torchvision_meta(network, weights or "DEFAULT")), draft)
+        return capture_spec(published_spec(torchvision_meta(network, weights or "DEFAULT")))
     if origin.endswith(".py"):
         return capture_class(Path(origin), class_name, draft)
     if Path(text).suffix in (".yaml", ".yml", ".json"):
-        return capture_spec(PreprocessingSpec.from_file(Path(text)), draft)
+        return capture_spec(PreprocessingSpec.from_file(Path(text)))
     raise ImportRefused(
         f"preprocessing {text!r}: expected a spec file (.yaml, .json), PATH.py:CLASS or "
         "torchvision:NAME/WEIGHTS"
@@ -78,9 +77,8 @@ def published_spec(published: TorchvisionWeights) -> PreprocessingSpec:
     )
 
 
-def capture_spec(spec: PreprocessingSpec, draft: Path) -> tuple[Preprocessing, PreprocessingEntry]:
+def capture_spec(spec: PreprocessingSpec) -> tuple[Preprocessing, PreprocessingEntry]:
     """The built-in preprocessing with this spec."""
-    _capture_built_in(draft)
     preprocessing = SpecPreprocessing(spec)
     return preprocessing, entry_of(preprocessing, spec=spec)
 
@@ -91,20 +89,11 @@ def capture_class(
     """The user's own class; what serves is the copy in the artifact."""
     if not source.is_file():
         raise ImportRefused(f"preprocessing {source}: no such file; expected PATH.py:CLASS")
-    _capture_built_in(draft)
     name = f"{OWN_PREPROCESSING}/{source.name}"
     (draft / name).parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, draft / name)
     preprocessing = load_own_preprocessing(draft / name, class_name)
     return preprocessing, entry_of(preprocessing, file=name, class_name=class_name)
-
-
-def _capture_built_in(draft: Path) -> None:
-    # Also beside a user's own class: decoding is always the built-in package's.
-    target = draft / BUILT_IN_PREPROCESSING
-    target.mkdir(parents=True, exist_ok=True)
-    for name, source in built_in_sources().items():
-        (target / name).write_bytes(source)
 
 
 def entry_of(
@@ -116,14 +105,7 @@ def entry_of(
 ) -> PreprocessingEntry:
     """What the manifest says of a preprocessing, and of where it comes from."""
     return PreprocessingEntry(
-        spec=spec,
-        file=file,
-        class_name=class_name,
-        decode=preprocessing.decode,
-        input_shape=preprocessing.input_shape,
-        input_dtype=preprocessing.input_dtype,
-        mean=preprocessing.mean,
-        std=preprocessing.std,
+        spec=spec, file=file, class_name=class_name, decode=preprocessing.decode
     )
 
 
@@ -140,7 +122,8 @@ class Materials:
     """What an artifact is made from.
 
     Attributes:
-        signature: Facts of the preprocessing the graph relies on.
+        preprocessing_entry: What the manifest says of the preprocessing.
+        input_spec: What the graphs take.
         golden: Images the model is verified with.
         inputs: Their inputs, (n, H, W, C).
         calibration: Inputs for quantisation, (m, H, W, C).
@@ -149,7 +132,8 @@ class Materials:
 
     model: ModelSource
     preprocessing: Preprocessing
-    signature: PreprocessingEntry
+    preprocessing_entry: PreprocessingEntry
+    input_spec: InputSpec
     labels: tuple[str, ...]
     golden: tuple[GoldenImage, ...]
     inputs: npt.NDArray[np.generic]
@@ -167,7 +151,7 @@ def read_materials(options: ImportOptions, draft: Path, progress: Progress) -> M
         model = read_model(options, draft)
     for note in model.notes:
         progress.note(note)
-    preprocessing, signature = _preprocessing(options, model, draft)
+    preprocessing, entry = _preprocessing(options, model, draft)
     labels = _labels(options, model)
     reference = None if options.reference is None else read_reference(options.reference)
     with progress.step("read and preprocess the golden images"):
@@ -186,7 +170,8 @@ def read_materials(options: ImportOptions, draft: Path, progress: Progress) -> M
     return Materials(
         model=model,
         preprocessing=preprocessing,
-        signature=signature,
+        preprocessing_entry=entry,
+        input_spec=InputSpec.of(preprocessing),
         labels=labels,
         golden=found.images,
         inputs=inputs,
@@ -206,7 +191,7 @@ def _preprocessing(
             "--preprocessing is not given and the weights are not published by torchvision; "
             "expected a spec file (.yaml, .json), PATH.py:CLASS or torchvision:NAME/WEIGHTS"
         )
-    return capture_spec(published_spec(published), draft)
+    return capture_spec(published_spec(published))
 
 
 def _labels(options: ImportOptions, model: ModelSource) -> tuple[str, ...]:

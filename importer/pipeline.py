@@ -1,40 +1,29 @@
 """From what a researcher hands in to an artifact in the store."""
 
-import importlib.metadata
-import json
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-import numpy as np
-
-from image_classifier.artifact.format import (
-    GOLDEN_LOGITS_NAME,
-    LABELS_NAME,
-    MANIFEST_NAME,
-    RECORD_NAME,
-    FrozenModel,
-    file_names,
-    sha256_bytes,
-    sha256_tree,
-)
-from image_classifier.artifact.manifest import SCHEMA_VERSION, EngineEntry, GoldenEntry, Manifest
+from image_classifier.artifact.evidence import CertifiedEngine, Evidence
+from image_classifier.artifact.format import RECORD_NAME, SCHEMA_VERSION, FrozenModel
+from image_classifier.artifact.manifest import Graph, Manifest, Outputs
 from image_classifier.artifact.record import EngineAttempt, ImportRecord
 from image_classifier.artifact.store import (
     ModelLock,
     add,
     check_lock_place,
-    draft,
     locate,
+    staging_dir,
+    tag_of,
     write_lock,
 )
 from image_classifier.inference.engine import Logits
 from image_classifier.inference.engines.load import accelerator_of
 from image_classifier.inference.machine import ABSENT_GPU, this_machine
 from image_classifier.inference.plan import fastest_plan, plan_for
-from importer.candidates import Evidence, Trial, chosen_candidates
+from importer.candidates import Comparison, Trial, chosen_candidates, graphs_of
 from importer.diagnosis import Diagnosis, check_against_reference, comparison_with
 from importer.errors import ImportRefused
 from importer.interruption import uninterrupted
@@ -44,6 +33,17 @@ from importer.options import ImportOptions
 from importer.pixels_to_logits import PixelsToLogits, reference_logits
 from importer.progress import Progress
 from importer.shrinking import certify_shrinking
+from importer.writing import (
+    identity_files,
+    installed_versions,
+    keep_graphs,
+    write_evidence,
+    write_golden,
+    write_labels,
+    write_manifest,
+    write_reference,
+)
+from preprocessing import conformance_digests
 
 
 class Provenance(FrozenModel):
@@ -84,30 +84,18 @@ def source_commit(root: Path) -> str | None:
     return described.stdout.strip()
 
 
-RELEVANT_PACKAGES = (
-    "nncf",
-    "numpy",
-    "onnx",
-    "onnxruntime",
-    "openvino",
-    "pillow",
-    "torch",
-    "torchvision",
-)
-"""Libraries whose version may change a number of the model."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Imported:
     """What an import made.
 
     Attributes:
-        known: Whether the store had the same artifact already.
+        known: Whether the store had the same artifact, with the same evidence, already.
     """
 
     lock: ModelLock
     known: bool
     manifest: Manifest
+    evidence: Evidence
     record: ImportRecord
 
 
@@ -122,9 +110,9 @@ def import_model(
         OperatorError: Why the model was not imported.
     """
     check_lock_place(lock_path)
-    with draft() as root:
+    with staging_dir() as root:
         materials = read_materials(options, root, progress)
-        network = PixelsToLogits(materials.model.network, materials.signature).eval()
+        network = PixelsToLogits(materials.model.network, materials.input_spec).eval()
         with progress.step(f"run the reference on {len(materials.golden)} golden images"):
             reference = reference_logits(network, materials.inputs)
         check_label_count(materials.labels, reference.shape[1])
@@ -132,26 +120,41 @@ def import_model(
         if materials.reference is not None:
             reference = _given_reference(options, materials, reference, progress)
         trial = Trial(
-            draft=root,
+            staging=root,
             network=network,
-            signature=materials.signature,
-            evidence=_evidence(materials, reference),
+            input_spec=materials.input_spec,
+            comparison=_comparison(materials, reference),
             options=options,
         )
         candidates = chosen_candidates(options, len(materials.golden), progress)
-        entries, attempts = trial.run(candidates, progress)
-        record = _record(options, provenance, entries, attempts)
+        engines, attempts = trial.run(candidates, progress)
+        record = _record(options, provenance, engines, attempts)
         with progress.step("write the artifact"):
-            signature = materials.signature.model_copy(update={"shrinking": shrinking})
-            materials = replace(materials, signature=signature)
-            manifest = _write(root, options.name, materials, reference, entries)
+            manifest = _write(
+                root, options.name, materials, graphs_of(candidates), reference.shape[1]
+            )
+            identity = write_manifest(root, manifest)
+            evidence = Evidence(
+                schema_version=SCHEMA_VERSION,
+                identity_sha256=identity,
+                reference="torch" if materials.reference is None else "given",
+                reference_logits_sha256=write_reference(root, reference),
+                engines=engines,
+                shrinking=shrinking,
+                versions=installed_versions(),
+            )
+            lock = ModelLock(
+                tag=tag_of(options.name, identity),
+                manifest_sha256=identity,
+                evidence_sha256=write_evidence(root, evidence),
+            )
             (root / RECORD_NAME).write_bytes(record.to_json())
             with uninterrupted():
-                lock, known = add(root, manifest)
-                if known:  # the same model measured anew: what is newer counts
+                known = add(root, lock)
+                if known:  # the same model measured again: the later measurement counts
                     (root / RECORD_NAME).replace(locate(lock.tag) / RECORD_NAME)
                 write_lock(lock_path, lock)
-    return Imported(lock=lock, known=known, manifest=manifest, record=record)
+    return Imported(lock=lock, known=known, manifest=manifest, evidence=evidence, record=record)
 
 
 def _given_reference(
@@ -161,7 +164,8 @@ def _given_reference(
         return logits
     diagnosis = Diagnosis(
         network=materials.model.network,
-        signature=materials.signature,
+        preprocessing=materials.preprocessing_entry,
+        input_spec=materials.input_spec,
         images=materials.golden,
         inputs=materials.inputs,
         comparison=comparison_with(
@@ -174,8 +178,8 @@ def _given_reference(
     return check_against_reference(diagnosis, logits, progress)
 
 
-def _evidence(materials: Materials, reference: Logits) -> Evidence:
-    return Evidence(
+def _comparison(materials: Materials, reference: Logits) -> Comparison:
+    return Comparison(
         inputs=materials.inputs,
         reference=reference,
         class_ids=tuple(image.label for image in materials.golden),
@@ -186,10 +190,10 @@ def _evidence(materials: Materials, reference: Logits) -> Evidence:
 def _record(
     options: ImportOptions,
     provenance: Provenance,
-    entries: tuple[EngineEntry, ...],
+    engines: tuple[CertifiedEngine, ...],
     attempts: tuple[EngineAttempt, ...],
 ) -> ImportRecord:
-    if not entries:
+    if not engines:
         reasons = "; ".join(f"{attempt.engine}: {attempt.reason}" for attempt in attempts)
         raise ImportRefused(f"no engine passed: {reasons}")
     plans = [
@@ -198,7 +202,7 @@ def _record(
         if attempt.curve
     ]
     for_gpu = options.device == "cuda"
-    accelerator = (accelerator_of(entries[0].kind) or ABSENT_GPU) if for_gpu else None
+    accelerator = (accelerator_of(engines[0].kind) or ABSENT_GPU) if for_gpu else None
     return ImportRecord(
         imported_at=provenance.imported_at,
         command=provenance.command,
@@ -214,50 +218,22 @@ def _write(
     root: Path,
     name: str,
     materials: Materials,
-    reference: Logits,
-    entries: tuple[EngineEntry, ...],
+    graphs: tuple[Graph, ...],
+    num_classes: int,
 ) -> Manifest:
-    (root / LABELS_NAME).write_text(json.dumps(materials.labels, ensure_ascii=False) + "\n")
-    _drop_refused_graphs(root, entries)
-    golden = _write_golden(root, materials, reference)
-    manifest = Manifest(
+    """Write everything that decides an answer, and the manifest that describes it."""
+    write_labels(root, materials.labels)
+    golden = write_golden(root, materials.golden, materials.inputs)
+    return Manifest(
         schema_version=SCHEMA_VERSION,
         name=name,
-        num_classes=reference.shape[1],
+        num_classes=num_classes,
         architecture=materials.model.architecture,
-        preprocessing=materials.signature,
-        engines=entries,
+        input=materials.input_spec,
+        preprocessing=materials.preprocessing_entry,
+        outputs=Outputs(),
+        graphs=keep_graphs(root, graphs),
+        conformance=conformance_digests(materials.preprocessing),
         golden=golden,
-        reference="torch" if materials.reference is None else "given",
-        versions={package: importlib.metadata.version(package) for package in RELEVANT_PACKAGES},
-        files=sha256_tree(root, file_names(root)),
+        files=identity_files(root),
     )
-    (root / MANIFEST_NAME).write_bytes(manifest.to_json())
-    return manifest
-
-
-def _write_golden(root: Path, materials: Materials, reference: Logits) -> tuple[GoldenEntry, ...]:
-    entries = []
-    for number, image in enumerate(materials.golden):
-        # Numbered: names of the researcher's may clash or hold odd characters.
-        suffix = PurePosixPath(image.name).suffix.lower()
-        file = f"golden/{number:04}{suffix}"
-        (root / file).parent.mkdir(exist_ok=True)
-        (root / file).write_bytes(image.data)
-        entries.append(
-            GoldenEntry(
-                file=file,
-                name=image.name,
-                class_id=image.label,
-                input_sha256=sha256_bytes(materials.inputs[number].tobytes()),
-            )
-        )
-    np.save(root / GOLDEN_LOGITS_NAME, reference, allow_pickle=False)
-    return tuple(entries)
-
-
-def _drop_refused_graphs(root: Path, entries: tuple[EngineEntry, ...]) -> None:
-    used = {file for entry in entries for file in (entry.file, *entry.companions)}
-    for path in (root / "engines").iterdir():
-        if path.relative_to(root).as_posix() not in used:
-            path.unlink()

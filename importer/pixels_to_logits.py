@@ -5,7 +5,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from image_classifier.artifact.manifest import PreprocessingEntry
+from image_classifier.artifact.manifest import InputSpec
 from importer.errors import ImportRefused
 
 
@@ -19,14 +19,14 @@ class PixelsToLogits(nn.Module):
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, network: nn.Module, signature: PreprocessingEntry) -> None:
+    def __init__(self, network: nn.Module, input_spec: InputSpec) -> None:
         super().__init__()
         self.network = network
-        self.signature = signature
-        self.normalises = signature.mean is not None and signature.std is not None
-        if signature.mean is not None and signature.std is not None:
-            self.register_buffer("mean", torch.tensor(signature.mean).view(1, -1, 1, 1))
-            self.register_buffer("std", torch.tensor(signature.std).view(1, -1, 1, 1))
+        self.input_spec = input_spec
+        self.normalises = input_spec.mean is not None and input_spec.std is not None
+        if input_spec.mean is not None and input_spec.std is not None:
+            self.register_buffer("mean", torch.tensor(input_spec.mean).view(1, -1, 1, 1))
+            self.register_buffer("std", torch.tensor(input_spec.std).view(1, -1, 1, 1))
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         """Logits (n, classes) of a batch (n, H, W, C), uint8 in [0, 255] or ready float32."""

@@ -4,14 +4,15 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from image_classifier.artifact.manifest import Certificate, Precision
+from image_classifier.artifact.evidence import Certificate
+from image_classifier.artifact.format import Precision
 from image_classifier.inference.certificate import Gates, certify
 from image_classifier.inference.engine import Logits
 from importer.errors import ImportRefused
 from importer.materials import Materials
 from importer.pixels_to_logits import reference_logits
 from preprocessing import DecodeLimits, decode_image
-from preprocessing.pipeline import image_to_input
+from preprocessing.user_class import image_to_input
 
 JUDGED_AS: Precision = "int8"
 """The gates of reduced precision apply: agreement of the top-1 and loss of accuracy."""
@@ -32,7 +33,7 @@ def certify_shrinking(
     Raises:
         ImportRefused: A gate fails, or no golden image is one that shrinks.
     """
-    if materials.signature.decode.shrink_jpeg_to_side is None:
+    if materials.preprocessing_entry.decode.shrink_jpeg_to_side is None:
         return None
     inputs = _of_full_decode(materials)
     if np.array_equal(inputs, materials.inputs):
@@ -52,7 +53,7 @@ def certify_shrinking(
 
 
 def _of_full_decode(materials: Materials) -> npt.NDArray[np.generic]:
-    rules = materials.signature.decode.model_copy(update={"shrink_jpeg_to_side": None})
+    rules = materials.preprocessing_entry.decode.model_copy(update={"shrink_jpeg_to_side": None})
     return np.stack(
         [
             image_to_input(decode_image(image.data, rules, DecodeLimits()), materials.preprocessing)

@@ -1,6 +1,5 @@
 """What was measured of an artifact: the import's record and the certified rate."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -90,7 +89,14 @@ class EngineAttempt(FrozenModel):
 
 
 class ImportRecord(FrozenModel):
-    """One import, as it happened."""
+    """One import, as it happened.
+
+    Attributes:
+        imported_at: UTC, ISO 8601, seconds.
+        command: The command line.
+        source_commit: Commit of this program; "-dirty" where files differ; None outside git.
+        machine: It was imported on; the curves and the plan hold there.
+    """
 
     imported_at: str
     command: str
@@ -99,10 +105,6 @@ class ImportRecord(FrozenModel):
     budget_ms: float
     attempts: tuple[EngineAttempt, ...]
     plan: Plan
-
-    def to_json(self) -> bytes:
-        """Readable bytes."""
-        return (json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True) + "\n").encode()
 
     def curve(self, engine: str) -> tuple[LatencyPoint, ...]:
         """The measured points of one engine; empty where it was not measured."""
@@ -168,10 +170,6 @@ class SloCertificate(FrozenModel):
     ready_s: Annotated[float, Field(gt=0)]
     rule: str
 
-    def to_json(self) -> bytes:
-        """Readable bytes."""
-        return (json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True) + "\n").encode()
-
 
 def read_slo(root: Path) -> SloCertificate | None:
     """The certificate beside a manifest, or None where there is none.
@@ -195,7 +193,7 @@ def write_slo(root: Path, certificate: SloCertificate) -> Path:
     """Replace the certificate in one step and return its path."""
     path = root / SLO_NAME
     # Outside the artifact, whose files are all accounted for: a start in between must not fail.
-    draft = root.with_name(f".{root.name}.{SLO_NAME}")
-    draft.write_bytes(certificate.to_json())
-    draft.replace(path)
+    temporary = root.with_name(f".{root.name}.{SLO_NAME}")
+    temporary.write_bytes(certificate.to_json())
+    temporary.replace(path)
     return path

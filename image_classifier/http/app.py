@@ -96,7 +96,7 @@ def create_app(settings: Settings, lock: ModelLock) -> FastAPI:
         begun = time.perf_counter()
         classifier = app.state.classifier
         # Before the body: receiving what is then refused would cost time that others wait for.
-        classifier.check_admission()
+        classifier.refuse_if_overloaded()
         with bodies.hold() as reserve:
             upload = await read_upload(request, reserve, bodies.max_bytes)
             work = classifier.classify(upload.image, upload.top_k)

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, Field
 
 from image_classifier.artifact.artifact import Artifact
-from image_classifier.artifact.manifest import Certificate, Manifest, PreprocessingEntry
+from image_classifier.artifact.evidence import Certificate, Evidence
+from image_classifier.artifact.manifest import InputSpec, Outputs, PreprocessingEntry
 from image_classifier.artifact.record import Plan, SloCertificate
 from image_classifier.artifact.store import ModelLock
 from image_classifier.inference.predictions import Prediction
@@ -113,9 +114,9 @@ class EngineCard(BaseModel):
     image_ms: float
 
     @classmethod
-    def of(cls, manifest: Manifest, plan: Plan) -> "EngineCard":
+    def of(cls, evidence: Evidence, plan: Plan) -> "EngineCard":
         """Describe the engine of `plan`."""
-        entry = manifest.engine(plan.engine)
+        entry = evidence.engine(plan.engine)
         return cls(
             name=entry.name,
             precision=entry.precision,
@@ -129,13 +130,15 @@ class EngineCard(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """The model a process has loaded, with the proof that it equals the trained one."""
+    """The model a process has loaded, with the proof that it gives the trained one's answers."""
 
     model: ModelReference
     name: str
     labels: tuple[str, ...]
     architecture: str | None
+    input: InputSpec
     preprocessing: PreprocessingEntry
+    outputs: Outputs
     golden_samples: int
     reference: str
     versions: dict[str, str]
@@ -148,19 +151,14 @@ class ModelCard(BaseModel):
         cls, lock: ModelLock, artifact: Artifact, engine: EngineCard, topology: str
     ) -> "ModelCard":
         """Describe a loaded artifact; `engine` comes from the process that runs it."""
-        manifest = artifact.manifest
-        return cls(
-            model=ModelReference(tag=lock.tag, digest=lock.manifest_sha256),
-            name=manifest.name,
-            labels=artifact.labels(),
-            architecture=None if manifest.architecture is None else str(manifest.architecture),
-            preprocessing=manifest.preprocessing,
-            golden_samples=len(manifest.golden),
-            reference=manifest.reference,
-            versions=manifest.versions,
-            engine=engine,
-            topology=topology,
-            slo=artifact.slo,
+        return cls.model_validate(
+            {
+                "model": {"tag": lock.tag, "digest": lock.manifest_sha256},
+                **artifact.describe(),
+                "engine": engine,
+                "topology": topology,
+                "slo": artifact.slo,
+            }
         )
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from image_classifier.errors import Overloaded
+from image_classifier.inference.admission import Reservation
 from image_classifier.inference.engine import Batch, Logits
 from image_classifier.inference.executor import EngineFault
 from preprocessing.errors import ClientError
@@ -40,6 +42,7 @@ class _Waiting:
     inputs: npt.NDArray[np.generic]
     answer: asyncio.Future[Inference]
     since: float
+    reservation: Reservation | None
 
 
 class Batcher:
@@ -47,8 +50,8 @@ class Batcher:
 
     What arrives while all streams are busy forms the next batch, in order of arrival, up to
     `max_batch_size`. A failing batch is run again item by item, once, so that one poisonous
-    input fails alone. An input whose caller was cancelled before its batch started is not
-    run.
+    input fails alone. An input whose caller was cancelled, or whose reservation expired, before
+    its batch started is not run.
 
     Belongs to one event loop; not thread-safe.
 
@@ -78,14 +81,19 @@ class Batcher:
         """Whether nothing waits."""
         return not self._waiting
 
-    async def submit(self, inputs: npt.NDArray[np.generic]) -> Inference:
+    async def submit(
+        self, inputs: npt.NDArray[np.generic], reservation: Reservation | None = None
+    ) -> Inference:
         """Run one input, shape (H, W, C), with whatever else is waiting.
 
         Raises:
+            Overloaded: The reservation expired before the input's batch started.
             Exception: What `run_batch` raised for this input alone.
         """
         answer: asyncio.Future[Inference] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(inputs=inputs, answer=answer, since=self._clock()))
+        self._waiting.append(
+            _Waiting(inputs=inputs, answer=answer, since=self._clock(), reservation=reservation)
+        )
         self._start_batches()
         return await answer
 
@@ -94,7 +102,14 @@ class Batcher:
             batch: list[_Waiting] = []
             while self._waiting and len(batch) < self._max_batch_size:
                 item = self._waiting.popleft()
-                if not item.answer.done():  # done means its caller was cancelled
+                if item.answer.done():  # its caller was cancelled
+                    continue
+                try:
+                    if item.reservation is not None:
+                        item.reservation.refuse_if_expired()
+                except Overloaded as error:
+                    _fail(item, error)
+                else:
                     batch.append(item)
             if batch:
                 task = asyncio.get_running_loop().create_task(self._answer(batch))

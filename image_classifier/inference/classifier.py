@@ -50,9 +50,9 @@ class Classifier:
         """The largest `top_k`."""
         return len(self._labels)
 
-    def check_admission(self) -> None:
-        """Raise Overloaded where an image would be refused now, whatever it is."""
-        self._admission.check()
+    def refuse_if_overloaded(self) -> None:
+        """Raise Overloaded where an image would be refused at present, whatever it is."""
+        self._admission.refuse_if_overloaded()
 
     async def classify(self, image: bytes, top_k: int | None) -> Answer:
         """Classify one image file.
@@ -66,10 +66,10 @@ class Classifier:
                 DeadlineExceeded.
         """
         count = self._checked(top_k)
-        with self._admission.admit():
+        with self._admission.reserve() as reservation:
             try:
                 async with asyncio.timeout(self._timeout_ms / 1e3):
-                    inference = await self._pipeline.run(image)
+                    inference = await self._pipeline.run(image, reservation)
             except TimeoutError as error:
                 raise DeadlineExceeded(f"no answer within {self._timeout_ms:.0f} ms") from error
         return Answer(

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from image_classifier.artifact.manifest import PreprocessingEntry
+from image_classifier.artifact.manifest import InputSpec
 from image_classifier.artifact.record import Plan
 from image_classifier.inference.engine import Batch, Engine, Logits
 
@@ -69,15 +69,15 @@ class Executor:
         self,
         engine: Engine,
         plan: Plan,
-        signature: PreprocessingEntry,
+        input_spec: InputSpec,
         num_classes: int,
         solo: Engine | None = None,
     ) -> None:
         self.plan = plan
         self._engine = engine
         self._solo = solo
-        self._input_shape = signature.input_shape
-        self._dtype = np.dtype(signature.input_dtype)
+        self._input_shape = input_spec.shape
+        self._dtype = np.dtype(input_spec.dtype)
         self._num_classes = num_classes
         self._streams = Streams(plan.streams)
         self._pool = ThreadPoolExecutor(plan.streams, "infer")

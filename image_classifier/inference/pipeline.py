@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from image_classifier.inference.admission import Reservation
 from image_classifier.inference.batcher import Batcher, RunBatch
 from image_classifier.inference.engine import Batch, Logits
 from image_classifier.inference.executor import Alone, Executor
@@ -40,11 +41,12 @@ class StagedInference:
 class Pipeline(Protocol):
     """Runs images; belongs to one event loop."""
 
-    async def run(self, image: bytes) -> StagedInference:
+    async def run(self, image: bytes, reservation: Reservation) -> StagedInference:
         """Run one image file.
 
         Raises:
-            ImageRejected: What is wrong with the file.
+            ClientError: What is wrong with the file; Overloaded where the reservation
+                expired before work on the image began.
         """
 
 
@@ -73,7 +75,7 @@ class DirectPipeline:
         self._to_come: set[object] = set()
         self._pool = ThreadPoolExecutor(threads, "classify")
 
-    async def run(self, image: bytes) -> StagedInference:
+    async def run(self, image: bytes, reservation: Reservation) -> StagedInference:
         """See `Pipeline.run`."""
         loop = asyncio.get_running_loop()
         own = object()
@@ -85,12 +87,15 @@ class DirectPipeline:
 
         try:
             return await loop.run_in_executor(
-                self._pool, self._run, image, alone, time.perf_counter()
+                self._pool, self._run, image, reservation, alone, time.perf_counter()
             )
         finally:  # it failed before its turn, or its caller left
             self._to_come.discard(own)
 
-    def _run(self, image: bytes, alone: Alone, arrived: float) -> StagedInference:
+    def _run(
+        self, image: bytes, reservation: Reservation, alone: Alone, arrived: float
+    ) -> StagedInference:
+        reservation.refuse_if_expired()
         begun = time.perf_counter()
         inputs = self._to_input(image)
         decoded = time.perf_counter()
@@ -116,13 +121,15 @@ class BatchedPipeline:
         self._batcher = batcher
         self._pool = ThreadPoolExecutor(threads, "decode")
 
-    async def run(self, image: bytes) -> StagedInference:
+    async def run(self, image: bytes, reservation: Reservation) -> StagedInference:
         """See `Pipeline.run`."""
         loop = asyncio.get_running_loop()
         arrived = time.perf_counter()
         # Alone, before batching: a bad file never touches a neighbour.
-        inputs, begun, decoded = await loop.run_in_executor(self._pool, self._decode, image)
-        result = await self._batcher.submit(inputs)
+        inputs, begun, decoded = await loop.run_in_executor(
+            self._pool, self._decode, image, reservation
+        )
+        result = await self._batcher.submit(inputs, reservation)
         return StagedInference(
             logits=result.logits,
             decode_ms=(decoded - begun) * 1e3,
@@ -131,7 +138,10 @@ class BatchedPipeline:
             batch_size=result.batch_size,
         )
 
-    def _decode(self, image: bytes) -> tuple[npt.NDArray[np.generic], float, float]:
+    def _decode(
+        self, image: bytes, reservation: Reservation
+    ) -> tuple[npt.NDArray[np.generic], float, float]:
+        reservation.refuse_if_expired()
         begun = time.perf_counter()
         return self._to_input(image), begun, time.perf_counter()
 

@@ -202,7 +202,7 @@ def test_a_captured_network_can_be_exported_with_torch_export(tmp_path: Path) ->
     program = (
         "import torch\n"
         "from pathlib import Path\n"
-        "from artifact.architectures_sources import load_captured\n"
+        "from importer.network import load_captured\n"
         f"network = load_captured(Path({str(tmp_path / 'network.py')!r})).Net().eval()\n"
         "exported = torch.export.export(network, (torch.ones(1, 3),))\n"
         "assert exported.module()(torch.ones(1, 3)).tolist() == [[2.0, 2.0, 2.0]]\n"

@@ -45,7 +45,7 @@ class Answering:
         self.full = False
         self._act = act
 
-    def check_admission(self) -> None:
+    def refuse_if_overloaded(self) -> None:
         if self.full:
             raise Overloaded("the service is at its capacity; try again later")
 

@@ -4,17 +4,17 @@ from pathlib import Path
 
 from image_classifier.artifact.artifact import open_artifact
 from image_classifier.artifact.record import write_slo
-from image_classifier.artifact.store import ModelLock
+from image_classifier.artifact.store import lock_of
 from image_classifier.http.schemas import model_card
 from tests.artifact.builder import write_artifact
-from tests.artifact.test_slo import SLO
+from tests.artifact.test_record import SLO
 
 
 def test_the_card_has_the_certificate_of_the_rate_or_says_there_is_none(tmp_path: Path) -> None:
     root = tmp_path / "artifact"
     root.mkdir()
     digest = write_artifact(root)
-    lock = ModelLock(tag=f"insects:{digest[:16]}", manifest_sha256=digest)
+    lock = lock_of(open_artifact(root))
     before = model_card(lock, open_artifact(root, digest), {}, "embedded")
     write_slo(root, SLO)
 

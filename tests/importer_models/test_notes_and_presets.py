@@ -47,13 +47,13 @@ class Notes:
 def test_a_preset_is_what_torchvision_documents(
     tmp_path: Path, text: str, size: int, crop: int, interpolation: str
 ) -> None:
-    _, entry = capture_preprocessing(text, tmp_path)
+    preprocessing, entry = capture_preprocessing(text, tmp_path)
 
     assert entry.spec == PreprocessingSpec.model_validate(
         {"resize": Resize.model_validate({"size": size, "interpolation": interpolation}),
          "crop": crop, **IMAGENET}
     )  # fmt: skip
-    assert entry.input_shape == (crop, crop, 3)
+    assert preprocessing.input_shape == (crop, crop, 3)
 
 
 @pytest.mark.parametrize(

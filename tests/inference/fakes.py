@@ -1,22 +1,18 @@
-"""Engines whose answers are worked out by hand, and the signature they are given."""
+"""Engines whose answers are worked out by hand, and the inputs they are given."""
 
 import threading
 from collections.abc import Callable
 
 import numpy as np
 
-from image_classifier.artifact.manifest import PreprocessingEntry
+from image_classifier.artifact.manifest import InputSpec
 from image_classifier.artifact.record import Plan
 from image_classifier.inference.engine import Batch, Logits
 from image_classifier.inference.executor import Executor
-from preprocessing import DecodeRules
 
-SIGNATURE = PreprocessingEntry(
-    file="preprocessing/own/one.py",
-    class_name="One",
-    decode=DecodeRules(),
-    input_shape=(2, 3, 1),
-    input_dtype="uint8",
+INPUT_SPEC = InputSpec(
+    shape=(2, 3, 1),
+    dtype="uint8",
     mean=(0.0,),
     std=(1.0,),
 )
@@ -87,4 +83,4 @@ def executor(
     solo: SumEngine | ConstantEngine | None = None,
 ) -> Executor:
     chosen = plan(*batch_sizes, streams=streams, solo=solo is not None)
-    return Executor(engine, chosen, SIGNATURE, CLASSES, solo)
+    return Executor(engine, chosen, INPUT_SPEC, CLASSES, solo)

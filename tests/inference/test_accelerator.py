@@ -110,7 +110,7 @@ def test_the_torchscript_engine_runs_on_that_gpu_and_keeps_float32_whole(
 
 def test_asking_for_the_gpu_of_a_cpu_engine_imports_no_torch() -> None:
     program = (
-        "import sys; from inference.engines import accelerator_of; "
+        "import sys; from image_classifier.inference.engines.load import accelerator_of; "
         "print(accelerator_of('openvino'), accelerator_of('onnxruntime'), 'torch' in sys.modules)"
     )
 

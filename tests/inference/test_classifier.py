@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import math
 import threading
 from io import BytesIO
 
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image, UnidentifiedImageError
 
 from image_classifier.errors import DeadlineExceeded, MalformedRequest, Overloaded
-from image_classifier.inference.admission import Admission
+from image_classifier.inference.admission import Admission, Reservation
 from image_classifier.inference.batcher import Batcher
 from image_classifier.inference.classifier import Answer, Classifier
 from image_classifier.inference.engine import Batch, Logits
@@ -77,8 +78,18 @@ def pipelines(to_input: ToInput) -> dict[str, Pipeline]:
 WAYS = ("direct", "batched")
 
 
-def door_of(max_inside: int) -> Admission:
-    return Admission(max_inside=max_inside, max_wait_ms=1e6, image_ms=1, parallel=1)
+def admission(max_in_flight: int = 64, **waits: float) -> Admission:
+    return Admission(
+        max_in_flight=max_in_flight,
+        max_wait_ms=waits.get("max_wait_ms", 1e6),
+        overload_wait_ms=1e6,
+        answer_interval_ms=1,
+        parallel=1,
+    )
+
+
+def unlimited() -> Reservation:
+    return Reservation(admission(), math.inf)
 
 
 def classifier(
@@ -86,7 +97,7 @@ def classifier(
     preprocessing: FirstPixel | None = None,
     *,
     timeout_ms: float = 600_000,
-    max_inside: int = 64,
+    max_in_flight: int = 64,
     door: Admission | None = None,
 ) -> Classifier:
     to_input = functools.partial(
@@ -96,7 +107,7 @@ def classifier(
     )
     return Classifier(
         pipelines(to_input)[way],
-        door or door_of(max_inside),
+        door or admission(max_in_flight),
         LABELS,
         timeout_ms=timeout_ms,
         default_top_k=2,
@@ -154,7 +165,7 @@ def test_a_client_is_told_when_time_is_up_and_its_place_is_free_again(way: str) 
     slow = SlowPixel()
 
     async def main() -> None:
-        door = door_of(max_inside=1)
+        door = admission(max_in_flight=1)
         with pytest.raises(DeadlineExceeded, match="no answer within 20 ms"):
             await classifier(way, slow, timeout_ms=20, door=door).classify(png(0, 0, 0), None)
         slow.go_on.set()
@@ -169,7 +180,7 @@ def test_beyond_the_places_a_client_is_refused_and_the_others_are_answered(way: 
     slow = SlowPixel()
 
     async def main() -> list[Answer | BaseException]:
-        one = classifier(way, slow, max_inside=2)
+        one = classifier(way, slow, max_in_flight=2)
         asked = [asyncio.ensure_future(one.classify(png(0, 0, 0), 1)) for _ in range(5)]
         await asyncio.sleep(0)
         slow.go_on.set()
@@ -202,13 +213,13 @@ def test_an_image_is_alone_where_no_other_is_to_come() -> None:
 
     async def main() -> None:
         pipeline = DirectPipeline(to_input, infer, threads=1)
-        three = [asyncio.ensure_future(pipeline.run(png(1, 2, 3))) for _ in range(3)]
+        three = [asyncio.ensure_future(pipeline.run(png(1, 2, 3), unlimited())) for _ in range(3)]
         await asyncio.sleep(0)
         slow.go_on.set()
         await asyncio.gather(*three)
         with pytest.raises(UnidentifiedImageError):
-            await pipeline.run(b"not an image")
-        await pipeline.run(png(1, 2, 3))
+            await pipeline.run(b"not an image", unlimited())
+        await pipeline.run(png(1, 2, 3), unlimited())
 
     asyncio.run(main())
 
@@ -226,15 +237,83 @@ def test_an_image_that_was_given_up_before_its_turn_is_not_decoded() -> None:
 
     async def main() -> None:
         pipeline = DirectPipeline(to_input, judge, threads=1)
-        first = asyncio.ensure_future(pipeline.run(b"first"))
-        second = asyncio.ensure_future(pipeline.run(b"second"))
+        first = asyncio.ensure_future(pipeline.run(b"first", unlimited()))
+        second = asyncio.ensure_future(pipeline.run(b"second", unlimited()))
         await asyncio.sleep(0)
         second.cancel()
         await asyncio.wait([second])  # the loop has told the pool
         slow.go_on.set()
         await first
-        assert (await pipeline.run(b"third")).batch_size == 1
+        assert (await pipeline.run(b"third", unlimited())).batch_size == 1
 
     asyncio.run(main())
 
     assert begun == [b"first", b"third"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_image_that_has_waited_too_long_is_refused_undecoded(way: str) -> None:
+    begun: list[bytes] = []
+    now = 0.0
+
+    def to_input(image: bytes) -> np.ndarray:
+        begun.append(image)
+        return np.zeros((1, 1, 3), np.uint8)
+
+    async def main() -> None:
+        nonlocal now
+        door = Admission(
+            max_in_flight=9,
+            max_wait_ms=100,
+            overload_wait_ms=50,
+            answer_interval_ms=1,
+            parallel=0,
+            clock=lambda: now,
+        )
+        pipeline = pipelines(to_input)[way]
+        with door.reserve() as reservation:
+            now = 0.099
+            await pipeline.run(b"in time", reservation)
+            now = 0.101
+            with pytest.raises(Overloaded):
+                await pipeline.run(b"late", reservation)
+
+    asyncio.run(main())
+
+    assert begun == [b"in time"]
+
+
+def test_an_image_that_waits_too_long_for_its_batch_is_refused_and_not_inferred() -> None:
+    sizes: list[int] = []
+    now = 0.0
+    free = asyncio.Event()
+
+    async def run_batch(batch: Batch) -> Logits:
+        sizes.append(len(batch))
+        await free.wait()
+        return await judge_colours(batch)
+
+    async def main() -> list[object]:
+        nonlocal now
+        door = Admission(
+            max_in_flight=9,
+            max_wait_ms=100,
+            overload_wait_ms=50,
+            answer_interval_ms=1,
+            parallel=0,
+            clock=lambda: now,
+        )
+        batcher = Batcher(run_batch, max_batch_size=1, concurrency=1)
+        image = np.zeros((1, 1, 3), np.uint8)
+        with door.reserve() as reservation:
+            both = [asyncio.ensure_future(batcher.submit(image, reservation)) for _ in range(2)]
+            await asyncio.sleep(0)
+            now = 0.2
+            free.set()
+            return await asyncio.gather(*both, return_exceptions=True)
+
+    first, second = asyncio.run(main())
+
+    assert not isinstance(first, Exception)
+    assert isinstance(second, Overloaded)
+    assert sizes == [1]

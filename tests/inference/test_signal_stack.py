@@ -12,8 +12,8 @@ SCRIPT = """
 import gc, os, signal, sys, threading
 from pathlib import Path
 
-from artifact.manifest import EngineGraph
-from artifact.record import Plan
+from image_classifier.artifact.evidence import EngineGraph
+from image_classifier.artifact.record import Plan
 from inference.engines import open_graph
 
 engines = [

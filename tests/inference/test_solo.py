@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from image_classifier.artifact.artifact import Artifact, open_artifact
-from image_classifier.artifact.manifest import EngineGraph
+from image_classifier.artifact.evidence import EngineGraph
 from image_classifier.artifact.record import Plan
 from image_classifier.inference import startup as loading
 from image_classifier.inference.engine import Batch, Engine, LoadEngine, Logits
@@ -228,12 +228,12 @@ def test_the_self_check_runs_solo_too(artifact: Artifact) -> None:
     spoiled = Executor(
         Through(sound, 0),
         plan,
-        manifest.preprocessing,
+        manifest.input,
         manifest.num_classes,
         solo=Through(sound, 0.05),
     )
     goldens = golden_inputs(artifact.golden_samples(), artifact.preprocessing())
 
-    check_engine(artifact, manifest.engine(plan.engine), sound, goldens)
+    check_engine(artifact, artifact.evidence.engine(plan.engine), sound, goldens)
     with pytest.raises(SelfCheckFailed, match="a lone image: a logit is off by"):
-        check_engine(artifact, manifest.engine(plan.engine), spoiled, goldens)
+        check_engine(artifact, artifact.evidence.engine(plan.engine), spoiled, goldens)
