@@ -151,6 +151,9 @@ def test_nothing_of_an_archive_is_run(
     contents[own] = f"open({str(marker)!r}, 'w')\n".encode()
     manifest["files"][own] = hashlib.sha256(contents[own]).hexdigest()
     contents["manifest.json"] = json.dumps(manifest, indent=2, sort_keys=True).encode() + b"\n"
+    evidence = json.loads(contents["evidence.json"])
+    evidence["identity_sha256"] = hashlib.sha256(contents["manifest.json"]).hexdigest()
+    contents["evidence.json"] = json.dumps(evidence).encode()
 
     assert main(["unpack", str(written(tmp_path / "own.zip", contents)), "--quiet"]) == 0
 
@@ -192,7 +195,7 @@ def with_plan(engine: str) -> Callable[[bytes], bytes]:
         (lambda files: files | {"extra.py": b"x"}, "('extra.py')"),
         (lambda files: files | {"model.yaml": b"x"}, "('model.yaml')"),
         (lambda files: files | {"slo.json": b"{}"}, "('slo.json')"),
-        (lambda files: files | {"folder/": b""}, "('folder/')"),
+        (lambda files: files | {"folder/": b""}, "'folder/' is no plain file"),
         (lambda files: {k: v for k, v in files.items() if k != "labels.json"}, "('labels.json')"),
         (lambda files: {k: v for k, v in files.items() if k != "manifest.json"}, "manifest.json"),
         (changed("labels.json", flipped), "changed: labels.json (sha256 is "),
@@ -245,7 +248,7 @@ def spoiled_container(kind: str, path: Path, contents: Members) -> Path:
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        ("link", "changed: labels.json"),
+        ("link", "'labels.json' is no plain file"),
         ("compressed", "'labels.json' is compressed"),
         ("twice", "holds a name twice"),
         ("cut", "no complete archive of `pack`"),
