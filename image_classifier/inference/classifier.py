@@ -45,6 +45,11 @@ class Classifier:
         self._timeout_ms = timeout_ms
         self._default_top_k = min(default_top_k, len(labels))
 
+    @property
+    def num_classes(self) -> int:
+        """The largest `top_k`."""
+        return len(self._labels)
+
     def refuse_if_overloaded(self) -> None:
         """Raise Overloaded where an image would be refused at present, whatever it is."""
         self._admission.refuse_if_overloaded()

@@ -80,6 +80,7 @@ def test_the_bento_holds_exactly_what_serving_needs(contents: Path, imported: Pl
             for path in (imported.directory / package).rglob("*.py")
         }
     expected |= {"model.lock", "deploy/requirements/serve-cpu.txt"}
+    expected.add("preprocessing/conformance_cases.zip")
 
     packed = {
         path.relative_to(contents / "src").as_posix()
