@@ -4,10 +4,10 @@ import asyncio
 from typing import Any
 
 import pytest
-
-from image_classifier.errors import BodyTooLarge, Overloaded
 from image_classifier.http.bodies import BodyMemory, read_body
 from image_classifier.http.messages import ClientGone
+
+from image_classifier.errors import BodyTooLarge, Overloaded
 
 
 def body_of(messages: list[dict[str, Any]], max_bytes: int, *headers: tuple[bytes, bytes]) -> bytes:

@@ -1,7 +1,6 @@
 """The OpenAPI document, without a server."""
 
 import pytest
-
 from image_classifier.http.openapi import openapi_document
 
 
