@@ -41,7 +41,10 @@ def test_each_installs_the_lock_it_packs(name: str, lock: str) -> None:
 def test_the_environment_of_the_gpu_image_holds_known_settings() -> None:
     from settings import Settings
 
-    assert Settings.from_env(bentofile("deploy/bentofile.gpu.yaml")["docker"]["env"]).topology == "runner"
+    assert (
+        Settings.from_env(bentofile("deploy/bentofile.gpu.yaml")["docker"]["env"]).topology
+        == "runner"
+    )
 
 
 def test_both_name_a_python_the_project_supports() -> None:
