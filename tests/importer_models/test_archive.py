@@ -108,7 +108,7 @@ def test_a_signature_travels_and_is_verified_where_it_arrives(
     assert main(["import", str(path), "--quiet"]) == 0
 
     found = open_artifact(empty_store / "models" / "digits" / digits_folder.name)
-    verify_signature(found, public)
+    verify_signature(found.path_of("model.sig"), found.pinned_files(), public)
 
 
 def test_the_lock_is_written_only_when_asked_for(
@@ -141,7 +141,10 @@ def test_nothing_of_an_archive_is_run(
     own = manifest["preprocessing"]["file"]
     contents[own] = f"open({str(marker)!r}, 'w')\n".encode()
     manifest["files"][own] = hashlib.sha256(contents[own]).hexdigest()
-    contents["manifest.json"] = json.dumps(manifest, indent=2, sort_keys=True).encode() + b"\n"
+    contents["manifest.json"] = json.dumps(manifest).encode()
+    evidence = json.loads(contents["evidence.json"])
+    evidence["identity_sha256"] = hashlib.sha256(contents["manifest.json"]).hexdigest()
+    contents["evidence.json"] = json.dumps(evidence).encode()
 
     assert main(["import", str(written(tmp_path / "own.zip", contents)), "--quiet"]) == 0
 

@@ -3,6 +3,7 @@
 import re
 
 from importer.commands import COMMANDS
+
 from importer.options import ImportOptions
 from model_import import parser
 from tests.imports import ROOT

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from importer.interruption import uninterrupted
+
 from tests.imports import DIGITS, PATIENCE_S, ROOT, SAMPLES
 from tests.service.server import wait_until
 

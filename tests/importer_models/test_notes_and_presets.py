@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from importer.materials import capture_preprocessing, read_materials
 from PIL import Image
 
 from image_classifier.artifact.format import ArtifactError
 from importer.candidates import chosen_candidates
 from importer.errors import ImportRefused
-from importer.materials import capture_preprocessing, read_materials
 from preprocessing import PreprocessingSpec, Resize
 from tests.importer_models.linear_graphs import PIXELS, SIDE, onnx_linear, options_for
 from tests.importer_models.shared_models import spec_file
