@@ -16,23 +16,19 @@ from bentoml.models import BentoModel
 from image_classifier.artifact.artifact import Artifact
 from image_classifier.artifact.store import locate, read_lock
 from image_classifier.bentoml_compat import let_requests_finish, let_workers_refuse, or_refuse
+from image_classifier.errors import NotReady
 from image_classifier.http.app import App, Edge
 from image_classifier.http.metrics import RequestMetrics
 from image_classifier.http.openapi import openapi_document
 from image_classifier.http.schemas import engine_card, model_card
-from image_classifier.inference.admission import Admission
-from image_classifier.inference.batcher import RunBatch
 from image_classifier.inference.classifier import Classifier
-from image_classifier.inference.engine import Batch, Logits
 from image_classifier.inference.machine import usable_cores
-from image_classifier.inference.pipeline import (
-    COALESCED,
-    Pipeline,
-    ToInput,
-    embedded_pipeline,
-    remote_pipeline,
+from image_classifier.inference.runner import (
+    CALL_TIMEOUT_S,
+    MAX_CALL_INPUTS,
+    LocalRunner,
+    RemoteRunner,
 )
-from image_classifier.inference.runner import from_runner
 from image_classifier.inference.startup import (
     check_preprocessing,
     freeze_garbage,
@@ -41,7 +37,6 @@ from image_classifier.inference.startup import (
 )
 from image_classifier.settings import Settings
 from preprocessing import DecodeLimits
-from preprocessing import to_input as preprocess
 from preprocessing.errors import OperatorError
 
 try:
@@ -55,10 +50,6 @@ except OperatorError as error:
 EMBEDDED = SETTINGS.topology == "embedded"
 CORES = usable_cores()
 API_WORKERS = SETTINGS.workers or (1 if EMBEDDED else CORES)
-RUNNER_TIMEOUT_S = 30  # of one call to the runner
-PROBE_TIMEOUT_S = 2
-"""Of a readiness probe. BentoML 1.4.39 does not catch its own time limit where the runner is dead
-(_bentoml_impl/client/proxy2.py, `is_ready`): its probe hangs for `traffic.timeout`."""
 KEEP_CONNECTIONS = {"max_requests": 2**31 - 1, "max_age": 1e9}
 """BentoML 1.4.39 makes its client to the runner anew every 100 requests and closes the old one
 with all calls in flight, which fail; these numbers mean never (BentoML issue 5540)."""
@@ -79,7 +70,7 @@ def opened(*, graphs: bool) -> Artifact:
 @bentoml.service(
     name="ModelRunner",
     workers=1,
-    traffic={"timeout": RUNNER_TIMEOUT_S},
+    traffic={"timeout": CALL_TIMEOUT_S},
     runner_connection=KEEP_CONNECTIONS,
     logging={"access": {"enabled": False}},  # a line a batch says nothing the metrics do not
 )
@@ -105,19 +96,19 @@ class ModelRunner:
     @bentoml.api(
         batchable=True,
         batch_dim=(0, 0),
-        max_batch_size=COALESCED,
+        max_batch_size=MAX_CALL_INPUTS,
         # Not a window to wait in: the dispatcher drops what would wait longer. Admission, in
         # the API processes, refuses far earlier.
-        max_latency_ms=RUNNER_TIMEOUT_S * 1_000,
+        max_latency_ms=CALL_TIMEOUT_S * 1_000,
     )
     def infer(self, batch: np.ndarray) -> np.ndarray:
         """Logits, float32 (n, classes), of a batch (n, H, W, C)."""
-        return self.executor.run(batch, lambda: True)
+        return self.executor.run(batch)
 
     @bentoml.api
-    def loaded(self) -> dict[str, Any]:
-        """The engine this process runs, and how."""
-        return engine_card(opened(graphs=True).evidence, self.executor.plan)
+    def plan(self) -> dict[str, Any]:
+        """Return the plan of the engine that this process runs."""
+        return self.executor.plan.model_dump(mode="json")
 
 
 class EdgeService(Service[Any]):
@@ -172,56 +163,33 @@ class ImageClassifier:
     @or_refuse()
     def __init__(self) -> None:
         self._artifact = opened(graphs=EMBEDDED)
-        self._labels = self._artifact.labels()
-        preprocessing = self._artifact.preprocessing()
         if not EMBEDDED:  # embedded, loading the executor has checked it
-            check_preprocessing(self._artifact, preprocessing)
+            check_preprocessing(self._artifact, self._artifact.preprocessing())
         self.metrics = RequestMetrics()
-        to_input = functools.partial(
-            preprocess, preprocessing=preprocessing, limits=_decode_limits()
-        )
         self.classifier = Classifier(
-            self._embedded(to_input) if EMBEDDED else self._remote(to_input),
-            self._admission(),
-            self._labels,
+            self._artifact,
+            self._local_runner() if EMBEDDED else self._remote_runner(),
+            limits=_decode_limits(),
+            cores=CORES,
+            workers=API_WORKERS,
+            max_in_flight=SETTINGS.max_queue,
+            max_wait_ms=SETTINGS.longest_wait_ms,
+            overload_wait_ms=SETTINGS.longest_overload_wait_ms,
             timeout_ms=SETTINGS.timeout_ms,
             default_top_k=SETTINGS.default_top_k,
         )
         freeze_garbage()
 
-    def _embedded(self, to_input: ToInput) -> Pipeline:
-        return embedded_pipeline(self.runner.executor, to_input, CORES)
+    def _local_runner(self) -> LocalRunner:
+        return LocalRunner(self.runner.executor)
 
-    def _remote(self, to_input: ToInput) -> Pipeline:
-        return remote_pipeline(
-            self._run_remotely(),
-            to_input,
-            max(1, CORES // API_WORKERS),
-            image_ms=self._image_ms(),
+    def _remote_runner(self) -> RemoteRunner:
+        return RemoteRunner(
+            self.runner,
+            self._artifact.record,
             budget_ms=SETTINGS.budget_ms,
+            unavailable=ServiceUnavailable,
         )
-
-    def _admission(self) -> Admission:
-        return Admission(
-            max_in_flight=SETTINGS.max_queue,
-            max_wait_ms=SETTINGS.longest_wait_ms,
-            overload_wait_ms=SETTINGS.longest_overload_wait_ms,
-            answer_interval_ms=self._image_ms() * API_WORKERS,
-            parallel=CORES,
-        )
-
-    def _image_ms(self) -> float:
-        if EMBEDDED:
-            return self.runner.executor.plan.image_ms
-        record = self._artifact.record
-        return record.plan.image_ms if record else 1.0
-
-    def _run_remotely(self) -> RunBatch:
-        async def run_batch(batch: Batch) -> Logits:
-            infer = functools.partial(self.runner.to_async.infer, batch)
-            return await from_runner(infer, timeout_s=RUNNER_TIMEOUT_S, refusal=ServiceUnavailable)
-
-        return run_batch
 
     @bentoml.api
     async def classify(self, image: Path, top_k: int | None = None) -> dict[str, Any]:
@@ -232,23 +200,18 @@ class ImageClassifier:
 
     async def check_ready(self) -> None:
         """Raise NotReady where the runner does not answer; a worker that answers is well."""
-        if not EMBEDDED:
-            # Its own probe, not one of its methods: those wait for a running batch.
-            probe = self.runner.is_ready
-            await from_runner(probe, timeout_s=PROBE_TIMEOUT_S, refusal=ServiceUnavailable)
+        if not await self.classifier.runner.is_ready():
+            raise NotReady("the model cannot be reached; try again")
 
     async def model_card(self) -> dict[str, Any]:
-        """What is loaded, as `GET /model` shows it."""
-        loaded = self.runner.loaded() if EMBEDDED else await self._runner_card()
-        return model_card(LOCK, self._artifact, loaded, SETTINGS.topology)
-
-    async def _runner_card(self) -> dict[str, Any]:
-        loaded = self.runner.to_async.loaded
-        return await from_runner(loaded, timeout_s=PROBE_TIMEOUT_S, refusal=ServiceUnavailable)
+        """Return what is loaded, as `GET /model` shows it."""
+        plan = await self.classifier.runner.describe()
+        engine = engine_card(self._artifact.evidence, plan)
+        return model_card(LOCK, self._artifact, engine, SETTINGS.topology)
 
     def openapi(self) -> dict[str, Any]:
         """The document behind Swagger UI."""
-        return openapi_document(LOCK.tag, self._labels, SETTINGS.default_top_k)
+        return openapi_document(LOCK.tag, self._artifact.labels(), SETTINGS.default_top_k)
 
     @property
     def model_reference(self) -> dict[str, str]:

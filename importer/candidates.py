@@ -176,7 +176,7 @@ class Trial:
             streams=1,
             threads=usable_cores(),
             batch_sizes=(batch_size,),
-            image_ms=1,
+            service_time_ms=1,
         )
         shape, classes = self.input_spec.shape, self.comparison.reference.shape[1]
         engine = open_graph(candidate, self.staging, shape)(plan)
@@ -293,7 +293,7 @@ def _logits(
         streams=1,
         threads=usable_cores(),
         batch_sizes=tuple(sorted(sizes)),
-        image_ms=1,
+        service_time_ms=1,
     )
     engine = open_graph(entry, artifact.root, input_spec.shape)(plan)
     executor = Executor(engine, plan, input_spec, artifact.manifest.num_classes)

@@ -25,7 +25,8 @@ from image_classifier.http.messages import (
 from image_classifier.http.metrics import RequestMetrics
 from image_classifier.http.schemas import ERRORS, INTERNAL_ERROR
 from image_classifier.http.uploads import Upload, upload_from
-from image_classifier.inference.classifier import Answer, Classifier
+from image_classifier.inference.batcher import Answer
+from image_classifier.inference.classifier import Classifier
 from preprocessing.errors import ClientError
 
 logger = logging.getLogger("classifier")
@@ -172,10 +173,9 @@ class Edge:
             "model": service.model_reference,
             "request_id": request_id,
         }
-        stages = answer.inference
         timing = (
-            f"decode;dur={stages.decode_ms:.2f}, queue;dur={stages.queue_ms:.2f}, "
-            f"infer;dur={stages.infer_ms:.2f}"
+            f"decode;dur={answer.decode_ms:.2f}, queue;dur={answer.queue_ms:.2f}, "
+            f"infer;dur={answer.infer_ms:.2f}"
         )
         headers = {"x-request-id": request_id, "server-timing": timing}
         await send_json(send, HTTPStatus.OK, value, headers)

@@ -1,6 +1,6 @@
 """Prometheus metrics of the requests: counts by outcome, seconds by stage, batch sizes."""
 
-from image_classifier.inference.classifier import Answer
+from image_classifier.inference.batcher import Answer
 
 STAGE_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 5.0)
 """Upper bounds in seconds; closest around the default budget of 50 ms."""
@@ -61,10 +61,9 @@ class RequestMetrics:
 
     def classified(self, answer: Answer, total_s: float) -> None:
         """One image was classified in `total_s` seconds, reading the body included."""
-        inference = answer.inference
-        self._stage["decode"].observe(inference.decode_ms / 1e3)
-        self._stage["queue"].observe(inference.queue_ms / 1e3)
-        self._stage["infer"].observe(inference.infer_ms / 1e3)
+        self._stage["decode"].observe(answer.decode_ms / 1e3)
+        self._stage["queue"].observe(answer.queue_ms / 1e3)
+        self._stage["infer"].observe(answer.infer_ms / 1e3)
         self._stage["total"].observe(total_s)
-        self._batch_sizes.observe(inference.batch_size)
+        self._batch_sizes.observe(answer.batch_size)
         self._top_probability.observe(answer.predictions[0].probability)

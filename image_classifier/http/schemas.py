@@ -64,8 +64,8 @@ def engine_card(evidence: Evidence, plan: Plan) -> dict[str, Any]:
         "streams": plan.streams,
         "threads": plan.threads,
         "batch_sizes": list(plan.batch_sizes),
-        "solo": plan.solo,
-        "image_ms": round(plan.image_ms, 3),
+        "single_stream": plan.single_stream,
+        "service_time_ms": round(plan.service_time_ms, 3),
     }
 
 

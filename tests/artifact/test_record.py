@@ -28,7 +28,7 @@ RECORD = ImportRecord(
         EngineAttempt(engine="openvino-fp32", verdict="passed", curve=(POINT,)),
         EngineAttempt(engine="openvino-int8", verdict="failed", reason="too far off"),
     ),
-    plan=Plan(engine="openvino-fp32", streams=1, threads=2, batch_sizes=(1,), image_ms=3.5),
+    plan=Plan(engine="openvino-fp32", streams=1, threads=2, batch_sizes=(1,), service_time_ms=3.5),
 )
 
 
@@ -47,7 +47,7 @@ def test_a_record_has_room_for_the_streams_of_large_machines(cores: int) -> None
 
     assert points[-1].streams == cores
     assert RECORD.plan.model_copy(update={"streams": cores, "threads": cores}) == Plan(
-        engine="openvino-fp32", streams=cores, threads=cores, batch_sizes=(1,), image_ms=3.5
+        engine="openvino-fp32", streams=cores, threads=cores, batch_sizes=(1,), service_time_ms=3.5
     )
 
 

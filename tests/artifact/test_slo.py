@@ -17,7 +17,7 @@ SLO = SloCertificate(
     image_count=2,
     topology="embedded",
     settings={"CLASSIFIER_BUDGET_MS": "50"},
-    plan=Plan(engine="openvino-fp32", streams=2, threads=2, batch_sizes=(1,), image_ms=7.0),
+    plan=Plan(engine="openvino-fp32", streams=2, threads=2, batch_sizes=(1,), service_time_ms=7.0),
     budget_ms=50,
     highest_rate_per_s=100,
     first_failed_rate_per_s=104,

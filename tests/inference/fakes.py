@@ -75,8 +75,8 @@ def plan(*batch_sizes: int, streams: int = 1, solo: bool = False) -> Plan:
         streams=streams,
         threads=1,
         batch_sizes=batch_sizes,
-        image_ms=1,
-        solo=solo,
+        service_time_ms=1,
+        single_stream=solo,
     )
 
 
@@ -86,5 +86,5 @@ def executor(
     streams: int = 1,
     solo: SumEngine | ConstantEngine | None = None,
 ) -> Executor:
-    chosen = plan(*batch_sizes, streams=streams, solo=solo is not None)
+    chosen = plan(*batch_sizes, streams=streams, single_stream=solo is not None)
     return Executor(engine, chosen, SIGNATURE, CLASSES, solo)

@@ -100,7 +100,7 @@ def test_the_torchscript_engine_runs_on_that_gpu_and_keeps_float32_whole(
     monkeypatch.setattr(engine_torch, "gpu_name", lambda: gpu)
     monkeypatch.setattr(torch.jit, "load", load)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    plan = Plan(engine="one", streams=1, threads=1, batch_sizes=(1,), image_ms=1)
+    plan = Plan(engine="one", streams=1, threads=1, batch_sizes=(1,), service_time_ms=1)
 
     TorchScriptEngine(Path("network.pt"), "fp32", plan)
 

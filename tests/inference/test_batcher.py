@@ -8,7 +8,7 @@ import pytest
 from image_classifier.errors import NotReady
 from image_classifier.inference.batcher import Batcher, Inference, RunBatch
 from image_classifier.inference.engine import Batch, Logits
-from image_classifier.inference.executor import EngineFault
+from image_classifier.inference.executor import EngineError
 from tests.inference.simulated_traffic import Client, Poison, simulate
 from tests.inference.virtual_time import run_in_virtual_time
 
@@ -110,7 +110,7 @@ def test_an_answer_of_the_wrong_length_is_an_error_for_all_and_no_hang(rows: int
     # Input 0 runs alone; 1, 2, 3 together, answered with 1 row, then alone, with 0, 2 or 8.
     outcomes = submit_at_once(run_batch, 4)
 
-    assert [type(outcome) for outcome in outcomes] == [EngineFault] * 4
+    assert [type(outcome) for outcome in outcomes] == [EngineError] * 4
 
 
 def test_a_batch_too_short_once_is_answered_item_by_item() -> None:
@@ -143,7 +143,7 @@ def test_nobody_waits_for_an_engine_that_was_ended() -> None:
 
     outcomes = submit_at_once(run_batch, 3)
 
-    assert [type(outcome) for outcome in outcomes] == [EngineFault] * 3
+    assert [type(outcome) for outcome in outcomes] == [EngineError] * 3
 
 
 def test_a_batch_that_finds_no_runner_fails_at_once_and_is_not_tried_item_by_item() -> None:

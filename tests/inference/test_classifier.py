@@ -8,6 +8,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from image_classifier.inference.pipeline import BatchedPipeline, DirectPipeline, Pipeline, ToInput
 from PIL import Image, UnidentifiedImageError
 
 from image_classifier.errors import DeadlineExceeded, MalformedRequest, Overloaded
@@ -16,7 +17,6 @@ from image_classifier.inference.batcher import Batcher
 from image_classifier.inference.classifier import Answer, Classifier
 from image_classifier.inference.engine import Batch, Logits
 from image_classifier.inference.executor import Alone
-from image_classifier.inference.pipeline import BatchedPipeline, DirectPipeline, Pipeline, ToInput
 from preprocessing import DecodeLimits, DecodeRules
 from preprocessing import to_input as preprocess
 from preprocessing.errors import ClientError

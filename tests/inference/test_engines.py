@@ -123,7 +123,7 @@ def test_an_engine_whose_library_is_missing_is_the_operators_to_install(
         sys.modules, "image_classifier.inference.engines.onnxruntime", raising=False
     )
     graph = EngineGraph(kind="onnxruntime", precision="fp32", file="network.onnx")
-    plan = Plan(engine="one", streams=1, threads=1, batch_sizes=(1,), image_ms=1)
+    plan = Plan(engine="one", streams=1, threads=1, batch_sizes=(1,), service_time_ms=1)
 
     with pytest.raises(ArtifactError, match="onnxruntime is not installed; install"):
         open_graph(graph, tmp_path, SHAPE)(plan)
@@ -140,7 +140,7 @@ from image_classifier.inference.engines.load import open_graph
 
 folder, runs = Path(sys.argv[1]), int(sys.argv[2])
 inputs, expected = np.load(folder / "inputs.npy"), np.load(folder / "expected.npy")
-plan = Plan(engine="openvino", streams=2, threads=2, batch_sizes=(1, 4), image_ms=1)
+plan = Plan(engine="openvino", streams=2, threads=2, batch_sizes=(1, 4), service_time_ms=1)
 graph = EngineGraph(kind="openvino", precision="fp32", file="network.onnx")
 engine = open_graph(graph, folder, inputs.shape[1:])(plan)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from image_classifier.inference.engine import Batch
-from image_classifier.inference.executor import EngineFault, split
+from image_classifier.inference.executor import EngineError, split
 from tests.inference.fakes import ConstantEngine, SumEngine, executor, expected, inputs
 
 
@@ -114,9 +114,9 @@ def test_no_more_parts_run_at_a_time_than_there_are_streams() -> None:
 def test_logits_that_do_not_fit_the_batch_are_the_engines_fault(logits: Batch) -> None:
     broken = executor(ConstantEngine(logits.astype(np.float32)), 2)
 
-    with pytest.raises(EngineFault, match=r"expected \(2, 2\)"):
+    with pytest.raises(EngineError, match=r"expected \(2, 2\)"):
         broken.run(inputs(2))
-    with pytest.raises(EngineFault):
+    with pytest.raises(EngineError):
         broken.warmup()
 
 

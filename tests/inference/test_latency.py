@@ -30,8 +30,10 @@ def point(
     )
 
 
-def plan(engine: str, image_ms: float, *, threads: int = 2) -> Plan:
-    return Plan(engine=engine, streams=1, threads=threads, batch_sizes=(1,), image_ms=image_ms)
+def plan(engine: str, service_time_ms: float, *, threads: int = 2) -> Plan:
+    return Plan(
+        engine=engine, streams=1, threads=threads, batch_sizes=(1,), service_time_ms=service_time_ms
+    )
 
 
 @pytest.mark.parametrize(("cores", "counts"), [(1, (1,)), (2, (1, 2)), (3, (1, 3)), (8, (1, 4, 8))])
@@ -91,7 +93,7 @@ def test_of_equal_ways_the_one_with_more_streams_and_smaller_batches_is_taken() 
 
 
 @pytest.mark.parametrize(
-    ("engine", "lone_ms", "solo"),
+    ("engine", "lone_ms", "single_stream"),
     [
         ("openvino-fp32", 9.6, True),  # 0.8 of 12 ms
         ("onnxruntime-fp32", 9.6, True),
@@ -151,7 +153,7 @@ def test_the_plan_compiles_the_sizes_measured_up_to_the_best_one() -> None:
     chosen = plan_for("openvino-fp32", curve, 50)
 
     assert chosen == Plan(
-        engine="openvino-fp32", streams=1, threads=2, batch_sizes=(1, 2, 4), image_ms=6.25
+        engine="openvino-fp32", streams=1, threads=2, batch_sizes=(1, 2, 4), service_time_ms=6.25
     )
 
 

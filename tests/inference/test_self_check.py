@@ -46,7 +46,7 @@ class Spoiled:
 
 def check(artifact: Artifact, wrong: str) -> None:
     entry = artifact.manifest.engine("onnxruntime-fp32")
-    plan = Plan(engine=entry.name, streams=1, threads=1, batch_sizes=(1, 4), image_ms=1)
+    plan = Plan(engine=entry.name, streams=1, threads=1, batch_sizes=(1, 4), service_time_ms=1)
     signature = artifact.manifest.preprocessing
     engine = open_graph(entry, artifact.root, signature.input_shape)(plan)
     executor = Executor(Spoiled(engine, wrong), plan, signature, artifact.manifest.num_classes)

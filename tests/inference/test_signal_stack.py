@@ -21,7 +21,7 @@ engines = [
         EngineGraph(kind="openvino", precision="fp32", file="network.onnx"),
         Path(sys.argv[1]),
         (6, 5, 3),
-    )(Plan(engine="one", streams=1, threads=1, batch_sizes=(1,), image_ms=1))
+    )(Plan(engine="one", streams=1, threads=1, batch_sizes=(1,), service_time_ms=1))
 ]
 # The last reference goes away in another thread, as after a measurement.
 thread = threading.Thread(target=lambda: (engines.clear(), gc.collect()))

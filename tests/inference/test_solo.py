@@ -14,7 +14,7 @@ from image_classifier.artifact.record import Plan
 from image_classifier.inference import startup as loading
 from image_classifier.inference.engine import Batch, Engine, LoadEngine, Logits
 from image_classifier.inference.engines.load import open_graph
-from image_classifier.inference.executor import EngineFault, Executor, Streams
+from image_classifier.inference.executor import EngineError, Executor, Streams
 from image_classifier.inference.machine import this_machine
 from image_classifier.inference.plan import plan_for
 from image_classifier.inference.startup import (
@@ -61,7 +61,7 @@ def test_whether_it_is_alone_is_asked_when_it_is_its_turn() -> None:
 def test_a_lone_image_runs_solo() -> None:
     shared, solo = SumEngine(), SumEngine()
 
-    logits = executor(shared, 1, streams=2, solo=solo).run(inputs(1), lambda: True)
+    logits = executor(shared, 1, streams=2, single_stream=solo).run(inputs(1), lambda: True)
 
     assert logits.tolist() == expected(1)
     assert (shared.sizes, solo.sizes) == ([], [1])
@@ -71,7 +71,7 @@ def test_a_lone_image_runs_solo() -> None:
 def test_images_in_company_run_on_streams(count: int, alone: bool) -> None:
     shared, solo = SumEngine(), SumEngine()
 
-    logits = executor(shared, 1, streams=2, solo=solo).run(inputs(count), lambda: alone)
+    logits = executor(shared, 1, streams=2, single_stream=solo).run(inputs(count), lambda: alone)
 
     assert logits.tolist() == expected(count)
     assert (shared.sizes, solo.sizes) == ([1] * count, [])
@@ -95,7 +95,7 @@ def test_a_lone_image_takes_a_stream_while_another_runs() -> None:
             assert go_on.wait(10)
 
     shared, solo = SumEngine(wait), SumEngine()
-    busy = executor(shared, 2, 4, streams=2, solo=solo)
+    busy = executor(shared, 2, 4, streams=2, single_stream=solo)
     with ThreadPoolExecutor(1) as other:
         running = other.submit(busy.run, inputs(2))
         assert inside.wait(10)
@@ -120,7 +120,7 @@ def test_nothing_runs_beside_a_solo_image() -> None:
         assert go_on.wait(10)
 
     shared, solo = SumEngine(), SumEngine(wait)
-    one = executor(shared, 1, streams=2, solo=solo)
+    one = executor(shared, 1, streams=2, single_stream=solo)
     with ThreadPoolExecutor(3) as callers:
         first = callers.submit(one.run, inputs(1), lambda: True)
         assert inside.wait(10)
@@ -136,16 +136,16 @@ def test_nothing_runs_beside_a_solo_image() -> None:
 def test_warmup_runs_solo_too() -> None:
     solo = SumEngine()
 
-    executor(SumEngine(), 1, streams=2, solo=solo).warmup()
+    executor(SumEngine(), 1, streams=2, single_stream=solo).warmup()
 
     assert solo.sizes == [1]
 
 
 def test_solo_logits_that_do_not_fit_are_the_engines_fault_and_free_the_streams() -> None:
     wide = ConstantEngine(np.zeros((1, 3), np.float32))
-    one = executor(SumEngine(), 1, streams=2, solo=wide)
+    one = executor(SumEngine(), 1, streams=2, single_stream=wide)
 
-    with pytest.raises(EngineFault, match=r"expected \(1, 2\)"):
+    with pytest.raises(EngineError, match=r"expected \(1, 2\)"):
         one.run(inputs(1), lambda: True)
     assert one.run(inputs(2)).tolist() == expected(2)
 
@@ -156,7 +156,7 @@ def artifact(digits_folder: Path) -> Artifact:
     opened = open_artifact(digits_folder)
     assert opened.record is not None
     plan = opened.record.plan.model_copy(
-        update={"streams": 2, "threads": 2, "batch_sizes": (1,), "solo": True}
+        update={"streams": 2, "threads": 2, "batch_sizes": (1,), "single_stream": True}
     )
     return dataclasses.replace(opened, record=opened.record.model_copy(update={"plan": plan}))
 
@@ -230,7 +230,7 @@ def test_the_self_check_runs_solo_too(artifact: Artifact) -> None:
         plan,
         manifest.preprocessing,
         manifest.num_classes,
-        solo=Through(sound, 0.05),
+        single_stream=Through(sound, 0.05),
     )
     goldens = golden_inputs(artifact.golden_samples(), artifact.preprocessing())
 

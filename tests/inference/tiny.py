@@ -51,6 +51,6 @@ def export_tiny(folder: Path) -> None:
 
 
 def tiny_engine(folder: Path, kind: EngineKind, *batch_sizes: int, streams: int = 1) -> Engine:
-    plan = Plan(engine=kind, streams=streams, threads=2, batch_sizes=batch_sizes, image_ms=1)
+    plan = Plan(engine=kind, streams=streams, threads=2, batch_sizes=batch_sizes, service_time_ms=1)
     graph = EngineGraph(kind=kind, precision="fp32", file=FILES[kind])
     return open_graph(graph, folder, SHAPE)(plan)

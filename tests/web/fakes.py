@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 
 from image_classifier.errors import NotReady, Overloaded
-from image_classifier.inference.classifier import Answer
-from image_classifier.inference.pipeline import StagedInference
+from image_classifier.inference.batcher import Answer
 from image_classifier.inference.predictions import Prediction
 
 ANSWER = Answer(
     predictions=(Prediction(label="seven", class_id=7, probability=0.75),),
-    inference=StagedInference(
-        logits=np.zeros(10, np.float32), decode_ms=1.5, queue_ms=0.25, infer_ms=2.0, batch_size=1
-    ),
+    logits=np.zeros(10, np.float32),
+    decode_ms=1.5,
+    queue_ms=0.25,
+    infer_ms=2.0,
+    batch_size=1,
 )
 
 
