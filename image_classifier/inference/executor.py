@@ -17,12 +17,15 @@ class Streams:
 
     Args:
         count: Number of streams.
+
+    Attributes:
+        waiting: Calls that wait for a stream.
     """
 
     def __init__(self, count: int) -> None:
         self._count = count
         self._free = count
-        self._waiting = 0
+        self.waiting = 0
         self._freed = threading.Condition()
 
     @contextmanager
@@ -33,10 +36,10 @@ class Streams:
             all_if_idle: Hold all streams if none is in use and no other call waits.
         """
         with self._freed:
-            self._waiting += 1
+            self.waiting += 1
             self._freed.wait_for(lambda: self._free)
-            self._waiting -= 1
-            all_held = all_if_idle and not self._waiting and self._free == self._count
+            self.waiting -= 1
+            all_held = all_if_idle and not self.waiting and self._free == self._count
             taken = self._count if all_held else 1
             self._free -= taken
         try:
@@ -74,7 +77,7 @@ class Executor:
         self._input_shape = input_spec.shape
         self._dtype = np.dtype(input_spec.dtype)
         self._num_classes = num_classes
-        self._streams = Streams(plan.streams)
+        self.streams = Streams(plan.streams)
         self._pool = ThreadPoolExecutor(plan.streams, "infer")
 
     def warmup(self) -> None:
@@ -134,7 +137,7 @@ class Executor:
         return np.concatenate([future.result() for future in pending])
 
     def _run_part(self, part: Batch, batch_size: int, *, single_stream: bool = False) -> Logits:
-        with self._streams.hold(
+        with self.streams.hold(
             all_if_idle=single_stream and self._single_stream_engine is not None
         ) as all_held:
             if all_held and self._single_stream_engine is not None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from image_classifier.artifact.manifest import Certificate, Precision
+from image_classifier.artifact.evidence import Certificate
+from image_classifier.artifact.format import Precision
 from image_classifier.inference.certificate import Gates, certify
 from image_classifier.inference.engine import Logits
 
