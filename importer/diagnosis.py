@@ -15,7 +15,7 @@ from image_classifier.artifact.manifest import InputSpec, PreprocessingEntry, de
 from image_classifier.inference.predictions import softmax
 from importer.errors import ImportRefused
 from importer.golden_images import GoldenImage, Reference
-from importer.pixels_to_logits import PixelsToLogits, reference_logits
+from importer.pixels_to_logits import PixelsToLogits, run_reference
 from importer.progress import Progress
 from preprocessing import DecodeLimits, PreprocessingSpec, Resize, SpecPreprocessing, to_input
 from preprocessing.errors import ImageRejected, PreprocessingBug
@@ -327,14 +327,33 @@ class Diagnosis:
             }
         )
         network = PixelsToLogits(self.network, input_spec).eval()
-        logits = reference_logits(network, variant.ordered(inputs))
+        logits = run_reference(network, variant.ordered(inputs))
         return self.comparison.excess(logits, rows) <= 1
 
 
 def check_against_reference(
-    diagnosis: Diagnosis, logits: npt.NDArray[np.float32], progress: Progress
+    given: Reference,
+    logits: npt.NDArray[np.float32],
+    *,
+    network: nn.Module,
+    preprocessing: PreprocessingEntry,
+    input_spec: InputSpec,
+    images: tuple[GoldenImage, ...],
+    inputs: Inputs,
+    tolerance: float,
+    progress: Progress,
 ) -> npt.NDArray[np.float32]:
     """Hold the pipeline to the researcher's numbers.
+
+    Args:
+        given: The numbers, by file name.
+        logits: What the pipeline computes, (n, classes).
+        network: The bare network, without normalisation.
+        preprocessing: The one that was given.
+        input_spec: Of the inputs it makes.
+        images: The golden images.
+        inputs: What the preprocessing makes of them, (n, H, W, C).
+        tolerance: Allowed difference of a logit, as a factor of max(1, |reference logit|).
 
     Returns:
         The golden logits: the reference's own, or, where it holds probabilities, the logits
@@ -343,20 +362,21 @@ def check_against_reference(
     Raises:
         ImportRefused: They differ; the message names the likely cause.
     """
-    comparison = diagnosis.comparison
+    comparison = Comparison(
+        reference=given.rows([image.name for image in images], logits.shape[1]),
+        kind=given.kind,
+        tolerance=tolerance,
+    )
     if comparison.excess(logits, slice(None)) > 1:
+        diagnosis = Diagnosis(
+            network=network,
+            preprocessing=preprocessing,
+            input_spec=input_spec,
+            images=images,
+            inputs=inputs,
+            comparison=comparison,
+        )
         raise diagnosis.explain(logits, progress)
     if comparison.kind == "probabilities":
         return logits
     return comparison.reference.astype(np.float32)
-
-
-def comparison_with(
-    reference: Reference, images: tuple[GoldenImage, ...], num_classes: int, tolerance: float
-) -> Comparison:
-    """The rows of the golden images."""
-    return Comparison(
-        reference=reference.rows([image.name for image in images], num_classes),
-        kind=reference.kind,
-        tolerance=tolerance,
-    )

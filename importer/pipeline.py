@@ -1,14 +1,20 @@
-"""From what a researcher hands in to an artifact in the store."""
+"""An import, from a trained network to an artifact in the store."""
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path
 
-from image_classifier.artifact.evidence import CertifiedEngine, Evidence
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from image_classifier.artifact.evidence import Evidence
 from image_classifier.artifact.format import RECORD_NAME, SCHEMA_VERSION, FrozenModel
-from image_classifier.artifact.manifest import Graph, Manifest, Outputs
+from image_classifier.artifact.manifest import InputSpec, Manifest, Outputs
 from image_classifier.artifact.record import EngineAttempt, ImportRecord
 from image_classifier.artifact.store import (
     ModelLock,
@@ -19,18 +25,21 @@ from image_classifier.artifact.store import (
     tag_of,
     write_lock,
 )
-from image_classifier.inference.engine import Logits
 from image_classifier.inference.engines.load import accelerator_of
 from image_classifier.inference.machine import ABSENT_GPU, this_machine
 from image_classifier.inference.plan import fastest_plan, plan_for
-from importer.candidates import Comparison, Trial, chosen_candidates, graphs_of
-from importer.diagnosis import Diagnosis, check_against_reference, comparison_with
+from importer.candidates import choose_candidates, graphs_of
+from importer.captured_preprocessing import capture_preprocessing
+from importer.certification import certify_all
+from importer.diagnosis import check_against_reference
 from importer.errors import ImportRefused
-from importer.interruption import uninterrupted
-from importer.labels import check_label_count
-from importer.materials import Materials, read_materials
+from importer.export import export_all
+from importer.golden_images import GoldenImage, GoldenImages, read_golden_images, read_reference
+from importer.labels import check_label_count, read_labels
+from importer.network import ModelSource, read_model
 from importer.options import ImportOptions
-from importer.pixels_to_logits import PixelsToLogits, reference_logits
+from importer.pixels_to_logits import PixelsToLogits, run_reference
+from importer.process import uninterrupted
 from importer.progress import Progress
 from importer.shrinking import certify_shrinking
 from importer.writing import (
@@ -43,7 +52,9 @@ from importer.writing import (
     write_manifest,
     write_reference,
 )
-from preprocessing import conformance_digests
+from preprocessing import DecodeLimits, Preprocessing, conformance_digests, to_input
+from preprocessing.decode import upright_turn
+from preprocessing.errors import ImageRejected
 
 
 class Provenance(FrozenModel):
@@ -58,30 +69,6 @@ class Provenance(FrozenModel):
     command: str
     source_commit: str | None
     imported_at: str
-
-
-def current_provenance(root: Path) -> Provenance:
-    """Provenance of the running command; `root` is this program's checkout."""
-    return Provenance(
-        command=" ".join(sys.argv),
-        source_commit=source_commit(root),
-        imported_at=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-
-
-def source_commit(root: Path) -> str | None:
-    """Commit checked out in `root`, with "-dirty" where tracked files differ; None outside git."""
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],  # noqa: S607
-            cwd=root,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return described.stdout.strip()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +89,7 @@ class Imported:
 def import_model(
     options: ImportOptions, lock_path: Path, provenance: Provenance, progress: Progress
 ) -> Imported:
-    """Import a trained model: read, export, verify, measure, store, lock.
+    """Import a trained model: read, run the reference, export, certify, measure, store, lock.
 
     The store and the lock change at the very end only, each in one move.
 
@@ -111,33 +98,101 @@ def import_model(
     """
     check_lock_place(lock_path)
     with staging_dir() as root:
-        materials = read_materials(options, root, progress)
-        network = PixelsToLogits(materials.model.network, materials.input_spec).eval()
-        with progress.step(f"run the reference on {len(materials.golden)} golden images"):
-            reference = reference_logits(network, materials.inputs)
-        check_label_count(materials.labels, reference.shape[1])
-        shrinking = certify_shrinking(materials, network, reference, options.gates)
-        if materials.reference is not None:
-            reference = _given_reference(options, materials, reference, progress)
-        trial = Trial(
-            staging=root,
-            network=network,
-            input_spec=materials.input_spec,
-            comparison=_comparison(materials, reference),
-            options=options,
+        with progress.step("read the network and its weights"):
+            model = read_model(options, root)
+        for note in model.notes:
+            progress.note(note)
+        preprocessing, entry = capture_preprocessing(options.preprocessing, model.published, root)
+        input_spec = InputSpec.of(preprocessing)
+        labels = _labels(options.labels, model)
+        given = None if options.reference is None else read_reference(options.reference)
+
+        with progress.step("read and preprocess the golden images"):
+            golden = read_golden_images(
+                options.golden,
+                labels,
+                options.golden_count,
+                options.golden_labels,
+                among=None if given is None else given.by_name.keys(),
+            )
+            inputs = _inputs(golden.images, preprocessing)
+            calibration = inputs
+            if options.calibration is not None:
+                images = read_golden_images(
+                    options.calibration, labels, options.calibration_count, None
+                ).images
+                calibration = _inputs(images, preprocessing)
+        for note in _golden_notes(golden, labels, preprocessing):
+            progress.note(note)
+        class_ids = tuple(image.label for image in golden.images)
+
+        network = PixelsToLogits(model.network, input_spec).eval()
+        with progress.step(f"run the reference on {len(golden.images)} golden images"):
+            reference = run_reference(network, inputs, root / "architecture")
+        check_label_count(labels, reference.shape[1])
+        shrinking = certify_shrinking(
+            preprocessing, golden.images, inputs, network, reference, options.gates
         )
-        candidates = chosen_candidates(options, len(materials.golden), progress)
-        engines, attempts = trial.run(candidates, progress)
-        record = _record(options, provenance, engines, attempts)
+        if given is not None:
+            reference = check_against_reference(
+                given,
+                reference,
+                network=model.network,
+                preprocessing=entry,
+                input_spec=input_spec,
+                images=golden.images,
+                inputs=inputs,
+                tolerance=options.gate_fp32_tolerance,
+                progress=progress,
+            )
+
+        candidates, note = choose_candidates(
+            options.engine, options.precision, options.device, len(inputs)
+        )
+        if note:
+            progress.note(note)
+        graphs = graphs_of(candidates)
+        failed_exports = export_all(graphs, network, inputs, calibration, root, progress)
+        engines, attempts = certify_all(
+            candidates,
+            failed_exports,
+            inputs,
+            reference,
+            class_ids,
+            input_spec=input_spec,
+            gates=options.gates,
+            root=root,
+            budget_ms=options.budget_ms,
+            measure_seconds=options.measure_seconds,
+            progress=progress,
+        )
+        if not engines:
+            raise ImportRefused(f"no engine passed: {_reasons(attempts)}")
+        on_gpu = options.device == "cuda"
+        accelerator = (accelerator_of(engines[0].kind) or ABSENT_GPU) if on_gpu else None
+        record = _record(attempts, options.budget_ms, accelerator, provenance)
+
         with progress.step("write the artifact"):
-            manifest = _write(
-                root, options.name, materials, graphs_of(candidates), reference.shape[1]
+            write_labels(root, labels)
+            golden_entries = write_golden(root, golden.images, inputs)
+            manifest = Manifest(
+                schema_version=SCHEMA_VERSION,
+                name=options.name,
+                num_classes=reference.shape[1],
+                architecture=model.architecture,
+                input=input_spec,
+                preprocessing=entry,
+                outputs=Outputs(),
+                graphs=keep_graphs(root, graphs),
+                conformance=conformance_digests(preprocessing),
+                golden=golden_entries,
+                files=identity_files(root),
             )
             identity = write_manifest(root, manifest)
             evidence = Evidence(
                 schema_version=SCHEMA_VERSION,
                 identity_sha256=identity,
-                reference="torch" if materials.reference is None else "given",
+                reference="torch" if given is None else "given",
                 reference_logits_sha256=write_reference(root, reference),
                 engines=engines,
                 shrinking=shrinking,
@@ -157,83 +212,117 @@ def import_model(
     return Imported(lock=lock, known=known, manifest=manifest, evidence=evidence, record=record)
 
 
-def _given_reference(
-    options: ImportOptions, materials: Materials, logits: Logits, progress: Progress
-) -> Logits:
-    if materials.reference is None:
-        return logits
-    diagnosis = Diagnosis(
-        network=materials.model.network,
-        preprocessing=materials.preprocessing_entry,
-        input_spec=materials.input_spec,
-        images=materials.golden,
-        inputs=materials.inputs,
-        comparison=comparison_with(
-            materials.reference,
-            materials.golden,
-            logits.shape[1],
-            options.gates.fp32_tolerance,
-        ),
+def current_provenance(root: Path) -> Provenance:
+    """Return the provenance of the running command; `root` is this program's checkout."""
+    return Provenance(
+        command=" ".join(sys.argv),
+        source_commit=source_commit(root),
+        imported_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    return check_against_reference(diagnosis, logits, progress)
 
 
-def _comparison(materials: Materials, reference: Logits) -> Comparison:
-    return Comparison(
-        inputs=materials.inputs,
-        reference=reference,
-        class_ids=tuple(image.label for image in materials.golden),
-        calibration=materials.calibration,
-    )
+def source_commit(root: Path) -> str | None:
+    """Return the commit of `root`, with "-dirty" where tracked files differ; None outside git."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],  # noqa: S607
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return described.stdout.strip()
+
+
+def _labels(path: Path | None, model: ModelSource) -> tuple[str, ...]:
+    if path is not None:
+        return read_labels(path)
+    if model.published is None:
+        raise ImportRefused(
+            "--labels is not given and the weights are not published by torchvision; "
+            "expected a file with one name a line, or JSON"
+        )
+    return model.published.labels
+
+
+def _inputs(
+    images: tuple[GoldenImage, ...], preprocessing: Preprocessing
+) -> npt.NDArray[np.generic]:
+    """Return the inputs (n, H, W, C) of the images."""
+    inputs = []
+    for image in images:
+        try:
+            inputs.append(to_input(image.data, preprocessing, DecodeLimits()))
+        except ImageRejected as error:
+            raise ImportRefused(
+                f"golden image {image.name}: {error}; remove it or replace it by a sound file"
+            ) from error
+    return np.stack(inputs)
+
+
+CLASSES_FROM = {
+    "csv": "the table",
+    "folders": "the sub-folders",
+    "prefixes": "the start of the file names",
+}
+"""`GoldenImages.labels_from`, in words."""
+
+
+def _golden_notes(
+    golden: GoldenImages, labels: tuple[str, ...], preprocessing: Preprocessing
+) -> Iterator[str]:
+    """Yield what to know about the golden images: their classes, orientations that are ignored."""
+    labelled = next((image for image in golden.images if image.label is not None), None)
+    if labelled is None or labelled.label is None:
+        yield "classes of the golden images are not known, so no accuracy is compared"
+    else:
+        yield (
+            f"classes of the golden images come from {CLASSES_FROM[golden.labels_from]}: "
+            f"{labelled.name} is {labels[labelled.label]!r}, class {labelled.label}"
+        )
+    yield from golden.notes
+    if preprocessing.decode.exif_orientation:
+        return
+    if turned := [image.name for image in golden.images if _is_turned(image.data)]:
+        yield (
+            f"{len(turned)} golden images, {turned[0]} the first, are turned by their EXIF "
+            "orientation, which this preprocessing ignores, as torchvision's transforms do; "
+            "decode.exif_orientation in a spec applies it"
+        )
+
+
+def _is_turned(data: bytes) -> bool:
+    with Image.open(BytesIO(data)) as image:  # decoded before, so it can be read
+        image.load()
+        return upright_turn(image) is not None
+
+
+def _reasons(attempts: tuple[EngineAttempt, ...]) -> str:
+    """Return the reasons of all attempts; engines with the same reason are named together."""
+    engines: dict[str, list[str]] = {}
+    for attempt in attempts:
+        engines.setdefault(attempt.reason, []).append(attempt.engine)
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in engines.items())
 
 
 def _record(
-    options: ImportOptions,
-    provenance: Provenance,
-    engines: tuple[CertifiedEngine, ...],
     attempts: tuple[EngineAttempt, ...],
+    budget_ms: float,
+    accelerator: str | None,
+    provenance: Provenance,
 ) -> ImportRecord:
-    if not engines:
-        reasons = "; ".join(f"{attempt.engine}: {attempt.reason}" for attempt in attempts)
-        raise ImportRefused(f"no engine passed: {reasons}")
+    """Describe the import as it happened on this machine, with the plan of the fastest engine."""
     plans = [
-        plan_for(attempt.engine, attempt.curve, options.budget_ms)
-        for attempt in attempts
-        if attempt.curve
+        plan_for(attempt.engine, attempt.curve, budget_ms) for attempt in attempts if attempt.curve
     ]
-    for_gpu = options.device == "cuda"
-    accelerator = (accelerator_of(engines[0].kind) or ABSENT_GPU) if for_gpu else None
     return ImportRecord(
         imported_at=provenance.imported_at,
         command=provenance.command,
         source_commit=provenance.source_commit,
         machine=this_machine(accelerator),
-        budget_ms=options.budget_ms,
+        budget_ms=budget_ms,
         attempts=attempts,
         plan=fastest_plan(plans),
-    )
-
-
-def _write(
-    root: Path,
-    name: str,
-    materials: Materials,
-    graphs: tuple[Graph, ...],
-    num_classes: int,
-) -> Manifest:
-    """Write everything that decides an answer, and the manifest that describes it."""
-    write_labels(root, materials.labels)
-    golden = write_golden(root, materials.golden, materials.inputs)
-    return Manifest(
-        schema_version=SCHEMA_VERSION,
-        name=name,
-        num_classes=num_classes,
-        architecture=materials.model.architecture,
-        input=materials.input_spec,
-        preprocessing=materials.preprocessing_entry,
-        outputs=Outputs(),
-        graphs=keep_graphs(root, graphs),
-        conformance=conformance_digests(materials.preprocessing),
-        golden=golden,
-        files=identity_files(root),
     )

@@ -48,12 +48,17 @@ def write_labels(root: Path, labels: tuple[str, ...]) -> None:
 
 def keep_graphs(root: Path, graphs: Iterable[Graph]) -> tuple[Graph, ...]:
     """Return the graphs that were exported, and remove what was only a step towards one."""
-    kept = tuple(graph for graph in graphs if (root / graph.file).is_file())
+    kept = []
+    for graph in graphs:
+        if (root / graph.file).is_file():
+            large = f"{graph.file}.data"  # where large tensors of an ONNX graph are
+            beside = (large,) if (root / large).is_file() else ()
+            kept.append(graph.model_copy(update={"companions": (*graph.companions, *beside)}))
     used = {file for graph in kept for file in (graph.file, *graph.companions)}
     for path in (root / "engines").iterdir():
         if path.relative_to(root).as_posix() not in used:
             path.unlink()
-    return kept
+    return tuple(kept)
 
 
 def write_golden(

@@ -23,7 +23,7 @@ than a free one, and what hangs is found at any bound."""
 def isolated_store(home: Path) -> Iterator[Path]:
     """BentoML's model store below `home`, as BENTOML_HOME would set it for a new process."""
     with warnings.catch_warnings():
-        # BentoML 1.4.39 uses a deprecated name of pathspec 1 while it is imported.
+        # BentoML 1.4.40 uses a deprecated name of pathspec 1 while it is imported.
         warnings.simplefilter("ignore")
         for module in ("bentoml.models", "bentoml._internal.bento"):
             importlib.import_module(module)

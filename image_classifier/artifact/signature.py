@@ -1,8 +1,8 @@
 """The OpenSSF model signature of an artifact, verified offline with a public key.
 
-The file is what `model_signing sign key` 1.1 writes: a Sigstore bundle whose DSSE envelope holds
-an in-toto statement with the sha256 of each file. model-signing itself is not used to serve: it
-brings 30 packages for keyless signing. tests/release compares both ways where it is installed.
+`model_signing sign key` (model-signing 1.1) writes it: a Sigstore bundle whose DSSE envelope holds
+an in-toto statement with the sha256 of each file. model-signing itself is not installed to serve,
+because it brings 20 packages for keyless signing.
 """
 
 import base64
@@ -50,7 +50,7 @@ def verify_signature(path: Path, files: Mapping[str, str], public_key: Path) -> 
     except OSError as error:
         raise ArtifactError(
             f"{path}: {error.strerror}; CLASSIFIER_PUBLIC_KEY is set, expected a signed model; "
-            "sign it (python -m release sign) or unset the key"
+            "sign it (docs/deploy.md, Signed models) or unset the key"
         ) from error
     signed = _signed_files(bundle, key, path)
     if differences := describe_differences(signed, files):
@@ -69,7 +69,7 @@ def _load_key(path: Path) -> ec.EllipticCurvePublicKey:
         ) from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in HASHES:
         raise ArtifactError(
-            f"{path}: not a key on {', '.join(HASHES)}; make one with python -m release keygen"
+            f"{path}: not a key on {', '.join(HASHES)}; make one as docs/deploy.md says"
         )
     return key
 
@@ -97,7 +97,7 @@ def _signed_files(bundle: bytes, key: ec.EllipticCurvePublicKey, path: Path) -> 
         raise ArtifactError(f"{path}: not a model signature; sign the model again") from error
     if not known:
         raise ArtifactError(
-            f"{path}: not a model signature of version 1.0; sign the model with model-signing 1"
+            f"{path}: not a model signature of version 1.0; sign it with model-signing 1"
         )
     return signed
 

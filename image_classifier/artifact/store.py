@@ -92,7 +92,7 @@ def write_lock(path: Path, lock: ModelLock) -> None:
 
 
 STAGING_PREFIX = "image-classifier-import:"
-"""Staging directories in the store. BentoML 1.4.39 lists such a folder as a version that is not
+"""Staging directories in the store. BentoML 1.4.40 lists such a folder as a version that is not
 there, so as nothing; any other name would be a model to it, or an error."""
 STAGING_LOCK = "lock"
 VERSION_DIGITS = 16
@@ -227,7 +227,7 @@ def add(root: Path, lock: ModelLock) -> bool:
         Whether the store had the same identity and evidence, undamaged, already. Then it is left
         as it is. An artifact that is damaged, or has other evidence, is replaced.
 
-    BentoML 1.4.39 copies into the store file by file, so that an interrupted import would
+    BentoML 1.4.40 copies into the store file by file, so that an interrupted import would
     leave half a model there (bentoml/_internal/models/model.py, `save`). Here BentoML
     writes its description into a store of one model, and a rename publishes the whole.
     """

@@ -69,6 +69,11 @@ class Classifier:
             else BatchedPipeline(preprocess, runner, threads)
         )
 
+    @property
+    def num_classes(self) -> int:
+        """The largest `top_k`."""
+        return len(self._labels)
+
     def refuse_if_overloaded(self) -> None:
         """Raise Overloaded where any image would be refused at present."""
         self._admission.refuse_if_overloaded()

@@ -27,9 +27,9 @@ from tests.benchmarks.servers import right, serving, target
 def test_the_certified_plan_is_the_one_the_server_shows(
     tmp_path: Path, single_stream: bool
 ) -> None:
-    manifest = open_artifact(tmp_path, write_artifact(tmp_path)).manifest
+    evidence = open_artifact(tmp_path, write_artifact(tmp_path)).evidence
     plan = Plan(
-        engine=manifest.engines[0].name,
+        engine=evidence.engines[0].name,
         streams=2,
         threads=3,
         batch_sizes=(1, 4),
@@ -37,7 +37,7 @@ def test_the_certified_plan_is_the_one_the_server_shows(
         single_stream=single_stream,
     )
 
-    assert plan_of(engine_card(manifest, plan)) == plan
+    assert plan_of(engine_card(evidence, plan)) == plan
 
 
 def test_saturation_is_certified_without_refusals_and_the_rate_as_it_serves(
@@ -47,14 +47,14 @@ def test_saturation_is_certified_without_refusals_and_the_rate_as_it_serves(
     root.mkdir()
     artifact = open_artifact(root, write_artifact(root))
     plan = Plan(
-        engine=artifact.manifest.engines[0].name,
+        engine=artifact.evidence.engines[0].name,
         streams=1,
         threads=1,
         batch_sizes=(1,),
         service_time_ms=1.0,
     )
     card = {
-        "engine": engine_card(artifact.manifest, plan),
+        "engine": engine_card(artifact.evidence, plan),
         "topology": "embedded",
         "model": {"tag": "insects:1"},
     }

@@ -127,7 +127,7 @@ def test_forced_int8_is_certified_by_agreement_or_refused_with_its_numbers(
         digits_options(engine="openvino", precision="int8", gates=gates), tmp_path / "model.lock"
     )
 
-    (entry,) = imported.manifest.engines
+    (entry,) = imported.evidence.engines
     assert (entry.name, entry.certificate.tolerance) == ("openvino-int8", None)
     assert entry.certificate.required_agreement == 0.9
     assert entry.certificate.top1_agreement >= 0.9

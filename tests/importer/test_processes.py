@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from image_classifier.artifact.artifact import open_artifact
-from image_classifier.artifact.store import draft, read_lock
+from image_classifier.artifact.store import read_lock, staging_dir
 from tests.imports import DIGITS, PATIENCE_S, ROOT, SAMPLES, isolated_store
 
 pytestmark = pytest.mark.slow
@@ -51,7 +51,9 @@ def test_another_process_in_another_folder_makes_the_same_artifact(
     result = json.loads(done.stdout)
     assert result["tag"] == f"digits:{digits_folder.name}"
     assert [one["verdict"] for one in result["record"]["attempts"]] == ["passed", "passed"]
-    assert read_lock(tmp_path / "model.lock").manifest_sha256 == result["manifest_sha256"]
+    lock = read_lock(tmp_path / "model.lock")
+    assert lock.manifest_sha256 == result["manifest_sha256"]
+    assert lock.evidence_sha256 == result["evidence_sha256"]
     folder = tmp_path / "bentoml" / "models" / "digits" / digits_folder.name
     assert open_artifact(folder, result["manifest_sha256"]).record is not None
     assert not list((tmp_path / "bentoml").rglob("*.pyc"))
@@ -89,7 +91,9 @@ def test_an_interrupted_import_leaves_store_and_lock_as_they_were(
     assert list((tmp_path / "bentoml" / "models").iterdir()) == []
 
 
-def test_a_killed_import_leaves_a_draft_that_the_next_one_removes(tmp_path: Path) -> None:
+def test_a_killed_import_leaves_a_staging_directory_that_the_next_one_removes(
+    tmp_path: Path,
+) -> None:
     status, _ = stopped_in_the_middle(tmp_path, signal.SIGKILL)
 
     assert status == -signal.SIGKILL
@@ -97,7 +101,7 @@ def test_a_killed_import_leaves_a_draft_that_the_next_one_removes(tmp_path: Path
     (left,) = (tmp_path / "bentoml" / "models").iterdir()
     with isolated_store(tmp_path / "next") as home:
         found = left.rename(home / "models" / left.name)
-        with draft() as root:
+        with staging_dir() as root:
             assert not found.exists()
             assert root.is_dir()
 

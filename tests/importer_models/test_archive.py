@@ -12,11 +12,10 @@ import pytest
 
 from image_classifier.artifact.artifact import open_artifact
 from image_classifier.artifact.signature import verify_signature
-from image_classifier.artifact.store import ModelLock
 from importer.archive import write_archive
 from model_import import main
-from release.signing import make_key_pair, sign_artifact
 from tests.importer_models.archives import FIRST, members, refused, written
+from tests.signing import make_key, sign
 
 
 def test_the_same_artifact_gives_the_same_archive(digits_folder: Path, tmp_path: Path) -> None:
@@ -63,18 +62,20 @@ def test_an_existing_file_is_not_overwritten(digits_folder: Path, tmp_path: Path
 def test_an_archive_becomes_the_same_artifact_in_another_store(
     archive: Path, digits_folder: Path, empty_store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    digest = open_artifact(digits_folder).digest
+    artifact = open_artifact(digits_folder)
+    digest, evidence_digest = artifact.digest, artifact.evidence_digest
 
     assert main(["import", str(archive), "--digest", digest, "--json"]) == 0
 
     assert json.loads(capsys.readouterr().out) == {
-        "schema_version": 1,
+        "schema_version": 2,
         "tag": f"digits:{digits_folder.name}",
         "manifest_sha256": digest,
+        "evidence_sha256": evidence_digest,
         "known": False,
     }
     found = empty_store / "models" / "digits" / digits_folder.name
-    assert open_artifact(found, digest).manifest == open_artifact(digits_folder).manifest
+    assert open_artifact(found, digest, evidence_digest).manifest == artifact.manifest
     assert (found / "record.json").read_bytes() == (digits_folder / "record.json").read_bytes()
     assert main(["import", str(archive), "--quiet"]) == 0
     assert "already in the store: digits:" in capsys.readouterr().out
@@ -86,9 +87,8 @@ def signed(digits_folder: Path, tmp_path: Path) -> tuple[Path, Path]:
     root = tmp_path / "signed" / digits_folder.name
     shutil.copytree(digits_folder, root)
     artifact = open_artifact(root)
-    public = make_key_pair(tmp_path / "key.pem")
-    lock = ModelLock(tag=f"digits:{root.name}", manifest_sha256=artifact.digest)
-    sign_artifact(root, lock, tmp_path / "key.pem")
+    public = make_key(tmp_path / "key.pem")
+    sign(root, tmp_path / "key.pem")
     write_archive(artifact, tmp_path / "signed.zip")
     return tmp_path / "signed.zip", public
 

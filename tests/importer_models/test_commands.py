@@ -11,7 +11,6 @@ import pytest
 
 from image_classifier.artifact.artifact import open_artifact
 from image_classifier.artifact.format import sha256_bytes
-from image_classifier.artifact.manifest import parse_manifest
 from model_import import main
 from tests.imports import isolated_store
 
@@ -66,7 +65,7 @@ def test_verify_prints_a_table(copied: Path, capsys: Output) -> None:
         "golden/logits.npy",
         "labels.json",
         "manifest.json",
-        "preprocessing/built_in/decode.py",
+        "evidence.json",
         "preprocessing/own/preprocessing.py",
         "architecture/network.py",
         "weights.safetensors",
@@ -86,19 +85,18 @@ def test_one_flipped_bit_anywhere_fails_the_verification(
     assert status == 1
     assert out == ""
     assert err.startswith("model_import: ")
-    assert "manifest.json" in err or f"changed: {path.relative_to(copied).as_posix()} " in err
+    assert f"{name}: " in err or f"changed: {path.relative_to(copied).as_posix()} " in err
 
 
 def with_logits(folder: Path, change: Any) -> Path:
     """An artifact whose golden logits are others, with digests that fit: only running tells."""
     logits = np.load(folder / "golden" / "logits.npy")
     np.save(folder / "golden" / "logits.npy", change(logits))
-    manifest = json.loads((folder / "manifest.json").read_bytes())
+    evidence = json.loads((folder / "evidence.json").read_bytes())
     data = (folder / "golden" / "logits.npy").read_bytes()
-    manifest["files"]["golden/logits.npy"] = sha256_bytes(data)
-    canonical = parse_manifest(json.dumps(manifest).encode(), "test").to_json()
-    (folder / "manifest.json").write_bytes(canonical)
-    return folder.rename(folder.with_name(sha256_bytes(canonical)[:16]))
+    evidence["reference_logits_sha256"] = sha256_bytes(data)
+    (folder / "evidence.json").write_text(json.dumps(evidence))
+    return folder
 
 
 def test_verify_fails_where_an_engine_no_longer_gives_the_reference(
@@ -159,12 +157,15 @@ def test_show_prints_no_control_characters_of_the_record(copied: Path, capsys: O
     assert "import ·[31mred· [bold]" in capsys.readouterr().out
 
 
-def test_show_as_json_has_manifest_and_record(copied: Path, capsys: Output) -> None:
+def test_show_as_json_has_manifest_evidence_and_record(copied: Path, capsys: Output) -> None:
     main(["show", tag(copied), "--json"])
 
     found = json.loads(capsys.readouterr().out)
-    assert found.keys() == {"tag", "manifest_sha256", "manifest", "record"}
+    assert found.keys() == {
+        *("tag", "manifest_sha256", "evidence_sha256", "manifest", "evidence", "record")
+    }
     assert found["manifest"] == json.loads((copied / "manifest.json").read_bytes())
+    assert found["evidence"] == json.loads((copied / "evidence.json").read_bytes())
     assert found["record"] == json.loads((copied / "record.json").read_bytes())
 
 

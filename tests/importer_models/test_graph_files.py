@@ -48,7 +48,7 @@ def imported(options: ImportOptions, store: Path) -> Artifact:
 def served(artifact: Artifact, batch: int) -> dict[str, npt.NDArray[np.float32]]:
     """Logits of PIXELS by every engine, `batch` pictures at a time."""
     found = {}
-    for entry in artifact.manifest.engines:
+    for entry in artifact.evidence.engines:
         plan = Plan(
             engine=entry.name, streams=1, threads=1, batch_sizes=(batch,), service_time_ms=1
         )

@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from importer.materials import capture_preprocessing, read_materials
 from PIL import Image
 
 from image_classifier.artifact.format import ArtifactError
 from importer.candidates import chosen_candidates
 from importer.errors import ImportRefused
-from importer.materials import capture_preprocessing, read_materials
 from preprocessing import PreprocessingSpec, Resize
 from tests.importer_models.linear_graphs import PIXELS, SIDE, onnx_linear, options_for
 from tests.importer_models.shared_models import spec_file
@@ -47,13 +47,13 @@ class Notes:
 def test_a_preset_is_what_torchvision_documents(
     tmp_path: Path, text: str, size: int, crop: int, interpolation: str
 ) -> None:
-    _, entry = capture_preprocessing(text, tmp_path)
+    preprocessing, entry = capture_preprocessing(text, tmp_path)
 
     assert entry.spec == PreprocessingSpec.model_validate(
         {"resize": Resize.model_validate({"size": size, "interpolation": interpolation}),
          "crop": crop, **IMAGENET}
     )  # fmt: skip
-    assert entry.input_shape == (crop, crop, 3)
+    assert preprocessing.input_shape == (crop, crop, 3)
 
 
 @pytest.mark.parametrize(

@@ -28,13 +28,13 @@ def test_every_fp32_engine_reproduces_the_published_logits(
     artifact = open_artifact(root, imported.lock.manifest_sha256)
     images = SHARED / "images" / "nips17_dev"
     preprocessing = artifact.preprocessing()
-    assert [entry.name for entry in artifact.manifest.engines] == [
+    assert [entry.name for entry in artifact.evidence.engines] == [
         "openvino-fp32",
         "onnxruntime-fp32",
     ]
-    for entry in artifact.manifest.engines:
+    for entry in artifact.evidence.engines:
         plan = Plan(engine=entry.name, streams=1, threads=1, batch_sizes=(1,), service_time_ms=1)
-        engine = open_graph(entry, root, artifact.manifest.preprocessing.input_shape)(plan)
+        engine = open_graph(entry, root, artifact.manifest.input.shape)(plan)
         for name, logits in expected.items():
             inputs = to_input((images / name).read_bytes(), preprocessing, DecodeLimits())
             found = engine.run(inputs[np.newaxis])[0]
@@ -57,7 +57,7 @@ def test_reduced_precision_is_within_the_gate_or_refused_with_the_numbers(
         assert not (tmp_path / "model.lock").exists()
         assert not list(store.glob("models/*"))
     else:
-        (entry,) = imported.manifest.engines
+        (entry,) = imported.evidence.engines
         proof = entry.certificate
         assert entry.name == f"openvino-{precision}"
         assert proof.samples == 100

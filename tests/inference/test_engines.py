@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from image_classifier.artifact.evidence import EngineGraph, EngineKind
 from image_classifier.artifact.format import ArtifactError
-from image_classifier.artifact.manifest import EngineGraph, EngineKind
 from image_classifier.artifact.record import Plan
 from image_classifier.inference.engines.load import open_graph
 from importer.pixels_to_logits import PixelsToLogits
 from tests.imports import PATIENCE_S, ROOT
 from tests.inference.tiny import (
+    INPUT_SPEC,
     SHAPE,
-    SIGNATURE,
     export_tiny,
     tiny_engine,
     tiny_inputs,
@@ -49,18 +49,18 @@ def test_normalisation_is_inside_and_follows_by_hand() -> None:
     batch = np.zeros((1, *SHAPE), np.uint8)
     batch[0, 1, 2] = (255, 51, 102)
 
-    logits = PixelsToLogits(Channels(), SIGNATURE)(torch.from_numpy(batch))
+    logits = PixelsToLogits(Channels(), INPUT_SPEC)(torch.from_numpy(batch))
 
     # (1 - 0.1) / 0.5 = 1.8, (0.2 - 0.4) / 0.25 = -0.8, (0.4 - 0.6) / 0.2 = -1
     assert logits.tolist() == [pytest.approx([1.8, -0.8, -1.0], abs=1e-6)]
 
 
 def test_a_preprocessing_that_has_normalised_is_left_as_it_is() -> None:
-    signature = SIGNATURE.model_copy(update={"input_dtype": "float32", "mean": None, "std": None})
+    input_spec = INPUT_SPEC.model_copy(update={"dtype": "float32", "mean": None, "std": None})
     batch = np.zeros((1, *SHAPE), np.float32)
     batch[0, 1, 2] = (255, -3, 0.5)
 
-    logits = PixelsToLogits(Channels(), signature)(torch.from_numpy(batch))
+    logits = PixelsToLogits(Channels(), input_spec)(torch.from_numpy(batch))
 
     assert logits.tolist() == [[255, -3, 0.5]]
 
@@ -134,9 +134,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np
-from image_classifier.artifact.manifest import EngineGraph
+from image_classifier.artifact.evidence import EngineGraph
 from image_classifier.artifact.record import Plan
-from image_classifier.inference.engines.load import open_graph
+from inference.engines import open_graph
 
 folder, runs = Path(sys.argv[1]), int(sys.argv[2])
 inputs, expected = np.load(folder / "inputs.npy"), np.load(folder / "expected.npy")

@@ -102,12 +102,12 @@ def test_of_equal_ways_the_one_with_more_streams_and_smaller_batches_is_taken() 
     ],
 )
 def test_a_lone_image_takes_all_threads_where_that_is_much_quicker(
-    engine: str, lone_ms: float, solo: bool
+    engine: str, lone_ms: float, single_stream: bool
 ) -> None:
     # 104/s and 167/s: two streams in any case.
     chosen = plan_for(engine, [point(1, lone_ms), point(1, 12, streams=2)], 50)
 
-    assert (chosen.streams, chosen.solo) == (2, solo)
+    assert (chosen.streams, chosen.single_stream) == (2, single_stream)
 
 
 def test_a_second_copy_of_the_weights_must_save_a_millisecond() -> None:
@@ -116,14 +116,14 @@ def test_a_second_copy_of_the_weights_must_save_a_millisecond() -> None:
         for lone_ms, beside_ms in [(1.0, 1.9), (1.3, 2.4)]
     )
 
-    assert (plan_for("one", quick, 50).streams, plan_for("one", quick, 50).solo) == (2, False)
-    assert (plan_for("one", slow, 50).streams, plan_for("one", slow, 50).solo) == (2, True)
+    assert (plan_for("one", quick, 50).streams, plan_for("one", quick, 50).single_stream) == (2, False)
+    assert (plan_for("one", slow, 50).streams, plan_for("one", slow, 50).single_stream) == (2, True)
 
 
 def test_one_stream_has_all_threads_already() -> None:
     curve = [point(1, 10), point(1, 30, streams=2)]
 
-    assert not plan_for("openvino-fp32", curve, 50).solo
+    assert not plan_for("openvino-fp32", curve, 50).single_stream
 
 
 def test_the_order_of_the_points_does_not_matter() -> None:

@@ -12,9 +12,9 @@ SCRIPT = """
 import gc, os, signal, sys, threading
 from pathlib import Path
 
-from image_classifier.artifact.manifest import EngineGraph
+from image_classifier.artifact.evidence import EngineGraph
 from image_classifier.artifact.record import Plan
-from image_classifier.inference.engines.load import open_graph
+from inference.engines import open_graph
 
 engines = [
     open_graph(

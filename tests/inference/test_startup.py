@@ -45,11 +45,11 @@ class Spoiled:
 
 
 def check(artifact: Artifact, wrong: str) -> None:
-    entry = artifact.manifest.engine("onnxruntime-fp32")
+    entry = artifact.evidence.engine("onnxruntime-fp32")
     plan = Plan(engine=entry.name, streams=1, threads=1, batch_sizes=(1, 4), service_time_ms=1)
-    signature = artifact.manifest.preprocessing
-    engine = open_graph(entry, artifact.root, signature.input_shape)(plan)
-    executor = Executor(Spoiled(engine, wrong), plan, signature, artifact.manifest.num_classes)
+    input_spec = artifact.manifest.input
+    engine = open_graph(entry, artifact.root, input_spec.shape)(plan)
+    executor = Executor(Spoiled(engine, wrong), plan, input_spec, artifact.manifest.num_classes)
     inputs = golden_inputs(artifact.golden_samples(), artifact.preprocessing())
     check_engine(artifact, entry, executor, inputs)
 
