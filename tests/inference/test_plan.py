@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from image_classifier.artifact.record import LatencyPoint, Plan
-from image_classifier.inference import plan as latency
+from image_classifier.inference import plan as planning
 from image_classifier.inference.engine import Batch, Logits
 from image_classifier.inference.plan import (
     best_point,
@@ -41,127 +41,99 @@ def test_one_half_and_all_cores_are_tried_as_streams(cores: int, counts: tuple[i
     assert stream_counts(cores) == counts
 
 
-def test_the_best_point_has_most_images_a_second_within_half_the_budget() -> None:
-    # 100/s, 133/s, 160/s, 178/s; a budget of 50 ms leaves 25 ms for a batch.
-    curve = [point(1, 10), point(2, 15), point(4, 25), point(8, 45)]
-
-    assert best_point("openvino-fp32", curve, 50) == curve[2]
-    assert best_point("openvino-fp32", curve, 49) == curve[1]
-    assert best_point("openvino-fp32", curve, 90) == curve[3]
-
-
-def test_a_larger_batch_that_is_hardly_faster_is_not_worth_its_latency() -> None:
-    # 100/s and 104/s: less than 5 % more.
-    curve = [point(1, 10), point(2, 19.2)]
-
-    assert best_point("openvino-fp32", curve, 50) == curve[0]
-
-
-def test_batches_must_bring_a_fifth_more_than_single_images() -> None:
-    # 100/s, then 118/s and 130/s in batches: 18 % are too little, 30 % are not.
-    curve = [point(1, 10), point(2, 17), point(4, 30.7)]
-
-    assert best_point("openvino-fp32", curve[:2], 100) == curve[0]
-    assert best_point("openvino-fp32", curve, 100) == curve[2]
-    # From batch to batch 5 % are enough: 130/s and 138/s.
-    assert best_point("openvino-fp32", [*curve, point(8, 58)], 200).batch_size == 8
-
-
-def test_streams_may_take_the_whole_budget_where_a_lone_image_does_not_wait_for_them() -> None:
-    # 45/s and 50/s; two images in turn would be answered after 22 and 44 ms.
-    curve = [point(1, 22), point(1, 40, streams=2)]
-
-    assert best_point("openvino-fp32", curve, 50) == curve[1]
-    assert best_point("openvino-fp32", curve, 39) == curve[0]
-    assert best_point("torchscript-fp32", curve, 50) == curve[0]
-
-
-def test_more_streams_win_where_they_bring_more() -> None:
-    # One stream 100/s; two streams 2 / 12 ms = 167/s.
-    curve = [point(1, 10), point(1, 12, streams=2)]
-
-    assert best_point("openvino-fp32", curve, 50) == curve[1]
-
-
-def test_of_equal_ways_the_one_with_more_streams_and_smaller_batches_is_taken() -> None:
-    # 100/s three times.
-    curve = [point(1, 10), point(2, 20), point(1, 20, streams=2)]
-
-    assert best_point("openvino-fp32", curve, 50) == curve[2]
-    # Nothing makes up for the longer latency of a lone image in torch.
-    assert best_point("torchscript-fp32", curve, 50) == curve[0]
+# 100/s, 133/s, 160/s, 178/s.
+RISING = [point(1, 10), point(2, 15), point(4, 25), point(8, 45)]
+# 100/s, then 118/s, 130/s and 138/s in batches.
+BATCHES = [point(1, 10), point(2, 17), point(4, 30.7), point(8, 58)]
+# 45/s and 50/s; one stream answers two images after 22 and 44 ms, two streams both after 40.
+STREAMS = [point(1, 22), point(1, 40, streams=2)]
+# 100/s three times.
+EQUAL = [point(1, 10), point(2, 20), point(1, 20, streams=2)]
 
 
 @pytest.mark.parametrize(
-    ("engine", "lone_ms", "single_stream"),
+    ("engine", "curve", "budget_ms", "best"),
     [
-        ("openvino-fp32", 9.6, True),  # 0.8 of 12 ms
-        ("onnxruntime-fp32", 9.6, True),
-        ("openvino-fp32", 9.7, False),
-        ("torchscript-fp32", 9.6, False),  # its threads are those of the process
+        pytest.param("openvino-fp32", RISING, 50, 2, id="most-images-within-half-the-budget"),
+        pytest.param("openvino-fp32", RISING, 49, 1, id="less-budget"),
+        pytest.param("openvino-fp32", RISING, 90, 3, id="more-budget"),
+        pytest.param(  # 104/s
+            "openvino-fp32", [point(1, 10), point(2, 19.2)], 50, 0, id="a-batch-hardly-faster"
+        ),
+        pytest.param("openvino-fp32", BATCHES[:2], 100, 0, id="a-batch-of-two-must-bring-a-fifth"),
+        pytest.param("openvino-fp32", BATCHES[:3], 100, 2, id="a-batch-that-brings-30-percent"),
+        pytest.param("openvino-fp32", BATCHES, 200, 3, id="from-batch-to-batch-5-percent-do"),
+        pytest.param("openvino-fp32", STREAMS, 50, 1, id="streams-may-take-the-whole-budget"),
+        pytest.param("openvino-fp32", STREAMS, 39, 0, id="streams-beyond-the-budget"),
+        pytest.param("torchscript-fp32", STREAMS, 50, 0, id="no-single-stream-engine-in-torch"),
+        pytest.param(  # 100/s and 167/s
+            "openvino-fp32", [point(1, 10), point(1, 12, streams=2)], 50, 1, id="faster-streams"
+        ),
+        pytest.param("openvino-fp32", EQUAL, 50, 2, id="more-streams-and-smaller-batches-if-equal"),
+        pytest.param("torchscript-fp32", EQUAL, 50, 0, id="fewer-streams-in-torch-if-equal"),
+        pytest.param(
+            "openvino-fp32",
+            [point(1, 80), point(2, 120), point(1, 70, streams=2)],
+            50,
+            2,
+            id="the-quickest-where-none-fits-the-budget",
+        ),
+        pytest.param(  # 3,000/s and 10,000/s, of which 2,000/s can be decoded
+            "openvino-fp32",
+            [point(1, 1 / 3, threads=1), point(4, 0.4, threads=1)],
+            50,
+            0,
+            id="no-more-than-a-core-can-decode",
+        ),
     ],
 )
-def test_a_lone_image_takes_all_threads_where_that_is_much_quicker(
-    engine: str, lone_ms: float, single_stream: bool
+def test_the_best_point_is_chosen_by_throughput_latency_and_budget(
+    engine: str, curve: list[LatencyPoint], budget_ms: float, best: int
 ) -> None:
-    # 104/s and 167/s: two streams in any case.
-    chosen = plan_for(engine, [point(1, lone_ms), point(1, 12, streams=2)], 50)
+    assert best_point(engine, curve, budget_ms) == curve[best]
+    assert best_point(engine, reversed(curve), budget_ms) == curve[best]
+
+
+@pytest.mark.parametrize(
+    ("engine", "single_ms", "beside_ms", "single_stream"),
+    [
+        ("openvino-fp32", 9.6, 12, True),  # 0.8 of 12 ms
+        ("onnxruntime-fp32", 9.6, 12, True),
+        ("openvino-fp32", 9.7, 12, False),
+        ("torchscript-fp32", 9.6, 12, False),  # its threads are those of the process
+        ("openvino-fp32", 1.0, 1.9, False),  # saves less than 1 ms
+        ("openvino-fp32", 1.3, 2.4, True),
+    ],
+)
+def test_a_single_stream_engine_must_be_much_quicker(
+    engine: str, single_ms: float, beside_ms: float, single_stream: bool
+) -> None:
+    # Two streams give more images a second in any case.
+    chosen = plan_for(engine, [point(1, single_ms), point(1, beside_ms, streams=2)], 50)
 
     assert (chosen.streams, chosen.single_stream) == (2, single_stream)
 
 
-def test_a_second_copy_of_the_weights_must_save_a_millisecond() -> None:
-    quick, slow = (
-        [point(1, lone_ms), point(1, beside_ms, streams=2)]
-        for lone_ms, beside_ms in [(1.0, 1.9), (1.3, 2.4)]
-    )
+def test_a_plan_of_one_stream_needs_no_single_stream_engine() -> None:
+    chosen = plan_for("openvino-fp32", [point(1, 10), point(1, 30, streams=2)], 50)
 
-    assert (plan_for("one", quick, 50).streams, plan_for("one", quick, 50).single_stream) == (2, False)
-    assert (plan_for("one", slow, 50).streams, plan_for("one", slow, 50).single_stream) == (2, True)
-
-
-def test_one_stream_has_all_threads_already() -> None:
-    curve = [point(1, 10), point(1, 30, streams=2)]
-
-    assert not plan_for("openvino-fp32", curve, 50).single_stream
-
-
-def test_the_order_of_the_points_does_not_matter() -> None:
-    curve = [point(1, 10), point(2, 15), point(1, 12, streams=2), point(2, 23, streams=2)]
-
-    assert best_point("openvino-fp32", curve, 50) == best_point(
-        "openvino-fp32", reversed(curve), 50
-    )
-
-
-def test_where_no_point_fits_the_budget_the_quickest_is_taken() -> None:
-    curve = [point(1, 80), point(2, 120), point(1, 70, streams=2)]
-
-    assert best_point("openvino-fp32", curve, 50) == curve[2]
-
-
-def test_more_images_than_a_core_can_decode_are_no_gain() -> None:
-    # 3,000/s, then 10,000/s on one core: only 2,000 of either could be used.
-    curve = [point(1, 1 / 3, threads=1), point(4, 0.4, threads=1)]
-
-    assert best_point("openvino-fp32", curve, 50) == curve[0]
+    assert (chosen.streams, chosen.single_stream) == (1, False)
 
 
 def test_the_plan_compiles_the_sizes_measured_up_to_the_best_one() -> None:
     curve = [point(4, 25), point(1, 10), point(2, 15), point(8, 60), point(1, 30, streams=2)]
 
-    chosen = plan_for("openvino-fp32", curve, 50)
-
-    assert chosen == Plan(
+    assert plan_for("openvino-fp32", curve, 50) == Plan(
         engine="openvino-fp32", streams=1, threads=2, batch_sizes=(1, 2, 4), service_time_ms=6.25
     )
 
 
 def test_the_plan_takes_sizes_of_its_own_number_of_streams_only() -> None:
-    curve = [point(1, 10), point(2, 19), point(4, 37), point(1, 11, streams=2)]
+    chosen = plan_for(
+        "one", [point(1, 10), point(2, 19), point(4, 37), point(1, 11, streams=2)], 50
+    )
 
-    assert plan_for("one", curve, 50).batch_sizes == (1,)
-    assert plan_for("one", curve, 50).streams == 2
+    assert (chosen.batch_sizes, chosen.streams) == ((1,), 2)
 
 
 def test_the_fastest_plan_wins_and_an_earlier_one_where_the_gain_is_noise() -> None:
@@ -180,7 +152,7 @@ def test_an_engine_faster_than_decoding_does_not_replace_an_earlier_one() -> Non
 
 
 class CountingEngine:
-    """Notes the plan it was loaded for and the batches it ran."""
+    """Records the plan it was loaded for and the batches it ran."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -213,7 +185,7 @@ def test_a_curve_is_measured_with_real_inputs_at_each_size_and_number_of_streams
 
 
 class Clock:
-    """Stands in for `time`: goes on only while an engine runs."""
+    """Stands in for `time`; advances only while an engine runs."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -222,7 +194,7 @@ class Clock:
     def perf_counter(self) -> float:
         return self.seconds
 
-    def go_on(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         with self._lock:
             self.seconds += seconds
 
@@ -232,7 +204,7 @@ def test_a_moment_in_which_the_machine_was_busy_does_not_count(
 ) -> None:
     first: set[int] = set()
     clock = Clock()
-    monkeypatch.setattr(latency, "time", clock)
+    monkeypatch.setattr(planning, "time", clock)
 
     class Disturbed:
         def __init__(self, plan: Plan) -> None:
@@ -241,7 +213,7 @@ def test_a_moment_in_which_the_machine_was_busy_does_not_count(
             first.add(plan.streams)
 
         def run(self, batch: Batch) -> Logits:
-            clock.go_on(self.seconds)
+            clock.advance(self.seconds)
             return np.zeros((len(batch), 1), np.float32)
 
     example = np.zeros((1, 1, 1, 1), np.uint8)
