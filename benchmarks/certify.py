@@ -237,6 +237,6 @@ def plan_of(engine: dict[str, Any]) -> EnginePlan:
         streams=engine["streams"],
         threads=engine["threads"],
         batch_sizes=tuple(engine["batch_sizes"]),
-        image_ms=engine["image_ms"],
-        solo=engine["solo"],
+        service_time_ms=engine["service_time_ms"],
+        single_stream=engine["single_stream"],
     )

@@ -40,7 +40,7 @@ from image_classifier.http.schemas import (
     error_responses,
 )
 from image_classifier.http.uploads import BodyBudget, read_upload
-from image_classifier.inference.classifier import Answer
+from image_classifier.inference.batcher import Answer
 from image_classifier.settings import Settings
 from preprocessing.errors import ClientError
 
@@ -106,10 +106,9 @@ def create_app(settings: Settings, lock: ModelLock) -> FastAPI:
         body = ClassifyAnswer(
             predictions=answer.predictions, model=model, request_id=request.state.request_id
         )
-        stages = answer.inference
         timing = (
-            f"decode;dur={stages.decode_ms:.2f}, queue;dur={stages.queue_ms:.2f}, "
-            f"infer;dur={stages.infer_ms:.2f}"
+            f"decode;dur={answer.decode_ms:.2f}, queue;dur={answer.queue_ms:.2f}, "
+            f"infer;dur={answer.infer_ms:.2f}"
         )
         return Response(
             body.model_dump_json(), headers={"server-timing": timing}, media_type="application/json"

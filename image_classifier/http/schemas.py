@@ -110,8 +110,8 @@ class EngineCard(BaseModel):
     streams: int
     threads: int
     batch_sizes: tuple[int, ...]
-    solo: bool
-    image_ms: float
+    single_stream: bool
+    service_time_ms: float
 
     @classmethod
     def of(cls, evidence: Evidence, plan: Plan) -> "EngineCard":
@@ -124,8 +124,8 @@ class EngineCard(BaseModel):
             streams=plan.streams,
             threads=plan.threads,
             batch_sizes=plan.batch_sizes,
-            solo=plan.solo,
-            image_ms=round(plan.image_ms, 3),
+            single_stream=plan.single_stream,
+            service_time_ms=round(plan.service_time_ms, 3),
         )
 
 

@@ -32,7 +32,7 @@ RECORD = ImportRecord(
         EngineAttempt(engine="openvino-fp32", verdict="passed", curve=(POINT,)),
         EngineAttempt(engine="openvino-int8", verdict="failed", reason="too far off"),
     ),
-    plan=Plan(engine="openvino-fp32", streams=1, threads=2, batch_sizes=(1,), image_ms=3.5),
+    plan=Plan(engine="openvino-fp32", streams=1, threads=2, batch_sizes=(1,), service_time_ms=3.5),
 )
 SLO = SloCertificate(
     measured_at="2026-01-01T00:00:00+00:00",
@@ -42,7 +42,7 @@ SLO = SloCertificate(
     image_count=2,
     topology="embedded",
     settings={"CLASSIFIER_BUDGET_MS": "50"},
-    plan=Plan(engine="openvino-fp32", streams=2, threads=2, batch_sizes=(1,), image_ms=7.0),
+    plan=Plan(engine="openvino-fp32", streams=2, threads=2, batch_sizes=(1,), service_time_ms=7.0),
     budget_ms=50,
     highest_rate_per_s=100,
     first_failed_rate_per_s=104,
@@ -90,7 +90,7 @@ def test_a_record_has_room_for_the_streams_of_large_machines(cores: int) -> None
     ]
 
     assert points[-1].streams == cores
-    assert Plan(engine="any", streams=cores, threads=cores, batch_sizes=(1,), image_ms=1)
+    assert Plan(engine="any", streams=cores, threads=cores, batch_sizes=(1,), service_time_ms=1)
 
 
 def test_the_curve_of_an_engine_that_was_not_measured_is_empty() -> None:

@@ -23,16 +23,18 @@ from tests.artifact.builder import write_artifact
 from tests.benchmarks.servers import right, serving, target
 
 
-@pytest.mark.parametrize("solo", [True, False])
-def test_the_certified_plan_is_the_one_the_server_shows(tmp_path: Path, solo: bool) -> None:
+@pytest.mark.parametrize("single_stream", [True, False])
+def test_the_certified_plan_is_the_one_the_server_shows(
+    tmp_path: Path, single_stream: bool
+) -> None:
     evidence = open_artifact(tmp_path, write_artifact(tmp_path)).evidence
     plan = Plan(
         engine=evidence.engines[0].name,
         streams=2,
         threads=3,
         batch_sizes=(1, 4),
-        image_ms=7.5,
-        solo=solo,
+        service_time_ms=7.5,
+        single_stream=single_stream,
     )
 
     assert plan_of(engine_card(evidence, plan)) == plan
@@ -49,7 +51,7 @@ def test_saturation_is_certified_without_refusals_and_the_rate_as_it_serves(
         streams=1,
         threads=1,
         batch_sizes=(1,),
-        image_ms=1.0,
+        service_time_ms=1.0,
     )
     card = {
         "engine": engine_card(artifact.evidence, plan),

@@ -11,17 +11,18 @@ from fastapi import FastAPI
 from image_classifier.artifact.store import ModelLock
 from image_classifier.errors import Overloaded
 from image_classifier.http.app import create_app
-from image_classifier.inference.classifier import Answer
-from image_classifier.inference.pipeline import StagedInference
+from image_classifier.inference.batcher import Answer
 from image_classifier.inference.predictions import Prediction
 from image_classifier.settings import Settings
 
 LOCK = ModelLock(tag="digits:0123456789abcdef", manifest_sha256="1" * 64, evidence_sha256="2" * 64)
 ANSWER = Answer(
     predictions=(Prediction(label="seven", class_id=7, probability=0.75),),
-    inference=StagedInference(
-        logits=np.zeros(10, np.float32), decode_ms=1.5, queue_ms=0.25, infer_ms=2.0, batch_size=1
-    ),
+    logits=np.zeros(10, np.float32),
+    decode_ms=1.5,
+    queue_ms=0.25,
+    infer_ms=2.0,
+    batch_size=1,
 )
 
 

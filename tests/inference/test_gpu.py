@@ -1,18 +1,18 @@
-"""The GPU an engine runs on: recorded, compared at the start, missed where there is none."""
+"""The GPU an engine runs on: recorded at import, compared and required at the start."""
 
 import dataclasses
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
 from image_classifier.artifact.artifact import Artifact, open_artifact
-from image_classifier.artifact.record import LatencyPoint, Machine, Plan
-from image_classifier.inference import startup as loading
+from image_classifier.artifact.record import LatencyPoint, Plan
+from image_classifier.inference import startup
 from image_classifier.inference.engine import EngineUnavailable
 from image_classifier.inference.engines import torchscript as engine_torch
 from image_classifier.inference.engines.load import accelerator_of
@@ -48,31 +48,28 @@ def measured_on(artifact: Artifact, accelerator: str | None) -> Artifact:
     )
 
 
-def recorded(artifact: Artifact) -> Machine:
-    assert artifact.record is not None
-    return artifact.record.machine
-
-
 def start(artifact: Artifact) -> Executor:
     return load_executor(artifact, engine=None, budget_ms=50, deterministic=False)
 
 
-def reports(name: str | None) -> Callable[[str], str | None]:
-    """What takes the place of `accelerator_of`, where the engine itself runs on the CPU."""
-    return lambda kind: name if kind == "torchscript" else None
-
-
 @pytest.fixture
 def measurements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A line for each curve that is measured, of an engine that is quick."""
-    made: list[str] = []
+    """An item for each curve that is measured; the curve is that of a quick engine."""
+    measured: list[str] = []
 
     def measure(*_: object, **__: object) -> tuple[LatencyPoint, ...]:
-        made.append("measured")
+        measured.append("measured")
         return (LatencyPoint(batch_size=1, streams=1, threads=1, latency_ms=1, images_per_s=1_000),)
 
-    monkeypatch.setattr(loading, "measure_curve", measure)
-    return made
+    monkeypatch.setattr(startup, "measure_curve", measure)
+    return measured
+
+
+def report_gpu(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> None:
+    """Make the module see a GPU called GPU A; the engine itself runs on the CPU."""
+    monkeypatch.setattr(
+        module, "accelerator_of", lambda kind: "GPU A" if kind == "torchscript" else None
+    )
 
 
 def test_the_gpu_is_the_one_torch_reports(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +97,7 @@ def test_the_torchscript_engine_runs_on_that_gpu_and_keeps_float32_whole(
     monkeypatch.setattr(engine_torch, "gpu_name", lambda: gpu)
     monkeypatch.setattr(torch.jit, "load", load)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    plan = Plan(engine="one", streams=1, threads=1, batch_sizes=(1,), image_ms=1)
+    plan = Plan(engine="one", streams=1, threads=1, batch_sizes=(1,), service_time_ms=1)
 
     TorchScriptEngine(Path("network.pt"), "fp32", plan)
 
@@ -121,28 +118,31 @@ def test_asking_for_the_gpu_of_a_cpu_engine_imports_no_torch() -> None:
     assert done.stdout == "None None False\n"
 
 
-def test_an_import_for_a_gpu_on_a_machine_without_says_so(for_gpu: Artifact) -> None:
-    assert recorded(for_gpu) == this_machine(ABSENT_GPU)
+def test_an_import_records_the_gpu_it_was_for_or_that_it_was_absent(
+    for_gpu: Artifact, digits_folder: Path
+) -> None:
+    for_cpu = open_artifact(digits_folder)
+
+    assert for_gpu.record is not None
+    assert for_cpu.record is not None
+    assert for_gpu.record.machine == this_machine(ABSENT_GPU)
+    assert for_cpu.record.machine.accelerator is None
 
 
 def test_an_import_for_a_gpu_records_its_name(
     monkeypatch: pytest.MonkeyPatch, store: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(pipeline, "accelerator_of", reports("GPU A"))
+    report_gpu(monkeypatch, pipeline)
 
     imported = import_quietly(digits_options(device="cuda"), tmp_path / "model.lock")
 
     assert imported.record.machine == this_machine("GPU A")
 
 
-def test_an_import_for_the_cpu_records_no_gpu(digits_folder: Path) -> None:
-    assert recorded(open_artifact(digits_folder)).accelerator is None
-
-
 def test_a_plan_measured_on_the_same_gpu_is_taken(
     monkeypatch: pytest.MonkeyPatch, measurements: list[str], for_gpu: Artifact
 ) -> None:
-    monkeypatch.setattr(loading, "accelerator_of", reports("GPU A"))
+    report_gpu(monkeypatch, startup)
     artifact = measured_on(for_gpu, "GPU A")
 
     executor = start(artifact)
@@ -166,7 +166,7 @@ def test_a_plan_measured_elsewhere_is_measured_again(
     for_gpu: Artifact,
     imported_on: str | None,
 ) -> None:
-    monkeypatch.setattr(loading, "accelerator_of", reports("GPU A"))
+    report_gpu(monkeypatch, startup)
 
     start(measured_on(for_gpu, imported_on))
 
@@ -187,7 +187,7 @@ def test_a_model_imported_for_a_gpu_does_not_start_without_one(
     assert not measurements
 
 
-def test_torchscript_imported_for_a_cpu_starts_on_one(
+def test_a_model_imported_for_a_cpu_starts_without_a_gpu_and_is_not_measured_again(
     measurements: list[str], for_gpu: Artifact
 ) -> None:
     start(measured_on(for_gpu, None))
@@ -195,7 +195,9 @@ def test_torchscript_imported_for_a_cpu_starts_on_one(
     assert not measurements
 
 
-def test_a_cpu_engine_does_not_miss_a_gpu(measurements: list[str], digits_folder: Path) -> None:
+def test_a_cpu_engine_starts_without_the_gpu_of_the_import(
+    measurements: list[str], digits_folder: Path
+) -> None:
     start(measured_on(open_artifact(digits_folder), "GPU A"))
 
     assert measurements == ["measured"]
