@@ -224,7 +224,7 @@ def summary(certificate: SloCertificate) -> str:
 
 
 def replicas_for(rate_per_s: float, highest_rate_per_s: float) -> int:
-    """Return replicas of which none gets more than `LOAD_PART` of its highest rate with one gone."""
+    """Return replicas of which none exceeds `LOAD_PART` of its highest rate with one missing."""
     # Rounded first: 210 / (0.7 * 100) may be 3.0000000000000004 or so in binary.
     return math.ceil(round(rate_per_s / (LOAD_PART * highest_rate_per_s), 9)) + SPARE
 

@@ -1,6 +1,7 @@
 """HTTP load on one server of this machine, open or closed loop, with every answer checked."""
 
 import asyncio
+import contextlib
 import gc
 import math
 import random
@@ -14,8 +15,6 @@ from typing import Any
 
 LOOPBACK = "127.0.0.1"
 
-LEAD_S = 0.05
-"""Between the start of an open run and the moment its first arrivals are counted from."""
 DRAIN_S = 10.0
 """How long after the end of a run an answer still counts; later ones are failures: timeout."""
 PAUSE_S = 0.05
@@ -25,13 +24,9 @@ MAX_IDLE_S = 2.0
 that moment would be lost by no fault of the server."""
 MAX_CONNECTIONS = 400
 """Requests beyond these wait in line. select(2) takes descriptors below 1024, see `_run_loop`."""
-
 EXPECTED_ARRIVALS = 350
-"""A probe of a search lasts long enough for these, so that 3 of its requests exceed the p99."""
-LONGEST_PROBE = 3
-"""A probe lasts at most this multiple of its usual length."""
-FLOOR_PART = 0.1
-"""A search begins at this part of the saturated throughput."""
+"""A probe of a search lasts long enough for these, so that 3 of its requests exceed the p99, but at
+most three times as long as usual."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +99,13 @@ class Run:
         return (len(self.latencies_ms) - self.wrong) / self.elapsed_s if self.elapsed_s else 0.0
 
     def percentile_ms(self, percent: float) -> float:
-        """Return the nearest-rank percentile: a latency some request really had; inf without any."""
+        """Return a latency that some request really had (nearest rank); inf without answers."""
         return nearest_rank(sorted(self.latencies_ms), percent) if self.latencies_ms else math.inf
+
+    def within(self, budget_ms: float) -> bool:
+        """Return whether nothing failed, nothing was wrong and the p99 is within the budget."""
+        whole = not (self.failures or self.wrong or self.given_up)
+        return whole and self.percentile_ms(99) <= budget_ms
 
     def in_words(self) -> str:
         """Return one line for progress output."""
@@ -117,11 +117,6 @@ class Run:
             f"p99 {self.percentile_ms(99):.1f} ms{failed}{wrong}"
         )
 
-    def within(self, budget_ms: float) -> bool:
-        """Return whether nothing failed, nothing was wrong and the p99 is within the budget."""
-        whole = not (self.failures or self.wrong or self.given_up)
-        return whole and self.percentile_ms(99) <= budget_ms
-
 
 @dataclass(frozen=True, kw_only=True)
 class HighestRate:
@@ -130,7 +125,7 @@ class HighestRate:
     Attributes:
         passed_per_s: Highest rate that passed; 0 where none did.
         failed_per_s: Lowest rate that failed; None where none did.
-        arrivals: Expected at the lower of the two; fewer than 300 are too few for a p99.
+        arrivals: Of the shorter of the runs at these rates; fewer than 300 are few for a p99.
     """
 
     passed_per_s: float
@@ -174,18 +169,44 @@ def open_run(
     rate_per_s: float,
     duration_s: float,
     seed: int,
-    give_up_above_ms: float | None = None,
+    give_up_above_ms: float = math.inf,
 ) -> Run:
     """Send Poisson arrivals at their times, whatever the answers.
 
     Args:
         give_up_above_ms: End once the p99 of all arrivals is certain to exceed this, or a request
-            failed; None never ends early.
+            failed; infinity never ends early.
     """
     arrivals = poisson_arrivals(rate_per_s, duration_s, len(target.requests), seed)
-    sender = Sender(target, give_up_above_ms)
-    client_cpu_s = _run_loop(sender.send_at(arrivals))
-    return sender.result(
+    sender = Sender(target)
+    # The number of late answers with which a nearest-rank p99 is still within the budget.
+    spare = len(arrivals) - math.ceil(0.99 * len(arrivals))
+
+    async def send_on_schedule() -> None:
+        loop = asyncio.get_running_loop()
+        start_s = loop.time()
+        tasks = []
+        late = 0.0
+
+        async def send(image: int, due_s: float) -> None:
+            nonlocal late
+            exchange = await sender.send(image, due_s)
+            if give_up_above_ms < math.inf:
+                failed = exchange.status != HTTPStatus.OK
+                late += math.inf if failed else exchange.latency_ms > give_up_above_ms
+
+        for arrival_s, image in arrivals:
+            while (early_s := start_s + arrival_s - loop.time()) > 0:
+                await asyncio.sleep(early_s)
+            if late > spare:
+                break
+            tasks.append(loop.create_task(send(image, start_s + arrival_s)))
+            # Behind schedule, no sleep would give the loop a turn to read the answers.
+            await asyncio.sleep(0)
+        await sender.finish(tasks, DRAIN_S)
+
+    client_cpu_s = _run_loop(send_on_schedule())
+    return sender.judged(
         rate_per_s=rate_per_s,
         duration_s=duration_s,
         given_up=len(sender.exchanges) < len(arrivals),
@@ -203,9 +224,25 @@ def closed_run(
 ) -> Run:
     """Keep requests in flight until the time is up or `most_requests` are sent."""
     sender = Sender(target)
-    most = math.inf if most_requests is None else most_requests
-    client_cpu_s = _run_loop(sender.send_in_turn(connections, duration_s, seed, most))
-    return sender.result(connections=connections, duration_s=duration_s, client_cpu_s=client_cpu_s)
+    exchanges = sender.exchanges
+
+    async def send_in_turn() -> None:
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + duration_s
+
+        async def repeat() -> None:
+            while loop.time() < end_s and len(exchanges) != most_requests:
+                # A fixed stride that shares no factor with usual mix sizes: all images in turn.
+                image = (seed + 7 * len(exchanges)) % len(target.requests)
+                exchange = await sender.send(image, loop.time())
+                if exchange.status != HTTPStatus.OK:  # refused at once: a busy loop without a pause
+                    await asyncio.sleep(PAUSE_S)
+
+        tasks = [loop.create_task(repeat()) for _ in range(connections)]
+        await sender.finish(tasks, duration_s + DRAIN_S)
+
+    client_cpu_s = _run_loop(send_in_turn())
+    return sender.judged(connections=connections, duration_s=duration_s, client_cpu_s=client_cpu_s)
 
 
 def search_highest_rate(
@@ -224,16 +261,15 @@ def search_highest_rate(
     Args:
         offer: Sends (requests per second, seconds) and returns the run.
         saturated_per_s: Throughput of the closed loop: at that rate a queue only grows.
-        probe_s: Usual length of a probe; up to three times longer at rates so low that the p99
-            would be the slowest of few requests.
+        probe_s: Usual length of a probe; longer at rates so low that the p99 would be the slowest
+            of few requests.
     """
-    passed_per_s, failed_per_s, arrivals = 0.0, None, {}
-    low_per_s, high_per_s = FLOOR_PART * saturated_per_s, saturated_per_s
-    for _ in range(probes):
+    passed_per_s, failed_per_s = 0.0, None
+    arrivals: dict[float | None, int] = {}
+    low_per_s, high_per_s = saturated_per_s / 10, saturated_per_s
+    for _ in range(probes if saturated_per_s else 0):
         rate_per_s = round(math.sqrt(low_per_s * high_per_s), 2)
-        if not rate_per_s:
-            break
-        duration_s = min(max(probe_s, EXPECTED_ARRIVALS / rate_per_s), LONGEST_PROBE * probe_s)
+        duration_s = min(max(probe_s, EXPECTED_ARRIVALS / rate_per_s), 3 * probe_s)
         arrivals[rate_per_s] = round(rate_per_s * duration_s)
         if offer(rate_per_s, duration_s).within(budget_ms):
             passed_per_s = low_per_s = rate_per_s
@@ -241,9 +277,7 @@ def search_highest_rate(
             failed_per_s = high_per_s = rate_per_s
     decisive = [arrivals[rate] for rate in (passed_per_s, failed_per_s) if rate in arrivals]
     return HighestRate(
-        passed_per_s=passed_per_s,
-        failed_per_s=failed_per_s,
-        arrivals=min(decisive, default=0),
+        passed_per_s=passed_per_s, failed_per_s=failed_per_s, arrivals=min(decisive, default=0)
     )
 
 
@@ -265,72 +299,42 @@ class Exchange:
 
 
 class Sender:
-    """Sends the requests of one run and judges the answers afterwards.
+    """Sends the requests of one run, and judges the answers when the load is over.
 
-    Judging after the load costs the server nothing.
+    Attributes:
+        exchanges: In the order sent.
     """
 
-    def __init__(self, target: Target, give_up_above_ms: float | None = None) -> None:
+    def __init__(self, target: Target) -> None:
         self.exchanges: list[Exchange] = []
         self._target = target
-        self._budget_ms = math.inf if give_up_above_ms is None else give_up_above_ms
-        self._late = 0
+        self._connections = Connections(target.port)
 
-    async def send_at(self, arrivals: Sequence[tuple[float, int]]) -> None:
-        """Send each request at its time, never waiting for an answer."""
-        loop = asyncio.get_running_loop()
-        connections = Connections(self._target.port)
-        start_s = loop.time() + LEAD_S
-        # The number of late answers with which a nearest-rank p99 is still within the budget.
-        spare = len(arrivals) - math.ceil(0.99 * len(arrivals))
-        tasks: list[asyncio.Task[Exchange]] = []
-        for arrival_s, image in arrivals:
-            while (early_s := start_s + arrival_s - loop.time()) > 0:
-                await asyncio.sleep(early_s)
-            if self._late > spare:
-                break
-            tasks.append(loop.create_task(self._send(connections, image, start_s + arrival_s)))
-            # Behind schedule, no sleep would give the loop a turn to read the answers.
-            await asyncio.sleep(0)
-        await _drain(tasks, DRAIN_S)
-        connections.close()
-
-    async def send_in_turn(
-        self, connections: int, duration_s: float, seed: int, most_requests: float
-    ) -> None:
-        """Follow every answer with the next request."""
-        loop = asyncio.get_running_loop()
-        pool = Connections(self._target.port)
-        end_s = loop.time() + duration_s
-
-        async def repeat() -> None:
-            while loop.time() < end_s and len(self.exchanges) < most_requests:
-                # A fixed stride that shares no factor with usual mix sizes: all images in turn.
-                image = (seed + 7 * len(self.exchanges)) % len(self._target.requests)
-                exchange = await self._send(pool, image, loop.time())
-                if exchange.status != HTTPStatus.OK:  # refused at once: a busy loop without a pause
-                    await asyncio.sleep(PAUSE_S)
-
-        await _drain([loop.create_task(repeat()) for _ in range(connections)], duration_s + DRAIN_S)
-        pool.close()
-
-    async def _send(self, connections: "Connections", image: int, due_s: float) -> Exchange:
+    async def send(self, image: int, due_s: float) -> Exchange:
+        """Send one request and wait for what becomes of it."""
         loop = asyncio.get_running_loop()
         exchange = Exchange(image=image, due_s=due_s, sent_s=loop.time())
         self.exchanges.append(exchange)
-        try:
-            exchange.status, exchange.body = await connections.ask(self._target.requests[image])
-        except (OSError, EOFError, ValueError, asyncio.LimitOverrunError):
-            pass  # refused, closed before the whole answer, or no HTTP: status stays None
+        with contextlib.suppress(*NO_ANSWER):
+            exchange.status, exchange.body = await self._connections.ask(
+                self._target.requests[image]
+            )
         exchange.answered_s = loop.time()
-        if self._budget_ms < math.inf:
-            failed = exchange.status != HTTPStatus.OK
-            late = exchange.latency_ms > self._budget_ms
-            self._late += len(self.exchanges) + 1 if failed else late
         return exchange
 
-    def result(self, **conditions: Any) -> Run:
-        """Judge every answer; `conditions` are the fields of `Run` that the sender does not know."""
+    async def finish(self, tasks: Sequence[asyncio.Task[None]], within_s: float) -> None:
+        """Wait for tasks that send, but no longer than this; close all connections."""
+        if tasks:
+            finished, unfinished = await asyncio.wait(tasks, timeout=within_s)
+            for task in unfinished:
+                task.cancel()
+            for task in finished:
+                task.result()  # a bug here must not pass for a lost request
+        self._connections.close()
+        await asyncio.sleep(0)  # the connections close in the loop's next turn
+
+    def judged(self, **conditions: Any) -> Run:
+        """Return the run; `conditions` are the fields that the sender does not know."""
         latencies_ms: list[float] = []
         failed: Counter[str] = Counter()
         wrong = 0
@@ -342,8 +346,8 @@ class Sender:
             else:
                 latencies_ms.append(round(exchange.latency_ms, 3))
                 wrong += not self._target.is_right(exchange.image, exchange.body)
-        last_s = max((e.answered_s for e in self.exchanges if e.answered_s), default=None)
-        skews_ms = sorted((e.sent_s - e.due_s) * 1e3 for e in self.exchanges)
+        last_s = max((each.answered_s for each in self.exchanges if each.answered_s), default=None)
+        skews_ms = sorted((each.sent_s - each.due_s) * 1e3 for each in self.exchanges)
         return Run(
             elapsed_s=last_s - self.exchanges[0].due_s if last_s else conditions["duration_s"],
             sent=len(self.exchanges),
@@ -369,7 +373,7 @@ class Connections:
 
         Raises:
             OSError, EOFError: The connection was refused, or closed before the whole answer.
-            ValueError, asyncio.LimitOverrunError: The answer is not HTTP/1.1 as this client reads it.
+            ValueError, asyncio.LimitOverrunError: The answer is not HTTP/1.1 as read here.
         """
         async with self._places:
             reader, writer = await self._connection()
@@ -391,9 +395,13 @@ class Connections:
         return await asyncio.open_connection(LOOPBACK, self._port)
 
     def close(self) -> None:
-        """Drop the idle connections."""
+        """Close the idle connections."""
         for _, _, writer in self._idle:
             writer.transport.abort()
+
+
+NO_ANSWER = (OSError, EOFError, ValueError, asyncio.LimitOverrunError)
+"""What `Connections.ask` raises where there is no usable answer."""
 
 
 async def read_answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
@@ -418,18 +426,6 @@ async def read_answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
         body += (await reader.readexactly(size + 2))[:-2]
     await reader.readuntil(b"\r\n")
     return status, body
-
-
-async def _drain(tasks: Sequence[asyncio.Task[Any]], within_s: float) -> None:
-    """Wait for all tasks, but no longer than this; cancel the others."""
-    if not tasks:
-        return
-    _, unfinished = await asyncio.wait(tasks, timeout=within_s)
-    for task in unfinished:
-        task.cancel()
-    for task in tasks:
-        if not task.cancelled() and task.done():
-            task.result()  # a bug here must not pass for a lost request
 
 
 def _run_loop(main: Coroutine[Any, Any, None]) -> float:

@@ -30,7 +30,7 @@ PREFIX = "CLASSIFIER_"
 PRODUCT_COMMAND = ("-m", "bentoml", "serve", "service:ImageClassifier", "--host", LOOPBACK)
 """Arguments of Python, without the port."""
 NEVER_REFUSE = {f"{PREFIX}MAX_WAIT_MS": "5000"}
-"""Setting with which this project queues a closed loop as its peers do, instead of answering 429."""
+"""Setting with which this project queues a closed loop, as its peers do, and refuses nothing."""
 
 
 class ServerFailed(Exception):
@@ -106,7 +106,7 @@ def running(
     environment: Mapping[str, str],
     log_path: Path,
     probe: Callable[[int], str],
-    ready_within_s: float = 60.0,
+    ready_within_s: float = 120.0,
 ) -> Iterator[RunningServer]:
     """Start a server, wait for its first correct answer, stop it at the end.
 

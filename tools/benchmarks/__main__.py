@@ -10,7 +10,7 @@ from tools.benchmarks import report
 from tools.benchmarks.measure import measured_load, measured_session
 from tools.benchmarks.models import BUILD
 from tools.benchmarks.presets import CASES, PRESETS
-from tools.benchmarks.servers import PEERS_PYTHON, servers_named
+from tools.benchmarks.servers import PEERS_PYTHON, SERVERS
 from tools.benchmarks.session import RESULTS, BenchmarkError, read_session
 from tools.serving import ServerFailed
 
@@ -28,8 +28,10 @@ def parser() -> argparse.ArgumentParser:
     commands = whole.add_subparsers(dest="command", required=True)
     each = {name: commands.add_parser(name, help=text) for name, text in HELP.items()}
     for name in PRESETS:
-        each[name].add_argument("--cases", nargs="+", default=PRESETS[name].cases, metavar="CASE")
-        each[name].add_argument("--servers", nargs="+", default=[], metavar="SERVER")
+        each[name].add_argument("--cases", nargs="+", default=PRESETS[name].cases, choices=CASES)
+        each[name].add_argument(
+            "--servers", nargs="+", default=[], choices=[it.name for it in SERVERS]
+        )
         each[name].add_argument("--rounds", type=int, default=PRESETS[name].rounds)
     load = each["load"]
     load.add_argument("case", choices=CASES)
@@ -54,7 +56,7 @@ def run(given: argparse.Namespace) -> str:
     if given.command == "report":
         return report.check_page() if given.check else report.write_page()
     if not PEERS_PYTHON.exists():
-        raise BenchmarkError("the benchmark's environment is missing; run `make bench-setup`")
+        raise BenchmarkError("the benchmark's environment is missing; run `make bench`")
     if given.command == "load":
         path = measured_load(
             given.case,
@@ -69,7 +71,7 @@ def run(given: argparse.Namespace) -> str:
     else:
         preset = dataclasses.replace(PRESETS[given.command], rounds=given.rounds)
         folder = BUILD / "results" if given.command == "quick" else RESULTS
-        servers = servers_named(given.servers)
+        servers = [it for it in SERVERS if not given.servers or it.name in given.servers]
         path = measured_session(given.command, preset, given.cases, servers, folder)
     return f"{report.as_text(read_session(path))}\n\nwritten: {path}"
 

@@ -7,9 +7,9 @@ from PIL import Image, ImageChops
 
 from tools.serving import ROOT
 
-WEB_MIX = "web500"
+WEB_MIX = "synthetic500"
 """48 JPEGs of 500x375, about 108 KB each: the size of a typical ImageNet file."""
-CAMERA_MIX = "camera12mp"
+CAMERA_MIX = "synthetic12mp"
 """6 JPEGs of 4000x3000, about 6 MB."""
 DIGITS_MIX = "digits"
 """The samples of examples/digits: 30 small files of several formats."""

@@ -2,7 +2,7 @@
 
 LoadGen (PyPI mlcommons-loadgen) draws its own Poisson schedule, takes its own times and writes its
 own summary. Its rules for a submission ask for more queries than a run here has. Run by
-`measure.Load.loadgen` in the benchmark's own environment.
+`measure.Client.loadgen` in the benchmark's own environment.
 """
 
 # mypy: disable-error-code="import-not-found, import-untyped"
@@ -20,10 +20,10 @@ from pathlib import Path
 import mlperf_loadgen as loadgen
 
 from tools.benchmarks.measure import target_of
-from tools.benchmarks.servers import servers_named
+from tools.benchmarks.servers import SERVERS
 from tools.benchmarks.session import Verdict
 from tools.benchmarks.workload import read_workload
-from tools.load import Connections, Target
+from tools.load import NO_ANSWER, Connections, Target
 
 ANSWER_WITHIN_S = 30.0
 
@@ -44,7 +44,7 @@ class LoadGenClient:
 
     async def _answer(self, query: int, image: int) -> None:
         outcome = "failed"
-        with contextlib.suppress(OSError, EOFError, ValueError):
+        with contextlib.suppress(*NO_ANSWER):
             async with asyncio.timeout(ANSWER_WITHIN_S):
                 status, body = await self._connections.ask(self._target.requests[image])
             if status == HTTPStatus.OK:
@@ -73,11 +73,13 @@ def server_scenario(
     settings.min_duration_ms = int(seconds * 1e3)
     settings.max_duration_ms = int(3 * seconds * 1e3)
     settings.min_query_count = 1
+    output = loadgen.LogOutputSettings()
+    output.copy_summary_to_stdout = False
     logs = loadgen.LogSettings()
     logs.enable_trace = False
     with _loop_in_thread() as loop, tempfile.TemporaryDirectory() as folder:
-        logs.log_output.outdir = folder
-        logs.log_output.copy_summary_to_stdout = False
+        output.outdir = folder
+        logs.log_output = output
         client = LoadGenClient(target, loop)
         images = len(target.requests)
         library = loadgen.ConstructQSL(images, images, lambda _: None, lambda _: None)
@@ -118,10 +120,9 @@ def _loop_in_thread() -> Iterator[asyncio.AbstractEventLoop]:
         loop.close()
 
 
-def main(workload: str, server: str, port: str, *numbers: str) -> None:
-    """Print the verdict as JSON."""
-    (named,) = servers_named([server])
-    target = target_of(named, read_workload(Path(workload)), int(port))
+def main(workload: str, port: str, *numbers: str) -> None:
+    """Print the verdict on this project as JSON."""
+    target = target_of(SERVERS[0], read_workload(Path(workload)), int(port))
     rate_per_s, budget_ms, seconds = map(float, numbers)
     verdict = server_scenario(target, rate_per_s=rate_per_s, budget_ms=budget_ms, seconds=seconds)
     print(verdict.model_dump_json())

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,31 +12,23 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from tools import load, serving
 from tools.benchmarks.limit import measured_limit
 from tools.benchmarks.models import BUILD, prepared
-from tools.benchmarks.presets import Case, Preset, case_named
+from tools.benchmarks.presets import CASES, Case, Preset
 from tools.benchmarks.servers import NULL, PEERS_PYTHON, PRODUCT, SERVERS, Server
 from tools.benchmarks.session import CaseResult, Verdict, Visit, begin_session, write_session
 from tools.benchmarks.workload import WORKLOAD_VARIABLE, Workload, read_workload
-from tools.load import Run, Target, closed_run, open_run, search_highest_rate
-from tools.serving import (
-    NEVER_REFUSE,
-    PREFIX,
-    ROOT,
-    RunningServer,
-    ServerFailed,
-    ask,
-    free_port,
-    running,
-    server_environment,
-)
+from tools.load import Run, Target
+from tools.serving import NEVER_REFUSE, PREFIX, ROOT
 
 LOADGEN_PART = 0.9
 """Of the highest rate, LoadGen's: so that luck does not decide its verdict."""
+CONNECTIONS = 6
+"""In flight in a closed run: enough to saturate 2 to 4 cores."""
 WARMUP_S = 1.5
 """Closed loop before anything is recorded."""
-TELLING_PACKAGES = ("bentoml", "fastapi", "litserve", "mosec", "nvidia-pytriton", "uvicorn")
-TELLING_PACKAGES += ("openvino", "numpy", "pillow")
+PACKAGES = ("bentoml", "fastapi", "litserve", "mosec", "nvidia-pytriton", "openvino", "pillow")
 
 
 def say(line: str) -> None:
@@ -52,32 +45,25 @@ def measured_session(
     file is written after every visit: a session that is cut short keeps what it has.
     """
     session = begin_session(name, installed_versions())
-    workloads: dict[str, Path] = {}
-    results: dict[str, CaseResult] = {}
-    for case_name in cases:
-        case = case_named(case_name)
-        say(f"{case_name}: preparing; the first time takes minutes")
-        workloads[case_name] = prepared(case.model, case.mix)
-        results[case_name] = _empty_result(case)
+    say(f"preparing {', '.join(cases)}; the first time takes minutes")
+    workloads = {case: prepared(CASES[case].model, CASES[case].mix) for case in cases}
+    results = {case: _empty_result(CASES[case]) for case in cases}
+    written = write_session(session, folder)
     for round_ in range(preset.rounds):
-        last = round_ == preset.rounds - 1
-        for case_name in cases:
-            say(f"{case_name}, round {round_ + 1} of {preset.rounds}")
-            case, path, seconds = case_named(case_name), workloads[case_name], preset.slice_s
-            limits = (
-                measured_limit(path, seconds=seconds, rate_per_s=case.low_rate_per_s),
-                measured_limit(path, seconds=seconds, forward=True),
-            )
-            result = results[case_name]
-            for limit in limits:
-                limit = limit.model_copy(update={"round": round_})
-                result = result.model_copy(update={"limits": (*result.limits, limit)})
-            for server in (*([] if round_ else [NULL]), *servers):
+        for name, path in workloads.items():
+            say(f"{name}, round {round_ + 1} of {preset.rounds}")
+            case, result, seconds = CASES[name], results[name], preset.slice_s
+            paced = measured_limit(path, seconds=seconds, rate_per_s=case.low_rate_per_s)
+            forward = measured_limit(path, seconds=seconds, forward=True)
+            limits = [each.model_copy(update={"round": round_}) for each in (paced, forward)]
+            result = result.model_copy(update={"limits": (*result.limits, *limits)})
+            for server in servers if round_ else (NULL, *servers):
+                last = round_ == preset.rounds - 1
                 found = visit(server, path, case, preset, round_=round_, last=last)
                 result = result.model_copy(update={"visits": (*result.visits, found)})
-                results[case_name] = result
+                results[name] = result
                 session = session.model_copy(update={"cases": tuple(results.values())})
-                written = write_session(session, folder)
+                write_session(session, folder)
     return written
 
 
@@ -100,58 +86,54 @@ def visit(
     """
     own = server.name == PRODUCT
     limit = None if server is NULL else measured_limit(workload_path, seconds=preset.slice_s)
-    found = Visit(server=server.name, round=round_, limit=limit)
+    say(f"  {server.name}{f': limit {limit.images_per_s:.1f}/s' if limit else ''}")
     runs: list[Run] = []
-    more: dict[str, Any] = {}
-    say(f"  {server.name}: limit {limit.images_per_s:.1f}/s" if limit else f"  {server.name}")
+    found: dict[str, Any] = {}
     try:
-        with served(server, workload_path, case, NEVER_REFUSE if own else {}, round_) as load:
-            runs.append(load.keep_busy(preset.connections, preset.slice_s))
-            more = {"ready_s": load.server.ready_s, "memory_mb": load.server.memory_mb()}
+        with served(server, workload_path, case, NEVER_REFUSE if own else {}, round_) as busy:
+            runs.append(busy.saturate(preset.slice_s))
+            found = {"ready_s": busy.server.ready_s, "memory_mb": busy.server.memory_mb()}
             if not own:
-                more |= _open_loops(load, case, preset, runs)
+                found |= _open_loops(busy, case, preset, runs)
         if own:
-            with served(server, workload_path, case, {}, round_) as load:
-                more |= _open_loops(load, case, preset, runs, overload=preset.overload)
-                highest = more["highest"]
-                if last and preset.loadgen_s and highest.passed_per_s:
-                    rate_per_s = round(LOADGEN_PART * highest.passed_per_s, 1)
-                    more["loadgen"] = load.loadgen(workload_path, rate_per_s, preset.loadgen_s)
-    except ServerFailed as error:
+            with served(server, workload_path, case, {}, round_) as usual:
+                found |= _open_loops(usual, case, preset, runs)
+                rate_per_s = round(LOADGEN_PART * found["highest"].passed_per_s, 1)
+                if last and preset.loadgen_s and rate_per_s:
+                    found["loadgen"] = usual.loadgen(workload_path, rate_per_s, preset.loadgen_s)
+    except serving.ServerFailed as error:
         say(f"  {error}")
-        more["error"] = str(error)
-    return found.model_copy(update={**more, "runs": tuple(runs)})
+        found["error"] = str(error)
+    return Visit(server=server.name, round=round_, limit=limit, runs=tuple(runs), **found)
 
 
-def _open_loops(
-    load: "Load", case: Case, preset: Preset, runs: list[Run], overload: float = 0
-) -> dict[str, Any]:
+def _open_loops(client: "Client", case: Case, preset: Preset, runs: list[Run]) -> dict[str, Any]:
     """Offer the low rate and parts of the saturated throughput, then search the highest rate."""
     saturated_per_s = runs[0].answered_per_s
-    rates_per_s = [round(part * saturated_per_s, 1) for part in (*preset.load_parts, overload)]
-    for rate_per_s in (case.low_rate_per_s, *rates_per_s):
+    overload = (preset.overload,) if client.name == PRODUCT else ()
+    parts_per_s = [round(part * saturated_per_s, 1) for part in (*preset.load_parts, *overload)]
+    for rate_per_s in (case.low_rate_per_s, *parts_per_s):
         if rate_per_s:
-            runs.append(load.offer(rate_per_s, preset.slice_s))
-    if load.name == NULL.name:
+            runs.append(client.offer(rate_per_s, preset.slice_s))
+    if client.name == NULL.name:
         return {}
 
     def offer(rate_per_s: float, seconds: float) -> Run:
-        runs.append(load.offer(rate_per_s, seconds, give_up_above_ms=case.budget_ms))
+        runs.append(client.offer(rate_per_s, seconds, give_up_above_ms=case.budget_ms))
         return runs[-1]
 
-    highest = search_highest_rate(
+    highest = load.search_highest_rate(
         offer,
         saturated_per_s=saturated_per_s,
         budget_ms=case.budget_ms,
         probes=preset.probes,
         probe_s=preset.slice_s,
     )
-    say(f"  {load.name}: {highest.passed_per_s:g}/s passed, {highest.failed_per_s} failed")
     return {"highest": highest}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Load:
+class Client:
     """Applies load to one running server; each run says what it cost the server.
 
     Attributes:
@@ -159,47 +141,44 @@ class Load:
     """
 
     name: str
-    server: RunningServer
+    server: serving.RunningServer
     target: Target
     budget_ms: float
     seed: int
 
-    def keep_busy(
-        self, connections: int, seconds: float, *, most_requests: int | None = None
+    def saturate(
+        self, seconds: float, connections: int = CONNECTIONS, most_requests: int | None = None
     ) -> Run:
-        """Closed loop until the time is up or enough is sent."""
+        """Keep requests in flight until the time is up or enough is sent."""
         before_s = self.server.cpu_s()
-        run = closed_run(
+        run = load.closed_run(
             self.target,
             connections=connections,
             duration_s=seconds,
             seed=self.seed,
             most_requests=most_requests,
         )
-        return self._costed(run, before_s)
+        return self._with_cost(run, before_s)
 
-    def offer(
-        self, rate_per_s: float, seconds: float, *, give_up_above_ms: float | None = None
-    ) -> Run:
-        """Open loop."""
+    def offer(self, rate_per_s: float, seconds: float, give_up_above_ms: float = math.inf) -> Run:
+        """Send Poisson arrivals."""
         before_s = self.server.cpu_s()
-        run = open_run(
+        run = load.open_run(
             self.target,
             rate_per_s=rate_per_s,
             duration_s=seconds,
             seed=round(rate_per_s * 1000) + self.seed,
             give_up_above_ms=give_up_above_ms,
         )
-        return self._costed(run, before_s)
+        return self._with_cost(run, before_s)
 
     def loadgen(self, workload_path: Path, rate_per_s: float, seconds: float) -> Verdict:
-        """LoadGen's Server scenario, from a process that has its package."""
-        arguments = [str(workload_path), self.name, self.server.port, rate_per_s]
-        arguments += [self.budget_ms, seconds]
+        """Run LoadGen's Server scenario, in a process that has its package."""
+        numbers = (self.server.port, rate_per_s, self.budget_ms, seconds)
         done = subprocess.run(
-            [PEERS_PYTHON, "-m", "tools.benchmarks.loadgen", *map(str, arguments)],
+            [PEERS_PYTHON, "-m", "tools.benchmarks.loadgen", workload_path, *map(str, numbers)],
             cwd=ROOT,
-            env=server_environment({}),
+            env=serving.server_environment({}),
             stdout=subprocess.PIPE,
             text=True,
             check=True,
@@ -208,7 +187,7 @@ class Load:
         say(f"  {self.name}: LoadGen says {'valid' if verdict.valid else 'invalid'}")
         return verdict
 
-    def _costed(self, run: Run, before_s: float) -> Run:
+    def _with_cost(self, run: Run, before_s: float) -> Run:
         say(f"  {self.name}: {run.in_words()}")
         return dataclasses.replace(run, server_cpu_s=round(self.server.cpu_s() - before_s, 3))
 
@@ -216,18 +195,18 @@ class Load:
 @contextlib.contextmanager
 def served(
     server: Server, workload_path: Path, case: Case, settings: Mapping[str, str], seed: int = 0
-) -> Iterator[Load]:
+) -> Iterator[Client]:
     """Start a server, wait for its first right answer, warm it up.
 
     Args:
         settings: CLASSIFIER_* of this project, beside the lock and the budget.
     """
     workload = read_workload(workload_path)
-    port = free_port()
+    port = serving.free_port()
     target = target_of(server, workload, port)
 
     def probe(port: int) -> str:
-        status, body = ask(port, target.requests[0])
+        status, body = serving.ask(port, target.requests[0])
         right = status == 200 and target.is_right(0, body)
         return "" if right else f"status {status}: {body[:80]!r}"
 
@@ -238,27 +217,28 @@ def served(
         f"{PREFIX}BUDGET_MS": f"{case.budget_ms:g}",
         **settings,
     }
-    with running(
+    with serving.running(
         server.name,
         server.command(port),
         port=port,
-        environment=server_environment(variables),
+        environment=serving.server_environment(variables),
         log_path=BUILD / "logs" / f"{server.name}-{workload.model}.log",
         probe=probe,
     ) as process:
-        closed_run(target, connections=4, duration_s=WARMUP_S)
-        yield Load(
+        target = dataclasses.replace(target, port=process.port)
+        load.closed_run(target, connections=4, duration_s=WARMUP_S)
+        yield Client(
             name=server.name, server=process, target=target, budget_ms=case.budget_ms, seed=seed
         )
 
 
 def target_of(server: Server, workload: Workload, port: int) -> Target:
     """Return the workload's requests in the form the server takes, with the right answers."""
-    accepted = tuple(frozenset(classes) for classes in workload.accepted)
+    accepted = [{0} if server is NULL else set(classes) for classes in workload.accepted]
     return Target(
         port=port,
         requests=tuple(server.request(data) for data in workload.images()),
-        accepted=tuple(frozenset({0}) for _ in accepted) if server is NULL else accepted,
+        accepted=tuple(map(frozenset, accepted)),
         read_class=server.read_class,
     )
 
@@ -266,15 +246,14 @@ def target_of(server: Server, workload: Workload, port: int) -> Target:
 def installed_versions() -> dict[str, str]:
     """Return the versions that matter, of this project's environment and of the peers'."""
     script = (
-        "import importlib.metadata as m, json, platform, sys; known = {d.metadata['Name'].lower(): "
-        "d.version for d in m.distributions()}; print(json.dumps({'python': "
-        "platform.python_version(), **{n: known[n] for n in sys.argv[1:] if n in known}}))"
+        "import importlib.metadata as m, json, sys;"
+        "known = {d.metadata['Name'].lower(): d.version for d in m.distributions()};"
+        "print(json.dumps({name: known[name] for name in sys.argv[1:] if name in known}))"
     )
     found = {}
     for whose, python in (("", str(PEERS_PYTHON)), (f"{PRODUCT}: ", sys.executable)):
-        done = subprocess.run(
-            [python, "-c", script, *TELLING_PACKAGES], capture_output=True, text=True, check=True
-        )
+        command = [python, "-c", script, *PACKAGES]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         found |= {f"{whose}{name}": version for name, version in json.loads(done.stdout).items()}
     return found
 
@@ -287,29 +266,28 @@ def measured_load(
     seconds: float,
     rate_per_s: float | None = None,
     times: float | None = None,
-    connections: int = 6,
+    connections: int = CONNECTIONS,
     most_requests: int | None = None,
 ) -> Path:
     """Start this project alone and apply one load; return the session's file.
 
     Args:
-        rate_per_s: Open loop at this rate.
-        times: Open loop at this multiple of the saturated throughput, which is measured first.
-            Without both, a closed loop that nothing is refused of.
+        rate_per_s: Open loop at this rate. Without it a closed loop of which nothing is refused.
+        times: After the closed loop, open loop at this multiple of its throughput.
         most_requests: Ends the closed loop before `seconds`.
     """
-    case = case_named(case_name)
-    session = begin_session(f"load-{case_name}", installed_versions())
+    case, product = CASES[case_name], SERVERS[0]
+    kind = "hold" if rate_per_s else "overload" if times else "soak"
+    session = begin_session(f"load-{case_name}-{kind}", installed_versions())
     path = prepared(case.model, case.mix)
-    product = SERVERS[0]
     runs: list[Run] = []
     if rate_per_s is None:
-        with served(product, path, case, {**settings, **NEVER_REFUSE}) as load:
-            runs.append(load.keep_busy(connections, seconds, most_requests=most_requests))
+        with served(product, path, case, {**settings, **NEVER_REFUSE}) as client:
+            runs.append(client.saturate(seconds, connections, most_requests))
             rate_per_s = times and round(times * runs[0].answered_per_s, 1)
-    if rate_per_s is not None:
-        with served(product, path, case, settings) as load:
-            runs.append(load.offer(rate_per_s, seconds))
+    if rate_per_s:
+        with served(product, path, case, settings) as client:
+            runs.append(client.offer(rate_per_s, seconds))
     found = Visit(server=PRODUCT, settings=dict(settings), runs=tuple(runs))
     result = _empty_result(case).model_copy(update={"visits": (found,)})
     return write_session(session.model_copy(update={"cases": (result,)}), folder)

@@ -21,7 +21,7 @@ from tools.benchmarks.workload import Array, InputMaker, Workload, read_workload
 from tools.serving import ROOT
 
 BUILD = ROOT / "build" / "benchmarks"
-WITHIN_S = 1200
+WITHIN_S = 1800
 EXAMPLE = "examples/digits"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SPEC = {"resize": {"size": 256}, "crop": 224, "mean": MEAN, "std": STD}
@@ -42,17 +42,8 @@ def prepared(model: str, mix: str) -> Path:
     Raises:
         BenchmarkError: It cannot be made; the message has the last line of that process.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "tools.benchmarks.models", model, mix],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=WITHIN_S,
-    )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise BenchmarkError(f"{model}: cannot be prepared: {last}")
-    return Path(done.stdout.strip().splitlines()[-1])
+    output = _output([sys.executable, "-m", "tools.benchmarks.models", model, mix], {})
+    return Path(output.strip().splitlines()[-1])
 
 
 def make_workload(model: str, mix: str) -> Path:
@@ -133,28 +124,33 @@ def _import(workload: Workload, precision: str, sources: dict[str, str]) -> Path
         "--lock": workload.lock,
         "--gate-agreement": "0.9",  # of 48 images, one between two classes is 2 %
     }
-    done = subprocess.run(
-        [
-            sys.executable,
-            "model_import.py",
-            "--quiet",
-            *(it for pair in options.items() for it in pair),
-        ],
-        cwd=ROOT,
-        env=os.environ | {"BENTOML_HOME": workload.store},
-        capture_output=True,
-        text=True,
-        timeout=WITHIN_S,
-    )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise BenchmarkError(f"model_import.py: {last}")
+    pairs = [it for pair in options.items() for it in pair]
+    command = [sys.executable, "model_import.py", "--quiet", *pairs]
+    _output(command, {"BENTOML_HOME": workload.store})
     name, _, version = json.loads(Path(workload.lock).read_text())["tag"].partition(":")
     artifact = Path(workload.store) / "models" / name / version
     for engine in json.loads((artifact / "manifest.json").read_text())["engines"]:
         if (engine["kind"], engine["precision"]) == ("openvino", precision):
             return artifact / str(engine["file"])
     raise BenchmarkError(f"{artifact.name}: the manifest has no engine openvino-{precision}")
+
+
+def _output(command: list[str], variables: dict[str, str]) -> str:
+    try:
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=os.environ | variables,
+            capture_output=True,
+            text=True,
+            timeout=WITHIN_S,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise BenchmarkError(f"{command[1]}: not finished after {WITHIN_S} s") from error
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise BenchmarkError(f"{' '.join(command[1:3])}: {last}")
+    return done.stdout
 
 
 def _accepted(workload: Workload, near_tie: float) -> list[tuple[int, ...]]:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from tools.benchmarks.images import CAMERA_MIX, DIGITS_MIX, WEB_MIX
-from tools.benchmarks.session import BenchmarkError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +49,6 @@ class Preset:
         overload: This project alone is offered this multiple of it too; 0 leaves it out.
         loadgen_s: Shortest duration of LoadGen's Server scenario for this project, in the last
             round; 0 leaves it out.
-        connections: In flight in a closed run: enough to saturate 2 to 4 cores.
     """
 
     cases: tuple[str, ...]
@@ -60,7 +58,6 @@ class Preset:
     load_parts: tuple[float, ...] = ()
     overload: float = 0
     loadgen_s: float = 0
-    connections: int = 6
 
 
 PRESETS = {
@@ -75,14 +72,3 @@ PRESETS = {
         loadgen_s=60,
     ),
 }
-
-
-def case_named(name: str) -> Case:
-    """Return a case.
-
-    Raises:
-        BenchmarkError: There is none of this name.
-    """
-    if name not in CASES:
-        raise BenchmarkError(f"unknown case {name}; known are {', '.join(CASES)}")
-    return CASES[name]

@@ -1,7 +1,7 @@
 """The stored sessions as Markdown: the generated part of docs/performance.md, and its plots."""
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from tools.benchmarks.servers import NULL, PRODUCT
 from tools.benchmarks.session import (

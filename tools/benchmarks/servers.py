@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from tools.benchmarks.session import BenchmarkError
 from tools.load import LOOPBACK
 from tools.serving import PRODUCT_COMMAND, ROOT, http_request
 
@@ -146,15 +145,3 @@ SERVERS = (
         how="`bentoml.depends` on a batchable service, defaults; form upload",
     ),
 )
-
-
-def servers_named(names: list[str]) -> tuple[Server, ...]:
-    """Return the servers of these names in the order of measurement; all for an empty list.
-
-    Raises:
-        BenchmarkError: There is no server of a name.
-    """
-    known = [server.name for server in SERVERS]
-    if unknown := sorted(set(names) - set(known)):
-        raise BenchmarkError(f"unknown server {', '.join(unknown)}; known are {', '.join(known)}")
-    return tuple(server for server in SERVERS if not names or server.name in names)

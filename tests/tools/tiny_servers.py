@@ -1,4 +1,4 @@
-"""Tiny real servers for the load generator's tests."""
+"""Tiny real servers for the tests of the tools that apply load."""
 
 import asyncio
 import contextlib
@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
-from benchmarks.dialects import raw_body, read_prediction
-from benchmarks.exchanges import Target
+from tools.load import Target
+from tools.serving import http_request
 
 Answer = Callable[[int, bytes], tuple[int, bytes]]
 """Number of the request and its body to (status, body)."""
@@ -72,16 +72,17 @@ def serving(answer: Answer) -> Iterator[int]:
         loop.close()
 
 
+def read_class(body: bytes) -> int:
+    return int(json.loads(body)["predictions"][0]["class_id"])
+
+
 def target(port: int, images: tuple[bytes, ...] = (b"0", b"1", b"2")) -> Target:
     """Image i is the byte string of its number, and class i is right for it."""
     return Target(
-        server="tiny",
-        model="none",
-        images="digits",
         port=port,
-        requests=tuple(raw_body("/classify").request(image) for image in images),
+        requests=tuple(http_request("/classify", {}, image) for image in images),
         accepted=tuple(frozenset({index}) for index in range(len(images))),
-        read_class=read_prediction,
+        read_class=read_class,
     )
 
 
