@@ -112,9 +112,8 @@ def _open_loops(client: "Client", case: Case, preset: Preset, runs: list[Run]) -
     saturated_per_s = runs[0].answered_per_s
     overload = (preset.overload,) if client.name == PRODUCT else ()
     parts_per_s = [round(part * saturated_per_s, 1) for part in (*preset.load_parts, *overload)]
-    for rate_per_s in (case.low_rate_per_s, *parts_per_s):
-        if rate_per_s:
-            runs.append(client.offer(rate_per_s, preset.slice_s))
+    rates_per_s = [rate for rate in (case.low_rate_per_s, *parts_per_s) if rate]
+    runs.extend(client.offer(rate_per_s, preset.slice_s) for rate_per_s in rates_per_s)
     if client.name == NULL.name:
         return {}
 
@@ -250,7 +249,7 @@ def installed_versions() -> dict[str, str]:
         "known = {d.metadata['Name'].lower(): d.version for d in m.distributions()};"
         "print(json.dumps({name: known[name] for name in sys.argv[1:] if name in known}))"
     )
-    found = {}
+    found: dict[str, str] = {}
     for whose, python in (("", str(PEERS_PYTHON)), (f"{PRODUCT}: ", sys.executable)):
         command = [python, "-c", script, *PACKAGES]
         done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -128,7 +128,7 @@ def _import(workload: Workload, precision: str, sources: dict[str, str]) -> Path
     command = [sys.executable, "model_import.py", "--quiet", *pairs]
     _output(command, {"BENTOML_HOME": workload.store})
     name, _, version = json.loads(Path(workload.lock).read_text())["tag"].partition(":")
-    artifact = Path(workload.store) / "models" / name / version
+    artifact: Path = Path(workload.store) / "models" / name / version
     for engine in json.loads((artifact / "manifest.json").read_text())["engines"]:
         if (engine["kind"], engine["precision"]) == ("openvino", precision):
             return artifact / str(engine["file"])
@@ -195,14 +195,14 @@ def _save_seeded_weights(architecture: str, workload: Workload, path: Path) -> N
         for norm in norms:
             norm.momentum = None  # cumulative: the average over all batches
             norm.train()
-        for batch in inputs.split(16) if norms else ():
+        for batch in torch.split(inputs, 16) if norms else ():
             network(batch)
         network.eval()
 
         *_, last = (it for it in network.modules() if isinstance(it, torch.nn.Linear))
         seen: list[torch.Tensor] = []
         last.register_forward_hook(lambda _module, features, _logits: seen.append(features[0]))
-        for batch in inputs.split(16):
+        for batch in torch.split(inputs, 16):
             network(batch)
         features = torch.cat(seen)  # (n, features)
         mean = features.mean(dim=0)

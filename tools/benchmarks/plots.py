@@ -7,6 +7,7 @@ from statistics import median
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from tools.benchmarks.servers import NULL, PRODUCT
 from tools.benchmarks.session import CaseResult
@@ -40,6 +41,10 @@ def draw_case(result: CaseResult, path: Path) -> None:
             ylabel="share of requests",
             xscale="log",
         )
+        for axis in (rates.yaxis, shares.xaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter("")
         for axes in (rates, shares):
             axes.grid(visible=True, linewidth=0.3)
         figure.legend(loc="outside right upper")

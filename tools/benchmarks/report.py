@@ -124,19 +124,21 @@ def case_title(result: CaseResult) -> str:
     return f"{result.model}, {result.images}, p99 ≤ {result.budget_ms:g} ms"
 
 
-def case_section(result: CaseResult) -> str:
+def case_section(result: CaseResult, picture: str = "") -> str:
     """Return the table of one case with what stands around it."""
+    lines = [limit_sentence(result)]
+    for visit in result.visits:
+        if verdict := visit.loadgen:
+            p99_ms = int(verdict.summary.get("99.00 percentile latency (ns)", "0")) / 1e6
+            lines.append(
+                f"LoadGen's Server scenario (unofficial), {visit.server} at "
+                f"{verdict.rate_per_s:g}/s: {'valid' if verdict.valid else '**invalid**'}, "
+                f"p99 {p99_ms:.1f} ms."
+            )
+    if picture:
+        lines.append(f"![p99 over rate, latencies]({picture})")
     rows = [server_row(result, server) for server in result.servers if server != NULL.name]
-    verdicts = [visit.loadgen for visit in result.visits if visit.loadgen]
-    parts = [f"### {case_title(result)}", limit_sentence(result), table(HEADER, rows)]
-    for verdict in verdicts:
-        p99_ms = int(verdict.summary.get("99.00 percentile latency (ns)", "0")) / 1e6
-        valid = "valid" if verdict.valid else "**invalid**"
-        parts.append(
-            f"LoadGen's Server scenario (unofficial), this project at {verdict.rate_per_s:g}/s: "
-            f"{valid}, p99 {p99_ms:.1f} ms."
-        )
-    return "\n\n".join(parts)
+    return "\n".join([f"### {case_title(result)}", *lines, "", table(HEADER, rows)])
 
 
 def load_rows(session: Session) -> list[list[str]]:
@@ -169,43 +171,43 @@ def failures(run: Run) -> str:
 
 def generator_sentence(results: Iterable[CaseResult]) -> str:
     """Return what the load generator costs, from the runs against a server that does nothing."""
-    runs = [
-        run
-        for result in results
-        for visit in result.visits
-        if visit.server == NULL.name
-        for run in visit.runs
-    ]
-    busy = [run for run in runs if run.rate_per_s is None]
-    calm = [run for run in runs if run.rate_per_s is not None]
+    visits = [visit for result in results for visit in result.visits if visit.server == NULL.name]
+    busy = [run for visit in visits for run in visit.runs if run.rate_per_s is None]
+    calm = [run for visit in visits for run in visit.runs if run.rate_per_s is not None]
     if not busy or not calm:
         return ""
-    cost_us = [1e6 * run.client_cpu_s / run.sent for run in busy]
     return (
-        f"The load generator costs {spread(cost_us, 0)} µs of processor time a request when "
-        f"saturated, and is up to {max(run.skew_p99_ms for run in calm):.2f} ms late (p99); against "
-        "a server that does nothing it sees a p50 of "
-        f"{spread((run.percentile_ms(50) for run in calm), 2)} ms. All of it is in the latencies "
-        "below."
+        "The load generator costs "
+        f"{spread((1e6 * run.client_cpu_s / run.sent for run in busy), 0)} µs of processor time a "
+        f"request when saturated, and is up to {max(run.skew_p99_ms for run in calm):.2f} ms late "
+        "(p99); against a server that does nothing it sees a p50 of "
+        f"{spread((run.percentile_ms(50) for run in calm), 2)} ms. All of it is in the latencies."
     )
 
 
-def conditions(session: Session) -> str:
-    """Return when, what and where."""
-    machine = session.machine
-    busy = "" if session.load_average is None else f"; load average {session.load_average:g}"
-    return (
-        f"[`{session.file_name}`](../tools/benchmarks/results/{session.file_name}): "
-        f"commit `{session.commit}`, {machine.cpu}, {machine.cores} cores, "
-        f"{', '.join(machine.features)}, {machine.memory_gb:g} GB, Linux {machine.kernel}{busy}"
-    )
+def conditions(sessions: Iterable[Session]) -> str:
+    """Return what was measured when and where, one line a machine."""
+    files: dict[str, list[str]] = {}
+    for session in sessions:
+        machine = session.machine
+        words = (
+            f"{machine.cpu}, {machine.cores} cores, {', '.join(machine.features)}, "
+            f"{machine.memory_gb:g} GB, Linux {machine.kernel}"
+        )
+        busy = "" if session.load_average is None else f" (load average {session.load_average:g})"
+        link = (
+            f"[{session.name}](../tools/benchmarks/results/{session.file_name}) of "
+            f"{session.date[:10]} at `{session.commit}`"
+        )
+        files.setdefault(words, []).append(link + busy)
+    return "\n".join(f"On {words}: {', '.join(links)}." for words, links in files.items())
 
 
 def as_text(session: Session) -> str:
     """Return a session for the terminal."""
     if session.name.startswith("load-"):
         return table(LOAD_HEADER, load_rows(session))
-    return "\n\n".join([conditions(session), *(case_section(it) for it in session.cases)])
+    return "\n\n".join([conditions([session]), *(case_section(it) for it in session.cases)])
 
 
 LOAD_HEADER = ["model", "load", "answered /s", "p50 / p99 ms", "failed", "wrong", "settings"]
@@ -236,15 +238,11 @@ def generated_part(sessions: Sequence[Session]) -> str:
             loads.setdefault(session.name, session)
     used = {session.file_name: session for session, _ in found.values()}
     used |= {session.file_name: session for session in loads.values()}
-    parts = [
-        "Sessions, with raw latencies:",
-        "\n".join(f"- {conditions(it)}" for it in used.values()),
-    ]
-    parts.append(generator_sentence(result for _, result in found.values()))
-    for title, (_, result) in found.items():
-        parts.append(case_section(result))
-        if len(result.servers) >= PLOTTED_FROM:
-            parts.append(f"![{title}](performance/{picture_name(result)})")
+    generator = generator_sentence(result for _, result in found.values())
+    parts = [f"{conditions(used.values())}\n{generator}".strip()]
+    for _, result in sorted(found.values(), key=lambda pair: pair[0].date):
+        plotted = len(result.servers) >= PLOTTED_FROM
+        parts.append(case_section(result, f"performance/{picture_name(result)}" if plotted else ""))
     if loads:
         rows = [row for session in loads.values() for row in load_rows(session)]
         parts += ["### Other loads on this project", table(LOAD_HEADER, rows)]

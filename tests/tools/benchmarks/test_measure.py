@@ -14,6 +14,7 @@ import pytest
 
 from tests.tools.benchmarks.samples import limit
 from tests.tools.tiny_servers import right, serving
+from tools import serving as server_processes
 from tools.benchmarks import measure
 from tools.benchmarks.images import DIGITS_MIX, WEB_SIZE, mix_files, synthetic_photo
 from tools.benchmarks.models import near_best
@@ -63,7 +64,7 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> Starts:
         with serving(answer) as port:
             yield RunningServer(process=psutil.Process(), port=port, ready_s=len(environments))
 
-    monkeypatch.setattr(measure.serving, "running", running)
+    monkeypatch.setattr(server_processes, "running", running)
     monkeypatch.setattr(measure, "WARMUP_S", 0.05)
     monkeypatch.setattr(measure, "measured_limit", lambda *_args, **_options: limit())
     monkeypatch.setenv(WAIT, "7")  # of the shell that measures: not for the servers
@@ -121,7 +122,7 @@ def test_a_server_that_does_not_start_is_a_visit_with_its_reason(
     def fails(*_args: object, **_given: object) -> Any:
         raise ServerFailed("FastAPI: ended with 3 while starting")
 
-    monkeypatch.setattr(measure.serving, "running", fails)
+    monkeypatch.setattr(server_processes, "running", fails)
 
     found = visited(FASTAPI, workload)
 

@@ -13,7 +13,8 @@ from pytriton.triton import Triton, TritonConfig
 
 from tools.benchmarks.peers.common import TOP_K, Classifier, predictions
 from tools.benchmarks.workload import Array, workload_from_environment
-from tools.serving import LOOPBACK, free_port
+from tools.load import LOOPBACK
+from tools.serving import free_port
 
 workload = workload_from_environment()
 classifier = Classifier(workload)
