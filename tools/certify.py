@@ -1,8 +1,7 @@
 """Measures the rate this machine holds with the locked model: `make certify`.
 
-The model is served as `make serve` would serve it, and asked over HTTP with Poisson arrivals. The
-result is stored as slo.json beside the artifact's manifest; `GET /model` shows it. With --rate the
-command also proposes how many replicas of this machine a service needs.
+The model is served as `make serve` serves it and asked over HTTP with Poisson arrivals. slo.json,
+beside the artifact's manifest, keeps the result. --rate proposes replicas of this machine.
 """
 
 import argparse
@@ -34,16 +33,14 @@ from tools.serving import ROOT, ask, http_request
 
 WARMUP_S = 2.0
 CONNECTIONS = 6
-"""Requests in flight while the saturated throughput is measured: enough for 2 to 4 cores."""
+"""In flight while the saturated throughput is measured: enough for 2 to 4 cores."""
 PROBES = 5
-GOLDEN = "golden"
 NEAR_TIE_PART = 0.9
 """Classes whose probability is at least this part of the best one's are all right answers: the
 order of floating-point sums depends on the batch."""
 
 LOAD_PART = 0.7
-"""Part of the highest rate that a replica is given (docs/deploy.md, "Sizing"): it leaves room for
-replicas that start, a machine whose speed drifts, and a balancer that spreads arrivals unevenly."""
+"""Part of its highest rate that a replica is given: see "Sizing" in docs/deploy.md."""
 SPARE = 1
 """Replicas that may be missing at any time: rollout, eviction."""
 
@@ -60,7 +57,7 @@ class Subject:
         artifact: Locked and verified.
         settings: CLASSIFIER_* as given, the lock among them.
         images: Bytes of each file.
-        images_name: GOLDEN, or the name of their directory.
+        images_name: "golden", or the name of their directory.
     """
 
     artifact: Artifact
@@ -87,7 +84,7 @@ def locked_subject(environ: Mapping[str, str], folder: Path | None) -> Subject:
         artifact=artifact,
         settings={name: value for name, value in environ.items() if name.startswith(PREFIX)},
         images=images,
-        images_name=GOLDEN if folder is None else folder.name,
+        images_name="golden" if folder is None else folder.name,
     )
 
 
@@ -213,10 +210,10 @@ def plan_of(engine: Mapping[str, Any]) -> Plan:
 
 def summary(certificate: SloCertificate) -> str:
     """Return one line on what was measured."""
-    p99_ms = certificate.p99_ms
+    p99 = "no rate passed" if certificate.p99_ms is None else f"p99 {certificate.p99_ms:.1f} ms"
     return (
         f"certified {certificate.measured_at}: {certificate.highest_rate_per_s:g}/s within "
-        f"{certificate.budget_ms:g} ms ({f'p99 {p99_ms:.1f} ms' if p99_ms else 'no rate passed'}), "
+        f"{certificate.budget_ms:g} ms ({p99}), "
         f"saturated {certificate.saturated_per_s:g}/s, started in {certificate.ready_s:.1f} s"
     )
 
@@ -228,11 +225,7 @@ def replicas_for(rate_per_s: float, highest_rate_per_s: float) -> int:
 
 
 def proposal(certificate: SloCertificate, *, rate_per_s: float, here: Machine) -> str:
-    """Return how to run the model for a wanted rate, with the arithmetic.
-
-    Args:
-        rate_per_s: Of the whole service.
-        here: The machine that asks.
+    """Return how to run the model for a rate of the whole service, with the arithmetic.
 
     Raises:
         CertifyError: No rate was within the budget, so that no number of replicas helps.
@@ -245,18 +238,18 @@ def proposal(certificate: SloCertificate, *, rate_per_s: float, here: Machine) -
             f"core(s), where one image costs {plan.image_ms:.1f} ms of inference; replicas do not "
             "shorten a request: certify a faster machine, a faster engine, or a longer --budget-ms"
         )
+    replicas = replicas_for(rate_per_s, highest_per_s)
     embedded = certificate.topology == "embedded"
     workers = certificate.settings.get(f"{PREFIX}WORKERS", 1 if embedded else machine.cores)
     accelerator = f", {machine.accelerator}" if machine.accelerator else ""
     words = f"{machine.cpu}, {machine.cores} core(s){accelerator}"
     return "\n".join(
         [
-            f"for {rate_per_s:g}/s: {replicas_for(rate_per_s, highest_per_s)} replica(s) of this machine, each with",
+            f"for {rate_per_s:g}/s: {replicas} replica(s) of this machine, each with",
             f"  {PREFIX}BUDGET_MS={budget_ms:g} {PREFIX}WORKERS={workers}",
             f"- replicas: {rate_per_s:g}/s ÷ ({LOAD_PART:g} × {highest_per_s:g}/s) = "
             f"{rate_per_s / (LOAD_PART * highest_per_s):.2f}, rounded up, and {SPARE} that may be "
-            "missing; Poisson arrivals divided at random among replicas are Poisson arrivals, so "
-            "each sees what was measured",
+            "missing; Poisson arrivals divided at random are Poisson arrivals",
             f"- budget: {budget_ms:g} ms; p99 was {certificate.p99_ms:.1f} ms at that rate",
             f"- plan: {plan.engine}, {plan.streams} stream(s), {plan.threads} thread(s), batches "
             f"of up to {plan.batch_sizes[-1]}, chosen by the service itself",
