@@ -11,7 +11,7 @@ EXAMPLE := examples/digits
 export BENTOML_DO_NOT_TRACK := True
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup import serve test lint types check bento verify-rebuild verify-bento image image-test validate lock lock-check certify bench bench-quick bench-lock bench-report clean
+.PHONY: help setup import serve test lint types check bento verify-rebuild verify-bento image image-test validate lock lock-check certify bench bench-quick clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -88,6 +88,7 @@ certify: $(READY) | model.lock ## measure the rate this machine holds; RATE=200 
 # The peers run on the system's Python where there is one: Triton brings an interpreter that the
 # standard library of another patch release does not fit.
 BENCH_PYTHON ?= $(firstword $(wildcard /usr/bin/python3) $(PYTHON))
+.PHONY: bench-lock bench-report
 BENCH_ENV := build/benchmarks/venv
 BENCH_LOCK := tools/benchmarks/requirements/bench.txt
 
