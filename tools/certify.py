@@ -233,8 +233,9 @@ def proposal(certificate: SloCertificate, *, rate_per_s: float, here: Machine) -
     if highest_per_s <= 0:
         raise CertifyError(
             f"slo.json: no rate was within {budget_ms:g} ms on {machine.cpu}, {machine.cores} "
-            f"core(s), where one image costs {plan.service_time_ms:.1f} ms of inference; replicas do "
-            "not shorten a request: certify a faster machine, a faster engine, or a longer --budget-ms"
+            f"core(s), where one image costs {plan.service_time_ms:.1f} ms of inference; replicas "
+            "do not shorten a request: certify a faster machine, a faster engine, or a longer "
+            "--budget-ms"
         )
     replicas = replicas_for(rate_per_s, highest_per_s)
     embedded = certificate.topology == "embedded"

@@ -14,8 +14,7 @@ import pytest
 from image_classifier.artifact.artifact import open_artifact
 from image_classifier.artifact.record import Plan, read_slo
 from image_classifier.http.schemas import EngineCard
-from tests.artifact.builder import write_artifact
-from tests.artifact.test_slo import SLO
+from tests.artifact.builder import SLO, write_artifact
 from tests.tools.tiny_servers import named, right, serving
 from tools import certify
 from tools.certify import CertifyError, Subject, near_best, plan_of, proposal, replicas_for
