@@ -7,7 +7,7 @@ from image_classifier.artifact.record import write_slo
 from image_classifier.artifact.store import lock_of
 from image_classifier.http.schemas import model_card
 from tests.artifact.builder import write_artifact
-from tests.artifact.test_record import SLO
+from tests.artifact.builder import SLO
 
 
 def test_the_card_has_the_certificate_of_the_rate_or_says_there_is_none(tmp_path: Path) -> None:
