@@ -18,7 +18,7 @@ from benchmarks.plan import Plan as LoadPlan
 from benchmarks.running import RunningServer
 from image_classifier.artifact.artifact import open_artifact
 from image_classifier.artifact.record import Plan
-from image_classifier.http.schemas import engine_card
+from image_classifier.http.schemas import EngineCard
 from tests.artifact.builder import write_artifact
 from tests.benchmarks.servers import right, serving, target
 
@@ -35,7 +35,7 @@ def test_the_certified_plan_is_the_one_the_server_shows(tmp_path: Path, solo: bo
         solo=solo,
     )
 
-    assert plan_of(engine_card(evidence, plan)) == plan
+    assert plan_of(EngineCard.of(evidence, plan).model_dump(mode="json")) == plan
 
 
 def test_saturation_is_certified_without_refusals_and_the_rate_as_it_serves(
@@ -52,7 +52,7 @@ def test_saturation_is_certified_without_refusals_and_the_rate_as_it_serves(
         image_ms=1.0,
     )
     card = {
-        "engine": engine_card(artifact.evidence, plan),
+        "engine": EngineCard.of(artifact.evidence, plan).model_dump(mode="json"),
         "topology": "embedded",
         "model": {"tag": "insects:1"},
     }
