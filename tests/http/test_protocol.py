@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from typing import Any
 
 import pytest
 import uvicorn
@@ -27,13 +28,11 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": answer})
 
 
-def exchange(*packets: bytes) -> bytes:
+def exchange(*packets: bytes, protocol: Any = UpgradeIgnoringProtocol) -> bytes:
     """Send packets over one connection, one after the other; return all that comes back."""
 
     async def run() -> bytes:
-        config = uvicorn.Config(
-            echo, http=UpgradeIgnoringProtocol, log_config=None, lifespan="off", port=0
-        )
+        config = uvicorn.Config(echo, http=protocol, log_config=None, lifespan="off", port=0)
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve())
         while not server.started:
