@@ -7,18 +7,17 @@ import numpy.typing as npt
 
 
 class DamagedLogits(Exception):
-    """Logits contain NaN or infinity: the weights or the engine are damaged."""
+    """The logits contain NaN or infinity: the weights or the engine are damaged."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
-    """One ranked answer.
+    """One ranked class.
 
     Attributes:
         label: Name of the class.
         class_id: Index of the class in the logits.
-        probability: Softmax of its logit, in [0, 1]; the shortest decimal that is the same
-            float32.
+        probability: Softmax of its logit, in [0, 1], as the shortest decimal of the same float32.
     """
 
     label: str
@@ -27,10 +26,10 @@ class Prediction:
 
 
 def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Probabilities over the last axis, computed in float64, shape as `logits`.
+    """Return probabilities over the last axis, in float64, of the same shape.
 
-    In float32 the tail of 1000 classes loses its digits. The largest logit is subtracted
-    first, so that exp cannot overflow.
+    In float32 the smallest of 1000 classes would lose their digits. The largest logit is
+    subtracted first, so that exp cannot overflow.
     """
     shifted = logits.astype(np.float64)
     shifted -= shifted.max(axis=-1, keepdims=True)
@@ -42,7 +41,7 @@ def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
 def top_k_predictions(
     logits: npt.NDArray[np.float32], labels: tuple[str, ...], top_k: int
 ) -> tuple[Prediction, ...]:
-    """The `top_k` most probable classes of one image, most probable first.
+    """Return the `top_k` most probable classes of one image, most probable first.
 
     Args:
         logits: float32, shape (classes,).

@@ -162,9 +162,7 @@ def test_a_batch_that_finds_no_runner_fails_at_once_and_is_not_tried_item_by_ite
     assert calls == [1, 3]  # the first found the stream free, the rest formed a batch
 
 
-def test_an_input_whose_reservation_expires_before_its_batch_starts_is_not_run() -> (
-    None
-):
+def test_an_input_whose_reservation_expires_before_its_batch_starts_is_not_run() -> None:
     sizes: list[int] = []
 
     async def run_batch(batch: Batch) -> Logits:
