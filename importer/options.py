@@ -253,6 +253,8 @@ def options_table(parser: argparse.ArgumentParser) -> str:
         meaning = action.help or ""
         if field is not None:
             meaning = field.description or ""
+            if choices := _choices(field):
+                meaning = f"{', '.join(choices)}: {meaning}"
             default = "" if field.default in (None, {}) else field.default
             if field.is_required():
                 default = "required"

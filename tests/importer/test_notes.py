@@ -5,16 +5,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from importer.materials import capture_preprocessing, read_materials
 from PIL import Image
 
 from image_classifier.artifact.format import ArtifactError
-from importer.candidates import chosen_candidates
+from importer.candidates import choose_candidates
+from importer.captured_preprocessing import capture_preprocessing
 from importer.errors import ImportRefused
+from importer.options import ImportOptions
 from preprocessing import PreprocessingSpec, Resize
-from tests.importer_models.linear_graphs import PIXELS, SIDE, onnx_linear, options_for
-from tests.importer_models.shared_models import spec_file
-from tests.imports import digits_options
+from tests.importer.linear_graphs import PIXELS, SIDE, onnx_linear, options_for
+from tests.importer.trained_models import spec_file
+from tests.imports import import_quietly
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -33,6 +34,13 @@ class Notes:
         yield
 
 
+def notes_of(options: ImportOptions, folder: Path) -> list[str]:
+    progress = Notes()
+    options = options.model_copy(update={"engine": "onnxruntime"})
+    import_quietly(options, folder / "model.lock", progress)
+    return progress.texts
+
+
 @pytest.mark.parametrize(
     ("text", "size", "crop", "interpolation"),
     [
@@ -47,7 +55,7 @@ class Notes:
 def test_a_preset_is_what_torchvision_documents(
     tmp_path: Path, text: str, size: int, crop: int, interpolation: str
 ) -> None:
-    preprocessing, entry = capture_preprocessing(text, tmp_path)
+    preprocessing, entry = capture_preprocessing(text, None, tmp_path)
 
     assert entry.spec == PreprocessingSpec.model_validate(
         {"resize": Resize.model_validate({"size": size, "interpolation": interpolation}),
@@ -65,12 +73,12 @@ def test_a_preset_is_what_torchvision_documents(
 )
 def test_a_preset_that_does_not_exist_is_refused(tmp_path: Path, text: str, reason: str) -> None:
     with pytest.raises(ArtifactError, match=reason):
-        capture_preprocessing(text, tmp_path)
+        capture_preprocessing(text, None, tmp_path)
 
 
 def test_another_form_of_preprocessing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ImportRefused, match=r"expected a spec file .* or torchvision:NAME/WEIGHTS"):
-        capture_preprocessing("imagenet", tmp_path)
+        capture_preprocessing("imagenet", None, tmp_path)
 
 
 def pictures(folder: Path, orientation: int) -> Path:
@@ -86,32 +94,26 @@ def pictures(folder: Path, orientation: int) -> Path:
     ("orientation", "applied", "told"), [(6, False, True), (6, True, False), (1, False, False)]
 )
 def test_an_orientation_that_will_be_ignored_is_told(
-    tmp_path: Path, orientation: int, applied: bool, told: bool
+    store: Path, tmp_path: Path, orientation: int, applied: bool, told: bool
 ) -> None:
     graph = onnx_linear(tmp_path / "network.onnx")
     options = options_for(graph, pictures(tmp_path / "golden", orientation))
     (tmp_path / "other").mkdir()
     spec = spec_file(tmp_path / "other", {"crop": SIDE, "decode": {"exif_orientation": applied}})
-    progress = Notes()
-    (tmp_path / "draft").mkdir()
 
-    read_materials(options.model_copy(update={"preprocessing": spec}), tmp_path / "draft", progress)
+    notes = notes_of(options.model_copy(update={"preprocessing": spec}), tmp_path)
 
-    notes = [text for text in progress.texts if "EXIF" in text]
-    assert bool(notes) == told
-    assert not told or notes[0].startswith("1 golden images, turned.png the first, are turned")
+    about_orientation = [text for text in notes if "EXIF" in text]
+    assert bool(about_orientation) == told
+    assert not told or about_orientation[0].startswith("1 golden images, turned.png the first")
 
 
-def test_what_is_changed_in_a_graph_is_told(tmp_path: Path) -> None:
+def test_what_is_changed_in_a_graph_is_told(store: Path, tmp_path: Path) -> None:
     graph = onnx_linear(tmp_path / "network.onnx", batch=2, flat_batch=2, softmax=True)
-    progress = Notes()
-    (tmp_path / "draft").mkdir()
 
-    read_materials(
-        options_for(graph, pictures(tmp_path / "golden", 1)), tmp_path / "draft", progress
-    )
+    notes = notes_of(options_for(graph, pictures(tmp_path / "golden", 1)), tmp_path)
 
-    assert progress.texts == [
+    assert notes == [
         "the graph ends in Softmax; its input, the logits, is what is served",
         "the graph has a fixed batch size of 2; it is made free",
         "classes of the golden images are not known, so no accuracy is compared",
@@ -119,53 +121,24 @@ def test_what_is_changed_in_a_graph_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "table", "told"),
-    [
-        (("001_a.png", "2-b.png"), "", "the start of the file names: 001_a.png is 'bee', class 1"),
-        (("cow/a.png", "ant/b.png"), "", "the sub-folders: ant/b.png is 'ant', class 0"),
-        (("a.png", "b.png"), "file,label\na.png,cow\n", "the table: a.png is 'cow', class 2"),
-    ],
-)
-def test_where_the_classes_come_from_is_told(
-    tmp_path: Path, names: tuple[str, str], table: str, told: str
-) -> None:
-    for name, pixels in zip(names, PIXELS[:2], strict=True):
-        (tmp_path / "golden" / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(tmp_path / "golden" / name)
-    if table:
-        (tmp_path / "golden" / "labels.csv").write_text(table)
-    graph = onnx_linear(tmp_path / "network.onnx")
-    progress = Notes()
-    (tmp_path / "draft").mkdir()
-
-    read_materials(options_for(graph, tmp_path / "golden"), tmp_path / "draft", progress)
-
-    assert progress.texts[0] == f"classes of the golden images come from {told}"
-
-
-@pytest.mark.parametrize(
     ("device", "samples", "told"),
     [
-        ("cpu", 99, ["bf16 and int8 are tried from 100 golden images on; there are 99"]),
-        ("cuda", 2, ["bf16 and fp16 are tried from 100 golden images on; there are 2"]),
-        ("cpu", 100, []),
+        ("cpu", 99, "bf16 and int8 are tried from 100 golden images on; there are 99"),
+        ("cuda", 2, "bf16 and fp16 are tried from 100 golden images on; there are 2"),
+        ("cpu", 100, ""),
     ],
 )
-def test_engines_that_too_few_images_leave_out_are_told(
-    device: str, samples: int, told: list[str]
+def test_precisions_that_too_few_images_leave_out_are_told(
+    device: str, samples: int, told: str
 ) -> None:
-    progress = Notes()
+    chosen, note = choose_candidates("auto", "auto", device, samples)
 
-    chosen = chosen_candidates(digits_options(device=device), samples, progress)
-
-    assert [text.partition(" (")[0] for text in progress.texts] == told
-    assert ({one.precision for one in chosen} == {"fp32"}) == bool(told)
+    assert note.partition(" (")[0] == told
+    assert ({candidate.precision for candidate in chosen} == {"fp32"}) == bool(told)
 
 
-def test_what_was_asked_for_is_tried_whatever_the_number_of_images() -> None:
-    progress = Notes()
+def test_a_precision_that_was_asked_for_is_tried_whatever_the_number_of_images() -> None:
+    chosen, note = choose_candidates("auto", "int8", "cpu", 2)
 
-    chosen = chosen_candidates(digits_options(precision="int8"), 2, progress)
-
-    assert [one.name for one in chosen] == ["openvino-int8"]
-    assert progress.texts == []
+    assert [candidate.name for candidate in chosen] == ["openvino-int8"]
+    assert note == ""

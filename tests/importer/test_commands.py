@@ -85,7 +85,11 @@ def test_one_flipped_bit_anywhere_fails_the_verification(
     assert status == 1
     assert out == ""
     assert err.startswith("model_import: ")
-    assert f"{name}: " in err or f"changed: {path.relative_to(copied).as_posix()} " in err
+    # A manifest that is still one is another than the evidence belongs to.
+    blamed = (f"{name}: ", f"changed: {path.relative_to(copied).as_posix()} ")
+    if name == "manifest.json":
+        blamed = (*blamed, "evidence.json: ")
+    assert any(text in err for text in blamed)
 
 
 def with_logits(folder: Path, change: Any) -> Path:
@@ -193,7 +197,7 @@ def test_list_has_one_line_an_artifact_and_leaves_other_models_out(
     ("name", "content", "reason"),
     [
         ("manifest.json", b"{", "manifest.json: not JSON"),
-        ("manifest.json", b'{"schema_version": 2}', "schema version is 2"),
+        ("manifest.json", b'{"schema_version": 9}', "schema version is 9"),
         ("record.json", b"{}", "record.json: "),
         ("model.yaml", None, "does not contain a 'model.yaml'"),
     ],
@@ -237,10 +241,3 @@ def test_a_tag_that_is_not_there_is_one_line(copied: Path, capsys: Output) -> No
         assert capsys.readouterr().err.startswith(
             "model_import: model store: digits:0000000000000000 is not there"
         )
-
-
-def test_a_wrong_command_line_has_status_2(capsys: Output) -> None:
-    for arguments in (["export"], ["import"], ["verify", "a", "b"], ["--name", "x"]):
-        with pytest.raises(SystemExit) as stopped:
-            main(arguments)
-        assert stopped.value.code == 2

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from importer.errors import ImportRefused
-from tests.importer_models.shared_models import SPECS, options_of, spec_file
+from tests.importer.trained_models import SPECS, options_of, spec_file
 from tests.imports import import_quietly
 from tests.shared_data import needs_shared_data
 

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from importer.options import ImportOptions
-from tests.importer_models.shared_models import spec_file
+from tests.importer.trained_models import spec_file
 
 MEAN, STD = (0.2, 0.4, 0.6), (0.5, 0.25, 0.2)
 SIDE, CLASSES = 4, 3

@@ -18,7 +18,7 @@ from image_classifier.artifact.record import Plan
 from image_classifier.inference.engines.load import open_graph
 from importer.errors import ImportRefused
 from importer.options import ImportOptions
-from tests.importer_models.linear_graphs import (
+from tests.importer.linear_graphs import (
     KERNEL,
     PIXELS,
     SIDE,

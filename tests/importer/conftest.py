@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from image_classifier.artifact.artifact import open_artifact
-from importer.archive import write_archive
+from importer.archive import pack
 from tests.imports import isolated_store
 
 
 @pytest.fixture
 def archive(digits_folder: Path, tmp_path: Path) -> Path:
     path = tmp_path / "digits.zip"
-    write_archive(open_artifact(digits_folder), path)
+    pack(open_artifact(digits_folder), path)
     return path
 
 

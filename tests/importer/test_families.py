@@ -10,10 +10,10 @@ from safetensors.torch import save_model
 
 from importer.options import ImportOptions
 from importer.pipeline import Imported
-from tests.importer_models.shared_models import IMAGENET, spec_file
+from tests.importer.trained_models import IMAGENET, spec_file
 from tests.imports import SAMPLES, import_quietly
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.all
 SMALLEST = (
     "convnext_tiny",
     "efficientnet_b0",
@@ -26,7 +26,7 @@ SMALLEST = (
 )
 FADING = ("efficientnet_b0", "mobilenet_v3_small")
 """With random weights the picture is lost in them on its way: only export and shapes are proven
-here. tests/importer_models/test_shared_weights.py proves a trained MobileNetV2."""
+here. tests/importer/test_trained_models.py proves a trained MobileNetV2."""
 
 
 @pytest.mark.parametrize("name", SMALLEST)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.importer_models.shared_models import PROBABILITY_TOLERANCE, SPECS, spec_file
+from tests.importer.trained_models import PROBABILITY_TOLERANCE, SPECS, spec_file
 from tests.imports import PATIENCE_S
 from tests.service.places import Place, copy_checkout
 from tests.service.server import Server

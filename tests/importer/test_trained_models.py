@@ -10,7 +10,7 @@ from image_classifier.artifact.record import Plan
 from image_classifier.inference.engines.load import open_graph
 from importer.errors import ImportRefused
 from preprocessing import DecodeLimits, to_input
-from tests.importer_models.shared_models import LOGIT_TOLERANCES, SPECS, golden_logits, options_of
+from tests.importer.trained_models import LOGIT_TOLERANCES, SPECS, golden_logits, options_of
 from tests.imports import import_quietly
 from tests.shared_data import SHARED, needs_shared_data
 
