@@ -72,7 +72,7 @@ class Classifier:
 
     @property
     def num_classes(self) -> int:
-        """The largest `top_k`."""
+        """Number of labels: the largest `top_k`."""
         return len(self._labels)
 
     def refuse_if_overloaded(self) -> None:
