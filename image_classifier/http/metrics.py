@@ -84,7 +84,8 @@ class RequestMetrics:
         self._stages["infer"].observe(answer.infer_ms / 1e3)
         self._stages["total"].observe(total_s)
         self._batch_sizes.observe(answer.batch_size)
-        self._top_probability.observe(answer.predictions[0].probability)
+        if answer.predictions:  # no label may reach the threshold of the model
+            self._top_probability.observe(answer.predictions[0].probability)
 
     def exposition(self) -> bytes:
         """Return the series of all processes of this server, in Prometheus' text format."""

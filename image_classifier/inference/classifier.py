@@ -24,7 +24,7 @@ class Classifier:
     """Classifies images, one a call. Belongs to one event loop.
 
     Args:
-        artifact: Gives the labels and the preprocessing.
+        artifact: Gives preprocessing, labels and the meaning of the logits.
         runner: Runs the network.
         limits: What one image file may cost.
         cores: Cores of the machine.
@@ -50,6 +50,7 @@ class Classifier:
     ) -> None:
         self.runner = runner
         self._labels = artifact.labels()
+        self._outputs = artifact.manifest.outputs
         self._timeout_ms = timeout_ms
         self._default_top_k = min(default_top_k, len(self._labels))
         self._admission = Admission(
@@ -71,7 +72,7 @@ class Classifier:
 
     @property
     def num_classes(self) -> int:
-        """The largest `top_k`."""
+        """Number of labels: the largest `top_k`."""
         return len(self._labels)
 
     def refuse_if_overloaded(self) -> None:
@@ -98,7 +99,7 @@ class Classifier:
                     answer = await self._pipeline.run(data, reservation)
             except TimeoutError as error:
                 raise DeadlineExceeded(f"no answer within {self._timeout_ms:.0f} ms") from error
-        predictions = top_k_predictions(answer.logits, self._labels, top_k)
+        predictions = top_k_predictions(answer.logits, self._labels, top_k, self._outputs)
         return replace(answer, predictions=predictions)
 
 

@@ -1,4 +1,4 @@
-"""From a verified artifact to an executor that is warm and proven."""
+"""From a verified artifact to an executor that is loaded, warm and checked."""
 
 import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -139,7 +139,7 @@ def check_engine(
 def _ways(
     executor: Executor, inputs: npt.NDArray[np.generic]
 ) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
-    """Every way a request can take, in words, and the logits of all inputs."""
+    """Yield every way in which inputs can run, in words, and the logits of all inputs."""
     for batch_size in executor.plan.batch_sizes:
         logits = executor.run_in_parts(inputs, batch_size)
         yield f"batch size {batch_size}", logits
@@ -164,8 +164,8 @@ def gates_of(entry: CertifiedEngine) -> Gates:
 
 
 REMEASURE_SECONDS = 0.05
-"""Of one point of the curve, where the machine is not the one of the import: 15 points at most
-for two numbers of streams, so that a start takes about a second longer."""
+"""Seconds per point when re-measuring on another machine than that of the import: 15 points at
+most for two numbers of streams, so a start takes about a second longer."""
 
 
 def load_executor(
@@ -175,15 +175,15 @@ def load_executor(
 
     Args:
         engine: Name of a certified engine; None takes the plan's.
-        budget_ms: Latency an answer may take.
-        deterministic: One fixed batch shape for everything.
+        budget_ms: Milliseconds an answer may take.
+        deterministic: Run every batch at one fixed shape.
 
     Raises:
         ArtifactError: The engine cannot be loaded, or does not reproduce its certificate.
     """
     preprocessing = artifact.preprocessing()
     with ThreadPoolExecutor(1, "golden") as pool:
-        # While the engine is compiled: a start is quicker by some tenths of a second.
+        # While the engine is compiled; saves some tenths of a second.
         inputs = pool.submit(check_preprocessing, artifact, preprocessing)
         record, input_spec = artifact.record, artifact.manifest.input
         unnamed = record.plan.engine if record else artifact.evidence.engines[0].name
@@ -219,11 +219,11 @@ def freeze_garbage() -> None:
 
 
 def _accelerator(entry: CertifiedEngine, record: ImportRecord | None) -> str | None:
-    """Name of the GPU the engine runs on, or None.
+    """Return the name of the GPU the engine runs on, or None.
 
     Raises:
-        EngineUnavailable: It was imported for a GPU and there is none. The CPU would do its work,
-            correctly and far too slowly.
+        EngineUnavailable: The model was imported for a GPU and there is none; on the CPU it would
+            be far too slow.
     """
     accelerator = accelerator_of(entry.kind)
     for_gpu = record is not None and record.machine.accelerator is not None
@@ -243,7 +243,7 @@ def _plan(
     load: LoadEngine,
     inputs: Callable[[], Batch],
 ) -> Plan:
-    """How to run the engine: from what was measured on this machine, or measured here."""
+    """Return the plan of the engine: that of the import, or from a measurement on this machine."""
     if measured:
         if (engine, budget_ms) == (measured.plan.engine, measured.budget_ms):
             return measured.plan

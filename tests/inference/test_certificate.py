@@ -80,25 +80,22 @@ def test_one_wrong_logit_among_many_is_enough() -> None:
     assert judged(logits, reference)[1] != ""
 
 
-def test_a_near_tie_may_turn_over_within_the_tolerance() -> None:
-    # Margin 0.0015, tolerance 0.001: each may move by 0.001, so the order means nothing.
-    certificate, failure = judged(rows([0.9993, 1.0007, 0]), rows([1.0, 0.9985, 0]).copy())
+@pytest.mark.parametrize(
+    ("precision", "logits", "reference", "agreement"),
+    [
+        # Margin 0.0015, tolerance 0.001: each may move by 0.001, so the order means nothing.
+        pytest.param("fp32", [0.9993, 1.0007, 0], [1.0, 0.9985, 0], 1, id="near-tie"),
+        # Margin 0.0025 > 2 * 0.001.
+        pytest.param("fp32", [1.0, 1.01, 0], [1.0025, 1.0, 0], 0, id="beyond-two-tolerances"),
+        pytest.param("int8", [1, 1.0005], [1.0005, 1], 0, id="no-near-ties-in-reduced-precision"),
+    ],
+)
+def test_a_changed_top_1_counts_unless_the_reference_is_a_near_tie(
+    precision: Precision, logits: list[float], reference: list[float], agreement: float
+) -> None:
+    certificate, _ = judged(rows(logits), rows(reference), precision)
 
-    assert certificate.top1_agreement == 1
-    assert "top-1" not in failure
-
-
-def test_beyond_two_tolerances_a_changed_top_1_counts() -> None:
-    # Margin 0.0025 > 2 * 0.001.
-    certificate, _ = judged(rows([1.0, 1.01, 0]), rows([1.0025, 1.0, 0]))
-
-    assert certificate.top1_agreement == 0
-
-
-def test_reduced_precision_has_no_near_ties() -> None:
-    certificate, _ = judged(rows([1, 1.0005]), rows([1.0005, 1]), "int8")
-
-    assert certificate.top1_agreement == 0
+    assert certificate.top1_agreement == agreement
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "int8"])
