@@ -29,7 +29,8 @@ import: $(READY) ## import the example model and write model.lock
 	@$(BIN)/python model_import.py --name digits \
 		--network $(EXAMPLE)/network.py:build --weights $(EXAMPLE)/weights.safetensors \
 		--preprocessing $(EXAMPLE)/preprocessing.py:DigitsPreprocessing \
-		--labels $(EXAMPLE)/labels.txt --golden $(EXAMPLE)/samples
+		--labels $(EXAMPLE)/labels.txt \
+		--golden $(EXAMPLE)/samples --golden-labels $(EXAMPLE)/labels.csv
 
 model.lock: | $(READY)
 	@$(MAKE) --no-print-directory import

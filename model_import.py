@@ -190,13 +190,20 @@ def _import(arguments: Sequence[str], log_file: Path) -> int:
             {
                 **imported.lock.model_dump(),
                 "known": imported.known,
+                "proof": imported.proof,
                 "manifest": imported.manifest.model_dump(mode="json"),
                 "evidence": imported.evidence.model_dump(mode="json"),
                 "record": imported.record.model_dump(mode="json"),
             }
         )
     else:
-        print_summary(imported.lock.tag, imported.known, imported.record, imported.manifest)
+        print_summary(
+            imported.lock.tag,
+            imported.known,
+            imported.record,
+            imported.manifest,
+            imported.proof,
+        )
     if log_text := _see_log(log_file):
         progress.note(log_text.removeprefix("; "))
     return 0

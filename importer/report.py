@@ -18,8 +18,10 @@ from image_classifier.artifact.record import EngineAttempt, ImportRecord
 from image_classifier.inference.plan import best_point
 
 
-def print_summary(tag: str, known: bool, record: ImportRecord, manifest: Manifest) -> None:
-    """The table of engines and the tag, on standard output."""
+def print_summary(
+    tag: str, known: bool, record: ImportRecord, manifest: Manifest, proof: Iterable[str]
+) -> None:
+    """Print the table of engines, what the proof rests on, and the tag."""
     console = Console(highlight=False)
     table = Table(box=None, pad_edge=False)
     for title in ("engine", "max |Δlogit|", "top-1 agreement", "batch 1", "best", "verdict"):
@@ -38,6 +40,8 @@ def print_summary(tag: str, known: bool, record: ImportRecord, manifest: Manifes
         f"{len(manifest.golden)} golden samples",
         soft_wrap=True,
     )
+    for sentence in proof:
+        console.print(sentence, markup=False, soft_wrap=True)
     console.print(f"{'already in the store' if known else 'imported'}: {tag}", style="bold")
 
 

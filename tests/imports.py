@@ -53,6 +53,7 @@ def digits_options(**changes: object) -> "ImportOptions":
         "preprocessing": f"{DIGITS}/preprocessing.py:DigitsPreprocessing",
         "labels": DIGITS / "labels.txt",
         "golden": SAMPLES,
+        "golden_labels": DIGITS / "labels.csv",
         "measure_seconds": 0.002,
     }
     return ImportOptions.model_validate({**given, **changes})
