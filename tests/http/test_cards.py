@@ -6,8 +6,7 @@ from image_classifier.artifact.artifact import open_artifact
 from image_classifier.artifact.record import Plan, write_slo
 from image_classifier.artifact.store import lock_of
 from image_classifier.http.schemas import EngineCard, ModelCard
-from tests.artifact.builder import write_artifact
-from tests.artifact.builder import SLO
+from tests.artifact.builder import SLO, write_artifact
 
 
 def test_the_card_has_the_certificate_of_the_rate_or_says_there_is_none(tmp_path: Path) -> None:
