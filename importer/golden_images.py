@@ -163,7 +163,9 @@ def decoding_notes(images: Iterable[GoldenImage], rules: DecodeRules) -> tuple[s
                 continue
             notebook = opened.convert(rules.mode)
         served = decode_image(image.data, rules, DecodeLimits())
-        if served.size != notebook.size or not np.array_equal(served, notebook):
+        if served.size != notebook.size or not np.array_equal(
+            np.asarray(served), np.asarray(notebook)
+        ):
             different[" and ".join(reasons)].append(image.name)
     notes = []
     if turned_names := different.pop("ignored turn", []):

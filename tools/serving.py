@@ -29,8 +29,8 @@ PREFIX = "CLASSIFIER_"
 """Of this project's settings."""
 PRODUCT_COMMAND = ("-m", "bentoml", "serve", "service:ImageClassifier", "--host", LOOPBACK)
 """Arguments of Python, without the port."""
-NEVER_REFUSE = {f"{PREFIX}MAX_WAIT_MS": "5000"}
-"""Setting with which this project queues a closed loop, as its peers do, and refuses nothing."""
+NEVER_REFUSE = {f"{PREFIX}MAX_WAIT_MS": "5000", f"{PREFIX}OVERLOAD_WAIT_MS": "5000"}
+"""Settings with which this project queues a closed loop, as its peers do, and refuses nothing."""
 
 
 class ServerFailed(Exception):

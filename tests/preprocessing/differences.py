@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from importer.network import PixelsToLogits
-from importer.preprocessing_source import entry_of
+from image_classifier.artifact.manifest import InputSpec
+from importer.pixels_to_logits import PixelsToLogits
 from preprocessing import DecodeLimits, PreprocessingSpec, SpecPreprocessing, to_input
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -17,9 +17,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 def normalised(image: Image.Image, spec: PreprocessingSpec) -> Array:
     """What a network sees of an image, float32 (C, H, W): normalised by what is exported."""
     preprocessing = SpecPreprocessing(spec)
-    signature = entry_of(preprocessing, spec=spec)
     batch = torch.from_numpy(preprocessing.to_input(image)[None].copy())
-    pixels: Array = PixelsToLogits(nn.Identity(), signature)(batch)[0].numpy()
+    pixels: Array = PixelsToLogits(nn.Identity(), InputSpec.of(preprocessing))(batch)[0].numpy()
     return pixels
 
 

@@ -73,7 +73,8 @@ def test_saturation_is_certified_without_refusals_and_the_rate_as_it_serves(
 
     found = certify.certify(subject, budget_ms=50, probe_s=0.2)
 
-    assert started == [{"CLASSIFIER_MAX_WAIT_MS": "5000"}, {}]
+    patient = {"CLASSIFIER_MAX_WAIT_MS": "5000", "CLASSIFIER_OVERLOAD_WAIT_MS": "5000"}
+    assert started == [patient, {}]
     assert found.saturated_per_s > 0
     assert found.highest_rate_per_s == 0  # the usual start refuses everything
     assert found.first_failed_rate_per_s is not None

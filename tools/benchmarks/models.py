@@ -103,7 +103,7 @@ def make_workload(model: str, mix: str) -> Path:
 def sources_digest() -> str:
     """Return a digest of the code that an import depends on."""
     digest = hashlib.sha256()
-    folders = ("image_classifier", "artifact", "inference", "importer", "preprocessing")
+    folders = ("image_classifier", "importer", "preprocessing")
     sources = [file for name in folders for file in sorted((ROOT / name).rglob("*.py"))]
     for source in (*sources, ROOT / "model_import.py", Path(__file__)):
         digest.update(source.read_bytes())
@@ -129,10 +129,10 @@ def _import(workload: Workload, precision: str, sources: dict[str, str]) -> Path
     _output(command, {"BENTOML_HOME": workload.store})
     name, _, version = json.loads(Path(workload.lock).read_text())["tag"].partition(":")
     artifact: Path = Path(workload.store) / "models" / name / version
-    for engine in json.loads((artifact / "manifest.json").read_text())["engines"]:
+    for engine in json.loads((artifact / "evidence.json").read_text())["engines"]:
         if (engine["kind"], engine["precision"]) == ("openvino", precision):
             return artifact / str(engine["file"])
-    raise BenchmarkError(f"{artifact.name}: the manifest has no engine openvino-{precision}")
+    raise BenchmarkError(f"{artifact.name}: no certified engine openvino-{precision}")
 
 
 def _output(command: list[str], variables: dict[str, str]) -> str:
