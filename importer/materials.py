@@ -22,7 +22,7 @@ from importer.golden_images import (
     read_reference,
 )
 from importer.labels import read_labels
-from importer.network import ModelSource, read_model
+from importer.network import ModelSource, read_graph, read_network
 from importer.options import ImportOptions
 from importer.progress import Progress
 from importer.torchvision_models import TorchvisionWeights, torchvision_meta
@@ -164,7 +164,7 @@ def read_materials(options: ImportOptions, draft: Path, progress: Progress) -> M
         OperatorError: What is missing or wrong, and what to do.
     """
     with progress.step("read the network and its weights"):
-        model = read_model(options, draft)
+        model = _model(options, draft)
     for note in model.notes:
         progress.note(note)
     preprocessing, signature = _preprocessing(options, model, draft)
@@ -192,6 +192,19 @@ def read_materials(options: ImportOptions, draft: Path, progress: Progress) -> M
         inputs=inputs,
         calibration=inputs if calibration is None else calibration,
         reference=reference,
+    )
+
+
+def _model(options: ImportOptions, draft: Path) -> ModelSource:
+    if options.network is None:
+        return read_graph(Path(options.weights), draft)
+    return read_network(
+        options.network,
+        options.network_kwargs,
+        options.weights,
+        draft,
+        weights_key=options.weights_key,
+        weights_prefix=options.weights_prefix,
     )
 
 
