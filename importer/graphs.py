@@ -30,8 +30,8 @@ FILE_ACCESS = re.compile(rb"\b((?:torch|ops\.aten)\.(?:save|from_file))\(")
 MAX_CODE_BYTES = 64 << 20
 """The code of ResNet-152 takes 0.3 MB."""
 IMAGE_TYPES = frozenset({"float32", "float16", "uint8"})
-MAX_SINGLE_FILE_BYTES = 2_000_000_000
-"""Protobuf messages end at 2 GiB; beyond this the weights go into a file beside the graph."""
+EXTERNAL_BYTES = 1 << 20
+"""Tensors of this size or more are written beside an ONNX file, which takes 2 GiB at most."""
 
 
 def load_torchscript(path: Path) -> torch.jit.ScriptModule:
@@ -454,8 +454,8 @@ def write_graph_of_pixels(
 ) -> None:
     """Write the graph with the normalisation in front: batch (n, H, W, C) in, logits out.
 
-    n is free, or 1 where a batch size of one cannot be freed (`takes_batches`). Weights of more
-    than `MAX_SINGLE_FILE_BYTES` go into a file beside it, `path` with ".data" behind it.
+    n is free, or 1 where a batch size of one cannot be freed (`takes_batches`). Large tensors go
+    into a file beside it, `path` with ".data" behind it.
 
     Args:
         network: The original.
@@ -494,13 +494,19 @@ def write_graph_of_pixels(
 
 
 def _save(model: onnx.ModelProto, network: OnnxNetwork, path: Path) -> None:
-    files = network.classifier.files.values()
-    if len(files) > 1:
+    if len(network.classifier.files) > 1:
         onnx.load_external_data_for_model(model, str(network.folder))
-    beside = sum(file.stat().st_size for file in files) > MAX_SINGLE_FILE_BYTES
     data_name = f"{path.name}.data"
     (path.parent / data_name).unlink(missing_ok=True)  # onnx would append to it
-    onnx.save_model(model, str(path), save_as_external_data=beside, location=data_name)
+    onnx.save_model(
+        model,
+        str(path),
+        save_as_external_data=any(
+            len(tensor.raw_data) >= EXTERNAL_BYTES for tensor in model.graph.initializer
+        ),
+        location=data_name,
+        size_threshold=EXTERNAL_BYTES,
+    )
 
 
 def _front(

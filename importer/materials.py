@@ -21,8 +21,9 @@ from importer.golden_images import (
     read_golden_images,
     read_reference,
 )
+from importer.graphs import OnnxNetwork
 from importer.labels import read_labels
-from importer.network import ModelSource, read_graph, read_network
+from importer.network import ModelSource, output_activation, read_graph, read_network
 from importer.options import ImportOptions
 from importer.progress import Progress
 from importer.torchvision_models import TorchvisionWeights, torchvision_meta
@@ -197,7 +198,12 @@ def read_materials(options: ImportOptions, draft: Path, progress: Progress) -> M
 
 def _model(options: ImportOptions, draft: Path) -> ModelSource:
     if options.network is None:
-        return read_graph(Path(options.weights), draft)
+        model = read_graph(Path(options.weights), draft)
+        if isinstance(model.network, OnnxNetwork):
+            operation, is_cut = model.network.ends_in, model.network.activation_cut
+            if output_activation(operation, is_cut=is_cut, asked=None) != "softmax":
+                raise ImportRefused(f"{options.weights}: ends in {operation}, expected logits")
+        return model
     return read_network(
         options.network,
         options.network_kwargs,

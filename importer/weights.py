@@ -278,11 +278,9 @@ class PlainValue:
         pass
 
 
-class PlainDict(dict[str, Any]):
-    """Stands for a defaultdict: keeps the items, not the factory."""
-
-    def __init__(self, *_: object) -> None:
-        super().__init__()
+def plain_dict(*_: object) -> OrderedDict[str, Any]:
+    """Stand for `collections.defaultdict`: the items are filled in, the factory is dropped."""
+    return OrderedDict()
 
 
 PLAIN_VALUES = {
@@ -300,7 +298,7 @@ PLAIN_VALUES = {
 """Module → classes and functions that make plain values."""
 PLAIN_DATA: list[Any] = [
     argparse.Namespace,
-    (PlainDict, "collections.defaultdict"),
+    (plain_dict, "collections.defaultdict"),
     *((PlainValue, f"{module}.{name}") for module, names in PLAIN_VALUES.items() for name in names),
 ]
 """What training scripts keep beside the weights. None of the real classes is called: an empty
@@ -351,20 +349,21 @@ def _refuse_other_archive(path: Path) -> None:
 
 
 def _refused_pickle(path: Path, message: str) -> ImportRefused:
-    _, _, reason = message.partition("WeightsUnpickler error:")
     found = FORBIDDEN_GLOBAL.search(message)
-    problem = (
-        f"needs pickle (it refers to {found[1]}), which can run any program"
-        if found
-        else f"not a checkpoint of plain tensors ({one_line(reason or message)[:120]})"
-    )
+    if found is None:
+        reason = message.partition("WeightsUnpickler error:")[2] or message
+        return ImportRefused(
+            f"{path}: not a checkpoint of plain tensors ({one_line(reason)}); nothing was run. "
+            "Expected a file of torch.save or safetensors: copy or fetch it again"
+        )
     return ImportRefused(
-        f"{path}: {problem}; nothing was run. Where the training code is at hand, run "
-        "safetensors.torch.save_model(model, 'weights.safetensors') there and import that file. "
-        "Where only this file is, and you trust whoever made it, run in the environment it was "
-        f"made in: import torch; c = torch.load({path.name!r}, map_location='cpu', "
-        "weights_only=False); c = c.get('state_dict', c.get('model', c)) if isinstance(c, dict) "
-        "else c; torch.save(c if isinstance(c, dict) else c.state_dict(), 'weights.pt')"
+        f"{path}: needs pickle (it refers to {found[1]}), which can run any program; nothing was "
+        "run. Where the training code is at hand, run there "
+        "safetensors.torch.save_model(model, 'weights.safetensors') and import that file. Where "
+        "only this file is, and you trust whoever made it, run where it was made: import torch; "
+        f"c = torch.load({path.name!r}, map_location='cpu', weights_only=False); "
+        "c = c.get('state_dict', c.get('model', c)) if isinstance(c, dict) else c; "
+        "torch.save(c if isinstance(c, dict) else c.state_dict(), 'weights.pt')"
     )
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
-from image_classifier.artifact.format import ArtifactError
+from importer.errors import ImportRefused as ArtifactError
 from image_classifier.artifact.manifest import Architecture
 from importer.network import build_network
 from importer.torchvision_models import (

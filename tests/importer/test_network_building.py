@@ -7,7 +7,7 @@ import torch
 import torchvision
 from pydantic import ValidationError
 
-from image_classifier.artifact.format import ArtifactError
+from importer.errors import ImportRefused as ArtifactError
 from image_classifier.artifact.manifest import Architecture
 from importer.network import build_network, source_folder, sources
 from importer.torchvision_models import known_torchvision_names
