@@ -3,6 +3,7 @@
 import ast
 import importlib.metadata
 import importlib.util
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ class CapturedSource:
     Attributes:
         files: Name below the folder of the file, forward slashes, sorted → file: the file, the
             modules beside it that it imports, and data files beside it that these name.
-        packages: Installed distributions that they import, sorted, e.g. "opencv-python";
+        packages: Installed distributions that they import, as locks spell them, e.g. "pillow";
             none of the standard library and of this program.
     """
 
@@ -57,10 +58,15 @@ def capture_source(file: Path) -> CapturedSource:
             _refuse_clash(path, name, file)
             if not is_beside(folder, name) and name not in OUR_PACKAGES:
                 _refuse_uninstalled(path, name, file)
-                packages.update(distributions.get(name, ()))
+                packages.update(_normalised(found) for found in distributions.get(name, ()))
         data_files.update(_data_files(path, folder))
     files = {path.relative_to(folder).as_posix(): path for path in {*sources, *data_files}}
     return CapturedSource(files=dict(sorted(files.items())), packages=tuple(sorted(packages)))
+
+
+def _normalised(distribution: str) -> str:
+    """Return a name as locks spell it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def _reached_sources(file: Path) -> set[Path]:

@@ -165,7 +165,7 @@ def build_network(architecture: Architecture, source_dir: Path) -> nn.Module:
         network = call_user_code(
             lambda: build_torchvision(name, architecture.kwargs),
             what=f"{where}the builder",
-            folder=source_dir,
+            folder=None,
             remedy="check the arguments in --network-kwargs",
         )
     else:
@@ -177,7 +177,7 @@ def build_network(architecture: Architecture, source_dir: Path) -> nn.Module:
             f"return the network itself{hint}"
         )
     refuse_other_precision(network, where)
-    return network.cpu().eval().requires_grad_(False)
+    return network.eval().requires_grad_(False)
 
 
 def _network_of_file(architecture: Architecture, source_dir: Path) -> Any:

@@ -16,13 +16,15 @@ MAX_REASON = 200
 Result = TypeVar("Result")
 
 
-def call_user_code(call: Callable[[], Result], *, what: str, folder: Path, remedy: str) -> Result:
+def call_user_code(
+    call: Callable[[], Result], *, what: str, folder: Path | None, remedy: str
+) -> Result:
     """Return what `call` returns; turn whatever it raises into one line.
 
     Args:
         call: Runs code of the user's.
         what: What runs, e.g. "network network.py:build: the builder".
-        folder: Where the user's files lie; the line of theirs that raised is named.
+        folder: Where the user's files lie, to name the line of theirs that raised; None: nowhere.
         remedy: What to do, without a final full stop.
 
     Raises:
@@ -46,8 +48,10 @@ def one_line(error: object) -> str:
     return text if len(text) <= MAX_REASON else f"{text[: MAX_REASON - 1]}…"
 
 
-def _place(error: BaseException, folder: Path) -> str:
+def _place(error: BaseException, folder: Path | None) -> str:
     """Return " at FILE, line N" for the innermost line of the user's files, or nothing."""
+    if folder is None:
+        return ""
     folder = folder.absolute()
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         file = Path(frame.filename)

@@ -1,96 +1,35 @@
-"""Networks: torchvision's by name, a user's by file and function."""
+"""Networks: built, guarded against what a user's code does, asked what they end in."""
 
 from pathlib import Path
 
 import pytest
 import torch
-import torchvision
 from pydantic import ValidationError
+from safetensors.torch import load_file
+from torch import nn
 
-from importer.errors import ImportRefused as ArtifactError
+from image_classifier.artifact.format import ArtifactError
 from image_classifier.artifact.manifest import Architecture
-from importer.network import build_network, source_folder, sources
-from importer.torchvision_models import known_torchvision_names
+from importer.errors import ImportRefused
+from importer.network import (
+    build_network,
+    final_operation,
+    output_activation,
+    read_graph,
+    read_network,
+    run_network,
+)
+from tests.importer.onnx_models import onnx_ending, saved_onnx
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
 
 
-def torchvision_network(name: str, **kwargs: object) -> torch.nn.Module:
-    return build_network(Architecture.parse(f"torchvision:{name}", kwargs), None)
+def network_of(folder: Path, source: str, **kwargs: object) -> nn.Module:
+    (folder / "net.py").write_text(source)
+    return build_network(Architecture.parse("net.py:build", kwargs), folder)
 
 
-def test_every_torchvision_classifier_can_be_named() -> None:
-    names = known_torchvision_names()
-
-    # Each module of torchvision.models that defines a classifier contributes at least this one.
-    assert {
-        "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s",
-        "googlenet", "inception_v3", "maxvit_t", "mnasnet0_5", "mobilenet_v2",
-        "mobilenet_v3_small", "regnet_y_400mf", "resnet18", "resnext50_32x4d",
-        "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t", "swin_v2_t", "vgg11_bn", "vit_b_16",
-        "wide_resnet50_2",
-    } <= set(names)  # fmt: skip
-    assert "quantized_resnet18" not in names
-    assert "fcn_resnet50" not in names
-    assert "r3d_18" not in names
-
-
-def test_every_torchvision_classifier_builds_with_a_given_number_of_classes() -> None:
-    # On the meta device nothing is allocated; RegNet computes its widths with tensors and cannot.
-    with torch.device("meta"):
-        for name in known_torchvision_names():
-            if not name.startswith("regnet"):
-                network = torchvision_network(name, num_classes=7)
-                assert 7 in {value.shape[0] for value in network.parameters()}, name
-
-
-@pytest.mark.parametrize("name", ["regnet_x_400mf", "squeezenet1_1", "mobilenet_v3_small"])
-def test_a_built_network_is_in_evaluation_mode_and_gives_logits(name: str) -> None:
-    network = torchvision_network(name, num_classes=7)
-
-    logits = network(torch.zeros(2, 3, 64, 64))
-
-    assert not network.training
-    assert not any(value.requires_grad for value in network.parameters())
-    assert logits.shape == (2, 7)
-
-
-@pytest.mark.parametrize(("name", "side"), [("googlenet", 64), ("inception_v3", 96)])
-def test_networks_with_auxiliary_heads_return_logits_alone(name: str, side: int) -> None:
-    logits = torchvision_network(name, num_classes=7)(torch.zeros(1, 3, side, side))
-
-    assert isinstance(logits, torch.Tensor)
-    assert logits.shape == (1, 7)
-
-
-def test_builder_arguments_reach_torchvision() -> None:
-    network = torchvision_network("googlenet", aux_logits=False, transform_input=True)
-
-    assert network.aux1 is None
-    assert network.transform_input is True
-
-
-def test_an_unknown_torchvision_name_is_answered_with_close_ones() -> None:
-    with pytest.raises(ArtifactError, match=r"resnet5:.*close are .*resnet50"):
-        torchvision_network("resnet5")
-
-
-def test_a_name_like_no_other_is_answered_with_all_names() -> None:
-    with pytest.raises(ArtifactError, match=r"there are alexnet, .*wide_resnet50_2"):
-        torchvision_network("qqqqqqqq")
-
-
-def test_a_torchvision_model_that_is_no_classifier_is_refused() -> None:
-    assert "fcn_resnet50" in torchvision.models.list_models()
-
-    with pytest.raises(ArtifactError, match="not a classification model"):
-        torchvision_network("fcn_resnet50")
-
-
-def test_an_unknown_builder_argument_is_named() -> None:
-    with pytest.raises(ArtifactError, match=r"TypeError: .*num_klasses"):
-        torchvision_network("resnet18", num_klasses=3)
+# Names
 
 
 @pytest.mark.parametrize("argument", ["weights", "pretrained", "progress", "weights_backbone"])
@@ -109,24 +48,12 @@ def test_other_forms_of_a_network_are_refused_with_the_two_that_are_taken(text: 
         Architecture.parse(text, {})
 
 
-def test_a_source_file_is_named_without_its_folder() -> None:
+def test_an_architecture_keeps_the_name_of_its_file_and_survives_json() -> None:
     architecture = Architecture.parse("some/where/network.py:build", {"depth": 20})
 
-    assert architecture.model_dump() == {
-        "torchvision": None,
-        "file": "network.py",
-        "builder": "build",
-        "kwargs": {"depth": 20},
-    }
-    assert source_folder("some/where/network.py:build") == Path("some/where")
-    assert source_folder("torchvision:resnet50") is None
-
-
-def test_an_architecture_survives_json() -> None:
-    architecture = Architecture.parse("torchvision:vit_b_16", {"image_size": 384})
-
+    assert (architecture.file, architecture.builder) == ("network.py", "build")
     assert Architecture.model_validate_json(architecture.model_dump_json()) == architecture
-    assert str(architecture) == "torchvision:vit_b_16(image_size=384)"
+    assert str(architecture) == "network.py:build(depth=20)"
 
 
 @pytest.mark.parametrize(
@@ -147,58 +74,284 @@ def test_a_damaged_architecture_is_no_architecture(data: dict[str, object]) -> N
         Architecture.model_validate(data)
 
 
-def test_an_architecture_cannot_be_changed() -> None:
-    with pytest.raises(ValidationError):
-        Architecture(torchvision="resnet18").torchvision = "resnet50"
+# Building
 
 
-def test_a_network_of_a_file_is_built_by_its_function() -> None:
-    architecture = Architecture.parse(f"{HERE}/cifar_resnet.py:build", {"num_classes": 4})
+@pytest.mark.parametrize("builder", ["build", "CifarResNet20"])
+def test_a_function_or_a_class_of_a_file_builds_the_network(builder: str) -> None:
+    architecture = Architecture.parse(f"cifar_resnet.py:{builder}", {"num_classes": 4})
 
     network = build_network(architecture, HERE)
 
     assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
     assert not network.training
-
-
-def test_a_class_is_a_builder_too() -> None:
-    architecture = Architecture.parse("cifar_resnet.py:CifarResNet20", {})
-
-    assert build_network(architecture, HERE).linear.out_features == 10
+    assert not any(value.requires_grad for value in network.parameters())
 
 
 def test_a_missing_function_is_answered_with_what_the_file_defines() -> None:
-    architecture = Architecture.parse("cifar_resnet.py:make", {})
-
-    with pytest.raises(ArtifactError, match=r"no function 'make'.* BasicBlock, CifarResNet20"):
-        build_network(architecture, HERE)
+    with pytest.raises(ImportRefused, match=r"no function 'make'.* BasicBlock, CifarResNet20"):
+        build_network(Architecture.parse("cifar_resnet.py:make", {}), HERE)
 
 
-def test_a_builder_that_fails_is_quoted_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "net.py").write_text("def build(): raise KeyError('a\\nb')")
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("\nraise ValueError('bad depth')", r"the file raised ValueError at net\.py, line 2: bad"),
+        ("import no_such_package", r"ModuleNotFoundError at net\.py, line 1: No module named 'no"),
+        ("import sys\nsys.exit(3)", r"the file raised SystemExit at net\.py, line 2: 3"),
+        ("def build():\n    raise KeyError('a\\nb')", r"builder raised KeyError at net\.py, line"),
+        ("def build():\n    open('net.yaml')", r"FileNotFoundError .*Path\(__file__\)\.parent"),
+        ("def build():\n    raise OSError('\\x1b[31mred\\x1b[0m')", "OSError at .*: red; check"),
+        ("def build():\n    return {'a': 1}", r"returned dict, .*the network itself, not its"),
+        ("def build():\n    return None", r"returned NoneType, expected a torch\.nn\.Module"),
+        ("from torch import nn\ndef build():\n    return nn.Linear(1, 1).half()",
+         r"parameter weight is float16, expected float32; call \.float\(\)"),
+        ("from torch import nn\ndef build():\n    return nn.Linear(1, 1).double()",
+         r"parameter weight is float64, expected float32; call \.float\(\)"),
+    ],
+)  # fmt: skip
+def test_what_a_builder_does_wrong_is_one_line(tmp_path: Path, source: str, message: str) -> None:
+    with pytest.raises(ImportRefused, match=message) as caught:
+        network_of(tmp_path, source)
 
-    with pytest.raises(
-        ArtifactError, match=r"net\.py:build: the builder raised KeyError"
-    ) as caught:
-        build_network(Architecture.parse("net.py:build", {}), tmp_path)
+    assert str(caught.value).startswith("network net.py:build: ")
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+# Running
+
+
+class Answers(nn.Module):
+    """Returns what it is given to return."""
+
+    def __init__(self, answer: object) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, batch: torch.Tensor) -> object:
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ({"logits": torch.ones(1, 3)}, r"returns dict with 'logits', expected one tensor \(n, cla"),
+        ((torch.ones(1, 3), torch.ones(1, 8)), r"tuple of tensor \(1, 3\), tensor \(1, 8\), expec"),
+        (object(), "returns object, expected one tensor"),
+        (torch.ones(3), r"shape \(3,\) for 1 image.*keep the batch dimension"),
+        (torch.ones(()), r"shape \(\) for 1 image.*keep the batch dimension"),
+        (torch.ones(1, 3, 1, 1), r"shape \(1, 3, 1, 1\) .*add \.flatten\(1\)"),
+        (torch.ones(1, 3, 7, 7), r"shape \(1, 3, 7, 7\) .*return one row of scores"),
+        (torch.tensor([[2]]), r"int64 .*class numbers, expected scores; .*what argmax"),
+        (torch.tensor([[True]]), "bool .*class numbers, expected scores"),
+    ],
+)
+def test_what_a_forward_returns_instead_of_scores_is_one_line(
+    tmp_path: Path, answer: object, message: str
+) -> None:
+    with pytest.raises(ImportRefused, match=message) as caught:
+        run_network(Answers(answer), torch.ones(1, 3, 4, 4), tmp_path)
 
     assert "\n" not in str(caught.value)
 
 
-def test_a_builder_must_return_a_network(tmp_path: Path) -> None:
-    (tmp_path / "net.py").write_text("def build(): return {'a': 1}")
-
-    with pytest.raises(ArtifactError, match=r"returned dict, expected a torch\.nn\.Module"):
-        build_network(Architecture.parse("net.py:build", {}), tmp_path)
+def test_scores_without_a_class_dimension_need_one(tmp_path: Path) -> None:
+    with pytest.raises(ImportRefused, match=r"shape \(2,\) for 2 image.*add \.unsqueeze\(1\)"):
+        run_network(Answers(torch.ones(2)), torch.ones(2, 3, 4, 4), tmp_path)
 
 
-def test_a_file_without_its_folder_is_refused() -> None:
-    with pytest.raises(ArtifactError, match="folder of its source file is not given"):
-        build_network(Architecture.parse("net.py:build", {}), None)
+def test_double_precision_scores_become_single(tmp_path: Path) -> None:
+    scores = run_network(Answers(torch.ones(1, 3).double()), torch.ones(1, 3, 4, 4), tmp_path)
+
+    assert (scores.dtype, scores.tolist()) == (torch.float32, [[1.0, 1.0, 1.0]])
 
 
-def test_torchvision_networks_have_no_sources_and_files_have_theirs() -> None:
-    assert sources(Architecture.parse("torchvision:resnet18", {}), None) == {}
-    assert sources(Architecture.parse("cifar_resnet.py:build", {}), HERE) == {
-        "cifar_resnet.py": HERE / "cifar_resnet.py"
+FORWARD = """
+import torch
+from torch import nn
+class Net(nn.Module):
+    def forward(self, batch{more}):
+        return {answer}
+def build():
+    return Net()
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "answer", "message"),
+    [
+        (", mask", "batch", r"TypeError: .*'mask'; .*takes one batch .* alone"),
+        ("", "batch.cuda()", r"at net\.py, line 6: .*no \.cuda\(\)"),
+        ("", "batch.reshape(7, 7)", r"on a batch of shape \(1, 3, 4, 4\), raised RuntimeError at "),
+        ("", "torch._assert(False, 'Wrong height')", "raised AssertionError at net.*Wrong height"),
+    ],
+)
+def test_what_a_forward_raises_is_one_line_with_the_users_line(
+    tmp_path: Path, more: str, answer: str, message: str
+) -> None:
+    network = network_of(tmp_path, FORWARD.format(more=more, answer=answer))
+
+    with pytest.raises(ImportRefused, match=message) as caught:
+        run_network(network, torch.ones(1, 3, 4, 4), tmp_path)
+
+    assert "\n" not in str(caught.value)
+
+
+def test_a_vision_transformer_of_another_image_size_is_one_line(tmp_path: Path) -> None:
+    small = {"image_size": 32, "num_classes": 3}
+    network = build_network(Architecture.parse("torchvision:vit_b_32", small), tmp_path)
+
+    with pytest.raises(ImportRefused, match=r"Wrong image height! Expected 32 but got 64!; check"):
+        run_network(network, torch.ones(1, 3, 64, 64), tmp_path)
+
+
+# What the outputs mean
+
+
+@pytest.mark.parametrize(
+    ("end", "operation"),
+    [
+        (nn.Identity(), None),
+        (nn.ReLU(), None),
+        (nn.Softmax(1), "softmax"),
+        (nn.Sequential(nn.Softmax(1), nn.Dropout(), nn.Flatten()), "softmax"),
+        (nn.LogSoftmax(1), "log_softmax"),
+        (nn.Sigmoid(), "sigmoid"),
+        (nn.Hardsigmoid(), "hard_sigmoid"),
+    ],
+)
+@pytest.mark.parametrize("form", ["eager", "traced"])
+@pytest.mark.filterwarnings("ignore:`torch.jit.*deprecated")
+def test_what_a_network_ends_in_is_seen(end: nn.Module, operation: str | None, form: str) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3), end).eval()
+    image = torch.ones(1, 3, 2, 2)
+    if form == "traced":
+        network = torch.jit.trace(network, image)
+
+    assert final_operation(network, image) == operation
+
+
+def test_functions_at_the_end_of_a_forward_are_seen(tmp_path: Path) -> None:
+    for answer, operation in (
+        ("torch.sigmoid(batch.flatten(1))", "sigmoid"),
+        ("batch.flatten(1).softmax(dim=-1).float()", "softmax"),
+        ("batch.flatten(1).topk(3).indices", "topk"),
+        ("batch.flatten(1).argmax(1)", "argmax"),
+    ):
+        network = network_of(tmp_path, FORWARD.format(more="", answer=answer))
+        assert final_operation(network, torch.ones(1, 3, 2, 2)) == operation
+
+
+@pytest.mark.parametrize(
+    ("operation", "is_cut", "asked", "expected"),
+    [
+        (None, False, None, "softmax"),
+        (None, False, "sigmoid", "sigmoid"),
+        ("softmax", True, None, "softmax"),
+        ("sigmoid", True, None, "sigmoid"),
+        ("log_softmax", False, None, "softmax"),
+        ("sigmoid", False, "none", "none"),
+        ("softmax", False, "none", "none"),
+        ("hard_sigmoid", False, "none", "none"),
+    ],
+)
+def test_the_activation_follows_from_the_end_of_the_network_or_from_what_was_asked(
+    operation: object, is_cut: bool, asked: object, expected: str
+) -> None:
+    assert output_activation(operation, is_cut=is_cut, asked=asked) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("operation", "is_cut", "asked", "message"),
+    [
+        ("sigmoid", False, None, "--activation sigmoid, or serve .* --activation none"),
+        ("softmax", False, None, "--activation softmax, or serve .* --activation none"),
+        ("softmax", False, "softmax", "are probabilities already"),
+        ("sigmoid", False, "sigmoid", "are probabilities already"),
+        ("hard_sigmoid", False, None, "are probabilities already"),
+        ("sigmoid", True, "softmax", "so it is sigmoid; leave the option out"),
+        ("argmax", False, "none", "its outputs are no scores"),
+        ("topk", False, None, "its outputs are no scores"),
+    ],
+)
+def test_outputs_whose_meaning_is_not_certain_are_refused_with_the_ways_out(
+    operation: object, is_cut: bool, asked: object, message: str
+) -> None:
+    with pytest.raises(ImportRefused, match=message):
+        output_activation(operation, is_cut=is_cut, asked=asked)  # type: ignore[arg-type]
+
+
+# From files to a network with its weights
+
+
+def test_a_network_of_a_file_is_read_from_its_copy_with_its_ignored_weights_listed(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "staging").mkdir()
+    (tmp_path / "net.py").write_text(
+        "import json\nfrom pathlib import Path\nfrom blocks import layer\n"
+        "def build():\n"
+        "    sizes = json.loads((Path(__file__).parent / 'sizes.json').read_text())\n"
+        "    return layer(*sizes)\n"
+    )
+    (tmp_path / "blocks.py").write_text("from torch.nn import Linear as layer\n")
+    (tmp_path / "sizes.json").write_text("[3, 2]")
+    bias = torch.tensor([1.0, 2.0])
+    weights = {"weight": torch.zeros(2, 3), "bias": bias, "aux.bias": torch.ones(9)}
+    torch.save(weights, tmp_path / "weights.pt")
+
+    source = read_network(
+        f"{tmp_path}/net.py:build",
+        {},
+        str(tmp_path / "weights.pt"),
+        tmp_path / "staging",
+        weights_ignore=("aux.*",),
+    )
+
+    assert source.network(torch.ones(1, 3)).tolist() == [[1.0, 2.0]]
+    assert source.ignored_weights == ("aux.bias",)
+    architecture = tmp_path / "staging" / "architecture"
+    assert {path.name for path in architecture.iterdir()} == {"net.py", "blocks.py", "sizes.json"}
+    stored = load_file(tmp_path / "staging" / "weights.safetensors")
+    assert {name: item.tolist() for name, item in stored.items()} == {
+        "weight": [[0.0] * 3] * 2,
+        "bias": [1.0, 2.0],
     }
+
+
+def test_a_fine_tuned_inception_needs_to_be_told_what_its_weights_do_not_say(
+    tmp_path: Path,
+) -> None:
+    torch.save({"fc.weight": torch.ones(3, 2048)}, tmp_path / "weights.pt")
+
+    with pytest.raises(ImportRefused, match=r"depend on transform_input.*\"transform_input\": tru"):
+        read_network("torchvision:inception_v3", {}, str(tmp_path / "weights.pt"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("ending", "note"),
+    [("Sigmoid", "ends in sigmoid; its input, the logits, is served"), ("", None)],
+)
+def test_a_finished_graph_is_kept_as_it_was_given(
+    tmp_path: Path, ending: str, note: str | None
+) -> None:
+    path = onnx_ending(tmp_path / "mine.onnx", ending)
+    (tmp_path / "staging").mkdir()
+
+    source = read_graph(path, tmp_path / "staging")
+
+    kept = tmp_path / "staging" / "original" / "network.onnx"
+    assert kept.read_bytes() == path.read_bytes()
+    assert [part for part in (note,) if part] == [
+        text.removeprefix("the graph ") for text in source.notes
+    ]
+
+
+def test_a_fixed_batch_size_is_noted(tmp_path: Path) -> None:
+    path = saved_onnx(tmp_path / "n.onnx", input_sizes=(4, 3, 4, 4), output_sizes=(4, 2))
+    (tmp_path / "staging").mkdir()
+
+    assert read_graph(path, tmp_path / "staging").notes == (
+        "the graph has a fixed batch size of 4; it is made free",
+    )
