@@ -129,8 +129,8 @@ def check_onnx(path: Path) -> OnnxClassifier:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf's DecodeError has no stable home
         raise ImportRefused(
-            f"{path}: not an ONNX file and not a TorchScript archive ({one_line(error)}); weights "
-            "need --network torchvision:NAME or PATH.py:FUNCTION"
+            f"--network is not given and {path} is no TorchScript and no ONNX file "
+            f"({one_line(error)}); expected --network torchvision:NAME or PATH.py:FUNCTION"
         ) from error
     files = {path.name: path} | _external_files(model, path)
     try:

@@ -236,6 +236,7 @@ def _safetensors(path: Path) -> dict[str, Any]:
     return tensors
 
 
+FINISHED_GRAPH = "a finished graph, which holds its network; leave --network out"
 ZIP_MAGIC = b"PK\x03\x04"
 FORBIDDEN_GLOBAL = re.compile(r"(?:GLOBAL|class|callable|function) ([\w.]+\.[\w]+)")
 
@@ -247,7 +248,7 @@ def _torch_file(path: Path) -> Any:
             "it .pt, else copy or fetch it again"
         )
     if path.suffix == ".onnx":
-        raise ImportRefused(f"{path}: an ONNX file holds its network; leave --network out")
+        raise ImportRefused(f"{path}: {FINISHED_GRAPH}")
     with path.open("rb") as file:
         is_zip = file.read(4) == ZIP_MAGIC
     if is_zip:
@@ -331,7 +332,7 @@ def is_torchscript(path: Path) -> bool:
 def _refuse_other_archive(path: Path) -> None:
     """Take only what torch.save writes: stored, not compressed, which also bounds memory."""
     if is_torchscript(path):
-        raise ImportRefused(f"{path}: a TorchScript file holds its network; leave --network out")
+        raise ImportRefused(f"{path}: {FINISHED_GRAPH}")
     members = zip_members(path)
     if not members:
         raise ImportRefused(f"{path}: damaged archive, cut short perhaps; copy or fetch it again")

@@ -190,7 +190,9 @@ def test_an_invalid_graph_and_another_file_are_refused_with_the_reason(tmp_path:
     with pytest.raises(ImportRefused, match=r"net\.onnx: not valid ONNX \(.*Flattten"):
         check_onnx(tmp_path / "net.onnx")
     for name in ("weights.pt", "cut.onnx"):
-        with pytest.raises(ImportRefused, match=rf"{name}: not an ONNX file .*need --network"):
+        with pytest.raises(
+            ImportRefused, match=rf"{name} is no TorchScript and no ONNX file .*expected --net"
+        ):
             check_onnx(tmp_path / name)
 
 
