@@ -6,26 +6,24 @@ PORT ?= 3000
 HOST ?= 127.0.0.1
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+LOCKS := deploy/requirements
 EXAMPLE := examples/digits
 
 export BENTOML_DO_NOT_TRACK := True
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup import serve test test-fast test-all lint types check bento verify-rebuild verify-bento image image-test validate lock lock-check certify bench bench-quick clean
+.PHONY: help setup import serve test test-fast test-all lint types check bento verify-rebuild verify-bento image image-test validate lock lock-check certify bench bench-quick clean FORCE
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 	@echo "variables: PORT=3000 HOST=127.0.0.1 PYTHON=python3 VENV=.venv"
 
-setup: $(READY) ## create the environment from the hash-pinned lock
+setup: $(READY) ## create or update the environment from the hash-pinned lock
 
-$(READY): requirements/dev.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info; (3, 11) <= v < (3, 14) or sys.exit(f"make: Python is {v[0]}.{v[1]}, expected 3.11 to 3.13; set PYTHON=python3.12 or the like")'
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: Python has no venv; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
-	@echo "creating $(VENV) from requirements/dev.txt (about 3 GB to fetch the first time)"
-	@$(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/pip install --disable-pip-version-check --require-hashes --only-binary :all: -r requirements/dev.txt
-	@touch $@
+# Runs each time and returns at once while the environment is the one of the lock.
+$(READY): FORCE
+	@$(PYTHON) tools/environment.py $(VENV) $(LOCKS)/dev.txt
+FORCE:
 
 import: $(READY) ## import the example model and write model.lock
 	@$(BIN)/python model_import.py --name digits \
@@ -59,34 +57,37 @@ types: $(READY) ## mypy --strict
 check: lint types test ## lint, types, tests: what CI runs
 
 bento: $(READY) | model.lock ## build the bento of the locked model
-	@$(BIN)/python -m release build
+	@$(BIN)/python -m tools.release build
 
 verify-rebuild: $(READY) | model.lock ## build the bento twice in different surroundings, compare
-	@$(BIN)/python -m release verify-rebuild
+	@$(BIN)/python -m tools.release verify-rebuild
 
 verify-bento: $(READY) ## compare a bento with its manifest: BENTO=PATH|TAG, default the latest
-	@$(BIN)/python -m release verify-bento $(or $(BENTO),image_classifier)
+	@$(BIN)/python -m tools.release verify-bento $(or $(BENTO),image_classifier)
 
 image: $(READY) | model.lock ## build the image with podman, buildah or docker: BASE=python:3.11-slim@sha256:...
-	@$(BIN)/python -m release image $(if $(BASE),--base $(BASE))
+	@$(BIN)/python -m tools.release image $(if $(BASE),--base $(BASE))
 
-image-test: $(READY) | model.lock ## build the image twice, compare, run it locked down
-	@$(BIN)/python -m release image-test $(if $(BASE),--base $(BASE))
+image-test: $(READY) | model.lock ## build the image twice with podman, compare, run it locked down
+	@CLASSIFIER_TEST_IMAGE_BASE=$(or $(BASE),debian) $(BIN)/python -m pytest tests/tools/release/test_image.py
 
-validate: $(READY) ## add the validators of requirements/validate.txt, test releases and manifests
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements/validate.txt
-	@$(BIN)/python -m pytest tests/release tests/deploy
+validate: $(READY) ## install further validators, then test releases and manifests
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r $(LOCKS)/validate.txt
+	@$(BIN)/python -m pytest tests/tools/release tests/deploy
 
-lock: $(READY) ## resolve the requirement locks anew
-	@for name in dev serve-cpu serve-gpu validate; do \
-		if [ $$name = dev ]; then constraint=; else constraint="--constraint requirements/dev.txt"; fi; \
-		$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-			--no-emit-index-url --no-header --no-annotate $$constraint \
-			requirements/$$name.in --output-file requirements/$$name.txt || exit 1; \
-	done
+# Not `uv lock`: uv.lock holds the addresses of the package registry it was made with, and
+# everybody's differ. What is pinned stays pinned; to renew a package, delete its lines first.
+RESOLVE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-header --no-annotate
 
-lock-check: $(READY) ## check the locks for drift: complete, hashed, one version everywhere
-	@$(BIN)/python -m release lock-check
+lock: $(READY) ## resolve pyproject.toml into the locks of deploy/requirements
+	@$(RESOLVE) pyproject.toml --extra gpu --group dev -o $(LOCKS)/dev.txt
+	@$(RESOLVE) pyproject.toml -c $(LOCKS)/dev.txt -o $(LOCKS)/serve-cpu.txt
+	@$(RESOLVE) pyproject.toml --extra gpu -c $(LOCKS)/dev.txt -o $(LOCKS)/serve-gpu.txt
+	@$(RESOLVE) --group validate -c $(LOCKS)/dev.txt -o $(LOCKS)/validate.txt
+
+lock-check: lock ## fail if the committed locks do not fit pyproject.toml
+	@git diff --exit-code --stat $(LOCKS)
 
 certify: $(READY) | model.lock ## measure the rate this machine holds; RATE=200 proposes replicas
 	@$(BIN)/python -m benchmarks certify $(if $(RATE),--rate $(RATE))

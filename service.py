@@ -1,4 +1,4 @@
-"""The service: ImageClassifier answers HTTP, ModelRunner owns the network where it runs apart."""
+"""The two BentoML services: wiring only. docs/architecture.md walks a request through them."""
 
 import asyncio
 import functools
@@ -9,248 +9,176 @@ from typing import Any
 
 import bentoml
 import numpy as np
-from _bentoml_sdk import Service
 from bentoml.exceptions import BentoMLException, ServiceUnavailable
 from bentoml.models import BentoModel
 
 from image_classifier.artifact.artifact import Artifact
 from image_classifier.artifact.store import locate, read_lock
-from image_classifier.bentoml_compat import let_requests_finish, let_workers_refuse, or_refuse
-from image_classifier.http.app import App, Edge
-from image_classifier.http.metrics import RequestMetrics
-from image_classifier.http.openapi import openapi_document
-from image_classifier.http.schemas import engine_card, model_card
-from image_classifier.inference.admission import Admission
-from image_classifier.inference.batcher import RunBatch
-from image_classifier.inference.classifier import Classifier
-from image_classifier.inference.engine import Batch, Logits
-from image_classifier.inference.machine import usable_cores
-from image_classifier.inference.pipeline import (
-    COALESCED,
-    Pipeline,
-    ToInput,
-    embedded_pipeline,
-    remote_pipeline,
+from image_classifier.bentoml_compat import (
+    API_CONFIG,
+    KEEP_CONNECTIONS,
+    MountedAppFirst,
+    prepare_process,
+    prepare_supervisor,
+    stop_server_on_failure,
 )
-from image_classifier.inference.runner import from_runner
+from image_classifier.http.app import create_app
+from image_classifier.http.schemas import EngineCard, ModelCard
+from image_classifier.inference.classifier import Classifier
+from image_classifier.inference.machine import usable_cores
+from image_classifier.inference.runner import (
+    CALL_TIMEOUT_S,
+    MAX_CALL_INPUTS,
+    LocalRunner,
+    RemoteRunner,
+    Runner,
+)
 from image_classifier.inference.startup import (
+    check_preprocessing,
     freeze_garbage,
-    golden_inputs,
     load_executor,
     open_for_serving,
 )
 from image_classifier.settings import Settings
 from preprocessing import DecodeLimits
-from preprocessing import to_input as preprocess
 from preprocessing.errors import OperatorError
 
+prepare_process()
 try:
-    SETTINGS = Settings.from_env(os.environ)
-    LOCK = read_lock(Path(__file__).resolve().parent / SETTINGS.lock)
-    MODEL_ROOT = locate(LOCK.tag)
+    settings = Settings.from_env(os.environ)
+    lock = read_lock(Path(__file__).resolve().parent / settings.lock)
+    model_root = locate(lock.tag)
 except OperatorError as error:
     # BentoML prints this kind in one line and exits with status 1.
     raise BentoMLException(str(error)) from error
 
-EMBEDDED = SETTINGS.topology == "embedded"
-CORES = usable_cores()
-API_WORKERS = SETTINGS.workers or (1 if EMBEDDED else CORES)
-RUNNER_TIMEOUT_S = 30  # of one call to the runner
-PROBE_TIMEOUT_S = 2
-"""Of a readiness probe. BentoML 1.4.39 does not catch its own time limit where the runner is dead
-(_bentoml_impl/client/proxy2.py, `is_ready`): its probe hangs for `traffic.timeout`."""
-KEEP_CONNECTIONS = {"max_requests": 2**31 - 1, "max_age": 1e9}
-"""BentoML 1.4.39 makes its client to the runner anew every 100 requests and closes the old one
-with all calls in flight, which fail; these numbers mean never (BentoML issue 5540)."""
+app = create_app(settings, lock)
+embedded = settings.topology == "embedded"
+cores = usable_cores()
+api_workers = settings.workers or (1 if embedded else cores)
+
+
+def decode_limits() -> DecodeLimits:
+    """Return what the settings allow one image file to cost."""
+    chosen = settings.model_dump(include=set(DecodeLimits.model_fields))
+    return DecodeLimits(max_bytes=settings.max_body_bytes, **chosen)
 
 
 @functools.cache
-def opened(*, graphs: bool) -> Artifact:
-    """The artifact of the lock, verified once a process; `graphs` as there."""
+def open_locked(*, graphs: bool) -> Artifact:
+    """Open the artifact of the lock, verified once a process; `graphs` as there."""
     return open_for_serving(
-        MODEL_ROOT, LOCK.manifest_sha256, public_key=SETTINGS.public_key, graphs=graphs
+        model_root,
+        lock.manifest_sha256,
+        lock.evidence_sha256,
+        public_key=settings.public_key,
+        graphs=graphs,
     )
 
 
 @bentoml.service(
     name="ModelRunner",
     workers=1,
-    traffic={"timeout": RUNNER_TIMEOUT_S},
+    traffic={"timeout": CALL_TIMEOUT_S},
     runner_connection=KEEP_CONNECTIONS,
-    logging={"access": {"enabled": False}},  # a line a batch says nothing the metrics do not
+    logging={"access": {"enabled": False}},  # a line per batch says nothing the metrics do not
 )
 class ModelRunner:
-    """Owns the network: the adaptive-batching runner.
+    """Owns the network; BentoML's dispatcher merges what several API processes send."""
 
-    In the runner topology it is one process, and BentoML's dispatcher merges what the API
-    processes send. In the embedded topology BentoML makes it inside each API process.
-    """
+    model = BentoModel(lock.tag)
 
-    model = BentoModel(LOCK.tag)
-
-    @or_refuse()
+    @stop_server_on_failure
     def __init__(self) -> None:
         self.executor = load_executor(
-            opened(graphs=True),
-            engine=SETTINGS.engine,
-            budget_ms=SETTINGS.budget_ms,
-            deterministic=SETTINGS.deterministic,
+            open_locked(graphs=True),
+            engine=settings.engine,
+            budget_ms=settings.budget_ms,
+            deterministic=settings.deterministic,
         )
         freeze_garbage()
 
+    # max_latency_ms is no window to wait in: the dispatcher drops what would wait longer.
+    # Admission, in the API processes, refuses far earlier.
     @bentoml.api(
         batchable=True,
         batch_dim=(0, 0),
-        max_batch_size=COALESCED,
-        # Not a window to wait in: the dispatcher drops what would wait longer. Admission, in
-        # the API processes, refuses far earlier.
-        max_latency_ms=RUNNER_TIMEOUT_S * 1_000,
+        max_batch_size=MAX_CALL_INPUTS,
+        max_latency_ms=CALL_TIMEOUT_S * 1_000,
     )
     def infer(self, batch: np.ndarray) -> np.ndarray:
-        """Logits, float32 (n, classes), of a batch (n, H, W, C)."""
-        return self.executor.run(batch, lambda: True)
+        """Return logits, float32 (n, classes), of a batch (n, H, W, C)."""
+        return self.executor.run(batch)
 
     @bentoml.api
-    def loaded(self) -> dict[str, Any]:
-        """The engine this process runs, and how."""
-        return engine_card(opened(graphs=True).manifest, self.executor.plan)
-
-
-class EdgeService(Service[Any]):
-    """BentoML's service behind our HTTP edge.
-
-    `service_class` is how BentoML lets a service be more than its own class; `to_asgi` is
-    what its workers serve.
-    """
-
-    def to_asgi(self, is_main: bool = True) -> App:
-        """See `Edge`."""
-        app = super().to_asgi(is_main)
-        return Edge(
-            app,
-            service=bentoml.get_current_service,
-            max_body_bytes=SETTINGS.max_body_bytes,
-            max_bodies_bytes=SETTINGS.max_bodies_bytes,
-        )
+    def plan(self) -> dict[str, Any]:
+        """Return the plan by which the network runs, as JSON."""
+        return self.executor.plan.model_dump(mode="json")
 
 
 @bentoml.service(
-    name="ImageClassifier",
-    workers=API_WORKERS,
-    traffic={"timeout": 60},
-    service_class=EdgeService,
+    name="ImageClassifier", workers=api_workers, service_class=MountedAppFirst, **API_CONFIG
 )
+@bentoml.asgi_app(app)
 class ImageClassifier:
-    """Classifies images: decodes, infers through the batcher, ranks."""
+    """Classifies images over HTTP."""
 
-    model = BentoModel(LOCK.tag)
+    model = BentoModel(lock.tag)
     runner = bentoml.depends(ModelRunner)
 
     @bentoml.on_deployment
     @staticmethod
     def prepare() -> None:
-        """Runs once, in the supervisor: check the lock and choose the processes to start."""
-        let_workers_refuse()
+        """Check the artifact once, in the supervisor, before a worker starts."""
+        prepare_supervisor(ImageClassifier, with_runner=not embedded)
         try:
-            opened(graphs=False).labels()
+            open_locked(graphs=False).labels()
         except OperatorError as error:
             raise BentoMLException(str(error)) from error
-        if EMBEDDED:
-            # BentoML starts a process for each dependency it finds here. Taken out in the
-            # supervisor only: the bento lists both services, and in a worker BentoML makes a
-            # dependency that has no process in place.
-            ImageClassifier.dependencies.pop("runner", None)  # type: ignore[attr-defined]
-        else:
-            from bentoml._internal.utils.circus import Arbiter  # of no use in a worker
 
-            let_requests_finish(Arbiter)
-
-    @or_refuse()
+    @stop_server_on_failure
     def __init__(self) -> None:
-        self._artifact = opened(graphs=EMBEDDED)
-        self._labels = self._artifact.labels()
-        preprocessing = self._artifact.preprocessing()
-        if not EMBEDDED:  # embedded, loading the executor has checked it
-            golden_inputs(self._artifact.golden_samples(), preprocessing)
-        self.metrics = RequestMetrics()
-        to_input = functools.partial(
-            preprocess, preprocessing=preprocessing, limits=_decode_limits()
-        )
+        artifact = open_locked(graphs=embedded)
+        runner: Runner
+        if embedded:
+            runner = LocalRunner(self.runner.executor)
+        else:
+            check_preprocessing(artifact, artifact.preprocessing())
+            runner = RemoteRunner(
+                self.runner,
+                artifact.record,
+                budget_ms=settings.budget_ms,
+                unavailable=ServiceUnavailable,
+            )
         self.classifier = Classifier(
-            self._embedded(to_input) if EMBEDDED else self._remote(to_input),
-            self._admission(),
-            self._labels,
-            timeout_ms=SETTINGS.timeout_ms,
-            default_top_k=SETTINGS.default_top_k,
+            artifact,
+            runner,
+            limits=decode_limits(),
+            cores=cores,
+            workers=api_workers,
+            max_in_flight=settings.max_queue,
+            max_wait_ms=settings.longest_wait_ms,
+            overload_wait_ms=settings.longest_overload_wait_ms,
+            timeout_ms=settings.timeout_ms,
+            default_top_k=settings.default_top_k,
         )
+        app.state.classifier = self.classifier
+        app.state.describe_model = self.describe_model
         freeze_garbage()
-
-    def _embedded(self, to_input: ToInput) -> Pipeline:
-        return embedded_pipeline(self.runner.executor, to_input, CORES)
-
-    def _remote(self, to_input: ToInput) -> Pipeline:
-        return remote_pipeline(
-            self._run_remotely(),
-            to_input,
-            max(1, CORES // API_WORKERS),
-            image_ms=self._image_ms(),
-            budget_ms=SETTINGS.budget_ms,
-        )
-
-    def _admission(self) -> Admission:
-        return Admission(
-            max_inside=SETTINGS.max_queue,
-            max_wait_ms=SETTINGS.longest_wait_ms,
-            image_ms=self._image_ms() * API_WORKERS,
-            parallel=CORES,
-        )
-
-    def _image_ms(self) -> float:
-        if EMBEDDED:
-            return self.runner.executor.plan.image_ms
-        record = self._artifact.record
-        return record.plan.image_ms if record else 1.0
-
-    def _run_remotely(self) -> RunBatch:
-        async def run_batch(batch: Batch) -> Logits:
-            infer = functools.partial(self.runner.to_async.infer, batch)
-            return await from_runner(infer, timeout_s=RUNNER_TIMEOUT_S, refusal=ServiceUnavailable)
-
-        return run_batch
 
     @bentoml.api
     async def classify(self, image: Path, top_k: int | None = None) -> dict[str, Any]:
-        """Classify one image file; what BentoML's own clients see. HTTP is answered by `Edge`."""
+        """Tell BentoML's clients how to call /classify; over HTTP `app` answers it."""
         data = await asyncio.to_thread(image.read_bytes)
         answer = await self.classifier.classify(data, top_k)
-        return {"predictions": [asdict(one) for one in answer.predictions]}
+        return {"predictions": [asdict(prediction) for prediction in answer.predictions]}
 
-    async def check_ready(self) -> None:
-        """Raise NotReady where the runner does not answer; a worker that answers is well."""
-        if not EMBEDDED:
-            # Its own probe, not one of its methods: those wait for a running batch.
-            probe = self.runner.is_ready
-            await from_runner(probe, timeout_s=PROBE_TIMEOUT_S, refusal=ServiceUnavailable)
+    async def __is_ready__(self) -> bool:
+        """Answer /readyz."""
+        return await self.classifier.runner.is_ready()
 
-    async def model_card(self) -> dict[str, Any]:
-        """What is loaded, as `GET /model` shows it."""
-        loaded = self.runner.loaded() if EMBEDDED else await self._runner_card()
-        return model_card(LOCK, self._artifact, loaded, SETTINGS.topology)
-
-    async def _runner_card(self) -> dict[str, Any]:
-        loaded = self.runner.to_async.loaded
-        return await from_runner(loaded, timeout_s=PROBE_TIMEOUT_S, refusal=ServiceUnavailable)
-
-    def openapi(self) -> dict[str, Any]:
-        """The document behind Swagger UI."""
-        return openapi_document(LOCK.tag, self._labels, SETTINGS.default_top_k)
-
-    @property
-    def model_reference(self) -> dict[str, str]:
-        """What every answer says of the model."""
-        return {"tag": LOCK.tag, "digest": LOCK.manifest_sha256}
-
-
-def _decode_limits() -> DecodeLimits:
-    given = SETTINGS.model_dump(include=set(DecodeLimits.model_fields))
-    return DecodeLimits(max_bytes=SETTINGS.max_body_bytes, **given)
+    async def describe_model(self) -> ModelCard:
+        """Answer GET /model."""
+        artifact = open_locked(graphs=embedded)
+        engine = EngineCard.of(artifact.evidence, await self.classifier.runner.describe())
+        return ModelCard.of(lock, artifact, engine, settings.topology)

@@ -73,7 +73,7 @@ def subject_from(environ: Mapping[str, str], images: Path | None) -> Subject:
     """
     settings = Settings.from_env(environ)
     lock = read_lock(ROOT / settings.lock)
-    artifact = open_artifact(locate(lock.tag), lock.manifest_sha256)
+    artifact = open_artifact(locate(lock.tag), lock.manifest_sha256, lock.evidence_sha256)
     if images is None:
         files = tuple(sample.data for sample in artifact.golden_samples())
     else:
@@ -227,7 +227,7 @@ def _certificate(
 
 def machine_for(artifact: Artifact, engine: str) -> Machine:
     """This machine, with its GPU where the engine uses one."""
-    return this_machine(accelerator_of(artifact.manifest.engine(engine).kind))
+    return this_machine(accelerator_of(artifact.evidence.engine(engine).kind))
 
 
 def plan_of(engine: dict[str, Any]) -> EnginePlan:
@@ -237,6 +237,6 @@ def plan_of(engine: dict[str, Any]) -> EnginePlan:
         streams=engine["streams"],
         threads=engine["threads"],
         batch_sizes=tuple(engine["batch_sizes"]),
-        image_ms=engine["image_ms"],
-        solo=engine["solo"],
+        service_time_ms=engine["service_time_ms"],
+        single_stream=engine["single_stream"],
     )

@@ -32,7 +32,7 @@ from preprocessing import (
     decode_image,
     to_input,
 )
-from preprocessing.geometry import centre_crop_box, shorter_side_size
+from preprocessing.transform import centre_crop_box, shorter_side_size
 
 ROOT = Path(__file__).resolve().parents[1]
 PHOTOS = ROOT.parent / "shared" / "data" / "images" / "photos"
@@ -79,7 +79,7 @@ def step_tasks(data: bytes) -> dict[str, Task]:
         "decode/bare": partial(_bare_decode, data),
         "decode/ours": partial(decode_image, data, DecodeRules(), LIMITS),
         "resize/bare": partial(decoded.resize, size, Image.Resampling.BILINEAR),
-        "resize/ours": lambda: next(PREPROCESSING.steps(decoded)),
+        "resize/ours": partial(PREPROCESSING.resize, decoded),
         "crop/bare": partial(_bare_crop, resized),
         "crop/ours": partial(PREPROCESSING.to_input, resized),
         "all/bare": lambda: _bare_crop(_bare_decode(data).resize(size, Image.Resampling.BILINEAR)),

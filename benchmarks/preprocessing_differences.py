@@ -13,7 +13,7 @@ from torchvision.transforms._presets import ImageClassification
 from torchvision.transforms.v2 import functional as v2
 
 from benchmarks.preprocessing_report import Difference
-from importer.materials import entry_of
+from image_classifier.artifact.manifest import InputSpec
 from importer.pixels_to_logits import PixelsToLogits
 from preprocessing import DecodeRules, PreprocessingSpec, Resize, SpecPreprocessing
 from preprocessing.spec import Interpolation
@@ -116,9 +116,8 @@ _SPEC = PreprocessingSpec.imagenet(resize=64, crop=56)
 def normalised(image: Image.Image, spec: PreprocessingSpec) -> Array:
     """What a network sees of an image, float32 (C, H, W): normalised by what is exported."""
     preprocessing = SpecPreprocessing(spec)
-    signature = entry_of(preprocessing, spec=spec)
     batch = torch.from_numpy(preprocessing.to_input(image)[None].copy())
-    pixels: Array = PixelsToLogits(nn.Identity(), signature)(batch)[0].numpy()
+    pixels: Array = PixelsToLogits(nn.Identity(), InputSpec.of(preprocessing))(batch)[0].numpy()
     return pixels
 
 

@@ -2,10 +2,8 @@
 
 import numpy as np
 
-from preprocessing.decode import decode_image
-from preprocessing.interface import Preprocessing
-from preprocessing.pipeline import image_to_input
-from preprocessing.rules import DecodeLimits
+from preprocessing import DecodeLimits, Preprocessing, decode_image
+from preprocessing.user_class import image_to_input
 
 
 def shrink_difference(data: bytes, preprocessing: Preprocessing, limits: DecodeLimits) -> float:

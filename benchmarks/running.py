@@ -26,8 +26,7 @@ from preprocessing.errors import OperatorError
 ROOT = Path(__file__).resolve().parents[1]
 POLL_S = 0.02
 PATIENT_MS = 5_000
-"""More than a closed loop's estimate of the wait: 64 requests at 50 ms each are 4,500 with the part
-for bad luck (inference/admission.py)."""
+"""More than the wait of a closed loop: 64 requests at 50 ms each are 3,200."""
 STOP_WITHIN_S = 15.0
 
 
@@ -133,8 +132,8 @@ def budget_setting(budget_ms: float) -> dict[str, str]:
 
 
 def patient_setting() -> dict[str, str]:
-    """The setting with which this project refuses nothing of a closed loop, as its peers do."""
-    return {f"{PREFIX}MAX_WAIT_MS": str(PATIENT_MS)}
+    """The settings with which this project refuses nothing of a closed loop, as its peers do."""
+    return dict.fromkeys((f"{PREFIX}MAX_WAIT_MS", f"{PREFIX}OVERLOAD_WAIT_MS"), str(PATIENT_MS))
 
 
 def clean_environment(

@@ -45,16 +45,23 @@ class Settings(BaseModel):
     budget_ms: Annotated[float, Field(gt=0)] = Field(
         50.0, description="Milliseconds an answer may take; caps the batch size."
     )
-    max_wait_ms: Annotated[float, Field(gt=0)] | None = Field(
+    max_wait_ms: Annotated[float, Field(gt=0)] = Field(
+        2_000.0,
+        description="Longest wait of a request before work on it begins; what would wait longer, "
+        "or has, is refused with 429. `CLASSIFIER_TIMEOUT_MS` where that is less.",
+    )
+    overload_wait_ms: Annotated[float, Field(gt=0)] | None = Field(
         None,
-        description="A request whose answer would take longer, by estimate, is refused with 429; "
-        "unset means twice the budget.",
+        description="The same during overload (docs/admission.md); unset means the budget, "
+        "and never more than `CLASSIFIER_MAX_WAIT_MS`.",
     )
     timeout_ms: Annotated[float, Field(gt=0, le=55_000)] = Field(
         5_000.0, description="Milliseconds after which an accepted request is answered 504."
     )
     max_queue: Annotated[int, Field(ge=1)] = Field(
-        512, description="Requests that may be inside one API process at a time."
+        512,
+        description="Requests that may be in flight in one API process at a time; more are "
+        "refused with 429.",
     )
     deterministic: bool = Field(
         False,
@@ -99,8 +106,14 @@ class Settings(BaseModel):
 
     @property
     def longest_wait_ms(self) -> float:
-        """Milliseconds of estimated time to an answer above which a request is refused."""
-        return self.max_wait_ms if self.max_wait_ms is not None else 2 * self.budget_ms
+        """Longest wait of an accepted request: none is let in only to time out."""
+        return min(self.max_wait_ms, self.timeout_ms)
+
+    @property
+    def longest_overload_wait_ms(self) -> float:
+        """Longest wait of an accepted request during overload."""
+        wait_ms = self.budget_ms if self.overload_wait_ms is None else self.overload_wait_ms
+        return min(wait_ms, self.longest_wait_ms)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Settings":

@@ -1,284 +1,77 @@
-"""The engines an import tries: exported, certified, measured; and certified again later."""
+"""The engines that an import may try, and which of them it tries."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable
 
-import numpy as np
-import numpy.typing as npt
-
-from image_classifier.artifact.artifact import Artifact
-from image_classifier.artifact.manifest import (
-    Certificate,
-    EngineEntry,
-    EngineGraph,
-    PreprocessingEntry,
-)
-from image_classifier.artifact.record import EngineAttempt, LatencyPoint, Plan
-from image_classifier.inference.certificate import certify
-from image_classifier.inference.engine import Batch, Logits
-from image_classifier.inference.engines.load import open_graph
-from image_classifier.inference.executor import Executor
-from image_classifier.inference.machine import usable_cores
-from image_classifier.inference.plan import measure_curve
-from image_classifier.inference.startup import gates_of, golden_inputs
+from image_classifier.artifact.evidence import EngineGraph
+from image_classifier.artifact.manifest import Graph
 from importer.errors import ImportRefused
-from importer.export import export_onnx, export_torchscript
-from importer.options import ImportOptions
-from importer.pixels_to_logits import PixelsToLogits
-from importer.progress import Progress
-from importer.quantise import quantise
-from preprocessing.errors import OperatorError
 
-ONNX_FILE = "engines/network.onnx"
-TORCHSCRIPT_FILE = "engines/network.torchscript.pt"
-INT8_FILE = "engines/network-int8.xml"
-INT8_WEIGHTS = "engines/network-int8.bin"
-ENOUGH_SAMPLES = 100
-"""Golden samples below which "auto" leaves bf16 and int8 out: an agreement of 99 % cannot be
-told from one of 100 % on fewer."""
-PAIRED = 16
-"""Golden samples that also run in batches of two. A graph that mixes the images of a batch, or
-has a batch size of one written into it, gives itself away on the first pair."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """What the engines are compared on.
-
-    Attributes:
-        inputs: Golden inputs, (n, H, W, C).
-        reference: Reference logits, float32 (n, classes).
-        class_ids: True class of each golden sample, or None.
-        calibration: Inputs for quantisation, (m, H, W, C).
-    """
-
-    inputs: npt.NDArray[np.generic]
-    reference: Logits
-    class_ids: tuple[int | None, ...]
-    calibration: npt.NDArray[np.generic]
-
-
-CANDIDATES = (
-    EngineGraph(kind="openvino", precision="fp32", file=ONNX_FILE),
-    EngineGraph(kind="openvino", precision="bf16", file=ONNX_FILE),
-    EngineGraph(kind="openvino", precision="int8", file=INT8_FILE, companions=(INT8_WEIGHTS,)),
-    EngineGraph(kind="onnxruntime", precision="fp32", file=ONNX_FILE),
-    EngineGraph(kind="torchscript", precision="fp32", file=TORCHSCRIPT_FILE),
-    EngineGraph(kind="torchscript", precision="bf16", file=TORCHSCRIPT_FILE),
-    EngineGraph(kind="torchscript", precision="fp16", file=TORCHSCRIPT_FILE),
+ONNX_GRAPH = Graph(file="engines/network.onnx", format="onnx", precision="fp32")
+INT8_GRAPH = Graph(
+    file="engines/network-int8.xml",
+    format="openvino",
+    precision="int8",
+    companions=("engines/network-int8.bin",),
 )
+TORCHSCRIPT_GRAPH = Graph(
+    file="engines/network.torchscript.pt", format="torchscript", precision="fp32"
+)
+CANDIDATES = (
+    EngineGraph(kind="openvino", precision="fp32", file=ONNX_GRAPH.file),
+    EngineGraph(kind="openvino", precision="bf16", file=ONNX_GRAPH.file),
+    EngineGraph(kind="openvino", precision="int8", file=INT8_GRAPH.file),
+    EngineGraph(kind="onnxruntime", precision="fp32", file=ONNX_GRAPH.file),
+    EngineGraph(kind="torchscript", precision="fp32", file=TORCHSCRIPT_GRAPH.file),
+    EngineGraph(kind="torchscript", precision="bf16", file=TORCHSCRIPT_GRAPH.file),
+    EngineGraph(kind="torchscript", precision="fp16", file=TORCHSCRIPT_GRAPH.file),
+)
+ENGINES_OF_DEVICE = {"cpu": ("openvino", "onnxruntime"), "cuda": ("torchscript",)}
+MIN_SAMPLES = 100
+"""Golden images from which "auto" tries reduced precision: with fewer, an agreement of 99 % cannot
+be told from one of 100 %."""
 
 
-def chosen_candidates(
-    options: ImportOptions, samples: int, progress: Progress
-) -> tuple[EngineGraph, ...]:
-    """The engines to try for what was asked.
+def choose_candidates(
+    engine: str, precision: str, device: str, samples: int
+) -> tuple[tuple[EngineGraph, ...], str]:
+    """Choose the engines to try.
 
-    "auto" as the engine means those of the target device; "auto" as the precision leaves
-    reduced precision out where the golden samples are too few to tell.
+    Args:
+        engine: A kind of engine; "auto" for those of the device.
+        precision: A precision; "auto" for all, reduced ones only with enough golden images.
+        device: "cpu" or "cuda".
+        samples: Number of golden images.
+
+    Returns:
+        The candidates, and a note on what was left out: empty where nothing was.
 
     Raises:
-        ImportRefused: No engine fits.
+        ImportRefused: There is no such engine.
     """
-    on_device = {"cpu": ("openvino", "onnxruntime"), "cuda": ("torchscript",)}[options.device]
-    kinds = on_device if options.engine == "auto" else (options.engine,)
+    kinds = ENGINES_OF_DEVICE[device] if engine == "auto" else (engine,)
     chosen = [candidate for candidate in CANDIDATES if candidate.kind in kinds]
-    if options.precision != "auto":
-        chosen = [item for item in chosen if item.precision == options.precision]
-    elif samples < ENOUGH_SAMPLES:
-        left_out = sorted({item.precision for item in chosen} - {"fp32"})
-        chosen = [item for item in chosen if item.precision == "fp32"]
+    note = ""
+    if precision != "auto":
+        chosen = [candidate for candidate in chosen if candidate.precision == precision]
+    elif samples < MIN_SAMPLES:
+        left_out = sorted({candidate.precision for candidate in chosen} - {"fp32"})
+        chosen = [candidate for candidate in chosen if candidate.precision == "fp32"]
         if left_out:
-            progress.note(
-                f"{' and '.join(left_out)} are tried from {ENOUGH_SAMPLES} golden images on; there "
+            note = (
+                f"{' and '.join(left_out)} are tried from {MIN_SAMPLES} golden images on; there "
                 f"are {samples} (--golden; --precision tries one all the same)"
             )
     if not chosen:
         raise ImportRefused(
-            f"--engine {options.engine} --precision {options.precision}: no such engine; there are "
+            f"--engine {engine} --precision {precision}: no such engine; there are "
             + ", ".join(candidate.name for candidate in CANDIDATES)
         )
-    return tuple(chosen)
+    return tuple(chosen), note
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """Tries candidates against the evidence, in one draft."""
-
-    draft: Path
-    network: PixelsToLogits
-    signature: PreprocessingEntry
-    evidence: Evidence
-    options: ImportOptions
-
-    def run(
-        self, candidates: Iterable[EngineGraph], progress: Progress
-    ) -> tuple[tuple[EngineEntry, ...], tuple[EngineAttempt, ...]]:
-        """The engines that are certified, and what became of each candidate."""
-        entries, attempts = [], []
-        for candidate in candidates:
-            with progress.step(f"{candidate.name}: export, verify, measure"):
-                entry, attempt = self._try(candidate)
-            attempts.append(attempt)
-            if entry is not None:
-                entries.append(entry)
-        return tuple(entries), tuple(attempts)
-
-    def _try(self, candidate: EngineGraph) -> tuple[EngineEntry | None, EngineAttempt]:
-        # Exporters and engines raise what they like for a network they cannot take: the
-        # candidate becomes a row with its reason, and the import goes on with the others.
-        try:
-            write_graph(candidate, self.draft, self.network, self.evidence)
-            certificate, failure = self._judged(candidate)
-            curve = () if failure else self._curve(candidate)
-        except Exception as error:
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
-            if not isinstance(error, OperatorError):
-                reason = f"{type(error).__name__}: {reason}"
-            return None, EngineAttempt(engine=candidate.name, verdict="unavailable", reason=reason)
-        entry = EngineEntry(**candidate.model_dump(), certificate=certificate)
-        attempt = EngineAttempt(
-            engine=candidate.name,
-            verdict="failed" if failure else "passed",
-            reason=failure,
-            max_logit_difference=certificate.max_logit_difference,
-            top1_agreement=certificate.top1_agreement,
-            curve=curve,
-        )
-        return (None if failure else entry), attempt
-
-    def _judged(self, candidate: EngineGraph) -> tuple[Certificate, str]:
-        """Certificate of single images; why the engine fails on these or on pairs, else empty."""
-        inputs = self.evidence.inputs
-        single = self._logits(candidate, inputs, 1)
-        pairs = self._logits(candidate, inputs[:PAIRED], 2)
-        certificate, failure = self._certified(single, candidate)
-        if not failure and (failure := self._mixing(pairs, single[:PAIRED], candidate)):
-            failure = f"in batches of 2: {failure}"
-        return certificate, failure
-
-    def _logits(self, candidate: EngineGraph, inputs: Batch, batch_size: int) -> Logits:
-        # One batch size at a time: OpenVINO keeps a copy of the weights for each.
-        plan = Plan(
-            engine=candidate.name,
-            streams=1,
-            threads=usable_cores(),
-            batch_sizes=(batch_size,),
-            image_ms=1,
-        )
-        shape, classes = self.signature.input_shape, self.evidence.reference.shape[1]
-        engine = open_graph(candidate, self.draft, shape)(plan)
-        executor = Executor(engine, plan, self.signature, classes)
-        try:
-            return executor.run_in_parts(inputs, batch_size)
-        finally:
-            executor.close()
-
-    def _mixing(self, pairs: Logits, single: Logits, candidate: EngineGraph) -> str:
-        """Why images in one batch change each other's logits; empty where they do not."""
-        unknown = (None,) * len(single)
-        return certify(pairs, single, unknown, candidate.precision, self.options.gates)[1]
-
-    def _certified(self, logits: Logits, candidate: EngineGraph) -> tuple[Certificate, str]:
-        evidence = self.evidence
-        return certify(
-            logits, evidence.reference, evidence.class_ids, candidate.precision, self.options.gates
-        )
-
-    def _curve(self, graph: EngineGraph) -> tuple[LatencyPoint, ...]:
-        return measure_curve(
-            open_graph(graph, self.draft, self.signature.input_shape),
-            self.evidence.inputs,
-            usable_cores(),
-            budget_ms=self.options.budget_ms,
-            seconds=self.options.measure_seconds,
-        )
-
-
-def write_graph(
-    candidate: EngineGraph, draft: Path, network: PixelsToLogits, evidence: Evidence
-) -> None:
-    """Write the candidate's graph into the draft, unless another candidate did."""
-    path = draft / candidate.file
-    if path.exists():
-        return
-    path.parent.mkdir(exist_ok=True)
-    if candidate.file == TORCHSCRIPT_FILE:
-        export_torchscript(network, evidence.inputs, path)
-        return
-    if not (draft / ONNX_FILE).exists():
-        export_onnx(network, evidence.inputs, draft / ONNX_FILE)
-    if candidate.file != ONNX_FILE:
-        quantise(draft / ONNX_FILE, evidence.calibration, path)
-
-
-def verify_engines(artifact: Artifact, progress: Progress) -> tuple[EngineAttempt, ...]:
-    """Hold every certified engine to its gates again, with the golden samples.
-
-    Runs what serving would run, a preprocessing class of the artifact's own included.
-
-    Returns:
-        One row an engine, in the manifest's order.
-
-    Raises:
-        SelfCheckFailed: The preprocessing gives other pixels than at import.
-    """
-    samples = artifact.golden_samples()
-    with progress.step(f"preprocess {len(samples)} golden samples"):
-        inputs = golden_inputs(samples, artifact.preprocessing())
-    rows = []
-    for entry in artifact.manifest.engines:
-        with progress.step(f"{entry.name}: verify"):
-            rows.append(_verified(artifact, entry, inputs))
-    return tuple(rows)
-
-
-def _verified(artifact: Artifact, entry: EngineEntry, inputs: Batch) -> EngineAttempt:
-    samples = artifact.golden_samples()
-    reference = np.stack([sample.logits for sample in samples])
-    class_ids = tuple(sample.class_id for sample in samples)
-    difference, agreement, failures = 0.0, 1.0, []
-    # An engine may be unable to run on this machine, and raises what it likes then.
-    try:
-        for size, logits in _logits(artifact, entry, inputs):
-            certificate, failure = certify(
-                logits, reference, class_ids, entry.precision, gates_of(entry)
-            )
-            difference = max(difference, certificate.max_logit_difference)
-            agreement = min(agreement, certificate.top1_agreement)
-            failures += [f"batch size {size}: {failure}"] if failure else []
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        if not isinstance(error, OperatorError):
-            reason = f"{type(error).__name__}: {reason}"
-        return EngineAttempt(engine=entry.name, verdict="unavailable", reason=reason)
-    return EngineAttempt(
-        engine=entry.name,
-        verdict="failed" if failures else "passed",
-        reason="; ".join(failures),
-        max_logit_difference=difference,
-        top1_agreement=agreement,
+def graphs_of(candidates: Iterable[EngineGraph]) -> tuple[Graph, ...]:
+    """Return the graphs that the candidates run, in the order they are exported in."""
+    files = {candidate.file for candidate in candidates}
+    return tuple(
+        graph for graph in (ONNX_GRAPH, INT8_GRAPH, TORCHSCRIPT_GRAPH) if graph.file in files
     )
-
-
-def _logits(artifact: Artifact, entry: EngineEntry, inputs: Batch) -> Iterator[tuple[int, Logits]]:
-    """Logits of all inputs at each batch size that serving would use, and at one."""
-    sizes = {1}
-    if artifact.record is not None and artifact.record.plan.engine == entry.name:
-        sizes |= set(artifact.record.plan.batch_sizes)
-    signature = artifact.manifest.preprocessing
-    plan = Plan(
-        engine=entry.name,
-        streams=1,
-        threads=usable_cores(),
-        batch_sizes=tuple(sorted(sizes)),
-        image_ms=1,
-    )
-    engine = open_graph(entry, artifact.root, signature.input_shape)(plan)
-    executor = Executor(engine, plan, signature, artifact.manifest.num_classes)
-    try:
-        for size in plan.batch_sizes:
-            yield size, executor.run_in_parts(inputs, size)
-    finally:
-        executor.close()

@@ -11,11 +11,11 @@ import numpy.typing as npt
 from pydantic import ValidationError
 from torch import nn
 
-from image_classifier.artifact.manifest import PreprocessingEntry, describe_geometry
+from image_classifier.artifact.manifest import InputSpec, PreprocessingEntry, describe_geometry
 from image_classifier.inference.predictions import softmax
 from importer.errors import ImportRefused
 from importer.golden_images import GoldenImage, Reference
-from importer.pixels_to_logits import PixelsToLogits, reference_logits
+from importer.pixels_to_logits import PixelsToLogits, run_reference
 from importer.progress import Progress
 from preprocessing import DecodeLimits, PreprocessingSpec, Resize, SpecPreprocessing, to_input
 from preprocessing.errors import ImageRejected, PreprocessingBug
@@ -220,13 +220,15 @@ class Diagnosis:
 
     Attributes:
         network: The bare network, without normalisation.
-        signature: The preprocessing that was given.
+        preprocessing: The one that was given.
+        input_spec: Of the inputs it makes.
         images: The golden images, in the order of the comparison's rows.
         inputs: What the given preprocessing makes of them, (n, H, W, C).
     """
 
     network: nn.Module
-    signature: PreprocessingEntry
+    preprocessing: PreprocessingEntry
+    input_spec: InputSpec
     images: tuple[GoldenImage, ...]
     inputs: npt.NDArray[np.generic]
     comparison: Comparison
@@ -254,7 +256,7 @@ class Diagnosis:
         return ImportRefused(f"{what}; likely cause: {cause}; change the preprocessing to match")
 
     def _cause(self, rows: list[int]) -> str | None:
-        if self.signature.spec is None and (cause := self._cause_after_class(rows)):
+        if self.preprocessing.spec is None and (cause := self._cause_after_class(rows)):
             return cause
         start = self._given()
         singles = list(single_variants(start))
@@ -269,8 +271,7 @@ class Diagnosis:
 
     def _cause_after_class(self, rows: list[int]) -> str | None:
         """What can be changed behind a class of the user's: channel order, normalisation."""
-        entry = self.signature
-        if entry.input_dtype != "uint8":
+        if self.input_spec.dtype != "uint8":
             return None
         usual = self._given()
         for variant in (usual, *single_variants(usual)):
@@ -282,16 +283,16 @@ class Diagnosis:
 
     def _given(self) -> Variant:
         """Where the search begins: the spec; for a class, the usual pipeline of its shape."""
-        entry = self.signature
+        entry, input_spec = self.preprocessing, self.input_spec
         if entry.spec is not None:
             return Variant(axis="", spec=entry.spec)
-        height, width, _ = entry.input_shape
+        height, width, _ = input_spec.shape
         spec = PreprocessingSpec(
             decode=entry.decode,
             resize=Resize(size=round(height * 256 / 224)),
             crop=(height, width),
-            mean=entry.mean or (),
-            std=entry.std or (),
+            mean=input_spec.mean or (),
+            std=input_spec.std or (),
         )
         words = (
             f"the class {entry.class_name} does not do what the reference does: "
@@ -317,23 +318,42 @@ class Diagnosis:
     def _logits_agree(
         self, variant: Variant, rows: list[int], inputs: npt.NDArray[np.generic]
     ) -> bool:
-        entry = self.signature.model_copy(
+        input_spec = self.input_spec.model_copy(
             update={
-                "input_shape": inputs.shape[1:],
-                "input_dtype": "uint8",
+                "shape": inputs.shape[1:],
+                "dtype": "uint8",
                 "mean": variant.spec.mean,
                 "std": variant.spec.std,
             }
         )
-        network = PixelsToLogits(self.network, entry).eval()
-        logits = reference_logits(network, variant.ordered(inputs))
+        network = PixelsToLogits(self.network, input_spec).eval()
+        logits = run_reference(network, variant.ordered(inputs))
         return self.comparison.excess(logits, rows) <= 1
 
 
 def check_against_reference(
-    diagnosis: Diagnosis, logits: npt.NDArray[np.float32], progress: Progress
+    given: Reference,
+    logits: npt.NDArray[np.float32],
+    *,
+    network: nn.Module,
+    preprocessing: PreprocessingEntry,
+    input_spec: InputSpec,
+    images: tuple[GoldenImage, ...],
+    inputs: Inputs,
+    tolerance: float,
+    progress: Progress,
 ) -> npt.NDArray[np.float32]:
     """Hold the pipeline to the researcher's numbers.
+
+    Args:
+        given: The numbers, by file name.
+        logits: What the pipeline computes, (n, classes).
+        network: The bare network, without normalisation.
+        preprocessing: The one that was given.
+        input_spec: Of the inputs it makes.
+        images: The golden images.
+        inputs: What the preprocessing makes of them, (n, H, W, C).
+        tolerance: Allowed difference of a logit, as a factor of max(1, |reference logit|).
 
     Returns:
         The golden logits: the reference's own, or, where it holds probabilities, the logits
@@ -342,20 +362,21 @@ def check_against_reference(
     Raises:
         ImportRefused: They differ; the message names the likely cause.
     """
-    comparison = diagnosis.comparison
+    comparison = Comparison(
+        reference=given.rows([image.name for image in images], logits.shape[1]),
+        kind=given.kind,
+        tolerance=tolerance,
+    )
     if comparison.excess(logits, slice(None)) > 1:
+        diagnosis = Diagnosis(
+            network=network,
+            preprocessing=preprocessing,
+            input_spec=input_spec,
+            images=images,
+            inputs=inputs,
+            comparison=comparison,
+        )
         raise diagnosis.explain(logits, progress)
     if comparison.kind == "probabilities":
         return logits
     return comparison.reference.astype(np.float32)
-
-
-def comparison_with(
-    reference: Reference, images: tuple[GoldenImage, ...], num_classes: int, tolerance: float
-) -> Comparison:
-    """The rows of the golden images."""
-    return Comparison(
-        reference=reference.rows([image.name for image in images], num_classes),
-        kind=reference.kind,
-        tolerance=tolerance,
-    )

@@ -1,105 +1,90 @@
-"""Writes the network as a graph: ONNX or TorchScript, with a free batch dimension."""
+"""Writes the network as graphs: ONNX, int8 and TorchScript, with a free batch dimension."""
 
-import ctypes
-import logging
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx_ir
 import torch
 
+from image_classifier.artifact.manifest import Graph
+from importer.candidates import INT8_GRAPH, ONNX_GRAPH, TORCHSCRIPT_GRAPH
 from importer.errors import ImportRefused
+from importer.failures import describe_failure, quiet_exporter
 from importer.graphs import OnnxNetwork, write_graph_of_pixels
 from importer.pixels_to_logits import PixelsToLogits
-
-M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
-THRESHOLD_BYTES = 1 << 20
-
-
-def return_freed_memory() -> None:
-    """Give each allocation of 1 MiB or more a mapping of its own, returned when it is freed.
-
-    glibc raises this threshold up to 32 MiB by itself as larger blocks are freed; the weights
-    of a network then lie in one heap, which keeps its size whatever is freed in it. Importing
-    ViT-L/16 (1.2 GB) peaked at 5.8 GB that way, and at 4.7 GB with a fixed threshold. Another
-    C library has no `mallopt`, and keeps its own ways.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, THRESHOLD_BYTES)
-
-
-# Field numbers of onnx.proto, as tags: number << 3 | 2 (length-delimited).
-GRAPH = bytes([7 << 3 | 2])  # of ModelProto
-INITIALIZER = bytes([5 << 3 | 2])  # of GraphProto
-RAW_DATA = bytes([9 << 3 | 2])  # of TensorProto
-
-
-def write_onnx(program: Any, path: Path) -> None:
-    """Write what `torch.onnx.export` made as one file.
-
-    Its own `save` serialises weights twice on the way: of a network of 1.2 GB that is 2.4 GB.
-    The initializers are taken out of the program, which is of no use afterwards.
-
-    Args:
-        program: A `torch.onnx.ONNXProgram`.
-        path: Where to write it.
-    """
-    graph = program.model.graph
-    named = [(name, value.const_value) for name, value in graph.initializers.items()]
-    tensors = [tensor for _, tensor in named]
-    graph.initializers.clear()
-    model = program.model_proto
-    rest = model.graph.SerializeToString()
-    model.ClearField("graph")
-    headers = [_header(name, tensor) for name, tensor in named]
-    sizes = [
-        len(header) + len(RAW_DATA) + len(_varint(tensor.nbytes)) + tensor.nbytes
-        for header, tensor in zip(headers, tensors, strict=True)
-    ]
-    total = len(rest) + sum(len(INITIALIZER) + len(_varint(size)) + size for size in sizes)
-    with path.open("wb") as file:
-        file.write(model.SerializeToString() + GRAPH + _varint(total) + rest)
-        _write_tensors(file, zip(headers, sizes, tensors, strict=True))
-
-
-def _write_tensors(file: IO[bytes], tensors: Iterable[tuple[bytes, int, Any]]) -> None:
-    for header, size, tensor in tensors:
-        file.write(INITIALIZER + _varint(size) + header + RAW_DATA + _varint(tensor.nbytes))
-        file.write(tensor.tobytes())  # little-endian, as ONNX has it
-
-
-def _header(name: str, tensor: Any) -> bytes:
-    sides = [int(side) for side in tensor.shape]
-    described = onnx.TensorProto(name=name, data_type=int(tensor.dtype), dims=sides)
-    return bytes(described.SerializeToString())
-
-
-def _varint(value: int) -> bytes:
-    """A protobuf base-128 number: seven bits a byte, the lowest first."""
-    parts = bytearray()
-    while value > 0x7F:
-        parts.append(value & 0x7F | 0x80)
-        value >>= 7
-    parts.append(value)
-    return bytes(parts)
-
+from importer.progress import Progress
+from importer.quantise import quantise
 
 OPSET = 20
 """ONNX operator set: the newest that both OpenVINO 2026.4 and onnxruntime 1.32 run whole."""
+EXTERNAL_BYTES = 1 << 20
+"""Tensors of this size or more are written beside an ONNX file: it takes 2 GiB at most, and they
+are written one by one. Exporting ViT-B/16 (346 MB) then peaks at 1.18 GB, as much as before the
+file is written; in one file it peaks at 2.20 GB (torch 2.14, onnx-ir 1.1)."""
 FIRST_DATE = (1980, 1, 1, 0, 0, 0)
-"""Of members of a zip archive: the earliest its format can say."""
+"""Of members of a zip archive: the earliest date of its format."""
+
+
+def export_all(
+    graphs: Iterable[Graph],
+    network: PixelsToLogits,
+    inputs: npt.NDArray[np.generic],
+    calibration: npt.NDArray[np.generic],
+    root: Path,
+    progress: Progress,
+) -> dict[str, str]:
+    """Write graphs of the network into a staging directory.
+
+    Args:
+        graphs: What to write; of one that is made from another, both.
+        network: In evaluation mode.
+        inputs: Example inputs, shape (n, H, W, C), n of 1 or more.
+        calibration: Inputs whose activations decide the ranges of int8, (m, H, W, C).
+        root: The staging directory; the source of the network is in architecture/.
+
+    Returns:
+        Why each graph that failed could not be written, by file name.
+    """
+    failures: dict[str, str] = {}
+    (root / "engines").mkdir(exist_ok=True)
+
+    def attempt(graph: Graph, step: str) -> None:
+        # Exporters raise what they like for a network they cannot take.
+        try:
+            with progress.step(step), quiet_exporter(step):
+                if graph == ONNX_GRAPH:
+                    export_onnx(network, inputs, root / graph.file)
+                elif graph == INT8_GRAPH:
+                    quantise(root / ONNX_GRAPH.file, calibration, root / graph.file)
+                else:
+                    export_torchscript(network, inputs, root / graph.file)
+        except Exception as error:
+            failures[graph.file] = describe_failure(step, error, root / "architecture")
+            for path in (root / "engines").glob(f"{Path(graph.file).name}*"):
+                path.unlink()  # what is left of a failed export
+
+    wanted = tuple(graphs)
+    if ONNX_GRAPH in wanted or INT8_GRAPH in wanted:
+        attempt(ONNX_GRAPH, "export to ONNX")
+    if INT8_GRAPH in wanted:
+        if ONNX_GRAPH.file in failures:
+            failures[INT8_GRAPH.file] = failures[ONNX_GRAPH.file]
+        else:
+            attempt(INT8_GRAPH, "quantise to int8")
+    if TORCHSCRIPT_GRAPH in wanted:
+        attempt(TORCHSCRIPT_GRAPH, "export to TorchScript")
+    return failures
 
 
 def export_onnx(network: PixelsToLogits, inputs: npt.NDArray[np.generic], path: Path) -> None:
-    """Write an ONNX graph.
+    """Write an ONNX graph, with large tensors in a file beside it (`path` and ".data").
 
     Args:
         network: In evaluation mode.
@@ -107,7 +92,7 @@ def export_onnx(network: PixelsToLogits, inputs: npt.NDArray[np.generic], path: 
         path: Where to write it.
     """
     if isinstance(network.network, OnnxNetwork):
-        write_graph_of_pixels(network.network, network.signature, path)
+        write_graph_of_pixels(network.network, network.input_spec, path)
     elif isinstance(network.network, torch.jit.ScriptModule):
         _export_script(network, inputs, path)
     else:
@@ -115,24 +100,30 @@ def export_onnx(network: PixelsToLogits, inputs: npt.NDArray[np.generic], path: 
 
 
 def _export_eager(network: PixelsToLogits, inputs: npt.NDArray[np.generic], path: Path) -> None:
-    with _quiet_exporter():
-        program: Any = torch.onnx.export(
-            network,
-            (_example(inputs),),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=["batch"],
-            output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("n", min=1)},),
-            verbose=False,
-        )
-        _forget_origin(program.model)
-        write_onnx(program, path)
+    program: Any = torch.onnx.export(
+        network,
+        (_example(inputs),),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=["batch"],
+        output_names=["logits"],
+        dynamic_shapes=({0: torch.export.Dim("n", min=1)},),
+        verbose=False,
+    )
+    _forget_origin(program.model)
+    tensors = (value.const_value for value in program.model.graph.initializers.values())
+    external = any(tensor.nbytes >= EXTERNAL_BYTES for tensor in tensors)
+    onnx_ir.save(
+        program.model,
+        path,
+        external_data=f"{path.name}.data" if external else None,
+        size_threshold_bytes=EXTERNAL_BYTES,
+    )
 
 
 def _export_script(network: PixelsToLogits, inputs: npt.NDArray[np.generic], path: Path) -> None:
     # torch 2.14's exporter takes no ScriptModule; the older one, which does, is deprecated.
-    with _quiet_exporter(), torch.no_grad():
+    with torch.no_grad():
         torch.onnx.export(
             _traced(network, inputs),
             (_example(inputs),),
@@ -149,7 +140,7 @@ def _export_script(network: PixelsToLogits, inputs: npt.NDArray[np.generic], pat
     onnx.save_model(model, str(path))
 
 
-def _forget_origin(model: Any) -> None:
+def _forget_origin(model: onnx_ir.Model) -> None:
     """Remove what the exporter notes of every node: where in which file the network computes it.
 
     These are paths of this machine, so the same model would get another tag elsewhere.
@@ -202,19 +193,3 @@ def _write_without_origin(archive: BytesIO, path: Path) -> None:
 def _example(inputs: npt.NDArray[np.generic]) -> torch.Tensor:
     # Two inputs: from a batch of one the exporter would take the batch dimension for a constant.
     return torch.from_numpy(inputs[[0, -1]])
-
-
-@contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    # The exporter warns about its own internals and logs every pass; failures still raise.
-    names = ("torch.onnx", "onnxscript", "onnx_ir")
-    levels = {name: logging.getLogger(name).level for name in names}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for name in names:
-            logging.getLogger(name).setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for name, level in levels.items():
-                logging.getLogger(name).setLevel(level)

@@ -18,7 +18,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from image_classifier.artifact.manifest import PreprocessingEntry
+from image_classifier.artifact.manifest import InputSpec
 from importer.errors import ImportRefused
 from importer.user_code import one_line
 from importer.weights import is_torchscript
@@ -449,9 +449,7 @@ OLDEST_IR = 4
 """Before it, weights had to be listed as inputs."""
 
 
-def write_graph_of_pixels(
-    network: OnnxNetwork, preprocessing: PreprocessingEntry, path: Path
-) -> None:
+def write_graph_of_pixels(network: OnnxNetwork, input_spec: InputSpec, path: Path) -> None:
     """Write the graph with the normalisation in front: batch (n, H, W, C) in, logits out.
 
     n is free, or 1 where a batch size of one cannot be freed (`takes_batches`). Large tensors go
@@ -459,7 +457,7 @@ def write_graph_of_pixels(
 
     Args:
         network: The original.
-        preprocessing: Shape, dtype and normalisation of the inputs.
+        input_spec: Shape, dtype and normalisation of the inputs.
         path: Where to write it.
 
     Raises:
@@ -476,12 +474,12 @@ def write_graph_of_pixels(
         _free_batch_dimension(model, network.batch_size)
     graph = model.graph
     image = next(value for value in graph.input if value.name == network.classifier.input_name)
-    nodes, constants = _front(network, preprocessing, image.name)
+    nodes, constants = _front(network, input_spec, image.name)
     batch_size = "n" if network.takes_batches else 1
     pixels = helper.make_tensor_value_info(
         f"{PREFIX}batch",
-        ELEMENT_TYPES[preprocessing.input_dtype],
-        (batch_size, *preprocessing.input_shape),
+        ELEMENT_TYPES[input_spec.dtype],
+        (batch_size, *input_spec.shape),
     )
     kept = [*nodes, *graph.node]
     del graph.input[:], graph.node[:]
@@ -510,7 +508,7 @@ def _save(model: onnx.ModelProto, network: OnnxNetwork, path: Path) -> None:
 
 
 def _front(
-    network: OnnxNetwork, preprocessing: PreprocessingEntry, image: str
+    network: OnnxNetwork, input_spec: InputSpec, image: str
 ) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """Return the nodes from the pixels to the original input, and their constants.
 
@@ -521,13 +519,13 @@ def _front(
         steps.append(("Transpose", {"perm": [0, 3, 1, 2]}, None))
     takes = network.classifier.input_dtype
     if takes == "uint8":
-        _refuse_second_normalisation(preprocessing)
-    elif preprocessing.mean is not None and preprocessing.std is not None:
+        _refuse_second_normalisation(input_spec)
+    elif input_spec.mean is not None and input_spec.std is not None:
         shape = (-1,) if network.channels_last else (1, -1, 1, 1)
         steps.append(("Cast", {"to": TensorProto.FLOAT}, None))
         steps.append(("Div", {}, np.array(255, np.float32)))
-        steps.append(("Sub", {}, np.array(preprocessing.mean, np.float32).reshape(shape)))
-        steps.append(("Div", {}, np.array(preprocessing.std, np.float32).reshape(shape)))
+        steps.append(("Sub", {}, np.array(input_spec.mean, np.float32).reshape(shape)))
+        steps.append(("Div", {}, np.array(input_spec.std, np.float32).reshape(shape)))
     if takes == "float16":
         steps.append(("Cast", {"to": TensorProto.FLOAT16}, None))
     if not steps:
@@ -545,13 +543,13 @@ def _front(
     return nodes, constants
 
 
-def _refuse_second_normalisation(preprocessing: PreprocessingEntry) -> None:
-    given = (*(preprocessing.mean or ()), *(preprocessing.std or ()))
-    channels = preprocessing.input_shape[2]
-    if preprocessing.input_dtype != "uint8" or given != (0.0,) * channels + (1.0,) * channels:
+def _refuse_second_normalisation(input_spec: InputSpec) -> None:
+    given = (*(input_spec.mean or ()), *(input_spec.std or ()))
+    channels = input_spec.shape[2]
+    if input_spec.dtype != "uint8" or given != (0.0,) * channels + (1.0,) * channels:
         raise ImportRefused(
             f"the ONNX file takes uint8 pixels and normalises by itself, the preprocessing has "
-            f"mean {preprocessing.mean} and std {preprocessing.std}; leave both out of it"
+            f"mean {input_spec.mean} and std {input_spec.std}; leave both out of it"
         )
 
 

@@ -403,6 +403,26 @@ def output_activation(
     return asked or "softmax"
 
 
+def activation_of(
+    source: ModelSource, network: nn.Module, batch: torch.Tensor, asked: Activation | None = None
+) -> Activation:
+    """Return the activation that the end of a network shows, or that was asked for.
+
+    Args:
+        source: What was trained.
+        network: The same network as it takes `batch`.
+        batch: Inputs of `network`, (n, …).
+        asked: What the operator says of the outputs; None: nothing.
+
+    Raises:
+        ImportRefused: See `output_activation`.
+    """
+    if isinstance(source.network, OnnxNetwork):
+        graph = source.network
+        return output_activation(graph.ends_in, is_cut=graph.activation_cut, asked=asked)
+    return output_activation(final_operation(network, batch), is_cut=False, asked=asked)
+
+
 def takes_batches(network: nn.Module, pixels: torch.Tensor) -> bool:
     """Return whether a network can be served in batches; a finished graph may be fixed to one.
 

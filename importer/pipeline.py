@@ -1,49 +1,61 @@
-"""From what a researcher hands in to an artifact in the store."""
+"""An import, from a trained network to an artifact in the store."""
 
-import importlib.metadata
-import json
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from io import BytesIO
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
 
-from image_classifier.artifact.format import (
-    GOLDEN_LOGITS_NAME,
-    LABELS_NAME,
-    MANIFEST_NAME,
-    RECORD_NAME,
-    FrozenModel,
-    file_names,
-    sha256_bytes,
-    sha256_tree,
-)
-from image_classifier.artifact.manifest import SCHEMA_VERSION, EngineEntry, GoldenEntry, Manifest
+from image_classifier.artifact.evidence import Evidence
+from image_classifier.artifact.format import RECORD_NAME, SCHEMA_VERSION, FrozenModel
+from image_classifier.artifact.manifest import InputSpec, Manifest, Outputs
 from image_classifier.artifact.record import EngineAttempt, ImportRecord
 from image_classifier.artifact.store import (
     ModelLock,
     add,
     check_lock_place,
-    draft,
     locate,
+    staging_dir,
+    tag_of,
     write_lock,
 )
-from image_classifier.inference.engine import Logits
 from image_classifier.inference.engines.load import accelerator_of
 from image_classifier.inference.machine import ABSENT_GPU, this_machine
 from image_classifier.inference.plan import fastest_plan, plan_for
-from importer.candidates import Evidence, Trial, chosen_candidates
-from importer.diagnosis import Diagnosis, check_against_reference, comparison_with
+from importer.candidates import choose_candidates, graphs_of
+from importer.captured_preprocessing import capture_preprocessing
+from importer.certification import certify_all
+from importer.diagnosis import check_against_reference
 from importer.errors import ImportRefused
-from importer.interruption import uninterrupted
-from importer.labels import check_label_count
-from importer.materials import Materials, read_materials
+from importer.export import export_all
+from importer.golden_images import GoldenImage, GoldenImages, read_golden_images, read_reference
+from importer.labels import check_label_count, read_labels
+from importer.network import ModelSource, activation_of, read_graph, read_network
 from importer.options import ImportOptions
-from importer.pixels_to_logits import PixelsToLogits, reference_logits
+from importer.pixels_to_logits import PixelsToLogits, run_reference
+from importer.process import uninterrupted
 from importer.progress import Progress
 from importer.shrinking import certify_shrinking
+from importer.writing import (
+    identity_files,
+    installed_versions,
+    keep_graphs,
+    write_evidence,
+    write_golden,
+    write_labels,
+    write_manifest,
+    write_reference,
+)
+from preprocessing import DecodeLimits, Preprocessing, conformance_digests, to_input
+from preprocessing.decode import upright_turn
+from preprocessing.errors import ImageRejected
 
 
 class Provenance(FrozenModel):
@@ -60,8 +72,160 @@ class Provenance(FrozenModel):
     imported_at: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """What an import made.
+
+    Attributes:
+        known: Whether the store had the same artifact, with the same evidence, already.
+    """
+
+    lock: ModelLock
+    known: bool
+    manifest: Manifest
+    evidence: Evidence
+    record: ImportRecord
+
+
+def import_model(
+    options: ImportOptions, lock_path: Path, provenance: Provenance, progress: Progress
+) -> Imported:
+    """Import a trained model: read, run the reference, export, certify, measure, store, lock.
+
+    The store and the lock change at the very end only, each in one move.
+
+    Raises:
+        OperatorError: Why the model was not imported.
+    """
+    check_lock_place(lock_path)
+    with staging_dir() as root:
+        with progress.step("read the network and its weights"):
+            if options.network is None:
+                model = read_graph(Path(options.weights), root)
+            else:
+                model = read_network(
+                    options.network,
+                    options.network_kwargs,
+                    options.weights,
+                    root,
+                    weights_key=options.weights_key,
+                    weights_prefix=options.weights_prefix,
+                )
+        for note in model.notes:
+            progress.note(note)
+        preprocessing, entry = capture_preprocessing(options.preprocessing, model.published, root)
+        input_spec = InputSpec.of(preprocessing)
+        labels = _labels(options.labels, model)
+        given = None if options.reference is None else read_reference(options.reference)
+
+        with progress.step("read and preprocess the golden images"):
+            golden = read_golden_images(
+                options.golden,
+                labels,
+                options.golden_count,
+                options.golden_labels,
+                among=None if given is None else given.by_name.keys(),
+            )
+            inputs = _inputs(golden.images, preprocessing)
+            calibration = inputs
+            if options.calibration is not None:
+                images = read_golden_images(
+                    options.calibration, labels, options.calibration_count, None
+                ).images
+                calibration = _inputs(images, preprocessing)
+        for note in _golden_notes(golden, labels, preprocessing):
+            progress.note(note)
+        class_ids = tuple(image.label for image in golden.images)
+
+        network = PixelsToLogits(model.network, input_spec).eval()
+        with progress.step(f"run the reference on {len(golden.images)} golden images"):
+            reference = run_reference(network, inputs, root / "architecture")
+        activation = activation_of(model, network, torch.from_numpy(inputs[:1]))
+        check_label_count(labels, reference.shape[1])
+        shrinking = certify_shrinking(
+            preprocessing, golden.images, inputs, network, reference, options.gates
+        )
+        if given is not None:
+            reference = check_against_reference(
+                given,
+                reference,
+                network=model.network,
+                preprocessing=entry,
+                input_spec=input_spec,
+                images=golden.images,
+                inputs=inputs,
+                tolerance=options.gate_fp32_tolerance,
+                progress=progress,
+            )
+
+        candidates, note = choose_candidates(
+            options.engine, options.precision, options.device, len(inputs)
+        )
+        if note:
+            progress.note(note)
+        graphs = graphs_of(candidates)
+        failed_exports = export_all(graphs, network, inputs, calibration, root, progress)
+        engines, attempts = certify_all(
+            candidates,
+            failed_exports,
+            inputs,
+            reference,
+            class_ids,
+            input_spec=input_spec,
+            gates=options.gates,
+            root=root,
+            budget_ms=options.budget_ms,
+            measure_seconds=options.measure_seconds,
+            progress=progress,
+        )
+        if not engines:
+            raise ImportRefused(f"no engine passed: {_reasons(attempts)}")
+        on_gpu = options.device == "cuda"
+        accelerator = (accelerator_of(engines[0].kind) or ABSENT_GPU) if on_gpu else None
+        record = _record(attempts, options.budget_ms, accelerator, provenance)
+
+        with progress.step("write the artifact"):
+            write_labels(root, labels)
+            golden_entries = write_golden(root, golden.images, inputs)
+            manifest = Manifest(
+                schema_version=SCHEMA_VERSION,
+                name=options.name,
+                num_classes=reference.shape[1],
+                architecture=model.architecture,
+                input=input_spec,
+                preprocessing=entry,
+                outputs=Outputs(activation=activation),
+                graphs=keep_graphs(root, graphs),
+                conformance=conformance_digests(preprocessing),
+                golden=golden_entries,
+                files=identity_files(root),
+            )
+            identity = write_manifest(root, manifest)
+            evidence = Evidence(
+                schema_version=SCHEMA_VERSION,
+                identity_sha256=identity,
+                reference="torch" if given is None else "given",
+                reference_logits_sha256=write_reference(root, reference),
+                engines=engines,
+                shrinking=shrinking,
+                versions=installed_versions(),
+            )
+            lock = ModelLock(
+                tag=tag_of(options.name, identity),
+                manifest_sha256=identity,
+                evidence_sha256=write_evidence(root, evidence),
+            )
+            (root / RECORD_NAME).write_bytes(record.to_json())
+            with uninterrupted():
+                known = add(root, lock)
+                if known:  # the same model measured again: the later measurement counts
+                    (root / RECORD_NAME).replace(locate(lock.tag) / RECORD_NAME)
+                write_lock(lock_path, lock)
+    return Imported(lock=lock, known=known, manifest=manifest, evidence=evidence, record=record)
+
+
 def current_provenance(root: Path) -> Provenance:
-    """Provenance of the running command; `root` is this program's checkout."""
+    """Return the provenance of the running command; `root` is this program's checkout."""
     return Provenance(
         command=" ".join(sys.argv),
         source_commit=source_commit(root),
@@ -70,7 +234,7 @@ def current_provenance(root: Path) -> Provenance:
 
 
 def source_commit(root: Path) -> str | None:
-    """Commit checked out in `root`, with "-dirty" where tracked files differ; None outside git."""
+    """Return the commit of `root`, with "-dirty" where tracked files differ; None outside git."""
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],  # noqa: S607
@@ -84,180 +248,93 @@ def source_commit(root: Path) -> str | None:
     return described.stdout.strip()
 
 
-RELEVANT_PACKAGES = (
-    "nncf",
-    "numpy",
-    "onnx",
-    "onnxruntime",
-    "openvino",
-    "pillow",
-    "torch",
-    "torchvision",
-)
-"""Libraries whose version may change a number of the model."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Imported:
-    """What an import made.
-
-    Attributes:
-        known: Whether the store had the same artifact already.
-    """
-
-    lock: ModelLock
-    known: bool
-    manifest: Manifest
-    record: ImportRecord
-
-
-def import_model(
-    options: ImportOptions, lock_path: Path, provenance: Provenance, progress: Progress
-) -> Imported:
-    """Import a trained model: read, export, verify, measure, store, lock.
-
-    The store and the lock change at the very end only, each in one move.
-
-    Raises:
-        OperatorError: Why the model was not imported.
-    """
-    check_lock_place(lock_path)
-    with draft() as root:
-        materials = read_materials(options, root, progress)
-        network = PixelsToLogits(materials.model.network, materials.signature).eval()
-        with progress.step(f"run the reference on {len(materials.golden)} golden images"):
-            reference = reference_logits(network, materials.inputs)
-        check_label_count(materials.labels, reference.shape[1])
-        shrinking = certify_shrinking(materials, network, reference, options.gates)
-        if materials.reference is not None:
-            reference = _given_reference(options, materials, reference, progress)
-        trial = Trial(
-            draft=root,
-            network=network,
-            signature=materials.signature,
-            evidence=_evidence(materials, reference),
-            options=options,
+def _labels(path: Path | None, model: ModelSource) -> tuple[str, ...]:
+    if path is not None:
+        return read_labels(path)
+    if model.published is None:
+        raise ImportRefused(
+            "--labels is not given and the weights are not published by torchvision; "
+            "expected a file with one name a line, or JSON"
         )
-        candidates = chosen_candidates(options, len(materials.golden), progress)
-        entries, attempts = trial.run(candidates, progress)
-        record = _record(options, provenance, entries, attempts)
-        with progress.step("write the artifact"):
-            signature = materials.signature.model_copy(update={"shrinking": shrinking})
-            materials = replace(materials, signature=signature)
-            manifest = _write(root, options.name, materials, reference, entries)
-            (root / RECORD_NAME).write_bytes(record.to_json())
-            with uninterrupted():
-                lock, known = add(root, manifest)
-                if known:  # the same model measured anew: what is newer counts
-                    (root / RECORD_NAME).replace(locate(lock.tag) / RECORD_NAME)
-                write_lock(lock_path, lock)
-    return Imported(lock=lock, known=known, manifest=manifest, record=record)
+    return model.published.labels
 
 
-def _given_reference(
-    options: ImportOptions, materials: Materials, logits: Logits, progress: Progress
-) -> Logits:
-    if materials.reference is None:
-        return logits
-    diagnosis = Diagnosis(
-        network=materials.model.network,
-        signature=materials.signature,
-        images=materials.golden,
-        inputs=materials.inputs,
-        comparison=comparison_with(
-            materials.reference,
-            materials.golden,
-            logits.shape[1],
-            options.gates.fp32_tolerance,
-        ),
-    )
-    return check_against_reference(diagnosis, logits, progress)
+def _inputs(
+    images: tuple[GoldenImage, ...], preprocessing: Preprocessing
+) -> npt.NDArray[np.generic]:
+    """Return the inputs (n, H, W, C) of the images."""
+    inputs = []
+    for image in images:
+        try:
+            inputs.append(to_input(image.data, preprocessing, DecodeLimits()))
+        except ImageRejected as error:
+            raise ImportRefused(
+                f"golden image {image.name}: {error}; remove it or replace it by a sound file"
+            ) from error
+    return np.stack(inputs)
 
 
-def _evidence(materials: Materials, reference: Logits) -> Evidence:
-    return Evidence(
-        inputs=materials.inputs,
-        reference=reference,
-        class_ids=tuple(image.label for image in materials.golden),
-        calibration=materials.calibration,
-    )
+CLASSES_FROM = {
+    "csv": "the table",
+    "folders": "the sub-folders",
+    "prefixes": "the start of the file names",
+}
+"""`GoldenImages.labels_from`, in words."""
+
+
+def _golden_notes(
+    golden: GoldenImages, labels: tuple[str, ...], preprocessing: Preprocessing
+) -> Iterator[str]:
+    """Yield what to know about the golden images: their classes, orientations that are ignored."""
+    labelled = next((image for image in golden.images if image.label is not None), None)
+    if labelled is None or labelled.label is None:
+        yield "classes of the golden images are not known, so no accuracy is compared"
+    else:
+        yield (
+            f"classes of the golden images come from {CLASSES_FROM[golden.labels_from]}: "
+            f"{labelled.name} is {labels[labelled.label]!r}, class {labelled.label}"
+        )
+    yield from golden.notes
+    if preprocessing.decode.exif_orientation:
+        return
+    if turned := [image.name for image in golden.images if _is_turned(image.data)]:
+        yield (
+            f"{len(turned)} golden images, {turned[0]} the first, are turned by their EXIF "
+            "orientation, which this preprocessing ignores, as torchvision's transforms do; "
+            "decode.exif_orientation in a spec applies it"
+        )
+
+
+def _is_turned(data: bytes) -> bool:
+    with Image.open(BytesIO(data)) as image:  # decoded before, so it can be read
+        image.load()
+        return upright_turn(image) is not None
+
+
+def _reasons(attempts: tuple[EngineAttempt, ...]) -> str:
+    """Return the reasons of all attempts; engines with the same reason are named together."""
+    engines: dict[str, list[str]] = {}
+    for attempt in attempts:
+        engines.setdefault(attempt.reason, []).append(attempt.engine)
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in engines.items())
 
 
 def _record(
-    options: ImportOptions,
-    provenance: Provenance,
-    entries: tuple[EngineEntry, ...],
     attempts: tuple[EngineAttempt, ...],
+    budget_ms: float,
+    accelerator: str | None,
+    provenance: Provenance,
 ) -> ImportRecord:
-    if not entries:
-        reasons = "; ".join(f"{attempt.engine}: {attempt.reason}" for attempt in attempts)
-        raise ImportRefused(f"no engine passed: {reasons}")
+    """Describe the import as it happened on this machine, with the plan of the fastest engine."""
     plans = [
-        plan_for(attempt.engine, attempt.curve, options.budget_ms)
-        for attempt in attempts
-        if attempt.curve
+        plan_for(attempt.engine, attempt.curve, budget_ms) for attempt in attempts if attempt.curve
     ]
-    for_gpu = options.device == "cuda"
-    accelerator = (accelerator_of(entries[0].kind) or ABSENT_GPU) if for_gpu else None
     return ImportRecord(
         imported_at=provenance.imported_at,
         command=provenance.command,
         source_commit=provenance.source_commit,
         machine=this_machine(accelerator),
-        budget_ms=options.budget_ms,
+        budget_ms=budget_ms,
         attempts=attempts,
         plan=fastest_plan(plans),
     )
-
-
-def _write(
-    root: Path,
-    name: str,
-    materials: Materials,
-    reference: Logits,
-    entries: tuple[EngineEntry, ...],
-) -> Manifest:
-    (root / LABELS_NAME).write_text(json.dumps(materials.labels, ensure_ascii=False) + "\n")
-    _drop_refused_graphs(root, entries)
-    golden = _write_golden(root, materials, reference)
-    manifest = Manifest(
-        schema_version=SCHEMA_VERSION,
-        name=name,
-        num_classes=reference.shape[1],
-        architecture=materials.model.architecture,
-        preprocessing=materials.signature,
-        engines=entries,
-        golden=golden,
-        reference="torch" if materials.reference is None else "given",
-        versions={package: importlib.metadata.version(package) for package in RELEVANT_PACKAGES},
-        files=sha256_tree(root, file_names(root)),
-    )
-    (root / MANIFEST_NAME).write_bytes(manifest.to_json())
-    return manifest
-
-
-def _write_golden(root: Path, materials: Materials, reference: Logits) -> tuple[GoldenEntry, ...]:
-    entries = []
-    for number, image in enumerate(materials.golden):
-        # Numbered: names of the researcher's may clash or hold odd characters.
-        suffix = PurePosixPath(image.name).suffix.lower()
-        file = f"golden/{number:04}{suffix}"
-        (root / file).parent.mkdir(exist_ok=True)
-        (root / file).write_bytes(image.data)
-        entries.append(
-            GoldenEntry(
-                file=file,
-                name=image.name,
-                class_id=image.label,
-                input_sha256=sha256_bytes(materials.inputs[number].tobytes()),
-            )
-        )
-    np.save(root / GOLDEN_LOGITS_NAME, reference, allow_pickle=False)
-    return tuple(entries)
-
-
-def _drop_refused_graphs(root: Path, entries: tuple[EngineEntry, ...]) -> None:
-    used = {file for entry in entries for file in (entry.file, *entry.companions)}
-    for path in (root / "engines").iterdir():
-        if path.relative_to(root).as_posix() not in used:
-            path.unlink()

@@ -1,12 +1,15 @@
 """The network with its normalisation inside, and the reference: its logits in eager fp32."""
 
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
-from image_classifier.artifact.manifest import PreprocessingEntry
+from image_classifier.artifact.manifest import InputSpec
 from importer.errors import ImportRefused
+from importer.failures import first_line, line_in
 
 
 class PixelsToLogits(nn.Module):
@@ -19,14 +22,14 @@ class PixelsToLogits(nn.Module):
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, network: nn.Module, signature: PreprocessingEntry) -> None:
+    def __init__(self, network: nn.Module, input_spec: InputSpec) -> None:
         super().__init__()
         self.network = network
-        self.signature = signature
-        self.normalises = signature.mean is not None and signature.std is not None
-        if signature.mean is not None and signature.std is not None:
-            self.register_buffer("mean", torch.tensor(signature.mean).view(1, -1, 1, 1))
-            self.register_buffer("std", torch.tensor(signature.std).view(1, -1, 1, 1))
+        self.input_spec = input_spec
+        self.normalises = input_spec.mean is not None and input_spec.std is not None
+        if input_spec.mean is not None and input_spec.std is not None:
+            self.register_buffer("mean", torch.tensor(input_spec.mean).view(1, -1, 1, 1))
+            self.register_buffer("std", torch.tensor(input_spec.std).view(1, -1, 1, 1))
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         """Logits (n, classes) of a batch (n, H, W, C), uint8 in [0, 255] or ready float32."""
@@ -37,14 +40,15 @@ class PixelsToLogits(nn.Module):
         return logits
 
 
-def reference_logits(
-    network: nn.Module, inputs: npt.NDArray[np.generic]
+def run_reference(
+    network: nn.Module, inputs: npt.NDArray[np.generic], sources: Path | None = None
 ) -> npt.NDArray[np.float32]:
-    """Logits of the research pipeline.
+    """Return the logits of the research pipeline.
 
     Args:
         network: `PixelsToLogits` in evaluation mode.
         inputs: Golden inputs, shape (n, H, W, C).
+        sources: Folder of the network's source: an error names the line in it.
 
     Returns:
         float32, shape (n, classes).
@@ -53,13 +57,13 @@ def reference_logits(
     are ordered differently for other batch sizes and thread counts.
 
     Raises:
-        ImportRefused: The network does not answer with one finite row of logits a picture.
+        ImportRefused: The network does not answer with one finite row of logits per image.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with torch.inference_mode():
-            rows = [_row(network, inputs[index : index + 1]) for index in range(len(inputs))]
+            rows = [_row(network, batch, sources) for batch in np.split(inputs, len(inputs))]
     finally:
         torch.set_num_threads(threads)
     logits = np.concatenate(rows)
@@ -81,13 +85,18 @@ def _are_probabilities(logits: npt.NDArray[np.float32]) -> bool:
     return logits.shape[1] > 1 and bool((logits >= 0).all() and (np.abs(sums - 1) < 1e-3).all())
 
 
-def _row(network: nn.Module, batch: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+def _row(
+    network: nn.Module, batch: npt.NDArray[np.generic], sources: Path | None
+) -> npt.NDArray[np.float32]:
+    # The network may be the user's own program: it can raise anything.
     try:
-        output = network(torch.from_numpy(np.array(batch)))  # a copy: pictures may be read-only
-    except RuntimeError as error:  # torch's one error for shapes that do not fit
+        output = network(torch.from_numpy(np.array(batch)))  # a copy: images may be read-only
+    except Exception as error:
+        place = line_in(sources, error)
         raise ImportRefused(
-            f"network: rejects an input of shape {tuple(batch.shape[1:])} (H, W, C): {error}; "
-            "check that the preprocessing is the one of this network"
+            f"network: rejects an input of shape {tuple(batch.shape[1:])} (H, W, C)"
+            f"{f' at {place}' if place else ''}: {type(error).__name__}: "
+            f"{first_line(str(error))}; check that the preprocessing is the one of this network"
         ) from error
     if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != 1:
         found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__

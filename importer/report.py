@@ -11,13 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from image_classifier.artifact.artifact import Artifact
+from image_classifier.artifact.evidence import CertifiedEngine
 from image_classifier.artifact.format import file_names
-from image_classifier.artifact.manifest import (
-    EngineEntry,
-    Manifest,
-    PreprocessingEntry,
-    describe_geometry,
-)
+from image_classifier.artifact.manifest import InputSpec, Manifest, Outputs, describe_geometry
 from image_classifier.artifact.record import EngineAttempt, ImportRecord
 from image_classifier.inference.plan import best_point
 
@@ -38,7 +34,7 @@ def print_summary(tag: str, known: bool, record: ImportRecord, manifest: Manifes
     console.print(
         f"\nserves with {plan.engine}: {plan.streams} streams, {plan.threads} threads, "
         f"batch sizes {', '.join(map(str, plan.batch_sizes))}"
-        f"{', a lone image on all threads' if plan.solo else ''}; "
+        f"{', a lone image on all threads' if plan.single_stream else ''}; "
         f"{len(manifest.golden)} golden samples",
         soft_wrap=True,
     )
@@ -67,8 +63,8 @@ def print_json(value: object) -> None:
 
 
 def print_artifact(tag: str, artifact: Artifact) -> None:
-    """Manifest and import record as a page."""
-    manifest = artifact.manifest
+    """Print manifest, evidence and import record as a page."""
+    manifest, evidence = artifact.manifest, artifact.evidence
     labels = artifact.labels()
     size = sum(artifact.path_of(name).stat().st_size for name in file_names(artifact.root))
     known = sum(entry.class_id is not None for entry in manifest.golden)
@@ -76,18 +72,20 @@ def print_artifact(tag: str, artifact: Artifact) -> None:
     facts = [
         ("model", tag),
         ("manifest sha256", artifact.digest),
+        ("evidence sha256", artifact.evidence_digest),
         ("network", str(manifest.architecture or "a graph as it was given (original/)")),
         ("classes", f"{manifest.num_classes}: {', '.join(labels[:3])}{', …' * (len(labels) > 3)}"),
-        *_preprocessing_facts(manifest.preprocessing),
+        ("answer", _answer(manifest.outputs)),
+        *_preprocessing_facts(manifest),
         ("golden samples", golden),
-        ("reference", _reference(manifest)),
-        ("versions", ", ".join(f"{name} {value}" for name, value in manifest.versions.items())),
-        ("files", f"{len(manifest.files)}, {size / 1e6:.1f} MB"),
+        ("reference", _reference(artifact)),
+        ("versions", ", ".join(f"{name} {value}" for name, value in evidence.versions.items())),
+        ("files", f"{len(artifact.pinned_files())}, {size / 1e6:.1f} MB"),
     ]
     if artifact.record is not None:
         facts += _record_facts(artifact.record)
     _print_facts(facts)
-    _print_engines(manifest.engines)
+    _print_engines(evidence.engines)
 
 
 def print_verification(tag: str, rows: Iterable[EngineAttempt]) -> None:
@@ -145,8 +143,21 @@ def printable(text: str) -> str:
     return "".join("·" if unicodedata.category(mark).startswith("C") else mark for mark in text)
 
 
-def _preprocessing_facts(entry: PreprocessingEntry) -> list[tuple[str, str]]:
-    height, width, channels = entry.input_shape
+def _answer(outputs: Outputs) -> str:
+    match outputs.activation:
+        case "softmax":
+            return "one label of all (softmax)"
+        case "sigmoid" if outputs.threshold is None:
+            return "each label by itself (sigmoid)"
+        case "sigmoid":
+            return f"each label by itself (sigmoid), from {outputs.threshold} on"
+        case "none":
+            return "the logits"
+
+
+def _preprocessing_facts(manifest: Manifest) -> list[tuple[str, str]]:
+    entry, input_spec = manifest.preprocessing, manifest.input
+    height, width, channels = input_spec.shape
     source = f"class {entry.class_name} in {entry.file}"
     if entry.spec is not None:
         resize = entry.spec.resize
@@ -156,19 +167,23 @@ def _preprocessing_facts(entry: PreprocessingEntry) -> list[tuple[str, str]]:
     return [
         ("preprocessing", source),
         ("decoding", f"{entry.decode.mode}, EXIF orientation {does}, alpha {entry.decode.alpha}"),
-        ("input", f"{height}×{width}×{channels} {entry.input_dtype}"),
-        ("normalisation", "in the class" if entry.mean is None else _normalisation(entry)),
+        ("input", f"{height}×{width}×{channels} {input_spec.dtype}"),
+        (
+            "normalisation",
+            "in the class" if input_spec.mean is None else _normalisation(input_spec),
+        ),
     ]
 
 
-def _normalisation(entry: PreprocessingEntry) -> str:
-    return f"mean {list(entry.mean or ())}, std {list(entry.std or ())}, in the graph"
+def _normalisation(input_spec: InputSpec) -> str:
+    return f"mean {list(input_spec.mean or ())}, std {list(input_spec.std or ())}, in the graph"
 
 
-def _reference(manifest: Manifest) -> str:
-    if manifest.reference == "given":
+def _reference(artifact: Artifact) -> str:
+    if artifact.evidence.reference == "given":
         return "the numbers given with --reference"
-    return "eager fp32 torch at import" if manifest.architecture else "the original graph, fp32"
+    eager = artifact.manifest.architecture is not None
+    return "eager fp32 torch at import" if eager else "the original graph, fp32"
 
 
 def _record_facts(record: ImportRecord) -> list[tuple[str, str]]:
@@ -181,8 +196,8 @@ def _record_facts(record: ImportRecord) -> list[tuple[str, str]]:
         (
             "plan",
             f"{plan.engine}: {plan.streams} streams, {plan.threads} threads, batch sizes {sizes}, "
-            f"{'a lone image on all threads, ' if plan.solo else ''}"
-            f"{1e3 / plan.image_ms:.0f} images/s",
+            f"{'a lone image on all threads, ' if plan.single_stream else ''}"
+            f"{1e3 / plan.service_time_ms:.0f} images/s",
         ),
     ]
 
@@ -194,7 +209,7 @@ def _print_facts(facts: Sequence[tuple[str, str]]) -> None:
         console.print(f"{name:<{width}}  {printable(value)}", markup=False, soft_wrap=True)
 
 
-def _print_engines(engines: Iterable[EngineEntry]) -> None:
+def _print_engines(engines: Iterable[CertifiedEngine]) -> None:
     table = _table("engine", "max |Δlogit|", "top-1 agreement", "required", "accuracy", "reference")
     for entry in engines:
         proof = entry.certificate

@@ -4,27 +4,35 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from image_classifier.artifact.manifest import Certificate, Precision
+from image_classifier.artifact.evidence import Certificate
+from image_classifier.artifact.format import Precision
 from image_classifier.inference.certificate import Gates, certify
 from image_classifier.inference.engine import Logits
 from importer.errors import ImportRefused
-from importer.materials import Materials
-from importer.pixels_to_logits import reference_logits
-from preprocessing import DecodeLimits, decode_image
-from preprocessing.pipeline import image_to_input
+from importer.golden_images import GoldenImage
+from importer.pixels_to_logits import run_reference
+from preprocessing import DecodeLimits, Preprocessing, decode_image
+from preprocessing.user_class import image_to_input
 
 JUDGED_AS: Precision = "int8"
 """The gates of reduced precision apply: agreement of the top-1 and loss of accuracy."""
 
 
 def certify_shrinking(
-    materials: Materials, network: nn.Module, logits: Logits, gates: Gates
+    preprocessing: Preprocessing,
+    images: tuple[GoldenImage, ...],
+    inputs: npt.NDArray[np.generic],
+    network: nn.Module,
+    logits: Logits,
+    gates: Gates,
 ) -> Certificate | None:
     """Compare the golden images as they will be decoded with a full decode.
 
     Args:
+        images: The golden images.
+        inputs: What the preprocessing makes of them, (n, H, W, C).
         network: `PixelsToLogits` in evaluation mode.
-        logits: The reference's answers to the golden images as they will be decoded.
+        logits: The reference's answers to `inputs`, (n, classes).
 
     Returns:
         The certificate; None where the preprocessing decodes in full.
@@ -32,30 +40,26 @@ def certify_shrinking(
     Raises:
         ImportRefused: A gate fails, or no golden image is one that shrinks.
     """
-    if materials.signature.decode.shrink_jpeg_to_side is None:
+    if preprocessing.decode.shrink_jpeg_to_side is None:
         return None
-    inputs = _of_full_decode(materials)
-    if np.array_equal(inputs, materials.inputs):
+    rules = preprocessing.decode.model_copy(update={"shrink_jpeg_to_side": None})
+    full_inputs = np.stack(
+        [
+            image_to_input(decode_image(image.data, rules, DecodeLimits()), preprocessing)
+            for image in images
+        ]
+    )
+    if np.array_equal(full_inputs, inputs):
         raise ImportRefused(
             "preprocessing: shrink_jpeg_to_side is set and no golden image is a JPEG large enough "
             "to shrink; add such images, or leave shrink_jpeg_to_side out"
         )
-    class_ids = tuple(image.label for image in materials.golden)
-    full = reference_logits(network, inputs)
-    certificate, failure = certify(logits, full, class_ids, JUDGED_AS, gates)
+    class_ids = tuple(image.label for image in images)
+    full_logits = run_reference(network, full_inputs)
+    certificate, failure = certify(logits, full_logits, class_ids, JUDGED_AS, gates)
     if failure:
         raise ImportRefused(
             f"preprocessing: large JPEGs decoded at a reduced size: {failure}; raise "
             "shrink_jpeg_to_side or leave it out"
         )
     return certificate
-
-
-def _of_full_decode(materials: Materials) -> npt.NDArray[np.generic]:
-    rules = materials.signature.decode.model_copy(update={"shrink_jpeg_to_side": None})
-    return np.stack(
-        [
-            image_to_input(decode_image(image.data, rules, DecodeLimits()), materials.preprocessing)
-            for image in materials.golden
-        ]
-    )

@@ -1,14 +1,13 @@
 """File bytes → model input. Pure: knows neither HTTP nor the model."""
 
+from preprocessing.conformance import conformance_cases, conformance_digests, differing_cases
 from preprocessing.decode import decode_image
 from preprocessing.errors import PreprocessingBug, SpecError
-from preprocessing.interface import Preprocessing
-from preprocessing.loading import load_preprocessing
-from preprocessing.pipeline import to_input
-from preprocessing.rules import DecodeLimits, DecodeRules
-from preprocessing.spec import PreprocessingSpec, Resize
+from preprocessing.limits import DecodeLimits
+from preprocessing.spec import DecodeRules, PreprocessingSpec, Resize
 from preprocessing.trace import Step, trace
-from preprocessing.transform import SpecPreprocessing
+from preprocessing.transform import SpecPreprocessing, to_input
+from preprocessing.user_class import Preprocessing, load_preprocessing
 
 __all__ = [
     "DecodeLimits",
@@ -20,7 +19,10 @@ __all__ = [
     "SpecError",
     "SpecPreprocessing",
     "Step",
+    "conformance_cases",
+    "conformance_digests",
     "decode_image",
+    "differing_cases",
     "load_preprocessing",
     "to_input",
     "trace",

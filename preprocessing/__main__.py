@@ -5,40 +5,39 @@ import sys
 from pathlib import Path
 
 from preprocessing.errors import ImageRejected, OperatorError, PreprocessingBug, SpecError
-from preprocessing.interface import Preprocessing
-from preprocessing.loading import load_preprocessing
-from preprocessing.rules import DecodeLimits
+from preprocessing.limits import DecodeLimits
 from preprocessing.spec import PreprocessingSpec
 from preprocessing.trace import Step, trace
 from preprocessing.transform import SpecPreprocessing
+from preprocessing.user_class import Preprocessing, load_preprocessing
 
 
 def main(arguments: list[str]) -> int:
-    """Print the steps of each file. Returns the exit status: 1 if any file was refused."""
+    """Print the steps of each file and return the exit status: 1 if any file was rejected."""
     options = _parser().parse_args(arguments)
     try:
         preprocessing = _preprocessing(options)
     except OperatorError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    refused = 0
+    rejected = 0
     for file in options.files:
         try:
             steps = trace(file.read_bytes(), preprocessing, DecodeLimits())
         except (ImageRejected, PreprocessingBug, OSError) as error:
             sys.stdout.write(f"{file}: {getattr(error, 'code', type(error).__name__)}: {error}\n")
-            refused += 1
+            rejected += 1
             continue
         sys.stdout.write(f"{file}\n" + "".join(map(_line, steps)))
         if options.save is not None:
             _save(steps, options.save, file)
-    return 1 if refused else 0
+    return 1 if rejected else 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m preprocessing",
-        description="Preprocess image files and show the picture after each step.",
+        description="Preprocess image files and show the image after each step.",
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
     what = parser.add_mutually_exclusive_group()
@@ -49,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     what.add_argument("--class", dest="user_class", metavar="FILE.py:CLASS", help="your own class")
     parser.add_argument(
-        "--save", type=Path, metavar="DIR", help="write the picture after each step there, as PNG"
+        "--save", type=Path, metavar="DIR", help="write the image after each step there, as PNG"
     )
     return parser
 

@@ -1,11 +1,20 @@
-"""File bytes → upright RGB or grey image."""
+"""File bytes → upright 8-bit RGB or grey image."""
 
-from collections.abc import Iterator
+import re
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from typing import Literal
 
-from PIL import Image, ImageFile
+import numpy as np
+from PIL import Image, ImageFile, PngImagePlugin
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
-from preprocessing.colour import to_colour_mode
-from preprocessing.containers import Container, container_of, webp_canvas_size
 from preprocessing.errors import (
     FileTooLarge,
     ImageRejected,
@@ -13,10 +22,12 @@ from preprocessing.errors import (
     UndecodableImage,
     UnsupportedImage,
 )
-from preprocessing.memory import decode_memory_bytes
-from preprocessing.orientation import turned_upright, upright_turn
-from preprocessing.readers import READERS, JpegFile, MeteredReader
-from preprocessing.rules import DecodeLimits, DecodeRules
+from preprocessing.limits import DecodeLimits, MeteredReader, check_decode_cost, check_image_size
+from preprocessing.spec import DecodeRules
+
+# Pillow's 64 MiB count characters: one emoji in each text makes that 256 MiB of memory. The
+# limit can only be set for the whole process.
+PngImagePlugin.MAX_TEXT_MEMORY = 4 * 1024 * 1024
 
 
 def decode_image(data: bytes, rules: DecodeRules, limits: DecodeLimits) -> Image.Image:
@@ -31,30 +42,105 @@ def decode_image(data: bytes, rules: DecodeRules, limits: DecodeLimits) -> Image
         ImageTooLarge: More pixels, memory, scans, reads or time than the limits allow.
         UndecodableImage: Empty, damaged, cut short or not understood.
     """
-    for _, image in decode_steps(data, rules, limits):
-        decoded = image
-    return decoded
-
-
-def decode_steps(
-    data: bytes, rules: DecodeRules, limits: DecodeLimits
-) -> Iterator[tuple[str, Image.Image]]:
-    """Decode as `decode_image` does and yield (name, image) after each step that was needed."""
-    container = _checked_container(data, limits)
-    image: Image.Image = _loaded(_opened(data, container, rules, limits), container)
+    image: Image.Image = read_image(data, rules, limits)
     turn = upright_turn(image) if rules.exif_orientation else None
-    yield "decode", image
-
-    coloured = _coloured(image, rules, container)
-    if coloured is not image:
-        image = coloured  # lets go of the file and its decoder before the next step
-        yield "colour", image
-    if turn is not None:
-        yield "orient", turned_upright(image, turn)
+    image = to_colour_mode(image, rules)  # drops the file and its decoder before the turn
+    return image if turn is None else turn_upright(image, turn)
 
 
-def _checked_container(data: bytes, limits: DecodeLimits) -> Container:
-    """Check what can be checked without Pillow."""
+# ------------------------------------------------------------------- bytes → pixels as stored
+
+Container = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP"]  # as Pillow names its formats
+
+
+def container_of(data: bytes) -> Container | None:
+    """Name the container by its first bytes, or None for anything that is not read.
+
+    File names and declared content types play no part: they may be wrong.
+    """
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return "GIF"
+    if data.startswith(b"BM"):
+        return "BMP"
+    return None
+
+
+def webp_canvas_size(data: bytes) -> tuple[int, int] | None:
+    """Read the (width, height) a WebP file declares, or None where its header is damaged.
+
+    Pillow allocates the canvas while it opens the file, so its size is needed before.
+    Layout: RFC 9649, sections 2.5 to 2.7.
+    """
+    chunk = data[12:16]
+    if chunk == b"VP8X" and len(data) >= 30:
+        width_less_1 = int.from_bytes(data[24:27], "little")
+        height_less_1 = int.from_bytes(data[27:30], "little")
+        return width_less_1 + 1, height_less_1 + 1
+    if chunk == b"VP8L" and len(data) >= 25:
+        (packed,) = struct.unpack_from("<I", data, 21)
+        return (packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1
+    if chunk == b"VP8 " and len(data) >= 30:
+        width, height = struct.unpack_from("<HH", data, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    return None
+
+
+class JpegFile(JpegImageFile):
+    """JPEG whose EXIF block is not parsed while the header is read.
+
+    Pillow parses it for the resolution, which nobody asks for here, and writes a warning of its
+    own for each entry it skips: a block of 64 kB makes 5,000 of them (Pillow 13.0).
+    """
+
+    _header_is_read = False
+
+    def _open(self) -> None:
+        super()._open()
+        self._header_is_read = True
+
+    def getexif(self) -> Image.Exif:
+        """Parse the EXIF block, as Pillow does, once the header has been read."""
+        return super().getexif() if self._header_is_read else Image.Exif()
+
+    def scan_count(self, data: bytes) -> int:
+        """Count the scans of this file that a decoder reads.
+
+        Args:
+            data: The bytes that the header has just been read from.
+        """
+        start_of_scan = b"\xff\xda"  # ITU-T T.81, table B.1; 0xFF in coded data precedes 0x00
+        scan_at = self.fp.tell() if self.fp else 0  # where the first scan's coded data begin
+        head_bytes = 4 + 1 + 2 * self.layers + 3  # marker, length, count, selectors, T.81 B.2.3
+        head = data[max(scan_at - head_bytes, 0) : scan_at]
+        has_all_components = head.startswith(start_of_scan) and head[4:5] == bytes([self.layers])
+        if has_all_components and "progressive" not in self.info:
+            return 1  # spares the count, which takes 25 µs per 30 kB
+        return 1 + data.count(start_of_scan, scan_at)
+
+
+# The plugin classes, not Image.open: it would try other formats, hand a JPEG with an MPF block
+# to the multi-picture plugin, and warn about sizes on a scale that is not ours.
+_READERS: dict[Container, Callable[[BytesIO], ImageFile.ImageFile]] = {
+    "JPEG": JpegFile,
+    "PNG": PngImageFile,
+    "WEBP": WebPImageFile,
+    "GIF": GifImageFile,
+    "BMP": BmpImageFile,
+}
+
+
+def read_image(data: bytes, rules: DecodeRules, limits: DecodeLimits) -> ImageFile.ImageFile:
+    """Check a file against the limits and decode its pixels in the mode they are stored in.
+
+    Raises:
+        ImageRejected: As for `decode_image`.
+    """
     if len(data) > limits.max_bytes:
         raise FileTooLarge(f"the file has {len(data)} bytes, the limit is {limits.max_bytes}")
     if not data:
@@ -62,81 +148,159 @@ def _checked_container(data: bytes, limits: DecodeLimits) -> Container:
     container = container_of(data)
     if container is None:
         raise UnsupportedImage("the file is not a JPEG, PNG, WebP, GIF or BMP image")
-    if container == "webp" and (size := webp_canvas_size(data)) is not None:
-        _check_size(size, limits)
-    return container
+    if container == "WEBP" and (size := webp_canvas_size(data)) is not None:
+        check_image_size(size, limits)
+
+    with _pillow_errors_rejected(container):
+        image = _READERS[container](MeteredReader(data, limits))  # reads the header only
+    check_image_size(image.size, limits)
+    scans = image.scan_count(data) if isinstance(image, JpegFile) else 1
+    check_decode_cost(image, len(data), scans, rules, limits)
+
+    side = rules.shrink_jpeg_to_side
+    if side is not None and isinstance(image, JpegFile):
+        image.draft(image.mode, (side, side))
+    if image.mode == "L":
+        # A GIF frame whose own palette is plain grey keeps that of the screen, and load() makes
+        # it a palette image that calls itself grey (Pillow 13.0).
+        image.palette = None
+    # Once: after a failed load() a second one would succeed, half decoded.
+    with _pillow_errors_rejected(container):
+        image.load()
+    return image
 
 
-def _opened(
-    data: bytes, container: Container, rules: DecodeRules, limits: DecodeLimits
-) -> ImageFile.ImageFile:
-    """Read the header and check what it declares."""
+@contextmanager
+def _pillow_errors_rejected(container: str | None) -> Iterator[None]:
     # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, OverflowError,
     # MemoryError and more on hostile bytes, so all calls into them catch everything.
     try:
-        image = READERS[container](MeteredReader(data, limits))
+        yield
     except ImageRejected:
         raise
     except Image.DecompressionBombError as error:  # a GIF frame beyond Pillow's own limit
         raise ImageTooLarge("the image declares more pixels than the service reads") from error
     except Exception as error:
-        raise _undecodable(container) from error
-    _check_size(image.size, limits)
-    scans = image.scan_count(data) if isinstance(image, JpegFile) else 1
-    if scans > limits.max_jpeg_scans:
-        raise ImageTooLarge(f"the JPEG has {scans} scans, the limit is {limits.max_jpeg_scans}")
-    _check_memory(decode_memory_bytes(image, len(data), scans, rules), image.size, limits)
-    side = rules.shrink_jpeg_to_side
-    if side is not None and isinstance(image, JpegFile):
-        image.draft(image.mode, (side, side))
-    return image
+        raise UndecodableImage(f"the file is not one complete {container} image") from error
 
 
-def _loaded(image: ImageFile.ImageFile, container: Container) -> ImageFile.ImageFile:
-    """Decode the pixels, once: after a failed load() a second one would succeed, half decoded."""
-    if image.mode == "L":
-        # A GIF frame whose own palette is plain grey keeps that of the screen, and load() makes
-        # it a palette image that calls itself grey (Pillow 13.0).
-        image.palette = None
-    try:
-        image.load()
-    except ImageRejected:
-        raise
-    except Exception as error:
-        raise _undecodable(container) from error
-    return image
+# ------------------------------------------------------------------- any mode → RGB or grey
+
+_BACKGROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0)}
 
 
-def _coloured(image: Image.Image, rules: DecodeRules, container: Container) -> Image.Image:
+def to_colour_mode(image: Image.Image, rules: DecodeRules) -> Image.Image:
+    """Convert a decoded image to `rules.mode`.
+
+    Conversions are Pillow's: palette entries are looked up, CMYK is (255 - C)(255 - K) / 255,
+    1-bit is 0 or 255, 16-bit colour keeps the high byte, ICC profiles are not applied.
+
+    Args:
+        image: Any mode of the read containers, loaded.
+        rules: Target mode, and the rules for alpha and 16-bit grey.
+
+    Returns:
+        8-bit image of mode `rules.mode`; `image` itself where nothing changes.
+
+    Raises:
+        UndecodableImage: The palette or the transparency of the file is damaged.
+    """
     # What a file declares of palettes and transparency is used here for the first time.
+    with _pillow_errors_rejected(image.format):
+        transparent = image.mode in ("RGBA", "LA") or "transparency" in image.info
+        if rules.alpha != "drop" and transparent:
+            image = _composite(image, _BACKGROUNDS[rules.alpha], rules.grey16)
+        elif image.mode.startswith("I") and rules.grey16 == "scale":
+            image = _high_byte(image)
+        # Pillow warns of "transparency expressed in bytes" where it drops that of a palette.
+        image.info.pop("transparency", None)
+        # convert() copies even where nothing changes.
+        return image if image.mode == rules.mode else image.convert(rules.mode)
+
+
+def _composite(
+    image: Image.Image, background: tuple[int, int, int], grey16: Literal["scale", "clip"]
+) -> Image.Image:
+    """Lay the image over a plain colour. Result: RGB."""
+    if image.mode.startswith("I"):
+        opaque = np.asarray(image) != image.info["transparency"]
+        mask = Image.fromarray(opaque.astype(np.uint8) * np.uint8(255))
+        image = (_high_byte(image) if grey16 == "scale" else image).convert("RGB")
+    else:
+        image = mask = image if image.mode == "RGBA" else image.convert("RGBA")
+    canvas = Image.new("RGB", image.size, background)
+    canvas.paste(image, mask=mask)
+    return canvas
+
+
+def _high_byte(image: Image.Image) -> Image.Image:
+    """Scale 16-bit grey to 8 bits as Pillow scales 16-bit colour: the low byte is dropped."""
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+
+
+# ------------------------------------------------------------------- EXIF or XMP orientation
+
+_ORIENTATION_TAG = 0x0112  # Exif 2.32, table 4
+_INTEGER_FORMATS = {1: "B", 3: "H", 4: "I"}  # TIFF 6.0 field types BYTE, SHORT, LONG
+_METADATA = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # keys of Image.info
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def upright_turn(image: Image.Image) -> Image.Transpose | None:
+    """Find what turns a loaded image upright; None if it is upright or its metadata is damaged.
+
+    Looks where Pillow's `ImageOps.exif_transpose` looks: the EXIF block, ImageMagick's text
+    form of it, then XMP. It does not call it: `Image.getexif` parses all entries, raises many
+    kinds of errors, and warns of each entry that is damaged.
+    """
     try:
-        return to_colour_mode(image, rules)
-    except Exception as error:
-        raise _undecodable(container) from error
+        orientation = _exif_orientation(image)
+    # Damaged metadata; a TypeError where a PNG has a text called "exif".
+    except (struct.error, ValueError, IndexError, AttributeError, TypeError):
+        orientation = None
+    return _UPRIGHT.get(orientation or _xmp_orientation(image) or 1)
 
 
-def _undecodable(container: Container) -> UndecodableImage:
-    return UndecodableImage(f"the file is not one complete {container.upper()} image")
+def turn_upright(image: Image.Image, turn: Image.Transpose) -> Image.Image:
+    """Turn an image and drop its metadata, so that no later step turns it again."""
+    turned = image.transpose(turn)
+    for key in _METADATA:
+        turned.info.pop(key, None)
+    return turned
 
 
-def _check_size(size: tuple[int, int], limits: DecodeLimits) -> None:
-    """Check a declared (width, height)."""
-    width, height = size
-    if width * height > limits.max_pixels:
-        raise ImageTooLarge(
-            f"the image is {width}×{height} = {width * height} pixels, "
-            f"the limit is {limits.max_pixels}"
-        )
-    if max(size) > limits.max_aspect_ratio * min(size):
-        raise ImageTooLarge(
-            f"the image is {width}×{height}, one side may be at most "
-            f"{limits.max_aspect_ratio:g} times the other"
-        )
+def _exif_orientation(image: Image.Image) -> int | None:
+    block = image.info.get("exif")
+    if block is None:
+        text = image.info.get("Raw profile type exif", "")  # three lines of head, then hex
+        block = bytes.fromhex("".join(text.split("\n")[3:]))
+    tiff = re.sub(rb"^(Exif\0\0){1,2}", b"", block)
+    if not tiff.startswith((b"II", b"MM")):
+        return None
+    # The first directory of the TIFF structure (TIFF 6.0, section 2).
+    order = "<" if tiff.startswith(b"II") else ">"
+    (directory,) = struct.unpack_from(order + "I", tiff, 4)
+    (entries,) = struct.unpack_from(order + "H", tiff, directory)
+    orientation = None
+    for entry in range(entries):
+        at = directory + 2 + 12 * entry
+        tag, field_type, count = struct.unpack_from(order + "HHI", tiff, at)
+        if tag == _ORIENTATION_TAG and field_type in _INTEGER_FORMATS and count == 1:
+            (orientation,) = struct.unpack_from(order + _INTEGER_FORMATS[field_type], tiff, at + 8)
+    return orientation
 
 
-def _check_memory(needed_bytes: int, size: tuple[int, int], limits: DecodeLimits) -> None:
-    if needed_bytes > limits.max_decode_memory_bytes:
-        raise ImageTooLarge(
-            f"an image of this kind and {size[0]}×{size[1]} pixels takes {needed_bytes} bytes of "
-            f"memory to decode, the limit is {limits.max_decode_memory_bytes}"
-        )
+def _xmp_orientation(image: Image.Image) -> int | None:
+    packet = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp") or b""
+    if isinstance(packet, str):
+        packet = packet.encode("utf-8", "replace")
+    match = re.search(rb'tiff:Orientation(?:="|>)([0-9])', packet)
+    return int(match[1]) if match else None

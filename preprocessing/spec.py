@@ -8,15 +8,41 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from preprocessing.errors import SpecError
-from preprocessing.rules import DecodeRules
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 _TENSOR_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 Side = Annotated[int, Field(ge=1, le=16_384)]
 
 
+class DecodeRules(BaseModel):
+    """How the bytes of a file become the image. Part of the model, travels in its manifest.
+
+    The defaults give what `Image.open(file).convert(mode)` gives in Pillow, which is what most
+    training pipelines run. The one exception is `grey16`: Pillow clips, and hardly anything
+    is left of the image.
+
+    Attributes:
+        mode: "RGB" or "L" (grey, ITU-R 601-2 luma as Pillow computes it).
+        exif_orientation: Turn the image upright as its EXIF (or XMP) orientation says.
+        alpha: What is behind transparent pixels. "drop" shows their hidden colour.
+        grey16: 16-bit greyscale to 8 bits: "scale" keeps the high byte, "clip" is Pillow's
+            `convert`, which turns all values above 255 into 255.
+        shrink_jpeg_to_side: Decode a JPEG at 1/2, 1/4 or 1/8 of its size as long as its
+            shorter side keeps at least so many pixels. Faster, and other pixels than a full
+            decode. None decodes in full.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: Literal["RGB", "L"] = "RGB"
+    exif_orientation: bool = False
+    alpha: Literal["drop", "white", "black"] = "drop"
+    grey16: Literal["scale", "clip"] = "scale"
+    shrink_jpeg_to_side: int | None = Field(default=None, ge=1)
+
+
 class Resize(BaseModel):
-    """How the picture is resized.
+    """How the image is resized.
 
     Attributes:
         mode: "shorter_side" keeps the aspect ratio, "exact" does not.
@@ -27,7 +53,7 @@ class Resize(BaseModel):
             because torch's own result depends on which of its kernels a size selects.
         backend: "pil" is what torchvision does with PIL images. "tensor" is what
             torchvision.transforms.v2 does with uint8 tensors on a CPU; the pixels differ.
-        antialias: Whether the filter widens when the picture shrinks. PIL always does; only
+        antialias: Whether the filter widens when the image shrinks. PIL always does; only
             "tensor" has a choice.
     """
 
@@ -68,7 +94,7 @@ class PreprocessingSpec(BaseModel):
         decode: How file bytes become the image.
         resize: None leaves the size.
         crop: Centre crop, (height, width) or one number for both; black where it exceeds the
-            picture. None takes the whole picture, which needs an exact resize.
+            image. None takes the whole image, which needs an exact resize.
         mean: Means per channel of pixels scaled to [0, 1], RGB order; 0 where left out.
         std: Standard deviations on the same scale, all positive; 1 where left out.
     """
@@ -83,13 +109,13 @@ class PreprocessingSpec(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _with_identity_normalisation(cls, given: object) -> object:
-        if not isinstance(given, dict):
-            return given
-        decode = given.get("decode", {})
+    def _with_identity_normalisation(cls, fields: object) -> object:
+        if not isinstance(fields, dict):
+            return fields
+        decode = fields.get("decode", {})
         mode = decode.get("mode") if isinstance(decode, dict) else getattr(decode, "mode", None)
         channels = 1 if mode == "L" else 3
-        return {"mean": (0.0,) * channels, "std": (1.0,) * channels} | given
+        return {"mean": (0.0,) * channels, "std": (1.0,) * channels} | fields
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -124,7 +150,10 @@ class PreprocessingSpec(BaseModel):
         mean: tuple[float, ...] = (0.485, 0.456, 0.406),
         std: tuple[float, ...] = (0.229, 0.224, 0.225),
     ) -> Self:
-        """Shorter side, centre crop, normalise: torchvision's `ImageClassification` preset."""
+        """Make the spec of torchvision's `ImageClassification` preset.
+
+        Shorter side, centre crop, normalise.
+        """
         resized = Resize(size=resize, interpolation=interpolation)
         return cls(resize=resized, crop=crop, mean=mean, std=std)
 
@@ -137,22 +166,19 @@ class PreprocessingSpec(BaseModel):
         """
         try:
             text = path.read_text(encoding="utf-8")
-            given = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+            fields = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
         except (OSError, ValueError, yaml.YAMLError) as error:
             reason = " ".join(str(error).split())
             raise SpecError(f"{path}: cannot be read as a preprocessing spec: {reason}") from error
         try:
-            return cls.model_validate(given)
+            return cls.model_validate(fields)
         except ValidationError as error:
-            raise SpecError(f"{path}: {_one_line(error)}; known keys are {_keys(cls)}") from error
-
-
-def _keys(model: type[BaseModel]) -> str:
-    return ", ".join(model.model_fields)
+            known = ", ".join(cls.model_fields)
+            raise SpecError(f"{path}: {_one_line(error)}; known keys are {known}") from error
 
 
 def _one_line(error: ValidationError) -> str:
-    """All problems of a validation as `key: problem; key: problem`."""
+    """List all problems of a validation as `key: problem; key: problem`."""
     return "; ".join(
         f"{'.'.join(map(str, problem['loc'])) or 'spec'}: "
         f"{problem['msg'].removeprefix('Value error, ')}"

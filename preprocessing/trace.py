@@ -1,17 +1,15 @@
-"""What the model sees: the picture after each step, with its cost."""
+"""What the model sees: the image after each step, with its cost."""
 
 import time
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from preprocessing.decode import decode_steps
-from preprocessing.interface import Preprocessing
-from preprocessing.pipeline import check_resized_size, image_to_input
-from preprocessing.rules import DecodeLimits
+from preprocessing.decode import read_image, to_colour_mode, turn_upright, upright_turn
+from preprocessing.limits import DecodeLimits, check_resized_size
 from preprocessing.transform import SpecPreprocessing
+from preprocessing.user_class import Preprocessing, image_to_input
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +18,7 @@ class Step:
 
     Attributes:
         name: "decode", "colour", "orient", "resize", "crop" or "input".
-        picture: The picture after the step; None for an input that is not an 8-bit picture.
+        picture: The image after the step; None for an input that is not an 8-bit image.
         size: (width, height) after the step.
         mode: Pillow mode, or the dtype of the input.
         milliseconds: Time the step took.
@@ -34,7 +32,7 @@ class Step:
 
 
 def trace(data: bytes, preprocessing: Preprocessing, limits: DecodeLimits) -> tuple[Step, ...]:
-    """Preprocess a file and keep the picture after each step that changed it.
+    """Preprocess a file as `to_input` does and keep the image after each step that changed it.
 
     The last step is always "input"; with a spec its time is the copy into an array, with a
     class of the user it is all of `to_input`.
@@ -43,39 +41,41 @@ def trace(data: bytes, preprocessing: Preprocessing, limits: DecodeLimits) -> tu
         ImageRejected: What is wrong with the file, as for `decode_image`.
         PreprocessingBug: As for `to_input`.
     """
-    steps = list(_timed(decode_steps(data, preprocessing.decode, limits)))
-    image = _last_picture(steps)
-    check_resized_size(image.size, preprocessing, limits)
-    if isinstance(preprocessing, SpecPreprocessing):
-        steps += _timed(preprocessing.steps(image))
-        started = time.perf_counter()
-        array: np.ndarray = preprocessing.as_input(_last_picture(steps))
-    else:
-        started = time.perf_counter()
-        array = image_to_input(image, preprocessing)
-    steps.append(_input_step(array, (time.perf_counter() - started) * 1e3))
-    return tuple(steps)
-
-
-def _timed(steps: Iterable[tuple[str, Image.Image]]) -> Iterator[Step]:
+    rules = preprocessing.decode
+    steps: list[Step] = []
     started = time.perf_counter()
-    for name, picture in steps:
+
+    def keep(name: str, after: Image.Image) -> Image.Image:
+        nonlocal started
         elapsed_ms = (time.perf_counter() - started) * 1e3
-        yield Step(
-            name=name,
-            picture=picture,
-            size=picture.size,
-            mode=picture.mode,
-            milliseconds=elapsed_ms,
-        )
+        if not steps or after is not steps[-1].picture:
+            steps.append(
+                Step(
+                    name=name,
+                    picture=after,
+                    size=after.size,
+                    mode=after.mode,
+                    milliseconds=elapsed_ms,
+                )
+            )
         started = time.perf_counter()
+        return after
 
-
-def _last_picture(steps: list[Step]) -> Image.Image:
-    picture = steps[-1].picture
-    if picture is None:
-        raise TypeError("decode and spec steps always have a picture")
-    return picture
+    image = keep("decode", read_image(data, rules, limits))
+    turn = upright_turn(image) if rules.exif_orientation else None
+    image = keep("colour", to_colour_mode(image, rules))
+    if turn is not None:
+        image = keep("orient", turn_upright(image, turn))
+    if isinstance(preprocessing, SpecPreprocessing):
+        check_resized_size(image.size, preprocessing.resized_size(image.size), limits)
+        image = keep("resize", preprocessing.resize(image))
+        image = keep("crop", preprocessing.crop(image))
+        array: np.ndarray = preprocessing.as_input(image)
+    else:
+        array = image_to_input(image, preprocessing)
+    elapsed_ms = (time.perf_counter() - started) * 1e3
+    steps.append(_input_step(array, elapsed_ms))
+    return tuple(steps)
 
 
 def _input_step(array: np.ndarray, milliseconds: float) -> Step:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from importer.options import ImportOptions
     from importer.pipeline import Imported
+    from importer.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = ROOT / "examples" / "digits"
@@ -23,7 +24,7 @@ than a free one, and what hangs is found at any bound."""
 def isolated_store(home: Path) -> Iterator[Path]:
     """BentoML's model store below `home`, as BENTOML_HOME would set it for a new process."""
     with warnings.catch_warnings():
-        # BentoML 1.4.39 uses a deprecated name of pathspec 1 while it is imported.
+        # BentoML 1.4.40 uses a deprecated name of pathspec 1 while it is imported.
         warnings.simplefilter("ignore")
         for module in ("bentoml.models", "bentoml._internal.bento"):
             importlib.import_module(module)
@@ -57,10 +58,12 @@ def digits_options(**changes: object) -> "ImportOptions":
     return ImportOptions.model_validate({**given, **changes})
 
 
-def import_quietly(options: "ImportOptions", lock: Path) -> "Imported":
-    """What `model_import.py --quiet` does, in this process."""
+def import_quietly(
+    options: "ImportOptions", lock: Path, progress: "Progress | None" = None
+) -> "Imported":
+    """What `model_import.py --quiet` does, in this process; `progress` is told of it."""
     from importer.pipeline import Provenance, import_model
     from importer.progress import TerminalProgress
 
     provenance = Provenance(command="a test", source_commit=None, imported_at="2026-01-01")
-    return import_model(options, lock, provenance, TerminalProgress(quiet=True))
+    return import_model(options, lock, provenance, progress or TerminalProgress(quiet=True))

@@ -10,7 +10,6 @@ ALLOWED: dict[str, set[str]] = {
     "image_classifier": {"preprocessing"},
     "importer": {"image_classifier", "preprocessing"},
     "tools": {"image_classifier", "preprocessing", "importer"},
-    "release": {"image_classifier", "preprocessing"},
     "service": {"image_classifier", "preprocessing"},
     "model_import": {"image_classifier", "importer", "preprocessing"},
 }

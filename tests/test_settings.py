@@ -39,9 +39,16 @@ def test_each_setting_is_read_from_its_variable() -> None:
     assert (found.deterministic, found.default_top_k) == (True, 1)
 
 
-def test_the_longest_wait_is_twice_the_budget_unless_said() -> None:
-    assert settings(BUDGET_MS="30").longest_wait_ms == 60
-    assert settings(BUDGET_MS="30", MAX_WAIT_MS="10").longest_wait_ms == 10
+def test_a_burst_may_wait_two_seconds_but_not_into_the_timeout() -> None:
+    assert DEFAULTS.longest_wait_ms == 2_000
+    assert settings(TIMEOUT_MS="700").longest_wait_ms == 700
+    assert settings(MAX_WAIT_MS="10").longest_wait_ms == 10
+
+
+def test_during_overload_the_longest_wait_is_the_budget_unless_set() -> None:
+    assert settings(BUDGET_MS="30").longest_overload_wait_ms == 30
+    assert settings(BUDGET_MS="30", OVERLOAD_WAIT_MS="40").longest_overload_wait_ms == 40
+    assert settings(BUDGET_MS="30", MAX_WAIT_MS="10").longest_overload_wait_ms == 10
 
 
 def test_an_unknown_variable_is_an_error_with_a_guess() -> None:

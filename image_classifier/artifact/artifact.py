@@ -9,14 +9,16 @@ from stat import S_ISREG
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import JsonValue
 
-import preprocessing as built_in
+from image_classifier.artifact.evidence import Evidence, read_evidence
 from image_classifier.artifact.format import (
-    BUILT_IN_PREPROCESSING,
-    GOLDEN_LOGITS_NAME,
+    EVIDENCE_NAME,
     LABELS_NAME,
     MANIFEST_NAME,
-    UNDIGESTED,
+    RECORD_NAME,
+    REFERENCE_LOGITS_NAME,
+    UNPINNED,
     WEIGHTS_NAME,
     ArtifactError,
     describe_differences,
@@ -54,33 +56,51 @@ class Artifact:
     """An artifact whose every file matched its digest when it was opened.
 
     Attributes:
-        digest: sha256 of the manifest, which holds the digests of all other files.
+        digest: sha256 of the manifest: the identity.
+        evidence_digest: sha256 of the evidence.
         record: What was measured at import; None where the artifact came without it.
-        slo: What some machine holds with it; None where that was not measured.
+        slo: The rate some machine sustains with it; None where that was not measured.
     """
 
     root: Path
     digest: str
     manifest: Manifest
+    evidence_digest: str
+    evidence: Evidence
     record: ImportRecord | None
     slo: SloCertificate | None = None
 
     def path_of(self, name: str) -> Path:
-        """Path of a file the manifest names."""
+        """Return the path of a file of the artifact."""
         return self.root / name
 
+    def pinned_files(self) -> dict[str, str]:
+        """Return the sha256 of every file that model.lock and a signature cover, by name."""
+        return {
+            **_digests(self.manifest, self.evidence),
+            MANIFEST_NAME: self.digest,
+            EVIDENCE_NAME: self.evidence_digest,
+        }
+
     def labels(self) -> tuple[str, ...]:
-        """Label of each class, in the order of the logits."""
+        """Return the labels in the order of the logits.
+
+        One sigmoid output may have two: of "no" and of "yes".
+        """
         labels = tuple(json.loads(self.path_of(LABELS_NAME).read_bytes()))
-        if len(labels) != self.manifest.num_classes:
+        classes = self.manifest.num_classes
+        allowed = {classes}
+        if classes == 1 and self.manifest.outputs.activation == "sigmoid":
+            allowed.add(2)
+        if len(labels) not in allowed:
             raise ArtifactError(
                 f"{self.path_of(LABELS_NAME)}: {len(labels)} labels, the network has "
-                f"{self.manifest.num_classes} classes; import the model again"
+                f"{classes} classes; import the model again"
             )
         return labels
 
     def preprocessing(self) -> Preprocessing:
-        """The preprocessing that was proven at import: built from the spec, or the user's class."""
+        """Return the preprocessing: built from the spec, or the user's class."""
         entry = self.manifest.preprocessing
         if entry.spec is not None:
             return SpecPreprocessing(entry.spec)
@@ -89,13 +109,14 @@ class Artifact:
         return load_own_preprocessing(self.path_of(entry.file), entry.class_name)
 
     def golden_samples(self) -> tuple[GoldenSample, ...]:
-        """The golden samples, in the manifest's order."""
-        logits = np.load(BytesIO(self.path_of(GOLDEN_LOGITS_NAME).read_bytes()), allow_pickle=False)
+        """Return the golden samples, in the manifest's order."""
+        path = self.path_of(REFERENCE_LOGITS_NAME)
+        logits = np.load(BytesIO(path.read_bytes()), allow_pickle=False)
         expected = (len(self.manifest.golden), self.manifest.num_classes)
         if logits.shape != expected or logits.dtype != np.float32:
             raise ArtifactError(
-                f"{self.path_of(GOLDEN_LOGITS_NAME)}: {logits.dtype} {logits.shape}, expected "
-                f"float32 {expected}; import the model again"
+                f"{path}: {logits.dtype} {logits.shape}, expected float32 {expected}; "
+                "import the model again"
             )
         return tuple(
             GoldenSample(
@@ -108,9 +129,24 @@ class Artifact:
             for entry, row in zip(self.manifest.golden, logits, strict=True)
         )
 
+    def describe(self) -> dict[str, JsonValue]:
+        """Return what a client may want to know of the model, as JSON."""
+        manifest, evidence = self.manifest, self.evidence
+        return {
+            "name": manifest.name,
+            "labels": list(self.labels()),
+            "architecture": None if manifest.architecture is None else str(manifest.architecture),
+            "input": manifest.input.model_dump(mode="json"),
+            "preprocessing": manifest.preprocessing.model_dump(mode="json"),
+            "outputs": manifest.outputs.model_dump(mode="json"),
+            "golden_samples": len(manifest.golden),
+            "reference": evidence.reference,
+            "versions": dict(evidence.versions),
+        }
+
 
 def load_own_preprocessing(path: Path, class_name: str) -> Preprocessing:
-    """A user's class, loaded without leaving bytecode beside its file.
+    """Load a user's class without leaving bytecode beside its file.
 
     A __pycache__ would be an extra file of the artifact, with the time of the import in it.
     """
@@ -122,79 +158,98 @@ def load_own_preprocessing(path: Path, class_name: str) -> Preprocessing:
 
 
 def open_artifact(
-    root: Path, expected_digest: str | None = None, *, graphs: bool = True
+    root: Path,
+    manifest_sha256: str | None = None,
+    evidence_sha256: str | None = None,
+    *,
+    graphs: bool = True,
 ) -> Artifact:
-    """Verify every file of an artifact and read its description.
+    """Verify every file of an artifact and read its descriptions.
 
     Args:
         root: Its directory.
-        expected_digest: sha256 the manifest must have, from model.lock; None trusts the manifest
-            (only for listing and at import).
+        manifest_sha256, evidence_sha256: Digests that manifest and evidence must have, from
+            model.lock; None takes any (only for listing and at import).
         graphs: False leaves out the weights and the graphs, which are large: for a process
             that does not open them.
 
     Raises:
-        ArtifactError: A file is missing, extra or changed, or this program's own preprocessing
-            is not the one the model was proven with.
+        ArtifactError: A file is missing, extra or changed, or manifest and evidence contradict
+            each other.
     """
     path = root / MANIFEST_NAME
     try:
         data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{path}: not found; import the model again") from error
+    except OSError as error:
+        found = "not found" if isinstance(error, FileNotFoundError) else error.strerror
+        raise ArtifactError(f"{path}: {found}; import the model again") from error
     digest = sha256_bytes(data)
-    if expected_digest is not None and digest != expected_digest:
+    if manifest_sha256 not in (None, digest):
         raise ArtifactError(
-            f"{path}: sha256 is {digest}, expected {expected_digest}; import the model again"
+            f"{path}: sha256 is {digest}, expected {manifest_sha256}; import the model again"
         )
     manifest = parse_manifest(data, str(path))
-    _verify_files(root, manifest, graphs=graphs)
-    verify_built_in_preprocessing(root, manifest)
+    evidence, evidence_data = read_evidence(root)
+    evidence_digest = sha256_bytes(evidence_data)
+    if evidence_sha256 not in (None, evidence_digest):
+        raise ArtifactError(
+            f"{root / EVIDENCE_NAME}: sha256 is {evidence_digest}, expected {evidence_sha256}; "
+            "a later import of the same model replaced it, or it was changed: import the model "
+            "again, which writes the lock"
+        )
+    record = read_record(root)
+    _check_references(root, digest, manifest, evidence, record)
+    _verify_files(root, _digests(manifest, evidence), graphs=graphs)
     return Artifact(
         root=root,
         digest=digest,
         manifest=manifest,
-        record=read_record(root),
+        evidence_digest=evidence_digest,
+        evidence=evidence,
+        record=record,
         slo=read_slo(root),
     )
 
 
-def _verify_files(root: Path, manifest: Manifest, *, graphs: bool) -> None:
-    present = file_names(root) - UNDIGESTED
-    # A link may lead outside, and reading a pipe would never end.
-    if odd := sorted(name for name in present if not S_ISREG((root / name).lstat().st_mode)):
+def _digests(manifest: Manifest, evidence: Evidence) -> dict[str, str]:
+    """Digest of every file that manifest and evidence name."""
+    return {**manifest.files, REFERENCE_LOGITS_NAME: evidence.reference_logits_sha256}
+
+
+def _check_references(
+    root: Path, digest: str, manifest: Manifest, evidence: Evidence, record: ImportRecord | None
+) -> None:
+    if evidence.identity_sha256 != digest:
         raise ArtifactError(
-            f"{root / odd[0]}: is a symbolic link, a pipe or a device, expected a file; "
+            f"{root / MANIFEST_NAME}: sha256 is {digest}, {EVIDENCE_NAME} is the evidence of "
+            f"{evidence.identity_sha256}; import the model again"
+        )
+    graphs = {graph.file for graph in manifest.graphs}
+    for entry in evidence.engines:
+        if entry.file not in graphs:
+            raise ArtifactError(
+                f"{root / EVIDENCE_NAME}: engine {entry.name} runs {entry.file}, which is no graph "
+                "of the manifest; import the model again"
+            )
+    # The record has no digest: it may choose among certified engines only.
+    if record is not None and record.plan.engine not in {entry.name for entry in evidence.engines}:
+        raise ArtifactError(
+            f"{root / RECORD_NAME}: plans with the engine {record.plan.engine!r}, which is not "
+            "certified; import the model again"
+        )
+
+
+def _verify_files(root: Path, files: dict[str, str], *, graphs: bool) -> None:
+    present = file_names(root) - UNPINNED - {MANIFEST_NAME, EVIDENCE_NAME}
+    # A link may lead outside, and reading a pipe would never end.
+    not_files = sorted(name for name in present if not S_ISREG((root / name).lstat().st_mode))
+    if not_files:
+        raise ArtifactError(
+            f"{root / not_files[0]}: is a symbolic link, a pipe or a device, expected a file; "
             "import the model again"
         )
-    large = {name for name in manifest.files if name.startswith(LARGE)} if not graphs else set()
-    expected = {name: digest for name, digest in manifest.files.items() if name not in large}
-    differences = describe_differences(expected, sha256_tree(root, present - large))
-    if differences:
+    large = {name for name in files if name.startswith(LARGE)} if not graphs else set()
+    expected = {name: digest for name, digest in files.items() if name not in large}
+    if differences := describe_differences(expected, sha256_tree(root, present - large)):
         more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
         raise ArtifactError(f"{root}: {differences[0]}{more}; import the model again")
-
-
-def built_in_sources() -> dict[str, bytes]:
-    """Source of the running preprocessing package, by file name."""
-    root = Path(built_in.__file__).parent
-    return {path.name: path.read_bytes() for path in sorted(root.glob("*.py"))}
-
-
-def verify_built_in_preprocessing(root: Path, manifest: Manifest) -> None:
-    """Check that the running preprocessing package is the one the model was proven with.
-
-    Raises:
-        ArtifactError: A source file differs.
-    """
-    expected = {
-        name.removeprefix(f"{BUILT_IN_PREPROCESSING}/"): digest
-        for name, digest in manifest.files.items()
-        if name.startswith(f"{BUILT_IN_PREPROCESSING}/")
-    }
-    running = {name: sha256_bytes(source) for name, source in built_in_sources().items()}
-    if differences := describe_differences(expected, running):
-        raise ArtifactError(
-            f"{root}: the preprocessing package of this program is not the one the model was "
-            f"proven with: {differences[0]}; import the model again"
-        )

@@ -1,11 +1,12 @@
-"""What all files of an artifact share: names, digests, frozen values, errors."""
+"""What all files of an artifact share: their names, digests, base values and errors."""
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -78,12 +79,24 @@ def describe_differences(expected: Mapping[str, str], actual: Mapping[str, str])
 
 
 MANIFEST_NAME = "manifest.json"
+EVIDENCE_NAME = "evidence.json"
+RECORD_NAME = "record.json"
+SLO_NAME = "slo.json"
+SIGNATURE_NAME = "model.sig"
+BENTOML_NAME = "model.yaml"
 LABELS_NAME = "labels.json"
-GOLDEN_LOGITS_NAME = "golden/logits.npy"
 WEIGHTS_NAME = "weights.safetensors"
-BUILT_IN_PREPROCESSING = "preprocessing/built_in"
+REFERENCE_LOGITS_NAME = "golden/logits.npy"
+UNPINNED = frozenset({RECORD_NAME, SLO_NAME, SIGNATURE_NAME, BENTOML_NAME})
+"""Files that neither the manifest nor the evidence holds a digest of: measured speed, the
+signature, and BentoML's own description."""
+
+SCHEMA_VERSION: Final = 2
+"""Of manifest.json, evidence.json and model.lock; raised with every change that an older program
+cannot read. See docs/artifact.md."""
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
 
 
 class FrozenModel(BaseModel):
@@ -91,12 +104,7 @@ class FrozenModel(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-
-RECORD_NAME = "record.json"
-
-SLO_NAME = "slo.json"
-
-SIGNATURE_NAME = "model.sig"
-UNDIGESTED = {MANIFEST_NAME, RECORD_NAME, SLO_NAME, SIGNATURE_NAME, "model.yaml"}
-"""Files the manifest does not list: itself, what was measured, the signature, BentoML's own
-description."""
+    def to_json(self) -> bytes:
+        """Return the canonical bytes: UTF-8, sorted keys, two spaces, one final newline."""
+        data = self.model_dump(mode="json")
+        return (json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()

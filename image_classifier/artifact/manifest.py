@@ -1,25 +1,25 @@
-"""The description of an artifact: what it holds, how it was proven, the digest of every file."""
+"""The identity of an artifact: everything that decides an answer, with the digest of each file."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from image_classifier.artifact.format import (
-    GOLDEN_LOGITS_NAME,
+    EVIDENCE_NAME,
     LABELS_NAME,
+    MANIFEST_NAME,
+    REFERENCE_LOGITS_NAME,
+    SCHEMA_VERSION,
+    UNPINNED,
     ArtifactError,
     Digest,
     FrozenModel,
     first_problem,
 )
-from preprocessing import DecodeRules, PreprocessingSpec
-
-if TYPE_CHECKING:
-    pass
-
+from preprocessing import DecodeRules, Preprocessing, PreprocessingSpec
 
 TORCHVISION = "torchvision"
 NOT_SETTABLE = frozenset({"weights", "weights_backbone", "progress", "pretrained"})
@@ -94,67 +94,49 @@ def describe_geometry(spec: PreprocessingSpec) -> str:
     return f"{resize}, {'no crop' if spec.crop is None else f'crop {spec.crop}'}"
 
 
-SCHEMA_VERSION: Final = 1
-"""Raised with every change that an older program cannot read; see docs/artifact.md."""
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?$")]
 """What BentoML takes for a name: lower case, at most 63 characters, no mark at either end."""
-EngineKind = Literal["openvino", "onnxruntime", "torchscript"]
-Precision = Literal["fp32", "bf16", "fp16", "int8"]
 
 
-class Certificate(FrozenModel):
-    """The measured proof that a way to compute equals the reference, on the golden samples.
+class InputSpec(FrozenModel):
+    """What the exported graphs take, and what they do to it first.
 
     Attributes:
-        samples: Golden samples compared.
-        max_logit_difference: Largest |engine logit - reference logit|.
-        tolerance: What was allowed: a factor of max(1, |reference logit|); None for engines
-            whose gate is agreement.
-        top1_agreement: Share of samples with the same top-1, near-ties aside, in [0, 1].
-        required_agreement: Share that was required.
-        accuracy: Share of labelled samples the engine reads right; None without labels.
-        reference_accuracy: The same of the reference.
-        max_accuracy_loss: Loss of accuracy that was allowed, in [0, 1].
+        shape: (H, W, C) of one input.
+        dtype: "uint8": the graph scales and normalises; "float32": the preprocessing did.
+        mean, std: One value a channel on the [0, 1] scale; None for float32 inputs.
     """
 
-    samples: Annotated[int, Field(ge=1)]
-    max_logit_difference: float
-    tolerance: float | None
-    top1_agreement: float
-    required_agreement: float
-    accuracy: float | None
-    reference_accuracy: float | None
-    max_accuracy_loss: float | None
+    shape: tuple[int, int, int]
+    dtype: Literal["uint8", "float32"]
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+
+    @classmethod
+    def of(cls, preprocessing: Preprocessing) -> "InputSpec":
+        """Return the spec of the inputs that `preprocessing` makes."""
+        return cls(
+            shape=preprocessing.input_shape,
+            dtype=preprocessing.input_dtype,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
+        )
 
 
 class PreprocessingEntry(FrozenModel):
-    """The preprocessing that serves, and the facts the exported graph relies on.
+    """How a file becomes an input.
 
     Attributes:
         spec: The declarative preprocessing; None where a class of the user's serves.
         file: Name, inside the artifact, of the user's source file.
         class_name: The class in it.
         decode: How file bytes become the image.
-        input_shape: (H, W, C) of one input.
-        input_dtype: "uint8": the graph scales and normalises; "float32": the class did.
-        mean, std: One value a channel on the [0, 1] scale; None for float32 inputs.
-        shrinking: Proof that decoding large JPEGs at a reduced size changes no answer that
-            counts; None where they are decoded in full.
     """
 
     spec: PreprocessingSpec | None = None
     file: str | None = None
     class_name: str | None = None
     decode: DecodeRules
-    input_shape: tuple[int, int, int]
-    input_dtype: Literal["uint8", "float32"]
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
-    shrinking: Certificate | None = Field(
-        default=None,
-        # Left out where there is none: manifests written before there was one keep their bytes.
-        exclude_if=lambda value: value is None,
-    )
 
     @model_validator(mode="after")
     def _one_source(self) -> "PreprocessingEntry":
@@ -165,29 +147,40 @@ class PreprocessingEntry(FrozenModel):
         return self
 
 
-class EngineGraph(FrozenModel):
-    """One way to run the network.
+class Outputs(FrozenModel):
+    """What the logits mean.
+
+    Attributes:
+        activation: "softmax": exactly one label is right, the probabilities sum to 1. "sigmoid":
+            each label is right or not by itself. "none": the logits are the answer.
+        threshold: Probability from which a label is part of the answer, with "sigmoid" only;
+            None answers with the most probable labels, however improbable.
+    """
+
+    activation: Literal["softmax", "sigmoid", "none"] = "softmax"
+    threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+    @model_validator(mode="after")
+    def _threshold_of_sigmoid(self) -> "Outputs":
+        if self.threshold is not None and self.activation != "sigmoid":
+            raise ValueError(f"threshold belongs to sigmoid, the activation is {self.activation}")
+        return self
+
+
+class Graph(FrozenModel):
+    """One exported form of the network.
 
     Attributes:
         file: The graph: batch (n, H, W, C) in, logits (n, classes) out, n free.
+        format: "onnx", "openvino" (OpenVINO's own, an .xml) or "torchscript".
+        precision: Of the numbers in the file. An engine may compute an fp32 graph in bf16 or fp16.
         companions: Further files the graph needs beside it.
     """
 
-    kind: EngineKind
-    precision: Precision
     file: str
+    format: Literal["onnx", "openvino", "torchscript"]
+    precision: Literal["fp32", "int8"]
     companions: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """Unique in a manifest, e.g. "openvino-int8"."""
-        return f"{self.kind}-{self.precision}"
-
-
-class EngineEntry(EngineGraph):
-    """An engine that is proven equal to the reference."""
-
-    certificate: Certificate
 
 
 class GoldenEntry(FrozenModel):
@@ -207,25 +200,30 @@ class GoldenEntry(FrozenModel):
 
 
 class Manifest(FrozenModel):
-    """Everything needed to reproduce the numbers. Its own sha256 names the artifact.
+    """Everything that decides an answer. Its sha256 is the version of the artifact.
+
+    Nothing in it depends on the machine that imported the model, on the time, or on which
+    engines passed there: that is in `Evidence`.
 
     Attributes:
+        num_classes: Width of the logits.
+        architecture: How the network is built; None for a finished graph.
+        graphs: Every graph that was exported, whether an engine passed with it or not.
+        conformance: Outcome of each case of `preprocessing.conformance_digests`, by name.
         golden: In the order of the rows of golden/logits.npy.
-        reference: "torch": the golden logits are those of eager fp32 torch at import;
-            "given": they came with --reference from the researcher's notebook.
-        versions: Version of each library the numbers depend on.
-        files: sha256 of every file of the artifact but the manifest and the import record.
+        files: sha256 of every file that decides an answer, by name.
     """
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     name: ModelName
     num_classes: Annotated[int, Field(ge=1)]
     architecture: Architecture | None
+    input: InputSpec
     preprocessing: PreprocessingEntry
-    engines: Annotated[tuple[EngineEntry, ...], Field(min_length=1)]
+    outputs: Outputs
+    graphs: Annotated[tuple[Graph, ...], Field(min_length=1)]
+    conformance: Annotated[dict[str, str], Field(min_length=1)]
     golden: Annotated[tuple[GoldenEntry, ...], Field(min_length=1)]
-    reference: Literal["torch", "given"]
-    versions: dict[str, str]
     files: dict[str, Digest]
 
     @model_validator(mode="after")
@@ -234,37 +232,16 @@ class Manifest(FrozenModel):
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts or name in (".", "") or name != str(path):
                 raise ValueError(f"file name {name!r} leaves the artifact")
-        used = [entry.file for entry in self.golden] + [LABELS_NAME, GOLDEN_LOGITS_NAME]
-        used += [name for entry in self.engines for name in (entry.file, *entry.companions)]
+        reserved = {MANIFEST_NAME, EVIDENCE_NAME, REFERENCE_LOGITS_NAME, *UNPINNED}
+        if clashing := sorted(reserved & self.files.keys()):
+            raise ValueError(f"{', '.join(clashing)} cannot be part of the identity")
+        used = [entry.file for entry in self.golden] + [LABELS_NAME]
+        used += [name for graph in self.graphs for name in (graph.file, *graph.companions)]
         if self.preprocessing.file is not None:
             used.append(self.preprocessing.file)
         if missing := sorted(set(used) - self.files.keys()):
             raise ValueError(f"no digest for {', '.join(missing)}")
         return self
-
-    @model_validator(mode="after")
-    def _engines_have_names_of_their_own(self) -> "Manifest":
-        names = [entry.name for entry in self.engines]
-        if len(set(names)) < len(names):
-            raise ValueError(f"two engines of one name: {', '.join(names)}")
-        return self
-
-    def engine(self, name: str) -> EngineEntry:
-        """The certified engine called `name`.
-
-        Raises:
-            ArtifactError: No engine has this name.
-        """
-        for entry in self.engines:
-            if entry.name == name:
-                return entry
-        known = ", ".join(entry.name for entry in self.engines)
-        raise ArtifactError(f"model {self.name}: no certified engine {name!r}; there are {known}")
-
-    def to_json(self) -> bytes:
-        """The canonical bytes: sorted keys, two spaces, one final newline."""
-        data = self.model_dump(mode="json")
-        return (json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
 def parse_manifest(data: bytes, where: str) -> Manifest:
@@ -284,7 +261,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     version = value.get("schema_version") if isinstance(value, dict) else None
     if type(version) is not int or version != SCHEMA_VERSION:
         raise ArtifactError(
-            f"{where}: schema version is {version!r}, this program reads 1..{SCHEMA_VERSION}; "
+            f"{where}: schema version is {version!r}, this program reads {SCHEMA_VERSION}; "
             "import the model again or use the program that wrote it"
         )
     try:

@@ -1,6 +1,5 @@
 """What was measured of an artifact: the import's record and the certified rate."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -57,9 +56,9 @@ class Plan(FrozenModel):
         streams: Batches that run at a time.
         threads: Threads of all streams together.
         batch_sizes: Shapes that are compiled, ascending; other batches are split into these.
-        image_ms: Milliseconds an image costs at full load: the inverse of images a second.
-        solo: Whether an image that is alone runs on all threads at once, instead of on those of
-            one stream. It takes a second copy of the weights in memory.
+        service_time_ms: Milliseconds per image at full load: the inverse of images a second.
+        single_stream: Whether the engine is loaded a second time, with one stream of all threads,
+            for requests that arrive alone. The copy of the weights takes memory.
     """
 
     engine: str
@@ -68,8 +67,8 @@ class Plan(FrozenModel):
     batch_sizes: Annotated[
         tuple[Annotated[int, Field(ge=1, le=256)], ...], Field(min_length=1, max_length=16)
     ]
-    image_ms: Annotated[float, Field(gt=0)]
-    solo: bool = False
+    service_time_ms: Annotated[float, Field(gt=0)]
+    single_stream: bool = False
 
 
 class EngineAttempt(FrozenModel):
@@ -90,7 +89,14 @@ class EngineAttempt(FrozenModel):
 
 
 class ImportRecord(FrozenModel):
-    """One import, as it happened."""
+    """One import, as it happened.
+
+    Attributes:
+        imported_at: UTC, ISO 8601, seconds.
+        command: The command line.
+        source_commit: Commit of this program; "-dirty" where files differ; None outside git.
+        machine: It was imported on; the curves and the plan hold there.
+    """
 
     imported_at: str
     command: str
@@ -99,10 +105,6 @@ class ImportRecord(FrozenModel):
     budget_ms: float
     attempts: tuple[EngineAttempt, ...]
     plan: Plan
-
-    def to_json(self) -> bytes:
-        """Readable bytes."""
-        return (json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True) + "\n").encode()
 
     def curve(self, engine: str) -> tuple[LatencyPoint, ...]:
         """The measured points of one engine; empty where it was not measured."""
@@ -168,10 +170,6 @@ class SloCertificate(FrozenModel):
     ready_s: Annotated[float, Field(gt=0)]
     rule: str
 
-    def to_json(self) -> bytes:
-        """Readable bytes."""
-        return (json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True) + "\n").encode()
-
 
 def read_slo(root: Path) -> SloCertificate | None:
     """The certificate beside a manifest, or None where there is none.
@@ -195,7 +193,7 @@ def write_slo(root: Path, certificate: SloCertificate) -> Path:
     """Replace the certificate in one step and return its path."""
     path = root / SLO_NAME
     # Outside the artifact, whose files are all accounted for: a start in between must not fail.
-    draft = root.with_name(f".{root.name}.{SLO_NAME}")
-    draft.write_bytes(certificate.to_json())
-    draft.replace(path)
+    temporary = root.with_name(f".{root.name}.{SLO_NAME}")
+    temporary.write_bytes(certificate.to_json())
+    temporary.replace(path)
     return path

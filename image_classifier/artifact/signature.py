@@ -1,12 +1,13 @@
 """The OpenSSF model signature of an artifact, verified offline with a public key.
 
-The file is what `model_signing sign key` 1.1 writes: a Sigstore bundle whose DSSE envelope holds
-an in-toto statement with the sha256 of each file. model-signing itself is not used to serve: it
-brings 30 packages for keyless signing. tests/release compares both ways where it is installed.
+`model_signing sign key` (model-signing 1.1) writes it: a Sigstore bundle whose DSSE envelope holds
+an in-toto statement with the sha256 of each file. model-signing itself is not installed to serve,
+because it brings 20 packages for keyless signing.
 """
 
 import base64
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from image_classifier.artifact.artifact import Artifact
 from image_classifier.artifact.format import (
-    MANIFEST_NAME,
-    SIGNATURE_NAME,
     ArtifactError,
     describe_differences,
     sha256_bytes,
@@ -35,28 +33,27 @@ HASHES: dict[str, hashes.HashAlgorithm] = {
 """Curves of the specification, each with its digest."""
 
 
-def verify_signature(artifact: Artifact, public_key: Path) -> None:
+def verify_signature(path: Path, files: Mapping[str, str], public_key: Path) -> None:
     """Check that the owner of a key signed exactly the files of an artifact.
 
     Args:
-        artifact: Opened, so that its files are known to match its manifest.
+        path: The signature, model.sig.
+        files: sha256 of each file of the opened artifact, by name; see `Artifact.pinned_files`.
         public_key: PEM file of an elliptic-curve key.
 
     Raises:
         ArtifactError: No signature, one of another key, or one of other files.
     """
     key = _load_key(public_key)
-    path = artifact.path_of(SIGNATURE_NAME)
     try:
         bundle = path.read_bytes()
     except OSError as error:
         raise ArtifactError(
             f"{path}: {error.strerror}; CLASSIFIER_PUBLIC_KEY is set, expected a signed model; "
-            "sign it (python -m release sign) or unset the key"
+            "sign it (docs/deploy.md, Signed models) or unset the key"
         ) from error
     signed = _signed_files(bundle, key, path)
-    actual = {**artifact.manifest.files, MANIFEST_NAME: artifact.digest}
-    if differences := describe_differences(signed, actual):
+    if differences := describe_differences(signed, files):
         raise ArtifactError(
             f"{path}: the signature is of other files: {differences[0]}; "
             "fetch the model again or sign this one"
@@ -72,7 +69,7 @@ def _load_key(path: Path) -> ec.EllipticCurvePublicKey:
         ) from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in HASHES:
         raise ArtifactError(
-            f"{path}: not a key on {', '.join(HASHES)}; make one with python -m release keygen"
+            f"{path}: not a key on {', '.join(HASHES)}; make one as docs/deploy.md says"
         )
     return key
 
@@ -100,7 +97,7 @@ def _signed_files(bundle: bytes, key: ec.EllipticCurvePublicKey, path: Path) -> 
         raise ArtifactError(f"{path}: not a model signature; sign the model again") from error
     if not known:
         raise ArtifactError(
-            f"{path}: not a model signature of version 1.0; sign the model with model-signing 1"
+            f"{path}: not a model signature of version 1.0; sign it with model-signing 1"
         )
     return signed
 

@@ -1,7 +1,6 @@
 """Where artifacts live: BentoML's model store, and model.lock, which names one of them."""
 
 import fcntl
-import json
 import os
 import re
 import secrets
@@ -18,14 +17,15 @@ from pydantic import Field, ValidationError
 
 from image_classifier.artifact.artifact import Artifact, open_artifact
 from image_classifier.artifact.format import (
+    BENTOML_NAME,
     MANIFEST_NAME,
+    SCHEMA_VERSION,
     ArtifactError,
     Digest,
     FrozenModel,
     first_problem,
-    sha256_bytes,
 )
-from image_classifier.artifact.manifest import Manifest
+from image_classifier.artifact.manifest import parse_manifest
 
 LOCK_NAME = "model.lock"
 
@@ -35,12 +35,14 @@ class ModelLock(FrozenModel):
 
     Attributes:
         tag: Name and version in BentoML's model store, never ":latest".
-        manifest_sha256: Digest of its manifest, and through it of all its files.
+        manifest_sha256: Digest of its manifest, and through it of all files that decide an answer.
+        evidence_sha256: Digest of its evidence, and through it of the reference logits.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = SCHEMA_VERSION
     tag: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*:[0-9a-f]{16}$")]
     manifest_sha256: Digest
+    evidence_sha256: Digest
 
 
 def read_lock(path: Path) -> ModelLock:
@@ -81,18 +83,18 @@ def check_lock_place(path: Path) -> None:
 
 def write_lock(path: Path, lock: ModelLock) -> None:
     """Replace the lock in one step: a reader sees the old one or the new one, whole."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        draft.write_text(json.dumps(lock.model_dump(), indent=2, sort_keys=True) + "\n")
-        draft.replace(path)
+        temporary.write_bytes(lock.to_json())
+        temporary.replace(path)
     finally:
-        draft.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-DRAFT_PREFIX = "image-classifier-import:"
-"""Folders of drafts in the store. BentoML 1.4.39 lists such a folder as a version that is not
+STAGING_PREFIX = "image-classifier-import:"
+"""Staging directories in the store. BentoML 1.4.40 lists such a folder as a version that is not
 there, so as nothing; any other name would be a model to it, or an error."""
-DRAFT_LOCK = "lock"
+STAGING_LOCK = "lock"
 VERSION_DIGITS = 16
 """Hexadecimal digits of the manifest's digest that make the version: 64 bits."""
 
@@ -101,9 +103,18 @@ NO_CREATION_TIME = "creation_time: '1980-01-01T00:00:00+00:00'"
 """In place of the clock's: the same model is the same bytes. record.json has the true time."""
 
 
-def tag_of(manifest: Manifest) -> str:
-    """Name and version of an artifact: the version is the digest of its content."""
-    return f"{manifest.name}:{sha256_bytes(manifest.to_json())[:VERSION_DIGITS]}"
+def tag_of(name: str, manifest_sha256: str) -> str:
+    """Return name and version of an artifact: the version is the digest of its identity."""
+    return f"{name}:{manifest_sha256[:VERSION_DIGITS]}"
+
+
+def lock_of(artifact: Artifact) -> ModelLock:
+    """Return the lock that names an artifact."""
+    return ModelLock(
+        tag=tag_of(artifact.manifest.name, artifact.digest),
+        manifest_sha256=artifact.digest,
+        evidence_sha256=artifact.evidence_digest,
+    )
 
 
 def locate(tag: str) -> Path:
@@ -134,10 +145,11 @@ def open_in_store(tag: str) -> Artifact:
     """
     root = locate(tag)
     artifact = open_artifact(root)
-    if tag_of(artifact.manifest) != f"{root.parent.name}:{root.name}":
+    actual = lock_of(artifact).tag
+    if actual != f"{root.parent.name}:{root.name}":
         raise ArtifactError(
-            f"{root / MANIFEST_NAME}: its content is that of {tag_of(artifact.manifest)}; it was "
-            "changed after the import: import the model again"
+            f"{root / MANIFEST_NAME}: its content is that of {actual}; it was changed after the "
+            "import: import the model again"
         )
     return artifact
 
@@ -150,29 +162,29 @@ def tags() -> tuple[str, ...]:
         sorted(
             f"{folder.parent.name}:{folder.name}"
             for folder in folders
-            if not folder.parent.name.startswith(DRAFT_PREFIX)
+            if not folder.parent.name.startswith(STAGING_PREFIX)
         )
     )
 
 
 @contextmanager
-def draft() -> Iterator[Path]:
-    """A fresh directory inside the store, so on its file system, to build an artifact in.
+def staging_dir() -> Iterator[Path]:
+    """Make a directory inside the store, so on its file system, to build an artifact in.
 
-    It is gone afterwards, whatever happened, unless `add` moved it into the store. What a
+    It is removed afterwards, whatever happened, unless `add` moved it into the store. What a
     killed import left behind is removed by the next one.
     """
     store = Path(BentoMLContainer.model_store_dir.get())
-    for left_over in store.glob(f"{DRAFT_PREFIX}*/{DRAFT_LOCK}"):
+    for left_over in store.glob(f"{STAGING_PREFIX}*/{STAGING_LOCK}"):
         _remove_unlocked(left_over)
-    folder = store / f"{DRAFT_PREFIX}{secrets.token_hex(8)}"
+    folder = store / f"{STAGING_PREFIX}{secrets.token_hex(8)}"
     root = folder / "artifact"
     root.mkdir(parents=True)
     try:
         # The lock gets its name after it is held: no other import sees it free.
         with (folder / "new").open("wb") as lock:
             _hold(lock)
-            (folder / "new").replace(folder / DRAFT_LOCK)
+            (folder / "new").replace(folder / STAGING_LOCK)
             yield root
     finally:
         _remove(folder)
@@ -204,48 +216,62 @@ def _hold(lock: IO[bytes]) -> bool:
     return True
 
 
-def add(root: Path, manifest: Manifest) -> tuple[ModelLock, bool]:
-    """Move a finished draft into the store in one step.
+def add(root: Path, lock: ModelLock) -> bool:
+    """Move a finished artifact into the store in one step.
 
     Args:
-        root: Directory with all files, the manifest among them; made by `draft`.
-        manifest: What is in it.
+        root: Its directory, made by `staging_dir`.
+        lock: What is in it.
 
     Returns:
-        What to lock, and whether the store had the same artifact, undamaged, already.
+        Whether the store had the same identity and evidence, undamaged, already. Then it is left
+        as it is. An artifact that is damaged, or has other evidence, is replaced.
 
-    BentoML 1.4.39 copies into the store file by file, so that an interrupted import would
+    BentoML 1.4.40 copies into the store file by file, so that an interrupted import would
     leave half a model there (bentoml/_internal/models/model.py, `save`). Here BentoML
     writes its description into a store of one model, and a rename publishes the whole.
     """
-    tag = tag_of(manifest)
-    lock = ModelLock(tag=tag, manifest_sha256=sha256_bytes((root / MANIFEST_NAME).read_bytes()))
-    store = BentoMLContainer.model_store.get()
-    final = Path(BentoMLContainer.model_store_dir.get()) / tag.replace(":", "/")
-    if final.exists():
-        try:
-            open_artifact(final, lock.manifest_sha256)
-        except ArtifactError:
-            shutil.rmtree(final)  # damaged: replaced by the sound one
-        else:
-            return lock, True
-    single = root.with_name("description")
-    try:
-        labels = {"classes": str(manifest.num_classes)}
-        with bentoml.models.create(tag, labels=labels, _model_store=type(store)(single)):
-            pass
-        description = (single / tag.replace(":", "/") / "model.yaml").read_text()
-        (root / "model.yaml").write_text(CREATION_TIME.sub(NO_CREATION_TIME, description))
-    finally:
-        shutil.rmtree(single, ignore_errors=True)
+    final = Path(BentoMLContainer.model_store_dir.get()) / lock.tag.replace(":", "/")
+    if _is_stored(final, lock):
+        return True
+    _describe_to_bentoml(root, lock.tag)
     final.parent.mkdir(parents=True, exist_ok=True)
+    replaced = root.with_name("replaced")
+    if final.exists():  # damaged, or with the evidence of another import
+        final.rename(replaced)
     try:
         root.rename(final)
     except OSError:
-        if not final.exists():
+        if not _is_stored(final, lock):
             raise
-        # Another import of the same model was first, by a moment.
-        open_artifact(final, lock.manifest_sha256)
-        return lock, True
+        return True  # another import of the same model was first, by a moment
+    finally:
+        shutil.rmtree(replaced, ignore_errors=True)
     (final.parent / "latest").write_text(final.name)
-    return lock, False
+    return False
+
+
+def _is_stored(final: Path, lock: ModelLock) -> bool:
+    if not final.exists():
+        return False
+    try:
+        open_artifact(final, lock.manifest_sha256, lock.evidence_sha256)
+    except ArtifactError:
+        return False
+    return True
+
+
+def _describe_to_bentoml(root: Path, tag: str) -> None:
+    """Write the description that BentoML reads a model of its store by."""
+    path = root / MANIFEST_NAME
+    classes = parse_manifest(path.read_bytes(), str(path)).num_classes
+    single = root.with_name("description")
+    store = BentoMLContainer.model_store.get()
+    try:
+        labels = {"classes": str(classes)}
+        with bentoml.models.create(tag, labels=labels, _model_store=type(store)(single)):
+            pass
+        description = (single / tag.replace(":", "/") / BENTOML_NAME).read_text()
+        (root / BENTOML_NAME).write_text(CREATION_TIME.sub(NO_CREATION_TIME, description))
+    finally:
+        shutil.rmtree(single, ignore_errors=True)

@@ -1,251 +1,328 @@
-"""The HTTP edge: routes requests, renders answers and every error in one shape."""
+"""The HTTP application: its routes, and every error in one shape."""
 
 import asyncio
 import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any
 
-from image_classifier.errors import BodyTooSlow, MethodNotAllowed, NotFound, TemporaryError
-from image_classifier.http import page
-from image_classifier.http.bodies import BodyMemory, Take, read_body
-from image_classifier.http.messages import (
-    ClientGone,
-    Message,
-    Receive,
-    Scope,
-    Send,
-    header,
-    send_body,
-    send_json,
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_swagger_ui_html
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from image_classifier.artifact.store import ModelLock
+from image_classifier.errors import (
+    MalformedRequest,
+    MethodNotAllowed,
+    NotFound,
+    NotReady,
+    TemporaryError,
+    UnsupportedMediaType,
 )
 from image_classifier.http.metrics import RequestMetrics
-from image_classifier.http.schemas import ERRORS, INTERNAL_ERROR
-from image_classifier.http.uploads import Upload, upload_from
-from image_classifier.inference.classifier import Answer, Classifier
+from image_classifier.http.schemas import (
+    ANSWER_EXAMPLE,
+    ERRORS,
+    INTERNAL_ERROR,
+    PROBES,
+    ClassifyAnswer,
+    ErrorAnswer,
+    ErrorDetail,
+    ModelCard,
+    ModelReference,
+    error_responses,
+)
+from image_classifier.http.uploads import BodyBudget, read_upload
+from image_classifier.inference.batcher import Answer
+from image_classifier.settings import Settings
 from preprocessing.errors import ClientError
 
 logger = logging.getLogger("classifier")
 
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Endpoint = Callable[[Scope, Receive, Send, str], Awaitable[None]]
+DESCRIPTION = """\
+Classifies one image a request: JPEG, PNG, WebP, GIF or BMP (first frame).
+
+Every error has the same shape: `{"error": {"code", "message", "request_id"}}`.
+`/model` shows which model answers, and the proof that it gives the answers of the trained one.
+"""
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-READING = {"GET", "HEAD"}
-FRAMEWORK_PATHS = {"/livez", "/healthz", "/metrics", "/schema.json", *page.FILES}
-"""What BentoML answers. No folders: it makes a metric series of each path below one."""
-PROBE = "/readyz"
-BODY_TIMEOUT_S = 60
-"""A body that takes longer is given up: its connection would hold back the end of the server."""
+CLIENT_GONE = "client_gone"
+UNCOUNTED = re.compile(r"/(livez|healthz|readyz|metrics|schema\.json|static_content/.*)")
+"""Paths of probes, of the scrape itself and of Swagger UI's files: no requests of clients."""
 
 
-class WrongMethod(MethodNotAllowed):
-    """A method that a path does not take; `allow` names those it takes."""
+def create_app(settings: Settings, lock: ModelLock) -> FastAPI:
+    """Make the application. Requests are served once `app.state` has what they need.
 
-    def __init__(self, path: str, methods: set[str]) -> None:
-        self.allow = ", ".join(sorted(methods))
-        super().__init__(f"{path} takes {self.allow}")
+    `app.state` holds, from the end of the service's start on:
+        classifier: The Classifier.
+        describe_model: An async function without arguments that returns the ModelCard.
+    """
+    app = FastAPI(
+        title="Image classifier",
+        description=DESCRIPTION,
+        version=lock.tag,
+        servers=[{"url": "."}],
+        openapi_url="/docs.json",
+        docs_url=None,  # FastAPI's own page loads Swagger UI from another server
+        redoc_url=None,
+        redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # 0.3 ms a request
+        exception_handlers={
+            ClientError: _client_error,
+            HTTPException: _http_exception,
+            RequestValidationError: _validation_error,
+        },
+    )
+    metrics = RequestMetrics(["ok", CLIENT_GONE, *ERRORS])
+    app.add_middleware(RequestEnvelope, metrics=metrics)
+    bodies = BodyBudget(settings.max_body_bytes, settings.max_bodies_bytes)
+    model = ModelReference(tag=lock.tag, digest=lock.manifest_sha256)
+
+    async def classify(request: Request) -> Response:
+        """Classify one image.
+
+        Send the file as the part `image` of a form, or as the body itself
+        (`curl -T photo.jpg …/classify`, which sends PUT, works too). An `X-Request-Id` header is
+        taken over and comes back; `Server-Timing` has the milliseconds of decoding, waiting and
+        inference.
+        """
+        begun = time.perf_counter()
+        classifier = app.state.classifier
+        # Before the body: receiving what is then refused would cost time that others wait for.
+        classifier.refuse_if_overloaded()
+        with bodies.hold() as reserve:
+            upload = await read_upload(request, reserve, bodies.max_bytes)
+            work = classifier.classify(upload.image, upload.top_k)
+            answer: Answer = await _unless_disconnected(request.receive, work)
+        metrics.classified(answer, time.perf_counter() - begun)
+        body = ClassifyAnswer(
+            predictions=answer.predictions, model=model, request_id=request.state.request_id
+        )
+        timing = (
+            f"decode;dur={answer.decode_ms:.2f}, queue;dur={answer.queue_ms:.2f}, "
+            f"infer;dur={answer.infer_ms:.2f}"
+        )
+        return Response(
+            body.model_dump_json(), headers={"server-timing": timing}, media_type="application/json"
+        )
+
+    # Without `default`: Swagger UI and generated clients would send it in the query and in the
+    # form, beside the number that somebody set in the other place.
+    top_k: dict[str, Any] = {
+        "type": "integer",
+        "minimum": 1,
+        "description": f"Number of predictions. When not given: {settings.default_top_k}, or all "
+        "classes if fewer.",
+    }
+    for method, operation_id in (("POST", "classify"), ("PUT", "classify_put")):
+        app.add_api_route(
+            "/classify",
+            classify,
+            methods=[method],
+            operation_id=operation_id,
+            tags=["Classify"],
+            response_model=ClassifyAnswer,
+            responses={
+                200: {"content": {"application/json": {"example": ANSWER_EXAMPLE}}},
+                **error_responses(),
+            },
+            # By hand: FastAPI's own parameters would read the body before the handler runs.
+            openapi_extra=_classify_request(top_k),
+        )
+
+    @app.head("/model", include_in_schema=False)
+    @app.get("/model", tags=["Operate"], responses=error_responses("not_ready", INTERNAL_ERROR))
+    async def describe_model() -> ModelCard:
+        """Describe the loaded model, with the certificates of its engine."""
+        card: ModelCard = await app.state.describe_model()
+        return card
+
+    @app.get("/metrics", tags=["Operate"], response_class=Response)
+    def expose_metrics() -> Response:
+        """Return Prometheus metrics."""
+        return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+
+    @app.head("/", include_in_schema=False)
+    @app.get("/", include_in_schema=False)
+    async def swagger_ui() -> Response:
+        """Show Swagger UI, from files of this server alone."""
+        files = "./static_content"  # BentoML's, whose own page loads Google Tag Manager
+        return get_swagger_ui_html(
+            openapi_url="./docs.json",
+            title=app.title,
+            swagger_js_url=f"{files}/swagger-ui-bundle.js",
+            swagger_css_url=f"{files}/swagger-ui.css",
+            swagger_favicon_url=f"{files}/favicon-light-32x32.png",
+        )
+
+    def openapi() -> dict[str, Any]:
+        # The number of classes is known once the model is loaded.
+        top_k["maximum"] = app.state.classifier.num_classes
+        document = FastAPI.openapi(app)
+        document["paths"].update(PROBES)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
+    return app
 
 
-class ClassifierService(Protocol):
-    """What the edge needs of the service."""
-
-    metrics: RequestMetrics
-    classifier: Classifier
-
-    async def check_ready(self) -> None:
-        """Raise NotReady where a request could not be answered at present."""
-
-    async def model_card(self) -> dict[str, Any]:
-        """What is loaded, as JSON."""
-
-    def openapi(self) -> dict[str, Any]:
-        """The document of /docs.json."""
-
-    @property
-    def model_reference(self) -> dict[str, str]:
-        """Tag and digest, for every answer."""
+def _classify_request(top_k: dict[str, Any]) -> dict[str, Any]:
+    """Describe what /classify takes; `top_k` is the schema of that parameter."""
+    image = {"type": "string", "format": "binary", "description": "The image file."}
+    form = {"type": "object", "required": ["image"], "properties": {"image": image, "top_k": top_k}}
+    return {
+        "parameters": [{"name": "top_k", "in": "query", "schema": top_k}],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {"schema": form},
+                "application/octet-stream": {"schema": image},
+                "image/*": {"schema": image},
+            },
+        },
+    }
 
 
-class Edge:
-    """The outermost ASGI application: our paths are answered here, BentoML's are passed on.
+class RequestEnvelope:
+    """Gives each request an id, counts its outcome, and answers bugs with 500.
 
-    Not `@bentoml.api`, because of what BentoML 1.4.39 does with an upload: it takes a form or a
-    raw body but not both on one path, copies files to disk on the event loop, fetches a URL
-    given in place of a file, makes a metric series of each path a client thinks of, has four
-    shapes of error, and costs about 1 ms of processor time a request (docs/architecture.md).
-
-    Args:
-        app: BentoML's application.
-        service: Returns the service instance of this process.
-        max_body_bytes: Larger bodies are refused.
-        max_bodies_bytes: Of all bodies at a time; see `BodyMemory`.
+    A pure ASGI middleware around all routes.
     """
 
-    def __init__(
-        self,
-        app: App,
-        *,
-        service: Callable[[], ClassifierService],
-        max_body_bytes: int,
-        max_bodies_bytes: int,
-    ) -> None:
+    def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
         self._app = app
-        self._service = service
-        self._max_body_bytes = max_body_bytes
-        self._memory = BodyMemory(max_bodies_bytes)
-        self._routes = {
-            "/classify": ({"POST", "PUT"}, self._classify),
-            "/": (READING, self._page),
-            "/model": (READING, self._model),
-            "/docs.json": (READING, self._docs),
-            PROBE: (READING, self._ready),
-        }
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] == "lifespan":
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await send({"type": "websocket.close"})
-        elif scope["path"] in FRAMEWORK_PATHS and scope["method"] in READING:
-            await self._app(scope, receive, send)
-        elif scope["path"] == PROBE:  # not counted: nobody waits for its answer
+        elif UNCOUNTED.fullmatch(scope["path"]):
             await self._answer(scope, receive, send)
         else:
-            metrics = self._service().metrics
-            metrics.begin()
+            self._metrics.begin()
             outcome = INTERNAL_ERROR
             try:
                 outcome = await self._answer(scope, receive, send)
             finally:
-                metrics.end(outcome)
+                self._metrics.end(outcome)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> str:
-        """Returns what became of the request: "ok", "client_gone" or the code of the error."""
-        request_id = _request_id(scope)
+        """Return the outcome: "ok", "client_gone" or the code of the error."""
+        request = Request(scope)
+        request_id = request.headers.get("x-request-id", "")
+        if not REQUEST_ID.fullmatch(request_id):
+            request_id = uuid.uuid4().hex
+        request.state.request_id = request_id
+        request.state.outcome = "ok"
+        started = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", request_id.encode()),
+                ]
+            await send(message)
+
         try:
-            endpoint = self._endpoint(scope)
-            await endpoint(scope, receive, send, request_id)
-        except ClientGone:
-            return "client_gone"
-        except ClientError as error:
-            await _send_error(send, error, request_id)
-            return error.code
+            await self._app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            return CLIENT_GONE
         # A bug: the client learns no more than the request id, the log has the rest.
         except Exception:
             logger.exception("request %s failed", request_id)
-            body = _error_body(INTERNAL_ERROR, "the service failed; its log says why", request_id)
-            await send_json(
-                send, HTTPStatus.INTERNAL_SERVER_ERROR, body, {"x-request-id": request_id}
-            )
+            if not started:
+                response = _error_response(
+                    request, INTERNAL_ERROR, "internal error; see the service log"
+                )
+                await response(scope, receive, send_with_id)
             return INTERNAL_ERROR
-        return "ok"
-
-    def _endpoint(self, scope: Scope) -> Endpoint:
-        path = scope["path"]
-        if path in FRAMEWORK_PATHS:
-            raise WrongMethod(path, READING)
-        if path not in self._routes:
-            raise NotFound("no such path; / lists them")
-        methods, endpoint = self._routes[path]
-        if scope["method"] not in methods:
-            raise WrongMethod(path, methods)
-        return endpoint
-
-    async def _classify(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
-        begun = time.perf_counter()
-        service = self._service()
-        # Before the body: to receive and read what is then refused costs what others wait for.
-        service.classifier.check_admission()
-        with self._memory.hold() as take:
-            upload = await self._upload(scope, receive, take)
-            work = service.classifier.classify(upload.image, upload.top_k)
-            answer = await _unless_gone(receive, work)
-        value = {
-            "predictions": [
-                {"label": one.label, "class_id": one.class_id, "probability": one.probability}
-                for one in answer.predictions
-            ],
-            "model": service.model_reference,
-            "request_id": request_id,
-        }
-        stages = answer.inference
-        timing = (
-            f"decode;dur={stages.decode_ms:.2f}, queue;dur={stages.queue_ms:.2f}, "
-            f"infer;dur={stages.infer_ms:.2f}"
-        )
-        headers = {"x-request-id": request_id, "server-timing": timing}
-        await send_json(send, HTTPStatus.OK, value, headers)
-        service.metrics.classified(answer, time.perf_counter() - begun)
-
-    async def _upload(self, scope: Scope, receive: Receive, take: Take) -> Upload:
-        try:
-            async with asyncio.timeout(BODY_TIMEOUT_S):
-                body = await read_body(scope, receive, self._max_body_bytes, take)
-        except TimeoutError as error:
-            raise BodyTooSlow(f"the body took longer than {BODY_TIMEOUT_S} s") from error
-        return upload_from(scope, body)
-
-    async def _page(self, _: Scope, __: Receive, send: Send, request_id: str) -> None:
-        headers = {"x-request-id": request_id}
-        await send_body(
-            send, HTTPStatus.OK, ("text/html; charset=utf-8", page.PAGE.encode()), headers
-        )
-
-    async def _ready(self, _: Scope, __: Receive, send: Send, request_id: str) -> None:
-        await self._service().check_ready()
-        await send_body(send, HTTPStatus.OK, ("text/plain", b"\n"), {"x-request-id": request_id})
-
-    async def _model(self, _: Scope, __: Receive, send: Send, request_id: str) -> None:
-        card = await self._service().model_card()
-        await send_json(send, HTTPStatus.OK, card, {"x-request-id": request_id})
-
-    async def _docs(self, _: Scope, __: Receive, send: Send, request_id: str) -> None:
-        document = self._service().openapi()
-        await send_json(send, HTTPStatus.OK, document, {"x-request-id": request_id})
+        outcome: str = request.state.outcome
+        return outcome
 
 
-async def _unless_gone(receive: Receive, work: Awaitable[Answer]) -> Answer:
+async def _unless_disconnected(receive: Receive, work: Awaitable[Answer]) -> Answer:
     """Wait for the answer; cancel the work as soon as the client closes the connection."""
     waiting = asyncio.current_task()
-    leaving = asyncio.ensure_future(receive())
+    disconnect = asyncio.ensure_future(receive())
 
-    def stop(left: asyncio.Future[Message]) -> None:
-        if waiting is not None and not left.cancelled():
+    def cancel_work(received: asyncio.Future[Message]) -> None:
+        if waiting is not None and not received.cancelled():
             waiting.cancel()
 
-    leaving.add_done_callback(stop)
+    disconnect.add_done_callback(cancel_work)
     try:
         return await work
     except asyncio.CancelledError:
         # Ours, where the client has left; else the server's, which goes on to be raised.
-        if waiting is not None and leaving.done() and waiting.uncancel() == 0:
-            raise ClientGone from None
+        if waiting is not None and disconnect.done() and waiting.uncancel() == 0:
+            raise ClientDisconnect from None
         raise
     finally:
-        leaving.remove_done_callback(stop)
-        leaving.cancel()
+        disconnect.remove_done_callback(cancel_work)
+        disconnect.cancel()
 
 
-def _request_id(scope: Scope) -> str:
-    given = header(scope, b"x-request-id")
-    if given is not None and REQUEST_ID.fullmatch(given):
-        return given
-    return uuid.uuid4().hex
+def _error_response(
+    request: Request, code: str, message: str, headers: dict[str, str] | None = None
+) -> Response:
+    request.state.outcome = code
+    detail = ErrorDetail(code=code, message=message, request_id=request.state.request_id)
+    return Response(
+        ErrorAnswer(error=detail).model_dump_json(),
+        ERRORS[code].status,
+        headers,
+        media_type="application/json",
+    )
 
 
-async def _send_error(send: Send, error: ClientError, request_id: str) -> None:
-    headers = {"x-request-id": request_id}
-    if isinstance(error, WrongMethod):
-        headers["allow"] = error.allow
+async def _client_error(request: Request, error: ClientError) -> Response:
+    headers = {}
     if isinstance(error, TemporaryError):
         headers["retry-after"] = str(error.retry_after_s)
-    status = ERRORS[error.code].status
-    await send_json(send, status, _error_body(error.code, str(error), request_id), headers)
+    if isinstance(error, UnsupportedMediaType):
+        headers["accept-encoding"] = "identity"  # RFC 9110, section 15.5.16
+    return _error_response(request, error.code, str(error), headers)
 
 
-def _error_body(code: str, message: str, request_id: str) -> dict[str, object]:
-    return {"error": {"code": code, "message": message, "request_id": request_id}}
+async def _validation_error(request: Request, _: Exception) -> Response:
+    return _error_response(
+        request, MalformedRequest.code, "the request does not have the documented form"
+    )
+
+
+async def _http_exception(request: Request, error: HTTPException) -> Response:
+    """Answer what Starlette and BentoML raise for themselves, with the codes of the table."""
+    path = request.url.path
+    match error.status_code:
+        case HTTPStatus.NOT_FOUND:
+            return _error_response(request, NotFound.code, "no such path; / lists them")
+        case HTTPStatus.METHOD_NOT_ALLOWED:
+            # Not the header of the exception: of several routes of a path it names one.
+            allow = ", ".join(sorted(_methods(request.app, path)))
+            return _error_response(
+                request, MethodNotAllowed.code, f"{path} takes {allow}", {"allow": allow}
+            )
+        case HTTPStatus.SERVICE_UNAVAILABLE:
+            return await _client_error(request, NotReady("the model cannot be reached; try again"))
+    raise error
+
+
+def _methods(app: FastAPI, path: str) -> set[str]:
+    return {
+        method
+        for route in app.routes
+        if getattr(route, "path", None) == path
+        for method in getattr(route, "methods", None) or ()
+    }

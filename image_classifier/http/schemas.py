@@ -1,89 +1,221 @@
-"""What the service answers: the table of errors, and the description of the model."""
+"""All JSON the service sends, as pydantic models, and the table of its errors."""
 
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
-from image_classifier.artifact.artifact import Artifact
-from image_classifier.artifact.manifest import Manifest
-from image_classifier.artifact.record import Plan
-from image_classifier.artifact.store import ModelLock
+from pydantic import BaseModel, Field
 
-INTERNAL_ERROR = "internal_error"
+from image_classifier.artifact.artifact import Artifact
+from image_classifier.artifact.evidence import Certificate, Evidence
+from image_classifier.artifact.manifest import InputSpec, Outputs, PreprocessingEntry
+from image_classifier.artifact.record import Plan, SloCertificate
+from image_classifier.artifact.store import ModelLock
+from image_classifier.inference.predictions import Prediction
 
 
 class ErrorRow(NamedTuple):
-    """How one code is answered and documented."""
+    """How one error code is answered and documented.
+
+    Attributes:
+        meaning: When the code is sent; shown in OpenAPI and docs/serving.md.
+        retry: The same request may succeed later; the answer has a `Retry-After` header.
+    """
 
     status: HTTPStatus
     meaning: str
+    retry: bool = False
 
 
+INTERNAL_ERROR = "internal_error"
 ERRORS = {
     "malformed_request": ErrorRow(
-        HTTPStatus.BAD_REQUEST, "The request is not of the documented form."
+        HTTPStatus.BAD_REQUEST,
+        "a part is missing, repeated or unknown; text where a file belongs; "
+        "`top_k` is no number in 1..classes, or two different ones",
     ),
-    "not_found": ErrorRow(HTTPStatus.NOT_FOUND, "No such path."),
+    "not_found": ErrorRow(HTTPStatus.NOT_FOUND, "no such path"),
     "method_not_allowed": ErrorRow(
-        HTTPStatus.METHOD_NOT_ALLOWED, "The path exists, the method does not."
+        HTTPStatus.METHOD_NOT_ALLOWED,
+        "the path does not take the method; `Allow` lists those it takes",
     ),
-    "body_too_slow": ErrorRow(HTTPStatus.REQUEST_TIMEOUT, "The body did not come in time."),
+    "body_too_slow": ErrorRow(HTTPStatus.REQUEST_TIMEOUT, "the body was not received within 60 s"),
     "body_too_large": ErrorRow(
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "More bytes than the service takes."
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "more bytes than `CLASSIFIER_MAX_BODY_BYTES`"
     ),
     "image_too_large": ErrorRow(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        "More pixels than the service decodes, in the file or after the resize.",
+        "the image exceeds a limit on pixels, aspect ratio, decoding time or memory",
     ),
     "unsupported_media_type": ErrorRow(
-        HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Not a kind of file the service reads."
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        "neither a form nor an image file, an encoded body (`Content-Encoding`), or a file "
+        "other than JPEG, PNG, WebP, GIF and BMP",
     ),
     "undecodable_image": ErrorRow(
-        HTTPStatus.UNPROCESSABLE_ENTITY, "The file is not one complete image."
+        HTTPStatus.UNPROCESSABLE_ENTITY, "the file is not one complete image"
     ),
     "overloaded": ErrorRow(
         HTTPStatus.TOO_MANY_REQUESTS,
-        "The queue or the memory for bodies is full, or the estimated wait too long.",
+        "the estimated wait is too long, or no memory is left for the body",
+        retry=True,
     ),
     "not_ready": ErrorRow(
-        HTTPStatus.SERVICE_UNAVAILABLE, "The model cannot be reached; another try may succeed."
+        HTTPStatus.SERVICE_UNAVAILABLE, "the model runner cannot be reached", retry=True
     ),
-    "deadline_exceeded": ErrorRow(HTTPStatus.GATEWAY_TIMEOUT, "No answer within the time limit."),
+    "deadline_exceeded": ErrorRow(
+        HTTPStatus.GATEWAY_TIMEOUT, "no answer within `CLASSIFIER_TIMEOUT_MS`"
+    ),
     INTERNAL_ERROR: ErrorRow(
-        HTTPStatus.INTERNAL_SERVER_ERROR, "A bug of the service; its log says more."
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        "a bug; the service log has the request id and the traceback",
     ),
 }
 
 
-def engine_card(manifest: Manifest, plan: Plan) -> dict[str, Any]:
-    """The engine that runs, its certificate, and the plan it runs by."""
-    entry = manifest.engine(plan.engine)
-    return {
-        "name": entry.name,
-        "precision": entry.precision,
-        "certificate": entry.certificate.model_dump(mode="json"),
-        "streams": plan.streams,
-        "threads": plan.threads,
-        "batch_sizes": list(plan.batch_sizes),
-        "solo": plan.solo,
-        "image_ms": round(plan.image_ms, 3),
-    }
+class ErrorDetail(BaseModel):
+    """What went wrong with one request."""
+
+    code: str = Field(description="Stable; match on this.")
+    message: str = Field(description="For people; may change.")
+    request_id: str
 
 
-def model_card(
-    lock: ModelLock, artifact: Artifact, engine: dict[str, Any], topology: str
-) -> dict[str, Any]:
-    """The whole card; `engine` as made by `engine_card` in the process that runs it."""
-    manifest = artifact.manifest
-    return {
-        "model": {"tag": lock.tag, "digest": lock.manifest_sha256},
-        "name": manifest.name,
-        "labels": list(artifact.labels()),
-        "architecture": None if manifest.architecture is None else str(manifest.architecture),
-        "preprocessing": manifest.preprocessing.model_dump(mode="json"),
-        "golden_samples": len(manifest.golden),
-        "reference": manifest.reference,
-        "versions": manifest.versions,
-        "engine": engine,
-        "topology": topology,
-        "slo": None if artifact.slo is None else artifact.slo.model_dump(mode="json"),
+class ErrorAnswer(BaseModel):
+    """The body of every error."""
+
+    error: ErrorDetail
+
+
+class ModelReference(BaseModel):
+    """The model that answered."""
+
+    tag: str
+    digest: str = Field(description="sha256 of the model's manifest.")
+
+
+class ClassifyAnswer(BaseModel):
+    """The predictions for one image."""
+
+    predictions: tuple[Prediction, ...] = Field(description="Most probable first.")
+    model: ModelReference
+    request_id: str
+
+
+class EngineCard(BaseModel):
+    """The engine that runs, its certificate, and the plan it follows."""
+
+    name: str
+    precision: str
+    certificate: Certificate
+    streams: int
+    threads: int
+    batch_sizes: tuple[int, ...]
+    single_stream: bool
+    service_time_ms: float
+
+    @classmethod
+    def of(cls, evidence: Evidence, plan: Plan) -> "EngineCard":
+        """Describe the engine of `plan`."""
+        entry = evidence.engine(plan.engine)
+        return cls(
+            name=entry.name,
+            precision=entry.precision,
+            certificate=entry.certificate,
+            streams=plan.streams,
+            threads=plan.threads,
+            batch_sizes=plan.batch_sizes,
+            single_stream=plan.single_stream,
+            service_time_ms=round(plan.service_time_ms, 3),
+        )
+
+
+class ModelCard(BaseModel):
+    """The model a process has loaded, with the proof that it gives the trained one's answers."""
+
+    model: ModelReference
+    name: str
+    labels: tuple[str, ...]
+    architecture: str | None
+    input: InputSpec
+    preprocessing: PreprocessingEntry
+    outputs: Outputs
+    golden_samples: int
+    reference: str
+    versions: dict[str, str]
+    engine: EngineCard
+    topology: str
+    slo: SloCertificate | None
+
+    @classmethod
+    def of(
+        cls, lock: ModelLock, artifact: Artifact, engine: EngineCard, topology: str
+    ) -> "ModelCard":
+        """Describe a loaded artifact; `engine` comes from the process that runs it."""
+        return cls.model_validate(
+            {
+                "model": {"tag": lock.tag, "digest": lock.manifest_sha256},
+                **artifact.describe(),
+                "engine": engine,
+                "topology": topology,
+                "slo": artifact.slo,
+            }
+        )
+
+
+REQUEST_ID_EXAMPLE = "6f1c1f0d3c5b4f0f9d6a0a3d5a1b2c3d"
+ANSWER_EXAMPLE: dict[str, Any] = {
+    "predictions": [{"label": "7", "class_id": 7, "probability": 0.98}],
+    "model": {"tag": "digits:0123456789abcdef", "digest": "0123456789abcdef" * 4},
+    "request_id": REQUEST_ID_EXAMPLE,
+}
+
+
+PROBES: dict[str, Any] = {
+    path: {
+        "get": {
+            "tags": ["Operate"],
+            "summary": summary,
+            "operationId": path.removeprefix("/"),
+            "responses": {
+                "200": {
+                    "description": "Yes.",
+                    "content": {"text/plain": {"schema": {"type": "string"}}},
+                }
+            },
+        }
     }
+    for path, summary in {
+        "/livez": "Answer 200 as long as the process lives.",
+        "/readyz": "Answer 200 once the model is loaded, warm and checked, else 503.",
+    }.items()
+}
+"""OpenAPI paths of the probes, which BentoML answers."""
+
+
+def error_responses(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """Describe errors for FastAPI's `responses`; all of the table, if none is named."""
+    described: dict[int | str, dict[str, Any]] = {}
+    for code in codes or ERRORS:
+        row = ERRORS[code]
+        error = ErrorDetail(code=code, message=row.meaning, request_id=REQUEST_ID_EXAMPLE)
+        response = described.setdefault(
+            int(row.status),
+            {
+                "model": ErrorAnswer,
+                "description": "",
+                "content": {"application/json": {"examples": {}}},
+            },
+        )
+        sentence = row.meaning[0].upper() + row.meaning[1:] + "."
+        response["description"] = f"{response['description']} {sentence}".strip()
+        response["content"]["application/json"]["examples"][code] = {
+            "value": ErrorAnswer(error=error).model_dump()
+        }
+        if row.retry:
+            response["headers"] = {
+                "Retry-After": {
+                    "description": "Seconds to wait before another try.",
+                    "schema": {"type": "integer"},
+                }
+            }
+    return described

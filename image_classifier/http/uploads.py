@@ -1,42 +1,32 @@
-"""The image in a request: a form upload or the raw body."""
+"""The image file and `top_k` that a request carries, read within limits and in memory."""
 
+import asyncio
 import logging
-import re
+import sys
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-from urllib.parse import parse_qs
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
 
-from image_classifier.errors import MalformedRequest, UnsupportedMediaType
-from image_classifier.http.messages import Scope, header
+from image_classifier.errors import (
+    BodyTooLarge,
+    BodyTooSlow,
+    MalformedRequest,
+    Overloaded,
+    UnsupportedMediaType,
+)
 
-if TYPE_CHECKING:
-    from python_multipart.multipart import MultipartCallbacks
-
-
-RAW_TYPES = re.compile(r"image/[\w.+-]+|application/octet-stream|binary/octet-stream")
+BODY_TIMEOUT_S = 60
+"""Slower bodies are aborted with 408; otherwise an open connection would delay shutdown."""
 MAX_PARTS = 128
-MAX_FIELD_BYTES = 1_024
 EXPECTED = (
     "send the image file as the body (Content-Type image/* or application/octet-stream), "
     "or as the part `image` of a form (multipart/form-data)"
 )
-logging.getLogger("python_multipart").setLevel(logging.ERROR)  # else a line a malformed form
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
-    """One part of a form.
-
-    Attributes:
-        filename: None for a plain field, which is never taken for a file.
-    """
-
-    name: str
-    filename: str | None
-    data: bytes
+logging.getLogger("python_multipart").setLevel(logging.ERROR)  # else a line per malformed form
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,133 +42,189 @@ class Upload:
     top_k: int | None
 
 
-def upload_from(scope: Scope, body: bytes) -> Upload:
+class BodyBudget:
+    """Bounds the bytes of request bodies that a process holds.
+
+    Admission counts images that are complete. Without this, clients that send slowly could fill
+    the memory with bodies that are not: a hundred of 20 MB are 2 GB.
+
+    Args:
+        max_bytes: Of one body.
+        max_total_bytes: Of all bodies, from their first byte to their answer; a body that is the
+            only one may be larger.
+    """
+
+    def __init__(self, max_bytes: int, max_total_bytes: int) -> None:
+        self.held = 0
+        self.max_bytes = max_bytes
+        self._max_total_bytes = max_total_bytes
+
+    @contextmanager
+    def hold(self) -> Iterator[Callable[[int], None]]:
+        """Yield a function that reserves bytes until the end of the block.
+
+        It raises Overloaded where not enough are left.
+        """
+        own = 0
+
+        def reserve(count: int) -> None:
+            nonlocal own
+            if self.held > own and self.held + count > self._max_total_bytes:
+                raise Overloaded("the service holds as many bytes as it may; try again later")
+            self.held += count
+            own += count
+
+        try:
+            yield reserve
+        finally:
+            self.held -= own
+
+
+async def read_upload(request: Request, reserve: Callable[[int], None], max_bytes: int) -> Upload:
     """Read the image and `top_k` from a request.
 
-    Raises:
-        MalformedRequest: A part is missing, doubled, unknown, or text where a file belongs.
-        UnsupportedMediaType: Neither a form nor a raw file.
-    """
-    query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-    top_k = _single(query.get("top_k", []), "top_k")
-    if unknown := sorted(query.keys() - {"top_k"}):
-        raise MalformedRequest(f"unknown query parameter {unknown[0][:64]!r}; top_k is known")
-    content_type = header(scope, b"content-type")
-    kind = (content_type or "").partition(";")[0].strip().lower()
-    # curl -T sends no content type; what the bytes are is the decoder's to say.
-    if not kind or RAW_TYPES.fullmatch(kind):
-        if not body:
-            raise MalformedRequest(f"the body is empty; {EXPECTED}")
-        return Upload(image=body, top_k=_top_k(top_k))
-    if kind != "multipart/form-data":
-        raise UnsupportedMediaType(f"the content type {kind[:64]!r} is not read; {EXPECTED}")
-    parts = form_parts(content_type or "", body)
-    if unknown := sorted({part.name for part in parts} - {"image", "top_k"}):
-        raise MalformedRequest(f"unknown part {unknown[0][:64]!r}; expected image, top_k")
-    image = _file([part for part in parts if part.name == "image"])
-    field = _single([_text(part) for part in parts if part.name == "top_k"], "top_k")
-    return Upload(image=image, top_k=_top_k(top_k if field is None else field))
-
-
-def form_parts(content_type: str, body: bytes) -> list[Part]:
-    """Parse a form held in memory; nothing is written to disk.
+    Args:
+        reserve: Is told the size of every chunk before it is kept.
+        max_bytes: Largest body.
 
     Raises:
-        MalformedRequest: Not a complete form.
+        MalformedRequest: A part is missing, repeated, unknown, or text where a file belongs.
+        UnsupportedMediaType: Neither a form nor a raw file, or compressed.
+        BodyTooLarge: The body is declared, or turns out, to be larger than `max_bytes`.
+        BodyTooSlow: The body took longer than `BODY_TIMEOUT_S`.
+        Overloaded: `reserve` found no memory for it.
+        starlette.requests.ClientDisconnect: The connection ended before the body did.
     """
-    boundary = parse_options_header(content_type)[1].get(b"boundary")
-    if not boundary:
-        raise MalformedRequest("the content type multipart/form-data has no boundary")
-    collector = _Collector()
-    try:
-        parser = MultipartParser(boundary, collector.callbacks())
-        parser.write(body)
-        parser.finalize()
-    except FormParserError as error:
-        raise MalformedRequest("the form is not valid multipart/form-data") from error
-    if not collector.ended:
-        raise MalformedRequest("the form ends before its last boundary")
-    return collector.parts
-
-
-class _Collector:
-    """Receives python-multipart's callbacks and gathers parts."""
-
-    def __init__(self) -> None:
-        self.parts: list[Part] = []
-        self.ended = False
-        self._headers: dict[bytes, bytes] = {}
-        self._field = self._value = b""
-        self._data: list[bytes] = []
-
-    def callbacks(self) -> "MultipartCallbacks":
-        return {
-            "on_part_begin": self._begin,
-            "on_header_field": self._header_field,
-            "on_header_value": self._header_value,
-            "on_header_end": self._header_end,
-            "on_part_data": lambda data, start, end: self._data.append(data[start:end]),
-            "on_part_end": self._end,
-            "on_end": self._finish,
-        }
-
-    def _begin(self) -> None:
-        self._headers, self._data = {}, []
-
-    def _header_field(self, data: bytes, start: int, end: int) -> None:
-        self._field += data[start:end]
-
-    def _header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-
-    def _header_end(self) -> None:
-        self._headers[self._field.lower()] = self._value
-        self._field = self._value = b""
-
-    def _end(self) -> None:
-        if len(self.parts) >= MAX_PARTS:
-            raise MalformedRequest(f"the form has more than {MAX_PARTS} parts")
-        _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
-        filename = options.get(b"filename")
-        self.parts.append(
-            Part(
-                name=options.get(b"name", b"").decode("utf-8", "replace"),
-                filename=None if filename is None else filename.decode("utf-8", "replace"),
-                data=b"".join(self._data),
-            )
+    top_ks = request.query_params.getlist("top_k")
+    if unknown := sorted(request.query_params.keys() - {"top_k"}):
+        raise MalformedRequest(f"unknown query parameter {unknown[0][:64]!r}; expected top_k")
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise UnsupportedMediaType(
+            f"the content encoding {encoding[:64]!r} is not supported; send the body as it is"
         )
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    chunks = _chunks(request, reserve, max_bytes)
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            # curl -T sends no content type; what the bytes are is for the decoder to say.
+            if not kind or kind.endswith("/octet-stream") or kind.startswith("image/"):
+                return await _raw_upload(chunks, top_ks)
+            if kind == "multipart/form-data":
+                return await _form_upload(request, chunks, top_ks)
+    except TimeoutError as error:
+        raise BodyTooSlow(f"the body took longer than {BODY_TIMEOUT_S} s") from error
+    raise UnsupportedMediaType(f"the content type {kind[:64]!r} is not supported; {EXPECTED}")
 
-    def _finish(self) -> None:
-        self.ended = True
+
+async def _chunks(
+    request: Request, reserve: Callable[[int], None], max_bytes: int
+) -> AsyncGenerator[bytes]:
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > max_bytes:
+        raise BodyTooLarge(f"the body has {int(declared)} bytes, the limit is {max_bytes}")
+    length = 0
+    async for chunk in request.stream():
+        length += len(chunk)
+        if length > max_bytes:
+            raise BodyTooLarge(f"the body has more than {max_bytes} bytes")
+        reserve(len(chunk))
+        yield chunk
 
 
-def _file(parts: list[Part]) -> bytes:
+async def _raw_upload(chunks: AsyncGenerator[bytes], top_ks: list[str]) -> Upload:
+    image = b"".join([chunk async for chunk in chunks])
+    if not image:
+        raise MalformedRequest(f"the body is empty; {EXPECTED}")
+    return Upload(image=image, top_k=_top_k(top_ks, []))
+
+
+async def _form_upload(
+    request: Request, chunks: AsyncGenerator[bytes], top_ks: list[str]
+) -> Upload:
+    parser = _FormParser(request.headers, chunks, max_files=MAX_PARTS, max_fields=MAX_PARTS)
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise MalformedRequest("the form is not valid multipart/form-data") from error
+    try:
+        if unknown := sorted(form.keys() - {"image", "top_k"}):
+            raise MalformedRequest(f"unknown part {unknown[0][:64]!r}; expected image, top_k")
+        image = await _file(form.getlist("image"))
+        fields = [part for part in form.getlist("top_k") if isinstance(part, str)]
+        if len(fields) < len(form.getlist("top_k")):
+            raise MalformedRequest("the part `top_k` is a file; expected a number")
+        return Upload(image=image, top_k=_top_k(top_ks, fields))
+    finally:
+        await form.close()
+
+
+class _FormParser(MultiPartParser):
+    """Starlette's form parser, kept in memory.
+
+    A part is a file by any of its signs: `filename`, `filename*`, or a Content-Type other than
+    text or JSON. Starlette knows the first one only.
+    """
+
+    spool_max_size = sys.maxsize
+    _ended = False
+
+    async def parse(self) -> FormData:
+        self.stream = self._checked(self.stream)
+        return await super().parse()
+
+    async def _checked(self, chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+        async for chunk in chunks:
+            yield chunk
+        if not self._ended:  # raised while Starlette parses, it closes the parts
+            raise MalformedRequest("the form ends before its last boundary")
+
+    def on_part_begin(self) -> None:
+        if len(self.items) >= MAX_PARTS:
+            raise MalformedRequest(f"the form has more than {MAX_PARTS} parts")
+        super().on_part_begin()
+
+    def on_headers_finished(self) -> None:
+        part = self._current_part
+        kind = dict(part.item_headers).get(b"content-type", b"text/plain").lower()
+        disposition = part.content_disposition or b""
+        if b"filename*=" in disposition.lower() or not kind.startswith(
+            (b"text/", b"application/json")
+        ):
+            part.content_disposition = disposition + b'; filename=""'
+        super().on_headers_finished()
+
+    def on_end(self) -> None:
+        self._ended = True
+
+
+async def _file(parts: list[UploadFile | str]) -> bytes:
     if len(parts) != 1:
         found = "is missing" if not parts else f"is given {len(parts)} times"
         raise MalformedRequest(f"the part `image` {found}; {EXPECTED}")
-    # A part without a file name is text. BentoML would take a URL in it and fetch it.
-    if parts[0].filename is None:
+    # Text is never taken for a file. BentoML would take a URL in it and fetch it.
+    if isinstance(parts[0], str):
         raise MalformedRequest("the part `image` is text; expected a file")
-    if not parts[0].data:
+    image = await parts[0].read()
+    if not image:
         raise MalformedRequest("the part `image` is empty; expected a file")
-    return parts[0].data
+    return image
 
 
-def _text(part: Part) -> str:
-    if part.filename is not None or len(part.data) > MAX_FIELD_BYTES:
-        raise MalformedRequest(f"the part `{part.name}` is a file; expected a number")
-    return part.data.decode("utf-8", "replace")
+def _top_k(query: list[str], fields: list[str]) -> int | None:
+    """Return the one number that a query and a form ask for; `null` asks for nothing."""
+    for values in (query, fields):
+        if len(values) > 1:
+            raise MalformedRequest(f"top_k is given {len(values)} times")
+    numbers = [_number(text) for text in (*query, *fields) if text != "null"]
+    if len(set(numbers)) > 1:
+        raise MalformedRequest(
+            f"top_k is {numbers[0]} in the query and {numbers[1]} in the form; send it once"
+        )
+    return numbers[0] if numbers else None
 
 
-def _single(values: list[str], name: str) -> str | None:
-    if len(values) > 1:
-        raise MalformedRequest(f"{name} is given {len(values)} times")
-    return values[0] if values else None
-
-
-def _top_k(text: str | None) -> int | None:
-    if text is None:
-        return None
+def _number(text: str) -> int:
     if not text.strip().isascii() or not text.strip().isdigit() or len(text) > 9:
         raise MalformedRequest(f"top_k is {text[:32]!r}; expected a number of 1 or more")
     return int(text)

@@ -1,102 +1,152 @@
-"""Who is let in: a bounded number of requests, and none that would wait too long."""
+"""Who is let in: a bounded number of requests, and none that would wait too long.
+
+docs/admission.md explains the rule and compares it, by simulation, with two others.
+"""
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from image_classifier.errors import DeadlineExceeded, Overloaded
+
+logger = logging.getLogger("classifier")
 
 MEMORY_S = 1.0
 """Seconds of queueing after which an observation counts 1/e: long enough that one pause of the
 machine does not look like a slower model, short enough to follow a change of traffic."""
 INITIAL_ANSWERS = 20
-"""How many observed answers the measured cost of an image counts for at the start."""
-
-SLOWEST = 1.4
-"""How much longer than average one answer in a hundred takes: 101 to 106 ms where the average was
-68 to 79 (ResNet-50 int8 at 3 × overload on 2 cores, load generator included)."""
+"""Number of observed answers that the initial interval counts for."""
+BURST_S = 0.5
+COUNT_S = 0.75
+CALM_S = 2.0
+"""Overload begins once the wait has been too long for BURST_S, in which a burst may arrive, and
+too many requests came in the COUNT_S after that. It ends after CALM_S with few enough requests."""
+TOO_MANY = 1.2
+"""Requests, divided by those that could be answered, above which overload begins. Chosen, as the
+seconds above, by simulation (docs/admission.md)."""
+LOG_EVERY_S = 10.0
+"""Seconds between two log lines about refusals."""
 
 
 class Admission:
-    """Refuses at once what could not be answered in time.
+    """Decides which requests are let in, and which are dropped while they wait.
 
-    The time to the answer of a new request is estimated as the requests inside, with itself, times
-    the interval between answers at full load (Little's law), and a part for bad luck. The interval
-    is time queueing divided by answers given, both forgotten exponentially; it starts as the
-    measured cost of an image, and fades back to it while nothing queues, so that one slow moment
-    does not shut the door for good. Who leaves unanswered says nothing of the speed: counted as
-    an answer, impatient clients would open the door the further the more of them leave.
+    A request may wait up to `max_wait_ms` before work on it begins, so that a burst is answered.
+    During overload it may wait up to `overload_wait_ms`. Overload begins when the estimated wait
+    stays longer than that while more requests arrive than can be answered; a queue that a burst
+    left behind is worked off instead. Overload ends when fewer requests arrive than can be
+    answered.
 
-    Belongs to one event loop; not thread-safe.
+    The wait is estimated as the queued requests times the interval between answers at full load.
+    The interval is the time during which requests queued divided by the answers given in it, both
+    forgotten exponentially. It starts as `answer_interval_ms`, and returns to it while nothing
+    queues, so that one slow moment does not shut out requests for good. Disconnected clients are
+    not counted as answers: otherwise the service would look faster the more of them leave.
+
+    Belongs to one event loop; not thread-safe, except for what a `Reservation` says.
 
     Args:
-        max_inside: Requests that may be inside at a time.
-        max_wait_ms: Longest estimated time to an answer.
-        image_ms: Interval between answers at full load, until it has been observed.
-        parallel: Requests that are worked on at a time; up to here none is refused for its time,
-            as a model slower than `max_wait_ms` would otherwise answer nobody.
+        max_in_flight: Requests that may be in flight at a time.
+        max_wait_ms: Longest wait of an accepted request.
+        overload_wait_ms: Longest wait of an accepted request during overload.
+        answer_interval_ms: Interval between answers at full load, until it has been observed.
+        parallel: Requests that are worked on at a time. Up to here none is refused or dropped for
+            its wait; a model slower than the longest wait would otherwise answer nobody.
         clock: Monotonic seconds.
     """
 
     def __init__(
         self,
         *,
-        max_inside: int,
+        max_in_flight: int,
         max_wait_ms: float,
-        image_ms: float,
+        overload_wait_ms: float,
+        answer_interval_ms: float,
         parallel: int,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.inside = 0
-        self._max_inside = max_inside
+        self.in_flight = 0
+        self.overloaded = False
+        self.clock = clock
+        self._max_in_flight = max_in_flight
         self._max_wait_ms = max_wait_ms
-        self._image_ms = image_ms
-        self._queueing_ms = image_ms * INITIAL_ANSWERS
-        self._answers = float(INITIAL_ANSWERS)
+        self._overload_wait_ms = overload_wait_ms
+        self._answer_interval_ms = answer_interval_ms
         self._parallel = parallel
-        self._clock = clock
+        self._queueing_ms = answer_interval_ms * INITIAL_ANSWERS
+        self._answers = float(INITIAL_ANSWERS)
         self._last_answer = clock()
         self._queueing = False
+        self._offered = 0
+        self._since = clock()
+        self._refusals = _Refusals(clock())
+
+    @property
+    def wait_limit_ms(self) -> float:
+        """Longest wait of an accepted request at present."""
+        return self._overload_wait_ms if self.overloaded else self._max_wait_ms
 
     def estimated_wait_ms(self) -> float:
-        """Milliseconds until a request admitted now would have its answer."""
-        return SLOWEST * (self.inside + 1) * self._queueing_ms / self._answers
+        """Estimate how long a request admitted at present would wait before work on it begins."""
+        return max(0, self.in_flight + 1 - self._parallel) * self._interval_ms()
 
-    def check(self) -> None:
-        """Do nothing where a request would be let in now.
+    def refuse_if_overloaded(self) -> None:
+        """Do nothing where a request would be let in at present.
 
         Raises:
-            Overloaded: The places are taken, or the answer would take too long.
+            Overloaded: All places are taken, or the request would wait too long.
         """
-        wait_ms = self.estimated_wait_ms()
-        too_long = wait_ms > self._max_wait_ms and self.inside >= self._parallel
-        if self.inside >= self._max_inside or too_long:
-            error = Overloaded("the service is at its capacity; try again later")
-            error.retry_after_s = max(1, math.ceil(wait_ms / 1e3))
-            raise error
+        self._judge()
+        if self.in_flight >= self._max_in_flight:
+            limit = f"{self._max_in_flight} in flight are allowed (CLASSIFIER_MAX_QUEUE)"
+        elif self.estimated_wait_ms() > self.wait_limit_ms:
+            limit = self._described_wait_limit()
+        else:
+            return
+        self._offered += 1
+        error = Overloaded("the service is at its capacity; try again later")
+        self._note_refusal(error, limit)
+        raise error
 
     @contextmanager
-    def admit(self) -> Iterator[None]:
-        """Hold a place for the time of one request; raises as `check` does."""
-        self.check()
-        self.inside += 1
-        finished = True
+    def reserve(self) -> Iterator["Reservation"]:
+        """Hold a place for the time of one request.
+
+        Raises:
+            Overloaded: As `refuse_if_overloaded`; or the work was dropped because it had waited
+                too long.
+        """
+        self.refuse_if_overloaded()
+        waits = self.in_flight >= self._parallel
+        self._offered += 1
+        self.in_flight += 1
+        answered = True
         try:
-            yield
+            yield Reservation(self, self.clock() if waits else math.inf)
+        except Overloaded as error:
+            answered = False
+            self._note_refusal(error, self._described_wait_limit())
+            raise
         except (asyncio.CancelledError, DeadlineExceeded):
-            finished = False
+            answered = False
             raise
         finally:
-            self.inside -= 1
-            if finished:
+            self.in_flight -= 1
+            if answered:
                 self._observe()
-            elif self.inside <= self._parallel:
+            elif self.in_flight < self._parallel:
                 self._queueing = False
+            self._judge()
+
+    def _interval_ms(self) -> float:
+        return self._queueing_ms / self._answers
 
     def _observe(self) -> None:
-        now = self._clock()
+        now = self.clock()
         elapsed_s = now - self._last_answer
         # Only intervals in which work was waiting all along tell how fast answers can come.
         if self._queueing:
@@ -106,8 +156,117 @@ class Admission:
         else:
             kept = math.exp(-elapsed_s / MEMORY_S)
             added = (1 - kept) * INITIAL_ANSWERS
-            added_ms = added * self._image_ms
+            added_ms = added * self._answer_interval_ms
         self._queueing_ms = self._queueing_ms * kept + added_ms
         self._answers = self._answers * kept + added
         self._last_answer = now
-        self._queueing = self.inside > self._parallel
+        self._queueing = self.in_flight >= self._parallel
+
+    def _judge(self) -> None:
+        """Begin or end overload."""
+        now = self.clock()
+        elapsed_s = now - self._since
+        if self.overloaded:
+            if elapsed_s >= CALM_S:
+                if self._load(elapsed_s) < 1:
+                    self.overloaded = False
+                    logger.warning("overload ended: %d requests in flight", self.in_flight)
+                self._offered, self._since = 0, now
+        elif self.estimated_wait_ms() <= self._overload_wait_ms:
+            self._offered, self._since = 0, now
+        elif elapsed_s < BURST_S:
+            self._offered = 0
+        elif elapsed_s >= BURST_S + COUNT_S:
+            if self._load(elapsed_s - BURST_S) > TOO_MANY:
+                self._begin_overload(now)
+            else:
+                self._offered, self._since = 0, now - BURST_S  # count again
+
+    def _load(self, seconds: float) -> float:
+        """Return the requests that came, divided by those that could have been answered."""
+        return self._offered * self._interval_ms() / (seconds * 1e3)
+
+    def _begin_overload(self, now: float) -> None:
+        self.overloaded = True
+        self._offered, self._since = 0, now
+        logger.warning(
+            "overload began: %d requests in flight, estimated wait %.0f ms; "
+            "until it ends requests wait at most %g ms (CLASSIFIER_OVERLOAD_WAIT_MS)",
+            self.in_flight,
+            self.estimated_wait_ms(),
+            self._overload_wait_ms,
+        )
+
+    def _described_wait_limit(self) -> str:
+        setting = "OVERLOAD_WAIT_MS" if self.overloaded else "MAX_WAIT_MS"
+        return f"waits up to {self.wait_limit_ms:g} ms are allowed (CLASSIFIER_{setting})"
+
+    def _note_refusal(self, error: Overloaded, limit: str) -> None:
+        """Count and log a refusal, and say when the client may try again."""
+        now = self.clock()
+        self._refusals.add(now)
+        # If all that were refused come back, they and those in flight take this long.
+        backlog = self.in_flight + self._refusals.recent
+        error.retry_after_s = max(1, math.ceil(backlog * self._interval_ms() / 1e3))
+        if count := self._refusals.due_for_log(now):
+            logger.warning(
+                "refused %d requests with 429: %s; %d in flight, estimated wait %.0f ms",
+                count,
+                limit,
+                self.in_flight,
+                self.estimated_wait_ms(),
+            )
+
+
+class _Refusals:
+    """Counts refusals: those of about the last second, and those not yet logged."""
+
+    def __init__(self, now: float) -> None:
+        self.recent = 0.0
+        self._last = now
+        self._unlogged = 0
+        self._logged = -math.inf
+
+    def add(self, now: float) -> None:
+        self.recent = self.recent * math.exp(-(now - self._last) / MEMORY_S) + 1
+        self._last = now
+        self._unlogged += 1
+
+    def due_for_log(self, now: float) -> int:
+        """Return the number of refusals for a log line; 0 where the last line is too recent."""
+        if now - self._logged < LOG_EVERY_S:
+            return 0
+        count, self._unlogged, self._logged = self._unlogged, 0, now
+        return count
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """The place of one request, and how long it is worth working on.
+
+    Safe to ask in any thread.
+
+    Attributes:
+        since: When the request began to wait, in seconds of the admission's clock; infinite for a
+            request that found a free place to be worked on, which does not expire.
+    """
+
+    admission: Admission
+    since: float
+
+    @property
+    def deadline(self) -> float:
+        """Seconds of the admission's clock at which work on the request must have begun.
+
+        Comes nearer when overload begins.
+        """
+        return self.since + self.admission.wait_limit_ms / 1e3
+
+    def refuse_if_expired(self) -> None:
+        """Do nothing before the deadline.
+
+        Raises:
+            Overloaded: The deadline has passed.
+        """
+        if self.admission.clock() > self.deadline:
+            raise Overloaded("the request waited too long; try again later")

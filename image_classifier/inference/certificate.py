@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from image_classifier.artifact.format import FrozenModel
-from image_classifier.artifact.manifest import Certificate, Precision
+from image_classifier.artifact.evidence import Certificate
+from image_classifier.artifact.format import FrozenModel, Precision
 from image_classifier.inference.engine import Logits
 
 NEAR_TIE_TOLERANCES = 2
@@ -107,5 +107,5 @@ def _accuracy(logits: Logits, class_ids: tuple[int | None, ...]) -> float | None
 
 
 def _rounded(value: float) -> float:
-    """Three digits: the rest is noise of the machine and would change the artifact's tag."""
+    """Keep three digits: the rest is noise, and would change the digest of the evidence."""
     return float(f"{value:.3g}") if np.isfinite(value) else float(np.finfo(np.float32).max)

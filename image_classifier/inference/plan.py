@@ -78,7 +78,11 @@ def _measure_point(
 ) -> LatencyPoint:
     streams, threads, batch_size = shape
     plan = Plan(
-        engine="measured", streams=streams, threads=threads, batch_sizes=(batch_size,), image_ms=1
+        engine="measured",
+        streams=streams,
+        threads=threads,
+        batch_sizes=(batch_size,),
+        service_time_ms=1,
     )
     engine = load(plan)
     batch = np.resize(example, (batch_size, *example.shape[1:])).astype(example.dtype)
@@ -145,8 +149,8 @@ def plan_for(engine: str, points: Iterable[LatencyPoint], budget_ms: float) -> P
         streams=best.streams,
         threads=best.threads,
         batch_sizes=tuple(sorted(size for size in sizes if size <= best.batch_size)),
-        image_ms=1e3 / best.images_per_s,
-        solo=_can_run_solo(engine)
+        service_time_ms=1e3 / best.images_per_s,
+        single_stream=_can_run_solo(engine)
         and _lone_ms(points, 1)
         <= min(WORTHWHILE_SOLO * on_stream_ms, on_stream_ms - SOLO_SAVES_MS),
     )
@@ -167,7 +171,7 @@ def fastest_plan(plans: Iterable[Plan]) -> Plan:
     first, *others = plans
     best = first
     for plan in others:
-        useful_ms = max(plan.image_ms, 1e3 / (ENOUGH_PER_CORE * plan.threads))
-        if WORTHWHILE * useful_ms <= best.image_ms:
+        useful_ms = max(plan.service_time_ms, 1e3 / (ENOUGH_PER_CORE * plan.threads))
+        if WORTHWHILE * useful_ms <= best.service_time_ms:
             best = plan
     return best

@@ -1,7 +1,7 @@
 """From a verified artifact to an executor that is warm and proven."""
 
 import gc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from image_classifier.artifact.artifact import Artifact, GoldenSample, open_artifact
-from image_classifier.artifact.format import ArtifactError, sha256_bytes
-from image_classifier.artifact.manifest import EngineEntry
+from image_classifier.artifact.evidence import CertifiedEngine
+from image_classifier.artifact.format import SIGNATURE_NAME, ArtifactError, sha256_bytes
 from image_classifier.artifact.record import ImportRecord, Plan
 from image_classifier.inference.certificate import Gates, certify
 from image_classifier.inference.engine import Batch, EngineUnavailable, LoadEngine
@@ -18,11 +18,17 @@ from image_classifier.inference.engines.load import accelerator_of, open_graph
 from image_classifier.inference.executor import Executor
 from image_classifier.inference.machine import this_machine, usable_cores
 from image_classifier.inference.plan import measure_curve, plan_for
-from preprocessing import DecodeLimits, Preprocessing, to_input
+from preprocessing import (
+    DecodeLimits,
+    Preprocessing,
+    conformance_digests,
+    differing_cases,
+    to_input,
+)
 
 
 def open_for_serving(
-    root: Path, expected_digest: str, *, public_key: str | None, graphs: bool
+    root: Path, manifest_sha256: str, evidence_sha256: str, *, public_key: str | None, graphs: bool
 ) -> Artifact:
     """See `open_artifact`; with a key, the artifact must carry a signature of it.
 
@@ -32,12 +38,13 @@ def open_for_serving(
     Raises:
         ArtifactError: The artifact is damaged, or not signed by the key.
     """
-    artifact = open_artifact(root, expected_digest, graphs=graphs)
+    artifact = open_artifact(root, manifest_sha256, evidence_sha256, graphs=graphs)
     if public_key is not None:
         # Its library takes longer to import than all else here, and few starts need it.
         from image_classifier.artifact.signature import verify_signature
 
-        verify_signature(artifact, Path(public_key))
+        signature = artifact.path_of(SIGNATURE_NAME)
+        verify_signature(signature, artifact.pinned_files(), Path(public_key))
     return artifact
 
 
@@ -45,10 +52,32 @@ class SelfCheckFailed(ArtifactError):
     """This machine does not reproduce what was certified; the service must not start."""
 
 
+CASES_NAMED = 5
+"""Conformance cases named in a refusal; the cause shows in the first few."""
+
+
+def check_conformance(expected: Mapping[str, str], preprocessing: Preprocessing) -> None:
+    """Check that preprocessing makes the same of the conformance cases as at import.
+
+    Args:
+        expected: Outcome of each case at import, by name, from the manifest.
+
+    Raises:
+        SelfCheckFailed: Some differ; the message names them.
+    """
+    if different := differing_cases(expected, conformance_digests(preprocessing)):
+        more = ", …" if len(different) > CASES_NAMED else ""
+        raise SelfCheckFailed(
+            f"preprocessing gives other pixels than at import for {len(different)} of "
+            f"{len(expected)} conformance cases ({', '.join(different[:CASES_NAMED])}{more}); "
+            "install the versions of the requirements lock, or import the model again"
+        )
+
+
 def golden_inputs(
     samples: Iterable[GoldenSample], preprocessing: Preprocessing
 ) -> npt.NDArray[np.generic]:
-    """Inputs of the golden samples, (n, H, W, C), proven to be those of the import.
+    """Return the inputs of the golden samples, (n, H, W, C), proven to be those of the import.
 
     Raises:
         SelfCheckFailed: A sample gives other pixels than at import.
@@ -56,20 +85,35 @@ def golden_inputs(
     inputs = []
     for sample in samples:
         array = to_input(sample.data, preprocessing, DecodeLimits())
-        found = sha256_bytes(array.tobytes())
-        if found != sample.input_sha256:
+        actual = sha256_bytes(array.tobytes())
+        if actual != sample.input_sha256:
             raise SelfCheckFailed(
                 f"golden sample {sample.name}: preprocessing gives other pixels than at import "
-                f"(sha256 is {found}, expected {sample.input_sha256}); install the versions of "
+                f"(sha256 is {actual}, expected {sample.input_sha256}); install the versions of "
                 "the requirements lock, or import the model again on this machine"
             )
         inputs.append(array)
     return np.stack(inputs)
 
 
+def check_preprocessing(
+    artifact: Artifact, preprocessing: Preprocessing
+) -> npt.NDArray[np.generic]:
+    """Check conformance cases and golden samples; return the golden inputs, (n, H, W, C).
+
+    Args:
+        preprocessing: The artifact's, as it will serve.
+
+    Raises:
+        SelfCheckFailed: Preprocessing makes other pixels than at import.
+    """
+    check_conformance(artifact.manifest.conformance, preprocessing)
+    return golden_inputs(artifact.golden_samples(), preprocessing)
+
+
 def check_engine(
     artifact: Artifact,
-    entry: EngineEntry,
+    entry: CertifiedEngine,
     executor: Executor,
     inputs: npt.NDArray[np.generic],
 ) -> None:
@@ -99,13 +143,13 @@ def _ways(
     for batch_size in executor.plan.batch_sizes:
         logits = executor.run_in_parts(inputs, batch_size)
         yield f"batch size {batch_size}", logits
-    if executor.plan.solo:
+    if executor.plan.single_stream:
         # Every fourth: the same graph was certified this way at import, and a start must be quick.
-        logits[::4] = executor.run_solo(inputs[::4])
-        yield "a lone image", logits
+        logits[::4] = np.concatenate([executor.run(one[np.newaxis]) for one in inputs[::4]])
+        yield "single stream", logits
 
 
-def gates_of(entry: EngineEntry) -> Gates:
+def gates_of(entry: CertifiedEngine) -> Gates:
     """The gates the engine passed at import."""
     certificate = entry.certificate
     return Gates(
@@ -137,46 +181,44 @@ def load_executor(
     Raises:
         ArtifactError: The engine cannot be loaded, or does not reproduce its certificate.
     """
-    samples, preprocessing = artifact.golden_samples(), artifact.preprocessing()
+    preprocessing = artifact.preprocessing()
     with ThreadPoolExecutor(1, "golden") as pool:
-        # They are decoded while the engine is compiled: a start is quicker by a tenth of a second.
-        inputs = pool.submit(golden_inputs, samples, preprocessing)
-        record, signature = artifact.record, artifact.manifest.preprocessing
-        unnamed = record.plan.engine if record else artifact.manifest.engines[0].name
-        entry = artifact.manifest.engine(engine or unnamed)
-        load = open_graph(entry, artifact.root, signature.input_shape)
+        # While the engine is compiled: a start is quicker by some tenths of a second.
+        inputs = pool.submit(check_preprocessing, artifact, preprocessing)
+        record, input_spec = artifact.record, artifact.manifest.input
+        unnamed = record.plan.engine if record else artifact.evidence.engines[0].name
+        entry = artifact.evidence.engine(engine or unnamed)
+        load = open_graph(entry, artifact.root, input_spec.shape)
         here = this_machine(_accelerator(entry, record))
         measured = record if record and record.machine == here else None
         plan = _plan(measured, entry.name, budget_ms, load, inputs.result)
         if deterministic:
-            plan = plan.model_copy(update={"batch_sizes": plan.batch_sizes[:1], "solo": False})
+            one_shape = {"batch_sizes": plan.batch_sizes[:1], "single_stream": False}
+            plan = plan.model_copy(update=one_shape)
+        single_stream_plan = plan.model_copy(update={"streams": 1, "batch_sizes": (1,)})
         executor = Executor(
             load(plan),
             plan,
-            signature,
+            input_spec,
             artifact.manifest.num_classes,
-            solo=load(_alone(plan)) if plan.solo else None,
+            load(single_stream_plan) if plan.single_stream else None,
         )
     executor.warmup()
     check_engine(artifact, entry, executor, inputs.result())
     return executor
 
 
-def _alone(plan: Plan) -> Plan:
-    return plan.model_copy(update={"streams": 1, "batch_sizes": (1,)})
-
-
 def freeze_garbage() -> None:
-    """Leave all that was loaded out of garbage collection.
+    """Exclude all objects that exist at present from garbage collection.
 
-    A full collection over what importing the libraries made stalls a process for 150 to
-    190 ms (measured with torch and bentoml 1.4.39): long beyond the budget of a request.
+    A full collection over the objects of the imported libraries stalls a process for 150 to
+    190 ms (torch and bentoml 1.4.39), far longer than the budget of a request.
     """
     gc.collect()
     gc.freeze()
 
 
-def _accelerator(entry: EngineEntry, record: ImportRecord | None) -> str | None:
+def _accelerator(entry: CertifiedEngine, record: ImportRecord | None) -> str | None:
     """Name of the GPU the engine runs on, or None.
 
     Raises:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from image_classifier.artifact.evidence import Evidence
 from image_classifier.artifact.manifest import Manifest, parse_manifest
-from tests.imports import ROOT
 
 OWN = b"""from preprocessing import DecodeRules
 
@@ -39,8 +39,7 @@ def npy(array: Any) -> bytes:
 
 
 def contents() -> dict[str, bytes]:
-    """Files of the artifact, the manifest aside."""
-    built_in = sorted((ROOT / "preprocessing").glob("*.py"))
+    """Files of the artifact, but for manifest and evidence."""
     return {
         "labels.json": b'["ant", "bee"]\n',
         "weights.safetensors": b"not opened when serving",
@@ -49,12 +48,43 @@ def contents() -> dict[str, bytes]:
         "golden/0001.jpg": b"second picture",
         "golden/logits.npy": npy(np.array([[1, 2], [3, 4]], np.float32)),
         "preprocessing/own/own.py": OWN,
-        **{f"preprocessing/built_in/{path.name}": path.read_bytes() for path in built_in},
     }
 
 
 def manifest_of(files: dict[str, bytes]) -> dict[str, Any]:
     """The manifest as a plain value, for tests to spoil."""
+    golden = [("golden/0000.png", "ant.png", 0), ("golden/0001.jpg", "who knows.jpg", None)]
+    return {
+        "schema_version": 2,
+        "name": "insects",
+        "num_classes": 2,
+        "architecture": {"torchvision": "resnet18", "kwargs": {"num_classes": 2}},
+        "preprocessing": {
+            "file": "preprocessing/own/own.py",
+            "class_name": "Own",
+            "decode": {},
+        },
+        "input": {
+            "shape": [1, 1, 3],
+            "dtype": "uint8",
+            "mean": [0.0, 0.0, 0.0],
+            "std": [1.0, 1.0, 1.0],
+        },
+        "outputs": {"activation": "softmax", "threshold": None},
+        "graphs": [{"file": "engines/network.onnx", "format": "onnx", "precision": "fp32"}],
+        "conformance": {"decode/png": "0" * 64},
+        "golden": [
+            {"file": file, "name": name, "class_id": class_id, "input_sha256": "0" * 64}
+            for file, name, class_id in golden
+        ],
+        "files": {
+            name: sha256(data) for name, data in files.items() if name != "golden/logits.npy"
+        },
+    }
+
+
+def evidence_of(files: dict[str, bytes], manifest_sha256: str) -> dict[str, Any]:
+    """The evidence as a plain value."""
     certificate = {
         "samples": 2,
         "max_logit_difference": 0.0,
@@ -66,29 +96,14 @@ def manifest_of(files: dict[str, bytes]) -> dict[str, Any]:
         "max_accuracy_loss": None,
     }
     engine = {"kind": "openvino", "precision": "fp32", "file": "engines/network.onnx"}
-    golden = [("golden/0000.png", "ant.png", 0), ("golden/0001.jpg", "who knows.jpg", None)]
     return {
-        "schema_version": 1,
-        "name": "insects",
-        "num_classes": 2,
-        "architecture": {"torchvision": "resnet18", "kwargs": {"num_classes": 2}},
-        "preprocessing": {
-            "file": "preprocessing/own/own.py",
-            "class_name": "Own",
-            "decode": {},
-            "input_shape": [1, 1, 3],
-            "input_dtype": "uint8",
-            "mean": [0.0, 0.0, 0.0],
-            "std": [1.0, 1.0, 1.0],
-        },
-        "engines": [{**engine, "companions": [], "certificate": certificate}],
-        "golden": [
-            {"file": file, "name": name, "class_id": class_id, "input_sha256": "0" * 64}
-            for file, name, class_id in golden
-        ],
+        "schema_version": 2,
+        "identity_sha256": manifest_sha256,
         "reference": "torch",
+        "reference_logits_sha256": sha256(files["golden/logits.npy"]),
+        "engines": [{**engine, "certificate": certificate}],
+        "shrinking": None,
         "versions": {"numpy": "2"},
-        "files": {name: sha256(data) for name, data in files.items()},
     }
 
 
@@ -104,4 +119,6 @@ def write_artifact(root: Path, files: dict[str, bytes] | None = None) -> str:
         (root / name).write_bytes(data)
     data = parsed(manifest_of(files)).to_json()
     (root / "manifest.json").write_bytes(data)
+    evidence = Evidence.model_validate_json(json.dumps(evidence_of(files, sha256(data))))
+    (root / "evidence.json").write_bytes(evidence.to_json())
     return sha256(data)

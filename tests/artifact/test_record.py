@@ -1,4 +1,4 @@
-"""The import record: beside the artifact, not part of its digest."""
+"""What was measured: beside the artifact, and no part of its digests."""
 
 from pathlib import Path
 
@@ -12,30 +12,74 @@ from image_classifier.artifact.record import (
     LatencyPoint,
     Machine,
     Plan,
+    SloCertificate,
     read_record,
+    read_slo,
+    write_slo,
 )
 from image_classifier.inference.plan import stream_counts
 from tests.artifact.builder import write_artifact
 
+MACHINE = Machine(cpu="one", cores=2, features=("avx2",), accelerator=None)
 POINT = LatencyPoint(batch_size=1, streams=1, threads=2, latency_ms=3.5, images_per_s=280)
 RECORD = ImportRecord(
     imported_at="2026-01-01T00:00:00+00:00",
     command="model_import.py --name insects",
     source_commit=None,
-    machine=Machine(cpu="one", cores=2, features=("avx2",), accelerator=None),
+    machine=MACHINE,
     budget_ms=50,
     attempts=(
         EngineAttempt(engine="openvino-fp32", verdict="passed", curve=(POINT,)),
         EngineAttempt(engine="openvino-int8", verdict="failed", reason="too far off"),
     ),
-    plan=Plan(engine="openvino-fp32", streams=1, threads=2, batch_sizes=(1,), image_ms=3.5),
+    plan=Plan(engine="openvino-fp32", streams=1, threads=2, batch_sizes=(1,), service_time_ms=3.5),
+)
+SLO = SloCertificate(
+    measured_at="2026-01-01T00:00:00+00:00",
+    commit="0123456789",
+    machine=MACHINE,
+    images="golden",
+    image_count=2,
+    topology="embedded",
+    settings={"CLASSIFIER_BUDGET_MS": "50"},
+    plan=Plan(engine="openvino-fp32", streams=2, threads=2, batch_sizes=(1,), service_time_ms=7.0),
+    budget_ms=50,
+    highest_rate_per_s=100,
+    first_failed_rate_per_s=104,
+    p50_ms=12.5,
+    p99_ms=48.0,
+    saturated_per_s=130,
+    ready_s=2.5,
+    rule="bisection",
 )
 
 
-def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    (tmp_path / "record.json").write_bytes(RECORD.to_json())
+def test_what_was_measured_can_be_replaced_without_changing_the_artifact(tmp_path: Path) -> None:
+    root = tmp_path / "artifact"
+    root.mkdir()
+    digest = write_artifact(root)
+    before = open_artifact(root, digest)
+    for budget_ms, rate in ((50, 100), (20, 30)):
+        record = RECORD.model_copy(update={"budget_ms": budget_ms})
+        slo = SLO.model_copy(update={"highest_rate_per_s": rate})
+        (root / "record.json").write_bytes(record.to_json())
+        write_slo(root, slo)
 
-    assert read_record(tmp_path) == RECORD
+        opened = open_artifact(root, before.digest, before.evidence_digest)
+
+        assert (opened.record, opened.slo) == (record, slo)
+    assert (before.record, before.slo) == (None, None)
+    assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
+
+
+def test_a_record_that_plans_with_an_engine_without_certificate_is_refused(tmp_path: Path) -> None:
+    write_artifact(tmp_path)
+    plan = RECORD.plan.model_copy(update={"engine": "openvino-int8"})
+    record = RECORD.model_copy(update={"plan": plan})
+    (tmp_path / "record.json").write_bytes(record.to_json())
+
+    with pytest.raises(ArtifactError, match=r"record\.json: plans .*which is not certified"):
+        open_artifact(tmp_path)
 
 
 @pytest.mark.parametrize("cores", [1, 96, 384])
@@ -46,35 +90,23 @@ def test_a_record_has_room_for_the_streams_of_large_machines(cores: int) -> None
     ]
 
     assert points[-1].streams == cores
-    assert RECORD.plan.model_copy(update={"streams": cores, "threads": cores}) == Plan(
-        engine="openvino-fp32", streams=cores, threads=cores, batch_sizes=(1,), image_ms=3.5
-    )
-
-
-def test_another_record_is_the_same_artifact(tmp_path: Path) -> None:
-    digest = write_artifact(tmp_path)
-    for record in (RECORD, RECORD.model_copy(update={"budget_ms": 20})):
-        (tmp_path / "record.json").write_bytes(record.to_json())
-
-        opened = open_artifact(tmp_path, digest)
-
-        assert (opened.digest, opened.record) == (digest, record)
+    assert Plan(engine="any", streams=cores, threads=cores, batch_sizes=(1,), service_time_ms=1)
 
 
 def test_the_curve_of_an_engine_that_was_not_measured_is_empty() -> None:
     assert RECORD.curve("openvino-fp32") == (POINT,)
     assert RECORD.curve("openvino-int8") == ()
-    assert RECORD.curve("unheard-of") == ()
+    assert RECORD.curve("unknown") == ()
 
 
-def test_without_a_record_there_is_none(tmp_path: Path) -> None:
-    assert read_record(tmp_path) is None
-
-
-@pytest.mark.parametrize("data", [b"", b"{}", b"[1]", RECORD.to_json().replace(b"plan", b"plam")])
-def test_what_is_no_record_is_refused_in_one_line(tmp_path: Path, data: bytes) -> None:
+@pytest.mark.parametrize("data", [b"", b"{}", b"[1]", b'{"plam": 1}'])
+def test_a_damaged_record_or_rate_certificate_is_refused_in_one_line(
+    tmp_path: Path, data: bytes
+) -> None:
     (tmp_path / "record.json").write_bytes(data)
+    (tmp_path / "slo.json").write_bytes(data)
 
-    with pytest.raises(ArtifactError, match=r"record\.json: .*; import the model again") as refused:
+    with pytest.raises(ArtifactError, match=r"record\.json: .*; import the model again$"):
         read_record(tmp_path)
-    assert "\n" not in str(refused.value)
+    with pytest.raises(ArtifactError, match=r"slo\.json: .*; delete it, or measure again"):
+        read_slo(tmp_path)

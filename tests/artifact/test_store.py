@@ -1,5 +1,6 @@
-"""The model store: content-addressed, whole or not at all, clean after a kill."""
+"""The model store and model.lock: content-addressed, whole or not at all, clean after a kill."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -7,20 +8,32 @@ import sys
 from pathlib import Path
 
 import bentoml
+import numpy as np
 import pytest
 
 from image_classifier.artifact.artifact import open_artifact
 from image_classifier.artifact.format import ArtifactError
-from image_classifier.artifact.store import DRAFT_PREFIX, ModelLock, add, draft, locate, tags
-from tests.artifact.builder import contents, manifest_of, parsed, sha256, write_artifact
+from image_classifier.artifact.store import (
+    STAGING_PREFIX,
+    ModelLock,
+    add,
+    locate,
+    lock_of,
+    read_lock,
+    staging_dir,
+    tags,
+    write_lock,
+)
+from tests.artifact.builder import contents, npy, sha256, write_artifact
 from tests.imports import ROOT
 
 
 def imported(files: dict[str, bytes] | None = None) -> tuple[ModelLock, bool]:
     """Add the small artifact, as an import does."""
-    with draft() as root:
+    with staging_dir() as root:
         write_artifact(root, files)
-        return add(root, parsed(manifest_of(contents() if files is None else files)))
+        lock = lock_of(open_artifact(root))
+        return lock, add(root, lock)
 
 
 def everything_in(home: Path) -> dict[str, str]:
@@ -31,7 +44,7 @@ def everything_in(home: Path) -> dict[str, str]:
     }
 
 
-def test_the_version_is_the_digest_of_the_content(store: Path) -> None:
+def test_the_version_is_the_digest_of_the_manifest(store: Path) -> None:
     lock, known = imported()
 
     manifest = store / "models" / lock.tag.replace(":", "/") / "manifest.json"
@@ -78,6 +91,22 @@ def test_other_content_is_another_version_beside_the_first(store: Path) -> None:
     assert open_artifact(locate(second.tag), second.manifest_sha256).labels() == ("bee", "ant")
 
 
+def test_other_evidence_of_the_same_identity_replaces_the_first_under_the_same_tag(
+    store: Path,
+) -> None:
+    first, _ = imported()
+    logits = npy(np.array([[1, 2], [3, 5]], np.float32))
+    second, known = imported({**contents(), "golden/logits.npy": logits})
+
+    assert not known
+    assert (second.tag, second.manifest_sha256) == (first.tag, first.manifest_sha256)
+    artifact = open_artifact(locate(second.tag), second.manifest_sha256, second.evidence_sha256)
+    assert artifact.golden_samples()[1].logits.tolist() == [3, 5]
+    assert staging_dirs(store) == []
+    with pytest.raises(ArtifactError, match="a later import of the same model replaced it"):
+        open_artifact(locate(first.tag), first.manifest_sha256, first.evidence_sha256)
+
+
 def test_bentoml_knows_the_model_and_its_labels(store: Path) -> None:
     lock, _ = imported()
 
@@ -115,8 +144,8 @@ def test_what_is_no_tag_is_one_line(store: Path, tag: str) -> None:
     assert str(caught.value).isprintable()
 
 
-def test_a_draft_is_gone_after_a_failure(store: Path) -> None:
-    with pytest.raises(KeyError), draft() as root:
+def test_the_staging_directory_is_gone_after_a_failure(store: Path) -> None:
+    with pytest.raises(KeyError), staging_dir() as root:
         (root / "half").write_text("written")
         raise KeyError
 
@@ -133,33 +162,33 @@ def test_the_files_of_an_artifact_can_be_read_by_another_user(store: Path) -> No
 KILLED_IMPORT = """
 import os, signal
 from pathlib import Path
-from artifact.store import draft
+from image_classifier.artifact.store import staging_dir
 
-with draft() as root:
+with staging_dir() as root:
     (root / "half").write_text("written")
     (root.with_name("description") / "insects").mkdir(parents=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def drafts(store: Path) -> list[Path]:
-    return list((store / "models").glob(f"{DRAFT_PREFIX}*"))
+def staging_dirs(store: Path) -> list[Path]:
+    return list((store / "models").glob(f"{STAGING_PREFIX}*"))
 
 
 def test_what_a_killed_import_left_is_removed_by_the_next(store: Path) -> None:
     environment = {**os.environ, "BENTOML_HOME": str(store)}
     killed = subprocess.run([sys.executable, "-c", KILLED_IMPORT], cwd=ROOT, env=environment)
-    left = drafts(store)
+    left = staging_dirs(store)
 
     imported()
 
     assert killed.returncode == -9
     assert len(left) == 1
-    assert drafts(store) == []
+    assert staging_dirs(store) == []
 
 
-def test_the_draft_of_an_import_that_runs_is_left_alone(store: Path) -> None:
-    with draft() as running:
+def test_the_staging_directory_of_a_running_import_is_left_alone(store: Path) -> None:
+    with staging_dir() as running:
         (running / "half").write_text("written")
 
         imported()
@@ -167,18 +196,18 @@ def test_the_draft_of_an_import_that_runs_is_left_alone(store: Path) -> None:
         assert (running / "half").read_text() == "written"
 
 
-def test_a_draft_without_a_lock_is_not_ours_to_remove(store: Path) -> None:
+def test_a_staging_directory_without_a_lock_is_left_alone(store: Path) -> None:
     # An import is there for a moment between making the folder and holding its lock.
-    (store / "models" / f"{DRAFT_PREFIX}starting").mkdir()
+    (store / "models" / f"{STAGING_PREFIX}starting").mkdir()
 
     assert not imported()[1]
-    assert [path.name for path in drafts(store)] == [f"{DRAFT_PREFIX}starting"]
+    assert [path.name for path in staging_dirs(store)] == [f"{STAGING_PREFIX}starting"]
 
 
-def test_a_draft_is_no_model_to_bentoml_or_to_us(store: Path) -> None:
+def test_a_staging_directory_is_no_model_to_bentoml_or_to_us(store: Path) -> None:
     lock, _ = imported()
 
-    with draft() as running:
+    with staging_dir() as running:
         write_artifact(running)
         (running.with_name("description") / "insects").mkdir(parents=True)
 
@@ -186,15 +215,77 @@ def test_a_draft_is_no_model_to_bentoml_or_to_us(store: Path) -> None:
         assert tags() == (lock.tag,)
 
 
-def test_a_draft_lies_on_the_file_system_of_a_store_that_is_elsewhere(
+def test_the_staging_directory_is_on_the_file_system_of_a_store_that_is_elsewhere(
     store: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "disk").mkdir()
     (store / "models").rmdir()
     (store / "models").symlink_to(tmp_path / "disk")
 
-    with draft() as root:
+    with staging_dir() as root:
         assert root.resolve().is_relative_to(tmp_path / "disk")
     lock, _ = imported()
 
     assert (tmp_path / "disk" / lock.tag.replace(":", "/") / "manifest.json").is_file()
+
+
+LOCK = ModelLock(tag="digits:0123456789abcdef", manifest_sha256="a" * 64, evidence_sha256="b" * 64)
+
+
+def test_a_lock_is_sorted_json_and_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    write_lock(tmp_path / "model.lock", LOCK)
+
+    assert read_lock(tmp_path / "model.lock") == LOCK
+    assert [path.name for path in tmp_path.iterdir()] == ["model.lock"]
+    assert (tmp_path / "model.lock").read_text() == (
+        f'{{\n  "evidence_sha256": "{"b" * 64}",\n  "manifest_sha256": "{"a" * 64}",\n'
+        '  "schema_version": 2,\n  "tag": "digits:0123456789abcdef"\n}\n'
+    )
+
+
+def test_a_lock_that_is_read_while_it_is_replaced_stays_whole(tmp_path: Path) -> None:
+    path = tmp_path / "model.lock"
+    write_lock(path, LOCK)
+    with path.open() as reader:
+        write_lock(path, LOCK.model_copy(update={"manifest_sha256": "c" * 64}))
+
+        assert json.loads(reader.read())["manifest_sha256"] == "a" * 64
+    assert read_lock(path).manifest_sha256 == "c" * 64
+
+
+def test_a_lock_that_is_missing_or_no_file_is_the_operators_error(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"model\.lock: not found; import a model first"):
+        read_lock(tmp_path / "model.lock")
+    with pytest.raises(ArtifactError, match="Is a directory; expected a readable file"):
+        read_lock(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff",
+        *(
+            json.dumps({**LOCK.model_dump(), **change}).encode()
+            for change in (
+                {"tag": "digits:latest"},
+                {"tag": "digits"},
+                {"tag": "Digits:0123456789abcdef"},
+                {"tag": "../digits:0123456789abcdef"},
+                {"manifest_sha256": "a" * 63},
+                {"evidence_sha256": None},
+                {"schema_version": 1},
+                {"digest": "what is this"},
+            )
+        ),
+    ],
+)
+def test_a_damaged_lock_is_refused_in_one_line(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "model.lock"
+    path.write_bytes(data)
+
+    with pytest.raises(ArtifactError, match=r"model\.lock: .*; import the model again") as refused:
+        read_lock(path)
+    assert "\n" not in str(refused.value)

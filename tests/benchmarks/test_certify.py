@@ -23,19 +23,21 @@ from tests.artifact.builder import write_artifact
 from tests.benchmarks.servers import right, serving, target
 
 
-@pytest.mark.parametrize("solo", [True, False])
-def test_the_certified_plan_is_the_one_the_server_shows(tmp_path: Path, solo: bool) -> None:
-    manifest = open_artifact(tmp_path, write_artifact(tmp_path)).manifest
+@pytest.mark.parametrize("single_stream", [True, False])
+def test_the_certified_plan_is_the_one_the_server_shows(
+    tmp_path: Path, single_stream: bool
+) -> None:
+    evidence = open_artifact(tmp_path, write_artifact(tmp_path)).evidence
     plan = Plan(
-        engine=manifest.engines[0].name,
+        engine=evidence.engines[0].name,
         streams=2,
         threads=3,
         batch_sizes=(1, 4),
-        image_ms=7.5,
-        solo=solo,
+        service_time_ms=7.5,
+        single_stream=single_stream,
     )
 
-    assert plan_of(engine_card(manifest, plan)) == plan
+    assert plan_of(engine_card(evidence, plan)) == plan
 
 
 def test_saturation_is_certified_without_refusals_and_the_rate_as_it_serves(
@@ -45,14 +47,14 @@ def test_saturation_is_certified_without_refusals_and_the_rate_as_it_serves(
     root.mkdir()
     artifact = open_artifact(root, write_artifact(root))
     plan = Plan(
-        engine=artifact.manifest.engines[0].name,
+        engine=artifact.evidence.engines[0].name,
         streams=1,
         threads=1,
         batch_sizes=(1,),
-        image_ms=1.0,
+        service_time_ms=1.0,
     )
     card = {
-        "engine": engine_card(artifact.manifest, plan),
+        "engine": engine_card(artifact.evidence, plan),
         "topology": "embedded",
         "model": {"tag": "insects:1"},
     }
@@ -74,6 +76,9 @@ def test_saturation_is_certified_without_refusals_and_the_rate_as_it_serves(
         subject, LoadPlan(name="certify", cases=(), slice_s=0.2, longest_probe=1)
     )
 
-    assert started == [{"CLASSIFIER_MAX_WAIT_MS": "5000"}, {}]
+    assert started == [
+        {"CLASSIFIER_MAX_WAIT_MS": "5000", "CLASSIFIER_OVERLOAD_WAIT_MS": "5000"},
+        {},
+    ]
     assert certificate.saturated_per_s > 0
     assert certificate.highest_rate_per_s == 0

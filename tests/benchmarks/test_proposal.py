@@ -7,7 +7,7 @@ import pytest
 from benchmarks.proposal import ProposalError, in_words, propose, replicas_for
 from benchmarks.running import ROOT
 from image_classifier.artifact.record import EngineAttempt, ImportRecord, LatencyPoint, Machine
-from tests.artifact.test_slo import SLO
+from tests.artifact.test_record import SLO
 
 
 def point(batch_size: int, latency_ms: float, images_per_s: float) -> LatencyPoint:

@@ -1,4 +1,4 @@
-"""The two bentofiles: one list of files, two locks."""
+"""The two bentofiles: the same files, each with its own lock."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ def bentofile(name: str) -> dict[str, Any]:
     return value
 
 
-def test_they_pack_the_same_files_but_for_the_lock() -> None:
-    cpu, gpu = bentofile("bentofile.yaml"), bentofile("bentofile.gpu.yaml")
+def test_both_pack_the_same_files_except_the_lock() -> None:
+    cpu, gpu = bentofile("bentofile.yaml"), bentofile("deploy/bentofile.gpu.yaml")
 
     assert {name.replace("serve-cpu", "serve-gpu") for name in cpu["include"]} == set(
         gpu["include"]
@@ -23,24 +23,30 @@ def test_they_pack_the_same_files_but_for_the_lock() -> None:
     assert gpu["docker"]["dockerfile_template"] == cpu["docker"]["dockerfile_template"]
 
 
-@pytest.mark.parametrize(("name", "lock"), [("", "serve-cpu"), (".gpu", "serve-gpu")])
-def test_each_installs_the_lock_that_it_packs(name: str, lock: str) -> None:
-    value = bentofile(f"bentofile{name}.yaml")
+@pytest.mark.parametrize(
+    ("name", "lock"),
+    [("bentofile.yaml", "serve-cpu"), ("deploy/bentofile.gpu.yaml", "serve-gpu")],
+)
+def test_each_installs_the_lock_it_packs(name: str, lock: str) -> None:
+    value = bentofile(name)
 
     assert value["python"] == {
-        "requirements_txt": f"requirements/{lock}.txt",
+        "requirements_txt": f"deploy/requirements/{lock}.txt",
         "lock_packages": False,
     }
-    assert f"/requirements/{lock}.txt" in value["include"]
+    assert f"/deploy/requirements/{lock}.txt" in value["include"]
     assert not [one for one in value["include"] if "requirements" in one and lock not in one]
 
 
 def test_settings_of_the_gpu_image_are_settings() -> None:
     from image_classifier.settings import Settings
 
-    assert Settings.from_env(bentofile("bentofile.gpu.yaml")["docker"]["env"]).topology == "runner"
+    assert (
+        Settings.from_env(bentofile("deploy/bentofile.gpu.yaml")["docker"]["env"]).topology
+        == "runner"
+    )
 
 
-def test_both_lead_to_a_python_the_project_runs_on() -> None:
-    for name in ("bentofile.yaml", "bentofile.gpu.yaml"):
+def test_both_name_a_python_the_project_supports() -> None:
+    for name in ("bentofile.yaml", "deploy/bentofile.gpu.yaml"):
         assert bentofile(name)["docker"]["python_version"] in ("3.11", "3.12", "3.13")

@@ -87,7 +87,7 @@ def test_each_certified_engine_reads_the_digits(artifact: Artifact, engine: str)
 
 
 def test_the_certificates_state_what_was_compared(artifact: Artifact) -> None:
-    for entry in artifact.manifest.engines:
+    for entry in artifact.evidence.engines:
         certificate = entry.certificate
         assert (certificate.samples, certificate.top1_agreement) == (30, 1)
         assert certificate.max_logit_difference < 1e-4
@@ -102,7 +102,7 @@ def test_the_record_has_a_row_for_each_engine_and_a_plan_that_one_of_them_earned
 
     assert [one.engine for one in record.attempts] == ["openvino-fp32", "onnxruntime-fp32"]
     assert all(one.verdict == "passed" and one.curve for one in record.attempts)
-    assert record.plan.engine in {one.name for one in artifact.manifest.engines}
+    assert record.plan.engine in {one.name for one in artifact.evidence.engines}
 
 
 def test_the_weights_in_the_artifact_are_those_that_were_given(artifact: Artifact) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_classifier.artifact.manifest import Manifest
+from image_classifier.artifact.evidence import Evidence
 from importer.errors import ImportRefused
 from tests.imports import digits_options, import_quietly
 
@@ -19,13 +19,13 @@ class Shrinking(Plain):
 """
 
 
-def imported(folder: Path, samples: Path, side: int, **changes: object) -> Manifest:
+def imported(folder: Path, samples: Path, side: int, **changes: object) -> Evidence:
     source = folder / "shrinking.py"
     source.write_text(SHRINKING.format(side=side))
     options = digits_options(
         preprocessing=f"{source}:Shrinking", golden=samples, engine="onnxruntime", **changes
     )
-    return import_quietly(options, folder / "model.lock").manifest
+    return import_quietly(options, folder / "model.lock").evidence
 
 
 def large_samples(folder: Path) -> Path:
@@ -43,10 +43,9 @@ def large_samples(folder: Path) -> Path:
     return samples
 
 
-def test_shrinking_is_certified_and_the_manifest_says_so(store: Path, tmp_path: Path) -> None:
-    manifest = imported(tmp_path, large_samples(tmp_path), side=160)
+def test_shrinking_is_certified_in_the_evidence(store: Path, tmp_path: Path) -> None:
+    shrinking = imported(tmp_path, large_samples(tmp_path), side=160).shrinking
 
-    shrinking = manifest.preprocessing.shrinking
     assert shrinking is not None
     assert shrinking.samples == 2
     assert shrinking.top1_agreement == 1
@@ -63,7 +62,7 @@ def test_shrinking_that_changes_answers_is_refused_with_the_numbers(
 ) -> None:
     # Nothing drawn so plainly changes with its size: the full decode is made to answer "0".
     monkeypatch.setattr(
-        "importer.shrinking.reference_logits",
+        "importer.shrinking.run_reference",
         lambda network, inputs: np.eye(1, 10, dtype=np.float32).repeat(len(inputs), axis=0),
     )
 

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, ExitStack
 import pytest
 
 from image_classifier.errors import DeadlineExceeded, Overloaded
-from image_classifier.inference.admission import Admission
+from image_classifier.inference.admission import Admission, Reservation
 
 
 class Clock:
@@ -19,19 +19,27 @@ class Clock:
 
 
 def admission(clock: Clock | None = None, **changes: float) -> Admission:
-    given = {"max_inside": 1_000, "max_wait_ms": 100.0, "image_ms": 10.0, "parallel": 1, **changes}
+    given = {
+        "max_in_flight": 1_000,
+        "max_wait_ms": 100.0,
+        "overload_wait_ms": 50.0,
+        "answer_interval_ms": 10.0,
+        "parallel": 1,
+        **changes,
+    }
     return Admission(
-        max_inside=int(given["max_inside"]),
+        max_in_flight=int(given["max_in_flight"]),
         max_wait_ms=given["max_wait_ms"],
-        image_ms=given["image_ms"],
+        overload_wait_ms=given["overload_wait_ms"],
+        answer_interval_ms=given["answer_interval_ms"],
         parallel=int(given["parallel"]),
         clock=clock or Clock(),
     )
 
 
-def entered(door: Admission, count: int) -> list[AbstractContextManager[None]]:
-    """Visits that are inside; the test lets them out."""
-    visits = [door.admit() for _ in range(count)]
+def entered(door: Admission, count: int) -> list[AbstractContextManager[Reservation]]:
+    """Requests in flight; the test ends them."""
+    visits = [door.reserve() for _ in range(count)]
     for visit in visits:
         visit.__enter__()
     return visits
@@ -39,106 +47,187 @@ def entered(door: Admission, count: int) -> list[AbstractContextManager[None]]:
 
 def admitted_at_once(door: Admission) -> int:
     """How many of a burst are let in."""
-    with ExitStack() as inside:
+    with ExitStack() as places:
         try:
             while True:
-                inside.enter_context(door.admit())
+                places.enter_context(door.reserve())
         except Overloaded:
-            return door.inside
+            return door.in_flight
 
 
-def test_the_wait_is_the_work_of_the_requests_inside_and_its_own() -> None:
-    door = admission()
-    with ExitStack() as inside:
+def overloaded(clock: Clock) -> Admission:
+    """Where for 2 s a queue stood and 150 requests a second came, when 100 can be answered."""
+    door = admission(clock)
+    door.in_flight = 12
+    for _ in range(300):
+        clock.seconds += 1 / 150
+        with pytest.raises(Overloaded):
+            door.refuse_if_overloaded()
+    assert door.overloaded
+    door.in_flight = 0
+    return door
+
+
+def test_the_wait_is_the_work_of_the_requests_before() -> None:
+    door = admission(parallel=2)
+    with ExitStack() as places:
         waits = []
         for _ in range(5):
             waits.append(door.estimated_wait_ms())
-            inside.enter_context(door.admit())
+            places.enter_context(door.reserve())
 
-    # 10 ms each, and two fifths more for the slowest in a hundred.
-    assert waits == pytest.approx([14, 28, 42, 56, 70])
+    # Two are worked on at once; each answer frees a place after 10 ms.
+    assert waits == pytest.approx([0, 0, 10, 20, 30])
 
 
 def test_those_who_would_wait_too_long_are_refused() -> None:
-    # They are answered after 14, 28, … 98 ms; an eighth would be after 112.
-    assert admitted_at_once(admission()) == 7
+    # They wait 0, 10, … 100 ms; a twelfth would wait 110.
+    assert admitted_at_once(admission()) == 11
+
+
+def test_during_overload_only_those_within_the_shorter_wait_are_let_in() -> None:
+    # They wait 0, 10, … 50 ms.
+    assert admitted_at_once(overloaded(Clock())) == 6
 
 
 @pytest.mark.parametrize("parallel", [1, 4])
 def test_a_model_slower_than_the_longest_wait_still_answers_as_many_as_it_works_on(
     parallel: int,
 ) -> None:
-    assert admitted_at_once(admission(image_ms=400, parallel=parallel)) == parallel
+    assert admitted_at_once(admission(answer_interval_ms=400, parallel=parallel)) == parallel
 
 
 def test_the_places_are_bounded_whatever_the_estimate() -> None:
-    assert admitted_at_once(admission(max_inside=3, image_ms=0.001)) == 3
+    assert admitted_at_once(admission(max_in_flight=3, answer_interval_ms=0.001)) == 3
 
 
 def test_a_refusal_takes_no_place() -> None:
-    door = admission(max_inside=1)
-    with door.admit():
+    door = admission(max_in_flight=1)
+    with door.reserve():
         for _ in range(5):
-            with pytest.raises(Overloaded), door.admit():
+            with pytest.raises(Overloaded), door.reserve():
                 pass
-        assert door.inside == 1
+        assert door.in_flight == 1
 
-    assert door.inside == 0
+    assert door.in_flight == 0
 
 
 def test_a_failed_request_gives_its_place_back() -> None:
-    door = admission(max_inside=1)
-    with pytest.raises(KeyError), door.admit():
+    door = admission(max_in_flight=1)
+    with pytest.raises(KeyError), door.reserve():
         raise KeyError
 
-    with door.admit():
-        assert door.inside == 1
+    with door.reserve():
+        assert door.in_flight == 1
+
+
+def test_asking_before_the_body_comes_holds_no_place() -> None:
+    door = admission(max_in_flight=1)
+    door.refuse_if_overloaded()
+    with door.reserve(), pytest.raises(Overloaded):
+        door.refuse_if_overloaded()
+
+
+def test_accepted_work_expires_after_the_longest_wait_and_sooner_once_overload_begins() -> None:
+    clock = Clock()
+    door = admission(clock)
+    with door.reserve(), door.reserve() as reservation:
+        clock.seconds += 0.09
+        reservation.refuse_if_expired()
+        door.overloaded = True
+        with pytest.raises(Overloaded):
+            reservation.refuse_if_expired()
+        door.overloaded = False
+        clock.seconds += 0.02
+        with pytest.raises(Overloaded):
+            reservation.refuse_if_expired()
+
+
+def test_work_that_found_a_free_place_does_not_expire() -> None:
+    clock = Clock()
+    with admission(clock).reserve() as reservation:
+        clock.seconds += 60
+        reservation.refuse_if_expired()
 
 
 @pytest.mark.parametrize(
-    ("waiting", "seconds"),
-    # Each takes 300 ms more, and two fifths: refused are waits of 0.84, 1.68, 2.1 s, told to
-    # come back in whole seconds, never 0.
-    [(1, 1), (3, 2), (4, 3)],
+    ("in_flight", "seconds"),
+    # Each takes 300 ms, that of the refused client too: 0.6, 1.2, 2.4 s, in whole seconds.
+    [(1, 1), (3, 2), (7, 3)],
 )
-def test_a_refused_client_learns_when_to_come_back(waiting: int, seconds: int) -> None:
-    door = admission(max_inside=waiting, max_wait_ms=1e6, image_ms=300)
-    with ExitStack() as inside:
-        for _ in range(waiting):
-            inside.enter_context(door.admit())
-        with pytest.raises(Overloaded) as refused, door.admit():
-            pass
+def test_a_refused_client_learns_when_to_come_back(in_flight: int, seconds: int) -> None:
+    door = admission(max_in_flight=in_flight, max_wait_ms=1e6, answer_interval_ms=300)
+    door.in_flight = in_flight
+    with pytest.raises(Overloaded) as refused, door.reserve():
+        pass
 
     assert refused.value.retry_after_s == seconds
+
+
+def test_the_more_are_refused_the_later_they_are_told_to_come_back() -> None:
+    door = admission(max_in_flight=1)
+    door.in_flight = 1
+    for _ in range(299):
+        with pytest.raises(Overloaded), door.reserve():
+            pass
+    with pytest.raises(Overloaded) as refused, door.reserve():
+        pass
+
+    # One in flight and 300 refused, 10 ms each.
+    assert refused.value.retry_after_s == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "setting"),
+    [
+        ({"max_in_flight": 2}, "2 in flight are allowed (CLASSIFIER_MAX_QUEUE); 2 in flight"),
+        ({"max_wait_ms": 5}, "waits up to 5 ms are allowed (CLASSIFIER_MAX_WAIT_MS); 1 in flight"),
+    ],
+)
+def test_the_log_names_the_limit_and_its_setting_once_in_ten_seconds(
+    changes: dict[str, float], setting: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock()
+    door = admission(clock, **changes)
+    door.in_flight = 2 if "max_in_flight" in changes else 1
+    for _ in range(50):
+        clock.seconds += 0.3
+        with pytest.raises(Overloaded):
+            door.refuse_if_overloaded()
+
+    first, second = [record.getMessage() for record in caplog.records]
+    assert first.startswith(f"refused 1 requests with 429: {setting}, estimated wait ")
+    assert second.startswith("refused 34 requests with 429: ")
 
 
 def test_an_answer_that_comes_too_late_is_no_answer() -> None:
     clock = Clock()
     door = admission(clock)
     visits = entered(door, 4)
-    before = door.estimated_wait_ms()
 
     for visit in visits[:2]:
         clock.seconds += 0.001
         late = DeadlineExceeded("late")
         assert not visit.__exit__(DeadlineExceeded, late, None)
 
-    assert door.estimated_wait_ms() == pytest.approx(before * 3 / 5)
+    assert door.estimated_wait_ms() == pytest.approx(20)
 
 
 def test_what_a_slow_moment_taught_is_forgotten_though_nothing_waits_any_more() -> None:
     clock = Clock()
     door = admission(clock)
     visits = entered(door, 4)
-    for visit in visits:
+    for visit in visits[:-1]:
         clock.seconds += 0.5
         visit.__exit__(None, None, None)
     slow = door.estimated_wait_ms()
+    visits[-1].__exit__(None, None, None)
 
     for _ in range(10):
         clock.seconds += 1
-        with door.admit():
+        with door.reserve():
             pass
 
     assert slow > 30
-    assert door.estimated_wait_ms() == pytest.approx(14, rel=0.01)
+    door.in_flight = 1
+    assert door.estimated_wait_ms() == pytest.approx(10, rel=0.01)

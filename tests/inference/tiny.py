@@ -6,25 +6,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from image_classifier.artifact.manifest import EngineGraph, EngineKind, PreprocessingEntry
+from image_classifier.artifact.evidence import EngineGraph, EngineKind
+from image_classifier.artifact.manifest import InputSpec
 from image_classifier.artifact.record import Plan
 from image_classifier.inference.engine import Batch, Engine
 from image_classifier.inference.engines.load import open_graph
 from importer.export import export_onnx, export_torchscript
 from importer.pixels_to_logits import PixelsToLogits
-from preprocessing import DecodeRules
 
 SHAPE = (6, 5, 3)
 """Height, width and channels all differ, so that no swap of axes goes unseen."""
-SIGNATURE = PreprocessingEntry(
-    file="preprocessing/own/tiny.py",
-    class_name="Tiny",
-    decode=DecodeRules(),
-    input_shape=SHAPE,
-    input_dtype="uint8",
-    mean=(0.1, 0.4, 0.6),
-    std=(0.5, 0.25, 0.2),
-)
+INPUT_SPEC = InputSpec(shape=SHAPE, dtype="uint8", mean=(0.1, 0.4, 0.6), std=(0.5, 0.25, 0.2))
 FILES: dict[EngineKind, str] = {
     "openvino": "network.onnx",
     "onnxruntime": "network.onnx",
@@ -37,7 +29,7 @@ def tiny_network() -> PixelsToLogits:
     network = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(96, 4)
     )
-    return PixelsToLogits(network, SIGNATURE).eval().requires_grad_(False)
+    return PixelsToLogits(network, INPUT_SPEC).eval().requires_grad_(False)
 
 
 def tiny_inputs(count: int) -> Batch:
@@ -51,6 +43,6 @@ def export_tiny(folder: Path) -> None:
 
 
 def tiny_engine(folder: Path, kind: EngineKind, *batch_sizes: int, streams: int = 1) -> Engine:
-    plan = Plan(engine=kind, streams=streams, threads=2, batch_sizes=batch_sizes, image_ms=1)
+    plan = Plan(engine=kind, streams=streams, threads=2, batch_sizes=batch_sizes, service_time_ms=1)
     graph = EngineGraph(kind=kind, precision="fp32", file=FILES[kind])
     return open_graph(graph, folder, SHAPE)(plan)

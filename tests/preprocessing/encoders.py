@@ -5,7 +5,7 @@ They give files whose pixels are known by construction.
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 Rows = Sequence[bytes]
 Colours = Sequence[tuple[int, int, int]]
@@ -33,10 +33,15 @@ def png(
     rows: Rows,
     extra: bytes = b"",
     interlace: int = 0,
+    filters: Sequence[int] = (0,),
+    pack: Callable[[bytes], bytes] = zlib.compress,
 ) -> bytes:
-    """PNG of (width, height) with unfiltered rows; `extra` are whole chunks before the data."""
+    """PNG of (width, height); `extra` are whole chunks before the data.
+
+    Rows are written as they are, and declared as filtered by `filters`, used in turn.
+    """
     header = struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, interlace)
-    packed = zlib.compress(b"".join(b"\0" + row for row in rows))
+    packed = pack(b"".join(bytes([filters[y % len(filters)]]) + row for y, row in enumerate(rows)))
     return (
         b"\x89PNG\r\n\x1a\n"
         + png_chunk(b"IHDR", header)
@@ -46,7 +51,21 @@ def png(
     )
 
 
-def interlaced_png(pixels: Sequence[Sequence[bytes]], colour: int) -> bytes:
+def zlib_stored(data: bytes) -> bytes:
+    """zlib stream of stored blocks (RFC 1950 and 1951): the same bytes with every zlib."""
+    blocks = [data[at : at + 65_535] for at in range(0, len(data), 65_535)]
+    stored = b"".join(
+        struct.pack("<BHH", number == len(blocks), len(block), len(block) ^ 0xFFFF) + block
+        for number, block in enumerate(blocks, start=1)
+    )
+    return b"\x78\x01" + stored + struct.pack(">I", zlib.adler32(data))
+
+
+def interlaced_png(
+    pixels: Sequence[Sequence[bytes]],
+    colour: int,
+    pack: Callable[[bytes], bytes] = zlib.compress,
+) -> bytes:
     """8-bit Adam7 PNG of rows of pixels, each pixel its bytes."""
     height, width = len(pixels), len(pixels[0])
     rows = []
@@ -55,7 +74,7 @@ def interlaced_png(pixels: Sequence[Sequence[bytes]], colour: int) -> bytes:
             row = b"".join(pixels[y][x] for x in range(x0, width, dx))
             if row:
                 rows.append(row)
-    return png((width, height), 8, colour, rows, interlace=1)
+    return png((width, height), 8, colour, rows, interlace=1, pack=pack)
 
 
 def bmp(size: tuple[int, int], bits: int, data: bytes, palette: bytes = b"", rle: int = 0) -> bytes:

@@ -8,8 +8,8 @@ import pytest
 from tests.service.places import Place, copy_checkout, import_digits
 from tests.service.server import Server
 
-PATIENT = {"max_wait_ms": 50_000, "timeout_ms": 50_000}
-"""No admission by estimated wait: on a busy machine it would rightly refuse bursts."""
+PATIENT = {"max_wait_ms": 50_000, "overload_wait_ms": 50_000, "timeout_ms": 50_000}
+"""No admission by estimated wait: a busy machine would rightly refuse some requests."""
 
 NewPlace = Callable[[], Place]
 

@@ -11,10 +11,7 @@ from pathlib import Path
 from tests.imports import PATIENCE_S, ROOT
 
 PROGRAM = ("*.py", "bentofile.yaml", "model.lock")
-FOLDERS = (
-    *("deploy", "docs", "image_classifier", "importer", "preprocessing", "release"),
-    "requirements",
-)
+FOLDERS = (*("deploy", "docs", "image_classifier", "importer", "preprocessing", "tools"),)
 EXAMPLE = "examples/digits"
 
 
@@ -56,7 +53,7 @@ class Place:
     def with_own_store(self, home: Path) -> "Place":
         """This directory with a copy of the store: each server needs a home of its own.
 
-        BentoML 1.4.39 keeps the metrics of a server below BENTOML_HOME, emptied at its start.
+        BentoML 1.4.40 keeps the metrics of a server below BENTOML_HOME, emptied at its start.
         """
         shutil.copytree(self.home / "models", home / "models")
         return Place(directory=self.directory, home=home)

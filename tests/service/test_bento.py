@@ -79,7 +79,8 @@ def test_the_bento_holds_exactly_what_serving_needs(contents: Path, imported: Pl
             path.relative_to(imported.directory).as_posix()
             for path in (imported.directory / package).rglob("*.py")
         }
-    expected |= {"model.lock", "requirements/serve-cpu.txt"}
+    expected |= {"model.lock", "deploy/requirements/serve-cpu.txt"}
+    expected.add("preprocessing/conformance_cases.zip")
 
     packed = {
         path.relative_to(contents / "src").as_posix()
@@ -104,10 +105,10 @@ def test_the_bento_names_the_locked_model_and_the_locked_requirements(
         assert [model["tag"] for model in service["models"]] == [imported.tag]
     assert {one["name"] for one in description["services"]} == {"ImageClassifier", "ModelRunner"}
     assert (contents / "src" / "model.lock").read_bytes() == imported.lock.read_bytes()
-    locked = words_of(contents / "src" / "requirements" / "serve-cpu.txt")
+    locked = words_of(contents / "src" / "deploy" / "requirements" / "serve-cpu.txt")
     packed = words_of(contents / "env" / "python" / "requirements.txt")
     # BentoML adds itself, without a hash, to what already names it with one.
-    assert packed - locked <= {"bentoml==1.4.39"}
+    assert packed - locked <= {"bentoml==1.4.40"}
     assert locked <= packed
 
 

@@ -139,14 +139,14 @@ def test_the_card_shows_what_is_loaded_and_its_proof(either: Server, imported: P
     card = either.card()
 
     lock = json.loads(imported.lock.read_bytes())
-    manifest = json.loads((imported.artifact / "manifest.json").read_bytes())
+    evidence = json.loads((imported.artifact / "evidence.json").read_bytes())
     assert card["model"] == {"tag": lock["tag"], "digest": lock["manifest_sha256"]}
     assert card["labels"] == [str(digit) for digit in range(10)]
     assert card["golden_samples"] == 30
     assert card["topology"] in ("embedded", "runner")
     record = json.loads((imported.artifact / "record.json").read_bytes())
     engine = record["plan"]["engine"]
-    (entry,) = [one for one in manifest["engines"] if f"{one['kind']}-fp32" == engine]
+    (entry,) = [one for one in evidence["engines"] if f"{one['kind']}-fp32" == engine]
     assert card["engine"]["name"] == engine
     assert card["engine"]["certificate"] == entry["certificate"]
     assert card["engine"]["certificate"]["samples"] == 30

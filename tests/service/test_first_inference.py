@@ -11,15 +11,15 @@ from tests.service.places import Place
 PROGRAM = """
 import sys, threading
 import numpy as np
-from artifact.opened import open_artifact
-from inference.engines import open_graph
+from image_classifier.artifact.artifact import open_artifact
+from image_classifier.inference.engines.load import open_graph
 from pathlib import Path
 
 sys.setswitchinterval(1e-6)  # many chances for the threads to meet
 artifact = open_artifact(Path(sys.argv[1]))
 plan = artifact.record.plan.model_copy(update={"streams": 4, "threads": 4, "batch_sizes": (1,)})
-shape = artifact.manifest.preprocessing.input_shape
-engine = open_graph(artifact.manifest.engine("openvino-fp32"), artifact.root, shape)(plan)
+shape = artifact.manifest.input.shape
+engine = open_graph(artifact.evidence.engine("openvino-fp32"), artifact.root, shape)(plan)
 together = threading.Barrier(4)
 
 def run():

@@ -65,7 +65,6 @@ def test_an_engine_that_was_not_certified_is_refused_with_those_that_were(
         "golden/0007.png",
         "golden/logits.npy",
         "preprocessing/own/preprocessing.py",
-        "preprocessing/built_in/decode.py",
         "architecture/network.py",
         # The large ones are verified in the process that opens them.
         "weights.safetensors",
@@ -74,28 +73,32 @@ def test_an_engine_that_was_not_certified_is_refused_with_those_that_were(
 )
 def test_a_changed_file_is_named_with_both_digests(new_place: NewPlace, name: str) -> None:
     place = new_place()
-    files = json.loads((place.artifact / "manifest.json").read_bytes())["files"]
+    expected = sha256_bytes((place.artifact / name).read_bytes())
     flip_a_byte(place.artifact / name)
 
     line = refused_start(place)
 
     assert str(place.artifact) in line
     assert name in line
-    assert files[name] in line
+    assert expected in line
     assert sha256_bytes((place.artifact / name).read_bytes()) in line
     assert line.endswith("; import the model again")
 
 
-def test_a_changed_manifest_is_refused_by_the_digest_in_the_lock(new_place: NewPlace) -> None:
+@pytest.mark.parametrize("name", ["manifest", "evidence"])
+def test_a_changed_manifest_or_evidence_is_refused_by_its_digest_in_the_lock(
+    new_place: NewPlace, name: str
+) -> None:
     place = new_place()
-    path = place.artifact / "manifest.json"
-    path.write_bytes(path.read_bytes().replace(b'"torch"', b'"given"', 1))
+    path = place.artifact / f"{name}.json"
+    path.write_bytes(path.read_bytes().replace(b"}\n", b"} \n"))
 
     line = refused_start(place)
 
-    expected = json.loads(place.lock.read_bytes())["manifest_sha256"]
-    found = sha256_bytes(path.read_bytes())
-    assert f"manifest.json: sha256 is {found}, expected {expected}; import" in line
+    expected = json.loads(place.lock.read_bytes())[f"{name}_sha256"]
+    actual = sha256_bytes(path.read_bytes())
+    assert f"{name}.json: sha256 is {actual}, expected {expected}; " in line
+    assert "import the model again" in line
 
 
 def test_a_file_that_the_manifest_does_not_list_is_refused(new_place: NewPlace) -> None:
@@ -114,9 +117,17 @@ def relocked(place: Place, change: Change) -> Place:
     change(manifest, place.artifact)
     for name in manifest["files"]:
         manifest["files"][name] = sha256_bytes((place.artifact / name).read_bytes())
-    data = (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode()
-    (place.artifact / "manifest.json").write_bytes(data)
-    lock = {**json.loads(place.lock.read_bytes()), "manifest_sha256": sha256_bytes(data)}
+    (place.artifact / "manifest.json").write_text(json.dumps(manifest))
+    evidence = json.loads((place.artifact / "evidence.json").read_bytes())
+    evidence["identity_sha256"] = sha256_bytes((place.artifact / "manifest.json").read_bytes())
+    logits = (place.artifact / "golden" / "logits.npy").read_bytes()
+    evidence["reference_logits_sha256"] = sha256_bytes(logits)
+    (place.artifact / "evidence.json").write_text(json.dumps(evidence))
+    lock = {
+        **json.loads(place.lock.read_bytes()),
+        "manifest_sha256": evidence["identity_sha256"],
+        "evidence_sha256": sha256_bytes((place.artifact / "evidence.json").read_bytes()),
+    }
     directory = place.home / "directory"
     shutil.copytree(place.directory, directory, ignore=shutil.ignore_patterns("examples"))
     (directory / "model.lock").write_text(json.dumps(lock))
@@ -136,6 +147,11 @@ def wrong_input_digest(manifest: dict[str, Any], _: Path) -> None:
     manifest["golden"][3]["input_sha256"] = "0" * 64
 
 
+def wrong_case_digest(manifest: dict[str, Any], _: Path) -> None:
+    name = next(name for name in sorted(manifest["conformance"]) if name.startswith("decode/png-"))
+    manifest["conformance"][name] = "0" * 64
+
+
 def golden_sample_that_is_no_image(manifest: dict[str, Any], root: Path) -> None:
     (root / manifest["golden"][0]["file"]).write_bytes(b"not an image")
 
@@ -146,6 +162,7 @@ def golden_sample_that_is_no_image(manifest: dict[str, Any], root: Path) -> None
     [
         pytest.param(wrong_reference_logit, "a logit is off by", id="logits"),
         pytest.param(wrong_input_digest, "other pixels than at import", id="pixels"),
+        pytest.param(wrong_case_digest, "conformance cases (decode/png-", id="cases"),
     ],
 )
 def test_a_failed_self_check_in_a_worker_stops_the_whole_server(

@@ -1,9 +1,9 @@
-"""How the engine that a manifest names is loaded."""
+"""How the engine that an artifact names is loaded."""
 
 import functools
 from pathlib import Path
 
-from image_classifier.artifact.manifest import EngineGraph, EngineKind
+from image_classifier.artifact.evidence import EngineGraph, EngineKind
 from image_classifier.inference.engine import EngineUnavailable, LoadEngine
 
 
@@ -13,7 +13,7 @@ def open_graph(graph: EngineGraph, root: Path, input_shape: tuple[int, ...]) -> 
     Engines loaded from one opened graph share what can be shared of its weights.
 
     Args:
-        graph: From the manifest, or in the making.
+        graph: From the evidence, or in the making.
         root: Directory of the artifact.
         input_shape: (H, W, C) of one input.
 

@@ -6,7 +6,7 @@ import queue
 import numpy as np
 import openvino as ov
 
-from image_classifier.artifact.manifest import Precision
+from image_classifier.artifact.format import Precision
 from image_classifier.artifact.record import Plan
 from image_classifier.inference.engine import Batch, Logits
 

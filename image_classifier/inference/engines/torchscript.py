@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from image_classifier.artifact.manifest import Precision
+from image_classifier.artifact.format import Precision
 from image_classifier.artifact.record import Plan
 from image_classifier.inference.engine import Batch, Logits
 

@@ -1,0 +1,126 @@
+"""The evidence of an artifact: the proof, on one machine, that its engines equal the reference."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from image_classifier.artifact.format import (
+    EVIDENCE_NAME,
+    ArtifactError,
+    Digest,
+    FrozenModel,
+    Precision,
+    first_problem,
+)
+
+EngineKind = Literal["openvino", "onnxruntime", "torchscript"]
+
+
+class Certificate(FrozenModel):
+    """The measured proof that a way to compute equals the reference, on the golden samples.
+
+    Attributes:
+        samples: Golden samples compared.
+        max_logit_difference: Largest |engine logit - reference logit|.
+        tolerance: What was allowed: a factor of max(1, |reference logit|); None for engines
+            whose gate is agreement.
+        top1_agreement: Share of samples with the same top-1, near-ties aside, in [0, 1].
+        required_agreement: Share that was required.
+        accuracy: Share of labelled samples the engine reads right; None without labels.
+        reference_accuracy: The same of the reference.
+        max_accuracy_loss: Loss of accuracy that was allowed, in [0, 1].
+    """
+
+    samples: Annotated[int, Field(ge=1)]
+    max_logit_difference: float
+    tolerance: float | None
+    top1_agreement: float
+    required_agreement: float
+    accuracy: float | None
+    reference_accuracy: float | None
+    max_accuracy_loss: float | None
+
+
+class EngineGraph(FrozenModel):
+    """One way to run the network.
+
+    Attributes:
+        precision: The numbers are computed in; a graph in fp32 may be run in bf16 or fp16.
+        file: Name of a graph of the manifest.
+    """
+
+    kind: EngineKind
+    precision: Precision
+    file: str
+
+    @property
+    def name(self) -> str:
+        """Unique in an artifact, e.g. "openvino-int8"."""
+        return f"{self.kind}-{self.precision}"
+
+
+class CertifiedEngine(EngineGraph):
+    """An engine that is proven equal to the reference."""
+
+    certificate: Certificate
+
+
+class Evidence(FrozenModel):
+    """What an import proved. The same import on the same kind of machine writes the same bytes.
+
+    Attributes:
+        identity_sha256: Digest of the manifest this is the evidence of.
+        reference: "torch": the reference logits are those of eager fp32 torch (of the original
+            graph, for a finished one) at import; "given": they came with --reference from the
+            researcher's notebook.
+        reference_logits_sha256: Digest of golden/logits.npy. Its last bits differ from CPU to CPU.
+        engines: Those that passed.
+        shrinking: Proof that decoding large JPEGs at a reduced size changes no answer that
+            counts; None where they are decoded in full.
+        versions: Version of each library the numbers depend on.
+    """
+
+    schema_version: Literal[2]
+    identity_sha256: Digest
+    reference: Literal["torch", "given"]
+    reference_logits_sha256: Digest
+    engines: Annotated[tuple[CertifiedEngine, ...], Field(min_length=1)]
+    shrinking: Certificate | None
+    versions: dict[str, str]
+
+    @model_validator(mode="after")
+    def _engines_have_names_of_their_own(self) -> "Evidence":
+        names = [entry.name for entry in self.engines]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two engines of one name: {', '.join(names)}")
+        return self
+
+    def engine(self, name: str) -> CertifiedEngine:
+        """Return the certified engine called `name`.
+
+        Raises:
+            ArtifactError: No engine has this name.
+        """
+        for entry in self.engines:
+            if entry.name == name:
+                return entry
+        known = ", ".join(entry.name for entry in self.engines)
+        raise ArtifactError(f"no certified engine {name!r}; there are {known}")
+
+
+def read_evidence(root: Path) -> tuple[Evidence, bytes]:
+    """Read the evidence of an artifact; return it and the bytes of its file.
+
+    Raises:
+        ArtifactError: There is none, or it is not one.
+    """
+    path = root / EVIDENCE_NAME
+    try:
+        data = path.read_bytes()
+        return Evidence.model_validate_json(data), data
+    except OSError as error:
+        raise ArtifactError(f"{path}: {error.strerror}; import the model again") from error
+    except ValidationError as error:
+        problem = first_problem(error)
+        raise ArtifactError(f"{path}: {problem}; import the model again") from error

@@ -1,0 +1,54 @@
+"""uvicorn's HTTP/1.1 protocol, in which an `Upgrade` header changes nothing."""
+
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+
+class UpgradeIgnoringProtocol(HttpToolsProtocol):
+    """Reads a request that offers an upgrade like any other one, body included.
+
+    httptools stops at the end of such a head (`curl --http2` and Java's client send one with
+    `Upgrade: h2c`), and uvicorn 0.54.0 goes on with the body as if it were the next request:
+    behind a proxy, a way to smuggle requests. RFC 9110, section 7.8, lets a server ignore the
+    header. No WebSocket is served, so none is missed.
+    """
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self.parser = _Parser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+
+    def _should_upgrade(self) -> bool:
+        return True  # uvicorn then leaves the request alone; the parser reads it again
+
+    def head_without_upgrade(self) -> bytes:
+        """Return the head that was just read, without its `Upgrade` headers."""
+        start = b"%s %s HTTP/%s\r\n" % (
+            self.parser.get_method(),
+            self.url,
+            self.parser.get_http_version().encode(),
+        )
+        kept = [(name, value) for name, value in self.headers if name != b"upgrade"]
+        return start + b"".join(b"%s: %s\r\n" % header for header in kept) + b"\r\n"
+
+
+class _Parser(httptools.HttpRequestParser):
+    """Feeds itself the head of such a request once more, without the upgrade."""
+
+    def __init__(self, protocol: UpgradeIgnoringProtocol) -> None:
+        super().__init__(protocol)
+        self._protocol = protocol
+
+    def feed_data(self, data: Any) -> None:
+        while True:
+            try:
+                super().feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                if self.get_method() == b"CONNECT":  # upgrades without the header
+                    raise httptools.HttpParserError("CONNECT is not supported") from upgrade
+                (end_of_head,) = upgrade.args
+                data = self._protocol.head_without_upgrade() + data[end_of_head:]
+            else:
+                return

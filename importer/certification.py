@@ -1,0 +1,187 @@
+"""Holds engines to the reference: at an import, and again on another machine."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from image_classifier.artifact.artifact import Artifact
+from image_classifier.artifact.evidence import Certificate, CertifiedEngine, EngineGraph
+from image_classifier.artifact.manifest import InputSpec
+from image_classifier.artifact.record import EngineAttempt, LatencyPoint, Plan
+from image_classifier.inference.certificate import Gates, certify
+from image_classifier.inference.engine import Batch, Logits
+from image_classifier.inference.engines.load import open_graph
+from image_classifier.inference.executor import Executor
+from image_classifier.inference.machine import usable_cores
+from image_classifier.inference.plan import measure_curve
+from image_classifier.inference.startup import check_preprocessing, gates_of
+from importer.failures import describe_failure
+from importer.progress import Progress
+
+PAIRED = 16
+"""Golden samples that also run in batches of two. A graph that mixes the images of a batch, or
+has a batch size of one written into it, gives itself away on the first pair."""
+
+
+def certify_all(
+    candidates: Iterable[EngineGraph],
+    failed_exports: Mapping[str, str],
+    inputs: Batch,
+    reference: Logits,
+    class_ids: tuple[int | None, ...],
+    *,
+    input_spec: InputSpec,
+    gates: Gates,
+    root: Path,
+    budget_ms: float,
+    measure_seconds: float,
+    progress: Progress,
+) -> tuple[tuple[CertifiedEngine, ...], tuple[EngineAttempt, ...]]:
+    """Run each candidate on the golden inputs, and measure those that pass their gates.
+
+    Args:
+        candidates: The engines to try.
+        failed_exports: Why a graph is not there, by file name.
+        inputs: Golden inputs, (n, H, W, C).
+        reference: Reference logits, float32 (n, classes).
+        class_ids: True class of each golden sample, or None.
+        root: The staging directory with the graphs.
+        budget_ms: Latency an answer may take.
+        measure_seconds: Duration of one point of a latency curve.
+
+    Returns:
+        The engines that are certified, and what became of each candidate.
+    """
+    engines, attempts = [], []
+    for candidate in candidates:
+        if candidate.file in failed_exports:
+            attempts.append(_unavailable(candidate, failed_exports[candidate.file]))
+            continue
+        # An engine raises what it likes for a graph it cannot run: the candidate becomes a row
+        # with its reason, and the import goes on with the others.
+        try:
+            with progress.step(f"{candidate.name}: verify and measure"):
+                single = _logits(candidate, root, inputs, 1, input_spec, reference.shape[1])
+                pairs = _logits(candidate, root, inputs[:PAIRED], 2, input_spec, reference.shape[1])
+                certificate, failure = certify(
+                    single, reference, class_ids, candidate.precision, gates
+                )
+                failure = failure or _mixing(pairs, single[:PAIRED], candidate, gates)
+                curve: tuple[LatencyPoint, ...] = ()
+                if not failure:
+                    curve = measure_curve(
+                        open_graph(candidate, root, input_spec.shape),
+                        inputs,
+                        usable_cores(),
+                        budget_ms=budget_ms,
+                        seconds=measure_seconds,
+                    )
+        except Exception as error:
+            attempts.append(
+                _unavailable(candidate, describe_failure(f"running {candidate.name}", error))
+            )
+            continue
+        if not failure:
+            engines.append(CertifiedEngine(**candidate.model_dump(), certificate=certificate))
+        attempts.append(
+            EngineAttempt(
+                engine=candidate.name,
+                verdict="failed" if failure else "passed",
+                reason=failure,
+                max_logit_difference=certificate.max_logit_difference,
+                top1_agreement=certificate.top1_agreement,
+                curve=curve,
+            )
+        )
+    return tuple(engines), tuple(attempts)
+
+
+def verify_engines(artifact: Artifact, progress: Progress) -> tuple[EngineAttempt, ...]:
+    """Hold every certified engine of an artifact to its gates again.
+
+    Runs what serving would run, a preprocessing class of the artifact's own included.
+
+    Returns:
+        One row an engine, in the evidence's order.
+
+    Raises:
+        SelfCheckFailed: The preprocessing gives other pixels than at import.
+    """
+    with progress.step(f"preprocess {len(artifact.manifest.golden)} golden samples"):
+        inputs = check_preprocessing(artifact, artifact.preprocessing())
+    rows = []
+    for engine in artifact.evidence.engines:
+        # An engine may be unable to run on this machine, and raises what it likes then.
+        try:
+            with progress.step(f"{engine.name}: verify"):
+                rows.append(_verified(artifact, engine, inputs))
+        except Exception as error:
+            rows.append(_unavailable(engine, describe_failure(f"running {engine.name}", error)))
+    return tuple(rows)
+
+
+def _verified(artifact: Artifact, engine: CertifiedEngine, inputs: Batch) -> EngineAttempt:
+    """Certify an engine at batch size one, and at each that serving would use."""
+    samples = artifact.golden_samples()
+    reference = np.stack([sample.logits for sample in samples])
+    class_ids = tuple(sample.class_id for sample in samples)
+    sizes = {1}
+    if artifact.record is not None and artifact.record.plan.engine == engine.name:
+        sizes |= set(artifact.record.plan.batch_sizes)
+    certificates: list[Certificate] = []
+    failures = []
+    for size in sorted(sizes):
+        logits = _logits(
+            engine, artifact.root, inputs, size, artifact.manifest.input, reference.shape[1]
+        )
+        certificate, failure = certify(
+            logits, reference, class_ids, engine.precision, gates_of(engine)
+        )
+        certificates.append(certificate)
+        failures += [f"batch size {size}: {failure}"] if failure else []
+    return EngineAttempt(
+        engine=engine.name,
+        verdict="failed" if failures else "passed",
+        reason="; ".join(failures),
+        max_logit_difference=max(one.max_logit_difference for one in certificates),
+        top1_agreement=min(one.top1_agreement for one in certificates),
+    )
+
+
+def _logits(
+    graph: EngineGraph,
+    root: Path,
+    inputs: Batch,
+    batch_size: int,
+    input_spec: InputSpec,
+    num_classes: int,
+) -> Logits:
+    """Return logits (n, classes) of `inputs`, run in batches of one size.
+
+    One size at a time: OpenVINO keeps a copy of the weights for each.
+    """
+    plan = Plan(
+        engine=graph.name,
+        streams=1,
+        threads=usable_cores(),
+        batch_sizes=(batch_size,),
+        service_time_ms=1,
+    )
+    engine = open_graph(graph, root, input_spec.shape)(plan)
+    executor = Executor(engine, plan, input_spec, num_classes)
+    try:
+        return executor.run_in_parts(inputs, batch_size)
+    finally:
+        executor.close()
+
+
+def _mixing(pairs: Logits, single: Logits, candidate: EngineGraph, gates: Gates) -> str:
+    """Return why images in one batch change each other's logits; nothing where they do not."""
+    unknown = (None,) * len(single)
+    failure = certify(pairs, single, unknown, candidate.precision, gates)[1]
+    return f"in batches of 2: {failure}" if failure else ""
+
+
+def _unavailable(engine: EngineGraph, reason: str) -> EngineAttempt:
+    return EngineAttempt(engine=engine.name, verdict="unavailable", reason=reason)

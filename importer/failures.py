@@ -1,0 +1,102 @@
+"""What a failed call of a library becomes: one line; its own text goes to the log."""
+
+import contextlib
+import logging
+import re
+import traceback
+import warnings
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+
+from preprocessing.errors import OperatorError
+
+LOG = logging.getLogger("importer.libraries")
+"""Gets the text of libraries at level INFO; the command line writes it to a file."""
+MAX_CHARACTERS = 200
+TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+OPERATOR = re.compile(r"OpOverload\(op='([\w.]+)'|\b(aten[.:]+\w+)")
+"""How torch names an operator that its exporter cannot translate."""
+EXPORTERS = ("torch", "onnxscript", "onnx_ir")
+
+
+def describe_failure(step: str, error: BaseException, sources: Path | None = None) -> str:
+    """Describe a failed step in one line, and log the whole traceback.
+
+    Args:
+        step: What failed, e.g. "export to ONNX".
+        error: Anything. An error of this program describes itself.
+        sources: Folder of the user's code.
+
+    Returns:
+        The step, the user's line or the operator where one can be found, and the first line of
+        the innermost error.
+    """
+    if isinstance(error, OperatorError):
+        return f"{step} failed: {error}"
+    LOG.info("%s failed", step, exc_info=error)
+    cause = _chain(error)[-1]
+    place = line_in(sources, error) or _operator_in(error)
+    message = first_line(str(cause))
+    return (
+        f"{step} failed{f' at {place}' if place else ''}: {type(cause).__name__}"
+        f"{f': {message}' if message else ''}"
+    )
+
+
+def first_line(text: str) -> str:
+    """Return the first line of a library's message, without terminal codes, cut to 200."""
+    lines = [line.strip() for line in TERMINAL_CODES.sub("", text).splitlines()]
+    first = next((line for line in lines if line), "")
+    return first if len(first) <= MAX_CHARACTERS else f"{first[: MAX_CHARACTERS - 1]}…"
+
+
+def line_in(sources: Path | None, error: BaseException) -> str:
+    """Return "line N of FILE (`code`)" for the innermost frame in the user's files."""
+    if sources is None:
+        return ""
+    for item in reversed(_chain(error)):
+        for frame in reversed(traceback.extract_tb(item.__traceback__)):
+            file = Path(frame.filename)
+            if file.is_relative_to(sources):
+                return f"line {frame.lineno} of {file.relative_to(sources)} (`{frame.line}`)"
+    return ""
+
+
+@contextlib.contextmanager
+def quiet_exporter(step: str) -> Iterator[None]:
+    """Keep what an exporter prints, warns and logs off the terminal; log it where it fails."""
+    printed = StringIO()
+    levels = {name: logging.getLogger(name).level for name in EXPORTERS}
+    for name in EXPORTERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(printed),
+            contextlib.redirect_stderr(printed),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    except Exception:
+        if text := printed.getvalue().strip():
+            LOG.info("%s printed:\n%s", step, text)
+        raise
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """Return the error and what it was raised from, outermost first."""
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
+        chain.append(cause)
+    return chain
+
+
+def _operator_in(error: BaseException) -> str:
+    for item in _chain(error):
+        if found := OPERATOR.search(str(item)):
+            return f"operator {found[1] or found[2]}"
+    return ""

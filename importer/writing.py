@@ -1,0 +1,112 @@
+"""The files of an artifact, written into its staging directory."""
+
+import importlib.metadata
+import json
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
+
+from image_classifier.artifact.evidence import Evidence
+from image_classifier.artifact.format import (
+    EVIDENCE_NAME,
+    LABELS_NAME,
+    MANIFEST_NAME,
+    REFERENCE_LOGITS_NAME,
+    file_names,
+    sha256_bytes,
+    sha256_file,
+    sha256_tree,
+)
+from image_classifier.artifact.manifest import GoldenEntry, Graph, Manifest
+from image_classifier.inference.engine import Logits
+from importer.golden_images import GoldenImage
+
+RELEVANT_PACKAGES = (
+    "nncf",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "pillow",
+    "torch",
+    "torchvision",
+)
+"""Libraries whose version may change a number of the model."""
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the version of each library that may change a number of the model."""
+    return {package: importlib.metadata.version(package) for package in RELEVANT_PACKAGES}
+
+
+def write_labels(root: Path, labels: tuple[str, ...]) -> None:
+    """Write labels.json, in the order of the logits."""
+    (root / LABELS_NAME).write_text(json.dumps(labels, ensure_ascii=False) + "\n")
+
+
+def keep_graphs(root: Path, graphs: Iterable[Graph]) -> tuple[Graph, ...]:
+    """Return the graphs that were exported, and remove what was only a step towards one."""
+    kept = []
+    for graph in graphs:
+        if (root / graph.file).is_file():
+            large = f"{graph.file}.data"  # where large tensors of an ONNX graph are
+            beside = (large,) if (root / large).is_file() else ()
+            kept.append(graph.model_copy(update={"companions": (*graph.companions, *beside)}))
+    used = {file for graph in kept for file in (graph.file, *graph.companions)}
+    for path in (root / "engines").iterdir():
+        if path.relative_to(root).as_posix() not in used:
+            path.unlink()
+    return tuple(kept)
+
+
+def write_golden(
+    root: Path, images: tuple[GoldenImage, ...], inputs: npt.NDArray[np.generic]
+) -> tuple[GoldenEntry, ...]:
+    """Write the golden files, and return what the manifest says of them.
+
+    Args:
+        inputs: What preprocessing makes of them, (n, H, W, C).
+    """
+    entries = []
+    (root / "golden").mkdir(exist_ok=True)
+    for number, image in enumerate(images):
+        # Numbered: names of the researcher's may clash or hold unusual characters.
+        file = f"golden/{number:04}{PurePosixPath(image.name).suffix.lower()}"
+        (root / file).write_bytes(image.data)
+        entries.append(
+            GoldenEntry(
+                file=file,
+                name=image.name,
+                class_id=image.label,
+                input_sha256=sha256_bytes(inputs[number].tobytes()),
+            )
+        )
+    return tuple(entries)
+
+
+def identity_files(root: Path) -> dict[str, str]:
+    """Return the sha256 of each file written so far. The evidence must not be among them."""
+    return sha256_tree(root, file_names(root))
+
+
+def write_manifest(root: Path, manifest: Manifest) -> str:
+    """Write manifest.json; return its sha256, the identity."""
+    data = manifest.to_json()
+    (root / MANIFEST_NAME).write_bytes(data)
+    return sha256_bytes(data)
+
+
+def write_reference(root: Path, logits: Logits) -> str:
+    """Write the reference logits, float32 (n, classes); return the sha256 of their file."""
+    path = root / REFERENCE_LOGITS_NAME
+    np.save(path, logits, allow_pickle=False)
+    return sha256_file(path)
+
+
+def write_evidence(root: Path, evidence: Evidence) -> str:
+    """Write evidence.json; return its sha256."""
+    data = evidence.to_json()
+    (root / EVIDENCE_NAME).write_bytes(data)
+    return sha256_bytes(data)

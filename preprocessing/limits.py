@@ -1,0 +1,186 @@
+"""What one file may cost to decode, and the checks that hold it to that."""
+
+import time
+from io import BytesIO
+
+from PIL import ImageFile
+from pydantic import BaseModel, ConfigDict, Field
+
+from preprocessing.errors import ImageTooLarge
+from preprocessing.spec import DecodeRules
+
+
+class DecodeLimits(BaseModel):
+    """What one file may cost. Set by the operator, independent of the model.
+
+    Attributes:
+        max_bytes: Length of the file.
+        max_pixels: Width × height that the file declares, checked before any pixel is decoded.
+        max_aspect_ratio: Longer side ÷ shorter side.
+        max_resized_pixels: Width × height after the resize of a spec, checked before it.
+        max_decode_memory_bytes: Estimated peak memory of one decode (`decode_memory_bytes`).
+        max_decode_cpu_seconds: CPU time of one decode, checked whenever the decoder reads.
+        max_decode_reads: Reads of one decode. Ordinary files take tens to thousands.
+        max_jpeg_scans: Scans of one JPEG. Each costs time by the size of the image, however
+            few bytes it has; encoders write 1 to 20.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_bytes: int = Field(default=20 * 2**20, ge=1)
+    max_pixels: int = Field(default=25_000_000, ge=1)
+    max_aspect_ratio: float = Field(default=150.0, ge=1.0)
+    max_resized_pixels: int = Field(default=10_000_000, ge=1)
+    max_decode_memory_bytes: int = Field(default=300_000_000, ge=1)
+    max_decode_cpu_seconds: float = Field(default=2.0, gt=0)
+    max_decode_reads: int = Field(default=500_000, ge=1)
+    max_jpeg_scans: int = Field(default=64, ge=1)
+
+
+def check_image_size(size: tuple[int, int], limits: DecodeLimits) -> None:
+    """Check the (width, height) that a file declares.
+
+    Raises:
+        ImageTooLarge: Too many pixels, or one side too long for the other.
+    """
+    width, height = size
+    if width * height > limits.max_pixels:
+        raise ImageTooLarge(
+            f"the image is {width}×{height} = {width * height} pixels, "
+            f"the limit is {limits.max_pixels}"
+        )
+    if max(size) > limits.max_aspect_ratio * min(size):
+        raise ImageTooLarge(
+            f"the image is {width}×{height}, one side may be at most "
+            f"{limits.max_aspect_ratio:g} times the other"
+        )
+
+
+def check_resized_size(
+    size: tuple[int, int], resized: tuple[int, int], limits: DecodeLimits
+) -> None:
+    """Check the (width, height) that an image of `size` would be resized to.
+
+    A thin image within the pixel limit can become a giant one: 10×63498 pixels whose shorter
+    side becomes 256 are 416 million.
+
+    Raises:
+        ImageTooLarge: More than `limits.max_resized_pixels`, or a side of 0 pixels.
+    """
+    width, height = resized
+    if width * height > limits.max_resized_pixels or 0 in resized:
+        raise ImageTooLarge(
+            f"the image of {size[0]}×{size[1]} would be resized to {width}×{height}, "
+            f"the limit is {limits.max_resized_pixels} pixels"
+        )
+
+
+def check_decode_cost(
+    image: ImageFile.ImageFile,
+    file_bytes: int,
+    scans: int,
+    rules: DecodeRules,
+    limits: DecodeLimits,
+) -> None:
+    """Check the scans and the estimated memory of an opened image, before its decode.
+
+    Raises:
+        ImageTooLarge: Too many scans, or too much memory.
+    """
+    if scans > limits.max_jpeg_scans:
+        raise ImageTooLarge(f"the JPEG has {scans} scans, the limit is {limits.max_jpeg_scans}")
+    needed_bytes = decode_memory_bytes(image, file_bytes, scans, rules)
+    if needed_bytes > limits.max_decode_memory_bytes:
+        width, height = image.size
+        raise ImageTooLarge(
+            f"an image of this kind and {width}×{height} pixels takes {needed_bytes} bytes of "
+            f"memory to decode, the limit is {limits.max_decode_memory_bytes}"
+        )
+
+
+_FIXED_BYTES = 8_000_000  # tables, text chunks (see decode.py), the resize of a common input
+_FILE_COPIES = 2  # metadata blocks are cut out of the file, and joined
+_BYTES_PER_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2}  # Pillow's storage; others take 4
+_WEBP_CANVAS_BYTES_PER_PIXEL = 8  # of this and of the last frame, as long as the file is open
+_DECODER_BYTES_PER_PIXEL = {
+    "WEBP": _WEBP_CANVAS_BYTES_PER_PIXEL + 4,  # and the copy that is handed out
+    "GIF": 1,  # what the next frame would start from
+}
+_HIGH_BYTE_BYTES_PER_PIXEL = 5  # copies of a 16-bit image on its way to 8 bits
+_COEFFICIENT_BYTES = 2
+
+
+def decode_memory_bytes(
+    image: ImageFile.ImageFile, file_bytes: int, scans: int, rules: DecodeRules
+) -> int:
+    """Estimate the peak memory of decode, colour conversion and orientation.
+
+    An upper bound for what was measured on each kind of file (docs/preprocessing.md).
+
+    Args:
+        image: Opened, not loaded.
+        file_bytes: Length of the file.
+        scans: Of a JPEG; 1 for others.
+        rules: What the image is converted to.
+    """
+    stored = _BYTES_PER_PIXEL.get(image.mode, 4)
+    decoding = _DECODER_BYTES_PER_PIXEL.get(str(image.format), 0)
+    held = _WEBP_CANVAS_BYTES_PER_PIXEL if image.format == "WEBP" else decoding
+
+    result = 4 if rules.mode == "RGB" else 1
+    wide_grey = _HIGH_BYTE_BYTES_PER_PIXEL if image.mode.startswith("I") else 0
+    if rules.alpha != "drop" and (image.mode in ("RGBA", "LA") or "transparency" in image.info):
+        as_rgba = 0 if image.mode == "RGBA" else 4
+        canvas = 4
+        converting = wide_grey + as_rgba + canvas + (0 if rules.mode == "RGB" else result)
+    elif image.mode == rules.mode:
+        converting = result if rules.exif_orientation else 0
+    else:
+        converting = wide_grey + result
+
+    width, height = image.size
+    pixels_bytes = width * height * (stored + max(decoding, held + converting))
+    if scans > 1:  # libjpeg keeps the coefficients of the whole image until it is decoded
+        coefficients = len(image.getbands()) * _COEFFICIENT_BYTES
+        pixels_bytes = max(pixels_bytes, width * height * (stored + coefficients))
+    return _FIXED_BYTES + _FILE_COPIES * file_bytes + pixels_bytes
+
+
+# The clock costs 2 µs, and the header of a JPEG takes 40 reads; so not every small read asks it.
+_BLOCK_BYTES = 4096
+_READS_PER_CLOCK = 64
+
+
+class MeteredReader(BytesIO):
+    """File bytes that can be read as long as the budget of one decode lasts.
+
+    Decoders take their input piece by piece, so a file built to keep one busy is stopped at its
+    next read. Time is the CPU time of the thread, which does not depend on how busy the machine
+    is. The number of reads bounds what Pillow's Python code collects block by block (a GIF
+    comment in blocks of one byte takes 45 times its size).
+    """
+
+    def __init__(self, data: bytes, limits: DecodeLimits) -> None:
+        super().__init__(data)
+        self._limits = limits
+        self._reads_left = limits.max_decode_reads
+        self._end_s = time.thread_time() + limits.max_decode_cpu_seconds
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read as `BytesIO` does.
+
+        Raises:
+            ImageTooLarge: The budget is used up.
+        """
+        self._reads_left -= 1
+        if self._reads_left < 0:
+            raise ImageTooLarge(
+                f"the image takes more than {self._limits.max_decode_reads} reads to decode"
+            )
+        is_block = size is None or not 0 <= size < _BLOCK_BYTES
+        time_is_due = is_block or self._reads_left % _READS_PER_CLOCK == 0
+        if time_is_due and time.thread_time() > self._end_s:
+            raise ImageTooLarge(
+                f"the image takes more than {self._limits.max_decode_cpu_seconds:g} s to decode"
+            )
+        return super().read(size)

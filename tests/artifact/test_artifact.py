@@ -1,0 +1,197 @@
+"""Opening an artifact: every file verified, every difference told."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from image_classifier.artifact.artifact import open_artifact
+from image_classifier.artifact.format import ArtifactError, describe_differences
+from tests.artifact.builder import contents, npy, write_artifact
+
+LARGE = ("engines/network.onnx", "weights.safetensors")
+EVERY_FILE = [*contents(), "manifest.json", "evidence.json"]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_artifact(tmp_path / "artifact")
+    return tmp_path / "artifact"
+
+
+def flip(path: Path) -> None:
+    """Change the lowest bit of the byte in the middle."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_an_artifact_as_it_was_written_opens_and_can_be_read(root: Path) -> None:
+    artifact = open_artifact(root)
+
+    assert artifact.labels() == ("ant", "bee")
+    first, second = artifact.golden_samples()
+    assert (first.name, first.data, first.class_id) == ("ant.png", b"first picture", 0)
+    assert (second.name, second.data, second.class_id) == ("who knows.jpg", b"second picture", None)
+    assert second.logits.tolist() == [3, 4]
+    assert artifact.record is None
+
+
+@pytest.mark.parametrize("name", EVERY_FILE)
+def test_one_flipped_bit_in_any_file_is_refused(root: Path, name: str) -> None:
+    sound = open_artifact(root)
+    flip(root / name)
+
+    with pytest.raises(ArtifactError, match=name.rpartition("/")[2]) as refused:
+        open_artifact(root, sound.digest, sound.evidence_digest)
+
+    assert "import the model again" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", EVERY_FILE)
+def test_a_missing_file_is_refused(root: Path, name: str) -> None:
+    (root / name).unlink()
+
+    with pytest.raises(ArtifactError, match=rf"(missing: {name})|({name}: (not found|No such))"):
+        open_artifact(root)
+
+
+@pytest.mark.parametrize("name", ["more.txt", "engines/evil.onnx", "golden/.hidden", "new/one"])
+def test_a_file_the_manifest_does_not_name_is_refused(root: Path, name: str) -> None:
+    (root / name).parent.mkdir(exist_ok=True)
+    (root / name).write_bytes(b"")
+
+    with pytest.raises(ArtifactError, match=f"extra: {name}"):
+        open_artifact(root)
+
+
+def test_a_pipe_among_the_files_is_refused_and_does_not_hang_the_start(root: Path) -> None:
+    os.mkfifo(root / "engines" / "pipe")
+
+    with pytest.raises(ArtifactError, match="engines/pipe: is a symbolic link, a pipe"):
+        open_artifact(root)
+
+
+def test_a_pipe_in_the_place_of_a_file_is_refused_and_does_not_hang_the_start(root: Path) -> None:
+    (root / "labels.json").unlink()
+    os.mkfifo(root / "labels.json")
+
+    with pytest.raises(ArtifactError, match=r"labels\.json"):
+        open_artifact(root)
+
+
+@pytest.mark.parametrize("name", ["labels.json", "engines"])
+def test_a_symbolic_link_is_refused_though_its_target_is_the_very_file(
+    root: Path, tmp_path: Path, name: str
+) -> None:
+    shutil.move(root / name, tmp_path / "elsewhere")
+    (root / name).symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(ArtifactError, match=f"{name}: is a symbolic link"):
+        open_artifact(root)
+
+
+def test_another_manifest_or_evidence_than_the_lock_names_is_refused(root: Path) -> None:
+    artifact = open_artifact(root)
+    digest, evidence_digest = artifact.digest, artifact.evidence_digest
+
+    assert open_artifact(root, digest, evidence_digest) == artifact
+    with pytest.raises(ArtifactError, match=f"sha256 is {digest}, expected {'0' * 64}"):
+        open_artifact(root, "0" * 64, evidence_digest)
+    with pytest.raises(ArtifactError, match=f"sha256 is {evidence_digest}, expected {'0' * 64}"):
+        open_artifact(root, digest, "0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"identity_sha256": "0" * 64}, "evidence.json is the evidence of 0000"),
+        ({"engines": ["engines/other.onnx"]}, "engines/other.onnx, which is no graph"),
+    ],
+    ids=["of-another-artifact", "with-an-unknown-graph"],
+)
+def test_evidence_that_does_not_fit_the_manifest_is_refused(
+    root: Path, changes: dict[str, Any], message: str
+) -> None:
+    evidence = json.loads((root / "evidence.json").read_bytes())
+    for file in changes.pop("engines", []):
+        evidence["engines"][0]["file"] = file
+    (root / "evidence.json").write_text(json.dumps({**evidence, **changes}))
+
+    with pytest.raises(ArtifactError, match=message):
+        open_artifact(root)
+
+
+@pytest.mark.parametrize("name", EVERY_FILE)
+def test_without_graphs_all_but_the_large_files_are_verified(root: Path, name: str) -> None:
+    sound = open_artifact(root)
+    flip(root / name)
+
+    if name in LARGE:
+        assert open_artifact(root, sound.digest, sound.evidence_digest, graphs=False) == sound
+    else:
+        with pytest.raises(ArtifactError):
+            open_artifact(root, sound.digest, sound.evidence_digest, graphs=False)
+
+
+def test_without_graphs_a_file_more_beside_them_is_refused_all_the_same(root: Path) -> None:
+    (root / "engines" / "more.onnx").write_bytes(b"")
+
+    with pytest.raises(ArtifactError, match="extra"):
+        open_artifact(root, graphs=False)
+
+
+def test_labels_must_be_as_many_as_classes(tmp_path: Path) -> None:
+    write_artifact(tmp_path, {**contents(), "labels.json": b'["ant"]'})
+
+    with pytest.raises(ArtifactError, match="1 labels, the network has 2 classes"):
+        open_artifact(tmp_path).labels()
+
+
+@pytest.mark.parametrize(
+    "logits",
+    [np.zeros((2, 3), np.float32), np.zeros((1, 2), np.float32), np.zeros((2, 2), np.float64)],
+    ids=["too-wide", "a-row-less", "float64"],
+)
+def test_golden_logits_must_fit_the_samples_and_the_classes(
+    tmp_path: Path, logits: np.ndarray
+) -> None:
+    write_artifact(tmp_path, {**contents(), "golden/logits.npy": npy(logits)})
+
+    with pytest.raises(ArtifactError, match=r"expected float32 \(2, 2\)"):
+        open_artifact(tmp_path).golden_samples()
+
+
+def test_golden_logits_that_need_pickle_are_not_read(tmp_path: Path) -> None:
+    pickled = npy(np.array([[print, 1], [2, 3]], dtype=object))
+    write_artifact(tmp_path, {**contents(), "golden/logits.npy": pickled})
+
+    with pytest.raises(ValueError, match="allow_pickle"):
+        open_artifact(tmp_path).golden_samples()
+
+
+def test_reading_the_users_preprocessing_adds_no_file_to_the_artifact(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.dont_write_bytecode", False)
+
+    preprocessing = open_artifact(root).preprocessing()
+
+    assert preprocessing.input_shape == (1, 1, 3)
+    open_artifact(root)
+
+
+def test_differences_are_listed_one_line_a_file_in_order() -> None:
+    expected = {"same": "1", "gone": "2", "other": "3"}
+    actual = {"same": "1", "other": "4", "more": "5"}
+
+    assert describe_differences(expected, actual) == [
+        "changed: other (sha256 is 4, expected 3)",
+        "extra: more",
+        "missing: gone",
+    ]

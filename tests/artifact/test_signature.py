@@ -1,0 +1,166 @@
+"""Signatures of an artifact, made by model-signing: whose they are and of which bytes."""
+
+import base64
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from image_classifier.artifact.artifact import open_artifact
+from image_classifier.artifact.format import ArtifactError
+from image_classifier.artifact.store import lock_of
+from image_classifier.inference.startup import open_for_serving
+from tests.artifact.builder import contents, write_artifact
+from tests.imports import PATIENCE_S, ROOT
+from tests.signing import make_key, sign
+
+Envelope = dict[str, Any]
+
+
+@pytest.fixture
+def signed(tmp_path: Path) -> tuple[Path, Path]:
+    """A signed artifact, and the public key; the private one is key.pem beside it."""
+    root = tmp_path / "artifact"
+    write_artifact(root)
+    public = make_key(tmp_path / "key.pem")
+    sign(root, tmp_path / "key.pem")
+    return root, public
+
+
+def open_signed(root: Path, public: Path) -> None:
+    lock = lock_of(open_artifact(root))
+    open_for_serving(
+        root, lock.manifest_sha256, lock.evidence_sha256, public_key=str(public), graphs=False
+    )
+
+
+def change_signature(root: Path, change: Callable[[Envelope], object]) -> None:
+    bundle = json.loads((root / "model.sig").read_bytes())
+    change(bundle["dsseEnvelope"])
+    (root / "model.sig").write_text(json.dumps(bundle))
+
+
+def test_an_artifact_signed_by_the_documented_command_opens(tmp_path: Path) -> None:
+    root = tmp_path / "artifact"
+    write_artifact(root)
+    (root / "record.json").write_text("not part of what is signed")
+    public = make_key(tmp_path / "model.pem")
+    text = (ROOT / "docs" / "deploy.md").read_text().replace("\\\n", " ")
+    documented = re.search(r"model_signing (sign key .*)", text)
+    assert documented
+    arguments = shlex.split(
+        documented[1].replace('"$MODEL"', str(root)).replace("$MODEL", str(root))
+    )
+
+    subprocess.run(
+        [sys.executable, "-m", "model_signing", *arguments],
+        cwd=tmp_path,
+        check=True,
+        timeout=PATIENCE_S,
+    )
+
+    (root / "record.json").unlink()
+    open_signed(root, public)
+
+
+def test_a_missing_signature_is_refused_only_if_a_key_is_set(signed: tuple[Path, Path]) -> None:
+    root, public = signed
+    (root / "model.sig").unlink()
+    lock = lock_of(open_artifact(root))
+
+    open_for_serving(
+        root, lock.manifest_sha256, lock.evidence_sha256, public_key=None, graphs=False
+    )
+    with pytest.raises(ArtifactError, match=r"model\.sig: No such file.*CLASSIFIER_PUBLIC_KEY"):
+        open_signed(root, public)
+
+
+def test_the_signature_of_another_key_is_refused(signed: tuple[Path, Path], tmp_path: Path) -> None:
+    other = make_key(tmp_path / "other.pem")
+
+    with pytest.raises(ArtifactError, match="not one of CLASSIFIER_PUBLIC_KEY"):
+        open_signed(signed[0], other)
+
+
+def test_changed_files_are_refused_even_if_the_manifest_was_rewritten(
+    signed: tuple[Path, Path],
+) -> None:
+    root, public = signed
+    write_artifact(root, {**contents(), "labels.json": b'["bee", "ant"]\n'})
+
+    with pytest.raises(ArtifactError, match=r"of other files: changed: evidence\.json"):
+        open_signed(root, public)
+
+
+def flip_payload(envelope: Envelope) -> None:
+    payload = base64.b64decode(envelope["payload"])
+    envelope["payload"] = base64.b64encode(payload.replace(b"artifact", b"Artifact")).decode()
+
+
+def drop_signatures(envelope: Envelope) -> None:
+    envelope["signatures"] = []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(flip_payload, "not one of CLASSIFIER_PUBLIC_KEY", id="payload"),
+        pytest.param(drop_signatures, "not a model signature", id="no-signature"),
+        pytest.param(lambda e: e.pop("payload"), "not a model signature", id="no-payload"),
+        pytest.param(lambda e: e.update(payload="%"), "not a model signature", id="not-base64"),
+    ],
+)
+def test_a_changed_signature_is_refused(
+    signed: tuple[Path, Path], change: Callable[[Envelope], object], message: str
+) -> None:
+    root, public = signed
+    change_signature(root, change)
+
+    with pytest.raises(ArtifactError, match=message):
+        open_signed(root, public)
+
+
+@pytest.mark.parametrize("kind", ["https://model_signing/signature/v1.0", "https://example.org/x"])
+def test_a_signed_statement_is_accepted_only_if_it_is_a_model_signature(
+    signed: tuple[Path, Path], kind: str
+) -> None:
+    # Signed here by hand, after the text of DSSE 1.0; 28 is the length of the payload type.
+    root, public = signed
+    key = load_pem_private_key(public.with_suffix(".pem").read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+
+    def sign_anew(envelope: Envelope) -> None:
+        statement = json.loads(base64.b64decode(envelope["payload"]))
+        payload = json.dumps({**statement, "predicateType": kind}).encode()
+        message = b"DSSEv1 28 application/vnd.in-toto+json %d %s" % (len(payload), payload)
+        envelope["payload"] = base64.b64encode(payload).decode()
+        signature = key.sign(message, ec.ECDSA(SHA256()))
+        envelope["signatures"][0]["sig"] = base64.b64encode(signature).decode()
+
+    change_signature(root, sign_anew)
+
+    if "model_signing" in kind:
+        open_signed(root, public)
+    else:
+        with pytest.raises(ArtifactError, match="not a model signature of version 1"):
+            open_signed(root, public)
+
+
+@pytest.mark.parametrize("text", ["", "-----BEGIN PUBLIC KEY-----\nAAAA\n"])
+def test_a_file_that_is_no_key_is_named(
+    signed: tuple[Path, Path], text: str, tmp_path: Path
+) -> None:
+    key = tmp_path / "bad.pub"
+    key.write_text(text)
+
+    with pytest.raises(ArtifactError, match=r"bad\.pub: not a readable PEM public key"):
+        open_signed(signed[0], key)

@@ -1,0 +1,1 @@
+"""The HTTP application without a server and without a model."""

@@ -1,0 +1,131 @@
+"""An application around a stand-in classifier, and a connection to it, without a socket."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI
+
+from image_classifier.artifact.store import ModelLock
+from image_classifier.errors import Overloaded
+from image_classifier.http.app import create_app
+from image_classifier.inference.batcher import Answer
+from image_classifier.inference.predictions import Prediction
+from image_classifier.settings import Settings
+
+LOCK = ModelLock(tag="digits:0123456789abcdef", manifest_sha256="1" * 64, evidence_sha256="2" * 64)
+ANSWER = Answer(
+    predictions=(Prediction(label="seven", class_id=7, probability=0.75),),
+    logits=np.zeros(10, np.float32),
+    decode_ms=1.5,
+    queue_ms=0.25,
+    infer_ms=2.0,
+    batch_size=1,
+)
+
+
+class Answering:
+    """A classifier that gives one answer, or does what a test says."""
+
+    num_classes = 10
+
+    def __init__(self, act: Callable[[], Awaitable[Answer]] | None = None) -> None:
+        self.full = False
+        self.seen: list[tuple[bytes, int | None]] = []
+        self._act = act
+
+    def refuse_if_overloaded(self) -> None:
+        if self.full:
+            raise Overloaded("the service is at its capacity; try again later")
+
+    async def classify(self, image: bytes, top_k: int | None) -> Answer:
+        self.seen.append((image, top_k))
+        return ANSWER if self._act is None else await self._act()
+
+
+def app_of(classifier: Answering, **settings: Any) -> FastAPI:
+    app = create_app(Settings(**settings), LOCK)
+    app.state.classifier = classifier
+    return app
+
+
+class Connection:
+    """One request: what it receives, what was sent to it."""
+
+    def __init__(self, *received: dict[str, Any]) -> None:
+        self.sent: list[Any] = []
+        self._received = list(received)
+
+    async def receive(self) -> dict[str, Any]:
+        if not self._received:
+            await asyncio.Event().wait()  # a client that waits
+        return self._received.pop(0)
+
+    async def send(self, message: Any) -> None:
+        self.sent.append(message)
+
+    @property
+    def status(self) -> int:
+        status: int = self.sent[0]["status"]
+        return status
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {name.decode(): value.decode() for name, value in self.sent[0]["headers"]}
+
+    @property
+    def body(self) -> Any:
+        return json.loads(self.sent[1]["body"])
+
+
+def ask(app: FastAPI, connection: Connection, path: str = "/classify", method: str = "POST") -> Any:
+    return ask_together(app, [connection], path, method)[0]
+
+
+def ask_together(
+    app: FastAPI, connections: list[Connection], path: str = "/classify", method: str = "POST"
+) -> list[Connection]:
+    async def within_time() -> None:
+        async with asyncio.timeout(60):
+            await asyncio.gather(
+                *(app(scope_of(path, method), one.receive, one.send) for one in connections)
+            )
+
+    asyncio.run(within_time())
+    return connections
+
+
+def scope_of(
+    path: str, method: str, headers: dict[str, str] | None = None, query: str = ""
+) -> dict[str, Any]:
+    return {
+        "type": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "method": method,
+        "headers": [
+            (name.encode("latin-1"), value.encode("latin-1"))
+            for name, value in (headers or {}).items()
+        ],
+        "query_string": query.encode(),
+    }
+
+
+def body(data: bytes, more: bool = False) -> dict[str, Any]:
+    return {"type": "http.request", "body": data, "more_body": more}
+
+
+def outcomes(app: FastAPI) -> dict[str, float]:
+    """Counts of the outcomes that happened, as /metrics has them."""
+    connection = Connection()
+    ask(app, connection, "/metrics", "GET")
+    lines = connection.sent[1]["body"].decode().splitlines()
+    prefix = 'classifier_requests_total{outcome="'
+    counts = {
+        line.removeprefix(prefix).partition('"')[0]: float(line.rpartition(" ")[2])
+        for line in lines
+        if line.startswith(prefix)
+    }
+    return {outcome: count for outcome, count in counts.items() if count}

@@ -1,0 +1,290 @@
+"""The image, built twice and run as a cluster runs it (`make image-test`)."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from tests.deploy.test_kubernetes import KUBERNETES, of_kind, pod_of, rendered
+from tests.imports import PATIENCE_S, SAMPLES
+from tests.signing import make_key
+from tests.tools.release.bentos import copy_checkout, run
+from tests.tools.release.podman import (
+    Container,
+    debian_python,
+    free_port,
+    inspect,
+    is_ready,
+    podman,
+    write_configuration,
+)
+
+BASE = os.environ.get("CLASSIFIER_TEST_IMAGE_BASE")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not BASE, reason="builds an image: make image-test"),
+    pytest.mark.skipif(
+        os.geteuid() != 0 or not shutil.which("podman") or not shutil.which("runc"),
+        reason="needs root, podman and runc (apt-get install podman runc mmdebstrap)",
+    ),
+]
+SAMPLE = (SAMPLES / "2-01.jpg").read_bytes()
+UPLOAD = b"POST /classify HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n%s" % (
+    len(SAMPLE),
+    SAMPLE,
+)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory, digits_folder: Path) -> Path:
+    return copy_checkout(tmp_path_factory.mktemp("image"), digits_folder)
+
+
+@pytest.fixture(scope="module")
+def contents(checkout: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The name of the image, and what each of two builds without a cache made."""
+    folder = checkout.with_name("podman")
+    folder.mkdir()
+    write_configuration(folder)
+    variables = {
+        "CONTAINERS_STORAGE_CONF": str(folder / "storage.conf"),
+        "CONTAINERS_CONF": str(folder / "run.conf"),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        base = BASE or ""
+        build_base = base
+        if base == "debian":
+            libraries = "python3,ca-certificates,libgomp1,libstdc++6"
+            base = debian_python(folder, "python-runtime", "essential", libraries)
+            tools = "python3,python3-venv,python3-pip,ca-certificates"
+            build_base = debian_python(folder, "python-build", "minbase", tools)
+        options = ("--opt", f"build-arg=BUILD_BASE={build_base}", "--opt", "no-cache")
+        build = ("tools.release", "image", "--base", base, *options)
+        found = []
+        for _ in range(2):
+            name = run(checkout, *build, CONTAINERS_CONF=str(folder / "build.conf"))
+            image = inspect(name, kind="image")
+            # Not the id: podman 4.3 writes random names of intermediate images into the history.
+            found.append({part: image[part] for part in ("RootFS", "Config", "Healthcheck")})
+        yield name, found
+        subprocess.run(["umount", str(folder / "store" / "overlay")], capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def image(contents: tuple[str, list[dict[str, Any]]]) -> str:
+    return contents[0]
+
+
+@pytest.fixture(scope="module")
+def container(image: str) -> Iterator[Container]:
+    with Container(image) as running:
+        yield running
+
+
+def test_two_builds_have_the_same_layers_and_configuration(
+    contents: tuple[str, list[dict[str, Any]]],
+) -> None:
+    first, second = contents[1]
+
+    assert first == second
+
+
+def test_the_image_is_small_and_its_code_is_above_its_weights(image: str) -> None:
+    history = json.loads(podman("history", "--human=false", "--no-trunc", "--format=json", image))
+    layers = [(entry["CreatedBy"], entry["size"]) for entry in reversed(history) if entry["size"]]
+    (model,) = [number for number, (text, _) in enumerate(layers) if "./models" in text]
+    (packages,) = [number for number, (text, _) in enumerate(layers) if "/app/venv" in text]
+
+    assert packages < model < len(layers) - 1
+    assert "./src" in layers[-1][0]
+    assert sum(size for _, size in layers) - layers[model][1] < 450e6
+
+
+def test_the_image_names_its_model_bento_and_commit(image: str, checkout: Path) -> None:
+    labels = inspect(image, kind="image")["Labels"]
+    lock = json.loads((checkout / "model.lock").read_bytes())
+
+    assert labels["image-classifier.model.digest"] == f"sha256:{lock['manifest_sha256']}"
+    assert labels["image-classifier.bento.digest"].startswith("sha256:")
+    assert "org.opencontainers.image.revision" in labels
+
+
+def test_the_image_starts_and_checks_its_health_without_a_shell(
+    image: str, container: Container
+) -> None:
+    found = inspect(image, kind="image")
+    kind, *command = found["Healthcheck"]["Test"]
+
+    assert found["Config"]["Entrypoint"] == ["bentoml", "serve", "--host", "0.0.0.0", "/app/bento"]
+    assert int(found["Config"]["User"].partition(":")[0]) >= 10_000
+    assert kind == "CMD"
+    container.run(*command)
+    with pytest.raises(AssertionError, match="Connection refused"):
+        container.run("env", "BENTOML_PORT=1", *command)
+
+
+def test_the_process_is_unprivileged_and_the_root_is_read_only(container: Container) -> None:
+    words = container.run("cat", "/proc/1/status").split("\n")
+    status = dict(line.split(":\t") for line in words if ":\t" in line)
+
+    assert status["Uid"].split() == ["12345"] * 4
+    assert int(status["CapEff"], 16) == 0
+    assert status["NoNewPrivs"] == "1"
+    with pytest.raises(AssertionError, match="Read-only file system"):
+        container.run("python", "-c", "open('/app/x', 'w')")
+
+
+def test_there_is_nothing_to_build_or_fetch_with(container: Container) -> None:
+    tools = ["gcc", "cc", "make", "git", "curl", "apt", "pip"]
+
+    found = container.run(
+        "python", "-c", f"import shutil; print([t for t in {tools} if shutil.which(t)])"
+    )
+
+    assert found == "[]"
+
+
+def test_the_answers_are_those_of_the_checkout_to_the_bit(
+    container: Container, checkout: Path
+) -> None:
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(port)],
+        cwd=checkout,
+        env={**os.environ, "BENTOML_HOME": str(checkout.with_name("home"))},
+    )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S) as client:
+            wait_for_readiness(client)
+            for path in sorted(SAMPLES.iterdir()):
+                expected, answer = (
+                    one.post("/classify?top_k=10", content=path.read_bytes()).json()
+                    for one in (client, container.client)
+                )
+                assert answer["predictions"] == expected["predictions"], path.name
+                assert answer["model"] == expected["model"]
+    finally:
+        process.terminate()
+        process.wait(PATIENCE_S)
+
+
+def wait_for_readiness(client: httpx.Client) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_ready(client):
+        assert time.monotonic() < deadline, "not ready"
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({"engine": "onnxruntime-fp32"}, id="onnxruntime-without-its-c-library"),
+        pytest.param({"topology": "runner", "workers": 1}, id="two-processes"),
+    ],
+)
+def test_other_settings_serve_too(image: str, settings: dict[str, object]) -> None:
+    with Container(image, **settings) as running:
+        answer = running.client.post("/classify", content=SAMPLE).json()
+
+    assert answer["predictions"][0]["label"] == "2"
+
+
+def test_probes_metrics_and_errors_answer(container: Container) -> None:
+    assert container.client.get("/livez").status_code == 200
+    assert container.client.get("/readyz").status_code == 200
+    assert container.client.post("/classify", content=b"no image").status_code == 415
+    container.client.post("/classify", content=SAMPLE)
+    assert "classifier_requests_total{" in container.client.get("/metrics").text
+
+
+def test_sigterm_lets_accepted_requests_finish(image: str) -> None:
+    with Container(image) as running, running.send(UPLOAD[:-1]) as held:
+        while "classifier_in_flight 1.0" not in running.client.get("/metrics").text:
+            time.sleep(0.1)
+        with running.send(b"GET /livez HTTP/1.1\r\nHost: test\r\n\r\n") as idle:
+            stopping = threading.Thread(target=podman, args=("stop", "--time=30", running.name))
+            stopping.start()
+            # Idle connections are closed first, so the process has received SIGTERM.
+            read_to_end(idle)
+        held.sendall(UPLOAD[-1:])
+
+        assert read_to_end(held).startswith(b"HTTP/1.1 200 OK")
+        stopping.join()
+        assert inspect(running.name)["State"]["ExitCode"] == 0
+
+
+def read_to_end(connection: Any) -> bytes:
+    return b"".join(iter(lambda: connection.recv(65_536), b""))
+
+
+def test_a_container_exits_when_its_worker_is_killed(image: str) -> None:
+    kill_the_worker = (
+        "import os, pathlib, signal\n"
+        "for path in pathlib.Path('/proc').glob('[0-9]*/stat'):\n"
+        "    stat = path.read_text().rpartition(')')[2].split()\n"
+        "    if stat[1] == '1' and int(path.parent.name) != os.getpid():\n"
+        "        os.kill(int(path.parent.name), signal.SIGKILL)\n"
+    )
+    with Container(image) as running:
+        running.run("python", "-c", kill_the_worker)
+
+        assert podman("wait", running.name) == "1"
+
+
+def test_a_model_without_a_signature_is_refused_if_a_key_is_set(image: str, tmp_path: Path) -> None:
+    public = make_key(tmp_path / "key.pem")
+
+    with (
+        pytest.raises(RuntimeError, match=r"model\.sig: .*CLASSIFIER_PUBLIC_KEY is set"),
+        Container(image, f"--volume={public}:/keys/model.pub:ro", public_key="/keys/model.pub"),
+    ):
+        pass
+
+
+def test_the_deployment_of_the_manifests_runs_with_its_rights_and_limits(
+    image: str, tmp_path: Path
+) -> None:
+    if not shutil.which("catatonit"):
+        pytest.skip("catatonit, which pods need, is not there")
+    port = free_port()
+    manifests = rendered(KUBERNETES / "overlays" / "cpu")
+    deployment = of_kind(manifests, "Deployment")
+    spec, container = pod_of(manifests)
+    deployment["spec"]["replicas"] = 1
+    container["image"] = image
+    container["env"].append({"name": "BENTOML_PORT", "value": str(port)})
+    # Podman 4.3 has no probes without systemd, and maps ports only with a bridge.
+    spec["hostNetwork"] = True
+    for key in ("ports", "startupProbe", "readinessProbe", "livenessProbe"):
+        del container[key]
+    path = tmp_path / "deployment.yaml"
+    path.write_text(yaml.safe_dump(deployment))
+
+    podman("play", "kube", str(path))
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S) as client:
+            wait_for_readiness(client)
+            answer = client.post("/classify", content=SAMPLE).json()
+        played = inspect("image-classifier-pod-0-classifier")
+    finally:
+        podman("play", "kube", "--down", str(path))
+
+    assert answer["predictions"][0]["label"] == "2"
+    assert played["HostConfig"]["ReadonlyRootfs"] is True
+    assert played["EffectiveCaps"] in (None, [])
+    assert played["Config"]["User"] == "10001:10001"
+    assert played["HostConfig"]["Memory"] == 2**30
+    assert played["HostConfig"]["NanoCpus"] == 2 * 10**9
+    assert "no-new-privileges" in played["HostConfig"]["SecurityOpt"]

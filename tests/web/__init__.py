@@ -1,1 +1,0 @@
-"""HTTP without a server: parsing uploads, reading and sending messages."""

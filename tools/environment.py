@@ -1,0 +1,102 @@
+"""Create or update a virtual environment from a hash-pinned requirement lock.
+
+    python3 tools/environment.py VENV LOCK
+
+It uses the standard library only, because it runs before anything is installed. The environment
+keeps a copy of the lock it was installed from; while that equals LOCK, nothing is done.
+"""
+
+import re
+import subprocess
+import sys
+import time
+from collections import deque
+from pathlib import Path
+
+PYTHONS = ((3, 11), (3, 14))
+"""The oldest supported Python, and the first that is too new."""
+INSTALLED = ".installed"
+"""Name of the copy of the lock inside the environment."""
+LARGE_MB = 50
+REPORT_EVERY = 20
+LAST_LINES = 20
+PIP_INSTALL = (
+    *("-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--progress-bar=off"),
+    *("--require-hashes", "--only-binary=:all:", "-r"),
+)
+
+
+def set_up(venv: Path, lock: Path) -> None:
+    """Make the environment hold what the lock names, and report each step in a line.
+
+    Raises:
+        SystemExit: A step failed; the message says why and shows the end of pip's output.
+    """
+    installed = venv / INSTALLED
+    before = installed.read_text() if installed.is_file() else ""
+    wanted = lock.read_text()
+    if before == wanted:
+        return
+    started = time.monotonic()
+    python = str(venv / "bin" / "python")
+    if not _works([python, "-m", "pip", "--version"]):
+        _create(venv)
+    installed.unlink(missing_ok=True)
+    names = _names(wanted)
+    print(f"[2/2] installing {len(names)} packages of {lock}", flush=True)
+    _run_pip([python, *PIP_INSTALL, str(lock)])
+    if removed := sorted(_names(before) - names):
+        print(f"      removing {', '.join(removed)}, which the lock does not name", flush=True)
+        _run_pip([python, "-m", "pip", "uninstall", "--yes", *removed])
+    installed.write_text(wanted)
+    print(f"ready: {venv}, {len(names)} packages, {time.monotonic() - started:.0f} s", flush=True)
+
+
+def _create(venv: Path) -> None:
+    found = ".".join(str(part) for part in sys.version_info[:2])
+    if not PYTHONS[0] <= sys.version_info[:2] < PYTHONS[1]:
+        sys.exit(f"setup: Python is {found}, expected 3.11 to 3.13; set PYTHON=python3.12")
+    print(f"[1/2] creating {venv} with Python {found}", flush=True)
+    if not _works([sys.executable, "-m", "venv", "--clear", str(venv)]):
+        sys.exit("setup: Python has no venv; on Debian and Ubuntu: apt-get install python3-venv")
+
+
+def _works(command: list[str]) -> bool:
+    try:
+        return subprocess.run(command, capture_output=True).returncode == 0  # noqa: S603
+    except OSError:
+        return False
+
+
+def _names(lock: str) -> set[str]:
+    return set(re.findall(r"^([A-Za-z0-9._-]+)==", lock, re.MULTILINE))
+
+
+def _run_pip(command: list[str]) -> None:
+    """Run pip and report packages and megabytes instead of its own lines."""
+    last: deque[str] = deque(maxlen=LAST_LINES)
+    packages = 0
+    megabytes = 0.0
+    with subprocess.Popen(  # noqa: S603
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        for line in process.stdout or ():
+            last.append(line)
+            words = line.split()
+            if line.startswith(("Collecting ", "Processing ", "Requirement already satisfied")):
+                packages += 1
+                if packages % REPORT_EVERY == 0:
+                    print(f"      {packages} found, {megabytes:.0f} MB fetched", flush=True)
+            elif words[:1] == ["Downloading"] and line.rstrip().endswith(" MB)"):
+                size = float(words[-2].lstrip("("))
+                megabytes += size
+                if size >= LARGE_MB:
+                    print(f"      fetching {words[1]}, {size:.0f} MB", flush=True)
+            elif line.startswith("Installing collected packages"):
+                print(f"      unpacking {line.count(',') + 1} packages", flush=True)
+    if process.returncode:
+        sys.exit("".join([*last, f"setup: pip failed with status {process.returncode}, see above"]))
+
+
+if __name__ == "__main__":
+    set_up(Path(sys.argv[1]), Path(sys.argv[2]))

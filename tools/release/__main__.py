@@ -1,0 +1,64 @@
+"""The command line: python -m tools.release COMMAND."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from preprocessing.errors import OperatorError
+from tools.release.building import BENTOFILE, build_bento, find_bento
+from tools.release.content import content_digest
+from tools.release.image import build_image
+from tools.release.manifest import verify_bento
+from tools.release.rebuilding import verify_rebuild
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def main(arguments: list[str]) -> str:
+    """Run one command and return what to print.
+
+    Raises:
+        OperatorError: The command failed or found a difference.
+    """
+    options = _parser().parse_args(arguments)
+    if options.command == "digest":
+        return content_digest(find_bento(options.bento))
+    if options.command == "verify-bento":
+        manifest = verify_bento(find_bento(options.bento))
+        return f"verified: {manifest.name}:{manifest.version}, {len(manifest.files)} files"
+    if options.command == "verify-rebuild":
+        return verify_rebuild(CHECKOUT, options.bentofile)
+    manifest, path = build_bento(CHECKOUT, options.bentofile)
+    if options.command == "image":
+        base = [f"build-arg=BASE={options.base}"] if options.base else []
+        return build_image(manifest, *base, *options.opt)
+    return f"{manifest.name}:{manifest.version}\ndigest sha256:{manifest.digest}\n{path}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tools.release", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in {
+        "build": "build the bento; its version is the digest of its content",
+        "verify-rebuild": "build the bento twice in different surroundings and compare every byte",
+        "image": "build the bento and its container image",
+    }.items():
+        command = commands.add_parser(name, help=text)
+        command.add_argument("-f", "--bentofile", default=BENTOFILE)
+        if name == "image":
+            command.add_argument("--base", help="Python image to start from, with its digest")
+            text = "further option of the image builder, without dashes; may be repeated"
+            command.add_argument("--opt", action="append", default=[], help=text)
+    for name, text in {
+        "digest": "print the digest of a bento's content; works for a plain `bentoml build` too",
+        "verify-bento": "compare a bento with its manifest",
+    }.items():
+        commands.add_parser(name, help=text).add_argument("bento", metavar="PATH|TAG")
+    return parser
+
+
+if __name__ == "__main__":
+    try:
+        print(main(sys.argv[1:]))
+    except OperatorError as error:
+        sys.exit(f"release: {error}")

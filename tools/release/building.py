@@ -1,0 +1,97 @@
+"""Build a reproducible bento in BentoML's store, and find bentos there."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tools.release import ReleaseError
+from tools.release.content import read_description
+from tools.release.manifest import BentoManifest, verify_bento
+from tools.release.sealing import seal, source_commit
+
+BENTOFILE = "bentofile.yaml"
+
+
+def bentoml_home() -> Path:
+    """Return the directory of BentoML's stores."""
+    return Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml")
+
+
+def build_bento(checkout: Path, bentofile: str = BENTOFILE) -> tuple[BentoManifest, Path]:
+    """Build the bento of a checkout and move it into the store when it is complete.
+
+    Args:
+        checkout: Directory with service.py and model.lock.
+        bentofile: Path of the bentofile, relative to `checkout`.
+
+    Returns:
+        The manifest, and the directory of the bento.
+
+    A plain `bentoml build` does the work in a staging store that links to the real models, so
+    that its content and ours cannot differ.
+    """
+    home = bentoml_home()
+    with _staging_home(home) as staging:
+        _bentoml_build(checkout, staging, bentofile)
+        (root,) = (staging / "bentos").glob("*/staged")
+        manifest = seal(root, source_commit(checkout, root))
+        final = home / "bentos" / manifest.name / manifest.version
+        if final.exists():
+            return verify_bento(final), final
+        final.parent.mkdir(parents=True, exist_ok=True)
+        root.rename(final)
+    (final.parent / "latest").write_text(manifest.version)
+    return manifest, final
+
+
+@contextmanager
+def _staging_home(home: Path) -> Iterator[Path]:
+    # Inside `home`, so that the finished bento is moved by a rename on one file system.
+    staging = home / f".image-classifier-bento-{os.getpid()}"
+    staging.mkdir(parents=True)
+    try:
+        (staging / "models").symlink_to(home / "models")
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _bentoml_build(checkout: Path, home: Path, bentofile: str) -> None:
+    # Some settings of a serving process would show in BentoML's description of the service.
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("CLASSIFIER_", "BENTOML_"))}
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-m", "bentoml", "build", "-f", bentofile, "--version", "staged"],
+        cwd=checkout,
+        env={**kept, "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True"},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        lines = (done.stderr + done.stdout).strip().splitlines() or ["no output"]
+        raise ReleaseError(f"{checkout}: bentoml build failed: {lines[-1]}")
+
+
+def find_bento(path_or_tag: str) -> Path:
+    """Return the directory of a bento, given as a path or as a tag of the store.
+
+    Raises:
+        ReleaseError: Neither exists.
+    """
+    path = Path(path_or_tag)
+    if path.is_dir():
+        read_description(path)
+        return path.resolve()
+    name, _, version = path_or_tag.partition(":")
+    folder = bentoml_home() / "bentos" / name
+    if version in ("", "latest"):
+        latest = folder / "latest"
+        version = latest.read_text() if latest.is_file() else "latest"
+    if not (folder / version).is_dir():
+        raise ReleaseError(
+            f"{path_or_tag}: neither a directory nor a bento in {folder.parent}; run `make bento`"
+        )
+    return folder / version
