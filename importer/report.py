@@ -36,7 +36,7 @@ def print_summary(
     console.print(
         f"\nserves with {plan.engine}: {plan.streams} streams, {plan.threads} threads, "
         f"batch sizes {', '.join(map(str, plan.batch_sizes))}"
-        f"{', a lone image on all threads' if plan.solo else ''}; "
+        f"{', a lone image on all threads' if plan.single_stream else ''}; "
         f"{len(manifest.golden)} golden samples",
         soft_wrap=True,
     )
@@ -200,8 +200,8 @@ def _record_facts(record: ImportRecord) -> list[tuple[str, str]]:
         (
             "plan",
             f"{plan.engine}: {plan.streams} streams, {plan.threads} threads, batch sizes {sizes}, "
-            f"{'a lone image on all threads, ' if plan.solo else ''}"
-            f"{1e3 / plan.image_ms:.0f} images/s",
+            f"{'a lone image on all threads, ' if plan.single_stream else ''}"
+            f"{1e3 / plan.service_time_ms:.0f} images/s",
         ),
     ]
 

@@ -221,8 +221,8 @@ def _check_references(
 ) -> None:
     if evidence.identity_sha256 != digest:
         raise ArtifactError(
-            f"{root / EVIDENCE_NAME}: belongs to the manifest {evidence.identity_sha256}, this one "
-            f"is {digest}; import the model again"
+            f"{root / MANIFEST_NAME}: sha256 is {digest}, {EVIDENCE_NAME} is the evidence of "
+            f"{evidence.identity_sha256}; import the model again"
         )
     graphs = {graph.file for graph in manifest.graphs}
     for entry in evidence.engines:

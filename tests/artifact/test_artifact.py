@@ -110,7 +110,7 @@ def test_another_manifest_or_evidence_than_the_lock_names_is_refused(root: Path)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"identity_sha256": "0" * 64}, "belongs to the manifest 0000"),
+        ({"identity_sha256": "0" * 64}, "evidence.json is the evidence of 0000"),
         ({"engines": ["engines/other.onnx"]}, "engines/other.onnx, which is no graph"),
     ],
     ids=["of-another-artifact", "with-an-unknown-graph"],

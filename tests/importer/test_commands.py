@@ -197,7 +197,7 @@ def test_list_has_one_line_an_artifact_and_leaves_other_models_out(
     ("name", "content", "reason"),
     [
         ("manifest.json", b"{", "manifest.json: not JSON"),
-        ("manifest.json", b'{"schema_version": 3}', "schema version is 3"),
+        ("manifest.json", b'{"schema_version": 9}', "schema version is 9"),
         ("record.json", b"{}", "record.json: "),
         ("model.yaml", None, "does not contain a 'model.yaml'"),
     ],

@@ -49,7 +49,9 @@ def served(artifact: Artifact, batch: int) -> dict[str, npt.NDArray[np.float32]]
     """Logits of PIXELS by every engine, `batch` pictures at a time."""
     found = {}
     for entry in artifact.evidence.engines:
-        plan = Plan(engine=entry.name, streams=1, threads=1, batch_sizes=(batch,), image_ms=1)
+        plan = Plan(
+            engine=entry.name, streams=1, threads=1, batch_sizes=(batch,), service_time_ms=1
+        )
         engine = open_graph(entry, artifact.root, (SIDE, SIDE, 3))(plan)
         parts = [engine.run(PIXELS[at : at + batch]) for at in range(0, len(PIXELS), batch)]
         found[entry.name] = np.concatenate(parts)

@@ -33,7 +33,7 @@ def test_every_fp32_engine_reproduces_the_published_logits(
         "onnxruntime-fp32",
     ]
     for entry in artifact.evidence.engines:
-        plan = Plan(engine=entry.name, streams=1, threads=1, batch_sizes=(1,), image_ms=1)
+        plan = Plan(engine=entry.name, streams=1, threads=1, batch_sizes=(1,), service_time_ms=1)
         engine = open_graph(entry, root, artifact.manifest.input.shape)(plan)
         for name, logits in expected.items():
             inputs = to_input((images / name).read_bytes(), preprocessing, DecodeLimits())

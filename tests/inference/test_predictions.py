@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from image_classifier.artifact.manifest import Outputs
 from image_classifier.inference.predictions import DamagedLogits, softmax, top_k_predictions
 
 LABELS = ("ant", "bee", "cat", "dog")
@@ -115,3 +116,51 @@ def test_a_probability_is_the_shortest_decimal_of_its_float32() -> None:
 def test_a_probability_reads_back_as_the_float32_of_the_softmax(logits: list[float]) -> None:
     for one in top_k_predictions(row(*logits), LABELS, 4):
         assert np.float32(one.probability) == np.float32(softmax(row(*logits))[one.class_id])
+
+
+def named(outputs: Outputs, labels: tuple[str, ...], *logits: float) -> dict[str, float]:
+    return {
+        one.label: one.probability
+        for one in top_k_predictions(row(*logits), labels, len(labels), outputs)
+    }
+
+
+def test_sigmoid_judges_each_label_by_itself() -> None:
+    # 1 / (1 + exp(-log 3)) = 3/4, and log(1/3) gives 1/4: they need not sum to 1.
+    found = named(Outputs(activation="sigmoid"), ("a", "b", "c"), math.log(3), math.log(3), 0)
+
+    assert found == {"a": 0.75, "b": 0.75, "c": 0.5}
+
+
+def test_a_threshold_leaves_out_the_labels_below_it_even_all() -> None:
+    outputs = Outputs(activation="sigmoid", threshold=0.75)
+    labels = ("a", "b", "c")
+
+    assert named(outputs, labels, math.log(3), math.log(1 / 3), 1000) == {"c": 1.0, "a": 0.75}
+    assert named(outputs, labels, 0, -1000, 1) == {}
+
+
+def test_one_sigmoid_output_is_the_probability_of_its_label_or_of_the_second_of_two() -> None:
+    outputs = Outputs(activation="sigmoid")
+
+    assert named(outputs, ("cat",), math.log(3)) == {"cat": 0.75}
+    assert list(named(outputs, ("dog", "cat"), math.log(3)).items()) == [
+        ("cat", 0.75),
+        ("dog", 0.25),
+    ]
+    assert list(named(outputs, ("dog", "cat"), -math.log(3))) == ["dog", "cat"]
+
+
+@pytest.mark.parametrize(("threshold", "label"), [(0.7, "cat"), (0.8, "dog")])
+def test_the_threshold_of_one_output_chooses_one_of_its_two_labels(
+    threshold: float, label: str
+) -> None:
+    outputs = Outputs(activation="sigmoid", threshold=threshold)
+
+    assert list(named(outputs, ("dog", "cat"), math.log(3))) == [label]  # 0.75 for cat
+
+
+def test_without_activation_the_answer_is_the_logits() -> None:
+    outputs = Outputs(activation="none")
+
+    assert list(named(outputs, ("a", "b"), -2, 13.5).items()) == [("b", 13.5), ("a", -2.0)]

@@ -1,6 +1,6 @@
 """Build a bento reproducibly, verify it, list its parts, make its container image."""
 
-from image_classifier.errors import OperatorError
+from preprocessing.errors import OperatorError
 
 
 class ReleaseError(OperatorError):

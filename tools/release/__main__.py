@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from image_classifier.errors import OperatorError
+from preprocessing.errors import OperatorError
 from tools.release.building import BENTOFILE, build_bento, find_bento
 from tools.release.content import content_digest
 from tools.release.image import build_image

@@ -1,0 +1,147 @@
+"""The tag depends on what decides an answer, not on the machine or this program's source."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL.JpegImagePlugin import JpegImageFile
+
+from image_classifier.artifact.artifact import Artifact, open_artifact
+from image_classifier.inference.startup import (
+    SelfCheckFailed,
+    check_conformance,
+    check_preprocessing,
+    load_executor,
+)
+from preprocessing import PreprocessingSpec, SpecPreprocessing, conformance_digests
+from tests.imports import DIGITS, PATIENCE_S, ROOT
+
+OLD_CPU = {"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default"}
+"""oneDNN and ATen as on a processor without AVX: sums have other last bits."""
+
+
+@pytest.fixture(scope="module")
+def artifact(digits_folder: Path) -> Artifact:
+    return open_artifact(digits_folder)
+
+
+def test_the_tag_is_the_same_on_another_kind_of_processor_and_is_the_one_of_the_readme(
+    tmp_path: Path, digits_folder: Path
+) -> None:
+    command = [sys.executable, "model_import.py", "--name", "digits"]
+    command += ["--network", "examples/digits/network.py:build"]
+    command += ["--weights", "examples/digits/weights.safetensors"]
+    command += ["--preprocessing", "examples/digits/preprocessing.py:DigitsPreprocessing"]
+    command += ["--labels", "examples/digits/labels.txt", "--golden", "examples/digits/samples"]
+    command += ["--lock", str(tmp_path / "model.lock"), "--measure-seconds", "0.002", "--quiet"]
+
+    subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **OLD_CPU, "BENTOML_HOME": str(tmp_path)},
+        check=True,
+        capture_output=True,
+        timeout=PATIENCE_S,
+    )
+
+    tag = json.loads((tmp_path / "model.lock").read_bytes())["tag"]
+    assert tag == f"digits:{digits_folder.name}"
+    assert re.findall(r'"tag": "(digits:\w+)"', (ROOT / "README.md").read_text()) == [tag]
+
+
+def test_a_changed_comment_in_the_preprocessing_leaves_an_artifact_servable(
+    tmp_path: Path, digits_folder: Path
+) -> None:
+    shutil.copytree(ROOT / "preprocessing", tmp_path / "preprocessing")
+    for path in (tmp_path / "preprocessing").glob("*.py"):
+        path.write_text(path.read_text() + "# another day\n")
+    program = (
+        "import sys, preprocessing\n"
+        "from pathlib import Path\n"
+        "from image_classifier.artifact.artifact import open_artifact\n"
+        "from image_classifier.inference.startup import check_preprocessing\n"
+        "artifact = open_artifact(Path(sys.argv[1]))\n"
+        "check_preprocessing(artifact, artifact.preprocessing())\n"
+        "print(preprocessing.__file__)\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(digits_folder)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "preprocessing" / "__init__.py")
+
+
+def test_a_resize_that_rounds_differently_by_one_is_refused_with_the_names_of_the_cases(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    preprocessing = SpecPreprocessing(PreprocessingSpec.imagenet(resize=256, crop=224))
+    expected = conformance_digests(preprocessing)
+    check_conformance(expected, preprocessing)
+    sound = SpecPreprocessing.resized_size
+
+    def one_more(self: SpecPreprocessing, size: tuple[int, int]) -> tuple[int, int]:
+        width, height = sound(self, size)
+        return width + (width > height), height + (height > width)
+
+    monkeypatch.setattr(SpecPreprocessing, "resized_size", one_more)
+
+    with pytest.raises(SelfCheckFailed, match=r"[0-9]+ of \d+ .*\(input/") as refused:
+        check_conformance(expected, preprocessing)
+    assert "decode/" not in str(refused.value)
+    assert "import the model again" in str(refused.value)
+
+
+def test_a_pillow_that_decodes_differently_stops_the_start_with_the_names_of_the_cases(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = JpegImageFile.load
+
+    def one_pixel_brighter(self: JpegImageFile) -> object:
+        loaded = sound(self)
+        if self.mode == "RGB":
+            red, green, blue = self.im.getpixel((0, 0))
+            self.im.putpixel((0, 0), (red ^ 1, green ^ 1, blue ^ 1))
+        return loaded
+
+    monkeypatch.setattr(JpegImageFile, "load", one_pixel_brighter)
+
+    with pytest.raises(SelfCheckFailed, match=r"other pixels .*\(decode/jpeg-") as refused:
+        load_executor(artifact, engine=None, budget_ms=50, deterministic=True)
+    assert "png" not in str(refused.value)
+
+
+def test_a_golden_image_that_gives_other_pixels_is_refused_although_the_cases_agree(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "image_classifier.inference.startup.conformance_digests",
+        lambda _: artifact.manifest.conformance,
+    )
+
+    class Mirrored(type(artifact.preprocessing())):  # type: ignore[misc]
+        def to_input(self, image):  # type: ignore[no-untyped-def]
+            return super().to_input(image)[:, ::-1].copy()
+
+    with pytest.raises(SelfCheckFailed, match=r"golden sample 0-01\.png: .* other pixels"):
+        check_preprocessing(artifact, Mirrored())
+
+
+def test_no_file_of_this_program_is_part_of_the_identity(artifact: Artifact) -> None:
+    names = {name.rpartition("/")[0] for name in artifact.manifest.files}
+
+    assert names == {"", "architecture", "engines", "golden", "preprocessing/own"}
+    assert (DIGITS / "preprocessing.py").read_bytes() == artifact.path_of(
+        "preprocessing/own/preprocessing.py"
+    ).read_bytes()

@@ -1,0 +1,223 @@
+"""Checkpoints that are hostile, damaged or something else: refused, and nothing in them runs."""
+
+import fractions
+import gzip
+import io
+import os
+import pickle
+import tarfile
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from importer.errors import ImportRefused
+from importer.weights import read_state_dict
+from tests.importer.onnx_models import saved_onnx
+
+TENSORS = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.ones(2)}
+
+
+class Payload:
+    """Unpickling it creates a file: the stand-in for anything a pickle can do."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[object, tuple[str, int]]:
+        return os.open, (str(self.file), os.O_CREAT | os.O_WRONLY)
+
+
+def zip_of(content: object, path: Path) -> None:
+    torch.save(content, path)
+
+
+def legacy_of(content: object, path: Path) -> None:
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+
+
+def bare_pickle_of(content: object, path: Path) -> None:
+    path.write_bytes(pickle.dumps(content))
+
+
+def tar_of(content: object, path: Path) -> None:
+    """The format before torch 0.2: a tar of pickles."""
+    data = pickle.dumps(content)
+    with tarfile.open(path, "w") as archive:
+        for name in ("sys_info", "pickle", "storages", "tensors"):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+
+
+@pytest.mark.parametrize("write", [zip_of, legacy_of, bare_pickle_of, tar_of])
+@pytest.mark.parametrize("place", ["beside", "inside", "alone"])
+def test_a_pickle_payload_does_not_run(
+    tmp_path: Path, write: Callable[[object, Path], None], place: str
+) -> None:
+    victim, path = tmp_path / "victim", tmp_path / "weights.pt"
+    payload = Payload(victim)
+    content = {
+        "beside": {"model": TENSORS, "hook": payload},
+        "inside": {**TENSORS, "extra": payload},
+        "alone": payload,
+    }[place]
+    write(content, path)
+
+    with pytest.raises(ImportRefused, match=r"weights\.pt: ") as caught:
+        read_state_dict(path)
+
+    assert not victim.exists()
+    assert "\n" not in str(caught.value)
+    pickle.loads(pickle.dumps(payload))
+    assert victim.exists()  # the payload is live: with pickle it would have run
+
+
+@pytest.mark.parametrize("write", [zip_of, legacy_of])
+def test_the_refusal_names_what_it_found_and_the_safe_way_out(
+    tmp_path: Path, write: Callable[[object, Path], None]
+) -> None:
+    write({"model": TENSORS, "best": fractions.Fraction(1, 3)}, tmp_path / "weights.pt")
+
+    with pytest.raises(
+        ImportRefused,
+        match=r"needs pickle \(it refers to fractions\.Fraction\).*nothing was run.*"
+        r"safetensors\.torch\.save_model\(model, 'weights\.safetensors'\)",
+    ):
+        read_state_dict(tmp_path / "weights.pt")
+
+
+def test_a_whole_pickled_network_is_refused_by_its_class(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(3, 2), tmp_path / "network.pt")
+
+    with pytest.raises(ImportRefused, match=r"refers to torch\.nn\.modules\.linear\.Linear"):
+        read_state_dict(tmp_path / "network.pt")
+
+
+def test_an_environment_variable_does_not_open_the_door(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    victim = tmp_path / "victim"
+    torch.save(Payload(victim), tmp_path / "weights.pt")
+
+    with pytest.raises(ImportRefused, match="nothing was run"):
+        read_state_dict(tmp_path / "weights.pt")
+
+    assert not victim.exists()
+
+
+def test_a_payload_called_safetensors_does_not_run(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    torch.save(Payload(victim), tmp_path / "weights.safetensors")
+
+    with pytest.raises(ImportRefused, match="not a safetensors file in spite of its name"):
+        read_state_dict(tmp_path / "weights.safetensors")
+
+    assert not victim.exists()
+
+
+@pytest.mark.parametrize("kept", [0.02, 0.5, 0.98])
+@pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
+def test_a_file_cut_short_is_refused(tmp_path: Path, form: str, kept: float) -> None:
+    path = tmp_path / "weights.pt"
+    {"zip": zip_of, "legacy": legacy_of, "safetensors": safetensors.torch.save_file}[form](
+        {"weight": torch.zeros(64, 64)}, path
+    )
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * kept)])
+
+    with pytest.raises(ImportRefused, match=r"weights\.pt: .*fetch it again"):
+        read_state_dict(path)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n",
+        b"\n<!DOCTYPE html><html>",
+        gzip.compress(b"weights", mtime=0),
+        b"\x89HDF\r\n\x1a\n" + bytes(64),
+        bytes(1000),
+        (16).to_bytes(8, "little") + bytes(64),
+    ],
+    ids=["LFS pointer", "web page", "gzip", "HDF5", "zeros", "header of 16 bytes"],
+)
+def test_a_file_of_another_kind_is_refused_with_what_is_expected(
+    tmp_path: Path, data: bytes
+) -> None:
+    (tmp_path / "weights.pth").write_bytes(data)
+
+    with pytest.raises(ImportRefused, match=r"weights\.pth: not a .*file of torch\.save or safet"):
+        read_state_dict(tmp_path / "weights.pth")
+
+
+def test_finished_graphs_are_called_what_they_are(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch 2.14 announces the end of TorchScript
+        torch.jit.script(torch.nn.Linear(3, 2)).save(str(tmp_path / "network.pt"))
+    saved_onnx(tmp_path / "network.onnx")
+
+    for name in ("network.pt", "network.onnx"):
+        with pytest.raises(ImportRefused, match=f"{name}: a finished graph, .*leave --network out"):
+            read_state_dict(tmp_path / name)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImportRefused, match="No such file"):
+        read_state_dict(tmp_path / "absent.pt")
+    with pytest.raises(ImportRefused, match="Is a directory"):
+        read_state_dict(tmp_path)
+    (tmp_path / "empty.pt").touch()
+    with pytest.raises(ImportRefused, match="empty file"):
+        read_state_dict(tmp_path / "empty.pt")
+
+
+def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(1000, 1000)}, tmp_path / "stored.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "stored.pt") as source,
+        zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as target,
+    ):
+        for member in source.infolist():
+            target.writestr(member.filename, source.read(member))
+
+    with pytest.raises(ImportRefused, match="a compressed zip archive"):
+        read_state_dict(tmp_path / "bomb.pt")
+
+
+def test_a_zip_of_something_else_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "weights.pt", "w") as archive:
+        archive.writestr("word/document.xml", "<w/>")
+
+    with pytest.raises(ImportRefused, match=r"without tensors \(it holds word/document\.xml\)"):
+        read_state_dict(tmp_path / "weights.pt")
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
+def test_flipped_bytes_never_crash_the_reader(tmp_path: Path, form: str) -> None:
+    path = tmp_path / "weights.pt"
+    {"zip": zip_of, "legacy": legacy_of, "safetensors": safetensors.torch.save_file}[form](
+        TENSORS, path
+    )
+    original = path.read_bytes()
+
+    @settings(max_examples=150, suppress_health_check=list(HealthCheck))
+    @given(st.lists(st.tuples(st.integers(0, len(original) - 1), st.integers(0, 255)), max_size=4))
+    def reads_or_refuses(changes: list[tuple[int, int]]) -> None:
+        data = bytearray(original)
+        for position, value in changes:
+            data[position] = value
+        (tmp_path / "damaged.pt").write_bytes(data)
+        try:
+            read_state_dict(tmp_path / "damaged.pt")
+        except ImportRefused as error:
+            assert "\n" not in str(error)
+
+    reads_or_refuses()
