@@ -248,6 +248,9 @@ def test_numeric_folders_without_evidence_are_refused_unless_accepted(
     accepted = decide_targets(golden, tuple(FOLDERS), logits, ["class-order"])
 
     assert accepted.class_ids == tuple(range(len(names)))
+    for order in (tuple(FOLDERS), AS_TEXT):  # the notebook knows
+        proven = decide_targets(golden, tuple(FOLDERS), logits, notebook_labels=order)
+        assert proven.labels == order
 
 
 def test_ten_numeric_folders_have_one_order(tmp_path: Path) -> None:
