@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import (
     BeforeValidator,
     DirectoryPath,
@@ -69,6 +69,10 @@ class ImportOptions(FrozenModel):
         str | None,
         Field(description="take the names that start with this and cut it off, e.g. net."),
     ] = None
+    weights_ignore: Annotated[
+        tuple[str, ...],
+        Field(description="pattern of names in a checkpoint to leave out; may be repeated"),
+    ] = ()
     preprocessing: Annotated[
         str | None,
         Field(description=f"{PREPROCESSING_FORMS} (default: that of torchvision's weights)"),
@@ -79,6 +83,16 @@ class ImportOptions(FrozenModel):
             description="one name a line, a JSON list or JSON id → name (default: those of "
             "torchvision's weights)"
         ),
+    ] = None
+    activation: Annotated[
+        Literal["softmax", "sigmoid", "none"] | None,
+        Field(
+            description="what makes probabilities of the outputs (default: as the network shows)"
+        ),
+    ] = None
+    threshold: Annotated[
+        float | None,
+        Field(gt=0, lt=1, description="sigmoid: probability from which a label is answered"),
     ] = None
     golden: Annotated[
         DirectoryPath, Field(description="folder of images the model is verified with")
@@ -131,6 +145,13 @@ class ImportOptions(FrozenModel):
             min_agreement=self.gate_agreement,
             max_accuracy_loss=self.gate_accuracy_loss,
         )
+
+    @field_validator("threshold")
+    @classmethod
+    def _check_threshold(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and info.data.get("activation") != "sigmoid":
+            raise ValueError("belongs to --activation sigmoid")
+        return value
 
     @field_validator("network")
     @classmethod
@@ -195,11 +216,12 @@ def add_import_options(parser: argparse.ArgumentParser) -> None:
         if name in GROUPS:
             group = parser.add_argument_group(GROUPS[name])
         help_text = (field.description or "").replace("%", "%%")
-        if field.default not in (None, {}) and not field.is_required():
+        if field.default not in (None, {}, ()) and not field.is_required():
             help_text += f" (default {field.default})"
         choices = _choices(field)
         group.add_argument(
             option_of(name),
+            action="append" if isinstance(field.default, tuple) else "store",
             default=argparse.SUPPRESS,
             metavar="|".join(choices) or name.rpartition("_")[2].upper(),
             help=f"{help_text} (required)" if field.is_required() else help_text,
@@ -255,7 +277,7 @@ def options_table(parser: argparse.ArgumentParser) -> str:
             meaning = field.description or ""
             if choices := _choices(field):
                 meaning = f"{', '.join(choices)}: {meaning}"
-            default = "" if field.default in (None, {}) else field.default
+            default = "" if field.default in (None, {}, ()) else field.default
             if field.is_required():
                 default = "required"
         shown = f"`{default}`" if default not in ("", "required") else default
@@ -268,7 +290,10 @@ def _cell(text: str) -> str:
 
 
 def _choices(field: FieldInfo) -> tuple[str, ...]:
-    return get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    for annotation in (field.annotation, *get_args(field.annotation)):
+        if get_origin(annotation) is Literal:
+            return get_args(annotation)
+    return ()
 
 
 def _mistake(error: ErrorDetails) -> str:
@@ -317,6 +342,8 @@ def _number(field: FieldInfo) -> str:
                 parts.append(f"above {limit.gt}")
             case Ge():
                 parts.append(f"from {limit.ge}")
+            case Lt():
+                parts.append(f"and below {limit.lt}")
     parts += [f"up to {limit.le}" for limit in field.metadata if isinstance(limit, Le)]
     return " ".join(parts)
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
+from torch import nn
 
 from image_classifier.artifact.evidence import Evidence
 from image_classifier.artifact.format import RECORD_NAME, SCHEMA_VERSION, FrozenModel
@@ -35,10 +37,18 @@ from importer.diagnosis import check_against_reference
 from importer.errors import ImportRefused
 from importer.export import export_all
 from importer.golden_images import GoldenImage, GoldenImages, read_golden_images, read_reference
+from importer.graphs import OnnxNetwork
 from importer.labels import check_label_count, read_labels
-from importer.network import ModelSource, read_model
+from importer.network import (
+    Activation,
+    ModelSource,
+    final_operation,
+    output_activation,
+    read_graph,
+    read_network,
+)
 from importer.options import ImportOptions
-from importer.pixels_to_logits import PixelsToLogits, run_reference
+from importer.pixels_to_logits import PixelsToLogits, refuse_probabilities, run_reference
 from importer.process import uninterrupted
 from importer.progress import Progress
 from importer.shrinking import certify_shrinking
@@ -99,7 +109,18 @@ def import_model(
     check_lock_place(lock_path)
     with staging_dir() as root:
         with progress.step("read the network and its weights"):
-            model = read_model(options, root)
+            if options.network is None:
+                model = read_graph(Path(options.weights), root)
+            else:
+                model = read_network(
+                    options.network,
+                    options.network_kwargs,
+                    options.weights,
+                    root,
+                    weights_key=options.weights_key,
+                    weights_prefix=options.weights_prefix,
+                    weights_ignore=options.weights_ignore,
+                )
         for note in model.notes:
             progress.note(note)
         preprocessing, entry = capture_preprocessing(options.preprocessing, model.published, root)
@@ -127,8 +148,11 @@ def import_model(
         class_ids = tuple(image.label for image in golden.images)
 
         network = PixelsToLogits(model.network, input_spec).eval()
+        activation = _activation(model.network, network, inputs, options.activation)
         with progress.step(f"run the reference on {len(golden.images)} golden images"):
             reference = run_reference(network, inputs, root / "architecture")
+        if activation != "none":
+            refuse_probabilities(reference)
         check_label_count(labels, reference.shape[1])
         shrinking = certify_shrinking(
             preprocessing, golden.images, inputs, network, reference, options.gates
@@ -182,7 +206,7 @@ def import_model(
                 architecture=model.architecture,
                 input=input_spec,
                 preprocessing=entry,
-                outputs=Outputs(),
+                outputs=Outputs(activation=activation, threshold=options.threshold),
                 graphs=keep_graphs(root, graphs),
                 conformance=conformance_digests(preprocessing),
                 golden=golden_entries,
@@ -245,6 +269,22 @@ def _labels(path: Path | None, model: ModelSource) -> tuple[str, ...]:
             "expected a file with one name a line, or JSON"
         )
     return model.published.labels
+
+
+def _activation(
+    network: nn.Module,
+    pixels_to_logits: nn.Module,
+    inputs: npt.NDArray[np.generic],
+    asked: Activation | None,
+) -> Activation:
+    """Return what the service applies to the outputs: what was asked, or what the network shows."""
+    if isinstance(network, OnnxNetwork):
+        return output_activation(network.ends_in, is_cut=network.activation_cut, asked=asked)
+    try:
+        operation = final_operation(pixels_to_logits, torch.from_numpy(np.array(inputs[:1])))
+    except Exception:  # running the reference says where the network fails, and how
+        operation = None
+    return output_activation(operation, is_cut=False, asked=asked)
 
 
 def _inputs(
