@@ -179,7 +179,13 @@ def import_model(
                 tolerance=options.gate_fp32_tolerance,
                 progress=progress,
             )
-        targets = decide_targets(golden, named.labels, reference, options.accept)
+        targets = decide_targets(
+            golden,
+            named.labels,
+            reference,
+            options.accept,
+            notebook_labels=None if given is None else given.labels,
+        )
         labels, class_ids = targets.labels, targets.class_ids
         if given is not None:
             check_label_order(given, labels)

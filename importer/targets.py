@@ -58,6 +58,8 @@ def decide_targets(
     labels: tuple[str, ...],
     logits: npt.NDArray[np.float32],
     accepted: Sequence[str] = (),
+    *,
+    notebook_labels: tuple[str, ...] | None = None,
 ) -> Targets:
     """Decide which class each golden image has.
 
@@ -69,12 +71,15 @@ def decide_targets(
         labels: Names of the classes, in the order that the label file gives, one for each logit.
         logits: The reference's answers, (n, classes).
         accepted: Findings that the person importing knows and accepts.
+        notebook_labels: Labels that came with `--reference`: they prove the order of numbers.
 
     Raises:
         ArtifactError: An image has a class that does not exist.
         ImportRefused: Several orders fit and the images do not tell which is right.
     """
     readings = distinct_readings(golden, labels)
+    confirmed = [reading for reading in readings if reading.labels == notebook_labels]
+    readings = confirmed or readings
     hits = [reading.right(logits) for reading in readings]
     order = sorted(range(len(readings)), key=lambda number: -hits[number].sum())
     best = order[0]

@@ -105,7 +105,7 @@ def test_an_orientation_that_will_be_ignored_is_told(
 
     about_orientation = [text for text in notes if "EXIF" in text]
     assert bool(about_orientation) == told
-    assert not told or about_orientation[0].startswith("1 golden images, turned.png the first")
+    assert not told or about_orientation[0].startswith("golden image turned.png is turned by")
 
 
 def test_what_is_changed_in_a_graph_is_told(store: Path, tmp_path: Path) -> None:

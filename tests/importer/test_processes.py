@@ -26,6 +26,7 @@ def command(home: Path, *more: str, golden: Path = SAMPLES) -> list[str]:
         "--weights", str(DIGITS / "weights.safetensors"),
         "--preprocessing", f"{DIGITS}/preprocessing.py:DigitsPreprocessing",
         "--labels", str(DIGITS / "labels.txt"), "--golden", str(golden),
+        "--golden-labels", str(DIGITS / "labels.csv"),
         "--measure-seconds", "0.001", "--lock", str(home / "model.lock"), *more,
     ]  # fmt: skip
 

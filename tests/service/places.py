@@ -78,6 +78,7 @@ def import_digits(place: Place) -> None:
     arguments += ["--weights", f"{EXAMPLE}/weights.safetensors"]
     arguments += ["--preprocessing", f"{EXAMPLE}/preprocessing.py:DigitsPreprocessing"]
     arguments += ["--labels", f"{EXAMPLE}/labels.txt", "--golden", f"{EXAMPLE}/samples"]
+    arguments += ["--golden-labels", f"{EXAMPLE}/labels.csv"]
     done = subprocess.run(
         [sys.executable, "model_import.py", *arguments, "--quiet", "--measure-seconds", "0.002"],
         cwd=place.directory,

@@ -1,0 +1,308 @@
+"""Golden images: which are taken, what class each has, and in which order classes are counted."""
+
+import csv
+from collections import Counter
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from image_classifier.artifact.format import ArtifactError
+from importer.errors import ImportRefused
+from importer.golden_images import GoldenImage, balanced_choice, decoding_notes, read_golden_images
+from importer.labels import read_labels
+from importer.targets import Targets, decide_targets
+from preprocessing import DecodeRules
+from tests.shared_data import SHARED, needs_shared_data
+
+LABELS = ("cat", "dog", "red fox", "crane", "crane")
+IMAGE = b"\x89PNG\r\n\x1a\n and the rest"
+
+
+def folder_of(tmp_path: Path, *names: str, table: str | None = None) -> Path:
+    for name in names:
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(IMAGE + name.encode())
+    if table is not None:
+        (tmp_path / "images" / "labels.csv").write_text(table, encoding="utf-8")
+    return tmp_path / "images"
+
+
+def targets_of(
+    folder: Path, labels: tuple[str, ...] = LABELS, answers: dict[str, int] | None = None
+) -> Targets:
+    """Decide the classes for a network that answers as `answers` says, by image name."""
+    golden = read_golden_images(folder, 1000)
+    chosen = [(answers or {}).get(image.name, 0) for image in golden.images]
+    return decide_targets(golden, labels, np.eye(len(labels), dtype=np.float32)[chosen])
+
+
+def classes(targets: Targets) -> dict[str, int | None]:
+    return {image.name: image.label for image in targets.images}
+
+
+def test_images_without_any_hint_have_no_class(tmp_path: Path) -> None:
+    golden = read_golden_images(folder_of(tmp_path, "b-1.png", "a_1.png"), 10)
+
+    assert [image.name for image in golden.images] == ["a_1.png", "b-1.png"]
+    assert golden.images[0].data == IMAGE + b"a_1.png"
+    assert (golden.classes_from, golden.notes) == ("none", ())
+    targets = targets_of(tmp_path / "images")
+    assert set(classes(targets).values()) == {None}
+    assert "no accuracy is compared" in targets.notes[0]
+
+
+def test_files_that_are_no_image_are_left_out_with_a_note(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "a.png", ".hidden.png", ".cache/b.png")
+    (folder / "notes.txt").write_text("x")
+    (folder / "cheat.jpg").write_text("no image")
+    (folder / "sound.wav").write_bytes(b"RIFF\x10\0\0\0WAVE" + bytes(20))
+    (folder / "no_ending").write_bytes(b"RIFF\x10\0\0\0WEBP" + bytes(20))
+
+    golden = read_golden_images(folder, 9)
+
+    assert [image.name for image in golden.images] == ["a.png", "no_ending"]
+    assert golden.notes == ("3 files that are no image left out: cheat.jpg, notes.txt, sound.wav",)
+
+
+def test_a_folder_without_images_and_no_folder_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+
+    with pytest.raises(ArtifactError, match=r"holds no image \(1 other files\)"):
+        read_golden_images(tmp_path, 9)
+    with pytest.raises(ArtifactError, match="no such folder"):
+        read_golden_images(tmp_path / "absent", 9)
+    with pytest.raises(ArtifactError, match="0 wanted"):
+        read_golden_images(tmp_path, 0)
+
+
+def test_the_choice_is_balanced_over_the_classes(tmp_path: Path) -> None:
+    names = [f"a/{n}.png" for n in range(20)] + [f"b/{n}.png" for n in range(5)] + ["c/0.png"]
+
+    golden = read_golden_images(folder_of(tmp_path, *names), 9)
+
+    assert Counter(image.class_text for image in golden.images) == {"a": 4, "b": 4, "c": 1}
+    assert "9 of 26 images chosen" in golden.notes[0]
+
+
+def test_the_choice_is_the_one_of_the_documented_rule() -> None:
+    # By hand: sha256 of "a", "b", "c", "d" begins with ca, 3e, 2e, 18.
+    assert balanced_choice("abcd", {}, 2) == ["c", "d"]
+    # Of the classes {a, b} and {c, d} the first of each: b and d.
+    assert balanced_choice("abcd", {"a": "x", "b": "x", "c": "y", "d": "y"}, 2) == ["b", "d"]
+
+
+@given(
+    st.dictionaries(st.text(min_size=1, max_size=4), st.sampled_from("wxyz"), min_size=1),
+    st.integers(1, 40),
+    st.randoms(),
+)
+def test_any_choice_is_stable_and_as_even_as_it_can_be(
+    class_by_name: dict[str, str], wanted: int, random: object
+) -> None:
+    names = list(class_by_name)
+    chosen = balanced_choice(names, class_by_name, wanted)
+    random.shuffle(names)
+
+    assert balanced_choice(names, class_by_name, wanted) == chosen
+    assert len(chosen) == min(wanted, len(names))
+    taken = Counter(class_by_name[name] for name in chosen)
+    left = Counter(class_by_name.values()) - taken
+    # A class with images left over is at most one behind the class with most.
+    assert all(max(taken.values()) - taken[label] <= 1 for label in left)
+
+
+@needs_shared_data
+def test_the_delivered_photos_have_the_classes_of_their_table() -> None:
+    folder = SHARED / "images" / "nips17_dev"
+    with (folder / "labels.csv").open(newline="") as file:
+        expected = {row["file"]: int(row["class_index"]) for row in csv.DictReader(file)}
+
+    targets = targets_of(folder, read_labels(SHARED / "weights/imagenet_categories.txt").labels)
+
+    assert classes(targets) == expected
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "file,label\na.png,dog\nb.png,cat\n",
+        "\ufefffile, label\r\n./a.png, dog\r\nb.png,0\r\nnot_there.png,wolf\r\n",
+        "file,name,class_index\na.png,x,1\nb.png,x,0\n",
+        'label,file\n"dog","a.png"\ncat,b.png\n',
+    ],
+)
+def test_a_table_in_the_folder_gives_the_classes(tmp_path: Path, table: str) -> None:
+    targets = targets_of(folder_of(tmp_path, "a.png", "b.png", table=table))
+
+    assert classes(targets) == {"a.png": 1, "b.png": 0}
+    assert targets.notes == (
+        "classes of the golden images come from the table: a.png is 'dog', class 1",
+    )
+
+
+def test_a_given_table_wins_over_folders_and_images_without_a_row_are_counted(
+    tmp_path: Path,
+) -> None:
+    folder = folder_of(tmp_path, "cat/0-1.png", "cat/0-2.png", "cat/0-3.png")
+    (tmp_path / "given.csv").write_text("file,label\n0-1.png,dog\ncat\\0-2.png,2\n")
+
+    golden = read_golden_images(folder, 9, tmp_path / "given.csv")
+
+    assert [image.class_text for image in golden.images] == ["dog", "2", None]
+    assert golden.notes == ("1 images have no row in given.csv and no class",)
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        ("", "the columns are none"),
+        ("filename,label\na.png,1\n", "the columns are filename, label; expected a header"),
+        ("file;label\na.png;1\n", "expected a header with file and label"),
+        ("file,label\na.png,wolf\n", "line 2: 'wolf' is not a label or an index from 0 to 4"),
+        ("file,class_index\na.png,5\n", "line 2: '5' is not an index"),
+        ("file,class_index\na.png,dog\n", "line 2: 'dog' is not an index"),
+        ("file,label\na.png,crane\n", "line 2: 'crane' is the label of 2 classes"),
+        ("file,label\na.png,1\na.png,2\n", "line 3: a.png is '2', and '1' above"),
+        ("file,label\nz.png,1\n", "names none of the images"),
+        ("file,label\na.png\n", "line 2: a.png has no label"),
+    ],
+)
+def test_a_table_that_misleads_is_refused_with_its_line(
+    tmp_path: Path, table: str, reason: str
+) -> None:
+    with pytest.raises(ArtifactError, match=f"labels.csv.*{reason}"):
+        targets_of(folder_of(tmp_path, "a.png", table=table))
+
+
+def test_sub_folders_name_the_class_by_label_or_index(tmp_path: Path) -> None:
+    names = ("cat/1.png", "red fox/1.png", "red fox/deep/2.png", "4/1.png")
+
+    targets = targets_of(folder_of(tmp_path, *names))
+
+    assert classes(targets) == dict(zip(names, (0, 2, 2, 4), strict=True))
+
+
+def test_as_many_unknown_folders_as_labels_count_in_sorted_order(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "n03/1.png", "n01/1.png", "n02/1.png")
+
+    targets = targets_of(folder, ("x", "y", "z"))
+
+    assert classes(targets) == {"n01/1.png": 0, "n02/1.png": 1, "n03/1.png": 2}
+
+
+def test_fewer_unknown_folders_give_no_classes(tmp_path: Path) -> None:
+    targets = targets_of(folder_of(tmp_path, "n03/1.png", "n01/1.png"))
+
+    assert set(classes(targets).values()) == {None}
+    assert "sub-folders name no class" in targets.notes[0]
+
+
+@pytest.mark.parametrize("other", ["wolf", "5", "crane"])
+def test_a_folder_that_names_no_class_beside_one_that_does_is_refused(
+    tmp_path: Path, other: str
+) -> None:
+    with pytest.raises(ArtifactError, match=f"'{other}' is (not a label|the label of 2)"):
+        targets_of(folder_of(tmp_path, "cat/1.png", f"{other}/1.png"))
+
+
+# ImageFolder sorts the folders "1" to "12" as text: 1, 10, 11, 12, 2, 3, …, so that the network
+# answers 2 for folder 11 and 4 for folder 2.
+FOLDERS = [str(number) for number in range(1, 13)]
+AS_TEXT = ("1", "10", "11", "12", "2", "3", "4", "5", "6", "7", "8", "9")
+
+
+@pytest.mark.parametrize(
+    "labels", [tuple(FOLDERS), tuple("abcdefghijkl")], ids=["numbers", "names"]
+)
+@pytest.mark.parametrize("trained", ["as text", "as numbers"])
+def test_the_reference_decides_the_order_of_numeric_folders(
+    tmp_path: Path, labels: tuple[str, ...], trained: str
+) -> None:
+    order = list(AS_TEXT) if trained == "as text" else FOLDERS
+    truth = {f"{number}/a.png": order.index(number) for number in FOLDERS}
+
+    targets = targets_of(folder_of(tmp_path, *truth), labels, answers=truth)
+
+    assert classes(targets) == truth
+    assert "12 of 12 right" in "; ".join(targets.notes)
+    served = {"as text": AS_TEXT, "as numbers": tuple(FOLDERS)}[trained]
+    assert targets.labels == (served if labels == tuple(FOLDERS) else labels)
+
+
+@pytest.mark.parametrize("names", [("1/a.png",), ("1/a.png", "2/a.png")])
+def test_numeric_folders_without_evidence_are_refused_unless_accepted(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    # The network answers class 0 always: right for folder 1 in both orders, wrong for folder 2.
+    golden = read_golden_images(folder_of(tmp_path, *names), 9)
+    logits = np.eye(12, dtype=np.float32)[[0] * len(names)]
+
+    with pytest.raises(ImportRefused, match=r"called by numbers.*--accept class-order"):
+        decide_targets(golden, tuple(FOLDERS), logits)
+    accepted = decide_targets(golden, tuple(FOLDERS), logits, ["class-order"])
+
+    assert accepted.class_ids == tuple(range(len(names)))
+    for order in (tuple(FOLDERS), AS_TEXT):  # the notebook knows
+        proven = decide_targets(golden, tuple(FOLDERS), logits, notebook_labels=order)
+        assert proven.labels == order
+
+
+def test_ten_numeric_folders_have_one_order(tmp_path: Path) -> None:
+    targets = targets_of(folder_of(tmp_path, "0/a.png", "9/a.png"), tuple("0123456789"))
+
+    assert classes(targets) == {"0/a.png": 0, "9/a.png": 9}
+
+
+def png(image: Image.Image, **options: object) -> bytes:
+    file = BytesIO()
+    image.save(file, "PNG", **options)
+    return file.getvalue()
+
+
+GREY16 = Image.fromarray(np.arange(0, 60_000, 1_000, dtype=np.uint16).reshape(6, 10))
+CLEAR = Image.new("RGBA", (4, 4), (255, 0, 255, 0))
+TURNED = Image.new("RGB", (4, 2), "red")
+EXIF = Image.Exif()
+EXIF[0x0112] = 6
+
+
+@pytest.mark.parametrize(
+    ("data", "rules", "note"),
+    [
+        (png(GREY16), {}, "16-bit grey; this preprocessing (decode.grey16: scale)"),
+        (png(CLEAR), {"alpha": "white"}, "transparent; this preprocessing (decode.alpha: white)"),
+        (png(TURNED, exif=EXIF), {"exif_orientation": True}, "turned by EXIF; this"),
+        (png(TURNED, exif=EXIF), {}, "turned by the EXIF orientation, which this"),
+    ],
+)
+def test_a_note_names_images_that_a_notebook_decodes_to_other_pixels(
+    data: bytes, rules: dict[str, object], note: str
+) -> None:
+    images = [GoldenImage(name="odd.png", data=data), GoldenImage(name="b", data=png(TURNED))]
+
+    (found,) = decoding_notes(images, DecodeRules.model_validate(rules))
+
+    assert found.startswith("golden image odd.png is ")
+    assert note in found
+
+
+@pytest.mark.parametrize(
+    ("data", "rules"),
+    [
+        (png(GREY16), {"grey16": "clip"}),
+        (png(CLEAR), {}),  # hidden colours are shown, as convert("RGB") does
+        (png(Image.new("RGBA", (4, 4), (9, 8, 7, 255))), {"alpha": "black"}),
+    ],
+)
+def test_no_note_where_the_notebook_sees_the_same_pixels(
+    data: bytes, rules: dict[str, object]
+) -> None:
+    images = [GoldenImage(name="a.png", data=data)]
+
+    assert decoding_notes(images, DecodeRules.model_validate(rules)) == ()

@@ -1,0 +1,131 @@
+"""The npz file of a notebook's own numbers: read, checked, matched by file name."""
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from image_classifier.artifact.format import ArtifactError
+from importer.reference import Reference, check_label_order, read_reference
+from tests.shared_data import SHARED, needs_shared_data
+
+LOGITS = {"a.png": [1.5, -2.0, 0.25], "b.png": [0.0, 3.0, -7.5]}
+
+
+def npz(tmp_path: Path, **arrays: object) -> Reference:
+    np.savez(tmp_path / "reference.npz", **arrays)
+    return read_reference(tmp_path / "reference.npz")
+
+
+def logits(tmp_path: Path, rows: dict[str, list[float]]) -> Reference:
+    return npz(tmp_path, files=list(rows), logits=list(rows.values()))
+
+
+def test_rows_come_in_the_order_of_the_images(tmp_path: Path) -> None:
+    reference = logits(tmp_path, LOGITS)
+
+    assert (reference.kind, reference.labels) == ("logits", None)
+    assert reference.rows(["b.png", "a.png"], 3).tolist() == [[0.0, 3.0, -7.5], [1.5, -2.0, 0.25]]
+    assert reference.rows(["a.png"], 3).dtype == np.float64
+
+
+def test_probabilities_of_half_precision_are_probabilities(tmp_path: Path) -> None:
+    row = np.exp(np.linspace(0, 5, 1000))
+    row = (row / row.sum()).astype(np.float16)
+    assert abs(row.astype(np.float64).sum() - 1) > 1e-6
+
+    assert npz(tmp_path, files=["a"], probabilities=[row]).kind == "probabilities"
+
+
+@needs_shared_data
+def test_the_delivered_goldens_are_read() -> None:
+    path = SHARED / "golden" / "squeezenet1_1_imagenet.nips17_dev.npz"
+    details = json.loads(path.with_suffix(".json").read_bytes())["images"]
+
+    reference = read_reference(path)
+
+    for name, entry in details.items():
+        row = reference.rows([name], 1000)[0]
+        assert row[entry["top_ids"]].tolist() == entry["top_logits"]
+
+
+def test_a_name_is_found_whole_or_by_its_last_part(tmp_path: Path) -> None:
+    assert logits(tmp_path, LOGITS).rows(["cat/a.png"], 3).tolist() == [[1.5, -2.0, 0.25]]
+    whole = logits(tmp_path, {"cat\\a.png": [1, 2], "dog/a.png": [3, 4]})  # Windows
+    assert whole.rows(["dog/a.png", "cat/a.png"], 2).tolist() == [[3, 4], [1, 2]]
+    with pytest.raises(ArtifactError, match="two golden images share one row"):
+        logits(tmp_path, LOGITS).rows(["a.png", "dog/a.png"], 3)
+
+
+def test_an_image_without_a_row_and_rows_of_another_width_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"no row for 1 of 2 golden images, such as 'c\.png'"):
+        logits(tmp_path, LOGITS).rows(["a.png", "c.png"], 3)
+    with pytest.raises(ArtifactError, match="rows have 3 values, the network gives 10 logits"):
+        logits(tmp_path, LOGITS).rows(["a.png"], 10)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "reason"),
+    [
+        ({"logits": [[1.0]]}, "holds logits; expected files"),
+        ({"files": ["a"]}, "holds files; expected files, and logits"),
+        ({"files": ["a"], "logits": [1.0]}, r"files has shape \(1,\), logits \(1,\)"),
+        ({"files": ["a", "b"], "logits": [[1.0]]}, r"files has shape \(2,\), logits \(1, 1\)"),
+        ({"files": ["a"], "logits": [[np.nan]]}, "a: has NaN"),
+        ({"files": ["a"], "logits": [["x"]]}, "logits are not numbers"),
+        ({"files": ["a", "a"], "logits": [[1.0], [2.0]]}, "a name stands in files twice"),
+        ({"files": ["a"], "probabilities": [[2.0, 1.0]]}, "do not lie in"),
+        ({"files": ["a"], "probabilities": [[1.0]], "logits": [[1.0]]}, "keep the logits"),
+        ({"files": ["a"], "logits": [[1.0, 2.0]], "labels": ["x"]}, r"labels has shape \(1,\)"),
+    ],
+)
+def test_another_form_is_refused(tmp_path: Path, arrays: dict[str, object], reason: str) -> None:
+    with pytest.raises(ArtifactError, match=rf"reference\.npz: .*{reason}"):
+        npz(tmp_path, **arrays)
+
+
+@pytest.mark.parametrize("data", [b"", b'{"a": [1]}', b"PK\x03\x04 cut"])
+def test_a_file_of_another_kind_is_refused_with_the_way_to_make_one(
+    tmp_path: Path, data: bytes
+) -> None:
+    (tmp_path / "reference").write_bytes(data)
+
+    with pytest.raises(ArtifactError, match=r"not an npz file.*python -m importer\.notebook"):
+        read_reference(tmp_path / "reference")
+    with pytest.raises(ArtifactError, match="No such file"):
+        read_reference(tmp_path / "absent")
+
+
+class Payload:
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.file,)
+
+
+def test_a_pickle_in_an_npz_does_not_run(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    payload = np.array([Payload(victim)], dtype=object)
+
+    with pytest.raises(ArtifactError, match="not an npz file of plain arrays"):
+        npz(tmp_path, files=payload, logits=[[1.0]])
+
+    assert not victim.exists()
+    pickle.loads(pickle.dumps(payload))
+    assert victim.exists()
+
+
+@pytest.mark.parametrize("labels", [("dog", "cat", "fox"), ("fox", "cat", "dog")])
+def test_labels_of_the_notebook_in_another_order_are_refused(
+    tmp_path: Path, labels: tuple[str, ...]
+) -> None:
+    rows = list(LOGITS.values())
+    reference = npz(tmp_path, files=list(LOGITS), logits=rows, labels=["cat", "dog", "fox"])
+
+    check_label_order(reference, ("cat", "dog", "fox"))
+    check_label_order(reference, ("Katze", "Hund", "Fuchs"))  # other words: nothing to compare
+    with pytest.raises(ArtifactError, match=f"class 0 is '{labels[0]}', in .* it is 'cat'"):
+        check_label_order(reference, labels)
