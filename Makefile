@@ -29,7 +29,8 @@ import: $(READY) ## import the example model and write model.lock
 	@$(BIN)/python model_import.py --name digits \
 		--network $(EXAMPLE)/network.py:build --weights $(EXAMPLE)/weights.safetensors \
 		--preprocessing $(EXAMPLE)/preprocessing.py:DigitsPreprocessing \
-		--labels $(EXAMPLE)/labels.txt --golden $(EXAMPLE)/samples
+		--labels $(EXAMPLE)/labels.txt \
+		--golden $(EXAMPLE)/samples --golden-labels $(EXAMPLE)/labels.csv
 
 model.lock: | $(READY)
 	@$(MAKE) --no-print-directory import
@@ -90,25 +91,33 @@ lock-check: lock ## fail if the committed locks do not fit pyproject.toml
 	@git diff --exit-code --stat $(LOCKS)
 
 certify: $(READY) | model.lock ## measure the rate this machine holds; RATE=200 proposes replicas
-	@$(BIN)/python -m benchmarks certify $(if $(RATE),--rate $(RATE))
+	@$(BIN)/python -m tools.certify $(if $(RATE),--rate $(RATE))
 
-BENCH_PACKAGES := build/benchmarks/packages
-BENCH := PYTHONPATH=$(BENCH_PACKAGES) $(BIN)/python -m benchmarks
+# The peers run on the system's Python where there is one: Triton brings an interpreter that the
+# standard library of another patch release does not fit.
+BENCH_PYTHON ?= $(firstword $(wildcard /usr/bin/python3) $(PYTHON))
+.PHONY: bench-lock bench-report
+BENCH_ENV := build/benchmarks/venv
+BENCH_LOCK := tools/benchmarks/requirements/bench.txt
 
-$(BENCH_PACKAGES)/.installed: benchmarks/requirements/bench.txt | $(READY)
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --target $(BENCH_PACKAGES) --no-deps \
-		--require-hashes -r $<
+$(BENCH_ENV)/.installed: $(BENCH_LOCK) | $(READY)
+	@$(BIN)/uv venv --quiet --clear --python $(BENCH_PYTHON) $(BENCH_ENV)
+	@$(BIN)/uv pip install --quiet --python $(BENCH_ENV)/bin/python --require-hashes -r $<
 	@touch $@
 
-bench: $(READY) $(BENCH_PACKAGES)/.installed ## measure this project and its peers: MINUTES=25, PHOTOS=directory
-	@$(BENCH) prepare full $(if $(PHOTOS),--photos $(PHOTOS))
-	@$(BENCH) full $(if $(MINUTES),--minutes $(MINUTES)) $(if $(PHOTOS),--photos $(PHOTOS))
-	@$(BENCH) report
+bench: $(READY) $(BENCH_ENV)/.installed ## measure this project and its peers for docs/performance.md (hours)
+	@$(BIN)/python -m tools.benchmarks full
+	@$(MAKE) --no-print-directory bench-report
 
-bench-quick: $(READY) $(BENCH_PACKAGES)/.installed ## the same with four peers in under 5 minutes
-	@$(BENCH) prepare quick $(if $(PHOTOS),--photos $(PHOTOS))
-	@$(BENCH) quick $(if $(PHOTOS),--photos $(PHOTOS))
-	@$(BENCH) report
+bench-quick: $(READY) $(BENCH_ENV)/.installed ## ResNet-50 int8, every peer once, about 6 minutes; printed
+	@$(BIN)/python -m tools.benchmarks quick
+
+bench-lock: $(READY) ## resolve the lock of the benchmark's environment anew
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header --no-annotate $(BENCH_LOCK:.txt=.in) --output-file $(BENCH_LOCK)
+
+bench-report: $(BENCH_ENV)/.installed ## write docs/performance.md from the stored sessions
+	@$(BENCH_ENV)/bin/python -m tools.benchmarks report
 
 clean: ## remove the environment and what tools left
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis

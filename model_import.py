@@ -73,9 +73,8 @@ def import_parser() -> Parser:
     output.add_argument(
         "--lock",
         type=Path,
-        default=DEFAULT_LOCK,
         metavar="PATH",
-        help="the lock to write (default model.lock)",
+        help="the lock to write (default: model.lock of this program)",
     )
     _add_output_options(output)
     return parser
@@ -182,7 +181,8 @@ def _import(arguments: Sequence[str], log_file: Path) -> int:
     return_freed_memory()
     with progress.step("load torch"):
         from importer.pipeline import current_provenance, import_model
-    imported = import_model(options, given.lock, current_provenance(ROOT), progress)
+    lock_path = given.lock or DEFAULT_LOCK
+    imported = import_model(options, lock_path, current_provenance(ROOT), progress)
     from importer.report import print_json, print_summary
 
     if given.json:
@@ -190,13 +190,20 @@ def _import(arguments: Sequence[str], log_file: Path) -> int:
             {
                 **imported.lock.model_dump(),
                 "known": imported.known,
+                "proof": imported.proof,
                 "manifest": imported.manifest.model_dump(mode="json"),
                 "evidence": imported.evidence.model_dump(mode="json"),
                 "record": imported.record.model_dump(mode="json"),
             }
         )
     else:
-        print_summary(imported.lock.tag, imported.known, imported.record, imported.manifest)
+        print_summary(
+            imported.lock.tag,
+            imported.known,
+            imported.record,
+            imported.manifest,
+            imported.proof,
+        )
     if log_text := _see_log(log_file):
         progress.note(log_text.removeprefix("; "))
     return 0

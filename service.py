@@ -22,14 +22,17 @@ from image_classifier.bentoml_compat import (
     prepare_supervisor,
     stop_server_on_failure,
 )
-from image_classifier.errors import NotReady
 from image_classifier.http.app import create_app
 from image_classifier.http.schemas import EngineCard, ModelCard
-from image_classifier.inference.admission import Admission
 from image_classifier.inference.classifier import Classifier
 from image_classifier.inference.machine import usable_cores
-from image_classifier.inference.pipeline import COALESCED, embedded_pipeline, remote_pipeline
-from image_classifier.inference.runner import from_runner
+from image_classifier.inference.runner import (
+    CALL_TIMEOUT_S,
+    MAX_CALL_INPUTS,
+    LocalRunner,
+    RemoteRunner,
+    Runner,
+)
 from image_classifier.inference.startup import (
     check_preprocessing,
     freeze_garbage,
@@ -37,7 +40,7 @@ from image_classifier.inference.startup import (
     open_for_serving,
 )
 from image_classifier.settings import Settings
-from preprocessing import DecodeLimits, to_input
+from preprocessing import DecodeLimits
 from preprocessing.errors import OperatorError
 
 prepare_process()
@@ -53,8 +56,12 @@ app = create_app(settings, lock)
 embedded = settings.topology == "embedded"
 cores = usable_cores()
 api_workers = settings.workers or (1 if embedded else cores)
-RUNNER_TIMEOUT_S = 30
-PROBE_TIMEOUT_S = 2
+
+
+def decode_limits() -> DecodeLimits:
+    """Return what the settings allow one image file to cost."""
+    chosen = settings.model_dump(include=set(DecodeLimits.model_fields))
+    return DecodeLimits(max_bytes=settings.max_body_bytes, **chosen)
 
 
 @functools.cache
@@ -72,7 +79,7 @@ def open_locked(*, graphs: bool) -> Artifact:
 @bentoml.service(
     name="ModelRunner",
     workers=1,
-    traffic={"timeout": RUNNER_TIMEOUT_S},
+    traffic={"timeout": CALL_TIMEOUT_S},
     runner_connection=KEEP_CONNECTIONS,
     logging={"access": {"enabled": False}},  # a line per batch says nothing the metrics do not
 )
@@ -96,18 +103,17 @@ class ModelRunner:
     @bentoml.api(
         batchable=True,
         batch_dim=(0, 0),
-        max_batch_size=COALESCED,
-        max_latency_ms=RUNNER_TIMEOUT_S * 1_000,
+        max_batch_size=MAX_CALL_INPUTS,
+        max_latency_ms=CALL_TIMEOUT_S * 1_000,
     )
     def infer(self, batch: np.ndarray) -> np.ndarray:
         """Return logits, float32 (n, classes), of a batch (n, H, W, C)."""
-        return self.executor.run(batch, lambda: True)
+        return self.executor.run(batch)
 
     @bentoml.api
-    def engine(self) -> dict[str, Any]:
-        """Return the EngineCard of the loaded engine."""
-        evidence = open_locked(graphs=True).evidence
-        return EngineCard.of(evidence, self.executor.plan).model_dump(mode="json")
+    def plan(self) -> dict[str, Any]:
+        """Return the plan by which the network runs, as JSON."""
+        return self.executor.plan.model_dump(mode="json")
 
 
 @bentoml.service(
@@ -132,7 +138,30 @@ class ImageClassifier:
 
     @stop_server_on_failure
     def __init__(self) -> None:
-        self.classifier = self._classifier(open_locked(graphs=embedded))
+        artifact = open_locked(graphs=embedded)
+        runner: Runner
+        if embedded:
+            runner = LocalRunner(self.runner.executor)
+        else:
+            check_preprocessing(artifact, artifact.preprocessing())
+            runner = RemoteRunner(
+                self.runner,
+                artifact.record,
+                budget_ms=settings.budget_ms,
+                unavailable=ServiceUnavailable,
+            )
+        self.classifier = Classifier(
+            artifact,
+            runner,
+            limits=decode_limits(),
+            cores=cores,
+            workers=api_workers,
+            max_in_flight=settings.max_queue,
+            max_wait_ms=settings.longest_wait_ms,
+            overload_wait_ms=settings.longest_overload_wait_ms,
+            timeout_ms=settings.timeout_ms,
+            default_top_k=settings.default_top_k,
+        )
         app.state.classifier = self.classifier
         app.state.describe_model = self.describe_model
         freeze_garbage()
@@ -145,63 +174,11 @@ class ImageClassifier:
         return {"predictions": [asdict(prediction) for prediction in answer.predictions]}
 
     async def __is_ready__(self) -> bool:
-        """Answer /readyz: whether the runner answers its own probe, or is in this process."""
-        # The runner's probe, not one of its methods: those wait for a running batch.
-        try:
-            return embedded or await self._ask_runner(self.runner.is_ready, PROBE_TIMEOUT_S)
-        except NotReady:
-            return False
+        """Answer /readyz."""
+        return await self.classifier.runner.is_ready()
 
     async def describe_model(self) -> ModelCard:
         """Answer GET /model."""
-        engine = (
-            self.runner.engine()
-            if embedded
-            else await self._ask_runner(self.runner.to_async.engine, PROBE_TIMEOUT_S)
-        )
         artifact = open_locked(graphs=embedded)
-        return ModelCard.of(lock, artifact, EngineCard.model_validate(engine), settings.topology)
-
-    def _classifier(self, artifact: Artifact) -> Classifier:
-        if embedded:
-            executor = self.runner.executor
-            service_time_ms = executor.plan.image_ms
-            pipeline = embedded_pipeline(executor, self._to_input(artifact), cores)
-        else:
-            check_preprocessing(artifact, artifact.preprocessing())
-            service_time_ms = artifact.record.plan.image_ms if artifact.record else 1.0
-
-            async def run_remotely(batch: Any) -> Any:
-                infer = functools.partial(self.runner.to_async.infer, batch)
-                return await self._ask_runner(infer, RUNNER_TIMEOUT_S)
-
-            pipeline = remote_pipeline(
-                run_remotely,
-                self._to_input(artifact),
-                max(1, cores // api_workers),
-                image_ms=service_time_ms,
-                budget_ms=settings.budget_ms,
-            )
-        admission = Admission(
-            max_in_flight=settings.max_queue,
-            max_wait_ms=settings.longest_wait_ms,
-            overload_wait_ms=settings.longest_overload_wait_ms,
-            answer_interval_ms=service_time_ms * api_workers,
-            parallel=cores,
-        )
-        return Classifier(
-            pipeline,
-            admission,
-            artifact.labels(),
-            timeout_ms=settings.timeout_ms,
-            default_top_k=settings.default_top_k,
-        )
-
-    def _to_input(self, artifact: Artifact) -> Any:
-        chosen = settings.model_dump(include=set(DecodeLimits.model_fields))
-        limits = DecodeLimits(max_bytes=settings.max_body_bytes, **chosen)
-        preprocessing = artifact.preprocessing()
-        return functools.partial(to_input, preprocessing=preprocessing, limits=limits)
-
-    async def _ask_runner(self, call: Any, timeout_s: float) -> Any:
-        return await from_runner(call, timeout_s=timeout_s, refusal=ServiceUnavailable)
+        engine = EngineCard.of(artifact.evidence, await self.classifier.runner.describe())
+        return ModelCard.of(lock, artifact, engine, settings.topology)

@@ -1,4 +1,4 @@
-"""Every workaround for BentoML 1.4.39 and the uvicorn it starts.
+"""Every workaround for BentoML 1.4.40 and the uvicorn it starts.
 
 Each says what BentoML does, why that does not fit, and until when the workaround is needed.
 tests/test_bentoml_compat.py has a test for each that fails once BentoML no longer does it.

@@ -12,7 +12,7 @@
     │   └── NotReady          not_ready               the model cannot be reached
     └── DeadlineExceeded      deadline_exceeded       no answer within the time limit
 
-The HTTP status of a code is in `web/error_table.py`. Any other exception that escapes an
+The HTTP status of a code is in `http/schemas.py`. Any other exception that escapes an
 endpoint is a bug: the client sees 500 internal_error and the log has the traceback.
 """
 

@@ -96,6 +96,10 @@ def _checked_members(
     members = archive.infolist()
     names = [member.filename for member in members]
     for member in members:
+        if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG) or member.is_dir():
+            raise ImportRefused(
+                f"{path}: {member.filename!r} is no plain file; nothing was imported"
+            )
         if member.compress_type != zipfile.ZIP_STORED:
             raise ImportRefused(f"{path}: {member.filename!r} is compressed; nothing was imported")
         if member.filename in DESCRIPTIONS and member.file_size > MAX_DESCRIPTION_BYTES:

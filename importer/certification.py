@@ -166,7 +166,7 @@ def _logits(
         streams=1,
         threads=usable_cores(),
         batch_sizes=(batch_size,),
-        image_ms=1,
+        service_time_ms=1,
     )
     engine = open_graph(graph, root, input_spec.shape)(plan)
     executor = Executor(engine, plan, input_spec, num_classes)

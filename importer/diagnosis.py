@@ -14,9 +14,10 @@ from torch import nn
 from image_classifier.artifact.manifest import InputSpec, PreprocessingEntry, describe_geometry
 from image_classifier.inference.predictions import softmax
 from importer.errors import ImportRefused
-from importer.golden_images import GoldenImage, Reference
+from importer.golden_images import GoldenImage
 from importer.pixels_to_logits import PixelsToLogits, run_reference
 from importer.progress import Progress
+from importer.reference import Reference
 from preprocessing import DecodeLimits, PreprocessingSpec, Resize, SpecPreprocessing, to_input
 from preprocessing.errors import ImageRejected, PreprocessingBug
 

@@ -3,35 +3,57 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from image_classifier.artifact.format import ArtifactError
 
-WORDNET_ID = re.compile(r"n\d{8}")
 MAX_BYTES = 16 << 20
 """ImageNet-21k takes 0.5 MB; a larger file was given by mistake."""
+WORDNET_ID = re.compile(r"n\d{8}")
+HEADER = re.compile(
+    r"(?:(?:id|index|idx|class_?id|class_?index)\s*[,;:\t]\s*)?"
+    r"(?:labels?|class(?:es)?|class[ _]?names?|label[ _]?names?|names?|categor(?:y|ies))",
+    re.IGNORECASE,
+)
+INDEX_FIRST = re.compile(r"(\d+)\s*[,;:\t]\s*(.+)")
+INDEX_LAST = re.compile(r"(.+?)\s*[,;:\t]\s*(\d+)")
+QUOTED = re.compile(r"""(["'])(.*)\1,?""")
+AS_JSON = 'if this is the name of a class, give the names as a JSON list: ["…", "…"]'
 
 
-def read_labels(path: Path) -> tuple[str, ...]:
-    """Read label names; position n names class n.
+@dataclass(frozen=True, kw_only=True)
+class LabelFile:
+    """What a file of labels says.
 
-    Forms, recognised by content: one name a line; a JSON list of names; a JSON object
-    id → name; a JSON object id → [WordNet id, name], as ImageNet's class index file has it.
-    UTF-8, with or without byte order mark. Two classes may have the same name: ImageNet has
-    two called "crane".
+    Attributes:
+        labels: Position n names class n.
+        notes: Sentences for the operator: what was taken off.
+    """
+
+    labels: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def read_labels(path: Path) -> LabelFile:
+    """Read label names from text with one name a line, a JSON list, or JSON id → name.
+
+    In JSON, a name may also be ImageNet's pair [WordNet id, name]. In text, a header line, a
+    column of indexes and quotes around names are taken off with a note. The file is UTF-8,
+    with or without byte order mark. Two classes may have the same name: ImageNet has two
+    called "maillot" in some of its lists.
 
     Raises:
-        ArtifactError: None of these forms; an empty name; ids that are not 0, 1, 2, ….
+        ArtifactError: None of these forms; an empty name; ids that are not 0, 1, 2, …; a line
+            that is more than a name.
     """
     text = _text(path)
+    notes: tuple[str, ...] = ()
     if text.lstrip().startswith(("[", "{")):
         names = _names_from_json(text, path)
     else:
-        lines = re.split(r"\r\n|\r|\n", text)
-        while lines and not lines[-1].strip():  # editors end a file with empty lines
-            lines.pop()
-        names = lines
+        names, notes = _names_from_lines(text, path)
     labels = tuple(name.strip() for name in names)
     if not labels:
         raise ArtifactError(f"{path}: holds no label; expected one name a line, or JSON")
@@ -40,7 +62,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
             f"{path}: the name of class {empty[0]} is empty ({len(empty)} in all); every class "
             "needs a name, and an empty line would shift those after it"
         )
-    return labels
+    return LabelFile(labels=labels, notes=notes)
 
 
 def check_label_count(labels: Sequence[str], num_classes: int) -> None:
@@ -73,6 +95,78 @@ def _text(path: Path) -> str:
     if "\0" in text:
         raise ArtifactError(f"{path}: holds zero bytes; expected a text file of names")
     return text
+
+
+def _names_from_lines(text: str, path: Path) -> tuple[list[str], tuple[str, ...]]:
+    """Return the names and notes on what was taken off the lines."""
+    lines = [line.strip() for line in re.split(r"\r\n|\r|\n", text)]
+    while lines and not lines[-1]:  # editors end a file with empty lines
+        lines.pop()
+    notes = []
+    first_line = 1
+    if len(lines) > 1 and HEADER.fullmatch(lines[0].replace('"', "").replace("'", "")):
+        notes.append(f"{path.name}: line 1, {lines[0]!r}, is taken for a header and left out")
+        lines, first_line = lines[1:], 2
+
+    names, column = _without_index(lines, path, first_line)
+    if column:
+        notes.append(f"{path.name}: {column}")
+    quoted = [QUOTED.fullmatch(name) for name in names]
+    if any(quoted):
+        names = [match[2] if match else name for match, name in zip(quoted, names, strict=True)]
+        notes.append(f"{path.name}: quotes around {sum(map(bool, quoted))} names are taken off")
+    for number, name in enumerate(names, start=first_line):
+        if "\t" in name or '"' in name[:1] + name[-1:]:
+            raise ArtifactError(
+                f"{path}, line {number}: {lines[number - first_line]!r} is more than a name; "
+                f"expected one name a line; {AS_JSON}"
+            )
+    return names, tuple(notes)
+
+
+def _without_index(lines: list[str], path: Path, first_line: int) -> tuple[list[str], str]:
+    """Return the names in the order of their indexes, and what was taken off.
+
+    Raises:
+        ArtifactError: Some lines have an index and others not, or the indexes do not count all
+            classes from 0 or 1.
+    """
+    for place, pattern, index, name in (("first", INDEX_FIRST, 1, 2), ("last", INDEX_LAST, 2, 1)):
+        matches = [match for line in lines if (match := pattern.fullmatch(line))]
+        if not matches:
+            continue
+        if len(matches) < len(lines):
+            if place == "last" or len(matches) == 1:
+                continue  # a name such as "Route 66: 2"
+            odd = next(n for n, line in enumerate(lines) if not pattern.fullmatch(line))
+            raise ArtifactError(
+                f"{path}, line {odd + first_line}: {lines[odd]!r} has no index in front, other "
+                f"lines have one, such as {matches[0][0]!r}; {AS_JSON}"
+            )
+        indexes = [int(match[index]) for match in matches]
+        start = min(indexes)
+        if start > 1 or sorted(indexes) != list(range(start, start + len(lines))):
+            raise ArtifactError(
+                f"{path}, line {first_line}: {lines[0]!r} looks like an index and a name, but the "
+                f"indexes do not count from {min(start, 1)} to {min(start, 1) + len(lines) - 1}; "
+                f"{AS_JSON}"
+            )
+        by_index = {int(match[index]): match[name] for match in matches}
+        example = matches[0]
+        note = (
+            f"the {place} column is taken for the index of the class, from {start}, and left out: "
+            f"{example[0]!r} is {example[name]!r}, class {int(example[index]) - start}"
+        )
+        return [by_index[position] for position in sorted(by_index)], note
+    numbered = [re.fullmatch(r"(\d+)[ .)-]+(\D.*)", line) for line in lines]
+    if len(lines) > 1 and all(numbered):
+        counted = [int(match[1]) for match in numbered if match]
+        if counted == list(range(counted[0], counted[0] + len(lines))):
+            raise ArtifactError(
+                f"{path}, line {first_line}: {lines[0]!r} begins with its number, as every line "
+                f"does; expected the names alone; {AS_JSON}"
+            )
+    return lines, ""
 
 
 def _names_from_json(text: str, path: Path) -> list[str]:

@@ -39,6 +39,28 @@ def _parsed_json(value: object) -> object:
         raise ValueError(f"expected a JSON object: {error}") from error
 
 
+FindingName = Literal[
+    "batch-dependent",
+    "chance-accuracy",
+    "channel-order",
+    "class-order",
+    "constant-logits",
+    "mean-std-scale",
+    "permuted-labels",
+    "random-preprocessing",
+    "unstable-reference",
+]
+"""What makes an import implausible and may be accepted; importer/plausibility.py finds it."""
+
+
+def _split(value: object) -> object:
+    """Return the parts of values such as "a,b", each given once or several times."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple):
+        return texts
+    return tuple(part.strip() for text in texts for part in str(text).split(","))
+
+
 JsonObject = Annotated[dict[str, JsonValue], BeforeValidator(_parsed_json)]
 Count = Annotated[int, Field(le=4096)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -92,6 +114,11 @@ class ImportOptions(FrozenModel):
     reference: Annotated[
         FilePath | None, Field(description="logits or probabilities that your notebook computed")
     ] = None
+    accept: Annotated[
+        tuple[str, ...],
+        BeforeValidator(_split),
+        Field(description="finding to import in spite of, as a refusal names it; repeatable"),
+    ] = ()
     calibration: Annotated[
         DirectoryPath | None,
         Field(description="folder of calibration images for int8 (default: the golden images)"),
@@ -131,6 +158,17 @@ class ImportOptions(FrozenModel):
             min_agreement=self.gate_agreement,
             max_accuracy_loss=self.gate_accuracy_loss,
         )
+
+    @field_validator("accept")
+    @classmethod
+    def _check_accept(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        known = get_args(FindingName)
+        for name in names:
+            if name not in known:
+                raise ValueError(
+                    f"expected one of {', '.join(known)}, found {name!r}{nearest(name, known)}"
+                )
+        return names
 
     @field_validator("network")
     @classmethod
@@ -195,11 +233,12 @@ def add_import_options(parser: argparse.ArgumentParser) -> None:
         if name in GROUPS:
             group = parser.add_argument_group(GROUPS[name])
         help_text = (field.description or "").replace("%", "%%")
-        if field.default not in (None, {}) and not field.is_required():
+        if field.default not in (None, {}, ()) and not field.is_required():
             help_text += f" (default {field.default})"
         choices = _choices(field)
         group.add_argument(
             option_of(name),
+            action="append" if get_origin(field.annotation) is tuple else "store",
             default=argparse.SUPPRESS,
             metavar="|".join(choices) or name.rpartition("_")[2].upper(),
             help=f"{help_text} (required)" if field.is_required() else help_text,
@@ -253,7 +292,9 @@ def options_table(parser: argparse.ArgumentParser) -> str:
         meaning = action.help or ""
         if field is not None:
             meaning = field.description or ""
-            default = "" if field.default in (None, {}) else field.default
+            if choices := _choices(field):
+                meaning = f"{', '.join(choices)}: {meaning}"
+            default = "" if field.default in (None, {}, ()) else field.default
             if field.is_required():
                 default = "required"
         shown = f"`{default}`" if default not in ("", "required") else default

@@ -2,15 +2,12 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from image_classifier.artifact.evidence import Evidence
 from image_classifier.artifact.format import RECORD_NAME, SCHEMA_VERSION, FrozenModel
@@ -34,14 +31,32 @@ from importer.certification import certify_all
 from importer.diagnosis import check_against_reference
 from importer.errors import ImportRefused
 from importer.export import export_all
-from importer.golden_images import GoldenImage, GoldenImages, read_golden_images, read_reference
-from importer.labels import check_label_count, read_labels
+from importer.golden_images import GoldenImage, decoding_notes, read_golden_images
+from importer.labels import LabelFile, check_label_count, read_labels
 from importer.network import ModelSource, read_model
 from importer.options import ImportOptions
 from importer.pixels_to_logits import PixelsToLogits, run_reference
+from importer.plausibility import (
+    PAIRED_IMAGES,
+    Finding,
+    batch_dependent,
+    channel_order,
+    check_findings,
+    constant_logits,
+    implausible_labels,
+    input_range,
+    mean_std_scale,
+    random_preprocessing,
+    rows_to_swap,
+    run_batch,
+    unstable_reference,
+    what_the_proof_rests_on,
+)
 from importer.process import uninterrupted
 from importer.progress import Progress
+from importer.reference import Reference, check_label_order, read_reference
 from importer.shrinking import certify_shrinking
+from importer.targets import decide_targets
 from importer.writing import (
     identity_files,
     installed_versions,
@@ -53,7 +68,6 @@ from importer.writing import (
     write_reference,
 )
 from preprocessing import DecodeLimits, Preprocessing, conformance_digests, to_input
-from preprocessing.decode import upright_turn
 from preprocessing.errors import ImageRejected
 
 
@@ -77,6 +91,7 @@ class Imported:
 
     Attributes:
         known: Whether the store had the same artifact, with the same evidence, already.
+        proof: What the proof rests on and what is unproven, in sentences.
     """
 
     lock: ModelLock
@@ -84,6 +99,7 @@ class Imported:
     manifest: Manifest
     evidence: Evidence
     record: ImportRecord
+    proof: tuple[str, ...]
 
 
 def import_model(
@@ -104,35 +120,38 @@ def import_model(
             progress.note(note)
         preprocessing, entry = capture_preprocessing(options.preprocessing, model.published, root)
         input_spec = InputSpec.of(preprocessing)
-        labels = _labels(options.labels, model)
         given = None if options.reference is None else read_reference(options.reference)
+        named = _labels(options.labels, model, given)
+        notes = [
+            *named.notes,
+            *check_findings([mean_std_scale(input_spec.mean, input_spec.std)], options.accept),
+        ]
 
         with progress.step("read and preprocess the golden images"):
             golden = read_golden_images(
                 options.golden,
-                labels,
                 options.golden_count,
                 options.golden_labels,
                 among=None if given is None else given.by_name.keys(),
             )
             inputs = _inputs(golden.images, preprocessing)
+            repeated = inputs if entry.spec is not None else _inputs(golden.images, preprocessing)
             calibration = inputs
             if options.calibration is not None:
-                images = read_golden_images(
-                    options.calibration, labels, options.calibration_count, None
-                ).images
+                images = read_golden_images(options.calibration, options.calibration_count).images
                 calibration = _inputs(images, preprocessing)
-        for note in _golden_notes(golden, labels, preprocessing):
-            progress.note(note)
-        class_ids = tuple(image.label for image in golden.images)
+        names = [image.name for image in golden.images]
+        notes += golden.notes
+        notes += decoding_notes(golden.images, preprocessing.decode)
+        notes += check_findings(
+            [random_preprocessing(names, inputs, repeated), input_range(inputs)], options.accept
+        )
 
         network = PixelsToLogits(model.network, input_spec).eval()
         with progress.step(f"run the reference on {len(golden.images)} golden images"):
             reference = run_reference(network, inputs, root / "architecture")
-        check_label_count(labels, reference.shape[1])
-        shrinking = certify_shrinking(
-            preprocessing, golden.images, inputs, network, reference, options.gates
-        )
+            notes += check_findings(_unstable(network, inputs, reference), options.accept)
+        check_label_count(named.labels, reference.shape[1])
         if given is not None:
             reference = check_against_reference(
                 given,
@@ -145,6 +164,24 @@ def import_model(
                 tolerance=options.gate_fp32_tolerance,
                 progress=progress,
             )
+        targets = decide_targets(golden, named.labels, reference, options.accept)
+        labels, class_ids = targets.labels, targets.class_ids
+        if given is not None:
+            check_label_order(given, labels)
+        notes += targets.notes
+        notes += check_findings(
+            [
+                constant_logits(reference, inputs),
+                _channel_order(network, inputs, reference, class_ids),
+                implausible_labels(reference, class_ids, labels),
+            ],
+            options.accept,
+        )
+        for note in notes:
+            progress.note(note)
+        shrinking = certify_shrinking(
+            preprocessing, targets.images, inputs, network, reference, options.gates
+        )
 
         candidates, note = choose_candidates(
             options.engine, options.precision, options.device, len(inputs)
@@ -174,7 +211,7 @@ def import_model(
 
         with progress.step("write the artifact"):
             write_labels(root, labels)
-            golden_entries = write_golden(root, golden.images, inputs)
+            golden_entries = write_golden(root, targets.images, inputs)
             manifest = Manifest(
                 schema_version=SCHEMA_VERSION,
                 name=options.name,
@@ -209,7 +246,17 @@ def import_model(
                 if known:  # the same model measured again: the later measurement counts
                     (root / RECORD_NAME).replace(locate(lock.tag) / RECORD_NAME)
                 write_lock(lock_path, lock)
-    return Imported(lock=lock, known=known, manifest=manifest, evidence=evidence, record=record)
+    proof = what_the_proof_rests_on(
+        reference, class_ids, reference_given=given is not None, accepted=options.accept
+    )
+    return Imported(
+        lock=lock,
+        known=known,
+        manifest=manifest,
+        evidence=evidence,
+        record=record,
+        proof=tuple(proof),
+    )
 
 
 def current_provenance(root: Path) -> Provenance:
@@ -236,15 +283,18 @@ def source_commit(root: Path) -> str | None:
     return described.stdout.strip()
 
 
-def _labels(path: Path | None, model: ModelSource) -> tuple[str, ...]:
+def _labels(path: Path | None, model: ModelSource, given: Reference | None) -> LabelFile:
     if path is not None:
         return read_labels(path)
+    if given is not None and given.labels is not None:
+        note = f"the labels are those of {given.path.name}, as --labels is not given"
+        return LabelFile(labels=given.labels, notes=(note,))
     if model.published is None:
         raise ImportRefused(
             "--labels is not given and the weights are not published by torchvision; "
             "expected a file with one name a line, or JSON"
         )
-    return model.published.labels
+    return LabelFile(labels=model.published.labels)
 
 
 def _inputs(
@@ -262,41 +312,29 @@ def _inputs(
     return np.stack(inputs)
 
 
-CLASSES_FROM = {
-    "csv": "the table",
-    "folders": "the sub-folders",
-    "prefixes": "the start of the file names",
-}
-"""`GoldenImages.labels_from`, in words."""
+def _unstable(
+    network: PixelsToLogits, inputs: npt.NDArray[np.generic], reference: npt.NDArray[np.float32]
+) -> list[Finding | None]:
+    """Run some golden inputs again, and together as one batch."""
+    some, logits = inputs[:PAIRED_IMAGES], reference[:PAIRED_IMAGES]
+    unstable = unstable_reference(logits, run_reference(network, some))
+    # What answers differently each time does so in a batch as well.
+    return [unstable or batch_dependent(logits, run_batch(network, some))]
 
 
-def _golden_notes(
-    golden: GoldenImages, labels: tuple[str, ...], preprocessing: Preprocessing
-) -> Iterator[str]:
-    """Yield what to know about the golden images: their classes, orientations that are ignored."""
-    labelled = next((image for image in golden.images if image.label is not None), None)
-    if labelled is None or labelled.label is None:
-        yield "classes of the golden images are not known, so no accuracy is compared"
-    else:
-        yield (
-            f"classes of the golden images come from {CLASSES_FROM[golden.labels_from]}: "
-            f"{labelled.name} is {labels[labelled.label]!r}, class {labelled.label}"
-        )
-    yield from golden.notes
-    if preprocessing.decode.exif_orientation:
-        return
-    if turned := [image.name for image in golden.images if _is_turned(image.data)]:
-        yield (
-            f"{len(turned)} golden images, {turned[0]} the first, are turned by their EXIF "
-            "orientation, which this preprocessing ignores, as torchvision's transforms do; "
-            "decode.exif_orientation in a spec applies it"
-        )
-
-
-def _is_turned(data: bytes) -> bool:
-    with Image.open(BytesIO(data)) as image:  # decoded before, so it can be read
-        image.load()
-        return upright_turn(image) is not None
+def _channel_order(
+    network: PixelsToLogits,
+    inputs: npt.NDArray[np.generic],
+    reference: npt.NDArray[np.float32],
+    class_ids: tuple[int | None, ...],
+) -> Finding | None:
+    """Run golden inputs with their channels reversed, where that may explain wrong answers."""
+    rows = rows_to_swap(reference, class_ids) if inputs.shape[3] == 3 else []
+    if not rows:
+        return None
+    swapped = np.full_like(reference, np.nan)
+    swapped[rows] = run_reference(network, inputs[rows][..., ::-1])
+    return channel_order(reference, swapped, class_ids)
 
 
 def _reasons(attempts: tuple[EngineAttempt, ...]) -> str:

@@ -18,8 +18,10 @@ from image_classifier.artifact.record import EngineAttempt, ImportRecord
 from image_classifier.inference.plan import best_point
 
 
-def print_summary(tag: str, known: bool, record: ImportRecord, manifest: Manifest) -> None:
-    """The table of engines and the tag, on standard output."""
+def print_summary(
+    tag: str, known: bool, record: ImportRecord, manifest: Manifest, proof: Iterable[str]
+) -> None:
+    """Print the table of engines, what the proof rests on, and the tag."""
     console = Console(highlight=False)
     table = Table(box=None, pad_edge=False)
     for title in ("engine", "max |Δlogit|", "top-1 agreement", "batch 1", "best", "verdict"):
@@ -34,10 +36,12 @@ def print_summary(tag: str, known: bool, record: ImportRecord, manifest: Manifes
     console.print(
         f"\nserves with {plan.engine}: {plan.streams} streams, {plan.threads} threads, "
         f"batch sizes {', '.join(map(str, plan.batch_sizes))}"
-        f"{', a lone image on all threads' if plan.solo else ''}; "
+        f"{', a lone image on all threads' if plan.single_stream else ''}; "
         f"{len(manifest.golden)} golden samples",
         soft_wrap=True,
     )
+    for sentence in proof:
+        console.print(sentence, markup=False, soft_wrap=True)
     console.print(f"{'already in the store' if known else 'imported'}: {tag}", style="bold")
 
 
@@ -196,8 +200,8 @@ def _record_facts(record: ImportRecord) -> list[tuple[str, str]]:
         (
             "plan",
             f"{plan.engine}: {plan.streams} streams, {plan.threads} threads, batch sizes {sizes}, "
-            f"{'a lone image on all threads, ' if plan.solo else ''}"
-            f"{1e3 / plan.image_ms:.0f} images/s",
+            f"{'a lone image on all threads, ' if plan.single_stream else ''}"
+            f"{1e3 / plan.service_time_ms:.0f} images/s",
         ),
     ]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from importer.options import ImportOptions
     from importer.pipeline import Imported
+    from importer.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = ROOT / "examples" / "digits"
@@ -52,15 +53,18 @@ def digits_options(**changes: object) -> "ImportOptions":
         "preprocessing": f"{DIGITS}/preprocessing.py:DigitsPreprocessing",
         "labels": DIGITS / "labels.txt",
         "golden": SAMPLES,
+        "golden_labels": DIGITS / "labels.csv",
         "measure_seconds": 0.002,
     }
     return ImportOptions.model_validate({**given, **changes})
 
 
-def import_quietly(options: "ImportOptions", lock: Path) -> "Imported":
-    """What `model_import.py --quiet` does, in this process."""
+def import_quietly(
+    options: "ImportOptions", lock: Path, progress: "Progress | None" = None
+) -> "Imported":
+    """What `model_import.py --quiet` does, in this process; `progress` is told of it."""
     from importer.pipeline import Provenance, import_model
     from importer.progress import TerminalProgress
 
     provenance = Provenance(command="a test", source_commit=None, imported_at="2026-01-01")
-    return import_model(options, lock, provenance, TerminalProgress(quiet=True))
+    return import_model(options, lock, provenance, progress or TerminalProgress(quiet=True))

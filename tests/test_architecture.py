@@ -63,7 +63,7 @@ def tops(names: set[str]) -> set[str]:
 
 
 def test_packages_import_only_what_lies_below_them() -> None:
-    ours = ALLOWED.keys() | {"tests", "examples", "benchmarks"}
+    ours = ALLOWED.keys() | {"tests", "examples"}
 
     for name, module in modules(*ALLOWED).items():
         top = name.partition("/")[0].removesuffix(".py")

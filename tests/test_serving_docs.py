@@ -15,6 +15,8 @@ def test_every_setting_is_described_with_its_default() -> None:
         assert f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |" in TEXT
 
 
-def test_every_code_a_client_can_be_told_is_described_with_its_status() -> None:
+def test_the_table_of_errors_is_the_one_of_the_program() -> None:
     for code, row in ERRORS.items():
-        assert f"| {int(row.status)} | `{code}` |" in TEXT
+        retry = "yes, after `Retry-After` seconds" if row.retry else "no"
+
+        assert f"| {int(row.status)} | `{code}` | {row.meaning} | {retry} |" in TEXT

@@ -56,9 +56,9 @@ class Plan(FrozenModel):
         streams: Batches that run at a time.
         threads: Threads of all streams together.
         batch_sizes: Shapes that are compiled, ascending; other batches are split into these.
-        image_ms: Milliseconds an image costs at full load: the inverse of images a second.
-        solo: Whether an image that is alone runs on all threads at once, instead of on those of
-            one stream. It takes a second copy of the weights in memory.
+        service_time_ms: Milliseconds per image at full load: the inverse of images a second.
+        single_stream: Whether the engine is loaded a second time, with one stream of all threads,
+            for requests that arrive alone. The copy of the weights takes memory.
     """
 
     engine: str
@@ -67,8 +67,8 @@ class Plan(FrozenModel):
     batch_sizes: Annotated[
         tuple[Annotated[int, Field(ge=1, le=256)], ...], Field(min_length=1, max_length=16)
     ]
-    image_ms: Annotated[float, Field(gt=0)]
-    solo: bool = False
+    service_time_ms: Annotated[float, Field(gt=0)]
+    single_stream: bool = False
 
 
 class EngineAttempt(FrozenModel):

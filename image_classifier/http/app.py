@@ -31,6 +31,7 @@ from image_classifier.http.schemas import (
     ANSWER_EXAMPLE,
     ERRORS,
     INTERNAL_ERROR,
+    PROBES,
     ClassifyAnswer,
     ErrorAnswer,
     ErrorDetail,
@@ -39,7 +40,7 @@ from image_classifier.http.schemas import (
     error_responses,
 )
 from image_classifier.http.uploads import BodyBudget, read_upload
-from image_classifier.inference.classifier import Answer
+from image_classifier.inference.batcher import Answer
 from image_classifier.settings import Settings
 from preprocessing.errors import ClientError
 
@@ -105,16 +106,22 @@ def create_app(settings: Settings, lock: ModelLock) -> FastAPI:
         body = ClassifyAnswer(
             predictions=answer.predictions, model=model, request_id=request.state.request_id
         )
-        stages = answer.inference
         timing = (
-            f"decode;dur={stages.decode_ms:.2f}, queue;dur={stages.queue_ms:.2f}, "
-            f"infer;dur={stages.infer_ms:.2f}"
+            f"decode;dur={answer.decode_ms:.2f}, queue;dur={answer.queue_ms:.2f}, "
+            f"infer;dur={answer.infer_ms:.2f}"
         )
         return Response(
             body.model_dump_json(), headers={"server-timing": timing}, media_type="application/json"
         )
 
-    top_k: dict[str, Any] = {"type": "integer", "minimum": 1}
+    # Without `default`: Swagger UI and generated clients would send it in the query and in the
+    # form, beside the number that somebody set in the other place.
+    top_k: dict[str, Any] = {
+        "type": "integer",
+        "minimum": 1,
+        "description": f"Number of predictions. When not given: {settings.default_top_k}, or all "
+        "classes if fewer.",
+    }
     for method, operation_id in (("POST", "classify"), ("PUT", "classify_put")):
         app.add_api_route(
             "/classify",
@@ -128,11 +135,11 @@ def create_app(settings: Settings, lock: ModelLock) -> FastAPI:
                 **error_responses(),
             },
             # By hand: FastAPI's own parameters would read the body before the handler runs.
-            openapi_extra=_classify_request(top_k, settings.default_top_k),
+            openapi_extra=_classify_request(top_k),
         )
 
     @app.head("/model", include_in_schema=False)
-    @app.get("/model", tags=["Operate"])
+    @app.get("/model", tags=["Operate"], responses=error_responses("not_ready", INTERNAL_ERROR))
     async def describe_model() -> ModelCard:
         """Describe the loaded model, with the certificates of its engine."""
         card: ModelCard = await app.state.describe_model()
@@ -159,32 +166,20 @@ def create_app(settings: Settings, lock: ModelLock) -> FastAPI:
     def openapi() -> dict[str, Any]:
         # The number of classes is known once the model is loaded.
         top_k["maximum"] = app.state.classifier.num_classes
-        return FastAPI.openapi(app)
+        document = FastAPI.openapi(app)
+        document["paths"].update(PROBES)
+        return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
     return app
 
 
-def _classify_request(top_k: dict[str, Any], default: int) -> dict[str, Any]:
-    """Describe what /classify takes; `top_k` is the schema of that parameter.
-
-    It has no `default`: Swagger UI and generated clients would send it in the query and in the
-    form, beside the number that somebody set in the other place.
-    """
-    description = f"How many predictions; {default}, or all classes if fewer, when not given."
-    image = {"type": "string", "format": "binary"}
-    form = {
-        "type": "object",
-        "required": ["image"],
-        "properties": {
-            "image": {**image, "description": "The image file."},
-            "top_k": {"allOf": [top_k], "description": description},
-        },
-    }
+def _classify_request(top_k: dict[str, Any]) -> dict[str, Any]:
+    """Describe what /classify takes; `top_k` is the schema of that parameter."""
+    image = {"type": "string", "format": "binary", "description": "The image file."}
+    form = {"type": "object", "required": ["image"], "properties": {"image": image, "top_k": top_k}}
     return {
-        "parameters": [
-            {"name": "top_k", "in": "query", "description": description, "schema": top_k}
-        ],
+        "parameters": [{"name": "top_k", "in": "query", "schema": top_k}],
         "requestBody": {
             "required": True,
             "content": {

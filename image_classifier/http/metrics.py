@@ -12,7 +12,7 @@ from prometheus_client import (
     multiprocess,
 )
 
-from image_classifier.inference.classifier import Answer
+from image_classifier.inference.batcher import Answer
 
 STAGES = ("decode", "queue", "infer", "total")
 STAGE_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 5.0)
@@ -79,13 +79,13 @@ class RequestMetrics:
 
     def classified(self, answer: Answer, total_s: float) -> None:
         """Record one classified image; `total_s` seconds include reading the body."""
-        inference = answer.inference
-        self._stages["decode"].observe(inference.decode_ms / 1e3)
-        self._stages["queue"].observe(inference.queue_ms / 1e3)
-        self._stages["infer"].observe(inference.infer_ms / 1e3)
+        self._stages["decode"].observe(answer.decode_ms / 1e3)
+        self._stages["queue"].observe(answer.queue_ms / 1e3)
+        self._stages["infer"].observe(answer.infer_ms / 1e3)
         self._stages["total"].observe(total_s)
-        self._batch_sizes.observe(inference.batch_size)
-        self._top_probability.observe(answer.predictions[0].probability)
+        self._batch_sizes.observe(answer.batch_size)
+        if answer.predictions:  # no label may reach the threshold of the model
+            self._top_probability.observe(answer.predictions[0].probability)
 
     def exposition(self) -> bytes:
         """Return the series of all processes of this server, in Prometheus' text format."""

@@ -110,8 +110,8 @@ class EngineCard(BaseModel):
     streams: int
     threads: int
     batch_sizes: tuple[int, ...]
-    solo: bool
-    image_ms: float
+    single_stream: bool
+    service_time_ms: float
 
     @classmethod
     def of(cls, evidence: Evidence, plan: Plan) -> "EngineCard":
@@ -124,8 +124,8 @@ class EngineCard(BaseModel):
             streams=plan.streams,
             threads=plan.threads,
             batch_sizes=plan.batch_sizes,
-            solo=plan.solo,
-            image_ms=round(plan.image_ms, 3),
+            single_stream=plan.single_stream,
+            service_time_ms=round(plan.service_time_ms, 3),
         )
 
 
@@ -170,10 +170,34 @@ ANSWER_EXAMPLE: dict[str, Any] = {
 }
 
 
-def error_responses() -> dict[int | str, dict[str, Any]]:
-    """Describe every error of the table for FastAPI's `responses`."""
+PROBES: dict[str, Any] = {
+    path: {
+        "get": {
+            "tags": ["Operate"],
+            "summary": summary,
+            "operationId": path.removeprefix("/"),
+            "responses": {
+                "200": {
+                    "description": "Yes.",
+                    "content": {"text/plain": {"schema": {"type": "string"}}},
+                }
+            },
+        }
+    }
+    for path, summary in {
+        "/livez": "Answer 200 as long as the process lives.",
+        "/readyz": "Answer 200 once the model is loaded, warm and checked, else 503.",
+    }.items()
+}
+"""OpenAPI paths of the probes, which BentoML answers."""
+
+
+def error_responses(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """Describe errors for FastAPI's `responses`; all of the table, if none is named."""
     described: dict[int | str, dict[str, Any]] = {}
-    for code, row in ERRORS.items():
+    for code in codes or ERRORS:
+        row = ERRORS[code]
+        error = ErrorDetail(code=code, message=row.meaning, request_id=REQUEST_ID_EXAMPLE)
         response = described.setdefault(
             int(row.status),
             {
@@ -185,13 +209,7 @@ def error_responses() -> dict[int | str, dict[str, Any]]:
         sentence = row.meaning[0].upper() + row.meaning[1:] + "."
         response["description"] = f"{response['description']} {sentence}".strip()
         response["content"]["application/json"]["examples"][code] = {
-            "value": {
-                "error": {
-                    "code": code,
-                    "message": row.meaning,
-                    "request_id": REQUEST_ID_EXAMPLE,
-                }
-            }
+            "value": ErrorAnswer(error=error).model_dump()
         }
         if row.retry:
             response["headers"] = {

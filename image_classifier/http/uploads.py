@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
@@ -147,15 +147,16 @@ async def _form_upload(
         form = await parser.parse()
     except MultiPartException as error:
         raise MalformedRequest("the form is not valid multipart/form-data") from error
-    if not parser.ended:
-        raise MalformedRequest("the form ends before its last boundary")
-    if unknown := sorted(form.keys() - {"image", "top_k"}):
-        raise MalformedRequest(f"unknown part {unknown[0][:64]!r}; expected image, top_k")
-    image = await _file(form.getlist("image"))
-    fields = [part for part in form.getlist("top_k") if isinstance(part, str)]
-    if len(fields) < len(form.getlist("top_k")):
-        raise MalformedRequest("the part `top_k` is a file; expected a number")
-    return Upload(image=image, top_k=_top_k(top_ks, fields))
+    try:
+        if unknown := sorted(form.keys() - {"image", "top_k"}):
+            raise MalformedRequest(f"unknown part {unknown[0][:64]!r}; expected image, top_k")
+        image = await _file(form.getlist("image"))
+        fields = [part for part in form.getlist("top_k") if isinstance(part, str)]
+        if len(fields) < len(form.getlist("top_k")):
+            raise MalformedRequest("the part `top_k` is a file; expected a number")
+        return Upload(image=image, top_k=_top_k(top_ks, fields))
+    finally:
+        await form.close()
 
 
 class _FormParser(MultiPartParser):
@@ -166,7 +167,17 @@ class _FormParser(MultiPartParser):
     """
 
     spool_max_size = sys.maxsize
-    ended = False
+    _ended = False
+
+    async def parse(self) -> FormData:
+        self.stream = self._checked(self.stream)
+        return await super().parse()
+
+    async def _checked(self, chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+        async for chunk in chunks:
+            yield chunk
+        if not self._ended:  # raised while Starlette parses, it closes the parts
+            raise MalformedRequest("the form ends before its last boundary")
 
     def on_part_begin(self) -> None:
         if len(self.items) >= MAX_PARTS:
@@ -184,7 +195,7 @@ class _FormParser(MultiPartParser):
         super().on_headers_finished()
 
     def on_end(self) -> None:
-        self.ended = True
+        self._ended = True
 
 
 async def _file(parts: list[UploadFile | str]) -> bytes:

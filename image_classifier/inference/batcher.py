@@ -1,4 +1,4 @@
-"""What turns concurrent requests into batches."""
+"""Turns concurrent requests into batches."""
 
 import asyncio
 import functools
@@ -12,87 +12,89 @@ import numpy.typing as npt
 
 from image_classifier.errors import Overloaded
 from image_classifier.inference.admission import Reservation
-from image_classifier.inference.engine import Batch, Logits
-from image_classifier.inference.executor import EngineFault
+from image_classifier.inference.engine import Batch, EngineError, Logits
+from image_classifier.inference.predictions import Prediction
 from preprocessing.errors import ClientError
-
-RunBatch = Callable[[Batch], Awaitable[Logits]]
-"""Runs (n, H, W, C) inputs; row i of the answer belongs to input i."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Inference:
-    """What came of one input.
+class Answer:
+    """The result of one image: its logits, how long each stage took, its predictions.
 
     Attributes:
         logits: float32, shape (classes,).
-        queue_ms: Milliseconds it waited for a free stream.
+        decode_ms: Milliseconds of decoding and preprocessing; 0 before the classifier adds it.
+        queue_ms: Milliseconds of waiting for a thread and for a free stream.
         infer_ms: Milliseconds its batch ran.
         batch_size: Inputs in its batch.
+        predictions: Most probable first; empty before the classifier has ranked the logits.
     """
 
     logits: npt.NDArray[np.float32]
+    decode_ms: float = 0.0
     queue_ms: float
     infer_ms: float
     batch_size: int
+    predictions: tuple[Prediction, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Waiting:
-    inputs: npt.NDArray[np.generic]
-    answer: asyncio.Future[Inference]
+    model_input: npt.NDArray[np.generic]
+    answer: asyncio.Future[Answer]
     since: float
     reservation: Reservation | None
 
 
 class Batcher:
-    """Work-conserving: a free stream never waits for a batch to fill.
+    """Forms batches without delay: a free stream never waits for a batch to fill.
 
-    What arrives while all streams are busy forms the next batch, in order of arrival, up to
-    `max_batch_size`. A failing batch is run again item by item, once, so that one poisonous
-    input fails alone. An input whose caller was cancelled, or whose reservation expired, before
-    its batch started is not run.
+    Inputs that arrive while all streams are busy form the next batch, in order of arrival, up to
+    `max_batch_size`. A failing batch is run again input by input, once, so that one bad input
+    fails alone. An input whose caller was cancelled, or whose reservation expired, before its
+    batch started is not run.
 
     Belongs to one event loop; not thread-safe.
 
     Args:
-        run_batch: Called with at most `concurrency` batches at a time.
+        run: Runs a batch, (n, H, W, C), and returns its logits, row i for input i, as
+            `Runner.run`. Called with at most `concurrency` batches at a time.
         max_batch_size: Inputs of one batch.
         clock: Monotonic seconds.
     """
 
     def __init__(
         self,
-        run_batch: RunBatch,
+        run: Callable[[Batch], Awaitable[Logits]],
         *,
         max_batch_size: int,
         concurrency: int,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._run_batch = run_batch
+        self._run = run
         self._max_batch_size = max_batch_size
         self._concurrency = concurrency
         self._clock = clock
         self._waiting: deque[_Waiting] = deque()
         self._running: set[asyncio.Task[None]] = set()
 
-    @property
-    def idle(self) -> bool:
-        """Whether nothing waits."""
-        return not self._waiting
-
     async def submit(
-        self, inputs: npt.NDArray[np.generic], reservation: Reservation | None = None
-    ) -> Inference:
-        """Run one input, shape (H, W, C), with whatever else is waiting.
+        self, model_input: npt.NDArray[np.generic], reservation: Reservation | None = None
+    ) -> Answer:
+        """Run one input, shape (H, W, C), in a batch with others that wait.
 
         Raises:
             Overloaded: The reservation expired before the input's batch started.
-            Exception: What `run_batch` raised for this input alone.
+            Exception: What `run` raised for this input alone.
         """
-        answer: asyncio.Future[Inference] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append(
-            _Waiting(inputs=inputs, answer=answer, since=self._clock(), reservation=reservation)
+            _Waiting(
+                model_input=model_input,
+                answer=answer,
+                since=self._clock(),
+                reservation=reservation,
+            )
         )
         self._start_batches()
         return await answer
@@ -118,39 +120,39 @@ class Batcher:
 
     def _finish(self, batch: list[_Waiting], task: asyncio.Task[None]) -> None:
         self._running.discard(task)
-        if task.cancelled():  # the engine's threads were ended: nobody may wait for ever
+        if task.cancelled():  # the engine's threads were shut down; do not let callers hang
             for item in batch:
-                _fail(item, EngineFault("the engine was ended before it answered"))
+                _fail(item, EngineError("the engine was shut down before it answered"))
         self._start_batches()
 
     async def _answer(self, batch: list[_Waiting]) -> None:
         try:
-            await self._run(batch)
-        # Whatever a model raises is the answer to those in its batch, never to the loop.
+            await self._run_batch(batch)
+        # Whatever a model raises goes to the callers of its batch, never to the event loop.
         except Exception as error:
-            # What the client is told (the runner cannot be reached) is no input's fault.
+            # A ClientError (the runner cannot be reached) is not caused by any of the inputs.
             if len(batch) == 1 or isinstance(error, ClientError):
                 for item in batch:
                     _fail(item, error)
                 return
             for item in batch:
-                if item.answer.done():  # its caller left meanwhile
+                if item.answer.done():  # its caller was cancelled meanwhile
                     continue
                 try:
-                    await self._run([item])
-                except Exception as alone:
-                    _fail(item, alone)
+                    await self._run_batch([item])
+                except Exception as own_error:
+                    _fail(item, own_error)
 
-    async def _run(self, batch: list[_Waiting]) -> None:
+    async def _run_batch(self, batch: list[_Waiting]) -> None:
         started = self._clock()
-        logits = await self._run_batch(np.stack([item.inputs for item in batch]))
+        logits = await self._run(np.stack([item.model_input for item in batch]))
         if len(logits) != len(batch):
-            raise EngineFault(f"{len(logits)} rows of logits for a batch of {len(batch)}")
+            raise EngineError(f"{len(logits)} rows of logits for a batch of {len(batch)}")
         infer_ms = (self._clock() - started) * 1e3
         for item, row in zip(batch, logits, strict=True):
             if not item.answer.done():
                 item.answer.set_result(
-                    Inference(
+                    Answer(
                         logits=row,
                         queue_ms=(started - item.since) * 1e3,
                         infer_ms=infer_ms,

@@ -1,85 +1,199 @@
-"""From file bytes to ranked predictions, within admission and a time limit."""
+"""From the bytes of an image file to ranked predictions."""
 
 import asyncio
-from dataclasses import dataclass
+import functools
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
+import numpy as np
+import numpy.typing as npt
+
+from image_classifier.artifact.artifact import Artifact
 from image_classifier.errors import DeadlineExceeded, MalformedRequest
-from image_classifier.inference.admission import Admission
-from image_classifier.inference.pipeline import Pipeline, StagedInference
-from image_classifier.inference.predictions import Prediction, top_k_predictions
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """What became of one image.
-
-    Attributes:
-        predictions: Most probable first.
-    """
-
-    predictions: tuple[Prediction, ...]
-    inference: StagedInference
+from image_classifier.inference.admission import Admission, Reservation
+from image_classifier.inference.batcher import Answer, Batcher
+from image_classifier.inference.executor import Executor
+from image_classifier.inference.predictions import top_k_predictions
+from image_classifier.inference.runner import Runner
+from preprocessing import DecodeLimits, to_input
 
 
 class Classifier:
-    """Classifies images, one call an image; belongs to one event loop.
+    """Classifies images, one a call. Belongs to one event loop.
 
     Args:
-        labels: Label of each class, in the order of the logits.
-        timeout_ms: Longest time of one call.
-        default_top_k: Predictions where a call does not say; cut to the number of classes.
+        artifact: Gives preprocessing, labels and the meaning of the logits.
+        runner: Runs the network.
+        limits: What one image file may cost.
+        cores: Cores of the machine.
+        workers: API processes that share the cores and the network.
+        max_in_flight, max_wait_ms, overload_wait_ms: As for `Admission`.
+        timeout_ms: Longest duration of one call.
+        default_top_k: Number of predictions where a call does not say; at most all classes.
     """
 
     def __init__(
         self,
-        pipeline: Pipeline,
-        admission: Admission,
-        labels: tuple[str, ...],
+        artifact: Artifact,
+        runner: Runner,
         *,
+        limits: DecodeLimits,
+        cores: int,
+        workers: int,
+        max_in_flight: int,
+        max_wait_ms: float,
+        overload_wait_ms: float,
         timeout_ms: float,
         default_top_k: int,
     ) -> None:
-        self._pipeline = pipeline
-        self._admission = admission
-        self._labels = labels
+        self.runner = runner
+        self._labels = artifact.labels()
+        self._outputs = artifact.manifest.outputs
         self._timeout_ms = timeout_ms
-        self._default_top_k = min(default_top_k, len(labels))
+        self._default_top_k = min(default_top_k, len(self._labels))
+        self._admission = Admission(
+            max_in_flight=max_in_flight,
+            max_wait_ms=max_wait_ms,
+            overload_wait_ms=overload_wait_ms,
+            answer_interval_ms=runner.service_time_ms * workers,
+            parallel=cores,
+        )
+        preprocess = functools.partial(
+            to_input, preprocessing=artifact.preprocessing(), limits=limits
+        )
+        threads = max(1, cores // workers)
+        self._pipeline = (
+            DirectPipeline(preprocess, runner.executor, max(threads, runner.concurrency))
+            if runner.executor is not None and runner.max_batch_size == 1
+            else BatchedPipeline(preprocess, runner, threads)
+        )
 
     @property
     def num_classes(self) -> int:
-        """The largest `top_k`."""
+        """Number of labels: the largest `top_k`."""
         return len(self._labels)
 
     def refuse_if_overloaded(self) -> None:
-        """Raise Overloaded where an image would be refused at present, whatever it is."""
+        """Raise Overloaded where any image would be refused at present."""
         self._admission.refuse_if_overloaded()
 
-    async def classify(self, image: bytes, top_k: int | None) -> Answer:
-        """Classify one image file.
+    async def classify(self, data: bytes, top_k: int | None) -> Answer:
+        """Classify one image.
 
         Args:
-            image: Bytes of a JPEG, PNG, WebP, GIF or BMP file.
+            data: A JPEG, PNG, WebP, GIF or BMP file.
             top_k: Number of predictions, in 1..classes; None takes the default.
 
         Raises:
-            ClientError: What is wrong with the file or `top_k`; Overloaded;
-                DeadlineExceeded.
+            ClientError: The file or `top_k` is not valid; Overloaded; DeadlineExceeded; NotReady.
         """
-        count = self._checked(top_k)
+        if top_k is None:
+            top_k = self._default_top_k
+        elif not 1 <= top_k <= len(self._labels):
+            raise MalformedRequest(f"top_k is {top_k}; expected 1..{len(self._labels)}")
         with self._admission.reserve() as reservation:
             try:
                 async with asyncio.timeout(self._timeout_ms / 1e3):
-                    inference = await self._pipeline.run(image, reservation)
+                    answer = await self._pipeline.run(data, reservation)
             except TimeoutError as error:
                 raise DeadlineExceeded(f"no answer within {self._timeout_ms:.0f} ms") from error
+        predictions = top_k_predictions(answer.logits, self._labels, top_k, self._outputs)
+        return replace(answer, predictions=predictions)
+
+
+class DirectPipeline:
+    """Decodes and runs one image in one thread.
+
+    For engines that gain nothing from larger batches: images are served in order of arrival,
+    each has a core of its own, and none changes threads between decoding and inference. With two
+    pools, the decoding of later images delayed the inference of earlier ones.
+
+    Args:
+        preprocess: Converts a file to an input, (H, W, C); raises ImageRejected for a bad file.
+        threads: Images at a time, at least the executor's streams.
+    """
+
+    def __init__(
+        self,
+        preprocess: Callable[[bytes], npt.NDArray[np.generic]],
+        executor: Executor,
+        threads: int,
+    ) -> None:
+        self._preprocess = preprocess
+        self._executor = executor
+        self._before_inference: set[object] = set()
+        self._pool = ThreadPoolExecutor(threads, "classify")
+
+    async def run(self, data: bytes, reservation: Reservation) -> Answer:
+        """Run one image file; the answer has no predictions yet.
+
+        Raises:
+            ClientError: The file is not valid; Overloaded where the reservation expired before
+                work on the image began.
+        """
+        loop = asyncio.get_running_loop()
+        image = object()
+        self._before_inference.add(image)
+        try:
+            return await loop.run_in_executor(
+                self._pool, self._run, data, reservation, image, time.perf_counter()
+            )
+        finally:  # where decoding failed, or the caller was cancelled before its turn
+            self._before_inference.discard(image)
+
+    def _run(self, data: bytes, reservation: Reservation, image: object, arrived: float) -> Answer:
+        reservation.refuse_if_expired()
+        begun = time.perf_counter()
+        batch = self._preprocess(data)[np.newaxis]
+        decoded = time.perf_counter()
+        self._before_inference.discard(image)
+        logits = self._executor.run(batch, more_expected=bool(self._before_inference))
         return Answer(
-            predictions=top_k_predictions(inference.logits, self._labels, count),
-            inference=inference,
+            logits=logits[0],
+            decode_ms=(decoded - begun) * 1e3,
+            queue_ms=(begun - arrived) * 1e3,
+            infer_ms=(time.perf_counter() - decoded) * 1e3,
+            batch_size=1,
         )
 
-    def _checked(self, top_k: int | None) -> int:
-        if top_k is None:
-            return self._default_top_k
-        if not 1 <= top_k <= len(self._labels):
-            raise MalformedRequest(f"top_k is {top_k}; expected 1..{len(self._labels)}")
-        return top_k
+
+class BatchedPipeline:
+    """Decodes in threads, each image on its own, then runs in batches.
+
+    Args:
+        preprocess: As for `DirectPipeline`.
+        threads: Images decoded at a time.
+    """
+
+    def __init__(
+        self, preprocess: Callable[[bytes], npt.NDArray[np.generic]], runner: Runner, threads: int
+    ) -> None:
+        self._preprocess = preprocess
+        self._batcher = Batcher(
+            runner.run, max_batch_size=runner.max_batch_size, concurrency=runner.concurrency
+        )
+        self._pool = ThreadPoolExecutor(threads, "decode")
+
+    async def run(self, data: bytes, reservation: Reservation) -> Answer:
+        """Run one image file; see `DirectPipeline.run`."""
+        loop = asyncio.get_running_loop()
+        arrived = time.perf_counter()
+        # Before batching: a bad file never affects another image.
+        model_input, begun, decoded = await loop.run_in_executor(
+            self._pool, self._decode, data, reservation
+        )
+        answer = await self._batcher.submit(model_input, reservation)
+        return replace(
+            answer,
+            decode_ms=(decoded - begun) * 1e3,
+            queue_ms=(begun - arrived) * 1e3 + answer.queue_ms,
+        )
+
+    def _decode(
+        self, data: bytes, reservation: Reservation
+    ) -> tuple[npt.NDArray[np.generic], float, float]:
+        reservation.refuse_if_expired()
+        begun = time.perf_counter()
+        return self._preprocess(data), begun, time.perf_counter()

@@ -20,7 +20,7 @@ class Engine(Protocol):
     """
 
     def run(self, batch: Batch) -> Logits:
-        """The forward pass.
+        """Run the forward pass.
 
         Args:
             batch: Inputs, shape (n, H, W, C), n one of the batch sizes it was loaded for.
@@ -36,3 +36,7 @@ LoadEngine = Callable[[Plan], Engine]
 
 class EngineUnavailable(ArtifactError):
     """An engine's library is not installed or does not run on this machine."""
+
+
+class EngineError(Exception):
+    """The engine broke its contract: wrong number of rows, wrong width, or no answer."""

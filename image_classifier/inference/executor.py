@@ -1,7 +1,7 @@
 """An engine made ready: shapes checked, batches split over streams, warmed up."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -9,35 +9,37 @@ import numpy as np
 
 from image_classifier.artifact.manifest import InputSpec
 from image_classifier.artifact.record import Plan
-from image_classifier.inference.engine import Batch, Engine, Logits
-
-Alone = Callable[[], bool]
-"""Whether nothing else is known to come; asked once, when it is a caller's turn."""
+from image_classifier.inference.engine import Batch, Engine, EngineError, Logits
 
 
 class Streams:
     """Hands out streams; thread-safe.
 
     Args:
-        count: Streams there are.
+        count: Number of streams.
+
+    Attributes:
+        waiting: Calls that wait for a stream.
     """
 
     def __init__(self, count: int) -> None:
         self._count = count
         self._free = count
+        self.waiting = 0
         self._freed = threading.Condition()
 
     @contextmanager
-    def hold(self, alone: Alone) -> Iterator[bool]:
-        """Wait for a stream and hold it; say whether it is all of them.
+    def hold(self, *, all_if_idle: bool) -> Iterator[bool]:
+        """Wait for a stream and hold it; yield whether all of them are held.
 
         Args:
-            alone: Take all streams where none is in use and this is so. Who comes meanwhile
-                waits.
+            all_if_idle: Hold all streams if none is in use and no other call waits.
         """
         with self._freed:
+            self.waiting += 1
             self._freed.wait_for(lambda: self._free)
-            all_held = alone() and self._free == self._count
+            self.waiting -= 1
+            all_held = all_if_idle and not self.waiting and self._free == self._count
             taken = self._count if all_held else 1
             self._free -= taken
         try:
@@ -48,21 +50,17 @@ class Streams:
                 self._freed.notify(taken)
 
 
-class EngineFault(Exception):
-    """The engine broke its contract: wrong number of rows or wrong width."""
-
-
 class Executor:
     """Owns the network: one engine, the shapes it runs, the streams it may use.
 
     Thread-safe. A batch is split into the compiled batch sizes, and the parts run on as many
-    streams as are free. An image that is alone is answered sooner by all threads together:
-    ResNet-50 in int8 on 2 cores in 12 ms instead of 21 (docs/performance.md).
+    streams as are free. A single input runs on `single_stream_engine`, with all threads, where
+    nothing else runs or waits (docs/performance.md).
 
     Args:
         engine: Runs `plan.streams` batches at a time.
-        solo: The same graph with one stream of all threads and batch size 1; None where the
-            plan has none.
+        single_stream_engine: The same graph with one stream of all threads and batch size 1;
+            None where the plan has none.
     """
 
     def __init__(
@@ -71,22 +69,22 @@ class Executor:
         plan: Plan,
         input_spec: InputSpec,
         num_classes: int,
-        solo: Engine | None = None,
+        single_stream_engine: Engine | None = None,
     ) -> None:
         self.plan = plan
         self._engine = engine
-        self._solo = solo
+        self._single_stream_engine = single_stream_engine
         self._input_shape = input_spec.shape
         self._dtype = np.dtype(input_spec.dtype)
         self._num_classes = num_classes
-        self._streams = Streams(plan.streams)
+        self.streams = Streams(plan.streams)
         self._pool = ThreadPoolExecutor(plan.streams, "infer")
 
     def warmup(self) -> None:
-        """Run every compiled batch size on every stream, and solo; no request pays for it.
+        """Run every compiled batch size on every stream, so that no request pays for it.
 
         Raises:
-            EngineFault: The engine rejects its own shapes; the service must not start.
+            EngineError: The engine rejects its own shapes; the service must not start.
         """
         for batch_size in self.plan.batch_sizes:
             batch = np.zeros((batch_size, *self._input_shape), self._dtype)
@@ -96,22 +94,23 @@ class Executor:
             ]
             for future in futures:
                 future.result()
-        if self._solo:
-            self.run_solo(np.zeros((1, *self._input_shape), self._dtype))
+        if self._single_stream_engine is not None:
+            self.run(np.zeros((1, *self._input_shape), self._dtype))
 
-    def run(self, batch: Batch, alone: Alone = lambda: False) -> Logits:
-        """The forward pass of a batch of any size.
+    def run(self, batch: Batch, *, more_expected: bool = False) -> Logits:
+        """Run the forward pass of a batch of any size.
 
         Args:
             batch: (n, H, W, C) of the manifest's dtype, n at least 1.
-            alone: Whether nothing else is known to come: a batch of 1 may then take all threads.
+            more_expected: Whether other inputs are on their way here. A single input then takes
+                one stream only and leaves the others to them.
 
         Returns:
             Logits, float32, shape (n, classes), row i for input i.
 
         Raises:
             ValueError: The batch has another shape or dtype.
-            EngineFault: The engine's output does not fit the batch.
+            EngineError: The engine's output does not fit the batch.
         """
         if batch.shape[1:] != self._input_shape or batch.dtype != self._dtype or not len(batch):
             raise ValueError(
@@ -120,16 +119,11 @@ class Executor:
             )
         sizes = split(len(batch), self.plan.batch_sizes)
         if len(batch) == 1:
-            return self._run_part(batch, sizes[0], alone)
+            return self._run_part(batch, sizes[0], single_stream=not more_expected)
         return self._run_split(batch, sizes)
 
-    def run_solo(self, batch: Batch) -> Logits:
-        """`run` of one input after the other, each alone."""
-        size = self.plan.batch_sizes[0]
-        return np.concatenate([self._run_part(one[None], size, lambda: True) for one in batch])
-
     def run_in_parts(self, batch: Batch, batch_size: int) -> Logits:
-        """`run` with parts of one compiled batch size only, the last one padded."""
+        """Do as `run`, with parts of one compiled batch size only, the last one padded."""
         return self._run_split(batch, split(len(batch), (batch_size,)))
 
     def _run_split(self, batch: Batch, sizes: list[int]) -> Logits:
@@ -142,15 +136,17 @@ class Executor:
             start += size
         return np.concatenate([future.result() for future in pending])
 
-    def _run_part(self, part: Batch, batch_size: int, alone: Alone = lambda: False) -> Logits:
-        with self._streams.hold(alone if self._solo else lambda: False) as all_held:
-            if all_held and self._solo:
-                engine, batch = self._solo, part
+    def _run_part(self, part: Batch, batch_size: int, *, single_stream: bool = False) -> Logits:
+        with self.streams.hold(
+            all_if_idle=single_stream and self._single_stream_engine is not None
+        ) as all_held:
+            if all_held and self._single_stream_engine is not None:
+                engine, batch = self._single_stream_engine, part
             else:
                 engine, batch = self._engine, _padded(part, batch_size)
             logits = engine.run(batch)
         if logits.shape != (len(batch), self._num_classes):
-            raise EngineFault(
+            raise EngineError(
                 f"engine {self.plan.engine}: logits are {logits.shape}, expected "
                 f"({len(batch)}, {self._num_classes})"
             )
@@ -169,9 +165,12 @@ def _padded(part: Batch, batch_size: int) -> Batch:
 
 
 def split(count: int, batch_sizes: tuple[int, ...]) -> list[int]:
-    """Compiled batch sizes that together hold `count` inputs, largest first.
+    """Return compiled batch sizes that together hold `count` inputs, largest first.
 
-    The last part may be larger than what is left for it: it is padded. Sizes ascend.
+    The last part may be larger than what is left for it: it is padded.
+
+    Args:
+        batch_sizes: Ascending.
 
     >>> split(7, (1, 4))
     [4, 1, 1, 1]

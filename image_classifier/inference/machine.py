@@ -1,4 +1,4 @@
-"""What the machine offers: processor, usable cores, instruction sets, GPU."""
+"""The machine: processor, usable cores, instruction sets, GPU."""
 
 import math
 import os
@@ -11,14 +11,14 @@ RELEVANT_FEATURES = {"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8"
 """Instruction sets by which CPU engines choose their kernels, as /proc/cpuinfo names them."""
 
 ABSENT_GPU = "no GPU (imported for one)"
-"""In place of its name where a model was imported for a GPU on a machine without. No machine that
-serves has it, so what was measured there is measured again."""
+"""Recorded instead of a GPU's name by an import for a GPU on a machine that has none. No serving
+machine has this name, so the plan is measured again there."""
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """Cores this process may use: its affinity, or the container's quota if that is less.
+    """Return the cores this process may use: its affinity, or the container's quota if less.
 
-    A quota of 1.5 cores counts as 2: with one thread half a core would lie idle. Sources:
+    A quota of 1.5 cores counts as 2, since one thread would leave half a core idle. Sources:
     cgroup v2 `cpu.max` ("max" or "quota period"), cgroup v1 `cpu.cfs_quota_us` (-1 is none).
     """
     cores = len(os.sched_getaffinity(0))
@@ -41,10 +41,10 @@ def _quota_cores(cgroup: Path) -> float | None:
 
 
 def this_machine(accelerator: str | None = None) -> Machine:
-    """The machine this process runs on.
+    """Return the machine this process runs on.
 
     Args:
-        accelerator: Name of the GPU the engine uses, see `accelerator_of`; None where it uses none.
+        accelerator: Name of the GPU that the engine uses, see `accelerator_of`; None without.
     """
     cpu, features = platform.machine(), set[str]()
     try:

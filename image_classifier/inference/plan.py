@@ -1,4 +1,4 @@
-"""How fast an engine is, over batch sizes and streams, and the plan that follows from it."""
+"""Measures an engine over batch sizes and streams and derives its plan."""
 
 import math
 import statistics
@@ -13,26 +13,25 @@ from image_classifier.inference.engine import Batch, LoadEngine
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 WORTHWHILE = 1.05
-"""A larger batch or more streams must bring 5 % more images a second: less is within the noise
-of a measurement this short, and costs latency."""
+"""A larger batch or more streams must bring 5 % more images per second: less is within the noise
+of so short a measurement and costs latency."""
 
 WORTHWHILE_BATCHING = 1.2
-"""Batches of more than one must bring 20 %: they take images through two pools of threads and an
-image waits for its neighbours. MobileNetV3-Large on 2 cores: 12 % more by the engine in batches of
-two were 4 % over HTTP, and at 40/s a p99 of 49 ms instead of 30 (docs/performance.md)."""
+"""Batches of more than one must bring 20 %: they need two thread pools, and an image waits for the
+others of its batch (docs/performance.md has the measurement)."""
 
-WORTHWHILE_SOLO = 0.8
-SOLO_SAVES_MS = 1.0
-"""A second copy of the weights, for an image that is alone, must make it at least this much
-quicker: its latency is at most 0.8 of the one on a stream, and less by 1 ms."""
+SINGLE_STREAM_LATENCY = 0.8
+SINGLE_STREAM_SAVES_MS = 1.0
+"""A single-stream engine, a second copy of the weights, must reduce the latency of a single image
+to at most 0.8 of that on one of several streams, and by at least 1 ms."""
 
 ENOUGH_PER_CORE = 2_000
-"""Images a second and core beyond which more are no gain: reading, decoding and answering a
-request takes longer than this leaves."""
+"""Images per second and core beyond which a faster engine is no gain: reading, decoding and
+answering a request takes longer than the engine."""
 
 
 def stream_counts(cores: int) -> tuple[int, ...]:
-    """Numbers of streams worth measuring on `cores` cores, ascending: 1, half and all."""
+    """Return the numbers of streams to measure on `cores` cores, ascending: 1, half and all."""
     return tuple(sorted({1, max(1, cores // 2), cores}))
 
 
@@ -45,12 +44,12 @@ def measure_curve(
         load: Loads the engine for a plan.
         example: Real inputs, (n, H, W, C); repeated to the batch size.
         cores: Threads of all streams together.
-        budget_ms: For one number of streams, larger batches are not tried beyond it.
-        seconds: Duration of one point, compilation aside.
+        budget_ms: A batch that takes longer is the largest tried for its number of streams.
+        seconds: Duration of one point, without compilation.
 
-    A number of streams is left as soon as a larger batch no longer pays. Batches of one are
-    measured again at the end, in the other order, and the quicker time counts: something else
-    that runs on the machine for a moment must not decide between streams and threads.
+    Larger batches are tried as long as they bring more images per second. Batches of one are
+    measured again at the end, in reverse order, and the better result counts, so that a short
+    disturbance does not decide between streams and threads.
     """
     points: list[LatencyPoint] = []
     for streams in stream_counts(cores):
@@ -66,7 +65,7 @@ def measure_curve(
         for streams in reversed(stream_counts(cores))
     }
     return tuple(
-        max(point, again[point.streams], key=lambda one: one.images_per_s)
+        max(point, again[point.streams], key=lambda candidate: candidate.images_per_s)
         if point.batch_size == 1
         else point
         for point in points
@@ -78,7 +77,11 @@ def _measure_point(
 ) -> LatencyPoint:
     streams, threads, batch_size = shape
     plan = Plan(
-        engine="measured", streams=streams, threads=threads, batch_sizes=(batch_size,), image_ms=1
+        engine="measured",
+        streams=streams,
+        threads=threads,
+        batch_sizes=(batch_size,),
+        service_time_ms=1,
     )
     engine = load(plan)
     batch = np.resize(example, (batch_size, *example.shape[1:])).astype(example.dtype)
@@ -106,15 +109,16 @@ def _measure_point(
 
 
 def best_point(engine: str, points: Iterable[LatencyPoint], budget_ms: float) -> LatencyPoint:
-    """The point with most images a second whose latency leaves half the budget.
+    """Return the point with most images per second that fits the budget.
 
-    Half, because a request may have to wait for the batch before its own. Where none does,
-    the quickest. Smaller batches win unless larger ones are worthwhile. So do more streams where
-    an image that is alone does not pay for them: each decodes and infers beside the others, while
-    all cores on one image wait for whichever is decoding another. They may then take the whole
-    budget: the last of several images would be answered no sooner in turn.
+    A batch fits if it takes at most half the budget, since a request may have to wait for the
+    batch before its own. If none fits, the quickest point is returned. Smaller batches are
+    preferred unless larger ones bring `WORTHWHILE` more. More streams are preferred where a
+    single-stream engine can serve single images: streams decode and infer beside each other,
+    while one stream of all threads waits for cores that decode. Batches of one on several streams
+    may take the whole budget: one after the other, the images would be answered no sooner.
     """
-    more_first = -1 if _can_run_solo(engine) else 1
+    more_first = -1 if _single_stream_possible(engine) else 1
     ordered = sorted(points, key=lambda point: (point.batch_size, more_first * point.streams))
     fitting = [point for point in ordered if _fits(engine, point, budget_ms)]
     if not fitting:
@@ -130,44 +134,49 @@ def best_point(engine: str, points: Iterable[LatencyPoint], budget_ms: float) ->
 
 
 def _fits(engine: str, point: LatencyPoint, budget_ms: float) -> bool:
-    beside = point.streams > 1 and point.batch_size == 1 and _can_run_solo(engine)
-    return point.latency_ms <= (budget_ms if beside else budget_ms / 2)
+    parallel = point.streams > 1 and point.batch_size == 1 and _single_stream_possible(engine)
+    return point.latency_ms <= (budget_ms if parallel else budget_ms / 2)
 
 
 def plan_for(engine: str, points: Iterable[LatencyPoint], budget_ms: float) -> Plan:
-    """How to run one engine, from its curve."""
+    """Return the plan of one engine, from its measured points."""
     points = tuple(points)
     best = best_point(engine, points, budget_ms)
-    on_stream_ms = _lone_ms(points, best.streams)
+    on_one_of_several_ms = _single_image_ms(points, best.streams)
     sizes = {point.batch_size for point in points if point.streams == best.streams}
     return Plan(
         engine=engine,
         streams=best.streams,
         threads=best.threads,
         batch_sizes=tuple(sorted(size for size in sizes if size <= best.batch_size)),
-        image_ms=1e3 / best.images_per_s,
-        solo=_can_run_solo(engine)
-        and _lone_ms(points, 1)
-        <= min(WORTHWHILE_SOLO * on_stream_ms, on_stream_ms - SOLO_SAVES_MS),
+        service_time_ms=1e3 / best.images_per_s,
+        single_stream=_single_stream_possible(engine)
+        and _single_image_ms(points, 1)
+        <= min(
+            SINGLE_STREAM_LATENCY * on_one_of_several_ms,
+            on_one_of_several_ms - SINGLE_STREAM_SAVES_MS,
+        ),
     )
 
 
-def _can_run_solo(engine: str) -> bool:
-    # The number of torch's threads is one for the process, so a second copy cannot have another.
+def _single_stream_possible(engine: str) -> bool:
+    # Torch has one number of threads per process; a second copy cannot have another.
     return not engine.startswith("torchscript")
 
 
-def _lone_ms(points: Iterable[LatencyPoint], streams: int) -> float:
-    fitting = (one for one in points if (one.streams, one.batch_size) == (streams, 1))
-    return min((one.latency_ms for one in fitting), default=math.inf)
+def _single_image_ms(points: Iterable[LatencyPoint], streams: int) -> float:
+    latencies = (
+        point.latency_ms for point in points if (point.streams, point.batch_size) == (streams, 1)
+    )
+    return min(latencies, default=math.inf)
 
 
 def fastest_plan(plans: Iterable[Plan]) -> Plan:
-    """The plan with most images a second; an earlier one wins unless a later is worthwhile."""
+    """Return the plan with most images per second; a later one must be faster by `WORTHWHILE`."""
     first, *others = plans
     best = first
     for plan in others:
-        useful_ms = max(plan.image_ms, 1e3 / (ENOUGH_PER_CORE * plan.threads))
-        if WORTHWHILE * useful_ms <= best.image_ms:
+        useful_ms = max(plan.service_time_ms, 1e3 / (ENOUGH_PER_CORE * plan.threads))
+        if WORTHWHILE * useful_ms <= best.service_time_ms:
             best = plan
     return best

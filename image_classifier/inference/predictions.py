@@ -9,12 +9,12 @@ from image_classifier.artifact.manifest import Outputs
 
 
 class DamagedLogits(Exception):
-    """Logits contain NaN or infinity: the weights or the engine are damaged."""
+    """The logits contain NaN or infinity: the weights or the engine are damaged."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
-    """One ranked answer.
+    """One ranked class.
 
     Attributes:
         label: Name of the class.
@@ -30,10 +30,10 @@ class Prediction:
 
 
 def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Probabilities over the last axis, computed in float64, shape as `logits`.
+    """Return probabilities over the last axis, in float64, of the same shape.
 
-    In float32 the tail of 1000 classes loses its digits. The largest logit is subtracted
-    first, so that exp cannot overflow.
+    In float32 the smallest of 1000 classes would lose their digits. The largest logit is
+    subtracted first, so that exp cannot overflow.
     """
     shifted = logits.astype(np.float64)
     shifted -= shifted.max(axis=-1, keepdims=True)
@@ -85,12 +85,13 @@ def top_k_predictions(
         chosen = probabilities >= outputs.threshold
         if binary:
             chosen[0] = not chosen[1]
-    ranked = [index for index in np.argsort(-scores, kind="stable").tolist() if chosen[index]]
+    order = np.argsort(-scores, kind="stable")
+    ranked = order[chosen[order]][:top_k].tolist()
     return tuple(
         Prediction(
             label=labels[class_id],
             class_id=class_id,
             probability=float(str(np.float32(probabilities[class_id]))),
         )
-        for class_id in ranked[:top_k]
+        for class_id in ranked
     )

@@ -1,37 +1,148 @@
-"""A call to the runner in another process: bounded in time, repeated once where it got lost."""
+"""Where the network runs: in this process, or in one of its own."""
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
 
+from image_classifier.artifact.record import ImportRecord, Plan
 from image_classifier.errors import NotReady
+from image_classifier.inference.engine import Batch, Logits
+from image_classifier.inference.executor import Executor
 
-Answered = TypeVar("Answered")
+MAX_CALL_INPUTS = 64
+"""Inputs of one call to another process, at most: 64 of 224x224x3 bytes are 10 MB."""
+CALLS_IN_FLIGHT = 2
+"""Calls to another process at a time: one runs while the next one travels."""
+CALL_TIMEOUT_S = 30
+PROBE_TIMEOUT_S = 2
+
+Result = TypeVar("Result")
 
 
-async def from_runner(
-    call: Callable[[], Awaitable[Answered]], *, timeout_s: float, refusal: type[Exception]
-) -> Answered:
-    """The answer of the runner.
+class Runner(Protocol):
+    """Runs batches. Belongs to one event loop."""
+
+    @property
+    def max_batch_size(self) -> int:
+        """Inputs of one batch, at most."""
+
+    @property
+    def concurrency(self) -> int:
+        """Batches at a time."""
+
+    @property
+    def service_time_ms(self) -> float:
+        """Milliseconds per image at full load, as measured."""
+
+    @property
+    def executor(self) -> Executor | None:
+        """The executor, where it is in this process."""
+
+    async def run(self, batch: Batch) -> Logits:
+        """Run a batch.
+
+        Args:
+            batch: (n, H, W, C) of the manifest's dtype, n in 1..max_batch_size.
+
+        Returns:
+            Logits, float32, shape (n, classes), row i for input i.
+
+        Raises:
+            NotReady: The process that owns the network cannot be reached.
+        """
+
+    async def is_ready(self) -> bool:
+        """Return whether a batch could be run at present."""
+
+    async def describe(self) -> Plan:
+        """Return the plan by which the network runs.
+
+        Raises:
+            NotReady: As for `run`.
+        """
+
+
+class LocalRunner:
+    """Runs batches in threads of this process; see `Runner`."""
+
+    def __init__(self, executor: Executor) -> None:
+        self.executor = executor
+        self.max_batch_size = executor.plan.batch_sizes[-1]
+        self.concurrency = executor.plan.streams
+        self.service_time_ms = executor.plan.service_time_ms
+        self._threads = ThreadPoolExecutor(self.concurrency, "batch")
+
+    async def run(self, batch: Batch) -> Logits:
+        """See `Runner.run`."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self.executor.run, batch)
+
+    async def is_ready(self) -> bool:
+        """Return True: the executor was loaded and checked before this object was made."""
+        return True
+
+    async def describe(self) -> Plan:
+        """See `Runner.describe`."""
+        return self.executor.plan
+
+
+class RemoteRunner:
+    """Runs batches in the process of a BentoML service; see `Runner`.
 
     Args:
-        call: Makes the call; made a second time where the connection was lost.
-        timeout_s: Seconds both may take together.
-        refusal: What `call` raises where the runner does not take it.
-
-    Raises:
-        NotReady: The runner is gone, too slow, or does not take the call.
+        proxy: What `bentoml.depends` gives for a service with the methods `infer`, which takes a
+            batch and returns logits, and `plan`, which returns a `Plan` as JSON.
+        record: What the import measured; None where it is not known.
+        budget_ms: Latency of an answer; one call carries as many inputs as take half of it.
+        unavailable: What `proxy` raises where the service does not take a call.
     """
-    # Not above: an embedded service calls no runner, and would start 0.1 s later for it.
-    import aiohttp
 
-    try:
-        async with asyncio.timeout(timeout_s):
-            try:
-                return await call()
-            except aiohttp.ClientConnectionError:
-                # aiohttp keeps an idle connection 15 s, the runner's server 5 s: a call on one
-                # that was just closed is lost. The second try takes another one.
-                return await call()
-    except (aiohttp.ClientError, TimeoutError, refusal) as error:
-        raise NotReady("the model cannot be reached; try again") from error
+    def __init__(
+        self,
+        proxy: Any,
+        record: ImportRecord | None,
+        *,
+        budget_ms: float,
+        unavailable: type[Exception],
+    ) -> None:
+        self.executor = None
+        self.concurrency = CALLS_IN_FLIGHT
+        self.service_time_ms = record.plan.service_time_ms if record else 1.0
+        fitting = int(budget_ms / 2 / self.service_time_ms)
+        self.max_batch_size = max(1, min(MAX_CALL_INPUTS, fitting))
+        self._proxy = proxy
+        self._unavailable = unavailable
+
+    async def run(self, batch: Batch) -> Logits:
+        """See `Runner.run`."""
+        infer = functools.partial(self._proxy.to_async.infer, batch)
+        logits: Logits = await self._call(infer, CALL_TIMEOUT_S)
+        return logits
+
+    async def is_ready(self) -> bool:
+        """Ask the readiness probe of the service; its methods would wait for a running batch."""
+        try:
+            return bool(await self._call(self._proxy.is_ready, PROBE_TIMEOUT_S))
+        except NotReady:
+            return False
+
+    async def describe(self) -> Plan:
+        """See `Runner.describe`."""
+        return Plan.model_validate(await self._call(self._proxy.to_async.plan, PROBE_TIMEOUT_S))
+
+    async def _call(self, call: Callable[[], Awaitable[Result]], timeout_s: float) -> Result:
+        # Imported here: embedded, the service calls no runner and would start 0.1 s later.
+        import aiohttp
+
+        try:
+            async with asyncio.timeout(timeout_s):
+                try:
+                    return await call()
+                except aiohttp.ClientConnectionError:
+                    # aiohttp keeps an idle connection for 15 s, uvicorn for 5 s. A call on one
+                    # that was just closed is lost; the second try takes another connection.
+                    return await call()
+        except (aiohttp.ClientError, TimeoutError, self._unavailable) as error:
+            raise NotReady("the model cannot be reached; try again") from error

@@ -1,4 +1,4 @@
-"""From a verified artifact to an executor that is warm and proven."""
+"""From a verified artifact to an executor that is loaded, warm and checked."""
 
 import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -139,14 +139,14 @@ def check_engine(
 def _ways(
     executor: Executor, inputs: npt.NDArray[np.generic]
 ) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
-    """Every way a request can take, in words, and the logits of all inputs."""
+    """Yield every way in which inputs can run, in words, and the logits of all inputs."""
     for batch_size in executor.plan.batch_sizes:
         logits = executor.run_in_parts(inputs, batch_size)
         yield f"batch size {batch_size}", logits
-    if executor.plan.solo:
+    if executor.plan.single_stream:
         # Every fourth: the same graph was certified this way at import, and a start must be quick.
-        logits[::4] = executor.run_solo(inputs[::4])
-        yield "a lone image", logits
+        logits[::4] = np.concatenate([executor.run(one[np.newaxis]) for one in inputs[::4]])
+        yield "single stream", logits
 
 
 def gates_of(entry: CertifiedEngine) -> Gates:
@@ -164,8 +164,8 @@ def gates_of(entry: CertifiedEngine) -> Gates:
 
 
 REMEASURE_SECONDS = 0.05
-"""Of one point of the curve, where the machine is not the one of the import: 15 points at most
-for two numbers of streams, so that a start takes about a second longer."""
+"""Seconds per point when re-measuring on another machine than that of the import: 15 points at
+most for two numbers of streams, so a start takes about a second longer."""
 
 
 def load_executor(
@@ -175,15 +175,15 @@ def load_executor(
 
     Args:
         engine: Name of a certified engine; None takes the plan's.
-        budget_ms: Latency an answer may take.
-        deterministic: One fixed batch shape for everything.
+        budget_ms: Milliseconds an answer may take.
+        deterministic: Run every batch at one fixed shape.
 
     Raises:
         ArtifactError: The engine cannot be loaded, or does not reproduce its certificate.
     """
     preprocessing = artifact.preprocessing()
     with ThreadPoolExecutor(1, "golden") as pool:
-        # While the engine is compiled: a start is quicker by some tenths of a second.
+        # While the engine is compiled; saves some tenths of a second.
         inputs = pool.submit(check_preprocessing, artifact, preprocessing)
         record, input_spec = artifact.record, artifact.manifest.input
         unnamed = record.plan.engine if record else artifact.evidence.engines[0].name
@@ -193,39 +193,37 @@ def load_executor(
         measured = record if record and record.machine == here else None
         plan = _plan(measured, entry.name, budget_ms, load, inputs.result)
         if deterministic:
-            plan = plan.model_copy(update={"batch_sizes": plan.batch_sizes[:1], "solo": False})
+            one_shape = {"batch_sizes": plan.batch_sizes[:1], "single_stream": False}
+            plan = plan.model_copy(update=one_shape)
+        single_stream_plan = plan.model_copy(update={"streams": 1, "batch_sizes": (1,)})
         executor = Executor(
             load(plan),
             plan,
             input_spec,
             artifact.manifest.num_classes,
-            solo=load(_alone(plan)) if plan.solo else None,
+            load(single_stream_plan) if plan.single_stream else None,
         )
     executor.warmup()
     check_engine(artifact, entry, executor, inputs.result())
     return executor
 
 
-def _alone(plan: Plan) -> Plan:
-    return plan.model_copy(update={"streams": 1, "batch_sizes": (1,)})
-
-
 def freeze_garbage() -> None:
-    """Leave all that was loaded out of garbage collection.
+    """Exclude all objects that exist at present from garbage collection.
 
-    A full collection over what importing the libraries made stalls a process for 150 to
-    190 ms (measured with torch and bentoml 1.4.39): long beyond the budget of a request.
+    A full collection over the objects of the imported libraries stalls a process for 150 to
+    190 ms (torch and bentoml 1.4.39), far longer than the budget of a request.
     """
     gc.collect()
     gc.freeze()
 
 
 def _accelerator(entry: CertifiedEngine, record: ImportRecord | None) -> str | None:
-    """Name of the GPU the engine runs on, or None.
+    """Return the name of the GPU the engine runs on, or None.
 
     Raises:
-        EngineUnavailable: It was imported for a GPU and there is none. The CPU would do its work,
-            correctly and far too slowly.
+        EngineUnavailable: The model was imported for a GPU and there is none; on the CPU it would
+            be far too slow.
     """
     accelerator = accelerator_of(entry.kind)
     for_gpu = record is not None and record.machine.accelerator is not None
@@ -245,7 +243,7 @@ def _plan(
     load: LoadEngine,
     inputs: Callable[[], Batch],
 ) -> Plan:
-    """How to run the engine: from what was measured on this machine, or measured here."""
+    """Return the plan of the engine: that of the import, or from a measurement on this machine."""
     if measured:
         if (engine, budget_ms) == (measured.plan.engine, measured.budget_ms):
             return measured.plan

@@ -10,6 +10,27 @@ import numpy as np
 
 from image_classifier.artifact.evidence import Evidence
 from image_classifier.artifact.manifest import Manifest, parse_manifest
+from image_classifier.artifact.record import Machine, Plan, SloCertificate
+
+MACHINE = Machine(cpu="one", cores=2, features=("avx2",), accelerator=None)
+SLO = SloCertificate(
+    measured_at="2026-01-01T00:00:00+00:00",
+    commit="0123456789",
+    machine=MACHINE,
+    images="golden",
+    image_count=2,
+    topology="embedded",
+    settings={"CLASSIFIER_BUDGET_MS": "50"},
+    plan=Plan(engine="openvino-fp32", streams=2, threads=2, batch_sizes=(1,), service_time_ms=7.0),
+    budget_ms=50,
+    highest_rate_per_s=100,
+    first_failed_rate_per_s=104,
+    p50_ms=12.5,
+    p99_ms=48.0,
+    saturated_per_s=130,
+    ready_s=2.5,
+    rule="bisection",
+)
 
 OWN = b"""from preprocessing import DecodeRules
 

@@ -10,17 +10,14 @@ from image_classifier.artifact.record import (
     EngineAttempt,
     ImportRecord,
     LatencyPoint,
-    Machine,
     Plan,
-    SloCertificate,
     read_record,
     read_slo,
     write_slo,
 )
 from image_classifier.inference.plan import stream_counts
-from tests.artifact.builder import write_artifact
+from tests.artifact.builder import MACHINE, SLO, write_artifact
 
-MACHINE = Machine(cpu="one", cores=2, features=("avx2",), accelerator=None)
 POINT = LatencyPoint(batch_size=1, streams=1, threads=2, latency_ms=3.5, images_per_s=280)
 RECORD = ImportRecord(
     imported_at="2026-01-01T00:00:00+00:00",
@@ -32,25 +29,7 @@ RECORD = ImportRecord(
         EngineAttempt(engine="openvino-fp32", verdict="passed", curve=(POINT,)),
         EngineAttempt(engine="openvino-int8", verdict="failed", reason="too far off"),
     ),
-    plan=Plan(engine="openvino-fp32", streams=1, threads=2, batch_sizes=(1,), image_ms=3.5),
-)
-SLO = SloCertificate(
-    measured_at="2026-01-01T00:00:00+00:00",
-    commit="0123456789",
-    machine=MACHINE,
-    images="golden",
-    image_count=2,
-    topology="embedded",
-    settings={"CLASSIFIER_BUDGET_MS": "50"},
-    plan=Plan(engine="openvino-fp32", streams=2, threads=2, batch_sizes=(1,), image_ms=7.0),
-    budget_ms=50,
-    highest_rate_per_s=100,
-    first_failed_rate_per_s=104,
-    p50_ms=12.5,
-    p99_ms=48.0,
-    saturated_per_s=130,
-    ready_s=2.5,
-    rule="bisection",
+    plan=Plan(engine="openvino-fp32", streams=1, threads=2, batch_sizes=(1,), service_time_ms=3.5),
 )
 
 
@@ -90,7 +69,7 @@ def test_a_record_has_room_for_the_streams_of_large_machines(cores: int) -> None
     ]
 
     assert points[-1].streams == cores
-    assert Plan(engine="any", streams=cores, threads=cores, batch_sizes=(1,), image_ms=1)
+    assert Plan(engine="any", streams=cores, threads=cores, batch_sizes=(1,), service_time_ms=1)
 
 
 def test_the_curve_of_an_engine_that_was_not_measured_is_empty() -> None:

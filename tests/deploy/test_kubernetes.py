@@ -90,8 +90,6 @@ def test_a_pod_ends_after_its_longest_request(overlay: list[Manifest]) -> None:
     words = container["lifecycle"]["preStop"]["exec"]["command"]
     pause_s = float(words[-1].partition("sleep(")[2].rstrip(")"))
 
-    from image_classifier.settings import Settings
-
     longest_s = Settings.from_env({}).timeout_ms / 1_000
     assert spec["terminationGracePeriodSeconds"] >= pause_s + 2 * longest_s
 
@@ -117,7 +115,7 @@ def test_limits_equal_requests_so_that_threads_fit_the_cores(overlay: list[Manif
 def test_the_largest_images_at_a_time_fit_the_memory(overlay: list[Manifest]) -> None:
     _, container = pod_of(overlay)
     limits = container["resources"]["limits"]
-    settings = Settings()
+    settings = Settings.from_env({})
     decodes = int(limits["cpu"]) * settings.max_decode_memory_bytes
 
     # docs/deploy.md, "Memory".
@@ -192,8 +190,6 @@ def test_keda_takes_the_place_of_the_autoscaler(tmp_path: Path) -> None:
 
 
 def test_settings_in_the_manifests_are_settings(overlay: list[Manifest]) -> None:
-    from image_classifier.settings import Settings
-
     variables = {one["name"]: one["value"] for one in pod_of(overlay)[1]["env"]}
 
     assert Settings.from_env(variables).lock == "model.lock"  # an unknown one is an error

@@ -1,1 +1,1 @@
-"""HTTP without a server: parsing uploads, reading and sending messages."""
+"""The HTTP application without a server and without a model."""

@@ -1,4 +1,4 @@
-"""A service and a connection for the edge, without a model and without a socket."""
+"""An application around a stand-in classifier, and a connection to it, without a socket."""
 
 import asyncio
 import json
@@ -6,43 +6,34 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
+from fastapi import FastAPI
 
-from image_classifier.errors import NotReady, Overloaded
-from image_classifier.inference.classifier import Answer
-from image_classifier.inference.pipeline import StagedInference
+from image_classifier.artifact.store import ModelLock
+from image_classifier.errors import Overloaded
+from image_classifier.http.app import create_app
+from image_classifier.inference.batcher import Answer
 from image_classifier.inference.predictions import Prediction
+from image_classifier.settings import Settings
 
+LOCK = ModelLock(tag="digits:0123456789abcdef", manifest_sha256="1" * 64, evidence_sha256="2" * 64)
 ANSWER = Answer(
     predictions=(Prediction(label="seven", class_id=7, probability=0.75),),
-    inference=StagedInference(
-        logits=np.zeros(10, np.float32), decode_ms=1.5, queue_ms=0.25, infer_ms=2.0, batch_size=1
-    ),
+    logits=np.zeros(10, np.float32),
+    decode_ms=1.5,
+    queue_ms=0.25,
+    infer_ms=2.0,
+    batch_size=1,
 )
-
-
-class Metrics:
-    """Stands in for Prometheus, which takes each series once a process."""
-
-    def __init__(self) -> None:
-        self.begun = 0
-        self.outcomes: list[str] = []
-        self.classifications = 0
-
-    def begin(self) -> None:
-        self.begun += 1
-
-    def end(self, outcome: str) -> None:
-        self.outcomes.append(outcome)
-
-    def classified(self, answer: Answer, total_s: float) -> None:
-        self.classifications += 1
 
 
 class Answering:
     """A classifier that gives one answer, or does what a test says."""
 
-    def __init__(self, act: Callable[[], Awaitable[Answer]] | None) -> None:
+    num_classes = 10
+
+    def __init__(self, act: Callable[[], Awaitable[Answer]] | None = None) -> None:
         self.full = False
+        self.seen: list[tuple[bytes, int | None]] = []
         self._act = act
 
     def refuse_if_overloaded(self) -> None:
@@ -50,27 +41,14 @@ class Answering:
             raise Overloaded("the service is at its capacity; try again later")
 
     async def classify(self, image: bytes, top_k: int | None) -> Answer:
+        self.seen.append((image, top_k))
         return ANSWER if self._act is None else await self._act()
 
 
-class Service:
-    """A service around such a classifier."""
-
-    def __init__(self, act: Callable[[], Awaitable[Answer]] | None = None) -> None:
-        self.metrics: Any = Metrics()
-        self.classifier: Any = Answering(act)
-        self.ready = True
-        self.model_reference = {"tag": "t:0", "digest": "d"}
-
-    async def check_ready(self) -> None:
-        if not self.ready:
-            raise NotReady("the model cannot be reached; try again")
-
-    async def model_card(self) -> dict[str, Any]:
-        return {"name": "digits"}
-
-    def openapi(self) -> dict[str, Any]:
-        return {"openapi": "3.0.3"}
+def app_of(classifier: Answering, **settings: Any) -> FastAPI:
+    app = create_app(Settings(**settings), LOCK)
+    app.state.classifier = classifier
+    return app
 
 
 class Connection:
@@ -94,5 +72,60 @@ class Connection:
         return status
 
     @property
+    def headers(self) -> dict[str, str]:
+        return {name.decode(): value.decode() for name, value in self.sent[0]["headers"]}
+
+    @property
     def body(self) -> Any:
         return json.loads(self.sent[1]["body"])
+
+
+def ask(app: FastAPI, connection: Connection, path: str = "/classify", method: str = "POST") -> Any:
+    return ask_together(app, [connection], path, method)[0]
+
+
+def ask_together(
+    app: FastAPI, connections: list[Connection], path: str = "/classify", method: str = "POST"
+) -> list[Connection]:
+    async def within_time() -> None:
+        async with asyncio.timeout(60):
+            await asyncio.gather(
+                *(app(scope_of(path, method), one.receive, one.send) for one in connections)
+            )
+
+    asyncio.run(within_time())
+    return connections
+
+
+def scope_of(
+    path: str, method: str, headers: dict[str, str] | None = None, query: str = ""
+) -> dict[str, Any]:
+    return {
+        "type": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "method": method,
+        "headers": [
+            (name.encode("latin-1"), value.encode("latin-1"))
+            for name, value in (headers or {}).items()
+        ],
+        "query_string": query.encode(),
+    }
+
+
+def body(data: bytes, more: bool = False) -> dict[str, Any]:
+    return {"type": "http.request", "body": data, "more_body": more}
+
+
+def outcomes(app: FastAPI) -> dict[str, float]:
+    """Counts of the outcomes that happened, as /metrics has them."""
+    connection = Connection()
+    ask(app, connection, "/metrics", "GET")
+    lines = connection.sent[1]["body"].decode().splitlines()
+    prefix = 'classifier_requests_total{outcome="'
+    counts = {
+        line.removeprefix(prefix).partition('"')[0]: float(line.rpartition(" ")[2])
+        for line in lines
+        if line.startswith(prefix)
+    }
+    return {outcome: count for outcome, count in counts.items() if count}

@@ -1,20 +1,24 @@
 """Reading the image and top_k of a request, without a server."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from starlette.requests import ClientDisconnect, Request
 
-from image_classifier.errors import MalformedRequest, UnsupportedMediaType
-from image_classifier.http.uploads import Upload, form_parts, upload_from
+from image_classifier.errors import (
+    BodyTooLarge,
+    MalformedRequest,
+    Overloaded,
+    UnsupportedMediaType,
+)
+from image_classifier.http.uploads import BodyBudget, Upload, read_upload
+from tests.http.fakes import Connection, scope_of
+from tests.http.fakes import body as chunk
 
 IMAGE = b"\xff\xd8\xff\xe0 picture \x00\x01\r\n--boundary-of-another\r\n\xff\xd9"
 FORM = "multipart/form-data; boundary=limit"
-
-
-def scope(content_type: str | None = None, query: str = "") -> dict[str, Any]:
-    headers = [] if content_type is None else [(b"content-type", content_type.encode("latin-1"))]
-    return {"type": "http", "headers": headers, "query_string": query.encode()}
 
 
 def part(disposition: str, data: bytes, *headers: str, newline: str = "\r\n") -> bytes:
@@ -31,8 +35,28 @@ def form(parts: Sequence[bytes], boundary: str = "limit") -> bytes:
 FILE = part('form-data; name="image"; filename="a.jpg"', IMAGE, "Content-Type: image/jpeg")
 
 
-def read(body: bytes, content_type: str | None = FORM, query: str = "") -> Upload:
-    return upload_from(scope(content_type, query), body)
+def read(data: bytes, content_type: str | None = FORM, query: str = "", **headers: str) -> Upload:
+    """Read a request whose body comes in one piece."""
+    return read_chunks([chunk(data)], content_type, query, **headers)
+
+
+def read_chunks(
+    chunks: list[dict[str, Any]],
+    content_type: str | None = FORM,
+    query: str = "",
+    max_bytes: int = 10**6,
+    **headers: str,
+) -> Upload:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    if content_type is not None:
+        named["content-type"] = content_type
+    request = Request(scope_of("/classify", "POST", named, query), Connection(*chunks).receive)
+
+    async def reading() -> Upload:
+        with BodyBudget(max_bytes, 10**6).hold() as reserve:
+            return await read_upload(request, reserve, max_bytes)
+
+    return asyncio.run(reading())
 
 
 @pytest.mark.parametrize(
@@ -47,6 +71,7 @@ def read(body: bytes, content_type: str | None = FORM, query: str = "") -> Uploa
         "application/octet-stream",
         "binary/octet-stream",
         "image/png; charset=binary",
+        "image/*",
     ],
 )
 def test_a_raw_body_is_the_image_whatever_kind_it_says(content_type: str | None) -> None:
@@ -134,10 +159,27 @@ def test_what_follows_the_last_delimiter_is_no_part() -> None:
     assert read(form([FILE]) + b"epilogue\r\n").image == IMAGE
 
 
-def test_a_number_in_the_form_goes_before_one_in_the_query() -> None:
-    body = form([FILE, part('form-data; name="top_k"', b"4")])
+@pytest.mark.parametrize(("query", "field"), [("top_k=4", b"4"), ("top_k=4", b"null"), ("", b"4")])
+def test_top_k_may_be_in_the_query_in_the_form_or_the_same_in_both(
+    query: str, field: bytes
+) -> None:
+    data = form([FILE, part('form-data; name="top_k"', field)])
 
-    assert read(body, query="top_k=2").top_k == 4
+    assert read(data, query=query).top_k == 4
+
+
+def test_two_different_numbers_in_query_and_form_are_refused() -> None:
+    data = form([FILE, part('form-data; name="top_k"', b"5")])
+
+    with pytest.raises(MalformedRequest, match="top_k is 2 in the query and 5 in the form"):
+        read(data, query="top_k=2")
+
+
+def test_null_is_not_given() -> None:
+    data = form([FILE, part('form-data; name="top_k"', b"null")])
+
+    assert read(data).top_k is None
+    assert read(IMAGE, "image/jpeg", "top_k=null").top_k is None
 
 
 def test_parts_come_in_any_order() -> None:
@@ -146,22 +188,104 @@ def test_parts_come_in_any_order() -> None:
     assert read(body) == Upload(image=IMAGE, top_k=12)
 
 
-def test_parts_are_kept_apart_in_their_order() -> None:
-    body = form([part(f'form-data; name="n{i}"; filename="f{i}"', b"%d" % i) for i in range(5)])
+@pytest.mark.parametrize(
+    "one",
+    [
+        pytest.param(
+            part("form-data; name=\"image\"; filename*=UTF-8''a.jpg", IMAGE), id="filename*"
+        ),
+        pytest.param(
+            part('form-data; name="image"', IMAGE, "Content-Type: image/jpeg"), id="image-type"
+        ),
+        pytest.param(
+            part('form-data; name="image"', IMAGE, "content-type: application/octet-stream"),
+            id="binary-type",
+        ),
+    ],
+)
+def test_a_part_is_a_file_by_any_of_its_signs(one: bytes) -> None:
+    assert read(form([one])).image == IMAGE
 
-    parts = form_parts(FORM, body)
 
-    assert [(one.name, one.filename, one.data) for one in parts] == [
-        (f"n{i}", f"f{i}", b"%d" % i) for i in range(5)
-    ]
-
-
-def test_the_extended_file_name_alone_makes_no_file() -> None:
-    # RFC 7578, section 4.2: `filename*` must not be used in a form.
-    body = form([part("form-data; name=\"image\"; filename*=UTF-8''a.jpg", IMAGE)])
-
+@pytest.mark.parametrize("kind", ["text/plain", "text/plain; charset=utf-8", "application/json"])
+def test_a_part_that_says_it_is_text_is_no_file(kind: str) -> None:
     with pytest.raises(MalformedRequest, match="`image` is text"):
-        read(body)
+        read(form([part('form-data; name="image"', IMAGE, f"Content-Type: {kind}")]))
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip", "x"])
+def test_a_compressed_body_is_refused_by_the_name_of_its_encoding(encoding: str) -> None:
+    with pytest.raises(UnsupportedMediaType, match="send the body as it is") as caught:
+        read(IMAGE, "image/jpeg", content_encoding=encoding)
+
+    assert repr(encoding) in str(caught.value)
+
+
+def test_a_body_encoded_as_it_is_is_read() -> None:
+    assert read(IMAGE, "image/jpeg", content_encoding="Identity").image == IMAGE
+
+
+@pytest.mark.parametrize("content_type", ["image/jpeg", FORM])
+def test_a_body_in_pieces_is_put_together_in_order(content_type: str) -> None:
+    data = IMAGE if content_type == "image/jpeg" else form([FILE])
+    pieces = [chunk(data[start : start + 7], more=True) for start in range(0, len(data), 7)]
+
+    assert read_chunks([*pieces, chunk(b"")], content_type).image == IMAGE
+
+
+def test_a_body_of_the_limit_passes_and_one_byte_more_does_not() -> None:
+    pieces = [chunk(b"abc", more=True), chunk(b"de", more=True)]
+
+    assert read_chunks([*pieces, chunk(b"")], None, max_bytes=5).image == b"abcde"
+    with pytest.raises(BodyTooLarge, match="more than 5 bytes"):
+        read_chunks([*pieces, chunk(b"f", more=True)], None, max_bytes=5)
+
+
+def test_a_declared_size_beyond_the_limit_is_refused_unread() -> None:
+    with pytest.raises(BodyTooLarge, match="the body has 6 bytes, the limit is 5"):
+        read_chunks([], None, max_bytes=5, content_length="6")
+
+
+def test_a_declared_size_is_no_promise() -> None:
+    with pytest.raises(BodyTooLarge, match="more than 5 bytes"):
+        read_chunks([chunk(b"abcdef")], None, max_bytes=5, content_length="1")
+
+
+def test_a_client_that_leaves_within_its_body_is_noticed() -> None:
+    with pytest.raises(ClientDisconnect):
+        read_chunks([chunk(b"abc", more=True), {"type": "http.disconnect"}], None)
+
+
+def test_bodies_together_are_bounded_and_given_back() -> None:
+    budget = BodyBudget(10, 10)
+    with budget.hold() as reserve, budget.hold() as reserve_too:
+        reserve(4)
+        reserve_too(6)
+        for full in (reserve, reserve_too):
+            with pytest.raises(Overloaded):
+                full(1)
+        assert budget.held == 10
+
+    assert budget.held == 0
+
+
+def test_the_only_body_may_be_larger_than_the_memory_for_all() -> None:
+    budget = BodyBudget(20, 10)
+    with budget.hold() as reserve:
+        reserve(6)
+        reserve(6)
+        with budget.hold() as reserve_too, pytest.raises(Overloaded):
+            reserve_too(1)
+
+
+def test_a_refused_body_gives_back_what_it_held() -> None:
+    budget = BodyBudget(10, 10)
+    with budget.hold() as reserve:
+        reserve(6)
+        with pytest.raises(Overloaded), budget.hold() as reserve_too:
+            reserve_too(4)
+            reserve_too(1)
+        assert budget.held == 6
 
 
 TEXT = part('form-data; name="image"', b"http://example.org/a.png")
@@ -190,8 +314,10 @@ def test_a_malformed_form_writes_no_line_in_the_log(caplog: pytest.LogCaptureFix
         pytest.param(
             form([FILE, part('form-data; name="x"', b"1")]), "unknown part 'x'", id="unknown"
         ),
-        pytest.param(form([part("form-data", IMAGE)]), "unknown part ''", id="no-name"),
-        pytest.param(form([b"Content-Type: image/png\r\n\r\n" + IMAGE]), "unknown part", id="bare"),
+        pytest.param(form([part("form-data", IMAGE)]), "not valid multipart", id="no-name"),
+        pytest.param(
+            form([b"Content-Type: image/png\r\n\r\n" + IMAGE]), "not valid multipart", id="bare"
+        ),
         pytest.param(form([FILE])[:-4], "before its last boundary", id="cut-at-the-end"),
         pytest.param(form([FILE])[:60], "before its last boundary", id="cut-in-a-header"),
         pytest.param(form([FILE], "other"), "not valid multipart", id="other-boundary"),
@@ -199,7 +325,9 @@ def test_a_malformed_form_writes_no_line_in_the_log(caplog: pytest.LogCaptureFix
             form([part('form-data; name="top_k"; filename="k"', b"3"), FILE]), "is a file", id="k"
         ),
         pytest.param(
-            form([FILE, part('form-data; name="top_k"', b"1" * 2_000)]), "is a file", id="long-k"
+            form([FILE, part('form-data; name="top_k"', b"1" * 2_000)]),
+            "expected a number",
+            id="long-k",
         ),
         pytest.param(form([FILE] * 129), "more than 128 parts", id="many-parts"),
     ],

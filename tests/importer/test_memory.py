@@ -9,7 +9,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import numpy as np
-from importer.memory import return_freed_memory
+from importer.process import return_freed_memory
 
 def resident_mb():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6

@@ -1,5 +1,6 @@
 """Networks that engines cannot take, or must not."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,10 @@ from safetensors.torch import load_file, save_file
 from image_classifier.artifact.artifact import open_artifact
 from image_classifier.artifact.format import ArtifactError
 from image_classifier.artifact.store import locate
-from image_classifier.inference.certificate import Gates
 from importer.errors import ImportRefused
 from importer.network import read_model
 from importer.options import ImportOptions
+from model_import import main
 from tests.imports import digits_options, import_quietly
 
 LINEAR = """
@@ -34,6 +35,7 @@ def build():
     return Net()
 """
 BRANCHES_ON_DATA = "return logits * 2 if bool(logits.sum() > 0) else logits.repeat(1, 1)"
+HAS_NO_ONNX_OPERATOR = "return logits + torch.linalg.qr(batch[:, 0, :10, :10])[1][:, 0]"
 MIXES_THE_BATCH = "return logits - logits.mean(dim=0, keepdim=True) / 2"
 
 
@@ -84,14 +86,41 @@ def test_the_network_of_a_larger_module_is_taken_by_its_prefix(linear: Path) -> 
     }
 
 
-def test_a_network_that_branches_on_its_data_is_refused_with_a_reason_for_each_engine(
-    store: Path, linear: Path
+@pytest.mark.parametrize(
+    ("end", "failure"),
+    [
+        (
+            BRANCHES_ON_DATA,
+            r"export to ONNX failed at line \d+ of linear\.py \(`return logits \* 2 if .*`\): ",
+        ),
+        (HAS_NO_ONNX_OPERATOR, "export to ONNX failed at operator aten.linalg_qr"),
+    ],
+)  # fmt: skip
+def test_a_network_that_cannot_be_exported_is_one_line_and_a_log(
+    store: Path, linear: Path, capfd: pytest.CaptureFixture[str], end: str, failure: str
 ) -> None:
-    with pytest.raises(
-        ImportRefused, match=r"no engine passed: openvino-fp32: \w+: .*; onnxruntime-fp32: \w+: "
-    ):
-        import_quietly(options(linear, BRANCHES_ON_DATA), linear / "model.lock")
+    given = options(linear, end)
 
+    status = main(
+        ["--name", given.name, "--network", str(given.network), "--weights", given.weights,
+         "--preprocessing", str(given.preprocessing), "--labels", str(given.labels),
+         "--golden", str(given.golden), "--lock", str(linear / "model.lock"), "--quiet"]
+    )  # fmt: skip
+
+    out, err = capfd.readouterr()
+    assert (status, out) == (1, "")
+    found = re.fullmatch(
+        "model_import: no engine passed: openvino-fp32, onnxruntime-fp32: (.*); "
+        "what the libraries said is in (.*)\n",
+        err,
+    )
+    assert found, err
+    assert re.match(failure, found[1]), found[1]
+    assert "\x1b" not in err
+    text = Path(found[2]).read_text()
+    Path(found[2]).unlink()
+    assert "Traceback (most recent call last)" in text
+    assert "torch/onnx" in text
     assert not (linear / "model.lock").exists()
 
 
@@ -117,14 +146,15 @@ def test_one_golden_image_is_enough(store: Path, linear: Path, tmp_path: Path) -
     assert len(imported.manifest.golden) == 1
 
 
-@pytest.mark.slow  # NNCF takes a process and half a minute
+@pytest.mark.all  # NNCF takes a process and half a minute
 def test_forced_int8_is_certified_by_agreement_or_refused_with_its_numbers(
     store: Path, tmp_path: Path
 ) -> None:
-    gates = Gates(min_agreement=0.9, max_accuracy_loss=0.1)
-
     imported = import_quietly(
-        digits_options(engine="openvino", precision="int8", gates=gates), tmp_path / "model.lock"
+        digits_options(
+            engine="openvino", precision="int8", gate_agreement=0.9, gate_accuracy_loss=0.1
+        ),
+        tmp_path / "model.lock",
     )
 
     (entry,) = imported.evidence.engines

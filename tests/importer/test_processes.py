@@ -6,15 +6,17 @@ import re
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from image_classifier.artifact.artifact import open_artifact
 from image_classifier.artifact.store import read_lock, staging_dir
+from importer.process import uninterrupted
 from tests.imports import DIGITS, PATIENCE_S, ROOT, SAMPLES, isolated_store
-
-pytestmark = pytest.mark.slow
+from tests.service.server import wait_until
 
 
 def command(home: Path, *more: str, golden: Path = SAMPLES) -> list[str]:
@@ -34,6 +36,7 @@ def environment(home: Path) -> dict[str, str]:
     return {**kept, "BENTOML_HOME": str(home / "bentoml"), "BENTOML_DO_NOT_TRACK": "true"}
 
 
+@pytest.mark.slow
 def test_another_process_in_another_folder_makes_the_same_artifact(
     tmp_path: Path, digits_folder: Path
 ) -> None:
@@ -78,6 +81,7 @@ def stopped_in_the_middle(home: Path, by: signal.Signals) -> tuple[int, str]:
     return process.wait(timeout=PATIENCE_S), (rest.strip().splitlines() or [said])[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_import_leaves_store_and_lock_as_they_were(
     tmp_path: Path, by: signal.Signals
@@ -91,6 +95,7 @@ def test_an_interrupted_import_leaves_store_and_lock_as_they_were(
     assert list((tmp_path / "bentoml" / "models").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_killed_import_leaves_a_staging_directory_that_the_next_one_removes(
     tmp_path: Path,
 ) -> None:
@@ -106,6 +111,7 @@ def test_a_killed_import_leaves_a_staging_directory_that_the_next_one_removes(
             assert root.is_dir()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("largest", "said"),
     [
@@ -136,3 +142,100 @@ def test_a_full_disk_is_one_line_and_changes_nothing(
     assert re.fullmatch(f"model_import: .*{said}\n", done.stderr), done.stderr
     assert not (tmp_path / "model.lock").exists()
     assert list((tmp_path / "bentoml" / "models").iterdir()) == []
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_store_and_lock_change_together_whatever_signal_comes(
+    handlers: None, number: signal.Signals
+) -> None:
+    heard = []
+    signal.signal(number, lambda *_: heard.append("before and after"))
+    steps = []
+
+    with uninterrupted():
+        steps.append("store")
+        os.kill(os.getpid(), number)
+        steps.append("lock")
+    os.kill(os.getpid(), number)
+
+    assert steps == ["store", "lock"]
+    assert heard == ["before and after"]
+
+
+def read(entry: Path) -> str:
+    """What the kernel says there, nothing where the process ended before it was asked."""
+    try:
+        return entry.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def children(process_id: int) -> list[int]:
+    tasks = Path("/proc", str(process_id), "task").glob("*/children")
+    return [int(child) for task in tasks for child in read(task).split()]
+
+
+def quantising(home: Path) -> tuple[subprocess.Popen[str], int]:
+    """An import in the middle of its quantisation, and the process that does it."""
+    process = subprocess.Popen(
+        command(home, "--precision", "int8"),
+        cwd=ROOT,
+        env=environment(home),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline and process.poll() is None:
+        for child in children(process.pid):
+            if "importer.quantise" in read(Path("/proc", str(child), "cmdline")):
+                return process, child
+        time.sleep(0.02)  # what is waited for is in another process and cannot wake this one
+    process.kill()
+    raise AssertionError(process.communicate()[1])
+
+
+def stat(process_id: int) -> list[str]:
+    """Fields of proc(5) from the state on, nothing where the process is gone."""
+    return read(Path("/proc", str(process_id), "stat")).rpartition(")")[2].split()
+
+
+def has_ended(process_id: int) -> bool:
+    """Gone, or a zombie, which nobody has asked how it ended."""
+    return stat(process_id)[:1] in ([], ["Z"])
+
+
+def processor_seconds(process_id: int) -> float:
+    """User and system time so far; a zombie still tells."""
+    return sum(map(int, stat(process_id)[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.all
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 130), (signal.SIGINT, 130), (signal.SIGKILL, -9)]
+)
+def test_the_process_of_the_quantisation_ends_with_the_import(
+    tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    process, child = quantising(tmp_path)
+
+    before = processor_seconds(child)
+    process.send_signal(number)
+    process.communicate(timeout=PATIENCE_S)
+
+    assert process.returncode == status
+    wait_until(lambda: has_ended(child), PATIENCE_S, "the end of the quantisation")
+    # It was ended; by itself it would go on for seconds.
+    assert processor_seconds(child) < before + 1.5
+    assert not (tmp_path / "model.lock").exists()
+    left = [path.name for path in (tmp_path / "bentoml").glob("models/*")]
+    # Killed, it leaves its staging directory, which the next import removes.
+    assert len(left) == (number == signal.SIGKILL), left
+    assert "digits" not in left

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,15 +13,6 @@ from model_import import main
 from tests.imports import DIGITS, SAMPLES
 
 LOCK_BEFORE = "the lock of another model"
-
-
-@pytest.fixture(autouse=True)
-def signals_as_before() -> Iterator[None]:
-    import signal
-
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture
@@ -150,61 +141,6 @@ def test_a_refusal_is_one_line_and_changes_nothing(
     assert (tmp_path / "model.lock").read_text() == LOCK_BEFORE
 
 
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("--name", "Digits"),
-        ("--name", "digits/evil"),
-        ("--name", "digits-"),
-        ("--golden-count", "1"),
-        ("--gate-fp32-tolerance", "nan"),
-        ("--gate-agreement", "1.5"),
-        ("--gate-accuracy-loss", "-1"),
-        ("--budget-ms", "0"),
-        ("--network-kwargs", "[1]"),
-        ("--network-kwargs", "{"),
-        ("--engine", "abacus"),
-    ],
-)
-def test_an_argument_that_cannot_be_is_status_2_before_anything_is_read(
-    arguments: dict[str, str],
-    capsys: pytest.CaptureFixture[str],
-    option: str,
-    value: str,
-) -> None:
-    with pytest.raises(SystemExit) as ended:
-        run({**arguments, option: value})
-
-    assert ended.value.code == 2
-    last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "error: " in last
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "said"),
-    [
-        ("--gate-agreement", "2", "--gate-agreement: .*less than or equal to 1, found 2.0"),
-        ("--gate-fp32-tolerance", "0", "--gate-fp32-tolerance: .*greater than 0, found 0.0"),
-        ("--gate-accuracy-loss", "-1", "--gate-accuracy-loss: .*greater than .*found -1.0"),
-        ("--network-kwargs", "{bad", "--network-kwargs: not a JSON object: .*property name"),
-        ("--network-kwargs", "[1]", "--network-kwargs: not a JSON object: it is a list"),
-        ("--golden-count", "1", "--golden-count: .*greater than or equal to 2, found 1"),
-    ],
-)
-def test_a_wrong_argument_is_named_as_it_was_typed(
-    arguments: dict[str, str],
-    capsys: pytest.CaptureFixture[str],
-    option: str,
-    value: str,
-    said: str,
-) -> None:
-    with pytest.raises(SystemExit):
-        run({**arguments, option: value})
-
-    last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert re.search(said, last), last
-
-
 def test_what_the_file_system_refuses_is_one_line_with_its_path(
     arguments: dict[str, str], store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -216,13 +152,3 @@ def test_what_the_file_system_refuses_is_one_line_with_its_path(
     out, err = capsys.readouterr()
     assert out == ""
     assert re.fullmatch(rf"model_import: {store}/models/\S+: Not a directory\n", err)
-
-
-def test_help_shows_an_example_and_the_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["--help"])
-
-    assert ended.value.code == 0
-    shown = capsys.readouterr().out
-    assert "exit status: 0 done, 1 refused" in shown
-    assert "python model_import.py --name" in shown

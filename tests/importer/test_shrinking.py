@@ -62,7 +62,7 @@ def test_shrinking_that_changes_answers_is_refused_with_the_numbers(
 ) -> None:
     # Nothing drawn so plainly changes with its size: the full decode is made to answer "0".
     monkeypatch.setattr(
-        "importer.shrinking.reference_logits",
+        "importer.shrinking.run_reference",
         lambda network, inputs: np.eye(1, 10, dtype=np.float32).repeat(len(inputs), axis=0),
     )
 

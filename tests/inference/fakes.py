@@ -10,12 +10,7 @@ from image_classifier.artifact.record import Plan
 from image_classifier.inference.engine import Batch, Logits
 from image_classifier.inference.executor import Executor
 
-INPUT_SPEC = InputSpec(
-    shape=(2, 3, 1),
-    dtype="uint8",
-    mean=(0.0,),
-    std=(1.0,),
-)
+INPUT_SPEC = InputSpec(shape=(2, 3, 1), dtype="uint8", mean=(0.0,), std=(1.0,))
 CLASSES = 2
 
 
@@ -30,7 +25,7 @@ def expected(count: int) -> list[list[float]]:
 
 
 class SumEngine:
-    """Logits are the sum of an input and its negation; every call is noted.
+    """Logits are the sum of an input and its negation; the size of every batch is recorded.
 
     Args:
         before: Called with each batch before it is answered, in the calling thread.
@@ -65,22 +60,18 @@ class ConstantEngine:
         return self._logits
 
 
-def plan(*batch_sizes: int, streams: int = 1, solo: bool = False) -> Plan:
-    return Plan(
-        engine="fake",
-        streams=streams,
-        threads=1,
-        batch_sizes=batch_sizes,
-        image_ms=1,
-        solo=solo,
-    )
-
-
 def executor(
     engine: SumEngine | ConstantEngine,
     *batch_sizes: int,
     streams: int = 1,
-    solo: SumEngine | ConstantEngine | None = None,
+    single_stream_engine: SumEngine | ConstantEngine | None = None,
 ) -> Executor:
-    chosen = plan(*batch_sizes, streams=streams, solo=solo is not None)
-    return Executor(engine, chosen, INPUT_SPEC, CLASSES, solo)
+    plan = Plan(
+        engine="fake",
+        streams=streams,
+        threads=1,
+        batch_sizes=batch_sizes,
+        service_time_ms=1,
+        single_stream=single_stream_engine is not None,
+    )
+    return Executor(engine, plan, INPUT_SPEC, CLASSES, single_stream_engine)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from image_classifier.inference.batcher import Batcher, Inference
+from image_classifier.inference.batcher import Answer, Batcher
 from image_classifier.inference.engine import Batch, Logits
 from tests.inference.virtual_time import now, run_in_virtual_time
 
@@ -38,7 +38,7 @@ class History:
     """What happened: `outcomes[i]` is client i's answer, or its exception."""
 
     runs: list[EngineRun] = field(default_factory=list)
-    outcomes: list[Inference | BaseException] = field(default_factory=list)
+    outcomes: list[Answer | BaseException] = field(default_factory=list)
 
     def first_start(self, client: int) -> float | None:
         """When the engine first ran the client's input; None if it never did."""
@@ -81,7 +81,7 @@ def simulate(
             run_batch, max_batch_size=max_batch_size, concurrency=concurrency, clock=loop.time
         )
 
-        async def request(number: int) -> Inference:
+        async def request(number: int) -> Answer:
             return await batcher.submit(np.full((1, 1, 1), number, dtype=np.int64))
 
         tasks = []

@@ -1,22 +1,25 @@
 """The batcher in single situations whose timetable is worked out by hand."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import numpy as np
 import pytest
 
-from image_classifier.errors import NotReady
-from image_classifier.inference.batcher import Batcher, Inference, RunBatch
-from image_classifier.inference.engine import Batch, Logits
-from image_classifier.inference.executor import EngineFault
+from image_classifier.errors import NotReady, Overloaded
+from image_classifier.inference.admission import Admission
+from image_classifier.inference.batcher import Answer, Batcher
+from image_classifier.inference.engine import Batch, EngineError, Logits
 from tests.inference.simulated_traffic import Client, Poison, simulate
 from tests.inference.virtual_time import run_in_virtual_time
 
 
-def submit_at_once(run_batch: RunBatch, count: int) -> list[Inference | BaseException]:
+def submit_at_once(
+    run_batch: Callable[[Batch], Awaitable[Logits]], count: int
+) -> list[Answer | BaseException]:
     """Outcomes of inputs 0, 1, … that come together, on one stream with room for all."""
 
-    async def main() -> list[Inference | BaseException]:
+    async def main() -> list[Answer | BaseException]:
         batcher = Batcher(run_batch, max_batch_size=count, concurrency=1)
         # The first takes the stream; the others form one batch behind it.
         inputs = (np.full((1, 1, 1), number, np.float32) for number in range(count))
@@ -72,7 +75,7 @@ def test_a_client_who_leaves_while_its_batch_runs_harms_nobody() -> None:
     history = simulate(clients, max_batch_size=4, concurrency=1, seconds=lambda _: 10)
 
     assert [run.ids for run in history.runs] == [(0,), (1, 2)]
-    assert isinstance(history.outcomes[1], Inference)
+    assert isinstance(history.outcomes[1], Answer)
     assert isinstance(history.outcomes[2], asyncio.CancelledError)
 
 
@@ -110,7 +113,7 @@ def test_an_answer_of_the_wrong_length_is_an_error_for_all_and_no_hang(rows: int
     # Input 0 runs alone; 1, 2, 3 together, answered with 1 row, then alone, with 0, 2 or 8.
     outcomes = submit_at_once(run_batch, 4)
 
-    assert [type(outcome) for outcome in outcomes] == [EngineFault] * 4
+    assert [type(outcome) for outcome in outcomes] == [EngineError] * 4
 
 
 def test_a_batch_too_short_once_is_answered_item_by_item() -> None:
@@ -120,7 +123,7 @@ def test_a_batch_too_short_once_is_answered_item_by_item() -> None:
 
     outcomes = submit_at_once(run_batch, 4)
 
-    assert [one.logits[0] for one in outcomes if isinstance(one, Inference)] == [0, 1, 2, 3]
+    assert [one.logits[0] for one in outcomes if isinstance(one, Answer)] == [0, 1, 2, 3]
 
 
 def test_inputs_that_cannot_be_stacked_are_run_alone() -> None:
@@ -143,7 +146,7 @@ def test_nobody_waits_for_an_engine_that_was_ended() -> None:
 
     outcomes = submit_at_once(run_batch, 3)
 
-    assert [type(outcome) for outcome in outcomes] == [EngineFault] * 3
+    assert [type(outcome) for outcome in outcomes] == [EngineError] * 3
 
 
 def test_a_batch_that_finds_no_runner_fails_at_once_and_is_not_tried_item_by_item() -> None:
@@ -157,3 +160,31 @@ def test_a_batch_that_finds_no_runner_fails_at_once_and_is_not_tried_item_by_ite
 
     assert [type(outcome) for outcome in outcomes] == [NotReady] * 4
     assert calls == [1, 3]  # the first found the stream free, the rest formed a batch
+
+
+def test_an_input_whose_reservation_expires_before_its_batch_starts_is_not_run() -> None:
+    sizes: list[int] = []
+
+    async def run_batch(batch: Batch) -> Logits:
+        sizes.append(len(batch))
+        await asyncio.sleep(0.2)
+        return np.zeros((len(batch), 1), np.float32)
+
+    async def main() -> list[Answer | BaseException]:
+        admission = Admission(
+            max_in_flight=9,
+            max_wait_ms=100,
+            overload_wait_ms=50,
+            answer_interval_ms=1,
+            parallel=0,
+            clock=asyncio.get_running_loop().time,
+        )
+        batcher = Batcher(run_batch, max_batch_size=1, concurrency=1)
+        with admission.reserve() as reservation:
+            both = (batcher.submit(np.zeros((1, 1, 1)), reservation) for _ in range(2))
+            return await asyncio.gather(*both, return_exceptions=True)
+
+    outcomes = run_in_virtual_time(main())
+
+    assert [type(outcome) for outcome in outcomes] == [Answer, Overloaded]
+    assert sizes == [1]

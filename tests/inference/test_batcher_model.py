@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image_classifier.inference.batcher import Inference
+from image_classifier.inference.batcher import Answer
 from tests.inference.simulated_traffic import Client, History, Poison, logits_of, simulate
 
 
@@ -71,7 +71,7 @@ def test_every_client_who_stays_gets_the_answer_to_its_own_input(case: Case) -> 
     for number, outcome in enumerate(case.history.outcomes):
         if case.clients[number].poisonous or not case.stayed(number):
             continue
-        assert isinstance(outcome, Inference)
+        assert isinstance(outcome, Answer)
         assert outcome.logits.tolist() == logits_of(number)
 
 
@@ -154,7 +154,7 @@ def test_an_input_whose_client_left_before_its_batch_started_is_not_run(case: Ca
 @thorough
 def test_the_waiting_and_running_times_are_those_of_the_batch(case: Case) -> None:
     for number, outcome in enumerate(case.history.outcomes):
-        if not isinstance(outcome, Inference):
+        if not isinstance(outcome, Answer):
             continue
         # The last run is the one that answered.
         run = [run for run in case.history.runs if number in run.ids][-1]

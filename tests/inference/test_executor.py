@@ -1,4 +1,4 @@
-"""The executor: splitting, padding, order, streams, and what it refuses."""
+"""The executor: splitting, padding, order, streams, the single-stream engine, refusals."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -8,20 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from image_classifier.inference.engine import Batch
-from image_classifier.inference.executor import EngineFault, split
+from image_classifier.inference.engine import Batch, EngineError
+from image_classifier.inference.executor import Streams, split
 from tests.inference.fakes import ConstantEngine, SumEngine, executor, expected, inputs
 
 
 @pytest.mark.parametrize(
     ("count", "sizes", "parts"),
     [
-        pytest.param(1, (1,), [1], id="exact"),
         pytest.param(7, (1, 4), [4, 1, 1, 1], id="largest-first"),
         pytest.param(8, (1, 4), [4, 4], id="twice"),
         pytest.param(3, (4,), [4], id="padded"),
         pytest.param(5, (2, 4), [4, 2], id="rest-padded-to-the-smallest-that-holds-it"),
-        pytest.param(7, (1, 2, 4), [4, 2, 1], id="binary"),
     ],
 )
 def test_a_batch_is_split_into_compiled_sizes(
@@ -41,18 +39,18 @@ def test_the_parts_hold_every_input_and_only_the_last_is_padded(
     assert sum(parts[:-1]) < count
 
 
-@pytest.mark.parametrize("count", range(1, 12))
 @pytest.mark.parametrize("sizes", [(1,), (4,), (1, 4), (2, 3)])
-def test_row_i_of_the_answer_belongs_to_input_i(count: int, sizes: tuple[int, ...]) -> None:
-    engine = SumEngine()
+def test_row_i_of_the_logits_belongs_to_input_i(sizes: tuple[int, ...]) -> None:
+    for count in range(1, 12):
+        engine = SumEngine()
 
-    logits = executor(engine, *sizes, streams=2).run(inputs(count))
+        logits = executor(engine, *sizes, streams=2).run(inputs(count))
 
-    assert logits.tolist() == expected(count)
-    assert set(engine.sizes) <= set(sizes)
+        assert logits.tolist() == expected(count)
+        assert set(engine.sizes) <= set(sizes)
 
 
-def test_the_order_of_the_answer_is_not_the_order_in_which_parts_end() -> None:
+def test_the_order_of_the_logits_is_not_the_order_in_which_parts_end() -> None:
     second_has_ended = threading.Event()
 
     def first_ends_last(batch: Batch) -> None:
@@ -66,7 +64,7 @@ def test_the_order_of_the_answer_is_not_the_order_in_which_parts_end() -> None:
     assert logits.tolist() == expected(4)
 
 
-def test_parts_of_one_size_are_all_of_this_size() -> None:
+def test_run_in_parts_uses_one_batch_size_only() -> None:
     engine = SumEngine()
 
     logits = executor(engine, 1, 4, streams=1).run_in_parts(inputs(6), 4)
@@ -75,22 +73,20 @@ def test_parts_of_one_size_are_all_of_this_size() -> None:
     assert engine.sizes == [4, 4]
 
 
-def test_warmup_runs_every_size_on_every_stream() -> None:
-    engine = SumEngine()
+def test_warmup_runs_every_size_on_every_stream_and_the_single_stream_engine() -> None:
+    engine, single = SumEngine(), SumEngine()
 
-    executor(engine, 1, 4, streams=3).warmup()
+    executor(engine, 1, 4, streams=3, single_stream_engine=single).warmup()
 
     assert engine.sizes == [1, 1, 1, 4, 4, 4]
+    assert single.sizes == [1]
 
 
 def test_no_more_parts_run_at_a_time_than_there_are_streams() -> None:
-    # Both of a pair must be inside at once for the barrier to open: two do run, never three.
+    # The barrier opens only for two calls at once: two run at a time, never three.
     pairs = threading.Barrier(2, timeout=10)
 
-    def meet(_: Batch) -> None:
-        pairs.wait()
-
-    engine = SumEngine(meet)
+    engine = SumEngine(lambda _: pairs.wait() and None)
     fast = executor(engine, 1, streams=2)
 
     with ThreadPoolExecutor(6) as callers:
@@ -100,27 +96,19 @@ def test_no_more_parts_run_at_a_time_than_there_are_streams() -> None:
     assert engine.most_at_a_time == 2
 
 
-@pytest.mark.parametrize(
-    "logits",
-    [
-        pytest.param(np.zeros((2, 3), np.float32), id="too-wide"),
-        pytest.param(np.zeros((2, 1), np.float32), id="too-narrow"),
-        pytest.param(np.zeros((1, 2), np.float32), id="a-row-less"),
-        pytest.param(np.zeros((3, 2), np.float32), id="a-row-more"),
-        pytest.param(np.zeros((2, 2, 1), np.float32), id="three-dimensions"),
-        pytest.param(np.zeros(4, np.float32), id="flat"),
-    ],
-)
-def test_logits_that_do_not_fit_the_batch_are_the_engines_fault(logits: Batch) -> None:
-    broken = executor(ConstantEngine(logits.astype(np.float32)), 2)
+@pytest.mark.parametrize("shape", [(2, 3), (2, 1), (1, 2), (3, 2), (2, 2, 1), (4,)], ids=str)
+def test_logits_of_another_shape_than_the_batch_asks_for_are_an_engine_error(
+    shape: tuple[int, ...],
+) -> None:
+    broken = executor(ConstantEngine(np.zeros(shape, np.float32)), 2)
 
-    with pytest.raises(EngineFault, match=r"expected \(2, 2\)"):
+    with pytest.raises(EngineError, match=r"expected \(2, 2\)"):
         broken.run(inputs(2))
-    with pytest.raises(EngineFault):
+    with pytest.raises(EngineError):
         broken.warmup()
 
 
-def test_a_fault_in_one_part_is_the_fault_of_the_batch_and_frees_the_stream() -> None:
+def test_an_error_in_one_part_fails_the_batch_and_frees_the_stream() -> None:
     def fail(batch: Batch) -> None:
         if 3 in batch:
             raise ZeroDivisionError
@@ -141,7 +129,7 @@ def test_a_fault_in_one_part_is_the_fault_of_the_batch_and_frees_the_stream() ->
         pytest.param(inputs(1).astype(np.float32), id="float"),
     ],
 )
-def test_a_batch_of_another_shape_or_dtype_is_refused_before_the_engine(batch: Batch) -> None:
+def test_a_batch_of_another_shape_or_dtype_does_not_reach_the_engine(batch: Batch) -> None:
     engine = SumEngine()
 
     with pytest.raises(ValueError, match=r"expected uint8 \(n, 2, 3, 1\)"):
@@ -149,12 +137,115 @@ def test_a_batch_of_another_shape_or_dtype_is_refused_before_the_engine(batch: B
     assert engine.sizes == []
 
 
-def test_closing_waits_for_what_runs() -> None:
-    engine = SumEngine()
-    closed = executor(engine, 1, streams=2)
+def test_a_closed_executor_takes_no_more_batches() -> None:
+    closed = executor(SumEngine(), 1, streams=2)
     closed.run(inputs(3))
 
     closed.close()
 
     with pytest.raises(RuntimeError, match="shutdown"):
         closed.run(inputs(3))
+
+
+def test_an_idle_executor_gives_all_streams_to_one_call_and_a_busy_one_does_not() -> None:
+    streams = Streams(3)
+
+    with streams.hold(all_if_idle=True) as all_held:
+        assert all_held
+    with streams.hold(all_if_idle=False) as first, streams.hold(all_if_idle=True) as second:
+        assert not first
+        assert not second
+    with streams.hold(all_if_idle=True) as all_held:  # all came back
+        assert all_held
+
+
+@pytest.mark.parametrize(
+    ("count", "more_expected", "sizes", "single_stream_sizes"),
+    [
+        pytest.param(1, False, [], [1], id="a-single-input"),
+        pytest.param(1, True, [1], [], id="more-on-their-way"),
+        pytest.param(2, False, [1, 1], [], id="two-inputs"),
+    ],
+)
+def test_a_single_input_takes_the_single_stream_engine_unless_more_are_expected(
+    count: int, more_expected: bool, sizes: list[int], single_stream_sizes: list[int]
+) -> None:
+    engine, single = SumEngine(), SumEngine()
+    idle = executor(engine, 1, streams=2, single_stream_engine=single)
+
+    logits = idle.run(inputs(count), more_expected=more_expected)
+
+    assert logits.tolist() == expected(count)
+    assert (engine.sizes, single.sizes) == (sizes, single_stream_sizes)
+
+
+def test_without_a_single_stream_engine_a_single_input_is_padded() -> None:
+    engine = SumEngine()
+
+    logits = executor(engine, 4, streams=2).run(inputs(1))
+
+    assert logits.tolist() == expected(1)
+    assert engine.sizes == [4]
+
+
+class Gate:
+    """Stops an engine until the test opens it; `reached` is set when a batch has arrived."""
+
+    def __init__(self) -> None:
+        self.reached, self.open = threading.Event(), threading.Event()
+
+    def __call__(self, _: Batch) -> None:
+        self.reached.set()
+        assert self.open.wait(10)
+
+
+def test_a_single_input_takes_one_stream_while_another_batch_runs() -> None:
+    gate = Gate()
+    engine, single = SumEngine(gate), SumEngine()
+    busy = executor(engine, 2, 4, streams=2, single_stream_engine=single)
+    with ThreadPoolExecutor(2) as callers:
+        pair = callers.submit(busy.run, inputs(2))
+        assert gate.reached.wait(10)
+        gate.reached.clear()
+        second = callers.submit(busy.run, inputs(1))
+        assert gate.reached.wait(10)  # in the same engine, padded to 2, beside the other
+        gate.open.set()
+
+        assert pair.result(10).tolist() == expected(2)
+        assert second.result(10).tolist() == expected(1)
+    assert (engine.sizes, single.sizes) == ([2, 2], [])
+
+
+@pytest.mark.parametrize(
+    ("waiting", "sizes", "single_stream_sizes"),
+    [
+        pytest.param(1, [], [1, 1], id="one-waits-and-is-alone-when-its-turn-comes"),
+        pytest.param(2, [1, 1], [1], id="two-wait-and-share-the-streams"),
+    ],
+)
+def test_nothing_runs_beside_the_single_stream_engine(
+    waiting: int, sizes: list[int], single_stream_sizes: list[int]
+) -> None:
+    gate, pair = Gate(), threading.Barrier(2, timeout=10)
+    engine, single = SumEngine(lambda _: pair.wait() and None), SumEngine(gate)
+    shared = executor(engine, 1, streams=2, single_stream_engine=single)
+    with ThreadPoolExecutor(3) as callers:
+        calls = [callers.submit(shared.run, inputs(1))]
+        assert gate.reached.wait(10)
+        calls += [callers.submit(shared.run, inputs(1)) for _ in range(waiting)]
+        while shared.streams.waiting < waiting:
+            pass
+        assert engine.sizes == []
+        gate.open.set()
+
+        assert [call.result(10).tolist() for call in calls] == [expected(1)] * (waiting + 1)
+    assert (engine.sizes, single.sizes) == (sizes, single_stream_sizes)
+
+
+def test_an_error_of_the_single_stream_engine_frees_the_streams() -> None:
+    wide = ConstantEngine(np.zeros((1, 3), np.float32))
+    broken = executor(SumEngine(), 1, streams=2, single_stream_engine=wide)
+
+    with pytest.raises(EngineError, match=r"expected \(1, 2\)"):
+        broken.run(inputs(1))
+    assert broken.run(inputs(2)).tolist() == expected(2)

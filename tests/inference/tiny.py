@@ -16,12 +16,7 @@ from importer.pixels_to_logits import PixelsToLogits
 
 SHAPE = (6, 5, 3)
 """Height, width and channels all differ, so that no swap of axes goes unseen."""
-INPUT_SPEC = InputSpec(
-    shape=SHAPE,
-    dtype="uint8",
-    mean=(0.1, 0.4, 0.6),
-    std=(0.5, 0.25, 0.2),
-)
+INPUT_SPEC = InputSpec(shape=SHAPE, dtype="uint8", mean=(0.1, 0.4, 0.6), std=(0.5, 0.25, 0.2))
 FILES: dict[EngineKind, str] = {
     "openvino": "network.onnx",
     "onnxruntime": "network.onnx",
@@ -48,6 +43,6 @@ def export_tiny(folder: Path) -> None:
 
 
 def tiny_engine(folder: Path, kind: EngineKind, *batch_sizes: int, streams: int = 1) -> Engine:
-    plan = Plan(engine=kind, streams=streams, threads=2, batch_sizes=batch_sizes, image_ms=1)
+    plan = Plan(engine=kind, streams=streams, threads=2, batch_sizes=batch_sizes, service_time_ms=1)
     graph = EngineGraph(kind=kind, precision="fp32", file=FILES[kind])
     return open_graph(graph, folder, SHAPE)(plan)

@@ -11,8 +11,8 @@ from torchvision.transforms import functional as v1
 from torchvision.transforms._presets import ImageClassification
 from torchvision.transforms.v2 import functional as v2f
 
-from benchmarks.preprocessing_differences import normalised
 from preprocessing import DecodeRules, PreprocessingSpec, Resize, SpecPreprocessing
+from tests.preprocessing.differences import normalised
 from tests.preprocessing.files import noise
 
 MODES = {

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.preprocessing_shrink import shrink_difference
 from preprocessing import DecodeRules, PreprocessingSpec, SpecPreprocessing, decode_image
+from tests.preprocessing.differences import shrink_difference
 from tests.preprocessing.files import LIMITS, encoded, noise
 from tests.shared_data import SHARED, needs_shared_data
 
@@ -44,38 +44,38 @@ def test_colours_stay_what_they_are():
         assert np.abs(np.subtract(image.getpixel((50, 50)), expected)).max() <= 2
 
 
-def preprocessing(side):
+def shrinking(side):
     spec = PreprocessingSpec.imagenet(resize=64, crop=56)
     decode = DecodeRules(shrink_jpeg_to_side=side)
-    return SpecPreprocessing(spec.model_copy(update={"decode": decode}))
+    return spec.model_copy(update={"decode": decode})
 
 
 def test_the_difference_to_a_full_decode_is_0_where_nothing_is_shrunk():
     file = encoded(noise(100, 100), "JPEG")
 
-    assert shrink_difference(file, preprocessing(None), LIMITS) == 0
-    assert shrink_difference(file, preprocessing(51), LIMITS) == 0
+    assert shrink_difference(file, shrinking(None), LIMITS) == 0
+    assert shrink_difference(file, shrinking(51), LIMITS) == 0
 
 
 def test_the_difference_to_a_full_decode_is_that_of_the_worst_pixel():
     file = encoded(noise(800, 800), "JPEG")
     full, shrunk = (
-        preprocessing(None).to_input(decode_image(file, DecodeRules(**rules), LIMITS)).astype(int)
+        SpecPreprocessing(shrinking(None))
+        .to_input(decode_image(file, DecodeRules(**rules), LIMITS))
+        .astype(int)
         for rules in ({}, {"shrink_jpeg_to_side": 64})
     )
 
-    difference = shrink_difference(file, preprocessing(64), LIMITS)
+    difference = shrink_difference(file, shrinking(64), LIMITS)
 
     assert difference == np.abs(full - shrunk).max() > 0
 
 
 @needs_shared_data
 def test_photos_move_by_few_levels_when_twice_the_resized_side_is_kept():
-    preprocessing = SpecPreprocessing(
-        PreprocessingSpec.imagenet().model_copy(
-            update={"decode": DecodeRules(shrink_jpeg_to_side=512)}
-        )
+    spec = PreprocessingSpec.imagenet().model_copy(
+        update={"decode": DecodeRules(shrink_jpeg_to_side=512)}
     )
 
     for photo in (SHARED / "images" / "photos").glob("*.jpg"):
-        assert 0 < shrink_difference(photo.read_bytes(), preprocessing, LIMITS) < 64
+        assert 0 < shrink_difference(photo.read_bytes(), spec, LIMITS) < 64

@@ -15,8 +15,8 @@ from typing import Any
 
 import httpx
 
-from benchmarks.peers.ports import free_port
 from tests.imports import PATIENCE_S
+from tests.ports import free_port
 from tests.service.places import Place
 
 

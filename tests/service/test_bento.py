@@ -91,7 +91,7 @@ def test_the_bento_holds_exactly_what_serving_needs(contents: Path, imported: Pl
     # bentofile.yaml is what BentoML itself adds.
     assert packed - {"bentofile.yaml"} == expected
     tops = {Path(name).parts[0] for name in packed}
-    assert not tops & {"tests", "examples", "importer", "benchmarks", "docs", "model_import.py"}
+    assert not tops & {"tests", "examples", "importer", "tools", "docs", "model_import.py"}
 
 
 def test_the_bento_names_the_locked_model_and_the_locked_requirements(

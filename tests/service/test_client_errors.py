@@ -89,6 +89,18 @@ BODIES = [
         "malformed_request",
         id="two-top_k",
     ),
+    pytest.param(
+        {"content": GOOD, "headers": {"content-encoding": "gzip"}},
+        415,
+        "unsupported_media_type",
+        id="compressed",
+    ),
+    pytest.param(
+        {"files": {"image": GOOD}, "data": {"top_k": "5"}, "params": {"top_k": "2"}},
+        400,
+        "malformed_request",
+        id="two-different-top_k",
+    ),
     pytest.param({"content": too_many_pixels()}, 413, "image_too_large", id="too-many-pixels"),
     pytest.param({"content": b"\0" * (LIMIT + 1)}, 413, "body_too_large", id="too-many-bytes"),
 ]
@@ -129,6 +141,13 @@ def test_a_wrong_top_k_in_a_form_is_the_clients_error(embedded: Server, value: s
     response = embedded.client.post("/classify", files={"image": GOOD}, data={"top_k": value})
 
     checked(response, 400, "malformed_request")
+
+
+def test_a_refused_encoding_is_told_the_one_that_is_accepted(embedded: Server) -> None:
+    response = embedded.client.put("/classify", content=GOOD, headers={"Content-Encoding": "br"})
+
+    assert "'br'" in checked(response, 415, "unsupported_media_type")["message"]
+    assert response.headers["accept-encoding"] == "identity"
 
 
 def test_a_body_in_chunks_is_refused_as_soon_as_it_is_too_large(embedded: Server) -> None:

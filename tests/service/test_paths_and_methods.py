@@ -90,6 +90,18 @@ def test_a_websocket_is_not_there(embedded: Server) -> None:
     assert re.match(rb"HTTP/1.1 40[35] ", answer)
 
 
+@pytest.mark.parametrize("value", [b"h2c", b"websocket"])
+def test_the_file_of_a_request_with_an_upgrade_is_classified(
+    embedded: Server, value: bytes
+) -> None:
+    head = b"PUT /classify HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, close\r\nUpgrade: %s\r\n"
+
+    answer = embedded.raw(head % value + b"Content-Length: %d\r\n\r\n%s" % (len(GOOD), GOOD))
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b'{"label":"3","class_id":3,' in answer
+
+
 def test_a_connection_serves_the_next_request_after_an_error(embedded: Server) -> None:
     bad = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\njust text"
     good = (

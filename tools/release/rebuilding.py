@@ -61,7 +61,7 @@ def _build(checkout: Path, bentofile: str, temporary: Path, surroundings: Surrou
     copy = temporary / surroundings.folder / "checkout"
     home = temporary / surroundings.folder / "home"
     # Without history, environments and what a build does not read.
-    unwanted = shutil.ignore_patterns(".*", "__pycache__", "build", "tests", "benchmarks")
+    unwanted = shutil.ignore_patterns(".*", "__pycache__", "build", "tests")
     shutil.copytree(checkout, copy, ignore=unwanted)
     model = Path("models") / read_lock(copy / LOCK_NAME).tag.replace(":", "/")
     shutil.copytree(bentoml_home() / model, home / "bentoml" / model)

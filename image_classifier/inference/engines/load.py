@@ -1,4 +1,4 @@
-"""How the engine that an artifact names is loaded."""
+"""Loads the engine that an artifact names."""
 
 import functools
 from pathlib import Path
@@ -8,12 +8,12 @@ from image_classifier.inference.engine import EngineUnavailable, LoadEngine
 
 
 def open_graph(graph: EngineGraph, root: Path, input_shape: tuple[int, ...]) -> LoadEngine:
-    """Open the graph of an engine; what is returned loads it for one plan or several.
+    """Open the graph of an engine; return a function that loads it for a plan.
 
-    Engines loaded from one opened graph share what can be shared of its weights.
+    Engines loaded from one opened graph share weights where their library can.
 
     Args:
-        graph: From the evidence, or in the making.
+        graph: From the evidence, or from an import under way.
         root: Directory of the artifact.
         input_shape: (H, W, C) of one input.
 
@@ -25,9 +25,12 @@ def open_graph(graph: EngineGraph, root: Path, input_shape: tuple[int, ...]) -> 
     try:
         match graph.kind:
             case "openvino":
-                from image_classifier.inference.engines.openvino import OpenVinoEngine, the_core
+                from image_classifier.inference.engines.openvino import (
+                    OpenVinoEngine,
+                    shared_core,
+                )
 
-                model = the_core().read_model(path)
+                model = shared_core().read_model(path)
                 return functools.partial(OpenVinoEngine, model, graph.precision, input_shape)
             case "onnxruntime":
                 from image_classifier.inference.engines.onnxruntime import OnnxRuntimeEngine
@@ -45,7 +48,7 @@ def open_graph(graph: EngineGraph, root: Path, input_shape: tuple[int, ...]) -> 
 
 
 def accelerator_of(kind: EngineKind) -> str | None:
-    """Name of the GPU that engines of this kind run on in this process; None on the CPU."""
+    """Return the name of the GPU that engines of this kind run on in this process, or None."""
     if kind != "torchscript":
         return None
     from image_classifier.inference.engines.torchscript import gpu_name

@@ -10,13 +10,13 @@ from image_classifier.inference.engine import Batch, Logits
 
 
 class OnnxRuntimeEngine:
-    """One session; its run is thread-safe, and the batch dimension is free."""
+    """One session, which takes batches of any size from several threads."""
 
     def __init__(self, path: Path, plan: Plan) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = max(1, plan.threads // plan.streams)
         options.inter_op_num_threads = 1
-        # Spinning threads take the cores that decoding needs.
+        # Spinning threads would take cores that decoding needs.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]

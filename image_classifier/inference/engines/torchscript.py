@@ -14,7 +14,7 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def gpu_name() -> str | None:
-    """Name of the GPU that the engine runs on in this process, or None where torch finds none."""
+    """Return the name of the GPU that the engine runs on, or None if torch finds none."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
@@ -31,10 +31,10 @@ class TorchScriptEngine:
         if self._device.type == "cpu":
             torch.set_num_threads(max(1, plan.threads // plan.streams))
         else:
-            # torch 2.14 lets cuDNN convolve float32 in TF32: with 10 of its 23 bits of mantissa.
+            # torch 2.14 lets cuDNN convolve float32 in TF32, with 10 bits of mantissa, not 23.
             torch.backends.cudnn.allow_tf32 = False
         with warnings.catch_warnings():
-            # torch 2.14 announces the end of TorchScript; the engine of a GPU rests on it.
+            # torch 2.14 deprecates TorchScript, which the GPU engine uses.
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
             module = torch.jit.load(  # type: ignore[no-untyped-call]

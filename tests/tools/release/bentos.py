@@ -54,7 +54,7 @@ def write_bento(root: Path, **changes: object) -> Path:
 
 def copy_checkout(root: Path, model: Path) -> Path:
     """Copy this checkout and an artifact; the copy's BENTOML_HOME is `home` beside it."""
-    unwanted = shutil.ignore_patterns(".*", "__pycache__", "build", "tests", "benchmarks")
+    unwanted = shutil.ignore_patterns(".*", "__pycache__", "build", "tests")
     shutil.copytree(ROOT, root / "checkout", ignore=unwanted)
     shutil.copytree(model, root / "home" / "models" / model.parent.name / model.name)
     digest = hashlib.sha256((model / "manifest.json").read_bytes()).hexdigest()

@@ -17,6 +17,7 @@ import yaml
 
 from tests.deploy.test_kubernetes import KUBERNETES, of_kind, pod_of, rendered
 from tests.imports import PATIENCE_S, SAMPLES
+from tests.signing import make_key
 from tests.tools.release.bentos import copy_checkout, run
 from tests.tools.release.podman import (
     Container,
@@ -243,11 +244,10 @@ def test_a_container_exits_when_its_worker_is_killed(image: str) -> None:
 
 
 def test_a_model_without_a_signature_is_refused_if_a_key_is_set(image: str, tmp_path: Path) -> None:
-    public = tmp_path / "model.pub"
-    public.write_text("")
+    public = make_key(tmp_path / "key.pem")
 
     with (
-        pytest.raises(RuntimeError, match=r"CLASSIFIER_PUBLIC_KEY"),
+        pytest.raises(RuntimeError, match=r"model\.sig: .*CLASSIFIER_PUBLIC_KEY is set"),
         Container(image, f"--volume={public}:/keys/model.pub:ro", public_key="/keys/model.pub"),
     ):
         pass

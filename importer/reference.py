@@ -1,0 +1,150 @@
+"""The numbers that a notebook computed for golden images."""
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from image_classifier.artifact.format import ArtifactError
+
+Kind = Literal["logits", "probabilities"]
+KINDS: tuple[Kind, Kind] = ("logits", "probabilities")
+SUM_TOLERANCE = 1e-3
+"""Probabilities of 1000 classes rounded to half precision still sum to 1 within this."""
+HOW_TO = "`python -m importer.notebook` prints the lines for your notebook"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """Logits or probabilities by image.
+
+    Attributes:
+        kind: What the rows are.
+        by_name: File name → float64 row of shape (classes,), all finite, of equal width.
+        labels: Names of the classes in the order of the columns, where the file has them.
+        path: The file they come from.
+    """
+
+    kind: Kind
+    by_name: Mapping[str, NDArray[np.float64]]
+    labels: tuple[str, ...] | None = None
+    path: Path
+
+    def rows(self, names: Sequence[str], num_classes: int) -> NDArray[np.float64]:
+        """Return the rows of the images `names`, in this order, shape (len(names), num_classes).
+
+        A name is looked up whole and then by its last part, where the reference uses no folders.
+
+        Raises:
+            ArtifactError: An image has no row, or rows have another width.
+        """
+        width = next(iter(self.by_name.values())).size
+        if width != num_classes:
+            raise ArtifactError(
+                f"{self.path}: rows have {width} values, the network gives {num_classes} logits"
+            )
+        keys = [name if name in self.by_name else name.rpartition("/")[2] for name in names]
+        missing = [name for name, key in zip(names, keys, strict=True) if key not in self.by_name]
+        if missing:
+            raise ArtifactError(
+                f"{self.path}: no row for {len(missing)} of {len(names)} golden images, such as "
+                f"{missing[0]!r}; it has {len(self.by_name)} rows, such as "
+                f"{next(iter(self.by_name))!r}"
+            )
+        if len(set(keys)) != len(keys):
+            raise ArtifactError(
+                f"{self.path}: two golden images share one row; name them with their folders"
+            )
+        return np.stack([self.by_name[key] for key in keys])
+
+
+def read_reference(path: Path) -> Reference:
+    """Read an npz file: `files` (names) beside `logits` or `probabilities`, a row a name.
+
+    `labels`, the names of the classes in the order of the columns, may stand beside them.
+
+    Raises:
+        ArtifactError: Another form, or a value that is not finite.
+    """
+    arrays = _arrays(path)
+    kinds = [kind for kind in KINDS if kind in arrays]
+    if len(kinds) == 2:
+        raise ArtifactError(f"{path}: holds logits and probabilities; keep the logits alone")
+    if "files" not in arrays or not kinds:
+        raise ArtifactError(
+            f"{path}: holds {', '.join(arrays) or 'nothing'}; expected files, and logits or "
+            f"probabilities; {HOW_TO}"
+        )
+    kind, names = kinds[0], arrays["files"]
+    try:
+        rows = arrays[kind].astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(f"{path}: {kind} are not numbers; expected floats") from error
+    if names.ndim != 1 or rows.ndim != 2 or len(names) != len(rows) or not rows.size:
+        raise ArtifactError(
+            f"{path}: files has shape {names.shape}, {kind} {rows.shape}; expected (n,) "
+            "and (n, classes)"
+        )
+    by_name = {str(name).replace("\\", "/"): row for name, row in zip(names, rows, strict=True)}
+    if len(by_name) != len(names):
+        raise ArtifactError(f"{path}: a name stands in files twice")
+    if bad := [name for name, row in by_name.items() if not np.isfinite(row).all()]:
+        raise ArtifactError(f"{path}: {bad[0]}: has NaN or infinite values; compute it again")
+    if kind == "probabilities" and not _are_probabilities(rows):
+        raise ArtifactError(f"{path}: rows called probabilities do not lie in [0, 1] and sum to 1")
+    labels = arrays.get("labels")
+    if labels is not None and labels.shape != (rows.shape[1],):
+        raise ArtifactError(
+            f"{path}: labels has shape {labels.shape}; expected ({rows.shape[1]},): the name of "
+            f"the class of each column of {kind}"
+        )
+    return Reference(
+        kind=kind,
+        by_name=by_name,
+        labels=None if labels is None else tuple(str(label).strip() for label in labels),
+        path=path,
+    )
+
+
+def check_label_order(reference: Reference, labels: Sequence[str]) -> None:
+    """Compare the labels with those that the reference brings, where it brings any.
+
+    Names that only one of the two has are not compared: a notebook may call its classes by
+    folder, and the label file by words.
+
+    Raises:
+        ArtifactError: A name that both have stands at another position.
+    """
+    if reference.labels is None:
+        return
+    for position, (own, theirs) in enumerate(zip(labels, reference.labels, strict=False)):
+        if own != theirs and own in reference.labels and theirs in labels:
+            raise ArtifactError(
+                f"labels: class {position} is {own!r}, in {reference.path} it is {theirs!r}; put "
+                "the labels in the order of the notebook's"
+            )
+
+
+def _arrays(path: Path) -> dict[str, NDArray[np.generic]]:
+    try:
+        with path.open("rb") as file:
+            if file.read(4) != b"PK\x03\x04":
+                raise ArtifactError(f"{path}: not an npz file; {HOW_TO}")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ArtifactError(
+            f"{path}: not an npz file of plain arrays ({error}); {HOW_TO}"
+        ) from error
+    except OSError as error:
+        raise ArtifactError(f"{path}: {error.strerror or error}; expected an npz file") from error
+
+
+def _are_probabilities(rows: NDArray[np.float64]) -> bool:
+    inside = bool(((rows >= 0) & (rows <= 1)).all())
+    return inside and bool((np.abs(rows.sum(axis=1) - 1) <= SUM_TOLERANCE).all())

@@ -1,0 +1,248 @@
+"""The true classes of golden images: what the text of a table or the name of a folder means."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from image_classifier.artifact.format import ArtifactError
+from importer.golden_images import GoldenImage, GoldenImages
+from importer.plausibility import Finding, chance_of, check_findings
+
+CHANCE = 0.01
+"""A reading of the folders is taken if chance gives its hits less often than this."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """One meaning of the classes of the golden images.
+
+    Attributes:
+        words: How the order comes about.
+        labels: Names of the classes, in the order of the logits.
+        class_ids: Index of the true class of each golden image, or None.
+    """
+
+    words: str
+    labels: tuple[str, ...]
+    class_ids: tuple[int | None, ...]
+
+    def right(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+        """Return which images the logits (n, classes) classify as this reading says."""
+        targets = np.array([-1 if target is None else target for target in self.class_ids])
+        hits: npt.NDArray[np.bool_] = logits.argmax(axis=1) == targets
+        return hits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """The labels and the golden images with their true classes, and what these rest on.
+
+    Attributes:
+        notes: Sentences for the operator.
+    """
+
+    labels: tuple[str, ...]
+    images: tuple[GoldenImage, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def class_ids(self) -> tuple[int | None, ...]:
+        """Index of the true class of each image, or None."""
+        return tuple(image.label for image in self.images)
+
+
+def decide_targets(
+    golden: GoldenImages,
+    labels: tuple[str, ...],
+    logits: npt.NDArray[np.float32],
+    accepted: Sequence[str] = (),
+) -> Targets:
+    """Decide which class each golden image has.
+
+    Where classes are called by numbers, the order of training is not certain: ImageFolder of
+    torchvision sorts its folders as text, so that "10" comes before "2". Both orders are
+    compared with what the reference answers, and the one that it confirms is taken.
+
+    Args:
+        labels: Names of the classes, in the order that the label file gives, one for each logit.
+        logits: The reference's answers, (n, classes).
+        accepted: Findings that the person importing knows and accepts.
+
+    Raises:
+        ArtifactError: An image has a class that does not exist.
+        ImportRefused: Several orders fit and the images do not tell which is right.
+    """
+    readings = distinct_readings(golden, labels)
+    hits = [reading.right(logits) for reading in readings]
+    order = sorted(range(len(readings)), key=lambda number: -hits[number].sum())
+    best = order[0]
+    notes = list(_what_classes_rest_on(golden, readings[best]))
+    if len(readings) > 1:
+        labelled = sum(target is not None for target in readings[0].class_ids)
+        accuracies = "; ".join(
+            f"{reading.words}: {hit.sum()} of {labelled} right"
+            for reading, hit in zip(readings, hits, strict=True)
+        )
+        if _decides(hits[best], hits[order[1]], readings[best], readings[order[1]]):
+            notes.append(f"the order of the classes is decided by the reference: {accuracies}")
+        else:
+            finding = Finding(
+                name="class-order",
+                message=(
+                    "the classes are called by numbers, and the golden images do not tell in "
+                    f"which order the network was trained ({accuracies}); give golden images of "
+                    "more classes, with a labels.csv of file,label or a folder a class, or a "
+                    "reference that brings labels (python -m importer.notebook)"
+                ),
+            )
+            notes += check_findings([finding], accepted)
+            best = 0
+    chosen = readings[best]
+    if chosen.labels != labels:
+        moved = next(n for n, label in enumerate(labels) if label != chosen.labels[n])
+        notes.append(
+            f"the labels are put in this order: class {moved} is {chosen.labels[moved]!r}, in the "
+            f"label file it is {labels[moved]!r}"
+        )
+    images = tuple(
+        replace(image, label=target)
+        for image, target in zip(golden.images, chosen.class_ids, strict=True)
+    )
+    return Targets(labels=chosen.labels, images=images, notes=tuple(notes))
+
+
+def distinct_readings(golden: GoldenImages, labels: tuple[str, ...]) -> list[Reading]:
+    """Return the readings that differ; the one that the files suggest is the first."""
+    found: list[Reading] = []
+    for reading in _readings(golden, labels):
+        if all(
+            (reading.labels, reading.class_ids) != (other.labels, other.class_ids)
+            for other in found
+        ):
+            found.append(reading)
+    return found
+
+
+def _readings(golden: GoldenImages, labels: tuple[str, ...]) -> Iterator[Reading]:
+    texts = [image.class_text for image in golden.images]
+    if golden.classes_from == "class_index":
+        ids = [_index(image, golden, labels, names_too=False) for image in golden.images]
+        yield Reading(words="class_index", labels=labels, class_ids=tuple(ids))
+        return
+    unknown = [folder for folder in golden.folders if labels.count(folder) != 1]
+    if golden.folders and len(unknown) == len(golden.folders):
+        numbers = all(map(_is_number, golden.folders))
+        orders = _numeric_orders(golden.folders, labels) if numbers else []
+        if not orders and len(golden.folders) == len(labels):
+            orders = [("folders in sorted order, as ImageFolder of torchvision", golden.folders)]
+        if orders or not numbers:  # numbers beyond the classes are refused below
+            for words, folders in orders:
+                places = {folder: place for place, folder in enumerate(folders)}
+                yield Reading(
+                    words=words, labels=labels, class_ids=tuple(places[str(t)] for t in texts)
+                )
+            if not orders:
+                yield Reading(
+                    words="unknown folders", labels=labels, class_ids=(None,) * len(texts)
+                )
+            return
+    ids = [_index(image, golden, labels, names_too=True) for image in golden.images]
+    yield Reading(words="labels in the order of their file", labels=labels, class_ids=tuple(ids))
+    as_text = tuple(sorted(labels))
+    if all(map(_is_number, labels)) and as_text != labels:
+        if sorted(labels, key=int) != list(labels) or len(set(labels)) != len(labels):
+            return  # an order of its own: somebody has decided it
+        by_text = [None if i is None else as_text.index(labels[i]) for i in ids]
+        yield Reading(
+            words=f"labels sorted as text ({', '.join(as_text[:4])}, …), as ImageFolder sorts",
+            labels=as_text,
+            class_ids=tuple(by_text),
+        )
+
+
+def _numeric_orders(
+    folders: tuple[str, ...], labels: tuple[str, ...]
+) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the orders in which folders called by numbers may have been trained."""
+    if len(folders) == len(labels):
+        return [
+            ("folders in numeric order", tuple(sorted(folders, key=int))),
+            ("folders sorted as text, as ImageFolder sorts", tuple(sorted(folders))),
+        ]
+    orders = []
+    for start in (0, 1):
+        counted = tuple(map(str, range(start, start + len(labels))))
+        if set(folders) <= set(counted):
+            orders += [
+                (f"folders in numeric order from {start}", counted),
+                (
+                    f"folders from {start} sorted as text, as ImageFolder sorts",
+                    tuple(sorted(counted)),
+                ),
+            ]
+    return orders
+
+
+def _index(
+    image: GoldenImage, golden: GoldenImages, labels: Sequence[str], *, names_too: bool
+) -> int | None:
+    """Return the class that the text means: a label that is unique, else an index from 0."""
+    text = image.class_text
+    if text is None:
+        return None
+    if names_too and labels.count(text) == 1:
+        return labels.index(text)
+    # Where labels are numbers themselves, "1" is the label, and "0" must not be an index.
+    indexes = not names_too or not all(map(_is_number, labels))
+    if indexes and _is_number(text) and int(text) < len(labels):
+        return int(text)
+    where = golden.lines.get(image.name, f"golden images: folder {text}")
+    if (count := labels.count(text)) > 1:
+        raise ArtifactError(
+            f"{where}: {text!r} is the label of {count} classes; use the index of the class"
+        )
+    expected = [*(["a label"] if names_too else []), *(["an index"] if indexes else [])]
+    raise ArtifactError(
+        f"{where}: {text!r} is not {' or '.join(expected)}"
+        f"{f' from 0 to {len(labels) - 1}' if indexes else ''}; labels are "
+        f"{', '.join(map(repr, labels[:3]))}{', …' * (len(labels) > 3)}"
+    )
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal()
+
+
+def _decides(
+    best: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_], first: Reading, other: Reading
+) -> bool:
+    """Say whether the images on which two readings disagree confirm the better one."""
+    disputed = np.array([a != b for a, b in zip(first.class_ids, other.class_ids, strict=True)])
+    hits, others = int(best[disputed].sum()), int(second[disputed].sum())
+    by_chance = chance_of(hits, int(disputed.sum()), len(first.labels))
+    return hits > others and by_chance <= CHANCE
+
+
+def _what_classes_rest_on(golden: GoldenImages, reading: Reading) -> Iterator[str]:
+    known = [
+        (image, target)
+        for image, target in zip(golden.images, reading.class_ids, strict=True)
+        if target is not None
+    ]
+    if not known:
+        if golden.folders:
+            yield (
+                f"sub-folders name no class ({golden.folders[0]!r}), so the true classes of the "
+                "golden images are not known and no accuracy is compared"
+            )
+        else:
+            yield "classes of the golden images are not known, so no accuracy is compared"
+        return
+    image, target = known[0]
+    source = "the sub-folders" if golden.classes_from == "folders" else "the table"
+    yield (
+        f"classes of the golden images come from {source}: "
+        f"{image.name} is {reading.labels[target]!r}, class {target}"
+    )

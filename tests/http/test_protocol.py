@@ -1,0 +1,113 @@
+"""HTTP/1.1 framing under uvicorn: an `Upgrade` header changes nothing."""
+
+import asyncio
+import re
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from image_classifier.http.protocol import UpgradeIgnoringProtocol
+
+SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with method, path and body."""
+    data, more = b"", True
+    while more:
+        message = await receive()
+        data += message.get("body", b"")
+        more = message.get("more_body", False)
+    answer = f"[{scope['method']} {scope['path']}] ".encode() + data
+    length = str(len(answer)).encode()
+    await send(
+        {"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]}
+    )
+    await send({"type": "http.response.body", "body": answer})
+
+
+def exchange(*packets: bytes, protocol: Any = UpgradeIgnoringProtocol) -> bytes:
+    """Send packets over one connection, one after the other; return all that comes back."""
+
+    async def run() -> bytes:
+        config = uvicorn.Config(echo, http=protocol, log_config=None, lifespan="off", port=0)
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.001)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for packet in packets:
+            writer.write(packet)
+            await writer.drain()
+            await asyncio.sleep(0.005)  # so that each is read by itself
+        answer = await reader.read()
+        writer.close()
+        server.should_exit = True
+        await serving
+        return answer
+
+    return asyncio.run(run())
+
+
+def bodies(answer: bytes) -> list[bytes]:
+    """Bodies of answers, each as long as its head says."""
+    found = []
+    while answer:
+        head, _, rest = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 OK")
+        length = int(re.search(rb"content-length: (\d+)", head)[1])  # type: ignore[index]
+        found.append(rest[:length])
+        answer = rest[length:]
+    return found
+
+
+def upgrade(value: bytes, data: bytes, framing: bytes = b"") -> bytes:
+    framing = framing or b"Content-Length: %d" % len(data)
+    return (
+        b"POST /first HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+        b"Upgrade: %s\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n%s\r\n\r\n%s" % (value, framing, data)
+    )
+
+
+LAST = b"GET /last HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize("value", [b"h2c", b"websocket", b"TLS/1.0", b"foo/2, h2c"])
+@pytest.mark.parametrize("data", [b"hello", SMUGGLED, b""], ids=["text", "request", "empty"])
+def test_the_body_of_a_request_with_an_upgrade_is_its_body(value: bytes, data: bytes) -> None:
+    answer = exchange(upgrade(value, data) + LAST)
+
+    assert bodies(answer) == [b"[POST /first] " + data, b"[GET /last] "]
+
+
+def test_a_chunked_body_with_an_upgrade_is_read() -> None:
+    data = b"5\r\nhello\r\n0\r\n\r\n"
+
+    answer = exchange(upgrade(b"h2c", data, b"Transfer-Encoding: chunked") + LAST)
+
+    assert bodies(answer) == [b"[POST /first] hello", b"[GET /last] "]
+
+
+@pytest.mark.parametrize("cut", range(10, 190, 30))
+def test_the_packets_a_request_comes_in_do_not_matter(cut: int) -> None:
+    sent = upgrade(b"h2c", SMUGGLED) + LAST
+
+    answer = exchange(sent[:cut], sent[cut:])
+
+    assert bodies(answer) == [b"[POST /first] " + SMUGGLED, b"[GET /last] "]
+
+
+def test_many_pipelined_upgrades_are_answered_in_order() -> None:
+    answer = exchange(upgrade(b"h2c", b"a") * 30 + LAST)
+
+    assert bodies(answer) == [b"[POST /first] a"] * 30 + [b"[GET /last] "]
+
+
+def test_connect_is_refused() -> None:
+    answer = exchange(b"CONNECT x:443 HTTP/1.1\r\nHost: x:443\r\n\r\n" + SMUGGLED)
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"smuggled" not in answer

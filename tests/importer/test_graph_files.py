@@ -1,0 +1,194 @@
+"""A TorchScript or ONNX file in place of network and weights: the same logits, pixels as input."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from image_classifier.artifact.artifact import Artifact, open_artifact
+from image_classifier.artifact.record import Plan
+from image_classifier.inference.engines.load import open_graph
+from importer.errors import ImportRefused
+from importer.options import ImportOptions
+from tests.importer.linear_graphs import (
+    KERNEL,
+    PIXELS,
+    SIDE,
+    Linear,
+    expected,
+    onnx_linear,
+    options_for,
+)
+from tests.imports import import_quietly
+
+
+@pytest.fixture
+def golden(tmp_path: Path) -> Path:
+    folder = tmp_path / "golden"
+    folder.mkdir()
+    for number, pixels in enumerate(PIXELS):
+        Image.fromarray(pixels).save(folder / f"picture{number}.png")
+    return folder
+
+
+def imported(options: ImportOptions, store: Path) -> Artifact:
+    done = import_quietly(options, store.parent / "model.lock")
+    assert {row.verdict for row in done.record.attempts} == {"passed"}, done.record.attempts
+    return open_artifact(store / "models" / done.lock.tag.replace(":", "/"))
+
+
+def served(artifact: Artifact, batch: int) -> dict[str, npt.NDArray[np.float32]]:
+    """Logits of PIXELS by every engine, `batch` pictures at a time."""
+    found = {}
+    for entry in artifact.evidence.engines:
+        plan = Plan(
+            engine=entry.name, streams=1, threads=1, batch_sizes=(batch,), service_time_ms=1
+        )
+        engine = open_graph(entry, artifact.root, (SIDE, SIDE, 3))(plan)
+        parts = [engine.run(PIXELS[at : at + batch]) for at in range(0, len(PIXELS), batch)]
+        found[entry.name] = np.concatenate(parts)
+    return found
+
+
+@pytest.mark.parametrize("how", ["trace", "script"])
+def test_torchscript_is_served_by_both_engines(
+    store: Path, golden: Path, how: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "network.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch 2.14 announces the end of TorchScript
+        network = Linear().eval()
+        example = torch.zeros(1, 3, SIDE, SIDE)
+        script = torch.jit.script(network) if how == "script" else torch.jit.trace(network, example)
+        torch.jit.save(script, str(path))
+
+    artifact = imported(options_for(path, golden), store)
+
+    assert artifact.manifest.architecture is None
+    assert artifact.path_of("original/network.torchscript.pt").read_bytes() == path.read_bytes()
+    assert not artifact.path_of("weights.safetensors").exists()
+    for batch in (1, 2, 4):
+        for name, logits in served(artifact, batch).items():
+            np.testing.assert_allclose(logits, expected(), atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {},
+        {"batch": 1, "flat_batch": 1},
+        {"batch": 4, "flat_batch": 4},
+        {"layout": "NHWC"},
+        {"softmax": True},
+        {"dtype": TensorProto.FLOAT16},
+    ],
+    ids=["free", "batch of 1", "batch of 4", "channels last", "softmax", "half precision"],
+)
+def test_onnx_is_served_by_both_engines_at_every_batch_size(
+    store: Path, golden: Path, tmp_path: Path, form: dict[str, Any]
+) -> None:
+    path = onnx_linear(tmp_path / "network.onnx", **form)
+
+    artifact = imported(options_for(path, golden), store)
+
+    assert artifact.manifest.architecture is None
+    assert artifact.path_of("original/network.onnx").read_bytes() == path.read_bytes()
+    # Half precision rounds the input to 11 bits: 48 products of about 1 then move by 1e-2.
+    tolerance = 3e-2 if form.get("dtype") == TensorProto.FLOAT16 else 1e-4
+    for batch in (1, 2, 4):
+        answers = served(artifact, batch)
+        assert set(answers) == {"openvino-fp32", "onnxruntime-fp32"}
+        for name, logits in answers.items():
+            np.testing.assert_allclose(logits, expected(), atol=tolerance, err_msg=name)
+
+
+def test_a_graph_that_takes_pixels_gets_them_as_they_are(
+    store: Path, golden: Path, tmp_path: Path
+) -> None:
+    path = onnx_linear(tmp_path / "network.onnx", dtype=TensorProto.UINT8)
+
+    artifact = imported(options_for(path, golden, plain=True), store)
+
+    for logits in served(artifact, 2).values():
+        np.testing.assert_allclose(logits, expected(normalised=False) * 255, rtol=1e-4, atol=1e-2)
+
+
+def test_a_graph_that_takes_pixels_refuses_a_second_normalisation(
+    store: Path, golden: Path, tmp_path: Path
+) -> None:
+    path = onnx_linear(tmp_path / "network.onnx", dtype=TensorProto.UINT8)
+
+    with pytest.raises(ImportRefused, match="normalises by itself, the preprocessing has mean"):
+        import_quietly(options_for(path, golden), tmp_path / "model.lock")
+
+
+def test_a_batch_size_that_cannot_be_freed_is_a_row_with_its_reason(
+    store: Path, golden: Path, tmp_path: Path
+) -> None:
+    # The batch size hides in a constant that is added: (1, 48) becomes (1, 48) for any batch.
+    model = onnx.load(onnx_linear(tmp_path / "network.onnx", batch=1, flat_batch=1))
+    model.graph.node[3].input[0] = "first"
+    picked = helper.make_node("Gather", ["flat", "zero"], ["first"], axis=0)
+    model.graph.node.insert(3, picked)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0], np.int64), "zero"))
+    (tmp_path / "network.onnx").write_bytes(model.SerializeToString())
+
+    with pytest.raises(ImportRefused) as refused:
+        import_quietly(options_for(tmp_path / "network.onnx", golden), tmp_path / "model.lock")
+
+    assert "no engine passed: openvino-fp32: " in str(refused.value)
+    assert "(1, 3), expected (2, 3)" in str(refused.value)
+
+
+def test_a_network_that_answers_with_probabilities_is_refused(
+    store: Path, golden: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "network.py").write_text(
+        "from torch import nn\n\n\ndef build():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(48, 3), nn.Softmax(1))\n"
+    )
+    torch.save({"1.weight": torch.from_numpy(KERNEL.T.copy()), "1.bias": torch.zeros(3)},
+               tmp_path / "weights.pt")  # fmt: skip
+    options = options_for(tmp_path / "weights.pt", golden, network=f"{tmp_path}/network.py:build")
+
+    with pytest.raises(ImportRefused, match="are probabilities, expected logits; leave its soft"):
+        import_quietly(options, tmp_path / "model.lock")
+
+
+def test_the_graph_in_the_artifact_normalises_by_itself(
+    store: Path, golden: Path, tmp_path: Path
+) -> None:
+    artifact = imported(options_for(onnx_linear(tmp_path / "network.onnx"), golden), store)
+
+    session = onnxruntime.InferenceSession(str(artifact.path_of("engines/network.onnx")))
+    (image,) = session.get_inputs()
+
+    assert image.type == "tensor(uint8)"
+    assert image.shape == ["n", SIDE, SIDE, 3]
+
+
+@pytest.mark.parametrize(
+    ("weights", "network", "reason"),
+    [
+        ("network.onnx", "torchvision:resnet18", "a finished graph, which holds its network"),
+        ("weights.pt", None, "--network is not given and .*no TorchScript and no ONNX file"),
+    ],
+)
+def test_network_and_graph_exclude_each_other(
+    store: Path, golden: Path, tmp_path: Path, weights: str, network: str | None, reason: str
+) -> None:
+    onnx_linear(tmp_path / "network.onnx")
+    torch.save({"kernel": torch.from_numpy(KERNEL)}, tmp_path / "weights.pt")
+
+    with pytest.raises(ImportRefused, match=reason):
+        import_quietly(
+            options_for(tmp_path / weights, golden, network=network), tmp_path / "model.lock"
+        )

@@ -1,0 +1,144 @@
+"""torchvision's published preprocessing by name, and what an import says beside its table."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from image_classifier.artifact.format import ArtifactError
+from importer.candidates import choose_candidates
+from importer.captured_preprocessing import capture_preprocessing
+from importer.errors import ImportRefused
+from importer.options import ImportOptions
+from preprocessing import PreprocessingSpec, Resize
+from tests.importer.linear_graphs import PIXELS, SIDE, onnx_linear, options_for
+from tests.importer.trained_models import spec_file
+from tests.imports import import_quietly
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+class Notes:
+    """A progress that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.texts.append(text)
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[None]:
+        yield
+
+
+def notes_of(options: ImportOptions, folder: Path) -> list[str]:
+    progress = Notes()
+    options = options.model_copy(update={"engine": "onnxruntime"})
+    import_quietly(options, folder / "model.lock", progress)
+    return progress.texts
+
+
+@pytest.mark.parametrize(
+    ("text", "size", "crop", "interpolation"),
+    [
+        ("torchvision:resnet50/IMAGENET1K_V1", 256, 224, "bilinear"),
+        ("torchvision:resnet50/IMAGENET1K_V2", 232, 224, "bilinear"),
+        ("torchvision:resnet50", 232, 224, "bilinear"),
+        ("torchvision:efficientnet_b1/IMAGENET1K_V1", 256, 240, "bicubic"),
+        ("torchvision:vit_b_16/IMAGENET1K_SWAG_E2E_V1", 384, 384, "bicubic"),
+        ("torchvision:swin_t", 232, 224, "bicubic"),
+    ],
+)  # torchvision 0.29's documentation of each weights enum
+def test_a_preset_is_what_torchvision_documents(
+    tmp_path: Path, text: str, size: int, crop: int, interpolation: str
+) -> None:
+    preprocessing, entry = capture_preprocessing(text, None, tmp_path)
+
+    assert entry.spec == PreprocessingSpec.model_validate(
+        {"resize": Resize.model_validate({"size": size, "interpolation": interpolation}),
+         "crop": crop, **IMAGENET}
+    )  # fmt: skip
+    assert preprocessing.input_shape == (crop, crop, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("torchvision:resnet51", "close are resnet50"),
+        ("torchvision:resnet50/IMAGENET22K", "there are IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT"),
+    ],
+)
+def test_a_preset_that_does_not_exist_is_refused(tmp_path: Path, text: str, reason: str) -> None:
+    with pytest.raises(ArtifactError, match=reason):
+        capture_preprocessing(text, None, tmp_path)
+
+
+def test_another_form_of_preprocessing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImportRefused, match=r"expected a spec file .* or torchvision:NAME/WEIGHTS"):
+        capture_preprocessing("imagenet", None, tmp_path)
+
+
+def pictures(folder: Path, orientation: int) -> Path:
+    folder.mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(PIXELS[0]).save(folder / "turned.png", exif=exif)
+    Image.fromarray(PIXELS[1]).save(folder / "plain.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("orientation", "applied", "told"), [(6, False, True), (6, True, False), (1, False, False)]
+)
+def test_an_orientation_that_will_be_ignored_is_told(
+    store: Path, tmp_path: Path, orientation: int, applied: bool, told: bool
+) -> None:
+    graph = onnx_linear(tmp_path / "network.onnx")
+    options = options_for(graph, pictures(tmp_path / "golden", orientation))
+    (tmp_path / "other").mkdir()
+    spec = spec_file(tmp_path / "other", {"crop": SIDE, "decode": {"exif_orientation": applied}})
+
+    notes = notes_of(options.model_copy(update={"preprocessing": spec}), tmp_path)
+
+    about_orientation = [text for text in notes if "EXIF" in text]
+    assert bool(about_orientation) == told
+    assert not told or about_orientation[0].startswith("1 golden images, turned.png the first")
+
+
+def test_what_is_changed_in_a_graph_is_told(store: Path, tmp_path: Path) -> None:
+    graph = onnx_linear(tmp_path / "network.onnx", batch=2, flat_batch=2, softmax=True)
+
+    notes = notes_of(options_for(graph, pictures(tmp_path / "golden", 1)), tmp_path)
+
+    assert notes == [
+        "the graph ends in Softmax; its input, the logits, is what is served",
+        "the graph has a fixed batch size of 2; it is made free",
+        "classes of the golden images are not known, so no accuracy is compared",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("device", "samples", "told"),
+    [
+        ("cpu", 99, "bf16 and int8 are tried from 100 golden images on; there are 99"),
+        ("cuda", 2, "bf16 and fp16 are tried from 100 golden images on; there are 2"),
+        ("cpu", 100, ""),
+    ],
+)
+def test_precisions_that_too_few_images_leave_out_are_told(
+    device: str, samples: int, told: str
+) -> None:
+    chosen, note = choose_candidates("auto", "auto", device, samples)
+
+    assert note.partition(" (")[0] == told
+    assert ({candidate.precision for candidate in chosen} == {"fp32"}) == bool(told)
+
+
+def test_a_precision_that_was_asked_for_is_tried_whatever_the_number_of_images() -> None:
+    chosen, note = choose_candidates("auto", "int8", "cpu", 2)
+
+    assert [candidate.name for candidate in chosen] == ["openvino-int8"]
+    assert note == ""

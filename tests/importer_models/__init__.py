@@ -1,1 +1,0 @@
-"""Imports of real weights, finished graphs and whole artifacts."""

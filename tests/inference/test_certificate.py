@@ -1,0 +1,189 @@
+"""Gates and certificates on logits written by hand."""
+
+import math
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from image_classifier.artifact.evidence import Certificate
+from image_classifier.artifact.format import Precision
+from image_classifier.inference.certificate import Gates, certify
+from image_classifier.inference.engine import Logits
+
+UNKNOWN = (None,) * 400
+
+
+def rows(*logits: list[float]) -> Logits:
+    return np.array(logits, dtype=np.float32)
+
+
+def one_hot(*class_ids: int) -> Logits:
+    """Logits of a clear answer: 10 for the class, 0 for the others; three classes."""
+    return 10 * np.eye(3, dtype=np.float32)[list(class_ids)]
+
+
+def judged(
+    logits: Logits,
+    reference: Logits,
+    precision: Precision = "fp32",
+    class_ids: tuple[int | None, ...] = UNKNOWN,
+) -> tuple[Certificate, str]:
+    return certify(logits, reference, class_ids[: len(reference)], precision, Gates())
+
+
+def test_equal_logits_pass_with_difference_zero_and_full_agreement() -> None:
+    certificate, failure = judged(one_hot(0, 1, 2), one_hot(0, 1, 2))
+
+    assert failure == ""
+    assert certificate == Certificate(
+        samples=3,
+        max_logit_difference=0,
+        tolerance=1e-3,
+        top1_agreement=1,
+        required_agreement=1,
+        accuracy=None,
+        reference_accuracy=None,
+        max_accuracy_loss=None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("reference", "logit", "passes"),
+    [
+        pytest.param(0.5, 0.5009, True, id="below-one-the-tolerance-is-absolute"),
+        pytest.param(0.5, 0.5011, False, id="below-one-beyond"),
+        pytest.param(-2000.0, -2001.9, True, id="above-one-it-is-relative"),
+        pytest.param(-2000.0, -2002.1, False, id="above-one-beyond"),
+    ],
+)
+def test_an_fp32_engine_may_differ_by_a_thousandth(
+    reference: float, logit: float, passes: bool
+) -> None:
+    _, failure = judged(rows([logit, 9e3]), rows([reference, 9e3]))
+
+    assert (failure == "") is passes
+
+
+def test_a_refused_difference_is_told_with_its_number_and_the_allowed_one() -> None:
+    certificate, failure = judged(rows([10.5, 0]), rows([10, 0]))
+
+    assert failure == "a logit is off by 0.05 (relative), allowed is 0.001"
+    assert certificate.max_logit_difference == 0.5
+
+
+def test_one_wrong_logit_among_many_is_enough() -> None:
+    reference = np.tile(rows([5, 1, 0]), (100, 1))
+    logits = reference.copy()
+    logits[57, 2] += 0.01
+
+    assert judged(logits, reference)[1] != ""
+
+
+@pytest.mark.parametrize(
+    ("precision", "logits", "reference", "agreement"),
+    [
+        # Margin 0.0015, tolerance 0.001: each may move by 0.001, so the order means nothing.
+        pytest.param("fp32", [0.9993, 1.0007, 0], [1.0, 0.9985, 0], 1, id="near-tie"),
+        # Margin 0.0025 > 2 * 0.001.
+        pytest.param("fp32", [1.0, 1.01, 0], [1.0025, 1.0, 0], 0, id="beyond-two-tolerances"),
+        pytest.param("int8", [1, 1.0005], [1.0005, 1], 0, id="no-near-ties-in-reduced-precision"),
+    ],
+)
+def test_a_changed_top_1_counts_unless_the_reference_is_a_near_tie(
+    precision: Precision, logits: list[float], reference: list[float], agreement: float
+) -> None:
+    certificate, _ = judged(rows(logits), rows(reference), precision)
+
+    assert certificate.top1_agreement == agreement
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "int8"])
+@pytest.mark.parametrize(("changed", "passes"), [(2, True), (3, False)])
+def test_reduced_precision_must_keep_99_of_100_top_1(
+    precision: Precision, changed: int, passes: bool
+) -> None:
+    reference = one_hot(*[0] * 200)
+    logits = one_hot(*[1] * changed, *[0] * (200 - changed))
+
+    certificate, failure = judged(logits, reference, precision)
+
+    assert certificate.top1_agreement == pytest.approx(1 - changed / 200)
+    assert (failure == "") is passes
+    if not passes:
+        assert failure == "top-1 agrees on 98.5% of the golden samples, required is 99.0%"
+
+
+def test_reduced_precision_may_move_logits_as_far_as_top_1_stays() -> None:
+    assert judged(rows([3.0, 2]), rows([10, 0]), "int8")[1] == ""
+
+
+@pytest.mark.parametrize(("lost", "passes"), [(1, True), (2, False)])
+def test_a_loss_of_accuracy_of_exactly_what_is_allowed_passes(lost: int, passes: bool) -> None:
+    # 200 labelled samples: the reference reads 199 of them, the engine 198: 0.5 points less.
+    truth = (0,) * 199 + (1,)
+    reference = one_hot(*[0] * 200)
+    logits = one_hot(*[2] * lost, *[0] * (200 - lost))
+
+    certificate, failure = judged(logits, reference, "int8", truth)
+
+    assert certificate.reference_accuracy == 0.995
+    assert certificate.accuracy == pytest.approx(0.995 - lost / 200)
+    assert (failure == "") is passes
+    if not passes:
+        assert failure == "accuracy falls by 1.00%, allowed is 0.50%"
+
+
+def test_accuracy_counts_labelled_samples_only() -> None:
+    certificate, _ = judged(one_hot(0, 1, 2, 2), one_hot(0, 1, 2, 0), class_ids=(0, None, 1, None))
+
+    # Of the labelled first and third the engine reads the first.
+    assert certificate.accuracy == 0.5
+    assert certificate.reference_accuracy == 0.5
+
+
+def test_an_engine_that_reads_more_than_the_reference_has_lost_nothing() -> None:
+    truth = (0,) * 200
+    reference = one_hot(*[1] * 2, *[0] * 198)
+
+    assert judged(one_hot(*[0] * 200), reference, "int8", truth)[1] == ""
+
+
+@pytest.mark.parametrize("damaged", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_logits_that_are_not_finite_fail_and_the_certificate_stays_json(
+    damaged: float, precision: Precision
+) -> None:
+    certificate, failure = judged(rows([1, damaged]), rows([1, 0]), precision)
+
+    assert failure == "its logits contain NaN or infinity"
+    assert math.isfinite(certificate.max_logit_difference)
+
+
+def test_the_difference_has_three_digits_so_that_noise_does_not_change_the_tag() -> None:
+    certificate, _ = judged(rows([1.000012345678, 0]), rows([1, 0]))
+
+    assert certificate.max_logit_difference == 1.24e-5  # float32 of 1.000012345678 is 1.0000124
+
+
+def test_a_network_of_one_class_can_be_certified() -> None:
+    assert judged(rows([1.0], [2.0]), rows([1.0], [2.0]))[1] == ""
+
+
+@pytest.mark.parametrize(
+    "gates",
+    [
+        {"fp32_tolerance": math.nan},
+        {"fp32_tolerance": 0},
+        {"fp32_tolerance": -1},
+        {"fp32_tolerance": math.inf},
+        {"min_agreement": math.nan},
+        {"min_agreement": 1.1},
+        {"max_accuracy_loss": -0.1},
+        {"max_accuracy_loss": math.nan},
+    ],
+    ids=str,
+)
+def test_a_gate_that_lets_everything_or_nothing_through_is_refused(gates: dict[str, float]) -> None:
+    with pytest.raises(ValidationError):
+        Gates.model_validate(gates)

@@ -1,0 +1,151 @@
+"""From an artifact to an executor: which plan is loaded, and what keeps a service from starting."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from image_classifier.artifact.artifact import Artifact, open_artifact
+from image_classifier.artifact.evidence import EngineGraph
+from image_classifier.artifact.record import Plan
+from image_classifier.inference import startup
+from image_classifier.inference.engine import Batch, Engine, LoadEngine, Logits
+from image_classifier.inference.engines.load import open_graph
+from image_classifier.inference.executor import Executor
+from image_classifier.inference.machine import this_machine
+from image_classifier.inference.plan import plan_for
+from image_classifier.inference.startup import (
+    SelfCheckFailed,
+    check_engine,
+    golden_inputs,
+    load_executor,
+)
+
+
+@pytest.fixture(scope="module")
+def artifact(digits_folder: Path) -> Artifact:
+    """The digits, with a plan of two streams and a single-stream engine."""
+    opened = open_artifact(digits_folder)
+    assert opened.record is not None
+    plan = opened.record.plan.model_copy(
+        update={"streams": 2, "threads": 2, "batch_sizes": (1,), "single_stream": True}
+    )
+    record = opened.record.model_copy(update={"plan": plan, "machine": this_machine()})
+    return dataclasses.replace(opened, record=record)
+
+
+class Spoiled:
+    """The certified engine with one thing wrong."""
+
+    def __init__(self, engine: Engine, wrong: str) -> None:
+        self._engine = engine
+        self._wrong = wrong
+
+    def run(self, batch: Batch) -> Logits:
+        logits = self._engine.run(batch)
+        if self._wrong == "off":
+            return logits + np.float32(0.05)
+        if self._wrong == "classes reversed":
+            return logits[:, ::-1]
+        if self._wrong == "batch reversed" and len(batch) > 1:
+            return logits[::-1]
+        if self._wrong == "damaged":
+            return logits * np.float32(np.nan)
+        return logits
+
+
+def check(artifact: Artifact, wrong: str, single_stream_wrong: str = "nothing") -> None:
+    """Run the self-check of an engine and a single-stream engine that are wrong in these ways."""
+    entry = artifact.evidence.engine("onnxruntime-fp32")
+    plan = Plan(
+        engine=entry.name,
+        streams=1,
+        threads=1,
+        batch_sizes=(1, 4),
+        service_time_ms=1,
+        single_stream=True,
+    )
+    input_spec, classes = artifact.manifest.input, artifact.manifest.num_classes
+    engine = open_graph(entry, artifact.root, input_spec.shape)(plan)
+    engines = Spoiled(engine, wrong), Spoiled(engine, single_stream_wrong)
+    executor = Executor(engines[0], plan, input_spec, classes, engines[1])
+    inputs = golden_inputs(artifact.golden_samples(), artifact.preprocessing())
+    check_engine(artifact, entry, executor, inputs)
+
+
+def test_an_engine_that_reproduces_its_certificate_passes(artifact: Artifact) -> None:
+    check(artifact, "nothing")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "single_stream_wrong", "message"),
+    [
+        ("off", "nothing", "batch size 1: a logit is off by"),
+        ("classes reversed", "nothing", "batch size 1: a logit is off by"),
+        ("batch reversed", "nothing", "batch size 4: a logit is off by"),
+        ("damaged", "nothing", "batch size 1: its logits contain NaN"),
+        ("nothing", "off", "single stream: a logit is off by"),
+    ],
+)
+def test_an_engine_that_does_not_is_refused_and_the_message_says_where_and_what_to_do(
+    artifact: Artifact, wrong: str, single_stream_wrong: str, message: str
+) -> None:
+    with pytest.raises(SelfCheckFailed, match=message) as refused:
+        check(artifact, wrong, single_stream_wrong)
+
+    assert "import the model again here, or set CLASSIFIER_ENGINE" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_sample_that_gives_other_pixels_than_at_import_is_refused(artifact: Artifact) -> None:
+    first, *others = artifact.golden_samples()
+    moved = dataclasses.replace(first, data=others[-1].data)
+
+    with pytest.raises(SelfCheckFailed, match=f"golden sample {first.name}: .* other pixels"):
+        golden_inputs([moved, *others], artifact.preprocessing())
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_single_stream_engine_is_loaded_unless_answers_must_be_deterministic(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch, deterministic: bool
+) -> None:
+    plans: list[Plan] = []
+
+    def recording(graph: EngineGraph, root: Path, shape: tuple[int, ...]) -> LoadEngine:
+        load = open_graph(graph, root, shape)
+
+        def loaded(plan: Plan) -> Engine:
+            plans.append(plan)
+            return load(plan)
+
+        return loaded
+
+    monkeypatch.setattr(startup, "open_graph", recording)
+    load_executor(artifact, engine=None, budget_ms=50, deterministic=deterministic)
+
+    expected = [(2, 2, (1,))] if deterministic else [(2, 2, (1,)), (1, 2, (1,))]
+    assert [(plan.streams, plan.threads, plan.batch_sizes) for plan in plans] == expected
+
+
+def test_for_another_budget_the_plan_comes_from_the_measured_curve(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert artifact.record is not None
+    engine = artifact.record.plan.engine
+    monkeypatch.setattr(startup, "measure_curve", None)  # a call would fail
+
+    executor = load_executor(artifact, engine=None, budget_ms=200, deterministic=False)
+
+    assert executor.plan == plan_for(engine, artifact.record.curve(engine), 200)
+
+
+def test_deterministic_logits_are_the_same_bits_in_every_batch(artifact: Artifact) -> None:
+    executor = load_executor(artifact, engine=None, budget_ms=50, deterministic=True)
+    inputs = golden_inputs(artifact.golden_samples(), artifact.preprocessing())
+
+    single = np.concatenate([executor.run(item[np.newaxis]) for item in inputs])
+
+    assert len(executor.plan.batch_sizes) == 1
+    for count in (2, 3, 7, 30):
+        assert executor.run(inputs[:count]).tobytes() == single[:count].tobytes()

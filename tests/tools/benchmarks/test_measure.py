@@ -1,0 +1,196 @@
+"""What is measured on which start, with tiny servers in the place of real ones."""
+
+# psutil ships no types.
+# mypy: disable-error-code="import-untyped"
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from tests.tools.benchmarks.samples import limit
+from tests.tools.tiny_servers import right, serving
+from tools import serving as server_processes
+from tools.benchmarks import measure
+from tools.benchmarks.images import DIGITS_MIX, WEB_SIZE, mix_files, synthetic_photo
+from tools.benchmarks.models import near_best
+from tools.benchmarks.presets import Case, Preset
+from tools.benchmarks.servers import NULL, SERVERS, best_output
+from tools.benchmarks.session import Visit, read_session
+from tools.benchmarks.workload import Workload, write_workload
+from tools.serving import RunningServer, ServerFailed
+
+CASE = Case(model="none", mix=DIGITS_MIX, low_rate_per_s=50)
+PRESET = Preset(cases=(), rounds=1, slice_s=0.2, probes=1)
+PRODUCT, FASTAPI, *_ = SERVERS
+WAIT = "CLASSIFIER_MAX_WAIT_MS"
+Starts = list[Mapping[str, str]]
+
+
+@pytest.fixture
+def workload(tmp_path: Path) -> Path:
+    """One image, "0", whose class is 0."""
+    image = tmp_path / "0"
+    image.write_bytes(b"0")
+    found = Workload(
+        model="none",
+        engine="",
+        precision_hint="f32",
+        preprocessing="",
+        threads=1,
+        store="store",
+        lock="lock",
+        files=(str(image),),
+        accepted=((0,),),
+    )
+    write_workload(found, tmp_path / "workload.json")
+    return tmp_path / "workload.json"
+
+
+@pytest.fixture
+def starts(monkeypatch: pytest.MonkeyPatch) -> Starts:
+    """Environments of the starts; a server that is not told to wait refuses everything."""
+    environments: Starts = []
+
+    @contextlib.contextmanager
+    def running(_name: str, _command: object, **given: Any) -> Iterator[RunningServer]:
+        environment = given["environment"]
+        environments.append(environment)
+        answer = right if WAIT in environment else lambda _number, _body: (429, b"{}")
+        with serving(answer) as port:
+            yield RunningServer(process=psutil.Process(), port=port, ready_s=len(environments))
+
+    monkeypatch.setattr(server_processes, "running", running)
+    monkeypatch.setattr(measure, "WARMUP_S", 0.05)
+    monkeypatch.setattr(measure, "measured_limit", lambda *_args, **_options: limit())
+    monkeypatch.setenv(WAIT, "7")  # of the shell that measures: not for the servers
+    return environments
+
+
+def visited(server: Any, workload: Path, preset: Preset = PRESET) -> Visit:
+    return measure.visit(server, workload, CASE, preset, round_=0, last=True)
+
+
+def test_this_project_is_saturated_without_refusals_and_offered_rates_as_it_serves(
+    starts: Starts, workload: Path
+) -> None:
+    found = visited(PRODUCT, workload)
+
+    assert [environment.get(WAIT) for environment in starts] == ["5000", None]
+    assert found.saturated is not None
+    assert found.saturated.answered_per_s > 0
+    assert found.saturated.failures == 0
+    _, low, probe = found.runs
+    assert (low.rate_per_s, low.given_up, low.latencies_ms) == (50, False, ())
+    assert (probe.given_up, probe.latencies_ms) == (True, ())
+    assert found.highest is not None
+    assert found.highest.passed_per_s == 0
+    assert found.ready_s == 1  # of the first start
+
+
+def test_a_peer_is_started_once_without_settings_of_the_shell(
+    starts: Starts, workload: Path
+) -> None:
+    visited(FASTAPI, workload)
+
+    assert [environment.get(WAIT) for environment in starts] == [None]
+    assert starts[0]["BENCHMARK_WORKLOAD"] == str(workload)
+    assert starts[0]["CLASSIFIER_BUDGET_MS"] == "50"
+
+
+def test_only_this_project_is_overloaded(starts: Starts, workload: Path) -> None:
+    preset = Preset(cases=(), rounds=1, slice_s=0.2, probes=0, load_parts=(0.5,), overload=3)
+
+    own, peer = (visited(server, workload, preset) for server in (PRODUCT, FASTAPI))
+
+    assert own.saturated is not None
+    capacity = own.saturated.answered_per_s
+    assert [run.rate_per_s for run in own.runs[2:]] == [
+        pytest.approx(0.5 * capacity, abs=0.1),
+        pytest.approx(3 * capacity, abs=0.1),
+    ]
+    assert [run.rate_per_s for run in peer.runs] == [None, 50]  # it answered nothing
+
+
+def test_a_server_that_does_not_start_is_a_visit_with_its_reason(
+    starts: Starts, workload: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_args: object, **_given: object) -> Any:
+        raise ServerFailed("FastAPI: ended with 3 while starting")
+
+    monkeypatch.setattr(server_processes, "running", fails)
+
+    found = visited(FASTAPI, workload)
+
+    assert found.error == "FastAPI: ended with 3 while starting"
+    assert found.limit is not None
+    assert found.runs == ()
+
+
+def test_rounds_alternate_and_the_session_is_kept_after_every_visit(
+    workload: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[tuple[int, str, bool]] = []
+
+    def visit(server: Any, *_args: object, round_: int, last: bool) -> Visit:
+        order.append((round_, server.name, last))
+        if len(order) == 5:
+            raise KeyboardInterrupt
+        return Visit(server=server.name, round=round_)
+
+    monkeypatch.setattr(measure, "visit", visit)
+    monkeypatch.setattr(measure, "prepared", lambda *_: workload)
+    monkeypatch.setattr(measure, "measured_limit", lambda *_args, **_options: limit())
+    monkeypatch.setattr(measure, "installed_versions", dict)
+    preset = Preset(cases=(), rounds=2, slice_s=0.1, probes=0)
+
+    with pytest.raises(KeyboardInterrupt):
+        measure.measured_session("full", preset, ["digits-fp32"], (PRODUCT, FASTAPI), tmp_path)
+
+    assert order == [
+        (0, NULL.name, False),
+        (0, "this project", False),
+        (0, "FastAPI", False),
+        (1, "this project", True),
+        (1, "FastAPI", True),
+    ]
+    (path,) = tmp_path.glob("*-full.json")
+    assert len(read_session(path).cases[0].visits) == 4
+
+
+@pytest.mark.parametrize("server", SERVERS, ids=lambda server: server.name)
+def test_every_server_is_sent_the_whole_file(server: Any) -> None:
+    file = b"\xff\xd8\r\n\r\nbytes"
+
+    head, _, body = server.request(file).partition(b"\r\n\r\n")
+
+    assert head.startswith(b"POST /")
+    assert f"Content-Length: {len(body)}".encode() in head
+    assert file in body
+
+
+def test_the_class_is_read_from_a_tensor() -> None:
+    body = (
+        b'{"outputs": [{"name": "probability", "data": [1]}, {"name": "class_id", "data": [7, 3]}]}'
+    )
+
+    assert best_output(body) == 7
+
+
+def test_logits_that_are_nearly_equal_are_both_right() -> None:
+    # The spread is 10: 0.02 of it is 0.2.
+    logits = np.array([1.0, 9.9, 10.0, 9.7, 0.0])
+
+    assert near_best(logits, 0.02) == (2, 1)
+
+
+def test_the_images_need_no_download_and_are_the_same_every_time(tmp_path: Path) -> None:
+    first, again, other = (synthetic_photo(WEB_SIZE, seed=seed) for seed in (0, 0, 1))
+
+    assert first.size == (500, 375)
+    assert first.tobytes() == again.tobytes() != other.tobytes()
+    assert len(mix_files(DIGITS_MIX, tmp_path)) == 30

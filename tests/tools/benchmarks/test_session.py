@@ -1,0 +1,49 @@
+"""A session's file holds every latency, whole."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.tools.benchmarks.samples import case_result, session, visit
+from tests.tools.test_load import run
+from tools.benchmarks.session import (
+    BenchmarkError,
+    packed,
+    read_session,
+    stored_sessions,
+    unpacked,
+    write_session,
+)
+
+
+def test_a_session_is_read_as_it_was_written(tmp_path: Path) -> None:
+    closed = run(rate_per_s=None, connections=6, latencies_ms=(0.001, 12.345, 60_000.0))
+    written = session(case_result(visit("peer", closed, run(failed={"429": 3}))))
+
+    path = write_session(written, tmp_path)
+
+    assert path.name == "2026-01-02-0123456789-full.json"
+    assert read_session(path) == written
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+def test_latencies_are_packed_as_little_endian_microseconds() -> None:
+    # zlib of b"\x01\x00\x00\x00\xe8\x03\x00\x00": 1 µs and 1000 µs.
+    assert unpacked("eJxjZGBgeMHMwAAAA7kA7Q==") == (0.001, 1.0)
+    assert unpacked(packed((0.001, 1.0))) == (0.001, 1.0)
+
+
+def test_the_newest_session_comes_first(tmp_path: Path) -> None:
+    for date in ("2026-01-02T08:00:00", "2026-01-03T00:00:00", "2026-01-02T09:00:00"):
+        write_session(session().model_copy(update={"date": date, "name": date[11:13]}), tmp_path)
+
+    assert [each.date[8:13] for each in stored_sessions(tmp_path)] == ["03T00", "02T09", "02T08"]
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"schema_version": 1}', "[1, 2]"])
+def test_a_file_of_another_kind_is_refused_by_name(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "2026-01-01-abc-full.json"
+    path.write_text(text)
+
+    with pytest.raises(BenchmarkError, match=r"2026-01-01-abc-full\.json: not a session"):
+        read_session(path)

@@ -1,0 +1,161 @@
+"""What `make certify` stores, and what it proposes, worked out by hand."""
+
+# psutil ships no types.
+# mypy: disable-error-code="import-untyped"
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import psutil
+import pytest
+
+from image_classifier.artifact.artifact import open_artifact
+from image_classifier.artifact.record import Plan, read_slo
+from image_classifier.http.schemas import EngineCard
+from tests.artifact.builder import SLO, write_artifact
+from tests.tools.tiny_servers import named, right, serving
+from tools import certify
+from tools.certify import CertifyError, Subject, near_best, plan_of, proposal, replicas_for
+from tools.serving import ROOT, RunningServer
+
+
+@pytest.mark.parametrize("single_stream", [True, False])
+def test_the_certified_plan_is_the_one_the_server_shows(
+    tmp_path: Path, single_stream: bool
+) -> None:
+    evidence = open_artifact(tmp_path, write_artifact(tmp_path)).evidence
+    plan = Plan(
+        engine=evidence.engines[0].name,
+        streams=2,
+        threads=3,
+        batch_sizes=(1, 4),
+        service_time_ms=7.5,
+        single_stream=single_stream,
+    )
+
+    assert plan_of(EngineCard.of(evidence, plan).model_dump(mode="json")) == plan
+
+
+def test_saturation_is_certified_without_refusals_and_the_rate_as_it_serves(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    root = tmp_path / "artifact"
+    root.mkdir()
+    artifact = open_artifact(root, write_artifact(root))
+    plan = SLO.plan.model_copy(update={"engine": artifact.evidence.engines[0].name})
+    card = {
+        "engine": EngineCard.of(artifact.evidence, plan).model_dump(mode="json"),
+        "topology": "embedded",
+    }
+    predictions = json.loads(named(0))["predictions"][0] | {"probability": 1.0}
+    started: list[Mapping[str, str]] = []
+
+    @contextlib.contextmanager
+    def served(
+        _subject: object, _requests: object, settings: Mapping[str, str]
+    ) -> Iterator[RunningServer]:
+        started.append(settings)
+        with serving(right if settings else lambda _number, _body: (429, b"{}")) as port:
+            yield RunningServer(process=psutil.Process(), port=port, ready_s=len(started))
+
+    monkeypatch.setattr(certify, "_served", served)
+    answer = json.dumps({**card, "predictions": [predictions]}).encode()
+    monkeypatch.setattr(certify, "ask", lambda *_: (200, answer))
+    monkeypatch.setattr(certify, "WARMUP_S", 0.05)
+    subject = Subject(
+        artifact=artifact,
+        settings={"CLASSIFIER_WORKERS": "1", "CLASSIFIER_LOCK": "elsewhere"},
+        images=(b"0",),
+        images_name="golden",
+    )
+
+    found = certify.certify(subject, budget_ms=50, probe_s=0.2)
+
+    patient = {"CLASSIFIER_MAX_WAIT_MS": "5000", "CLASSIFIER_OVERLOAD_WAIT_MS": "5000"}
+    assert started == [patient, {}]
+    assert found.saturated_per_s > 0
+    assert found.highest_rate_per_s == 0  # the usual start refuses everything
+    assert found.first_failed_rate_per_s is not None
+    assert (found.p99_ms, found.ready_s) == (None, 2)
+    assert found.settings == {"CLASSIFIER_WORKERS": "1"}
+    assert read_slo(root) == found
+
+
+def test_an_image_that_the_service_refuses_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(certify, "ask", lambda *_: (422, b"undecodable_image"))
+    subject = Subject(artifact=None, settings={}, images=(b"",), images_name="scans")  # type: ignore[arg-type]
+
+    with pytest.raises(CertifyError, match="image 0 of scans: answered 422: undecodable_image"):
+        certify._target(subject, (b"",), 1)
+
+
+def test_nearly_equal_classes_are_both_right() -> None:
+    # 0.36 is 0.9 of 0.4, 0.2 is half of it.
+    predictions = [
+        {"class_id": 7, "probability": 0.4},
+        {"class_id": 3, "probability": 0.361},
+        {"class_id": 5, "probability": 0.2},
+    ]
+
+    assert near_best(predictions) == {7, 3}
+
+
+# One replica is given 0.7 × 100/s = 70/s: 70 fits in one, 71 needs two, 210 is exactly three; one
+# more may be missing.
+@pytest.mark.parametrize(
+    ("rate_per_s", "expected"), [(1, 2), (70, 2), (71, 3), (140, 3), (210, 4), (1000, 16)]
+)
+def test_with_one_replica_gone_none_is_given_more_than_seven_tenths_of_its_highest_rate(
+    rate_per_s: float, expected: int
+) -> None:
+    assert replicas_for(rate_per_s, 100) == expected
+
+
+def test_the_example_of_the_document_is_what_the_command_proposes() -> None:
+    document = (ROOT / "docs" / "deploy.md").read_text()
+
+    assert "replicas = ceil(P / (0.7 · R)) + 1" in document
+    assert "R = 90/s, P = 500/s → ceil(500 / 63) + 1 = 9 pods" in document
+    assert replicas_for(500, 90) == 9
+
+
+def test_the_proposal_shows_its_arithmetic() -> None:
+    text = proposal(SLO, rate_per_s=200, here=SLO.machine)
+
+    # 200 ÷ 70 = 2.857
+    assert text.startswith("for 200/s: 4 replica(s)")
+    assert "200/s ÷ (0.7 × 100/s) = 2.86, rounded up, and 1 that may be missing" in text
+    assert "CLASSIFIER_BUDGET_MS=50 CLASSIFIER_WORKERS=1" in text
+
+
+def test_another_machine_has_to_be_measured() -> None:
+    elsewhere = SLO.machine.model_copy(update={"cpu": "another"})
+
+    assert "run `make certify` on the machine" in proposal(SLO, rate_per_s=50, here=elsewhere)
+    assert "make certify" not in proposal(SLO, rate_per_s=50, here=SLO.machine)
+
+
+def test_with_a_runner_every_core_decodes() -> None:
+    slo = SLO.model_copy(update={"topology": "runner"})
+    own = slo.model_copy(update={"settings": {"CLASSIFIER_WORKERS": "5"}})
+
+    assert "CLASSIFIER_WORKERS=2" in proposal(slo, rate_per_s=1, here=SLO.machine)
+    assert "CLASSIFIER_WORKERS=5" in proposal(own, rate_per_s=1, here=SLO.machine)
+
+
+def test_replicas_do_not_help_where_no_rate_is_within_the_budget() -> None:
+    none = SLO.model_copy(update={"highest_rate_per_s": 0.0, "p50_ms": None, "p99_ms": None})
+
+    with pytest.raises(CertifyError, match=r"one image costs 7\.0 ms .* certify a faster machine"):
+        proposal(none, rate_per_s=1, here=SLO.machine)
+
+
+def test_without_a_model_the_command_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CLASSIFIER_LOCK", str(tmp_path / "model.lock"))
+
+    assert certify.main([]) == 1
+    assert "import a model first" in capsys.readouterr().err

@@ -1,0 +1,275 @@
+"""The load generator against real servers: what it times and what it counts as wrong."""
+
+import asyncio
+import itertools
+import threading
+import time
+
+import pytest
+
+from tests.tools.tiny_servers import named, right, serving, target
+from tools import load
+from tools.load import (
+    Run,
+    closed_run,
+    nearest_rank,
+    open_run,
+    poisson_arrivals,
+    read_answer,
+    search_highest_rate,
+)
+
+
+def run(**changes: object) -> Run:
+    """100 answers of 10 ms in a second."""
+    given = {
+        "rate_per_s": 100.0,
+        "duration_s": 1.0,
+        "elapsed_s": 1.0,
+        "sent": 100,
+        "latencies_ms": (10.0,) * 100,
+        "failed": {},
+        "wrong": 0,
+    }
+    return Run(**{**given, **changes})  # type: ignore[arg-type]
+
+
+def test_right_answers_are_counted_and_timed() -> None:
+    with serving(right) as port:
+        found = open_run(target(port), rate_per_s=200, duration_s=0.5, seed=1)
+
+    assert found.failures == found.wrong == 0
+    assert len(found.latencies_ms) == found.sent == len(poisson_arrivals(200, 0.5, 3, 1))
+    assert found.client_cpu_s > 0
+
+
+def test_open_loop_keeps_its_schedule_while_the_server_stalls() -> None:
+    # The server's only thread stops for 1 s at its 20th request. A client that waits for answers
+    # before it sends would see one slow request: coordinated omission.
+    def stalls_once(number: int, body: bytes) -> tuple[int, bytes]:
+        if number == 20:
+            threading.Event().wait(1.0)
+        return right(number, body)
+
+    with serving(stalls_once) as port:
+        found = open_run(target(port), rate_per_s=100, duration_s=2.0, seed=5)
+
+    # About 100 arrivals fall into the second of the stall; their waits spread evenly over
+    # 0..1000 ms, so about half of them waited more than half a second.
+    assert sum(latency > 500 for latency in found.latencies_ms) > 25
+    assert max(found.latencies_ms) > 950
+    assert found.failures == 0
+
+
+def test_an_answer_for_another_image_is_wrong() -> None:
+    def swaps_two(_number: int, body: bytes) -> tuple[int, bytes]:
+        return 200, named({0: 1, 1: 0, 2: 2}[int(body)])
+
+    with serving(swaps_two) as port:
+        found = closed_run(target(port), connections=1, duration_s=60, most_requests=30)
+
+    # Image 2, one of three, is right.
+    assert (found.sent, found.wrong) == (30, 20)
+
+
+@pytest.mark.parametrize("body", [b'{"predictions": []}', b"not JSON", b"null"])
+def test_an_answer_that_cannot_be_read_is_wrong(body: bytes) -> None:
+    with serving(lambda _number, _body: (200, body)) as port:
+        found = closed_run(target(port), connections=1, duration_s=60, most_requests=5)
+
+    assert found.wrong == len(found.latencies_ms) == 5
+
+
+def test_failures_are_counted_by_status_and_are_not_timed() -> None:
+    def refuses_every_third(number: int, body: bytes) -> tuple[int, bytes]:
+        return (429, b"{}") if number % 3 == 2 else right(number, body)
+
+    with serving(refuses_every_third) as port:
+        found = open_run(target(port), rate_per_s=300, duration_s=0.5, seed=2)
+
+    assert found.failed == {"429": found.sent // 3}
+    assert len(found.latencies_ms) == found.sent - found.sent // 3
+
+
+def test_a_closed_connection_is_a_lost_request_and_the_next_goes_on() -> None:
+    def drops_one(number: int, body: bytes) -> tuple[int, bytes]:
+        return (0, b"") if number == 4 else right(number, body)
+
+    with serving(drops_one) as port:
+        found = closed_run(target(port), connections=2, duration_s=60, most_requests=30)
+
+    assert found.failed == {"lost": 1}
+    assert (found.sent, found.wrong) == (30, 0)
+
+
+def test_with_nobody_listening_every_request_fails() -> None:
+    with serving(right) as port:
+        pass
+
+    found = open_run(target(port), rate_per_s=50, duration_s=0.2, seed=1)
+
+    assert found.failed == {"lost": found.sent}
+    assert found.latencies_ms == ()
+    assert not found.within(1e9)
+
+
+def test_an_answer_after_the_longest_wait_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "DRAIN_S", 0.1)
+
+    def slow(number: int, body: bytes) -> tuple[int, bytes]:
+        time.sleep(1 if number == 0 else 0)
+        return right(number, body)
+
+    with serving(slow) as port:
+        found = closed_run(target(port), connections=1, duration_s=0.1)
+
+    assert (found.sent, found.failed) == (1, {"timeout": 1})
+
+
+def test_closed_load_pauses_after_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The run is shorter than the pause: no connection gets a second turn.
+    monkeypatch.setattr(load, "PAUSE_S", 0.3)
+    with serving(lambda _number, _body: (429, b"{}")) as port:
+        found = closed_run(target(port), connections=3, duration_s=0.1)
+
+    assert found.failed == {"429": 3}
+
+
+def test_a_probe_that_cannot_be_within_the_budget_ends_early() -> None:
+    # No answer takes 0 ms. Of about 500 arrivals 1 % may be late; one more ends the run.
+    with serving(right) as port:
+        late = open_run(target(port), rate_per_s=50, duration_s=10, seed=1, give_up_above_ms=0)
+        timely = open_run(target(port), rate_per_s=50, duration_s=0.2, seed=1, give_up_above_ms=6e4)
+
+    assert late.given_up
+    assert late.sent < 100
+    assert not timely.given_up
+
+
+def test_one_failure_ends_a_probe_but_no_other_run() -> None:
+    with serving(lambda _number, _body: (429, b"{}")) as port:
+        probe = open_run(target(port), rate_per_s=50, duration_s=10, seed=1, give_up_above_ms=6e4)
+        plain = open_run(target(port), rate_per_s=50, duration_s=0.5, seed=1)
+
+    assert probe.given_up
+    assert plain.failures == len(poisson_arrivals(50, 0.5, 3, 1))
+
+
+def test_arrivals_are_those_of_a_poisson_process() -> None:
+    arrivals = poisson_arrivals(200, 100, images=4, seed=1)
+    times = [time_s for time_s, _ in arrivals]
+
+    # 20,000 expected, standard deviation sqrt(20,000) = 141; 4 of them are 566.
+    assert len(times) == pytest.approx(20_000, abs=566)
+    assert 0 <= times[0] <= times[-1] < 100
+    # Exponential gaps: a part of exp(-1) = 0.3679 is longer than the mean of 1/200 s. An even
+    # spacing would have none or all. The tolerance is 4 standard deviations of a share of 20,000.
+    gaps = [after - before for before, after in itertools.pairwise(times)]
+    assert sum(gap > 1 / 200 for gap in gaps) / len(gaps) == pytest.approx(0.3679, abs=0.014)
+    assert {image for _, image in arrivals} == {0, 1, 2, 3}
+
+
+def test_the_seed_decides_the_arrivals() -> None:
+    assert poisson_arrivals(50, 10, 7, seed=3) == poisson_arrivals(50, 10, 7, seed=3)
+    assert poisson_arrivals(50, 10, 7, seed=3) != poisson_arrivals(50, 10, 7, seed=4)
+
+
+# Of 1, 2, …, 200: 198 of them, 99 %, do not exceed 198; half do not exceed 100.
+@pytest.mark.parametrize(("percent", "expected"), [(99, 198), (50, 100), (100, 200), (0.1, 1)])
+def test_a_percentile_is_a_sample_that_so_many_do_not_exceed(
+    percent: float, expected: float
+) -> None:
+    assert nearest_rank(range(1, 201), percent) == expected
+
+
+# 100 requests: the 99th of the sorted latencies is the p99, so one may be late.
+@pytest.mark.parametrize(
+    ("changes", "passed"),
+    [
+        ({"latencies_ms": (50.0,) * 99 + (900.0,)}, True),
+        ({"latencies_ms": (50.0,) * 98 + (51.0, 900.0)}, False),
+        ({"failed": {"500": 1}}, False),
+        ({"wrong": 1}, False),
+        ({"given_up": True}, False),
+    ],
+)
+def test_a_rate_passes_with_its_p99_in_the_budget_and_no_error(
+    changes: dict[str, object], passed: bool
+) -> None:
+    assert run(**changes).within(50) is passed
+
+
+def test_wrong_answers_are_no_throughput() -> None:
+    assert run(elapsed_s=2.0, wrong=10).answered_per_s == 45  # (100 - 10) in 2 s
+
+
+def test_the_search_narrows_to_the_rate_the_server_holds() -> None:
+    offered: list[float] = []
+
+    def holds_30(rate_per_s: float, _duration_s: float) -> Run:
+        offered.append(rate_per_s)
+        return run(latencies_ms=(10.0 if rate_per_s <= 30 else 90.0,) * 100)
+
+    found = search_highest_rate(holds_30, saturated_per_s=100, budget_ms=50, probes=3, probe_s=10)
+
+    # sqrt(10 · 100) = 31.62 fails, sqrt(10 · 31.62) = 17.78 passes, sqrt(17.78 · 31.62) = 23.71.
+    assert offered == [31.62, 17.78, 23.71]
+    assert (found.passed_per_s, found.failed_per_s) == (23.71, 31.62)
+    # 31.62/s takes 350 / 31.62 = 11.07 s, 23.71/s takes 14.76 s: 350 arrivals each.
+    assert found.arrivals == 350
+
+
+def test_a_search_of_a_slow_server_says_how_few_requests_decided() -> None:
+    durations: list[float] = []
+
+    def fails(_rate_per_s: float, duration_s: float) -> Run:
+        durations.append(duration_s)
+        return run(given_up=True)
+
+    found = search_highest_rate(fails, saturated_per_s=10, budget_ms=50, probes=1, probe_s=5)
+
+    # sqrt(1 · 10) = 3.16/s for at most 3 × 5 s: 47 arrivals.
+    assert durations == [15]
+    assert (found.passed_per_s, found.failed_per_s, found.arrivals) == (0, 3.16, 47)
+
+
+def test_a_server_that_answers_nothing_is_not_searched() -> None:
+    found = search_highest_rate(
+        lambda *_: pytest.fail("offered"), saturated_per_s=0, budget_ms=50, probes=4, probe_s=5
+    )
+
+    assert (found.passed_per_s, found.failed_per_s) == (0, None)
+
+
+PLAIN = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+CHUNKED = (
+    b"HTTP/1.1 503 Busy\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"3\r\nhel\r\n2;name=value\r\nlo\r\n0\r\n\r\n"
+)
+
+
+def answer_in(data: bytes) -> tuple[int, bytes]:
+    async def read() -> tuple[int, bytes]:
+        reader = asyncio.StreamReader()
+        reader.feed_data(data)
+        reader.feed_eof()
+        return await read_answer(reader)
+
+    return asyncio.run(read())
+
+
+@pytest.mark.parametrize(("data", "status"), [(PLAIN, 200), (CHUNKED, 503)])
+def test_an_answer_is_read_with_a_length_and_in_chunks(data: bytes, status: int) -> None:
+    assert answer_in(data) == (status, b"hello")
+
+
+@pytest.mark.parametrize("data", [PLAIN[:-1], CHUNKED[:-2], PLAIN[:20]])
+def test_an_answer_that_ends_early_is_none(data: bytes) -> None:
+    with pytest.raises(EOFError):
+        answer_in(data)
+
+
+@pytest.mark.parametrize("data", [b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"])
+def test_an_answer_without_a_readable_head_is_none(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"expected HTTP/1\.1|neither Content-Length"):
+        answer_in(data)

@@ -1,0 +1,93 @@
+"""Measures this project beside its peers and the limit of the machine: `make bench`."""
+
+import argparse
+import dataclasses
+import signal
+import sys
+from collections.abc import Sequence
+
+from tools.benchmarks import report
+from tools.benchmarks.measure import measured_load, measured_session
+from tools.benchmarks.models import BUILD
+from tools.benchmarks.presets import CASES, PRESETS
+from tools.benchmarks.servers import PEERS_PYTHON, SERVERS
+from tools.benchmarks.session import RESULTS, BenchmarkError, read_session
+from tools.serving import ServerFailed
+
+HELP = {
+    "quick": "ResNet-50 int8, every server once, about 6 minutes; printed, not published",
+    "full": "four models, every server in three rounds, about two hours; for docs/performance.md",
+    "load": "one load on this project alone, for as long as you like",
+    "report": "write docs/performance.md from the stored sessions",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    whole = argparse.ArgumentParser(prog="python -m tools.benchmarks", description=__doc__)
+    commands = whole.add_subparsers(dest="command", required=True)
+    each = {name: commands.add_parser(name, help=text) for name, text in HELP.items()}
+    for name in PRESETS:
+        each[name].add_argument("--cases", nargs="+", default=PRESETS[name].cases, choices=CASES)
+        each[name].add_argument(
+            "--servers", nargs="+", default=[], choices=[it.name for it in SERVERS]
+        )
+        each[name].add_argument("--rounds", type=int, default=PRESETS[name].rounds)
+    load = each["load"]
+    load.add_argument("case", choices=CASES)
+    load.add_argument("--rate", type=float, help="open loop at this many requests a second")
+    load.add_argument("--times", type=float, help="open loop at this multiple of the capacity")
+    load.add_argument("--connections", type=int, default=6, help="of the closed loop")
+    load.add_argument("--requests", type=int, help="ends the closed loop")
+    load.add_argument("--seconds", type=float, default=60)
+    load.add_argument("--set", nargs="*", default=[], metavar="CLASSIFIER_NAME=VALUE")
+    each["report"].add_argument(
+        "--check", action="store_true", help="fail if the page is not what the sessions say"
+    )
+    return whole
+
+
+def run(given: argparse.Namespace) -> str:
+    """Run one command; return what it prints last.
+
+    Raises:
+        BenchmarkError, ServerFailed: It could not be done; the message says why.
+    """
+    if given.command == "report":
+        return report.check_page() if given.check else report.write_page()
+    if not PEERS_PYTHON.exists():
+        raise BenchmarkError("the benchmark's environment is missing; run `make bench`")
+    if given.command == "load":
+        path = measured_load(
+            given.case,
+            RESULTS,
+            settings=dict(pair.split("=", 1) for pair in given.set),
+            seconds=given.seconds,
+            rate_per_s=given.rate,
+            times=given.times,
+            connections=given.connections,
+            most_requests=given.requests,
+        )
+    else:
+        preset = dataclasses.replace(PRESETS[given.command], rounds=given.rounds)
+        folder = BUILD / "results" if given.command == "quick" else RESULTS
+        servers = [it for it in SERVERS if not given.servers or it.name in given.servers]
+        path = measured_session(given.command, preset, given.cases, servers, folder)
+    return f"{report.as_text(read_session(path))}\n\nwritten: {path}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    given = parser().parse_args(arguments)
+    # Ended from outside, the servers under test are stopped too, by the same `finally`.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        print(run(given))
+    except (BenchmarkError, ServerFailed) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

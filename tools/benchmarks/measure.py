@@ -1,0 +1,292 @@
+"""Measures servers under load, in rounds, beside the limit of the machine."""
+
+import contextlib
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from tools import load, serving
+from tools.benchmarks.limit import measured_limit
+from tools.benchmarks.models import BUILD, prepared
+from tools.benchmarks.presets import CASES, Case, Preset
+from tools.benchmarks.servers import NULL, PEERS_PYTHON, PRODUCT, SERVERS, Server
+from tools.benchmarks.session import CaseResult, Verdict, Visit, begin_session, write_session
+from tools.benchmarks.workload import WORKLOAD_VARIABLE, Workload, read_workload
+from tools.load import Run, Target
+from tools.serving import NEVER_REFUSE, PREFIX, ROOT
+
+LOADGEN_PART = 0.9
+"""Of the highest rate, LoadGen's: so that luck does not decide its verdict."""
+CONNECTIONS = 6
+"""In flight in a closed run: enough to saturate 2 to 4 cores."""
+WARMUP_S = 1.5
+"""Closed loop before anything is recorded."""
+PACKAGES = ("bentoml", "fastapi", "litserve", "mosec", "nvidia-pytriton", "openvino", "pillow")
+
+
+def say(line: str) -> None:
+    """Print progress with the time of day."""
+    print(f"{datetime.now():%H:%M:%S} {line}", flush=True)
+
+
+def measured_session(
+    name: str, preset: Preset, cases: Sequence[str], servers: Sequence[Server], folder: Path
+) -> Path:
+    """Measure every server in every case; return the session's file.
+
+    Rounds are the outer loop, so that drift of the machine hits every case and server alike. The
+    file is written after every visit: a session that is cut short keeps what it has.
+    """
+    session = begin_session(name, installed_versions())
+    say(f"preparing {', '.join(cases)}; the first time takes minutes")
+    workloads = {case: prepared(CASES[case].model, CASES[case].mix) for case in cases}
+    results = {case: _empty_result(CASES[case]) for case in cases}
+    written = write_session(session, folder)
+    for round_ in range(preset.rounds):
+        for name, path in workloads.items():
+            say(f"{name}, round {round_ + 1} of {preset.rounds}")
+            case, result, seconds = CASES[name], results[name], preset.slice_s
+            paced = measured_limit(path, seconds=seconds, rate_per_s=case.low_rate_per_s)
+            forward = measured_limit(path, seconds=seconds, forward=True)
+            limits = [each.model_copy(update={"round": round_}) for each in (paced, forward)]
+            result = result.model_copy(update={"limits": (*result.limits, *limits)})
+            for server in servers if round_ else (NULL, *servers):
+                last = round_ == preset.rounds - 1
+                found = visit(server, path, case, preset, round_=round_, last=last)
+                result = result.model_copy(update={"visits": (*result.visits, found)})
+                results[name] = result
+                session = session.model_copy(update={"cases": tuple(results.values())})
+                write_session(session, folder)
+    return written
+
+
+def _empty_result(case: Case) -> CaseResult:
+    return CaseResult(
+        model=case.model,
+        images=case.mix,
+        budget_ms=case.budget_ms,
+        low_rate_per_s=case.low_rate_per_s,
+    )
+
+
+def visit(
+    server: Server, workload_path: Path, case: Case, preset: Preset, *, round_: int, last: bool
+) -> Visit:
+    """Measure one server; a server that fails gives a visit with an error.
+
+    This project is started twice: its saturated throughput is measured where it queues every
+    request, as its peers do, and all else with its defaults.
+    """
+    own = server.name == PRODUCT
+    limit = None if server is NULL else measured_limit(workload_path, seconds=preset.slice_s)
+    say(f"  {server.name}{f': limit {limit.images_per_s:.1f}/s' if limit else ''}")
+    runs: list[Run] = []
+    found: dict[str, Any] = {}
+    try:
+        with served(server, workload_path, case, NEVER_REFUSE if own else {}, round_) as busy:
+            runs.append(busy.saturate(preset.slice_s))
+            found = {"ready_s": busy.server.ready_s, "memory_mb": busy.server.memory_mb()}
+            if not own:
+                found |= _open_loops(busy, case, preset, runs)
+        if own:
+            with served(server, workload_path, case, {}, round_) as usual:
+                found |= _open_loops(usual, case, preset, runs)
+                rate_per_s = round(LOADGEN_PART * found["highest"].passed_per_s, 1)
+                if last and preset.loadgen_s and rate_per_s:
+                    found["loadgen"] = usual.loadgen(workload_path, rate_per_s, preset.loadgen_s)
+    except serving.ServerFailed as error:
+        say(f"  {error}")
+        found["error"] = str(error)
+    return Visit(server=server.name, round=round_, limit=limit, runs=tuple(runs), **found)
+
+
+def _open_loops(client: "Client", case: Case, preset: Preset, runs: list[Run]) -> dict[str, Any]:
+    """Offer the low rate and parts of the saturated throughput, then search the highest rate."""
+    saturated_per_s = runs[0].answered_per_s
+    overload = (preset.overload,) if client.name == PRODUCT else ()
+    parts_per_s = [round(part * saturated_per_s, 1) for part in (*preset.load_parts, *overload)]
+    rates_per_s = [rate for rate in (case.low_rate_per_s, *parts_per_s) if rate]
+    runs.extend(client.offer(rate_per_s, preset.slice_s) for rate_per_s in rates_per_s)
+    if client.name == NULL.name:
+        return {}
+
+    def offer(rate_per_s: float, seconds: float) -> Run:
+        runs.append(client.offer(rate_per_s, seconds, give_up_above_ms=case.budget_ms))
+        return runs[-1]
+
+    highest = load.search_highest_rate(
+        offer,
+        saturated_per_s=saturated_per_s,
+        budget_ms=case.budget_ms,
+        probes=preset.probes,
+        probe_s=preset.slice_s,
+    )
+    return {"highest": highest}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Client:
+    """Applies load to one running server; each run says what it cost the server.
+
+    Attributes:
+        seed: Part of every seed: all servers of a round are sent the same arrivals at a rate.
+    """
+
+    name: str
+    server: serving.RunningServer
+    target: Target
+    budget_ms: float
+    seed: int
+
+    def saturate(
+        self, seconds: float, connections: int = CONNECTIONS, most_requests: int | None = None
+    ) -> Run:
+        """Keep requests in flight until the time is up or enough is sent."""
+        before_s = self.server.cpu_s()
+        run = load.closed_run(
+            self.target,
+            connections=connections,
+            duration_s=seconds,
+            seed=self.seed,
+            most_requests=most_requests,
+        )
+        return self._with_cost(run, before_s)
+
+    def offer(self, rate_per_s: float, seconds: float, give_up_above_ms: float = math.inf) -> Run:
+        """Send Poisson arrivals."""
+        before_s = self.server.cpu_s()
+        run = load.open_run(
+            self.target,
+            rate_per_s=rate_per_s,
+            duration_s=seconds,
+            seed=round(rate_per_s * 1000) + self.seed,
+            give_up_above_ms=give_up_above_ms,
+        )
+        return self._with_cost(run, before_s)
+
+    def loadgen(self, workload_path: Path, rate_per_s: float, seconds: float) -> Verdict:
+        """Run LoadGen's Server scenario, in a process that has its package."""
+        numbers = (self.server.port, rate_per_s, self.budget_ms, seconds)
+        done = subprocess.run(
+            [PEERS_PYTHON, "-m", "tools.benchmarks.loadgen", workload_path, *map(str, numbers)],
+            cwd=ROOT,
+            env=serving.server_environment({}),
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        verdict = Verdict.model_validate_json(done.stdout.splitlines()[-1])
+        say(f"  {self.name}: LoadGen says {'valid' if verdict.valid else 'invalid'}")
+        return verdict
+
+    def _with_cost(self, run: Run, before_s: float) -> Run:
+        say(f"  {self.name}: {run.in_words()}")
+        return dataclasses.replace(run, server_cpu_s=round(self.server.cpu_s() - before_s, 3))
+
+
+@contextlib.contextmanager
+def served(
+    server: Server, workload_path: Path, case: Case, settings: Mapping[str, str], seed: int = 0
+) -> Iterator[Client]:
+    """Start a server, wait for its first right answer, warm it up.
+
+    Args:
+        settings: CLASSIFIER_* of this project, beside the lock and the budget.
+    """
+    workload = read_workload(workload_path)
+    port = serving.free_port()
+    target = target_of(server, workload, port)
+
+    def probe(port: int) -> str:
+        status, body = serving.ask(port, target.requests[0])
+        right = status == 200 and target.is_right(0, body)
+        return "" if right else f"status {status}: {body[:80]!r}"
+
+    variables = {
+        WORKLOAD_VARIABLE: str(workload_path),
+        "BENTOML_HOME": workload.store,
+        f"{PREFIX}LOCK": workload.lock,
+        f"{PREFIX}BUDGET_MS": f"{case.budget_ms:g}",
+        **settings,
+    }
+    with serving.running(
+        server.name,
+        server.command(port),
+        port=port,
+        environment=serving.server_environment(variables),
+        log_path=BUILD / "logs" / f"{server.name}-{workload.model}.log",
+        probe=probe,
+    ) as process:
+        target = dataclasses.replace(target, port=process.port)
+        load.closed_run(target, connections=4, duration_s=WARMUP_S)
+        yield Client(
+            name=server.name, server=process, target=target, budget_ms=case.budget_ms, seed=seed
+        )
+
+
+def target_of(server: Server, workload: Workload, port: int) -> Target:
+    """Return the workload's requests in the form the server takes, with the right answers."""
+    accepted = [{0} if server is NULL else set(classes) for classes in workload.accepted]
+    return Target(
+        port=port,
+        requests=tuple(server.request(data) for data in workload.images()),
+        accepted=tuple(map(frozenset, accepted)),
+        read_class=server.read_class,
+    )
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions that matter, of this project's environment and of the peers'."""
+    script = (
+        "import importlib.metadata as m, json, sys;"
+        "known = {d.metadata['Name'].lower(): d.version for d in m.distributions()};"
+        "print(json.dumps({name: known[name] for name in sys.argv[1:] if name in known}))"
+    )
+    found: dict[str, str] = {}
+    for whose, python in (("", str(PEERS_PYTHON)), (f"{PRODUCT}: ", sys.executable)):
+        command = [python, "-c", script, *PACKAGES]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        found |= {f"{whose}{name}": version for name, version in json.loads(done.stdout).items()}
+    return found
+
+
+def measured_load(
+    case_name: str,
+    folder: Path,
+    *,
+    settings: Mapping[str, str],
+    seconds: float,
+    rate_per_s: float | None = None,
+    times: float | None = None,
+    connections: int = CONNECTIONS,
+    most_requests: int | None = None,
+) -> Path:
+    """Start this project alone and apply one load; return the session's file.
+
+    Args:
+        rate_per_s: Open loop at this rate. Without it a closed loop of which nothing is refused.
+        times: After the closed loop, open loop at this multiple of its throughput.
+        most_requests: Ends the closed loop before `seconds`.
+    """
+    case, product = CASES[case_name], SERVERS[0]
+    kind = "hold" if rate_per_s else "overload" if times else "soak"
+    session = begin_session(f"load-{case_name}-{kind}", installed_versions())
+    path = prepared(case.model, case.mix)
+    runs: list[Run] = []
+    if rate_per_s is None:
+        with served(product, path, case, {**settings, **NEVER_REFUSE}) as client:
+            runs.append(client.saturate(seconds, connections, most_requests))
+            rate_per_s = times and round(times * runs[0].answered_per_s, 1)
+    if rate_per_s:
+        with served(product, path, case, settings) as client:
+            runs.append(client.offer(rate_per_s, seconds))
+    found = Visit(server=PRODUCT, settings=dict(settings), runs=tuple(runs))
+    result = _empty_result(case).model_copy(update={"visits": (found,)})
+    return write_session(session.model_copy(update={"cases": (result,)}), folder)

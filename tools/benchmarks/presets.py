@@ -1,0 +1,74 @@
+"""What a session measures: cases (a model with a mix and a budget) and two presets."""
+
+from dataclasses import dataclass
+
+from tools.benchmarks.images import CAMERA_MIX, DIGITS_MIX, WEB_MIX
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One model with one image mix.
+
+    Attributes:
+        model: See `models.make_workload`.
+        budget_ms: Latency the p99 may take; this project is started with it.
+        low_rate_per_s: At which requests rarely meet: for the latency that a server adds.
+    """
+
+    model: str
+    mix: str = WEB_MIX
+    budget_ms: float = 50.0
+    low_rate_per_s: float = 5.0
+
+
+CASES = {
+    "resnet50-int8": Case(model="resnet50-int8"),
+    "resnet50-int8-100ms": Case(model="resnet50-int8", budget_ms=100),
+    "resnet50-int8-camera": Case(
+        model="resnet50-int8", mix=CAMERA_MIX, budget_ms=200, low_rate_per_s=2
+    ),
+    "resnet50-bf16": Case(model="resnet50-bf16", budget_ms=100),
+    "resnet50-fp32": Case(model="resnet50-fp32", budget_ms=200),
+    "mobilenet_v3_large-fp32": Case(model="mobilenet_v3_large-fp32"),
+    "vit_b_16-bf16": Case(model="vit_b_16-bf16", budget_ms=500, low_rate_per_s=2),
+    "digits-fp32": Case(model="digits-fp32", mix=DIGITS_MIX),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """How a session measures.
+
+    Attributes:
+        cases: Names of `CASES`.
+        rounds: Every round visits every server of every case once, so that drift of the machine
+            hits all of them.
+        slice_s: Length of a closed run, an open run and a measurement of the limit.
+        probes: Of the search for the highest rate, in every round.
+        load_parts: Open runs at these parts of the server's own saturated throughput.
+        overload: This project alone is offered this multiple of it too; 0 leaves it out.
+        loadgen_s: Shortest duration of LoadGen's Server scenario for this project, in the last
+            round; 0 leaves it out.
+    """
+
+    cases: tuple[str, ...]
+    rounds: int
+    slice_s: float
+    probes: int
+    load_parts: tuple[float, ...] = ()
+    overload: float = 0
+    loadgen_s: float = 0
+
+
+PRESETS = {
+    "quick": Preset(cases=("resnet50-int8",), rounds=1, slice_s=6, probes=2),
+    "full": Preset(
+        cases=("resnet50-int8", "resnet50-bf16", "mobilenet_v3_large-fp32", "digits-fp32"),
+        rounds=3,
+        slice_s=10,
+        probes=4,
+        load_parts=(0.5, 0.8),
+        overload=3,
+        loadgen_s=60,
+    ),
+}

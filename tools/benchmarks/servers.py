@@ -1,0 +1,147 @@
+"""The servers under test: how each is started, asked and read."""
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from tools.load import LOOPBACK
+from tools.serving import PRODUCT_COMMAND, ROOT, http_request
+
+PRODUCT = "this project"
+PEERS_PYTHON = ROOT / "build" / "benchmarks" / "venv" / "bin" / "python"
+"""Of the environment that `make bench` fills from requirements/bench.txt."""
+BOUNDARY = "benchmark-part-border"
+
+
+def raw_body(data: bytes) -> tuple[Mapping[str, str], bytes]:
+    """Return headers and body where the file is the body."""
+    return {"Content-Type": "image/jpeg"}, data
+
+
+def form_upload(data: bytes) -> tuple[Mapping[str, str], bytes]:
+    """Return headers and body where the file is the part `image` of a form."""
+    head = (
+        f"--{BOUNDARY}\r\nContent-Disposition: form-data; name=image; filename=photo.jpg\r\n"
+        "Content-Type: image/jpeg\r\n\r\n"
+    )
+    body = head.encode() + data + f"\r\n--{BOUNDARY}--\r\n".encode()
+    return {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}, body
+
+
+def binary_tensor(data: bytes) -> tuple[Mapping[str, str], bytes]:
+    """Return headers and body of an Open Inference Protocol request with a binary tensor."""
+    # Each element of a BYTES tensor is preceded by its length, 4 bytes little-endian.
+    element = len(data).to_bytes(4, "little") + data
+    tensor = {
+        "name": "image",
+        "shape": [1, 1],
+        "datatype": "BYTES",
+        "parameters": {"binary_data_size": len(element)},
+    }
+    head = json.dumps({"inputs": [tensor]}).encode()
+    headers = {
+        "Content-Type": "application/octet-stream",
+        "Inference-Header-Content-Length": str(len(head)),
+    }
+    return headers, head + element
+
+
+def best_prediction(body: bytes) -> int:
+    """Return the class of `{"predictions": [{"class_id": …}, …]}`, best first."""
+    return int(json.loads(body)["predictions"][0]["class_id"])
+
+
+def best_output(body: bytes) -> int:
+    """Return the class of an Open Inference Protocol answer with an output `class_id`."""
+    outputs = {output["name"]: output for output in json.loads(body)["outputs"]}
+    return int(outputs["class_id"]["data"][0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """One server under test.
+
+    Attributes:
+        name: As tables show it.
+        arguments: Of Python; "{port}" stands for the port.
+        python: Interpreter that has its packages.
+        path: Of the request.
+        encode: File to (headers, body).
+        read_class: Body of a 200 to the top class.
+        how: What a reader of the report should know.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    python: str = str(PEERS_PYTHON)
+    path: str = "/classify"
+    encode: Callable[[bytes], tuple[Mapping[str, str], bytes]] = raw_body
+    read_class: Callable[[bytes], int] = best_prediction
+    how: str
+
+    def command(self, port: int) -> list[str]:
+        """Return the command line."""
+        return [self.python, *(argument.format(port=port) for argument in self.arguments)]
+
+    def request(self, data: bytes) -> bytes:
+        """Return the whole HTTP request for one file."""
+        return http_request(self.path, *self.encode(data))
+
+
+def _module(name: str) -> tuple[str, ...]:
+    return ("-m", f"tools.benchmarks.peers.{name}", "{port}")
+
+
+NULL = Server(
+    name="null server",
+    python=sys.executable,
+    arguments=_module("null"),
+    how="reads the body and answers at once",
+)
+
+SERVERS = (
+    Server(
+        name=PRODUCT,
+        python=sys.executable,
+        arguments=(*PRODUCT_COMMAND, "--port", "{port}"),
+        how="defaults; raw body",
+    ),
+    Server(
+        name="FastAPI",
+        arguments=_module("fastapi_app"),
+        how="uvicorn, threads, a lock around the model; raw body",
+    ),
+    Server(
+        name="LitServe",
+        arguments=_module("litserve_api"),
+        encode=form_upload,
+        how="batches of up to 16; form upload",
+    ),
+    Server(
+        name="Mosec",
+        arguments=(
+            *("-m", "tools.benchmarks.peers.mosec_workers", "--log-level", "warning"),
+            *("--address", LOOPBACK, "--port", "{port}"),
+        ),
+        path="/inference",
+        how="a decoding process a core, batches of up to 16; raw body",
+    ),
+    Server(
+        name="PyTriton",
+        arguments=_module("pytriton_model"),
+        path="/v2/models/classifier/infer",
+        encode=binary_tensor,
+        read_class=best_output,
+        how="dynamic batches of up to 16; binary tensor",
+    ),
+    Server(
+        name="BentoML",
+        arguments=(
+            *("-m", "bentoml", "serve", "tools.benchmarks.peers.bentoml_service:API"),
+            *("--host", LOOPBACK, "--port", "{port}"),
+        ),
+        encode=form_upload,
+        how="`bentoml.depends` on a batchable service, defaults; form upload",
+    ),
+)

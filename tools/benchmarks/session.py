@@ -1,0 +1,245 @@
+"""A benchmark session as one JSON file: conditions, raw latencies, failures, wrong answers."""
+
+import base64
+import dataclasses
+import os
+import platform
+import zlib
+from array import array
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import psutil  # type: ignore[import-untyped]
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
+
+from tools.load import HighestRate, Run, nearest_rank
+from tools.serving import ROOT, commit_of
+
+RESULTS = ROOT / "tools" / "benchmarks" / "results"
+CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+
+
+class BenchmarkError(Exception):
+    """The benchmark cannot run as asked; the message says why."""
+
+
+def packed(samples_ms: Iterable[float]) -> str:
+    """Return latencies as base64 of zlib of little-endian unsigned 32-bit microseconds."""
+    microseconds = array("I", (round(sample * 1000) for sample in samples_ms))
+    return base64.b64encode(zlib.compress(microseconds.tobytes(), 9)).decode()
+
+
+def unpacked(samples: str) -> tuple[float, ...]:
+    """Return packed latencies in milliseconds."""
+    microseconds = array("I", zlib.decompress(base64.b64decode(samples)))
+    return tuple(sample / 1000 for sample in microseconds)
+
+
+def _read_run(run: Any) -> Any:
+    if not isinstance(run, dict):
+        return run
+    return Run(**{**run, "latencies_ms": unpacked(run["latencies_ms"])})
+
+
+def _write_run(run: Run) -> dict[str, Any]:
+    return {**dataclasses.asdict(run), "latencies_ms": packed(run.latencies_ms)}
+
+
+Samples = Annotated[
+    tuple[float, ...],
+    BeforeValidator(lambda samples: unpacked(samples) if isinstance(samples, str) else samples),
+    PlainSerializer(packed),
+]
+"""Latencies in milliseconds; packed in the file."""
+StoredRun = Annotated[Run, BeforeValidator(_read_run), PlainSerializer(_write_run)]
+
+
+class Record(BaseModel):
+    """Base of all stored values: frozen, unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Machine(Record):
+    """The computer a session ran on; server and load generator share its processors."""
+
+    cpu: str
+    cores: int
+    features: tuple[str, ...]
+    memory_gb: float
+    kernel: str
+
+
+class Limit(Record):
+    """What the machine does with the same engine and files in one process, without a server.
+
+    Attributes:
+        work: "images" decodes, preprocesses and infers; "forward" runs the network on ready inputs.
+        streams: Of the engine, each with a caller of its own; they share all cores.
+        rate_per_s: Of Poisson arrivals at one caller; None where each call follows the one before.
+        latencies_ms: Of every call, in no order.
+    """
+
+    work: Literal["images", "forward"]
+    streams: int
+    batch_size: int = 1
+    rate_per_s: float | None = None
+    round: int = 0
+    elapsed_s: float
+    latencies_ms: Samples
+
+    @property
+    def images_per_s(self) -> float:
+        """Throughput of all callers together."""
+        return len(self.latencies_ms) * self.batch_size / self.elapsed_s
+
+    def percentile_ms(self, percent: float) -> float:
+        """Return the nearest-rank percentile of the calls."""
+        return nearest_rank(sorted(self.latencies_ms), percent)
+
+
+class Verdict(Record):
+    """What MLPerf LoadGen's Server scenario said; unofficial.
+
+    Attributes:
+        valid: LoadGen's own result, and no request failed or was answered wrong.
+        summary: LoadGen's summary, name to value, as it wrote them.
+    """
+
+    rate_per_s: float
+    budget_ms: float
+    valid: bool
+    wrong: int
+    failed: int
+    summary: dict[str, str]
+
+
+class Visit(Record):
+    """One server, measured once.
+
+    Attributes:
+        settings: Of this project, beside the budget and the lock.
+        ready_s: From process start to the first correct answer.
+        memory_mb: Proportional set size of the process tree after the saturating run.
+        limit: Measured seconds before, because the speed of a shared machine drifts.
+        error: Why it could not be measured; empty otherwise.
+    """
+
+    server: str
+    round: int = 0
+    settings: dict[str, str] = {}
+    ready_s: float | None = None
+    memory_mb: float | None = None
+    limit: Limit | None = None
+    runs: tuple[StoredRun, ...] = ()
+    highest: HighestRate | None = None
+    loadgen: Verdict | None = None
+    error: str = ""
+
+    @property
+    def saturated(self) -> Run | None:
+        """The closed loop."""
+        return next((run for run in self.runs if run.rate_per_s is None), None)
+
+    def at(self, rate_per_s: float) -> Run | None:
+        """The open loop at a rate, unless it was given up."""
+        found = (run for run in self.runs if run.rate_per_s == rate_per_s and not run.given_up)
+        return next(found, None)
+
+
+class CaseResult(Record):
+    """One model with one image mix: the limits of the machine and every visit to a server."""
+
+    model: str
+    images: str
+    budget_ms: float
+    low_rate_per_s: float
+    limits: tuple[Limit, ...] = ()
+    visits: tuple[Visit, ...] = ()
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """Names in the order of their first visit."""
+        return tuple(dict.fromkeys(visit.server for visit in self.visits))
+
+
+class Session(Record):
+    """One invocation of the benchmark.
+
+    Attributes:
+        load_average: Of the last minute before it began, in processes; None if not recorded.
+        versions: Package to version, of all servers.
+    """
+
+    schema_version: Literal[2] = 2
+    name: str
+    date: str
+    commit: str
+    machine: Machine
+    load_average: float | None
+    versions: dict[str, str]
+    cases: tuple[CaseResult, ...] = ()
+
+    @property
+    def file_name(self) -> str:
+        """Name of its file."""
+        return f"{self.date[:10]}-{self.commit}-{self.name}.json"
+
+
+def this_machine() -> Machine:
+    """Return what Linux says of the processor and the memory."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    facts = {key.strip(): value.strip() for key, _, value in (it.partition(":") for it in lines)}
+    family = ", ".join(f"{key} {facts[key]}" for key in ("cpu family", "model") if key in facts)
+    flags = facts.get("flags", "").split()
+    return Machine(
+        cpu=f"{facts.get('model name', platform.machine())} ({family})",
+        cores=len(os.sched_getaffinity(0)),
+        features=tuple(feature for feature in CPU_FEATURES if feature in flags),
+        memory_gb=round(psutil.virtual_memory().total / 2**30, 1),
+        kernel=platform.release(),
+    )
+
+
+def begin_session(name: str, versions: dict[str, str]) -> Session:
+    """Return an empty session of this moment, machine and commit."""
+    return Session(
+        name=name,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        commit=commit_of(ROOT) or "unknown",
+        machine=this_machine(),
+        load_average=round(os.getloadavg()[0], 2),
+        versions=versions,
+    )
+
+
+def write_session(session: Session, folder: Path) -> Path:
+    """Write or replace the session's file and return its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / session.file_name
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text(session.model_dump_json(indent=1) + "\n")
+    unfinished.replace(path)
+    return path
+
+
+def read_session(path: Path) -> Session:
+    """Read a session.
+
+    Raises:
+        BenchmarkError: The file is not a session of this schema.
+    """
+    try:
+        return Session.model_validate_json(path.read_bytes())
+    except (ValidationError, TypeError, zlib.error) as error:
+        raise BenchmarkError(
+            f"{path.name}: not a session of schema 2 ({type(error).__name__}); measure again"
+        ) from error
+
+
+def stored_sessions(folder: Path = RESULTS) -> list[Session]:
+    """Return all sessions of a folder, the newest first."""
+    sessions = [read_session(path) for path in folder.glob("20??-??-??-*.json")]
+    return sorted(sessions, key=lambda session: session.date, reverse=True)

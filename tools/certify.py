@@ -1,0 +1,299 @@
+"""Measures the rate this machine holds with the locked model: `make certify`.
+
+The model is served as `make serve` serves it and asked over HTTP with Poisson arrivals. slo.json,
+beside the artifact's manifest, keeps the result. --rate proposes replicas of this machine.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from image_classifier.artifact.artifact import Artifact, open_artifact
+from image_classifier.artifact.record import Machine, Plan, SloCertificate, write_slo
+from image_classifier.artifact.store import locate, read_lock
+from image_classifier.inference.engines.load import accelerator_of
+from image_classifier.inference.machine import this_machine
+from image_classifier.settings import PREFIX, Settings
+from preprocessing.errors import OperatorError
+from tools import serving
+from tools.load import Run, Target, closed_run, open_run, search_highest_rate
+from tools.serving import ROOT, ask, http_request
+
+WARMUP_S = 2.0
+CONNECTIONS = 6
+"""In flight while the saturated throughput is measured: enough for 2 to 4 cores."""
+PROBES = 5
+NEAR_TIE_PART = 0.9
+"""Classes whose probability is at least this part of the best one's are all right answers: the
+order of floating-point sums depends on the batch."""
+
+LOAD_PART = 0.7
+"""Part of its highest rate that a replica is given: see "Sizing" in docs/deploy.md."""
+SPARE = 1
+"""Replicas that may be missing at any time: rollout, eviction."""
+
+
+class CertifyError(OperatorError):
+    """There is nothing to certify, or nothing can be proposed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is certified.
+
+    Attributes:
+        artifact: Locked and verified.
+        settings: CLASSIFIER_* as given, the lock among them.
+        images: Bytes of each file.
+        images_name: "golden", or the name of their directory.
+    """
+
+    artifact: Artifact
+    settings: dict[str, str]
+    images: tuple[bytes, ...]
+    images_name: str
+
+
+def locked_subject(environ: Mapping[str, str], folder: Path | None) -> Subject:
+    """Return the model that `make serve` would serve, with its golden images or a directory's.
+
+    Raises:
+        OperatorError: A setting, the lock, the artifact or the directory is not right.
+    """
+    lock = read_lock(ROOT / Settings.from_env(environ).lock)
+    artifact = open_artifact(locate(lock.tag), lock.manifest_sha256, lock.evidence_sha256)
+    if folder is None:
+        images = tuple(sample.data for sample in artifact.golden_samples())
+    else:
+        images = tuple(path.read_bytes() for path in sorted(folder.glob("*")) if path.is_file())
+    if not images:
+        raise CertifyError(f"{folder}: no file, expected images; name another with --images")
+    return Subject(
+        artifact=artifact,
+        settings={name: value for name, value in environ.items() if name.startswith(PREFIX)},
+        images=images,
+        images_name="golden" if folder is None else folder.name,
+    )
+
+
+def certify(subject: Subject, *, budget_ms: float, probe_s: float) -> SloCertificate:
+    """Measure, write the certificate and return it.
+
+    The saturated throughput is measured first, on a start that refuses nothing, the highest rate
+    on a second start with the operator's settings.
+
+    Raises:
+        CertifyError: The idle server refuses one of the images.
+        ServerFailed: The server does not start.
+    """
+    octets = {"Content-Type": "application/octet-stream"}
+    requests = tuple(http_request("/classify", octets, data) for data in subject.images)
+    with _served(subject, requests, serving.NEVER_REFUSE) as server:
+        target = _target(subject, requests, server.port)
+        closed_run(target, connections=CONNECTIONS, duration_s=WARMUP_S)
+        saturated = closed_run(target, connections=CONNECTIONS, duration_s=probe_s)
+    print(f"saturated {saturated.answered_per_s:.1f}/s", flush=True)
+    runs: list[Run] = []
+    with _served(subject, requests, {}) as server:
+        card = json.loads(ask(server.port, http_request("/model", {}, b"", method="GET"))[1])
+        target = dataclasses.replace(target, port=server.port)
+        closed_run(target, connections=CONNECTIONS, duration_s=WARMUP_S)
+
+        def offer(rate_per_s: float, duration_s: float) -> Run:
+            run = open_run(
+                target,
+                rate_per_s=rate_per_s,
+                duration_s=duration_s,
+                seed=round(1000 * rate_per_s),
+                give_up_above_ms=budget_ms,
+            )
+            runs.append(run)
+            print(
+                f"{run.in_words()}: {'passed' if run.within(budget_ms) else 'failed'}", flush=True
+            )
+            return run
+
+        found = search_highest_rate(
+            offer,
+            saturated_per_s=saturated.answered_per_s,
+            budget_ms=budget_ms,
+            probes=PROBES,
+            probe_s=probe_s,
+        )
+    best = next((run for run in runs if run.rate_per_s == found.passed_per_s), None)
+    kind = subject.artifact.evidence.engine(card["engine"]["name"]).kind
+    certificate = SloCertificate(
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        commit=serving.commit_of(ROOT),
+        machine=this_machine(accelerator_of(kind)),
+        images=subject.images_name,
+        image_count=len(subject.images),
+        topology=card["topology"],
+        settings={k: value for k, value in subject.settings.items() if k != f"{PREFIX}LOCK"},
+        plan=plan_of(card["engine"]),
+        budget_ms=budget_ms,
+        highest_rate_per_s=found.passed_per_s,
+        first_failed_rate_per_s=found.failed_per_s,
+        p50_ms=best.percentile_ms(50) if best else None,
+        p99_ms=best.percentile_ms(99) if best else None,
+        saturated_per_s=round(saturated.answered_per_s, 1),
+        ready_s=server.ready_s,
+        rule=f"geometric bisection below the saturated throughput, {PROBES} probes; a rate passes "
+        f"with p99 <= {budget_ms:g} ms, no failure and no wrong answer",
+    )
+    write_slo(subject.artifact.root, certificate)
+    return certificate
+
+
+def _served(
+    subject: Subject, requests: Sequence[bytes], settings: Mapping[str, str]
+) -> AbstractContextManager[serving.RunningServer]:
+    """Start the model; `settings` go before those of the subject."""
+
+    def probe(port: int) -> str:
+        status, body = ask(port, requests[0])
+        return "" if status == 200 else f"{status}: {body[:160].decode(errors='replace')}"
+
+    port = serving.free_port()
+    return serving.running(
+        "the service",
+        [sys.executable, *serving.PRODUCT_COMMAND, "--port", str(port)],
+        port=port,
+        environment=serving.server_environment({**subject.settings, **settings}),
+        log_path=ROOT / "build" / "certify.log",
+        probe=probe,
+    )
+
+
+def _target(subject: Subject, requests: tuple[bytes, ...], port: int) -> Target:
+    """Return what to ask; right is what the idle server answers to each image alone."""
+    accepted = []
+    for index, request in enumerate(requests):
+        status, body = ask(port, request)
+        if status != 200:
+            raise CertifyError(
+                f"image {index} of {subject.images_name}: answered {status}: "
+                f"{body[:160].decode(errors='replace')}; expected 200; remove the file"
+            )
+        accepted.append(near_best(json.loads(body)["predictions"]))
+    return Target(
+        port=port,
+        requests=requests,
+        accepted=tuple(accepted),
+        read_class=lambda body: int(json.loads(body)["predictions"][0]["class_id"]),
+    )
+
+
+def near_best(predictions: Sequence[Mapping[str, Any]]) -> frozenset[int]:
+    """Return the classes whose probability is close to the best one's."""
+    least = NEAR_TIE_PART * predictions[0]["probability"]
+    return frozenset(each["class_id"] for each in predictions if each["probability"] >= least)
+
+
+def plan_of(engine: Mapping[str, Any]) -> Plan:
+    """Return how the server runs the network, from the `engine` part of `GET /model`."""
+    fields = {name: engine[name] for name in Plan.model_fields if name != "engine"}
+    return Plan.model_validate({"engine": engine["name"], **fields})
+
+
+def summary(certificate: SloCertificate) -> str:
+    """Return one line on what was measured."""
+    p99 = "no rate passed" if certificate.p99_ms is None else f"p99 {certificate.p99_ms:.1f} ms"
+    return (
+        f"certified {certificate.measured_at}: {certificate.highest_rate_per_s:g}/s within "
+        f"{certificate.budget_ms:g} ms ({p99}), "
+        f"saturated {certificate.saturated_per_s:g}/s, started in {certificate.ready_s:.1f} s"
+    )
+
+
+def replicas_for(rate_per_s: float, highest_rate_per_s: float) -> int:
+    """Return replicas of which none exceeds `LOAD_PART` of its highest rate with one missing."""
+    # Rounded first: 210 / (0.7 * 100) may be 3.0000000000000004 or so in binary.
+    return math.ceil(round(rate_per_s / (LOAD_PART * highest_rate_per_s), 9)) + SPARE
+
+
+def proposal(certificate: SloCertificate, *, rate_per_s: float, here: Machine) -> str:
+    """Return how to run the model for a rate of the whole service, with the arithmetic.
+
+    Raises:
+        CertifyError: No rate was within the budget, so that no number of replicas helps.
+    """
+    machine, plan, budget_ms = certificate.machine, certificate.plan, certificate.budget_ms
+    highest_per_s = certificate.highest_rate_per_s
+    if highest_per_s <= 0:
+        raise CertifyError(
+            f"slo.json: no rate was within {budget_ms:g} ms on {machine.cpu}, {machine.cores} "
+            f"core(s), where one image costs {plan.service_time_ms:.1f} ms of inference; replicas "
+            "do not shorten a request: certify a faster machine, a faster engine, or a longer "
+            "--budget-ms"
+        )
+    replicas = replicas_for(rate_per_s, highest_per_s)
+    embedded = certificate.topology == "embedded"
+    workers = certificate.settings.get(f"{PREFIX}WORKERS", 1 if embedded else machine.cores)
+    accelerator = f", {machine.accelerator}" if machine.accelerator else ""
+    words = f"{machine.cpu}, {machine.cores} core(s){accelerator}"
+    return "\n".join(
+        [
+            f"for {rate_per_s:g}/s: {replicas} replica(s) of this machine, each with",
+            f"  {PREFIX}BUDGET_MS={budget_ms:g} {PREFIX}WORKERS={workers}",
+            f"- replicas: {rate_per_s:g}/s ÷ ({LOAD_PART:g} × {highest_per_s:g}/s) = "
+            f"{rate_per_s / (LOAD_PART * highest_per_s):.2f}, rounded up, and {SPARE} that may be "
+            "missing; Poisson arrivals divided at random are Poisson arrivals",
+            f"- budget: {budget_ms:g} ms; p99 was {certificate.p99_ms:.1f} ms at that rate",
+            f"- plan: {plan.engine}, {plan.streams} stream(s), {plan.threads} thread(s), batches "
+            f"of up to {plan.batch_sizes[-1]}, chosen by the service itself",
+            "- workers: the streams of 1 API process use all cores"
+            if embedded
+            else f"- workers: one API process a core decodes, {machine.cores}; one runner infers",
+            f"- machine: each replica needs what was measured: {words}"
+            if machine == here
+            else f"- machine: measured on {words}, which is not this one; run `make certify` on "
+            "the machine that will serve, the number does not carry over",
+        ]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m tools.certify", description=__doc__)
+    parser.add_argument("--images", type=Path, help="directory; default: the golden images")
+    parser.add_argument("--budget-ms", type=float, help=f"default: {PREFIX}BUDGET_MS")
+    parser.add_argument("--seconds", type=float, default=15, help="of one probe")
+    help_rate = (
+        "propose replicas for this many a second, from the stored certificate if there is one"
+    )
+    parser.add_argument("--rate", type=float, help=help_rate)
+    given = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the server too
+    environ = dict(os.environ)
+    if given.budget_ms is not None:
+        environ[f"{PREFIX}BUDGET_MS"] = f"{given.budget_ms:g}"
+    try:
+        subject = locked_subject(environ, given.images)
+        budget_ms = Settings.from_env(environ).budget_ms
+        certificate = subject.artifact.slo if given.rate is not None else None
+        if certificate is None or certificate.budget_ms != budget_ms:
+            certificate = certify(subject, budget_ms=budget_ms, probe_s=given.seconds)
+        print(summary(certificate))
+        if given.rate is not None:
+            kind = subject.artifact.evidence.engine(certificate.plan.engine).kind
+            here = this_machine(accelerator_of(kind))
+            print(proposal(certificate, rate_per_s=given.rate, here=here))
+    except (OperatorError, serving.ServerFailed) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

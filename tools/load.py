@@ -1,0 +1,448 @@
+"""HTTP load on one server of this machine, open or closed loop, with every answer checked."""
+
+import asyncio
+import contextlib
+import gc
+import math
+import random
+import selectors
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+LOOPBACK = "127.0.0.1"
+
+DRAIN_S = 10.0
+"""How long after the end of a run an answer still counts; later ones are failures: timeout."""
+PAUSE_S = 0.05
+"""How long a connection of a closed loop waits after a failure before its next request."""
+MAX_IDLE_S = 2.0
+"""Servers may close connections that are idle for 5 s (uvicorn's default). A request written at
+that moment would be lost by no fault of the server."""
+MAX_CONNECTIONS = 400
+"""Requests beyond these wait in line. select(2) takes descriptors below 1024, see `_run_loop`."""
+EXPECTED_ARRIVALS = 350
+"""A probe of a search lasts long enough for these, so that 3 of its requests exceed the p99, but at
+most three times as long as usual."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A server and what to ask it.
+
+    Attributes:
+        port: On the loopback address; nothing else is ever a target.
+        requests: Whole HTTP requests, one for each image.
+        accepted: For each image, the classes that count as right (several where the best logits
+            are nearly equal).
+        read_class: Takes the body of a 200, returns the top class. A LookupError, TypeError or
+            ValueError it raises makes the answer a wrong one.
+    """
+
+    port: int
+    requests: tuple[bytes, ...]
+    accepted: tuple[frozenset[int], ...]
+    read_class: Callable[[bytes], int]
+
+    def is_right(self, image: int, body: bytes) -> bool:
+        """Return whether the body of a 200 names an accepted class of the image."""
+        try:
+            return self.read_class(body) in self.accepted[image]
+        except (LookupError, TypeError, ValueError):
+            return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What one load run found.
+
+    Attributes:
+        rate_per_s: Poisson arrivals per second, independent of the answers; None in closed loop.
+        connections: Requests kept in flight; None in open loop.
+        duration_s: Length of the schedule, or of the closed loop.
+        elapsed_s: From the first arrival to the last answer.
+        sent: Requests sent.
+        latencies_ms: Every request answered 200, in the order sent, from its scheduled arrival
+            (open) or its sending (closed); nothing is trimmed.
+        failed: Requests answered with another status or not at all, by reason. They are not in
+            `latencies_ms`.
+        wrong: Requests answered 200 with a class that is not accepted.
+        skew_p99_ms: How late the generator itself was, part of every latency; 0 in closed loop.
+        given_up: It ended early, certain to exceed its budget. It proves that and nothing else.
+        client_cpu_s, server_cpu_s: Processor time of the generator and of the server's processes.
+    """
+
+    rate_per_s: float | None = None
+    connections: int | None = None
+    duration_s: float
+    elapsed_s: float
+    sent: int
+    latencies_ms: tuple[float, ...]
+    failed: dict[str, int]
+    wrong: int
+    skew_p99_ms: float = 0.0
+    given_up: bool = False
+    client_cpu_s: float = 0.0
+    server_cpu_s: float = 0.0
+
+    @property
+    def failures(self) -> int:
+        """Requests without a usable answer."""
+        return sum(self.failed.values())
+
+    @property
+    def answered_per_s(self) -> float:
+        """Right answers per second of the whole run, its last answers included."""
+        return (len(self.latencies_ms) - self.wrong) / self.elapsed_s if self.elapsed_s else 0.0
+
+    def percentile_ms(self, percent: float) -> float:
+        """Return a latency that some request really had (nearest rank); inf without answers."""
+        return nearest_rank(sorted(self.latencies_ms), percent) if self.latencies_ms else math.inf
+
+    def within(self, budget_ms: float) -> bool:
+        """Return whether nothing failed, nothing was wrong and the p99 is within the budget."""
+        whole = not (self.failures or self.wrong or self.given_up)
+        return whole and self.percentile_ms(99) <= budget_ms
+
+    def in_words(self) -> str:
+        """Return one line for progress output."""
+        offered = "saturated" if self.rate_per_s is None else f"{self.rate_per_s:g}/s"
+        failed = f", failed {self.failed}" if self.failed else ""
+        wrong = f", {self.wrong} wrong" if self.wrong else ""
+        return (
+            f"{offered}: {self.answered_per_s:.1f}/s answered, p50 {self.percentile_ms(50):.1f} "
+            f"p99 {self.percentile_ms(99):.1f} ms{failed}{wrong}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HighestRate:
+    """Result of a search for the highest rate within a budget.
+
+    Attributes:
+        passed_per_s: Highest rate that passed; 0 where none did.
+        failed_per_s: Lowest rate that failed; None where none did.
+        arrivals: Of the shorter of the runs at these rates; fewer than 300 are few for a p99.
+    """
+
+    passed_per_s: float
+    failed_per_s: float | None
+    arrivals: int
+
+
+def nearest_rank(ordered: Sequence[float], percent: float) -> float:
+    """Return a sample that at least `percent` % of the samples do not exceed.
+
+    Args:
+        ordered: Samples in ascending order, at least one.
+        percent: In (0, 100].
+    """
+    return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)]
+
+
+def poisson_arrivals(
+    rate_per_s: float, duration_s: float, images: int, seed: int
+) -> list[tuple[float, int]]:
+    """Draw a Poisson process: independent users, so gaps are exponential.
+
+    The same arguments give the same arrivals everywhere: `random.Random.random` is the only source
+    of chance, and Python specifies it to stay.
+
+    Returns:
+        (seconds from the start, in [0, duration_s); index of the image), ascending.
+    """
+    chance = random.Random(seed)
+    times: list[float] = []
+    now_s = chance.expovariate(rate_per_s)
+    while now_s < duration_s:
+        times.append(now_s)
+        now_s += chance.expovariate(rate_per_s)
+    return [(time_s, int(chance.random() * images)) for time_s in times]
+
+
+def open_run(
+    target: Target,
+    *,
+    rate_per_s: float,
+    duration_s: float,
+    seed: int,
+    give_up_above_ms: float = math.inf,
+) -> Run:
+    """Send Poisson arrivals at their times, whatever the answers.
+
+    Args:
+        give_up_above_ms: End once the p99 of all arrivals is certain to exceed this, or a request
+            failed; infinity never ends early.
+    """
+    arrivals = poisson_arrivals(rate_per_s, duration_s, len(target.requests), seed)
+    sender = Sender(target)
+    # The number of late answers with which a nearest-rank p99 is still within the budget.
+    spare = len(arrivals) - math.ceil(0.99 * len(arrivals))
+
+    async def send_on_schedule() -> None:
+        loop = asyncio.get_running_loop()
+        start_s = loop.time()
+        tasks = []
+        late = 0.0
+
+        async def send(image: int, due_s: float) -> None:
+            nonlocal late
+            exchange = await sender.send(image, due_s)
+            if give_up_above_ms < math.inf:
+                failed = exchange.status != HTTPStatus.OK
+                late += math.inf if failed else exchange.latency_ms > give_up_above_ms
+
+        for arrival_s, image in arrivals:
+            while (early_s := start_s + arrival_s - loop.time()) > 0:
+                await asyncio.sleep(early_s)
+            if late > spare:
+                break
+            tasks.append(loop.create_task(send(image, start_s + arrival_s)))
+            # Behind schedule, no sleep would give the loop a turn to read the answers.
+            await asyncio.sleep(0)
+        await sender.finish(tasks, DRAIN_S)
+
+    client_cpu_s = _run_loop(send_on_schedule())
+    return sender.judged(
+        rate_per_s=rate_per_s,
+        duration_s=duration_s,
+        given_up=len(sender.exchanges) < len(arrivals),
+        client_cpu_s=client_cpu_s,
+    )
+
+
+def closed_run(
+    target: Target,
+    *,
+    connections: int,
+    duration_s: float,
+    seed: int = 0,
+    most_requests: int | None = None,
+) -> Run:
+    """Keep requests in flight until the time is up or `most_requests` are sent."""
+    sender = Sender(target)
+    exchanges = sender.exchanges
+
+    async def send_in_turn() -> None:
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + duration_s
+
+        async def repeat() -> None:
+            while loop.time() < end_s and len(exchanges) != most_requests:
+                # A fixed stride that shares no factor with usual mix sizes: all images in turn.
+                image = (seed + 7 * len(exchanges)) % len(target.requests)
+                exchange = await sender.send(image, loop.time())
+                if exchange.status != HTTPStatus.OK:  # refused at once: a busy loop without a pause
+                    await asyncio.sleep(PAUSE_S)
+
+        tasks = [loop.create_task(repeat()) for _ in range(connections)]
+        await sender.finish(tasks, duration_s + DRAIN_S)
+
+    client_cpu_s = _run_loop(send_in_turn())
+    return sender.judged(connections=connections, duration_s=duration_s, client_cpu_s=client_cpu_s)
+
+
+def search_highest_rate(
+    offer: Callable[[float, float], Run],
+    *,
+    saturated_per_s: float,
+    budget_ms: float,
+    probes: int,
+    probe_s: float,
+) -> HighestRate:
+    """Bisect, on a logarithmic scale, between a tenth of the saturated throughput and all of it.
+
+    Every rate is probed once, and a rate that failed is not tried again, so luck works both ways.
+    After n probes every server is known to a factor of 10^(1/2^n), 1.155 for 4 probes.
+
+    Args:
+        offer: Sends (requests per second, seconds) and returns the run.
+        saturated_per_s: Throughput of the closed loop: at that rate a queue only grows.
+        probe_s: Usual length of a probe; longer at rates so low that the p99 would be the slowest
+            of few requests.
+    """
+    passed_per_s, failed_per_s = 0.0, None
+    arrivals: dict[float | None, int] = {}
+    low_per_s, high_per_s = saturated_per_s / 10, saturated_per_s
+    for _ in range(probes if saturated_per_s else 0):
+        rate_per_s = round(math.sqrt(low_per_s * high_per_s), 2)
+        duration_s = min(max(probe_s, EXPECTED_ARRIVALS / rate_per_s), 3 * probe_s)
+        arrivals[rate_per_s] = round(rate_per_s * duration_s)
+        if offer(rate_per_s, duration_s).within(budget_ms):
+            passed_per_s = low_per_s = rate_per_s
+        else:
+            failed_per_s = high_per_s = rate_per_s
+    decisive = [arrivals[rate] for rate in (passed_per_s, failed_per_s) if rate in arrivals]
+    return HighestRate(
+        passed_per_s=passed_per_s, failed_per_s=failed_per_s, arrivals=min(decisive, default=0)
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class Exchange:
+    """One request and what became of it; times are seconds of the event loop's clock."""
+
+    image: int
+    due_s: float
+    sent_s: float
+    answered_s: float | None = None
+    status: int | None = None
+    body: bytes = b""
+
+    @property
+    def latency_ms(self) -> float:
+        """From when it was due to its answer; inf before that."""
+        return math.inf if self.answered_s is None else (self.answered_s - self.due_s) * 1e3
+
+
+class Sender:
+    """Sends the requests of one run, and judges the answers when the load is over.
+
+    Attributes:
+        exchanges: In the order sent.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.exchanges: list[Exchange] = []
+        self._target = target
+        self._connections = Connections(target.port)
+
+    async def send(self, image: int, due_s: float) -> Exchange:
+        """Send one request and wait for what becomes of it."""
+        loop = asyncio.get_running_loop()
+        exchange = Exchange(image=image, due_s=due_s, sent_s=loop.time())
+        self.exchanges.append(exchange)
+        with contextlib.suppress(*NO_ANSWER):
+            exchange.status, exchange.body = await self._connections.ask(
+                self._target.requests[image]
+            )
+        exchange.answered_s = loop.time()
+        return exchange
+
+    async def finish(self, tasks: Sequence[asyncio.Task[None]], within_s: float) -> None:
+        """Wait for tasks that send, but no longer than this; close all connections."""
+        if tasks:
+            finished, unfinished = await asyncio.wait(tasks, timeout=within_s)
+            for task in unfinished:
+                task.cancel()
+            for task in finished:
+                task.result()  # a bug here must not pass for a lost request
+        self._connections.close()
+        await asyncio.sleep(0)  # the connections close in the loop's next turn
+
+    def judged(self, **conditions: Any) -> Run:
+        """Return the run; `conditions` are the fields that the sender does not know."""
+        latencies_ms: list[float] = []
+        failed: Counter[str] = Counter()
+        wrong = 0
+        for exchange in self.exchanges:
+            if exchange.answered_s is None:
+                failed["timeout"] += 1
+            elif exchange.status != HTTPStatus.OK:
+                failed["lost" if exchange.status is None else str(exchange.status)] += 1
+            else:
+                latencies_ms.append(round(exchange.latency_ms, 3))
+                wrong += not self._target.is_right(exchange.image, exchange.body)
+        last_s = max((each.answered_s for each in self.exchanges if each.answered_s), default=None)
+        skews_ms = sorted((each.sent_s - each.due_s) * 1e3 for each in self.exchanges)
+        return Run(
+            elapsed_s=last_s - self.exchanges[0].due_s if last_s else conditions["duration_s"],
+            sent=len(self.exchanges),
+            latencies_ms=tuple(latencies_ms),
+            failed=dict(failed),
+            wrong=wrong,
+            skew_p99_ms=round(nearest_rank(skews_ms, 99), 3) if skews_ms else 0.0,
+            **conditions,
+        )
+
+
+class Connections:
+    """Keep-alive connections to one port, each with one request at a time."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        # Last in, first out: few connections stay in use.
+        self._idle: list[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._places = asyncio.Semaphore(MAX_CONNECTIONS)
+
+    async def ask(self, request: bytes) -> tuple[int, bytes]:
+        """Send a whole request; return status and body.
+
+        Raises:
+            OSError, EOFError: The connection was refused, or closed before the whole answer.
+            ValueError, asyncio.LimitOverrunError: The answer is not HTTP/1.1 as read here.
+        """
+        async with self._places:
+            reader, writer = await self._connection()
+            try:
+                writer.write(request)
+                answer = await read_answer(reader)
+            except BaseException:
+                writer.transport.abort()
+                raise
+            self._idle.append((time.monotonic(), reader, writer))
+            return answer
+
+    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        while self._idle:
+            since_s, reader, writer = self._idle.pop()
+            if time.monotonic() - since_s < MAX_IDLE_S and not reader.at_eof():
+                return reader, writer
+            writer.transport.abort()
+        return await asyncio.open_connection(LOOPBACK, self._port)
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        for _, _, writer in self._idle:
+            writer.transport.abort()
+
+
+NO_ANSWER = (OSError, EOFError, ValueError, asyncio.LimitOverrunError)
+"""What `Connections.ask` raises where there is no usable answer."""
+
+
+async def read_answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    """Read one answer with a Content-Length or in chunks; return status and body.
+
+    Raises:
+        EOFError: The connection ended before the whole answer.
+        ValueError, asyncio.LimitOverrunError: It is not such an answer.
+    """
+    head = await reader.readuntil(b"\r\n\r\n")
+    first, *lines = head[:-4].lower().split(b"\r\n")
+    if not first.startswith(b"http/1."):
+        raise ValueError(f"status line is {first[:60]!r}, expected HTTP/1.1")
+    status = int(first.split(b" ", 2)[1])
+    headers = dict(line.partition(b":")[::2] for line in lines)
+    if b"content-length" in headers:
+        return status, await reader.readexactly(int(headers[b"content-length"]))
+    if headers.get(b"transfer-encoding", b"").strip() != b"chunked":
+        raise ValueError("the answer has neither Content-Length nor chunks")
+    body = b""
+    while size := int((await reader.readuntil(b"\r\n")).split(b";")[0], 16):
+        body += (await reader.readexactly(size + 2))[:-2]
+    await reader.readuntil(b"\r\n")
+    return status, body
+
+
+def _run_loop(main: Coroutine[Any, Any, None]) -> float:
+    """Run in an event loop that wakes to the microsecond; return the processor seconds it took.
+
+    The default selector, epoll, rounds every wait up to a whole millisecond, which would make the
+    generator up to 1 ms late for every arrival; select(2) does not round. The garbage collector is
+    off meanwhile.
+    """
+    gc.collect()
+    gc.disable()
+    started_s = time.process_time()
+    try:
+        with asyncio.Runner(
+            loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())
+        ) as runner:
+            runner.run(main)
+    finally:
+        gc.enable()
+    return time.process_time() - started_s

@@ -1,0 +1,210 @@
+"""A server under test as a process tree: its start, readiness, memory, processor time and end."""
+
+# psutil ships no types.
+# mypy: disable-error-code="import-untyped"
+
+import contextlib
+import http.client
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from tools.load import LOOPBACK
+
+ROOT = Path(__file__).resolve().parents[1]
+PORTS = range(20_000, 32_000)
+"""Below those the system gives out: BentoML asks it for two more and could be given ours."""
+POLL_S = 0.02
+STOP_WITHIN_S = 15.0
+
+PREFIX = "CLASSIFIER_"
+"""Of this project's settings."""
+PRODUCT_COMMAND = ("-m", "bentoml", "serve", "service:ImageClassifier", "--host", LOOPBACK)
+"""Arguments of Python, without the port."""
+NEVER_REFUSE = {f"{PREFIX}MAX_WAIT_MS": "5000", f"{PREFIX}OVERLOAD_WAIT_MS": "5000"}
+"""Settings with which this project queues a closed loop, as its peers do, and refuses nothing."""
+
+
+class ServerFailed(Exception):
+    """The server did not start, or did not answer correctly."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunningServer:
+    """A started server.
+
+    Attributes:
+        process: The process that was started; its children belong to the server too.
+        port: It listens on.
+        ready_s: From process start to the first correct answer.
+    """
+
+    process: psutil.Process
+    port: int
+    ready_s: float
+
+    def _tree(self) -> Iterator[psutil.Process]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            yield from (self.process, *self.process.children(recursive=True))
+
+    def memory_mb(self) -> float:
+        """Return the proportional set size of the tree: shared pages are counted once."""
+        total = 0
+        for process in self._tree():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += process.memory_full_info().pss
+        return round(total / 2**20, 1)
+
+    def cpu_s(self) -> float:
+        """Return the processor seconds the live processes of the tree have used."""
+        total = 0.0
+        for process in self._tree():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                total += times.user + times.system
+        return total
+
+
+def free_port() -> int:
+    """Return a port nobody listens on at this moment."""
+    while True:
+        port = secrets.choice(PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((LOOPBACK, port))
+            return port
+
+
+def server_environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the caller's environment without its virtual environment and settings, plus these.
+
+    Servers may cache their bytecode, as they can in production: the first start is the slower one.
+    """
+    removed = {"VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE"}
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in removed and not name.startswith(PREFIX)
+    }
+    fixed = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "BENTOML_DO_NOT_TRACK": "True"}
+    return {**inherited, **fixed, **variables}
+
+
+@contextlib.contextmanager
+def running(
+    name: str,
+    command: Sequence[str],
+    *,
+    port: int,
+    environment: Mapping[str, str],
+    log_path: Path,
+    probe: Callable[[int], str],
+    ready_within_s: float = 120.0,
+) -> Iterator[RunningServer]:
+    """Start a server, wait for its first correct answer, stop it at the end.
+
+    Args:
+        name: For messages.
+        command: Starts it on the port.
+        environment: Of the process, see `server_environment`.
+        log_path: Takes what it prints.
+        probe: Asks the port once; returns what was wrong with the answer, "" for nothing.
+
+    Raises:
+        ServerFailed: It ended, or gave no correct answer in time.
+    """
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    started_s = time.perf_counter()
+    with log_path.open("wb") as log:
+        popen = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=dict(environment),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    process = psutil.Process(popen.pid)
+    try:
+        problem = "no answer"
+        while problem:
+            if popen.poll() is not None:
+                raise ServerFailed(
+                    f"{name}: ended with {popen.returncode} while starting; see {log_path}"
+                )
+            if time.perf_counter() - started_s > ready_within_s:
+                raise ServerFailed(
+                    f"{name}: no correct answer within {ready_within_s:g} s, the last was "
+                    f"{problem}; see {log_path}"
+                )
+            try:
+                problem = probe(port)
+            except OSError as error:
+                problem = type(error).__name__
+            time.sleep(POLL_S if problem else 0)
+        ready_s = round(time.perf_counter() - started_s, 3)
+        yield RunningServer(process=process, port=port, ready_s=ready_s)
+    finally:
+        _stop(popen, process)
+
+
+def ask(port: int, request: bytes) -> tuple[int, bytes]:
+    """Send one whole request on a connection of its own; return status and body.
+
+    Raises:
+        OSError: No connection, or no whole answer within 10 s.
+    """
+    with socket.create_connection((LOOPBACK, port), timeout=10) as connection:
+        connection.sendall(request)
+        answer = http.client.HTTPResponse(connection)
+        try:
+            answer.begin()
+            return answer.status, answer.read()
+        except http.client.HTTPException as error:
+            raise OSError(str(error)) from error
+
+
+def http_request(
+    path: str, headers: Mapping[str, str], body: bytes, *, method: str = "POST"
+) -> bytes:
+    """Return a whole HTTP/1.1 request; Host and Content-Length are added."""
+    every = {"Host": LOOPBACK, "Content-Length": str(len(body)), **headers}
+    head = "".join(f"{name}: {value}\r\n" for name, value in every.items())
+    return f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body
+
+
+def commit_of(root: Path) -> str | None:
+    """Return the short commit, with "-dirty" where tracked files differ; None outside git."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        dirty = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "--short=10", "HEAD") + ("-dirty" if dirty else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _stop(popen: subprocess.Popen[bytes], process: psutil.Process) -> None:
+    """Send SIGTERM to the server, SIGKILL to what is left of its tree after the time limit."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        children = process.children(recursive=True)
+        popen.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            popen.wait(STOP_WITHIN_S)
+        _, alive = psutil.wait_procs([process, *children], timeout=2)
+        for each in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+    popen.wait(STOP_WITHIN_S)
