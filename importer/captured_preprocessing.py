@@ -1,10 +1,10 @@
 """The preprocessing of a model: read from a spec, copied from the user's class, or published."""
 
-import shutil
 from pathlib import Path
 
 from image_classifier.artifact.artifact import load_own_preprocessing
 from image_classifier.artifact.manifest import TORCHVISION, PreprocessingEntry
+from importer.captured_source import capture_source
 from importer.errors import ImportRefused
 from importer.options import PREPROCESSING_FORMS, SPEC_SUFFIXES
 from importer.torchvision_models import TorchvisionWeights, torchvision_meta
@@ -73,8 +73,7 @@ def _from_class(
     if not source.is_file():
         raise ImportRefused(f"preprocessing {source}: no such file; expected PATH.py:CLASS")
     name = f"{OWN_PREPROCESSING}/{source.name}"
-    (root / name).parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, root / name)
+    capture_source(source).copy_to(root / OWN_PREPROCESSING)
     preprocessing = load_own_preprocessing(root / name, class_name)  # the copy: it will serve
     return preprocessing, PreprocessingEntry(
         file=name, class_name=class_name, decode=preprocessing.decode

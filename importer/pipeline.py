@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from image_classifier.artifact.evidence import Evidence
 from image_classifier.artifact.format import RECORD_NAME, SCHEMA_VERSION, FrozenModel
@@ -33,7 +34,7 @@ from importer.errors import ImportRefused
 from importer.export import export_all
 from importer.golden_images import GoldenImage, decoding_notes, read_golden_images
 from importer.labels import LabelFile, check_label_count, read_labels
-from importer.network import ModelSource, read_model
+from importer.network import ModelSource, activation_of, read_graph, read_network
 from importer.options import ImportOptions
 from importer.pixels_to_logits import PixelsToLogits, run_reference
 from importer.plausibility import (
@@ -115,7 +116,17 @@ def import_model(
     check_lock_place(lock_path)
     with staging_dir() as root:
         with progress.step("read the network and its weights"):
-            model = read_model(options, root)
+            if options.network is None:
+                model = read_graph(Path(options.weights), root)
+            else:
+                model = read_network(
+                    options.network,
+                    options.network_kwargs,
+                    options.weights,
+                    root,
+                    weights_key=options.weights_key,
+                    weights_prefix=options.weights_prefix,
+                )
         for note in model.notes:
             progress.note(note)
         preprocessing, entry = capture_preprocessing(options.preprocessing, model.published, root)
@@ -151,6 +162,7 @@ def import_model(
         with progress.step(f"run the reference on {len(golden.images)} golden images"):
             reference = run_reference(network, inputs, root / "architecture")
             notes += check_findings(_unstable(network, inputs, reference), options.accept)
+        activation = activation_of(model, network, torch.from_numpy(inputs[:1]))
         check_label_count(named.labels, reference.shape[1])
         if given is not None:
             reference = check_against_reference(
@@ -219,7 +231,7 @@ def import_model(
                 architecture=model.architecture,
                 input=input_spec,
                 preprocessing=entry,
-                outputs=Outputs(),
+                outputs=Outputs(activation=activation),
                 graphs=keep_graphs(root, graphs),
                 conformance=conformance_digests(preprocessing),
                 golden=golden_entries,

@@ -2,24 +2,30 @@
 
 import difflib
 import enum
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.error import URLError
 from urllib.parse import urlsplit
 
 from pydantic import JsonValue
 
-from image_classifier.artifact.format import ArtifactError
 from image_classifier.artifact.manifest import TORCHVISION
-from importer.weights import Checkpoint, read_state_dict
+from importer.errors import ImportRefused
 
-if TYPE_CHECKING:
-    pass
+UNSEEN_ARGUMENTS = {"googlenet": "transform_input", "inception_v3": "transform_input"}
+"""Network → the argument that changes its answers and leaves no trace in its weights. torchvision
+sets it to true when it builds the network with published weights, and to false otherwise. A test
+compares the networks that all builders make with and without weights, attribute by attribute."""
+AUXILIARY_HEADS = {"googlenet": ".aux1.", "inception_v3": ".AuxLogits."}
+"""Network → what names of an auxiliary head's weights contain; `aux_logits` turns the heads on."""
+SLOW_TO_INITIALISE = frozenset({"googlenet", "inception_v3"})
+"""Their builders warn unless `init_weights` is given, and take seconds to draw random weights."""
 
 
 def known_torchvision_names() -> tuple[str, ...]:
-    """The names of all torchvision classification models, sorted."""
+    """Return the names of all torchvision classification models, sorted."""
     import torchvision.models
 
     return tuple(sorted(torchvision.models.list_models(module=torchvision.models)))
@@ -29,19 +35,15 @@ def check_torchvision_name(name: str) -> None:
     """Raise where torchvision has no classification model called `name`.
 
     Raises:
-        ArtifactError: With the names that come close.
+        ImportRefused: With the names that come close.
     """
     known = known_torchvision_names()
     if name not in known:
         close = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
         hint = f"close are {', '.join(close)}" if close else f"there are {', '.join(known)}"
-        raise ArtifactError(
+        raise ImportRefused(
             f"network {TORCHVISION}:{name}: not a classification model of torchvision; {hint}"
         )
-
-
-NETWORKS_THAT_NORMALISE_AGAIN = frozenset({"googlenet", "inception_v3"})
-"""Ported weights: torchvision builds them with `transform_input=True`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,19 +82,19 @@ class TorchvisionWeights:
 
 
 def torchvision_meta(network: str, weights: str) -> TorchvisionWeights:
-    """What torchvision says about published weights, without fetching them.
+    """Return what torchvision says about published weights, without fetching them.
 
     Args:
         network: Name of a classification model.
         weights: Name of a member of its weights enum, or "DEFAULT".
 
     Raises:
-        ArtifactError: No such network, or no such weights of it.
+        ImportRefused: No such network, or no such weights of it.
     """
     member = _member(network, weights)
     preset = member.transforms()
     if member.meta["categories"] is None:  # vgg16's IMAGENET1K_FEATURES: the classifier is NaN
-        raise ArtifactError(
+        raise ImportRefused(
             f"weights {weights!r} of torchvision:{network} hold features without a classifier; "
             "take other weights"
         )
@@ -102,7 +104,7 @@ def torchvision_meta(network: str, weights: str) -> TorchvisionWeights:
         weights=member.name,
         url=member.url,
         labels=labels,
-        builder_kwargs=_builder_kwargs(network, member, len(labels)),
+        builder_kwargs=_published_arguments(network, member, len(labels)),
         resize_size=preset.resize_size[0],
         crop_size=preset.crop_size[0],
         interpolation=preset.interpolation.value,
@@ -112,31 +114,38 @@ def torchvision_meta(network: str, weights: str) -> TorchvisionWeights:
     )
 
 
-def torchvision_weights_of(network: str, path: Path) -> TorchvisionWeights | None:
-    """The published weights of `network` whose file name `path` has; None where there are none.
+def published_weights(network: str, weights: str) -> TorchvisionWeights | None:
+    """Return the published weights that a name or a file name stands for; None where none does.
 
-    The digest in the name is checked when the file is read.
+    The digest in a file's name is checked when the file is read.
+
+    Args:
+        network: Name of a classification model.
+        weights: A file, or the name of a member of the network's weights enum.
+
+    Raises:
+        ImportRefused: No such network; or no such file, and no such member.
     """
     import torchvision.models
 
     check_torchvision_name(network)
     for member in torchvision.models.get_model_weights(network):
-        if member.url.endswith(f"/{path.name}"):
+        if member.url.endswith(f"/{Path(weights).name}"):
             return torchvision_meta(network, member.name)
+    if not Path(weights).is_file() and weights.isidentifier():
+        return torchvision_meta(network, weights)
     return None
 
 
-def read_torchvision_weights(meta: TorchvisionWeights, *, progress: bool = False) -> Checkpoint:
-    """Read published weights from torch.hub's cache; fetch them first where they are not there.
-
-    The start of the sha256 in the file's name is checked, of a cached file too.
+def published_file(meta: TorchvisionWeights, *, progress: bool = False) -> Path:
+    """Return the published file in torch.hub's cache; fetch it first where it is not there.
 
     Args:
         meta: What `torchvision_meta` returned.
         progress: Whether to show a bar on standard error while fetching.
 
     Raises:
-        ArtifactError: The file cannot be fetched, or is not the published one.
+        ImportRefused: The file cannot be fetched, or is not the published one.
     """
     import torch.hub
 
@@ -147,11 +156,53 @@ def read_torchvision_weights(meta: TorchvisionWeights, *, progress: bool = False
         try:
             torch.hub.download_url_to_file(meta.url, str(path), expected, progress=progress)
         except (URLError, OSError, RuntimeError) as error:  # RuntimeError: the digest differs
-            raise ArtifactError(
+            raise ImportRefused(
                 f"{meta.url}: cannot be fetched ({error}); fetch it elsewhere and give the file "
                 "as the weights"
             ) from error
-    return read_state_dict(path)
+    return path
+
+
+def builder_arguments(
+    network: str,
+    given: Mapping[str, JsonValue],
+    weight_names: Collection[str],
+    published: TorchvisionWeights | None,
+) -> dict[str, JsonValue]:
+    """Complete the arguments of a builder with what its weights tell.
+
+    Args:
+        network: Name of a classification model.
+        given: Arguments the operator gave; they win.
+        weight_names: Names of the weights; they tell whether there are auxiliary heads.
+        published: Where the weights are published ones, what torchvision says of them.
+
+    Raises:
+        ImportRefused: The answers depend on an argument that is not given and that neither
+            tells.
+    """
+    arguments = {**(published.builder_kwargs if published else {}), **given}
+    unseen = UNSEEN_ARGUMENTS.get(network)
+    if unseen is not None and unseen not in arguments:
+        raise ImportRefused(
+            f"network {TORCHVISION}:{network}: its answers depend on {unseen}, which the weights "
+            f"do not tell; add --network-kwargs '{{\"{unseen}\": true}}' where training started "
+            f"from torchvision's published weights, '{{\"{unseen}\": false}}' where it started "
+            f"from random ones (in the notebook: print(model.{unseen}))"
+        )
+    if head := AUXILIARY_HEADS.get(network):
+        arguments.setdefault("aux_logits", any(head in f".{name}" for name in weight_names))
+    return arguments
+
+
+def build_torchvision(network: str, arguments: Mapping[str, JsonValue]) -> Any:
+    """Return a network of torchvision with random weights; raises what the builder raises."""
+    import torchvision.models
+
+    kwargs: dict[str, Any] = dict(arguments)
+    if network in SLOW_TO_INITIALISE:
+        kwargs.setdefault("init_weights", False)
+    return torchvision.models.get_model(network, weights=None, **kwargs)
 
 
 def _member(network: str, weights: str) -> Any:
@@ -160,20 +211,20 @@ def _member(network: str, weights: str) -> Any:
     check_torchvision_name(network)
     known: enum.EnumMeta = torchvision.models.get_model_weights(network)
     if weights not in known.__members__:
-        raise ArtifactError(
+        raise ImportRefused(
             f"weights {weights!r}: not published for torchvision:{network}; there are "
             f"{', '.join(known.__members__)}"
         )
     return known.__members__[weights]
 
 
-def _builder_kwargs(network: str, member: Any, num_classes: int) -> dict[str, JsonValue]:
-    """What torchvision's own builder derives from the weights (`_ovewrite_named_param`)."""
-    kwargs: dict[str, JsonValue] = {}
+def _published_arguments(network: str, member: Any, num_classes: int) -> dict[str, JsonValue]:
+    """Return what torchvision's own builder derives from the weights (`_ovewrite_named_param`)."""
+    arguments: dict[str, JsonValue] = {}
     if num_classes != 1000:
-        kwargs["num_classes"] = num_classes
+        arguments["num_classes"] = num_classes
     if network.startswith("vit_") and member.meta["min_size"][0] != 224:
-        kwargs["image_size"] = member.meta["min_size"][0]
-    if network in NETWORKS_THAT_NORMALISE_AGAIN:
-        kwargs["transform_input"] = True
-    return kwargs
+        arguments["image_size"] = member.meta["min_size"][0]
+    if network in UNSEEN_ARGUMENTS:
+        arguments[UNSEEN_ARGUMENTS[network]] = True
+    return arguments

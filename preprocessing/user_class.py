@@ -1,8 +1,5 @@
 """A user's own preprocessing class: what it must offer, how it is loaded, how it is called."""
 
-import hashlib
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Literal, Protocol
@@ -11,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from preprocessing.errors import ImageRejected, PreprocessingBug, SpecError
+from preprocessing.isolated_source import load_isolated
 from preprocessing.spec import DecodeRules
 
 
@@ -102,22 +100,14 @@ def load_preprocessing(path: Path, class_name: str) -> Preprocessing:
 
 
 def _run_file(path: Path) -> ModuleType:
-    try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read: {error.strerror}") from error
-    name = f"preprocessing_of_{path.stem}_{digest[:16]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
+    if not path.is_file():
+        raise SpecError(f"{path}: cannot be read: no such file")
+    if path.suffix != ".py":
         raise SpecError(f"{path}: is not a Python file; its name must end in .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look their module up by name
     try:
-        spec.loader.exec_module(module)
+        return load_isolated(path)
     except Exception as error:  # anything the user's module does at import
-        del sys.modules[name]
         raise SpecError(f"{path}: importing it raised {_one_line(error)}") from error
-    return module
 
 
 def _one_line(error: Exception) -> str:

@@ -8,10 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from image_classifier.artifact.artifact import open_artifact
-from image_classifier.artifact.format import ArtifactError
 from image_classifier.artifact.store import locate
 from importer.errors import ImportRefused
-from importer.network import read_model
+from importer.network import ModelSource, read_network
 from importer.options import ImportOptions
 from model_import import main
 from tests.imports import digits_options, import_quietly
@@ -75,9 +74,13 @@ def test_the_network_of_a_larger_module_is_taken_by_its_prefix(linear: Path) -> 
     (linear / "one").mkdir()
     (linear / "two").mkdir()
 
-    with pytest.raises(ArtifactError, match=r"take them with --weights-prefix net\."):
-        read_model(given, linear / "one")
-    taken = read_model(given.model_copy(update={"weights_prefix": "net."}), linear / "two")
+    def read(place: str, **more: str) -> ModelSource:
+        assert given.network is not None
+        return read_network(given.network, {}, given.weights, linear / place, **more)
+
+    with pytest.raises(ImportRefused, match=r"take them with --weights-prefix net\."):
+        read("one")
+    taken = read("two", weights_prefix="net.")
 
     assert torch.equal(taken.network.linear.bias, weights["net.linear.bias"])
     assert load_file(linear / "two" / "weights.safetensors").keys() == {

@@ -39,7 +39,7 @@ WEIGHTS = {
 NETWORKS = {
     "squeezenet1_1_imagenet": "torchvision:squeezenet1_1",
     "mobilenet_v2_tfqat_imagenet": "torchvision:mobilenet_v2",
-    "resnet20_cifar10": f"{ROOT}/tests/artifact_inputs/cifar_resnet.py:build",
+    "resnet20_cifar10": f"{ROOT}/tests/importer/cifar_resnet.py:build",
 }
 LOGIT_TOLERANCES = dict.fromkeys(SPECS, 5e-05) | {"mnist_cnn_tiny": 2e-3}
 """Of any float32 path, from the README of the data."""

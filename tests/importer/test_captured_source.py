@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from image_classifier.artifact.format import ArtifactError
-from importer.network import captured_sources, load_captured
+from importer.captured_source import capture_source
+from importer.errors import ImportRefused
+from preprocessing.isolated_source import load_isolated
 
 FILES = {
     "network.py": "import blocks\nimport deep.inner as inner\nfrom . import heads\nimport torch\n"
@@ -23,6 +24,10 @@ FILES = {
     "lazy.py": "late = 1000\n",
     "train.py": "raise SystemExit('not imported by the network')\n",
 }
+
+
+def sources_of(file: Path) -> dict[str, Path]:
+    return capture_source(file).files
 
 
 @pytest.fixture
@@ -41,14 +46,14 @@ def write(folder: Path, **files: str) -> Path:
 
 
 def test_all_files_that_are_imported_beside_travel_and_no_others(folder: Path) -> None:
-    found = captured_sources(folder / "network.py")
+    found = sources_of(folder / "network.py")
 
     assert list(found) == sorted(FILES.keys() - {"train.py"})
     assert all(path == folder / name for name, path in found.items())
 
 
 def test_imports_beside_the_file_work_absolute_relative_and_late(folder: Path) -> None:
-    module = load_captured(folder / "network.py")
+    module = load_isolated(folder / "network.py")
 
     assert module.value() == 1111
 
@@ -56,7 +61,7 @@ def test_imports_beside_the_file_work_absolute_relative_and_late(folder: Path) -
 def test_loading_leaves_path_and_common_names_alone(folder: Path) -> None:
     path_before, names_before = list(sys.path), set(sys.modules)
 
-    load_captured(folder / "network.py").value()
+    load_isolated(folder / "network.py").value()
 
     assert sys.path == path_before
     added = set(sys.modules) - names_before
@@ -67,7 +72,7 @@ def test_loading_leaves_path_and_common_names_alone(folder: Path) -> None:
 def test_nothing_is_written_beside_the_sources(folder: Path) -> None:
     before = sorted(folder.rglob("*"))
 
-    load_captured(folder / "network.py")
+    load_isolated(folder / "network.py")
 
     assert sorted(folder.rglob("*")) == before
 
@@ -75,30 +80,30 @@ def test_nothing_is_written_beside_the_sources(folder: Path) -> None:
 def test_a_file_beside_wins_over_an_installed_package_of_its_name(tmp_path: Path) -> None:
     file = write(tmp_path, network="import pytest\nvalue = pytest.OWN", pytest="OWN = 5")
 
-    assert load_captured(file).value == 5
+    assert load_isolated(file).value == 5
     assert not hasattr(pytest, "OWN")
 
 
 def test_the_standard_library_wins_over_a_file_beside(tmp_path: Path) -> None:
     file = write(tmp_path, network="import json\nvalue = json.dumps([1])", json="raise OSError")
 
-    assert load_captured(file).value == "[1]"
-    assert list(captured_sources(file)) == ["network.py"]
+    assert load_isolated(file).value == "[1]"
+    assert list(sources_of(file)) == ["network.py"]
 
 
 def test_two_networks_each_see_their_own_blocks(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     text = "def value():\n    import blocks\n    return blocks.X"
-    first = load_captured(write(tmp_path / "a", network=text, blocks="X = 1"))
-    second = load_captured(write(tmp_path / "b", network=text, blocks="X = 2"))
+    first = load_isolated(write(tmp_path / "a", network=text, blocks="X = 1"))
+    second = load_isolated(write(tmp_path / "b", network=text, blocks="X = 2"))
 
     assert (first.value(), second.value()) == (1, 2)
 
 
 def test_a_changed_file_is_loaded_afresh(tmp_path: Path) -> None:
-    first = load_captured(write(tmp_path, network="value = 1"))
-    second = load_captured(write(tmp_path, network="value = 2"))
+    first = load_isolated(write(tmp_path, network="value = 1"))
+    second = load_isolated(write(tmp_path, network="value = 2"))
 
     assert (first.value, second.value) == (1, 2)
 
@@ -108,7 +113,7 @@ def test_the_module_name_depends_on_the_sources_alone(tmp_path: Path) -> None:
     for place in ("a", "b"):
         (tmp_path / place).mkdir()
         file = write(tmp_path / place, network="import blocks", blocks="X = 3")
-        modules.append(load_captured(file))
+        modules.append(load_isolated(file))
 
     assert modules[0].__name__ == modules[1].__name__
     assert modules[0].__name__.endswith(".network")
@@ -117,7 +122,7 @@ def test_the_module_name_depends_on_the_sources_alone(tmp_path: Path) -> None:
 
 
 def test_the_source_of_a_captured_class_can_be_read(tmp_path: Path) -> None:
-    module = load_captured(write(tmp_path, network="class Net:\n    width = 64\n"))
+    module = load_isolated(write(tmp_path, network="class Net:\n    width = 64\n"))
 
     assert inspect.getsource(module.Net) == "class Net:\n    width = 64\n"
 
@@ -126,17 +131,10 @@ def test_a_file_that_fails_is_quoted_and_leaves_no_module(tmp_path: Path) -> Non
     file = write(tmp_path, network="import blocks\nraise ValueError('bad depth')", blocks="X = 1")
     before = set(sys.modules)
 
-    with pytest.raises(ArtifactError, match="raised ValueError: bad depth"):
-        load_captured(file)
+    with pytest.raises(ValueError, match="bad depth"):
+        load_isolated(file)
 
     assert set(sys.modules) == before
-
-
-def test_a_package_that_is_not_installed_is_named(tmp_path: Path) -> None:
-    file = write(tmp_path, network="import no_such_package_here")
-
-    with pytest.raises(ArtifactError, match="No module named 'no_such_package_here'"):
-        load_captured(file)
 
 
 def test_an_optional_package_may_be_absent(tmp_path: Path) -> None:
@@ -145,8 +143,8 @@ def test_an_optional_package_may_be_absent(tmp_path: Path) -> None:
         network="try:\n    import no_such_package_here\nexcept ImportError:\n    value = 'without'",
     )
 
-    assert list(captured_sources(file)) == ["network.py"]
-    assert load_captured(file).value == "without"
+    assert list(sources_of(file)) == ["network.py"]
+    assert load_isolated(file).value == "without"
 
 
 def test_code_that_is_neither_installed_nor_beside_is_refused(
@@ -157,33 +155,33 @@ def test_code_that_is_neither_installed_nor_beside_is_refused(
     monkeypatch.syspath_prepend(tmp_path / "elsewhere")
     file = write(tmp_path, network="from my_layers_elsewhere import X")
 
-    with pytest.raises(ArtifactError, match=r"'my_layers_elsewhere' from .*would not travel"):
-        captured_sources(file)
+    with pytest.raises(ImportRefused, match=r"'my_layers_elsewhere' from .*would not travel"):
+        sources_of(file)
 
 
 def test_an_import_from_above_the_folder_is_refused_with_its_line(tmp_path: Path) -> None:
     file = write(tmp_path, network="\nfrom ..shared import X")
 
-    with pytest.raises(ArtifactError, match=r"network\.py, line 2: imports from above its folder"):
-        captured_sources(file)
+    with pytest.raises(ImportRefused, match=r"network\.py, line 2: imports from above its folder"):
+        sources_of(file)
 
 
 @pytest.mark.parametrize("text", ["def build(:", "x = '\0'"])
 def test_a_file_that_is_no_python_is_refused(tmp_path: Path, text: str) -> None:
-    with pytest.raises(ArtifactError, match=r"network\.py: not valid Python"):
-        captured_sources(write(tmp_path, network=text))
+    with pytest.raises(ImportRefused, match=r"network\.py: not valid Python"):
+        sources_of(write(tmp_path, network=text))
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"network\.py: No such file"):
-        captured_sources(tmp_path / "network.py")
+    with pytest.raises(ImportRefused, match=r"network\.py: No such file"):
+        sources_of(tmp_path / "network.py")
 
 
 def test_a_loop_of_imports_ends(tmp_path: Path) -> None:
     file = write(tmp_path, network="import blocks\nX = 1", blocks="import network")
 
-    assert list(captured_sources(file)) == ["blocks.py", "network.py"]
-    assert load_captured(file).X == 1
+    assert list(sources_of(file)) == ["blocks.py", "network.py"]
+    assert load_isolated(file).X == 1
 
 
 def test_finding_the_sources_runs_none_of_them(tmp_path: Path) -> None:
@@ -193,17 +191,18 @@ def test_finding_the_sources_runs_none_of_them(tmp_path: Path) -> None:
         blocks=f"open({str(tmp_path / 'ran')!r}, 'w')",
     )
 
-    captured_sources(file)
+    sources_of(file)
 
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow  # torch.export in a process of its own
 def test_a_captured_network_can_be_exported_with_torch_export(tmp_path: Path) -> None:
     program = (
         "import torch\n"
         "from pathlib import Path\n"
-        "from importer.network import load_captured\n"
-        f"network = load_captured(Path({str(tmp_path / 'network.py')!r})).Net().eval()\n"
+        "from preprocessing.isolated_source import load_isolated\n"
+        f"network = load_isolated(Path({str(tmp_path / 'network.py')!r})).Net().eval()\n"
         "exported = torch.export.export(network, (torch.ones(1, 3),))\n"
         "assert exported.module()(torch.ones(1, 3)).tolist() == [[2.0, 2.0, 2.0]]\n"
     )
@@ -214,9 +213,85 @@ def test_a_captured_network_can_be_exported_with_torch_export(tmp_path: Path) ->
         blocks="def double(x):\n    return 2 * x\n",
     )
 
-    root = Path(__file__).parents[2]
     result = subprocess.run(
-        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
     assert result.returncode == 0, result.stderr
+
+
+def test_the_installed_packages_that_the_source_needs_are_named(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        network="import json\nimport blocks\nfrom preprocessing import DecodeRules",
+        blocks="from PIL import Image\ndef late():\n    import torchvision.transforms.v2, yaml",
+    )
+
+    # By the names in locks: pillow for PIL, pyyaml for yaml.
+    assert capture_source(file).packages == ("pillow", "pyyaml", "torchvision")
+
+
+def test_data_files_that_the_source_names_travel_and_weights_do_not(tmp_path: Path) -> None:
+    (tmp_path / "tables").mkdir()
+    for name in ("means.npy", "tables/classes.json", "weights.pt", "unused.json"):
+        (tmp_path / name).write_bytes(b"data")
+    file = write(
+        tmp_path,
+        network="HERE = Path(__file__).parent\n"
+        "FILES = (HERE / 'means.npy', HERE / 'tables/classes.json', HERE / 'weights.pt')",
+    )
+
+    assert list(sources_of(file)) == ["means.npy", "network.py", "tables/classes.json"]
+
+
+def test_a_file_of_this_machine_is_refused_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere.json").touch()
+    (tmp_path / "project").mkdir()
+    file = write(tmp_path / "project", network=f"\nTABLE = {str(tmp_path / 'elsewhere.json')!r}")
+
+    with pytest.raises(ImportRefused, match=r"network\.py, line 2: names /.*copy it beside"):
+        capture_source(file)
+
+
+def test_a_module_that_imports_its_own_folder_says_which_file_to_give(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    file = write(tmp_path / "models", network="from models.blocks import X", blocks="X = 1")
+
+    with pytest.raises(
+        ImportRefused,
+        match=r"write /.*/entry\.py with `from models\.network import \*` and give that",
+    ):
+        capture_source(file)
+
+    (tmp_path / "entry.py").write_text("from models.network import *\n")
+    assert list(sources_of(tmp_path / "entry.py")) == [
+        "entry.py",
+        "models/blocks.py",
+        "models/network.py",
+    ]
+    assert load_isolated(tmp_path / "entry.py").X == 1
+
+
+@pytest.mark.parametrize("name", ["preprocessing", "image_classifier"])
+def test_a_file_beside_that_is_called_as_a_package_of_this_program_is_refused(
+    tmp_path: Path, name: str
+) -> None:
+    file = write(tmp_path, network=f"import {name}", **{name: "X = 1"})
+
+    with pytest.raises(ImportRefused, match=f"imports '{name}', .*give the file beside it another"):
+        capture_source(file)
+
+
+def test_a_preprocessing_class_may_lie_in_preprocessing_py(tmp_path: Path) -> None:
+    (tmp_path / "preprocessing.py").write_text("from preprocessing import DecodeRules as rules")
+
+    assert load_isolated(tmp_path / "preprocessing.py").rules.__name__ == "DecodeRules"
+
+
+def test_code_of_this_checkout_that_no_bento_has_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImportRefused, match=r"imports 'importer' from .*would not travel with it"):
+        capture_source(write(tmp_path, network="from importer.errors import ImportRefused"))

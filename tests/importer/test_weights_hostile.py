@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import tarfile
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from image_classifier.artifact.format import ArtifactError
+from importer.errors import ImportRefused
 from importer.weights import read_state_dict
+from tests.importer.onnx_models import saved_onnx
 
 TENSORS = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.ones(2)}
 
@@ -68,7 +70,7 @@ def test_a_pickle_payload_does_not_run(
     }[place]
     write(content, path)
 
-    with pytest.raises(ArtifactError, match=r"weights\.pt: ") as caught:
+    with pytest.raises(ImportRefused, match=r"weights\.pt: ") as caught:
         read_state_dict(path)
 
     assert not victim.exists()
@@ -84,9 +86,9 @@ def test_the_refusal_names_what_it_found_and_the_safe_way_out(
     write({"model": TENSORS, "best": fractions.Fraction(1, 3)}, tmp_path / "weights.pt")
 
     with pytest.raises(
-        ArtifactError,
+        ImportRefused,
         match=r"needs pickle \(it refers to fractions\.Fraction\).*nothing was run.*"
-        r"safetensors\.torch\.save_file\(model\.state_dict\(\), 'weights\.safetensors'\)",
+        r"safetensors\.torch\.save_model\(model, 'weights\.safetensors'\)",
     ):
         read_state_dict(tmp_path / "weights.pt")
 
@@ -94,7 +96,7 @@ def test_the_refusal_names_what_it_found_and_the_safe_way_out(
 def test_a_whole_pickled_network_is_refused_by_its_class(tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(3, 2), tmp_path / "network.pt")
 
-    with pytest.raises(ArtifactError, match=r"refers to torch\.nn\.modules\.linear\.Linear"):
+    with pytest.raises(ImportRefused, match=r"refers to torch\.nn\.modules\.linear\.Linear"):
         read_state_dict(tmp_path / "network.pt")
 
 
@@ -105,7 +107,7 @@ def test_an_environment_variable_does_not_open_the_door(
     victim = tmp_path / "victim"
     torch.save(Payload(victim), tmp_path / "weights.pt")
 
-    with pytest.raises(ArtifactError, match="nothing was run"):
+    with pytest.raises(ImportRefused, match="nothing was run"):
         read_state_dict(tmp_path / "weights.pt")
 
     assert not victim.exists()
@@ -115,7 +117,7 @@ def test_a_payload_called_safetensors_does_not_run(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     torch.save(Payload(victim), tmp_path / "weights.safetensors")
 
-    with pytest.raises(ArtifactError, match="not a safetensors file in spite of its name"):
+    with pytest.raises(ImportRefused, match="not a safetensors file in spite of its name"):
         read_state_dict(tmp_path / "weights.safetensors")
 
     assert not victim.exists()
@@ -131,38 +133,50 @@ def test_a_file_cut_short_is_refused(tmp_path: Path, form: str, kept: float) -> 
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * kept)])
 
-    with pytest.raises(ArtifactError, match=r"weights\.pt: .*fetch it again"):
+    with pytest.raises(ImportRefused, match=r"weights\.pt: .*fetch it again"):
         read_state_dict(path)
 
 
 @pytest.mark.parametrize(
-    ("data", "found"),
+    "data",
     [
-        (b"", "empty file"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "pointer of Git LFS"),
-        (b"\n<!DOCTYPE html><html>", "a web page"),
-        (gzip.compress(b"weights", mtime=0), "compressed with gzip"),
-        (b"\x89HDF\r\n\x1a\n" + bytes(64), "HDF5"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(64), "not a c"),
-        (bytes(1000), "not a c"),
-        ((16).to_bytes(8, "little") + bytes(64), "not a c"),
-        (b"0.1 0.2 0.3\n", "not a c"),
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n",
+        b"\n<!DOCTYPE html><html>",
+        gzip.compress(b"weights", mtime=0),
+        b"\x89HDF\r\n\x1a\n" + bytes(64),
+        bytes(1000),
+        (16).to_bytes(8, "little") + bytes(64),
     ],
+    ids=["LFS pointer", "web page", "gzip", "HDF5", "zeros", "header of 16 bytes"],
 )
-def test_a_file_of_another_kind_is_called_what_it_is(
-    tmp_path: Path, data: bytes, found: str
+def test_a_file_of_another_kind_is_refused_with_what_is_expected(
+    tmp_path: Path, data: bytes
 ) -> None:
     (tmp_path / "weights.pth").write_bytes(data)
 
-    with pytest.raises(ArtifactError, match=rf"weights\.pth: .*{found}"):
+    with pytest.raises(ImportRefused, match=r"weights\.pth: not a .*file of torch\.save or safet"):
         read_state_dict(tmp_path / "weights.pth")
 
 
+def test_finished_graphs_are_called_what_they_are(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch 2.14 announces the end of TorchScript
+        torch.jit.script(torch.nn.Linear(3, 2)).save(str(tmp_path / "network.pt"))
+    saved_onnx(tmp_path / "network.onnx")
+
+    for name in ("network.pt", "network.onnx"):
+        with pytest.raises(ImportRefused, match=f"{name}: a finished graph, .*leave --network out"):
+            read_state_dict(tmp_path / name)
+
+
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="No such file"):
+    with pytest.raises(ImportRefused, match="No such file"):
         read_state_dict(tmp_path / "absent.pt")
-    with pytest.raises(ArtifactError, match="Is a directory"):
+    with pytest.raises(ImportRefused, match="Is a directory"):
         read_state_dict(tmp_path)
+    (tmp_path / "empty.pt").touch()
+    with pytest.raises(ImportRefused, match="empty file"):
+        read_state_dict(tmp_path / "empty.pt")
 
 
 def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
@@ -174,7 +188,7 @@ def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -
         for member in source.infolist():
             target.writestr(member.filename, source.read(member))
 
-    with pytest.raises(ArtifactError, match="a compressed zip archive"):
+    with pytest.raises(ImportRefused, match="a compressed zip archive"):
         read_state_dict(tmp_path / "bomb.pt")
 
 
@@ -182,16 +196,8 @@ def test_a_zip_of_something_else_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "weights.pt", "w") as archive:
         archive.writestr("word/document.xml", "<w/>")
 
-    with pytest.raises(ArtifactError, match=r"without tensors \(it holds word/document\.xml\)"):
+    with pytest.raises(ImportRefused, match=r"without tensors \(it holds word/document\.xml\)"):
         read_state_dict(tmp_path / "weights.pt")
-
-
-def test_an_exported_program_is_called_one(tmp_path: Path) -> None:
-    program = torch.export.export(torch.nn.Linear(3, 2), (torch.zeros(1, 3),))
-    torch.export.save(program, tmp_path / "program.pt2")
-
-    with pytest.raises(ArtifactError, match=r"a file of torch\.export\.save"):
-        read_state_dict(tmp_path / "program.pt2")
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
@@ -211,7 +217,7 @@ def test_flipped_bytes_never_crash_the_reader(tmp_path: Path, form: str) -> None
         (tmp_path / "damaged.pt").write_bytes(data)
         try:
             read_state_dict(tmp_path / "damaged.pt")
-        except ArtifactError as error:
+        except ImportRefused as error:
             assert "\n" not in str(error)
 
     reads_or_refuses()

@@ -1,0 +1,183 @@
+"""What has to travel with a user's Python file: the files beside it that it uses."""
+
+import ast
+import importlib.metadata
+import importlib.util
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from importer.errors import ImportRefused
+from preprocessing.isolated_source import OUR_PACKAGES, is_beside
+
+MAX_DATA_BYTES = 64 << 20
+SUFFIXES_OF_WEIGHTS = frozenset({".safetensors", ".pt", ".pth", ".ckpt", ".onnx"})
+"""Files a training script names; the weights that count are given with --weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CapturedSource:
+    """A user's Python file and what it needs.
+
+    Attributes:
+        files: Name below the folder of the file, forward slashes, sorted → file: the file, the
+            modules beside it that it imports, and data files beside it that these name.
+        packages: Installed distributions that they import, as locks spell them, e.g. "pillow";
+            none of the standard library and of this program.
+    """
+
+    files: dict[str, Path]
+    packages: tuple[str, ...]
+
+    def copy_to(self, folder: Path) -> None:
+        """Copy the files into `folder`, which is made where it is missing."""
+        for name, path in self.files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(path.read_bytes())
+
+
+def capture_source(file: Path) -> CapturedSource:
+    """Find what a Python file needs to run elsewhere; nothing of it runs.
+
+    Import statements are followed, wherever they stand; `importlib.import_module` is not. A
+    string in the source that names a file beside it, such as "classes.json", brings that file.
+
+    Raises:
+        ImportRefused: A file is missing or is no Python; something it uses could not travel
+            with it: code that is neither installed nor beside it, or a file of this machine.
+    """
+    folder = file.parent
+    sources = _reached_sources(file)
+    packages: set[str] = set()
+    data_files: set[Path] = set()
+    distributions = importlib.metadata.packages_distributions()
+    for path in sources:
+        for name in {parts[0] for parts in _imports(path, folder)}:
+            _refuse_clash(path, name, file)
+            if not is_beside(folder, name) and name not in OUR_PACKAGES:
+                _refuse_uninstalled(path, name, file)
+                packages.update(_normalised(found) for found in distributions.get(name, ()))
+        data_files.update(_data_files(path, folder))
+    files = {path.relative_to(folder).as_posix(): path for path in {*sources, *data_files}}
+    return CapturedSource(files=dict(sorted(files.items())), packages=tuple(sorted(packages)))
+
+
+def _normalised(distribution: str) -> str:
+    """Return a name as locks spell it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def _reached_sources(file: Path) -> set[Path]:
+    folder, pending, found = file.parent, [file], set[Path]()
+    while pending:
+        path = pending.pop()
+        if path not in found:
+            found.add(path)
+            for parts in _imports(path, folder):
+                pending += _files_of_import(folder, parts)
+    return found
+
+
+def _imports(path: Path, folder: Path) -> Iterator[tuple[str, ...]]:
+    """Yield the dotted names that a file may import, as seen from `folder`."""
+    for node in ast.walk(_parsed(path)):
+        if isinstance(node, ast.Import):
+            yield from (tuple(alias.name.split(".")) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = _base_of_relative(node, path, folder)
+            module = (*base, *(node.module.split(".") if node.module else ()))
+            if module:
+                yield module
+            yield from ((*module, alias.name) for alias in node.names if node.level or module)
+
+
+def _base_of_relative(node: ast.ImportFrom, path: Path, folder: Path) -> tuple[str, ...]:
+    if node.level == 0:
+        return ()
+    package = path.parent.relative_to(folder).parts
+    if node.level - 1 > len(package):
+        raise ImportRefused(
+            f"{path}, line {node.lineno}: imports from above its folder, which cannot travel with "
+            f"it; {_entry_above(folder, path.stem)}"
+        )
+    return package[: len(package) - (node.level - 1)]
+
+
+def _files_of_import(folder: Path, parts: tuple[str, ...]) -> Iterator[Path]:
+    if not is_beside(folder, parts[0]):
+        return
+    for length in range(1, len(parts) + 1):
+        place = folder.joinpath(*parts[:length])
+        for file in (place / "__init__.py", place.with_suffix(".py")):
+            if file.is_file():
+                yield file
+                break
+
+
+def _refuse_clash(path: Path, name: str, file: Path) -> None:
+    beside = (file.parent / f"{name}.py", file.parent / name / "__init__.py")
+    if name in OUR_PACKAGES and any(other.is_file() and other != file for other in beside):
+        raise ImportRefused(
+            f"{path}: imports {name!r}, which is a file beside it and also a package of this "
+            "program; give the file beside it another name"
+        )
+
+
+def _refuse_uninstalled(path: Path, name: str, file: Path) -> None:
+    if name in sys.stdlib_module_names or name == "__main__":
+        return
+    above = file.parent.parent
+    if name == file.parent.name and any(above.joinpath(name).glob("*.py")):
+        raise ImportRefused(
+            f"{path}: imports {name!r}, the folder it lies in, which is not beside it; "
+            f"{_entry_above(file.parent, file.stem)}"
+        )
+    spec = importlib.util.find_spec(name)
+    if spec is None:  # may be optional; if it is not, running the file says so
+        return
+    places = list(spec.submodule_search_locations or ([spec.origin] if spec.origin else []))
+    if not all(any(Path(place).parent.glob("*.dist-info")) for place in places):
+        raise ImportRefused(
+            f"{path}: imports {name!r} from {places[0]}, which is neither an installed package nor "
+            "beside the file, so it would not travel with it; copy it beside the file or install it"
+        )
+
+
+def _entry_above(folder: Path, module: str) -> str:
+    entry = folder.parent / "entry.py"
+    return f"write {entry} with `from {folder.name}.{module} import *` and give that file"
+
+
+def _data_files(path: Path, folder: Path) -> Iterator[Path]:
+    for node in ast.walk(_parsed(path)):
+        if not (isinstance(node, ast.Constant) and isinstance(node.value, str)):
+            continue
+        text = node.value
+        if not 0 < len(text) < 256 or not text.isprintable():
+            continue
+        named = path.parent / text
+        if named.suffix == ".py" or named.suffix in SUFFIXES_OF_WEIGHTS:
+            continue
+        if Path(text).is_absolute() and named.is_file():
+            raise ImportRefused(
+                f"{path}, line {node.lineno}: names {text}, a file of this machine; copy it beside "
+                "the file and open it as Path(__file__).parent / NAME"
+            )
+        if named.is_file() and named.resolve().is_relative_to(folder.resolve()):
+            if named.stat().st_size > MAX_DATA_BYTES:
+                raise ImportRefused(
+                    f"{path}, line {node.lineno}: names {named}, which has more than "
+                    f"{MAX_DATA_BYTES >> 20} MiB; weights are given with --weights"
+                )
+            yield named
+
+
+def _parsed(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_bytes(), filename=str(path))
+    except OSError as error:
+        raise ImportRefused(f"{path}: {error.strerror}; expected a Python source file") from error
+    except (SyntaxError, ValueError) as error:  # ValueError: null bytes
+        raise ImportRefused(f"{path}: not valid Python: {error}") from error

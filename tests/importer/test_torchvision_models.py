@@ -1,0 +1,348 @@
+"""torchvision: every classifier by name, its published weights, what its weights do not tell."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision.models
+from PIL import Image
+from torch import nn
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms._presets import ImageClassification
+
+from image_classifier.artifact.manifest import Architecture
+from importer.errors import ImportRefused
+from importer.network import build_network, read_network
+from importer.torchvision_models import (
+    UNSEEN_ARGUMENTS,
+    TorchvisionWeights,
+    builder_arguments,
+    known_torchvision_names,
+    published_file,
+    published_weights,
+    torchvision_meta,
+)
+from importer.weights import DIGEST_IN_NAME, load_strictly, read_state_dict
+
+NO_FOLDER = Path()
+SMALL = ("googlenet", "mnasnet0_5", "mobilenet_v3_small", "regnet_y_400mf", "squeezenet1_1")
+
+
+def built(name: str, **kwargs: Any) -> nn.Module:
+    return build_network(Architecture.parse(f"torchvision:{name}", kwargs), NO_FOLDER)
+
+
+# Names and arguments
+
+
+def test_every_torchvision_classifier_can_be_named() -> None:
+    names = known_torchvision_names()
+
+    # Each module of torchvision.models that defines a classifier contributes at least this one.
+    assert {
+        "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s",
+        "googlenet", "inception_v3", "maxvit_t", "mnasnet0_5", "mobilenet_v2",
+        "mobilenet_v3_small", "regnet_y_400mf", "resnet18", "resnext50_32x4d",
+        "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t", "swin_v2_t", "vgg11_bn", "vit_b_16",
+        "wide_resnet50_2",
+    } <= set(names)  # fmt: skip
+    assert not {"quantized_resnet18", "fcn_resnet50", "r3d_18"} & set(names)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet5", "resnet5: .*close are .*resnet50"),
+        ("qqqqqqqq", "there are alexnet, .*wide_resnet50_2"),
+        ("fcn_resnet50", "not a classification model"),
+    ],
+)
+def test_a_name_that_is_no_classifier_is_answered_with_those_there_are(
+    name: str, message: str
+) -> None:
+    with pytest.raises(ImportRefused, match=message):
+        built(name)
+
+
+def test_arguments_reach_the_builder_and_a_wrong_one_is_named() -> None:
+    network = built("googlenet", aux_logits=False, transform_input=True)
+
+    assert (network.aux1, network.transform_input) == (None, True)
+    with pytest.raises(ImportRefused, match=r"builder raised TypeError: .*num_klasses.*; check"):
+        built("resnet18", num_klasses=3)
+
+
+@pytest.mark.parametrize(("name", "head"), [("googlenet", "aux1"), ("inception_v3", "AuxLogits")])
+def test_auxiliary_heads_are_built_where_the_weights_have_them(name: str, head: str) -> None:
+    given = {"transform_input": False}
+
+    with_head = builder_arguments(name, given, ["fc.bias", f"module.{head}.fc.bias"], None)
+    without = builder_arguments(name, given, ["fc.bias"], None)
+
+    assert (with_head["aux_logits"], without["aux_logits"]) == (True, False)
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_an_argument_that_fine_tuned_weights_do_not_tell_is_demanded_by_name(name: str) -> None:
+    with pytest.raises(
+        ImportRefused, match=r"depend on transform_input, .*--network-kwargs '{\"transform_input\""
+    ):
+        builder_arguments(name, {"num_classes": 3}, ["fc.bias"], None)
+
+    given = {"transform_input": False}
+    published = torchvision_meta(name, "DEFAULT")
+    assert builder_arguments(name, given, [], None)["transform_input"] is False
+    assert builder_arguments(name, {}, [], published)["transform_input"] is True
+    assert builder_arguments(name, given, [], published)["transform_input"] is False
+
+
+# Built and loaded as torchvision does
+
+
+def assert_read_equal_to_eager(name: str, folder: Path) -> None:
+    """Save a random network of three classes, read it back, and compare the logits."""
+    torch.manual_seed(0)
+    kwargs: dict[str, Any] = {"num_classes": 3}
+    if name in UNSEEN_ARGUMENTS:
+        kwargs |= {"transform_input": True}
+    more = {"init_weights": True} if name in UNSEEN_ARGUMENTS else {}
+    trained = torchvision.models.get_model(name, weights=None, **kwargs, **more).eval()
+    for parameter in trained.parameters():
+        if not parameter.any():  # some heads start at zero, and would prove nothing
+            nn.init.normal_(parameter, std=0.1)
+    torch.save(trained.state_dict(), folder / "weights.pt")
+
+    source = read_network(f"torchvision:{name}", kwargs, str(folder / "weights.pt"), folder)
+
+    image = torch.randn(1, 3, 224, 224)
+    with torch.inference_mode():
+        logits = source.network(image)
+        assert logits.shape == (1, 3)
+        assert torch.equal(logits, trained(image))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_saved_network_is_read_and_equals_eager(tmp_path: Path, name: str) -> None:
+    assert_read_equal_to_eager(name, tmp_path)
+
+
+@pytest.mark.all
+@pytest.mark.parametrize("name", sorted(set(known_torchvision_names()) - set(SMALL)))
+def test_every_saved_network_is_read_and_equals_eager(tmp_path: Path, name: str) -> None:
+    assert_read_equal_to_eager(name, tmp_path)
+    for path in tmp_path.iterdir():  # pytest keeps folders; these are up to 2.6 GB
+        path.unlink()
+
+
+SEEN_IN_TENSORS = ("num_classes", "image_size", "aux_logits")
+"""Arguments that change the names or shapes of the weights: the wrong one does not load."""
+
+
+def plain_attributes(network: nn.Module) -> dict[str, object]:
+    """All that decides what modules compute, but for their tensors."""
+    found: dict[str, object] = {}
+    for name, module in network.named_modules():
+        found[f"{name}: class"] = type(module).__name__
+        for key, item in vars(module).items():
+            plain = isinstance(item, (int, float, str, bool, tuple, list))
+            if plain and not key.startswith("_") and key != "training":
+                found[f"{name}.{key}"] = item
+    return found
+
+
+def assert_built_as_with_published_weights(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # torchvision's own builder with weights, their download replaced by nothing.
+    monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", lambda *_, **__: {})
+    monkeypatch.setattr(nn.Module, "load_state_dict", lambda *_, **__: None)
+    # On the meta device nothing is allocated; RegNet computes its widths with tensors and cannot.
+    with torch.device("cpu" if name.startswith("regnet") else "meta"):
+        for member in torchvision.models.get_model_weights(name):
+            if member.name == "IMAGENET1K_FEATURES":
+                continue
+            theirs = torchvision.models.get_model(name, weights=member)
+            published = torchvision_meta(name, member.name)
+            arguments = builder_arguments(name, {}, [*theirs.state_dict()], published)
+            seen = {key: item for key, item in arguments.items() if key in SEEN_IN_TENSORS}
+            untold = torchvision.models.get_model(name, weights=None, **seen)
+            expected = plain_attributes(theirs)
+
+            assert plain_attributes(built(name, **arguments)) == expected
+            # What fine-tuned weights cannot tell is exactly what the import demands.
+            differing = {
+                key for key, item in plain_attributes(untold).items() if item != expected.get(key)
+            }
+            demanded = {f".{UNSEEN_ARGUMENTS[name]}"} if name in UNSEEN_ARGUMENTS else set()
+            assert differing == demanded
+
+
+@pytest.mark.filterwarnings("ignore:The default weight initialization")
+@pytest.mark.parametrize(
+    "name", ["googlenet", "inception_v3", "maxvit_t", "mobilenet_v3_large", "swin_v2_t", "vit_b_16"]
+)
+def test_a_network_is_built_as_torchvision_builds_it_with_weights(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert_built_as_with_published_weights(name, monkeypatch)
+
+
+@pytest.mark.all
+@pytest.mark.filterwarnings("ignore:The default weight initialization")
+@pytest.mark.parametrize("name", known_torchvision_names())
+def test_every_network_is_built_as_torchvision_builds_it_with_weights(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert_built_as_with_published_weights(name, monkeypatch)
+
+
+# Published weights
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of torch.hub; nothing outside it is read."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    folder = tmp_path / "home" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def published(folder: Path, *, scheme: str = "https://example.invalid") -> TorchvisionWeights:
+    """A SqueezeNet with two classes, saved as torch.hub names files."""
+    network = torchvision.models.squeezenet1_1(num_classes=2)
+    torch.save(network.state_dict(), folder / "net.pth")
+    digest = hashlib.sha256((folder / "net.pth").read_bytes()).hexdigest()
+    name = f"squeezenet1_1-{digest[:8]}.pth"
+    (folder / "net.pth").rename(folder / name)
+    meta = torchvision_meta("squeezenet1_1", "IMAGENET1K_V1")
+    return replace(meta, url=f"{scheme}/{name}", builder_kwargs={"num_classes": 2})
+
+
+def test_resnet50_v2_comes_with_its_own_transform_and_labels() -> None:
+    meta = torchvision_meta("resnet50", "IMAGENET1K_V2")
+
+    assert (meta.resize_size, meta.crop_size, meta.interpolation) == (232, 224, "bilinear")
+    assert meta.antialias is True
+    assert meta.mean == (0.485, 0.456, 0.406)
+    assert meta.std == (0.229, 0.224, 0.225)
+    assert len(meta.labels) == 1000
+    assert meta.labels[:2] == ("tench", "goldfish")
+    assert meta.builder_kwargs == {}
+    assert meta.file_name == "resnet50-11ad3fa6.pth"
+    assert torchvision_meta("resnet50", "DEFAULT") == meta
+
+
+def test_the_transform_is_the_one_torchvision_applies() -> None:
+    meta = torchvision_meta("efficientnet_b0", "IMAGENET1K_V1")
+    ours = ImageClassification(
+        crop_size=meta.crop_size,
+        resize_size=meta.resize_size,
+        mean=meta.mean,
+        std=meta.std,
+        interpolation=InterpolationMode(meta.interpolation),
+        antialias=meta.antialias,
+    )
+    theirs = torchvision.models.EfficientNet_B0_Weights.IMAGENET1K_V1.transforms()
+    image = Image.linear_gradient("L").resize((300, 280)).convert("RGB")
+
+    assert meta.interpolation == "bicubic"
+    assert torch.equal(ours(image), theirs(image))
+
+
+def test_all_published_weights_are_described_and_carry_a_digest() -> None:
+    count = 0
+    for network in known_torchvision_names():
+        for member in torchvision.models.get_model_weights(network):
+            if member.name == "IMAGENET1K_FEATURES":
+                continue
+            meta = torchvision_meta(network, member.name)
+            count += 1
+            assert len(meta.labels) == 1000
+            assert DIGEST_IN_NAME.search(meta.file_name), meta.file_name
+            assert 0 < meta.crop_size <= meta.resize_size
+    assert count >= 114  # torchvision 0.29
+
+
+@pytest.mark.parametrize(
+    ("network", "weights", "message"),
+    [
+        ("resnet50", "IMAGENET21K", "there are IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT"),
+        ("resnet51", "IMAGENET1K_V1", "not a classification model"),
+        ("vgg16", "IMAGENET1K_FEATURES", "features without a classifier"),
+    ],
+)
+def test_weights_that_cannot_be_had_are_refused(network: str, weights: str, message: str) -> None:
+    with pytest.raises(ImportRefused, match=message):
+        torchvision_meta(network, weights)
+    with pytest.raises(ImportRefused, match=message):
+        published_weights(network, weights)
+
+
+def test_published_weights_are_recognised_by_name_and_by_file_name(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+
+    for text in ("some/where/resnet50-11ad3fa6.pth", "IMAGENET1K_V2"):
+        found = published_weights("resnet50", text)
+        assert found is not None
+        assert found.weights == "IMAGENET1K_V2"
+    assert published_weights("resnet50", "mine.pth") is None
+    assert published_weights("resnet50", str(tmp_path / "mine")) is None
+    assert published_weights("resnet50", "50-11ad3fa6.pth") is None
+    assert published_weights("resnet18", "resnet50-11ad3fa6.pth") is None
+
+
+def test_a_cached_file_is_read_and_another_is_fetched_and_kept(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "server").mkdir()
+    remote = published(tmp_path / "server", scheme=(tmp_path / "server").as_uri())
+
+    assert published_file(remote) == cache / remote.file_name
+    (tmp_path / "server" / remote.file_name).unlink()
+    path = published_file(remote)
+
+    network = built("squeezenet1_1", **remote.builder_kwargs)
+    checkpoint = read_state_dict(path)
+    load_strictly(network, checkpoint)
+    assert network.classifier[1].bias.tolist() == checkpoint.tensors["classifier.1.bias"].tolist()
+
+
+def damage_cached(cache: Path, tmp_path: Path) -> TorchvisionWeights:
+    meta = published(cache)
+    damage(cache / meta.file_name)
+    return meta
+
+
+def damage_remote(cache: Path, tmp_path: Path) -> TorchvisionWeights:
+    (tmp_path / "server").mkdir()
+    meta = published(tmp_path / "server", scheme=(tmp_path / "server").as_uri())
+    damage(tmp_path / "server" / meta.file_name)
+    return meta
+
+
+def damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damaged", [damage_cached, damage_remote])
+def test_a_damaged_file_is_refused_cached_or_fetched(
+    cache: Path, tmp_path: Path, damaged: Callable[[Path, Path], TorchvisionWeights]
+) -> None:
+    with pytest.raises(ImportRefused, match=r"sha256 starts with|invalid hash value"):
+        read_state_dict(published_file(damaged(cache, tmp_path)))
+
+
+def test_a_file_that_cannot_be_fetched_names_the_address_and_the_way_out(
+    cache: Path, tmp_path: Path
+) -> None:
+    meta = replace(
+        torchvision_meta("resnet18", "IMAGENET1K_V1"),
+        url=(tmp_path / "absent-0123abcd.pth").as_uri(),
+    )
+
+    with pytest.raises(ImportRefused, match=r"absent-0123abcd\.pth: cannot be fetched .*elsewhere"):
+        published_file(meta)
+    assert list(cache.iterdir()) == []
