@@ -36,7 +36,7 @@ def describe_failure(step: str, error: BaseException, sources: Path | None = Non
         return f"{step} failed: {error}"
     LOG.info("%s failed", step, exc_info=error)
     cause = _chain(error)[-1]
-    place = line_in(sources, error) or _operator_in(error)
+    place = _line_in(sources, error) or _operator_in(error)
     message = first_line(str(cause))
     return (
         f"{step} failed{f' at {place}' if place else ''}: {type(cause).__name__}"
@@ -51,7 +51,7 @@ def first_line(text: str) -> str:
     return first if len(first) <= MAX_CHARACTERS else f"{first[: MAX_CHARACTERS - 1]}…"
 
 
-def line_in(sources: Path | None, error: BaseException) -> str:
+def _line_in(sources: Path | None, error: BaseException) -> str:
     """Return "line N of FILE (`code`)" for the innermost frame in the user's files."""
     if sources is None:
         return ""

@@ -238,13 +238,14 @@ def save_weights(network: nn.Module, path: Path) -> None:
     path.chmod(0o644)  # safetensors writes 0600; a container's user must read it
 
 
-def run_network(network: nn.Module, batch: torch.Tensor, source_dir: Path) -> torch.Tensor:
+def run_network(network: nn.Module, batch: torch.Tensor, source_dir: Path | None) -> torch.Tensor:
     """Run a network without gradients and check what it returns.
 
     Args:
         network: In evaluation mode.
         batch: Its input, (n, …).
-        source_dir: Folder of the user's source files; a line of theirs that raises is named.
+        source_dir: Folder of the user's source files; a line of theirs that raises is named. None:
+            there is none.
 
     Returns:
         float32 scores (n, classes).

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import (
     BeforeValidator,
     DirectoryPath,
@@ -91,6 +91,10 @@ class ImportOptions(FrozenModel):
         str | None,
         Field(description="take the names that start with this and cut it off, e.g. net."),
     ] = None
+    weights_ignore: Annotated[
+        tuple[str, ...],
+        Field(description="pattern of names in a checkpoint to leave out; may be repeated"),
+    ] = ()
     preprocessing: Annotated[
         str | None,
         Field(description=f"{PREPROCESSING_FORMS} (default: that of torchvision's weights)"),
@@ -101,6 +105,16 @@ class ImportOptions(FrozenModel):
             description="one name a line, a JSON list or JSON id → name (default: those of "
             "torchvision's weights)"
         ),
+    ] = None
+    activation: Annotated[
+        Literal["softmax", "sigmoid", "none"] | None,
+        Field(
+            description="what makes probabilities of the outputs (default: as the network shows)"
+        ),
+    ] = None
+    threshold: Annotated[
+        float | None,
+        Field(gt=0, lt=1, description="sigmoid: probability from which a label is answered"),
     ] = None
     golden: Annotated[
         DirectoryPath, Field(description="folder of images the model is verified with")
@@ -169,6 +183,13 @@ class ImportOptions(FrozenModel):
                     f"expected one of {', '.join(known)}, found {name!r}{nearest(name, known)}"
                 )
         return names
+
+    @field_validator("threshold")
+    @classmethod
+    def _check_threshold(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and info.data.get("activation") != "sigmoid":
+            raise ValueError("belongs to --activation sigmoid")
+        return value
 
     @field_validator("network")
     @classmethod
@@ -307,7 +328,10 @@ def _cell(text: str) -> str:
 
 
 def _choices(field: FieldInfo) -> tuple[str, ...]:
-    return get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    for annotation in (field.annotation, *get_args(field.annotation)):
+        if get_origin(annotation) is Literal:
+            return get_args(annotation)
+    return ()
 
 
 def _mistake(error: ErrorDetails) -> str:
@@ -356,6 +380,8 @@ def _number(field: FieldInfo) -> str:
                 parts.append(f"above {limit.gt}")
             case Ge():
                 parts.append(f"from {limit.ge}")
+            case Lt():
+                parts.append(f"and below {limit.lt}")
     parts += [f"up to {limit.le}" for limit in field.metadata if isinstance(limit, Le)]
     return " ".join(parts)
 

@@ -36,7 +36,7 @@ from importer.golden_images import GoldenImage, decoding_notes, read_golden_imag
 from importer.labels import LabelFile, check_label_count, read_labels
 from importer.network import ModelSource, activation_of, read_graph, read_network
 from importer.options import ImportOptions
-from importer.pixels_to_logits import PixelsToLogits, run_reference
+from importer.pixels_to_logits import PixelsToLogits, refuse_probabilities, run_reference
 from importer.plausibility import (
     PAIRED_IMAGES,
     Finding,
@@ -126,6 +126,7 @@ def import_model(
                     root,
                     weights_key=options.weights_key,
                     weights_prefix=options.weights_prefix,
+                    weights_ignore=options.weights_ignore,
                 )
         for note in model.notes:
             progress.note(note)
@@ -162,7 +163,9 @@ def import_model(
         with progress.step(f"run the reference on {len(golden.images)} golden images"):
             reference = run_reference(network, inputs, root / "architecture")
             notes += check_findings(_unstable(network, inputs, reference), options.accept)
-        activation = activation_of(model, network, torch.from_numpy(inputs[:1]))
+        activation = activation_of(model, network, torch.from_numpy(inputs[:1]), options.activation)
+        if activation != "none":
+            refuse_probabilities(reference)
         check_label_count(named.labels, reference.shape[1])
         if given is not None:
             reference = check_against_reference(
@@ -237,7 +240,7 @@ def import_model(
                 architecture=model.architecture,
                 input=input_spec,
                 preprocessing=entry,
-                outputs=Outputs(activation=activation),
+                outputs=Outputs(activation=activation, threshold=options.threshold),
                 graphs=keep_graphs(root, graphs),
                 conformance=conformance_digests(preprocessing),
                 golden=golden_entries,

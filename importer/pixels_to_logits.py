@@ -9,7 +9,7 @@ from torch import nn
 
 from image_classifier.artifact.manifest import InputSpec
 from importer.errors import ImportRefused
-from importer.failures import first_line, line_in
+from importer.network import run_network
 
 
 class PixelsToLogits(nn.Module):
@@ -62,8 +62,11 @@ def run_reference(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with torch.inference_mode():
-            rows = [_row(network, batch, sources) for batch in np.split(inputs, len(inputs))]
+        # Copies: torch warns of arrays that are read-only, as images may be.
+        rows = [
+            run_network(network, torch.from_numpy(np.array(batch)), sources).numpy()
+            for batch in np.split(inputs, len(inputs))
+        ]
     finally:
         torch.set_num_threads(threads)
     logits = np.concatenate(rows)
@@ -72,36 +75,19 @@ def run_reference(
             "network: its logits on the golden images contain NaN or infinity; "
             "check the weights and the preprocessing"
         )
-    if _are_probabilities(logits):
-        raise ImportRefused(
-            "network: its outputs on the golden images are probabilities, expected logits; leave "
-            "its softmax out, else the service would apply another one"
-        )
     return logits
 
 
-def _are_probabilities(logits: npt.NDArray[np.float32]) -> bool:
+def refuse_probabilities(logits: npt.NDArray[np.float32]) -> None:
+    """Refuse outputs (n, classes) that the service would turn into probabilities once more.
+
+    Raises:
+        ImportRefused: Every row is positive and sums to 1.
+    """
     sums = logits.sum(axis=1, dtype=np.float64)
-    return logits.shape[1] > 1 and bool((logits >= 0).all() and (np.abs(sums - 1) < 1e-3).all())
-
-
-def _row(
-    network: nn.Module, batch: npt.NDArray[np.generic], sources: Path | None
-) -> npt.NDArray[np.float32]:
-    # The network may be the user's own program: it can raise anything.
-    try:
-        output = network(torch.from_numpy(np.array(batch)))  # a copy: images may be read-only
-    except Exception as error:
-        place = line_in(sources, error)
+    if logits.shape[1] > 1 and (logits >= 0).all() and (np.abs(sums - 1) < 1e-3).all():
         raise ImportRefused(
-            f"network: rejects an input of shape {tuple(batch.shape[1:])} (H, W, C)"
-            f"{f' at {place}' if place else ''}: {type(error).__name__}: "
-            f"{first_line(str(error))}; check that the preprocessing is the one of this network"
-        ) from error
-    if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != 1:
-        found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise ImportRefused(
-            f"network: its output is {found}, expected one tensor (1, classes); "
-            "wrap it so that it returns the logits alone"
+            "network: its outputs on the golden images are probabilities, expected logits; leave "
+            "its softmax out, else the service would apply another one, or serve them as they are "
+            "with --activation none"
         )
-    return np.asarray(output.float().numpy())

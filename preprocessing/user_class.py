@@ -100,8 +100,10 @@ def load_preprocessing(path: Path, class_name: str) -> Preprocessing:
 
 
 def _run_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise SpecError(f"{path}: cannot be read: no such file")
+    try:
+        path.read_bytes()
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror}") from error
     if path.suffix != ".py":
         raise SpecError(f"{path}: is not a Python file; its name must end in .py")
     try:

@@ -51,7 +51,7 @@ def test_every_field_is_an_option_with_a_description_and_its_default() -> None:
     for name, field in ImportOptions.model_fields.items():
         assert f"--{name.replace('_', '-')} " in text
         assert field.description
-        if field.default not in (None, {}) and not field.is_required():
+        if field.default not in (None, {}, ()) and not field.is_required():
             assert f"(default {field.default})" in text
 
 
@@ -98,6 +98,9 @@ def test_help_and_mistakes_load_neither_torch_nor_bentoml(
         ("--network-kwargs", "{bad", "a JSON object: .*property name"),
         ("--engine", "opnvino", r"one of auto, openvino.*'opnvino'; did you mean openvino\?"),
         ("--precision", "int4", r"one of auto, fp32.*'int4'; did you mean int8\?"),
+        ("--activation", "softmx", r"one of softmax, sigmoid, none.*; did you mean softmax\?"),
+        ("--threshold", "0.5", "belongs to --activation sigmoid"),
+        ("--threshold", "1", "a number above 0 and below 1, found '1'"),
         ("--network", "resnet50", "torchvision:NAME or PATH.py:FUNCTION, found 'resnet50'"),
         ("--network", "network.py", "torchvision:NAME or PATH.py:FUNCTION, found 'network.py'"),
         ("--network", f"{DIGITS}/netwrok.py:build", r"no such file; did you mean .*network\.py\?"),

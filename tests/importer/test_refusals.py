@@ -114,7 +114,10 @@ def an_engine_that_has_no_such_precision(arguments: dict[str, str], _: Path) -> 
             r"no engine passed: onnxruntime-fp32: a logit is off by \d.*e-\d+ \(relative\), "
             r"allowed is 1e-12",
         ),
-        (another_preprocessing_shape, r"rejects an input of shape \(40, 40, 1\)"),
+        (
+            another_preprocessing_shape,
+            r"its forward, on a batch of shape \(1, 40, 40, 1\), raised RuntimeError",
+        ),
         (no_folder_for_the_lock, "--lock .*there is no folder .*nowhere"),
         (a_folder_as_the_lock, "--lock .*is no file"),
         (an_engine_that_has_no_such_precision, "no such engine; there are openvino-fp32"),

@@ -1,5 +1,6 @@
 """A preprocessing that shrinks JPEGs while decoding is held to a full decode."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,10 @@ from PIL import Image
 
 from image_classifier.artifact.evidence import Evidence
 from importer.errors import ImportRefused
-from tests.imports import digits_options, import_quietly
+from tests.imports import DIGITS, digits_options, import_quietly
 
 SHRINKING = """
-from examples.digits.preprocessing import DigitsPreprocessing as Plain
+from plain import DigitsPreprocessing as Plain
 
 
 class Shrinking(Plain):
@@ -22,6 +23,7 @@ class Shrinking(Plain):
 def imported(folder: Path, samples: Path, side: int, **changes: object) -> Evidence:
     source = folder / "shrinking.py"
     source.write_text(SHRINKING.format(side=side))
+    shutil.copy(DIGITS / "preprocessing.py", folder / "plain.py")
     options = digits_options(
         preprocessing=f"{source}:Shrinking", golden=samples, engine="onnxruntime", **changes
     )
