@@ -38,6 +38,7 @@ def test_the_tag_is_the_same_on_another_kind_of_processor_and_is_the_one_of_the_
     command += ["--weights", "examples/digits/weights.safetensors"]
     command += ["--preprocessing", "examples/digits/preprocessing.py:DigitsPreprocessing"]
     command += ["--labels", "examples/digits/labels.txt", "--golden", "examples/digits/samples"]
+    command += ["--golden-labels", "examples/digits/labels.csv"]
     command += ["--lock", str(tmp_path / "model.lock"), "--measure-seconds", "0.002", "--quiet"]
 
     subprocess.run(
