@@ -65,13 +65,16 @@ def read_labels(path: Path) -> LabelFile:
     return LabelFile(labels=labels, notes=notes)
 
 
-def check_label_count(labels: Sequence[str], num_classes: int) -> None:
+def check_label_count(labels: Sequence[str], num_classes: int, activation: str) -> None:
     """Raise where the number of labels is not the width of the logits.
+
+    One output with a sigmoid may have two labels: of the first its probability speaks against.
 
     Raises:
         ArtifactError: With both numbers.
     """
-    if len(labels) == num_classes:
+    binary = (num_classes, activation, len(labels)) == (1, "sigmoid", 2)
+    if len(labels) == num_classes or binary:
         return
     hint = ""
     if len(labels) == num_classes + 1 and labels[0].lower() in {"background", "dummy"}:

@@ -36,17 +36,19 @@ from importer.golden_images import GoldenImage, decoding_notes, read_golden_imag
 from importer.labels import LabelFile, check_label_count, read_labels
 from importer.network import ModelSource, activation_of, read_graph, read_network
 from importer.options import ImportOptions
-from importer.pixels_to_logits import PixelsToLogits, refuse_probabilities, run_reference
+from importer.pixels_to_logits import PixelsToLogits, run_reference
 from importer.plausibility import (
     PAIRED_IMAGES,
     Finding,
     batch_dependent,
     channel_order,
+    check_activation,
     check_findings,
     constant_logits,
     implausible_labels,
     input_range,
     mean_std_scale,
+    output_kind,
     random_preprocessing,
     rows_to_swap,
     run_batch,
@@ -164,9 +166,8 @@ def import_model(
             reference = run_reference(network, inputs, root / "architecture")
             notes += check_findings(_unstable(network, inputs, reference), options.accept)
         activation = activation_of(model, network, torch.from_numpy(inputs[:1]), options.activation)
-        if activation != "none":
-            refuse_probabilities(reference)
-        check_label_count(named.labels, reference.shape[1])
+        check_activation(output_kind(reference), activation, asked=options.activation)
+        check_label_count(named.labels, reference.shape[1], activation)
         if given is not None:
             reference = check_against_reference(
                 given,

@@ -76,18 +76,3 @@ def run_reference(
             "check the weights and the preprocessing"
         )
     return logits
-
-
-def refuse_probabilities(logits: npt.NDArray[np.float32]) -> None:
-    """Refuse outputs (n, classes) that the service would turn into probabilities once more.
-
-    Raises:
-        ImportRefused: Every row is positive and sums to 1.
-    """
-    sums = logits.sum(axis=1, dtype=np.float64)
-    if logits.shape[1] > 1 and (logits >= 0).all() and (np.abs(sums - 1) < 1e-3).all():
-        raise ImportRefused(
-            "network: its outputs on the golden images are probabilities, expected logits; leave "
-            "its softmax out, else the service would apply another one, or serve them as they are "
-            "with --activation none"
-        )

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from image_classifier.inference.certificate import answered_classes
 from importer.errors import ImportRefused
 from importer.options import FindingName
 
@@ -267,13 +268,44 @@ def output_kind(outputs: Logits) -> OutputKind:
     return "logits"
 
 
+def check_activation(kind: OutputKind, activation: str, *, asked: str | None) -> None:
+    """Refuse an activation that the outputs contradict, or that they leave open.
+
+    Args:
+        kind: What the outputs look like, see `output_kind`.
+        activation: What would be applied to them.
+        asked: What the operator said of them; None: nothing.
+
+    Raises:
+        ImportRefused: With the options to choose from.
+    """
+    as_they_are = "serve the outputs as they are with --activation none"
+    if kind == "one" and activation == "softmax":
+        raise ImportRefused(
+            "network: has one output, whose softmax is 1 for every image; say what it is: "
+            "--activation sigmoid (a logit; with two labels it is that of the second), or "
+            "--activation none (a score)"
+        )
+    if kind == "unit-interval" and asked is None:
+        raise ImportRefused(
+            "network: its outputs all lie in [0, 1] and no row sums to 1, so it seems to end in a "
+            "sigmoid; leave that out of the network and add --activation sigmoid, or "
+            f"{as_they_are}"
+        )
+    if kind == "probabilities" and activation != "none":
+        raise ImportRefused(
+            "network: its outputs on the golden images are probabilities, expected logits; leave "
+            f"its softmax out, else the service would apply another one, or {as_they_are}"
+        )
+
+
 # -------------------------------------------------------------------------- the labels
 
 
 def count_right(logits: Logits, targets: Targets) -> tuple[int, int]:
     """Return how many labelled images are classified right, and how many are labelled."""
     labelled = [row for row, target in enumerate(targets) if target is not None]
-    answers = logits.argmax(axis=1)
+    answers = answered_classes(logits)
     return sum(int(answers[row]) == targets[row] for row in labelled), len(labelled)
 
 
@@ -293,7 +325,7 @@ def implausible_labels(logits: Logits, targets: Targets, labels: Sequence[str]) 
     rows = [row for row, target in enumerate(targets) if target is not None]
     if not rows:
         return None
-    answers = logits.argmax(axis=1)[rows]
+    answers = answered_classes(logits)[rows]
     truth = np.array([targets[row] for row in rows])
     classes = logits.shape[1]
     right, images = int((answers == truth).sum()), len(rows)
@@ -422,8 +454,8 @@ def channel_order(logits: Logits, swapped: Logits, targets: Targets) -> Finding 
     if not rows:
         return None
     truth = np.array([targets[row] for row in rows])
-    given = logits[rows].argmax(axis=1) == truth
-    other = swapped[rows].argmax(axis=1) == truth
+    given = answered_classes(logits[rows]) == truth
+    other = answered_classes(swapped[rows]) == truth
     if not _explains(other, given):
         return None
     return Finding(
@@ -443,7 +475,7 @@ def rows_to_swap(logits: Logits, targets: Targets) -> list[int]:
     None where less than a quarter is classified wrong, or too few to tell anything: most
     imports do not pay for the check. Swapped channels cost a trained network more than that.
     """
-    answers = logits.argmax(axis=1)
+    answers = answered_classes(logits)
     labelled = [row for row, target in enumerate(targets) if target is not None]
     wrong = sum(int(answers[row]) != targets[row] for row in labelled)
     if 4 * wrong < len(labelled) or _at_least(wrong, wrong, 0.5) > RARE:

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from image_classifier.artifact.format import ArtifactError
+from image_classifier.inference.certificate import answered_classes
 from importer.golden_images import GoldenImage, GoldenImages
 from importer.plausibility import Finding, chance_of, check_findings
 
@@ -31,7 +32,7 @@ class Reading:
     def right(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
         """Return which images the logits (n, classes) classify as this reading says."""
         targets = np.array([-1 if target is None else target for target in self.class_ids])
-        hits: npt.NDArray[np.bool_] = logits.argmax(axis=1) == targets
+        hits: npt.NDArray[np.bool_] = answered_classes(logits) == targets
         return hits
 
 

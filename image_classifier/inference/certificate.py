@@ -88,8 +88,19 @@ def _agreement_failure(certificate: Certificate) -> str:
     return ""
 
 
+def answered_classes(logits: Logits) -> npt.NDArray[np.int64]:
+    """Return the class that each row of logits (n, classes) answers first, shape (n,).
+
+    It is that of the largest logit. A single logit is that of a sigmoid between two classes: it
+    answers the second where it is positive, else the first.
+    """
+    if logits.shape[1] == 1:
+        return (logits[:, 0] > 0).astype(np.int64)
+    return np.asarray(logits.argmax(axis=1))
+
+
 def _agreement(logits: Logits, reference: Logits, tolerance: float) -> float:
-    same = logits.argmax(axis=1) == reference.argmax(axis=1)
+    same = answered_classes(logits) == answered_classes(reference)
     if tolerance and reference.shape[1] > 1:
         second, first = np.sort(reference, axis=1)[:, -2:].T
         allowed = NEAR_TIE_TOLERANCES * tolerance * np.maximum(1, np.abs(first))
@@ -102,7 +113,7 @@ def _accuracy(logits: Logits, class_ids: tuple[int | None, ...]) -> float | None
     if not known.any():
         return None
     truth = np.array([-1 if class_id is None else class_id for class_id in class_ids])
-    right: npt.NDArray[np.bool_] = logits.argmax(axis=1)[known] == truth[known]
+    right: npt.NDArray[np.bool_] = answered_classes(logits)[known] == truth[known]
     return float(right.mean())
 
 

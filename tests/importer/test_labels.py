@@ -123,9 +123,10 @@ def test_a_missing_file_and_a_huge_one_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_count_must_equal_the_width_of_the_logits() -> None:
-    check_label_count(("a", "b"), 2)
+    check_label_count(("a", "b"), 2, "softmax")
+    check_label_count(("no", "yes"), 1, "sigmoid")
 
     with pytest.raises(ArtifactError, match="2 names for 3 logits"):
-        check_label_count(("a", "b"), 3)
+        check_label_count(("a", "b"), 3, "softmax")
     with pytest.raises(ArtifactError, match=r"3 names for 2 logits; .*'background', which this"):
-        check_label_count(("background", "a", "b"), 2)
+        check_label_count(("background", "a", "b"), 2, "softmax")

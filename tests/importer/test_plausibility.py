@@ -13,6 +13,7 @@ from importer.plausibility import (
     Finding,
     batch_dependent,
     channel_order,
+    check_activation,
     check_findings,
     constant_logits,
     implausible_labels,
@@ -206,6 +207,36 @@ def test_equal_logits_for_different_images_are_found(logits: np.ndarray) -> None
 )
 def test_what_the_outputs_look_like(outputs: list[list[float]], kind: str) -> None:
     assert output_kind(np.array(outputs, dtype=np.float32)) == kind
+
+
+@pytest.mark.parametrize(
+    ("outputs", "activation", "asked", "reason"),
+    [
+        (
+            [[2.5], [-1.0]],
+            "softmax",
+            None,
+            "one output.*--activation sigmoid.*--activation none",
+        ),
+        ([[0.7, 0.6], [0.1, 0.2]], "softmax", None, "a sigmoid.*--activation none"),
+        ([[0.7, 0.3], [0.1, 0.9]], "softmax", "softmax", "are probabilities.*--activation none"),
+    ],
+)
+def test_outputs_whose_meaning_is_open_or_contradicts_the_activation_are_refused(
+    outputs: list[list[float]], activation: str, asked: str | None, reason: str
+) -> None:
+    kind = output_kind(np.array(outputs, dtype=np.float32))
+
+    with pytest.raises(ImportRefused, match=reason):
+        check_activation(kind, activation, asked=asked)
+
+
+def test_outputs_are_taken_as_the_operator_says() -> None:
+    one_logit = np.array([[2.5], [-1.0]], dtype=np.float32)
+    shares = np.array([[0.7, 0.6], [0.1, 0.2]], dtype=np.float32)
+
+    check_activation(output_kind(one_logit), "sigmoid", asked="sigmoid")
+    check_activation(output_kind(shares), "none", asked="none")
 
 
 # ---------------------------------------------------------------- labels and channels

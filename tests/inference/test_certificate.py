@@ -143,6 +143,18 @@ def test_a_loss_of_accuracy_of_exactly_what_is_allowed_passes(lost: int, failure
     assert message == failure
 
 
+def test_one_logit_answers_the_second_of_two_classes_where_it_is_positive() -> None:
+    logits = np.array([[2.0], [-0.5], [0.1], [-3.0]], dtype=np.float32)
+    worse = np.array([[2.0], [0.5], [0.1], [-3.0]], dtype=np.float32)
+
+    certificate, failure = certify(worse, logits, (1, 0, 1, 1), "int8", Gates())
+
+    # The signs say 1, 0, 1, 0: three of four right; with the second one turned, two.
+    assert (certificate.reference_accuracy, certificate.accuracy) == (0.75, 0.5)
+    assert certificate.top1_agreement == 0.75
+    assert failure
+
+
 def test_accuracy_counts_labelled_samples_only() -> None:
     certificate, _ = judged(one_hot(0, 1, 2, 2), one_hot(0, 1, 2, 0), class_ids=(0, None, 1, None))
 
