@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from model_import import parser
+from model_import import import_parser
 from tests.imports import DIGITS, PATIENCE_S, ROOT
 from tests.service.server import Server
 
@@ -94,7 +94,7 @@ def test_make_import_names_files_that_are_there() -> None:
     dry = run(["make", "--dry-run", "import"]).replace("\\\n", " ")
     (line,) = [line for line in dry.splitlines() if "model_import.py" in line]
 
-    given = parser().parse_args(shlex.split(line.replace("\t", " "))[2:])
+    given = import_parser().parse_args(shlex.split(line.replace("\t", " "))[2:])
 
     assert given.name == "digits"
     assert (ROOT / given.weights).is_file()
@@ -108,7 +108,7 @@ def test_make_import_names_files_that_are_there() -> None:
 def test_the_imports_that_are_shown_are_understood(command: list[str]) -> None:
     assert command[1] == "model_import.py"
 
-    given = parser().parse_args(command[2:])
+    given = import_parser().parse_args(command[2:])
 
     assert given.name == command[command.index("--name") + 1]
 
