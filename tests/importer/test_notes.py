@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from image_classifier.artifact.format import ArtifactError
 from importer.candidates import choose_candidates
 from importer.captured_preprocessing import capture_preprocessing
 from importer.errors import ImportRefused
@@ -72,7 +71,7 @@ def test_a_preset_is_what_torchvision_documents(
     ],
 )
 def test_a_preset_that_does_not_exist_is_refused(tmp_path: Path, text: str, reason: str) -> None:
-    with pytest.raises(ArtifactError, match=reason):
+    with pytest.raises(ImportRefused, match=reason):
         capture_preprocessing(text, None, tmp_path)
 
 
@@ -114,7 +113,7 @@ def test_what_is_changed_in_a_graph_is_told(store: Path, tmp_path: Path) -> None
     notes = notes_of(options_for(graph, pictures(tmp_path / "golden", 1)), tmp_path)
 
     assert notes == [
-        "the graph ends in Softmax; its input, the logits, is what is served",
+        "the graph ends in softmax; its input, the logits, is served",
         "the graph has a fixed batch size of 2; it is made free",
         "classes of the golden images are not known, so no accuracy is compared",
     ]

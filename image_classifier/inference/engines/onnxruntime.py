@@ -16,6 +16,7 @@ class OnnxRuntimeEngine:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = max(1, plan.threads // plan.streams)
         options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # warnings about the user's graph help nobody who serves it
         # Spinning threads would take cores that decoding needs.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = onnxruntime.InferenceSession(
