@@ -4,6 +4,7 @@ import ast
 import importlib.metadata
 import importlib.util
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ class CapturedSource:
         """Copy the files into `folder`, which is made where it is missing."""
         for name, path in self.files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(path.read_bytes())
+            shutil.copyfile(path, folder / name)
 
 
 def capture_source(file: Path) -> CapturedSource:

@@ -294,7 +294,16 @@ def source_commit(root: Path) -> str | None:
     """Return the commit of `root`, with "-dirty" where tracked files differ; None outside git."""
     try:
         described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],  # noqa: S607
+            # Without optional locks: an import that is killed must not leave an index.lock.
+            [
+                "git",
+                "--no-optional-locks",
+                "describe",
+                "--always",
+                "--dirty",
+                "--abbrev=40",  # noqa: S607
+                "--exclude=*",
+            ],
             cwd=root,
             capture_output=True,
             text=True,

@@ -52,6 +52,7 @@ def options(folder: Path, end: str, **changes: object) -> ImportOptions:
         name="linear",
         network=f"{folder}/linear.py:build",
         weights=str(folder / "linear.safetensors"),
+        golden_labels=None,  # the weights are random, so it reads no digit right
         **changes,
     )
 
@@ -131,7 +132,8 @@ def test_a_network_that_mixes_the_images_of_a_batch_is_refused(store: Path, line
     # Image by image it is as good as any: only in company do its answers change.
     with pytest.raises(ImportRefused, match="onnxruntime-fp32: in batches of 2: a logit is off by"):
         import_quietly(
-            options(linear, MIXES_THE_BATCH, engine="onnxruntime"), linear / "model.lock"
+            options(linear, MIXES_THE_BATCH, engine="onnxruntime", accept=("batch-dependent",)),
+            linear / "model.lock",
         )
 
 

@@ -12,8 +12,7 @@ from importer.captured_preprocessing import capture_preprocessing
 from importer.errors import ImportRefused
 from importer.options import ImportOptions
 from preprocessing import PreprocessingSpec, Resize
-from tests.importer.linear_graphs import PIXELS, SIDE, onnx_linear, options_for
-from tests.importer.trained_models import spec_file
+from tests.importer.linear_graphs import PIXELS, onnx_linear, options_for
 from tests.imports import import_quietly
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -80,37 +79,17 @@ def test_another_form_of_preprocessing_is_refused(tmp_path: Path) -> None:
         capture_preprocessing("imagenet", None, tmp_path)
 
 
-def pictures(folder: Path, orientation: int) -> Path:
+def images(folder: Path) -> Path:
     folder.mkdir()
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    Image.fromarray(PIXELS[0]).save(folder / "turned.png", exif=exif)
-    Image.fromarray(PIXELS[1]).save(folder / "plain.png")
+    for number, pixels in enumerate(PIXELS[:2]):
+        Image.fromarray(pixels).save(folder / f"{number}.png")
     return folder
-
-
-@pytest.mark.parametrize(
-    ("orientation", "applied", "told"), [(6, False, True), (6, True, False), (1, False, False)]
-)
-def test_an_orientation_that_will_be_ignored_is_told(
-    store: Path, tmp_path: Path, orientation: int, applied: bool, told: bool
-) -> None:
-    graph = onnx_linear(tmp_path / "network.onnx")
-    options = options_for(graph, pictures(tmp_path / "golden", orientation))
-    (tmp_path / "other").mkdir()
-    spec = spec_file(tmp_path / "other", {"crop": SIDE, "decode": {"exif_orientation": applied}})
-
-    notes = notes_of(options.model_copy(update={"preprocessing": spec}), tmp_path)
-
-    about_orientation = [text for text in notes if "EXIF" in text]
-    assert bool(about_orientation) == told
-    assert not told or about_orientation[0].startswith("golden image turned.png is turned by")
 
 
 def test_what_is_changed_in_a_graph_is_told(store: Path, tmp_path: Path) -> None:
     graph = onnx_linear(tmp_path / "network.onnx", batch=2, flat_batch=2, softmax=True)
 
-    notes = notes_of(options_for(graph, pictures(tmp_path / "golden", 1)), tmp_path)
+    notes = notes_of(options_for(graph, images(tmp_path / "golden")), tmp_path)
 
     assert notes == [
         "the graph ends in softmax; its input, the logits, is served",

@@ -25,7 +25,11 @@ def imported(folder: Path, samples: Path, side: int, **changes: object) -> Evide
     source.write_text(SHRINKING.format(side=side))
     shutil.copy(DIGITS / "preprocessing.py", folder / "plain.py")
     options = digits_options(
-        preprocessing=f"{source}:Shrinking", golden=samples, engine="onnxruntime", **changes
+        preprocessing=f"{source}:Shrinking",
+        golden=samples,
+        golden_labels=None,
+        engine="onnxruntime",
+        **changes,
     )
     return import_quietly(options, folder / "model.lock").evidence
 
