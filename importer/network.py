@@ -15,6 +15,7 @@ from image_classifier.artifact.format import WEIGHTS_NAME
 from image_classifier.artifact.manifest import Architecture
 from importer.captured_source import capture_source
 from importer.errors import ImportRefused
+from importer.failures import call_user_code
 from importer.graphs import (
     FinalOperation,
     OnnxNetwork,
@@ -30,7 +31,6 @@ from importer.torchvision_models import (
     published_file,
     published_weights,
 )
-from importer.user_code import call_user_code
 from importer.weights import (
     check_published_digest,
     is_torchscript,
