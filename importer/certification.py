@@ -32,6 +32,7 @@ def certify_all(
     class_ids: tuple[int | None, ...],
     *,
     input_spec: InputSpec,
+    takes_batches: bool,
     gates: Gates,
     root: Path,
     budget_ms: float,
@@ -46,6 +47,7 @@ def certify_all(
         inputs: Golden inputs, (n, H, W, C).
         reference: Reference logits, float32 (n, classes).
         class_ids: True class of each golden sample, or None.
+        takes_batches: Whether the graphs run more than one image at a time.
         root: The staging directory with the graphs.
         budget_ms: Latency an answer may take.
         measure_seconds: Duration of one point of a latency curve.
@@ -63,11 +65,13 @@ def certify_all(
         try:
             with progress.step(f"{candidate.name}: verify and measure"):
                 single = _logits(candidate, root, inputs, 1, input_spec, reference.shape[1])
-                pairs = _logits(candidate, root, inputs[:PAIRED], 2, input_spec, reference.shape[1])
                 certificate, failure = certify(
                     single, reference, class_ids, candidate.precision, gates
                 )
-                failure = failure or _mixing(pairs, single[:PAIRED], candidate, gates)
+                if takes_batches and not failure:
+                    paired = inputs[:PAIRED]
+                    pairs = _logits(candidate, root, paired, 2, input_spec, reference.shape[1])
+                    failure = _mixing(pairs, single[:PAIRED], candidate, gates)
                 curve: tuple[LatencyPoint, ...] = ()
                 if not failure:
                     curve = measure_curve(
@@ -76,6 +80,7 @@ def certify_all(
                         usable_cores(),
                         budget_ms=budget_ms,
                         seconds=measure_seconds,
+                        takes_batches=takes_batches,
                     )
         except Exception as error:
             attempts.append(

@@ -45,7 +45,7 @@ def export_all(
     Args:
         graphs: What to write; of one that is made from another, both.
         network: In evaluation mode.
-        inputs: Example inputs, shape (n, H, W, C), n of 1 or more.
+        inputs: Example inputs, shape (n, H, W, C); one if the network takes no batches.
         calibration: Inputs whose activations decide the ranges of int8, (m, H, W, C).
         root: The staging directory; the source of the network is in architecture/.
 
@@ -192,4 +192,4 @@ def _write_without_origin(archive: BytesIO, path: Path) -> None:
 
 def _example(inputs: npt.NDArray[np.generic]) -> torch.Tensor:
     # Two inputs: from a batch of one the exporter would take the batch dimension for a constant.
-    return torch.from_numpy(inputs[[0, -1]])
+    return torch.from_numpy(inputs[[0, -1]] if len(inputs) > 1 else inputs.copy())

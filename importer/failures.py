@@ -1,14 +1,16 @@
-"""What a failed call of a library becomes: one line; its own text goes to the log."""
+"""What a failed call of a library or of a user's code becomes: one line; the rest is logged."""
 
 import contextlib
 import logging
 import re
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
+from typing import TypeVar
 
+from importer.errors import ImportRefused
 from preprocessing.errors import OperatorError
 
 LOG = logging.getLogger("importer.libraries")
@@ -18,6 +20,7 @@ TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 OPERATOR = re.compile(r"OpOverload\(op='([\w.]+)'|\b(aten[.:]+\w+)")
 """How torch names an operator that its exporter cannot translate."""
 EXPORTERS = ("torch", "onnxscript", "onnx_ir")
+Result = TypeVar("Result")
 
 
 def describe_failure(step: str, error: BaseException, sources: Path | None = None) -> str:
@@ -44,6 +47,38 @@ def describe_failure(step: str, error: BaseException, sources: Path | None = Non
     )
 
 
+def call_user_code(
+    call: Callable[[], Result], *, what: str, folder: Path | None, remedy: str
+) -> Result:
+    """Return what `call` returns; turn whatever it raises into one line.
+
+    Args:
+        call: Runs code of the user's.
+        what: What runs, e.g. "network network.py:build: the builder".
+        folder: Where the user's files lie, to name the line of theirs that raised; None: nowhere.
+        remedy: What to do, without a final full stop.
+
+    Raises:
+        ImportRefused: `call` raised.
+    """
+    # Code of the user's, and libraries it calls, can raise anything, SystemExit included.
+    try:
+        return call()
+    except (Exception, SystemExit) as error:
+        LOG.info("%s", what, exc_info=error)
+        raise ImportRefused(
+            f"{what} raised {type(error).__name__}{_file_and_line(folder, error)}: "
+            f"{one_line(error)}; {remedy}"
+        ) from error
+
+
+def one_line(error: object) -> str:
+    """Return a library's message on one line, without terminal codes, cut to 200 characters."""
+    text = " ".join(TERMINAL_CODES.sub("", str(error)).split())
+    text = "".join(character for character in text if character.isprintable())
+    return text if len(text) <= MAX_CHARACTERS else f"{text[: MAX_CHARACTERS - 1]}…"
+
+
 def first_line(text: str) -> str:
     """Return the first line of a library's message, without terminal codes, cut to 200."""
     lines = [line.strip() for line in TERMINAL_CODES.sub("", text).splitlines()]
@@ -53,14 +88,30 @@ def first_line(text: str) -> str:
 
 def _line_in(sources: Path | None, error: BaseException) -> str:
     """Return "line N of FILE (`code`)" for the innermost frame in the user's files."""
-    if sources is None:
-        return ""
     for item in reversed(_chain(error)):
-        for frame in reversed(traceback.extract_tb(item.__traceback__)):
-            file = Path(frame.filename)
-            if file.is_relative_to(sources):
-                return f"line {frame.lineno} of {file.relative_to(sources)} (`{frame.line}`)"
+        if frame := _user_frame(sources, item):
+            file, summary = frame
+            return f"line {summary.lineno} of {file} (`{summary.line}`)"
     return ""
+
+
+def _file_and_line(sources: Path | None, error: BaseException) -> str:
+    """Return " at FILE, line N" for the innermost frame in the user's files."""
+    frame = _user_frame(sources, error)
+    return f" at {frame[0]}, line {frame[1].lineno}" if frame else ""
+
+
+def _user_frame(
+    sources: Path | None, error: BaseException
+) -> tuple[str, traceback.FrameSummary] | None:
+    if sources is None:
+        return None
+    sources = sources.absolute()
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = Path(frame.filename)
+        if file.is_relative_to(sources):
+            return file.relative_to(sources).as_posix(), frame
+    return None
 
 
 @contextlib.contextmanager

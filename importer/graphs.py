@@ -20,7 +20,7 @@ from torch import nn
 
 from image_classifier.artifact.manifest import InputSpec
 from importer.errors import ImportRefused
-from importer.user_code import one_line
+from importer.failures import one_line
 from importer.weights import is_torchscript
 
 FinalOperation = Literal["softmax", "log_softmax", "sigmoid", "hard_sigmoid", "argmax", "topk"]

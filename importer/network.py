@@ -15,6 +15,7 @@ from image_classifier.artifact.format import WEIGHTS_NAME
 from image_classifier.artifact.manifest import Architecture
 from importer.captured_source import capture_source
 from importer.errors import ImportRefused
+from importer.failures import call_user_code
 from importer.graphs import (
     FinalOperation,
     OnnxNetwork,
@@ -30,7 +31,6 @@ from importer.torchvision_models import (
     published_file,
     published_weights,
 )
-from importer.user_code import call_user_code
 from importer.weights import (
     check_published_digest,
     is_torchscript,
@@ -424,15 +424,16 @@ def activation_of(
     return output_activation(final_operation(network, batch), is_cut=False, asked=asked)
 
 
-def takes_batches(network: nn.Module, pixels: torch.Tensor) -> bool:
+def takes_batches(network: nn.Module, pixels_to_logits: nn.Module, batch: torch.Tensor) -> bool:
     """Return whether a network can be served in batches; a finished graph may be fixed to one.
 
     Args:
         network: As read.
-        pixels: Two of its inputs, normalised: (2, C, H, W).
+        pixels_to_logits: The same network as it takes `batch`.
+        batch: Two inputs, (2, H, W, C).
     """
     if isinstance(network, OnnxNetwork):
         return network.takes_batches
     if isinstance(network, torch.jit.ScriptModule):
-        return torchscript_takes_batches(network, pixels)
+        return torchscript_takes_batches(pixels_to_logits, batch)
     return True

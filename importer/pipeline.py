@@ -34,7 +34,7 @@ from importer.errors import ImportRefused
 from importer.export import export_all
 from importer.golden_images import GoldenImage, decoding_notes, read_golden_images
 from importer.labels import LabelFile, check_label_count, read_labels
-from importer.network import ModelSource, activation_of, read_graph, read_network
+from importer.network import ModelSource, activation_of, read_graph, read_network, takes_batches
 from importer.options import ImportOptions
 from importer.pixels_to_logits import PixelsToLogits, run_reference
 from importer.plausibility import (
@@ -211,7 +211,10 @@ def import_model(
         if note:
             progress.note(note)
         graphs = graphs_of(candidates)
-        failed_exports = export_all(graphs, network, inputs, calibration, root, progress)
+        batches = takes_batches(model.network, network, torch.from_numpy(inputs[[0, -1]]))
+        failed_exports = export_all(
+            graphs, network, inputs if batches else inputs[:1], calibration, root, progress
+        )
         engines, attempts = certify_all(
             candidates,
             failed_exports,
@@ -219,6 +222,7 @@ def import_model(
             reference,
             class_ids,
             input_spec=input_spec,
+            takes_batches=batches,
             gates=options.gates,
             root=root,
             budget_ms=options.budget_ms,
@@ -243,6 +247,7 @@ def import_model(
                 preprocessing=entry,
                 outputs=Outputs(activation=activation, threshold=options.threshold),
                 graphs=keep_graphs(root, graphs),
+                takes_batches=batches,
                 conformance=conformance_digests(preprocessing),
                 golden=golden_entries,
                 files=identity_files(root),

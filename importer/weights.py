@@ -16,7 +16,7 @@ import torch
 
 from image_classifier.artifact.format import sha256_file
 from importer.errors import ImportRefused
-from importer.user_code import one_line
+from importer.failures import one_line
 
 EMA_NAMES = (
     "state_dict_ema",

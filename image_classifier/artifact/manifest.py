@@ -209,6 +209,7 @@ class Manifest(FrozenModel):
         num_classes: Width of the logits.
         architecture: How the network is built; None for a finished graph.
         graphs: Every graph that was exported, whether an engine passed with it or not.
+        takes_batches: Whether the graphs run more than one image at a time.
         conformance: Outcome of each case of `preprocessing.conformance_digests`, by name.
         golden: In the order of the rows of golden/logits.npy.
         files: sha256 of every file that decides an answer, by name.
@@ -222,6 +223,7 @@ class Manifest(FrozenModel):
     preprocessing: PreprocessingEntry
     outputs: Outputs
     graphs: Annotated[tuple[Graph, ...], Field(min_length=1)]
+    takes_batches: bool = Field(default=True, exclude_if=lambda value: value)
     conformance: Annotated[dict[str, str], Field(min_length=1)]
     golden: Annotated[tuple[GoldenEntry, ...], Field(min_length=1)]
     files: dict[str, Digest]

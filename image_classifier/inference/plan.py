@@ -36,7 +36,13 @@ def stream_counts(cores: int) -> tuple[int, ...]:
 
 
 def measure_curve(
-    load: LoadEngine, example: Batch, cores: int, *, budget_ms: float, seconds: float
+    load: LoadEngine,
+    example: Batch,
+    cores: int,
+    *,
+    budget_ms: float,
+    seconds: float,
+    takes_batches: bool = True,
 ) -> tuple[LatencyPoint, ...]:
     """Measure an engine over numbers of streams and batch sizes.
 
@@ -46,6 +52,7 @@ def measure_curve(
         cores: Threads of all streams together.
         budget_ms: A batch that takes longer is the largest tried for its number of streams.
         seconds: Duration of one point, without compilation.
+        takes_batches: False measures batches of one only.
 
     Larger batches are tried as long as they bring more images per second. Batches of one are
     measured again at the end, in reverse order, and the better result counts, so that a short
@@ -54,7 +61,7 @@ def measure_curve(
     points: list[LatencyPoint] = []
     for streams in stream_counts(cores):
         best = 0.0
-        for batch_size in BATCH_SIZES:
+        for batch_size in BATCH_SIZES if takes_batches else BATCH_SIZES[:1]:
             point = _measure_point(load, example, (streams, cores, batch_size), seconds)
             points.append(point)
             if point.images_per_s < WORTHWHILE * best or point.latency_ms > budget_ms:

@@ -191,7 +191,14 @@ def load_executor(
         load = open_graph(entry, artifact.root, input_spec.shape)
         here = this_machine(_accelerator(entry, record))
         measured = record if record and record.machine == here else None
-        plan = _plan(measured, entry.name, budget_ms, load, inputs.result)
+        plan = _plan(
+            measured,
+            entry.name,
+            budget_ms,
+            load,
+            inputs.result,
+            takes_batches=artifact.manifest.takes_batches,
+        )
         if deterministic:
             one_shape = {"batch_sizes": plan.batch_sizes[:1], "single_stream": False}
             plan = plan.model_copy(update=one_shape)
@@ -242,6 +249,8 @@ def _plan(
     budget_ms: float,
     load: LoadEngine,
     inputs: Callable[[], Batch],
+    *,
+    takes_batches: bool,
 ) -> Plan:
     """Return the plan of the engine: that of the import, or from a measurement on this machine."""
     if measured:
@@ -250,6 +259,11 @@ def _plan(
         if curve := measured.curve(engine):
             return plan_for(engine, curve, budget_ms)
     curve = measure_curve(
-        load, inputs(), usable_cores(), budget_ms=budget_ms, seconds=REMEASURE_SECONDS
+        load,
+        inputs(),
+        usable_cores(),
+        budget_ms=budget_ms,
+        seconds=REMEASURE_SECONDS,
+        takes_batches=takes_batches,
     )
     return plan_for(engine, curve, budget_ms)

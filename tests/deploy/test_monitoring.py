@@ -26,7 +26,7 @@ def expressions() -> list[str]:
 
 
 def test_every_metric_that_is_asked_for_is_one_of_the_service() -> None:
-    declared = set(re.findall(r'name="(classifier_\w+)"', METRICS))
+    declared = set(re.findall(r'"(classifier_\w+)"', METRICS))
     asked = {name for one in expressions() for name in re.findall(r"\bclassifier_[a-z_]+", one)}
 
     bare = {re.sub(r"_(bucket|sum|count)$", "", name) for name in asked}
