@@ -300,14 +300,9 @@ def source_commit(root: Path) -> str | None:
     try:
         described = subprocess.run(
             # Without optional locks: an import that is killed must not leave an index.lock.
-            [
-                "git",
-                "--no-optional-locks",
-                "describe",
-                "--always",
-                "--dirty",
-                "--abbrev=40",  # noqa: S607
-                "--exclude=*",
+            [  # noqa: S607
+                *("git", "--no-optional-locks", "describe"),
+                *("--always", "--dirty", "--abbrev=40", "--exclude=*"),
             ],
             cwd=root,
             capture_output=True,
