@@ -298,12 +298,10 @@ def current_provenance(root: Path) -> Provenance:
 def source_commit(root: Path) -> str | None:
     """Return the commit of `root`, with "-dirty" where tracked files differ; None outside git."""
     try:
-        described = subprocess.run(
-            # Without optional locks: an import that is killed must not leave an index.lock.
-            [  # noqa: S607
-                *("git", "--no-optional-locks", "describe"),
-                *("--always", "--dirty", "--abbrev=40", "--exclude=*"),
-            ],
+        # Without optional locks: an import that is killed must not leave an index.lock.
+        options = ("--always", "--dirty", "--abbrev=40", "--exclude=*")
+        described = subprocess.run(  # noqa: S603 (fixed words)
+            ["git", "--no-optional-locks", "describe", *options],  # noqa: S607
             cwd=root,
             capture_output=True,
             text=True,
