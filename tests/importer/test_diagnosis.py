@@ -13,6 +13,9 @@ from tests.shared_data import needs_shared_data
 pytestmark = [needs_shared_data, pytest.mark.slow]
 
 MODELS = ("squeezenet1_1_imagenet", "mobilenet_v2_tfqat_imagenet")
+each_model = pytest.mark.parametrize(
+    "model", [MODELS[0], pytest.param(MODELS[1], marks=pytest.mark.all)]
+)
 CROPS = {"squeezenet1_1_imagenet": 224, "mobilenet_v2_tfqat_imagenet": 225}
 BGR = """from preprocessing import PreprocessingSpec, SpecPreprocessing
 
@@ -45,7 +48,7 @@ def wrong(folder: Path, model: str, **changes: Any) -> str:
     return spec_file(folder / "wrong", {**SPECS[model], **changes})
 
 
-@pytest.mark.parametrize("model", MODELS)
+@each_model
 def test_channels_in_the_opposite_order(store: Path, tmp_path: Path, model: str) -> None:
     (tmp_path / "bgr.py").write_text(BGR.format(spec=SPECS[model]))
     options = options_of(
@@ -57,7 +60,7 @@ def test_channels_in_the_opposite_order(store: Path, tmp_path: Path, model: str)
     assert "likely cause: channel order" in text
 
 
-@pytest.mark.parametrize("model", MODELS)
+@each_model
 @pytest.mark.parametrize(
     ("mistake", "cause", "truth"),
     [
@@ -99,7 +102,7 @@ def test_one_wrong_step_is_named(
     assert text.endswith("change the preprocessing to match")
 
 
-@pytest.mark.parametrize("model", MODELS)
+@each_model
 def test_a_squashed_aspect_ratio(store: Path, tmp_path: Path, model: str) -> None:
     # The three photos are no squares: squashing shows on them alone.
     spec = wrong(tmp_path, model, resize={"mode": "exact", "size": 256})

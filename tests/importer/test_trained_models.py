@@ -10,14 +10,23 @@ from image_classifier.artifact.record import Plan
 from image_classifier.inference.engines.load import open_graph
 from importer.errors import ImportRefused
 from preprocessing import DecodeLimits, to_input
-from tests.importer.trained_models import LOGIT_TOLERANCES, SPECS, golden_logits, options_of
+from tests.importer.trained_models import LOGIT_TOLERANCES, golden_logits, options_of
 from tests.imports import import_quietly
 from tests.shared_data import SHARED, needs_shared_data
 
 pytestmark = [needs_shared_data, pytest.mark.slow]
 
 
-@pytest.mark.parametrize("model", SPECS)
+@pytest.mark.parametrize(
+    "model",
+    [
+        *("squeezenet1_1_imagenet", "mnist_cnn_tiny"),
+        *(
+            pytest.param(model, marks=pytest.mark.all)
+            for model in ("mobilenet_v2_tfqat_imagenet", "resnet20_cifar10")
+        ),
+    ],
+)
 def test_every_fp32_engine_reproduces_the_published_logits(
     store: Path, tmp_path: Path, model: str
 ) -> None:
@@ -41,6 +50,7 @@ def test_every_fp32_engine_reproduces_the_published_logits(
             assert np.abs(found - logits).max() <= LOGIT_TOLERANCES[model], (entry.name, name)
 
 
+@pytest.mark.all
 @pytest.mark.parametrize("model", ["squeezenet1_1_imagenet", "mobilenet_v2_tfqat_imagenet"])
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_reduced_precision_is_within_the_gate_or_refused_with_the_numbers(
