@@ -40,7 +40,7 @@ serve: $(READY) | model.lock ## serve the locked model (the example, if none is 
 	@exec $(BIN)/bentoml serve --host $(HOST) --port $(PORT)
 
 test: $(READY) ## run the tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --durations=15
 
 test-fast: $(READY) ## run the tests that start no server
 	@$(BIN)/python -m pytest -m "not slow and not all"
