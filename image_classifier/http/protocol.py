@@ -18,7 +18,6 @@ class UpgradeIgnoringProtocol(HttpToolsProtocol):
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         self.parser = _Parser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
 
     def _should_upgrade(self) -> bool:
         return True  # uvicorn then leaves the request alone; the parser reads it again
@@ -35,20 +34,22 @@ class UpgradeIgnoringProtocol(HttpToolsProtocol):
 
 
 class _Parser(httptools.HttpRequestParser):
-    """Feeds itself the head of such a request once more, without the upgrade."""
+    """Hands a request that offers an upgrade to a parser of its own, without the upgrade."""
 
     def __init__(self, protocol: UpgradeIgnoringProtocol) -> None:
         super().__init__(protocol)
         self._protocol = protocol
+        self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
 
     def feed_data(self, data: Any) -> None:
-        while True:
-            try:
-                super().feed_data(data)
-            except httptools.HttpParserUpgrade as upgrade:
-                if self.get_method() == b"CONNECT":  # upgrades without the header
-                    raise httptools.HttpParserError("CONNECT is not supported") from upgrade
-                (end_of_head,) = upgrade.args
-                data = self._protocol.head_without_upgrade() + data[end_of_head:]
-            else:
-                return
+        try:
+            super().feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self.get_method() == b"CONNECT":  # upgrades without the header
+                raise httptools.HttpParserError("CONNECT is not supported") from upgrade
+            (end_of_head,) = upgrade.args
+            head = self._protocol.head_without_upgrade()
+            # This parser takes the message for complete: after `Connection: close` it would
+            # drop whatever follows.
+            self._protocol.parser = _Parser(self._protocol)
+            self._protocol.parser.feed_data(head + data[end_of_head:])
