@@ -182,4 +182,4 @@ def test_whatever_fails_in_a_worker_is_one_line_and_the_end_of_the_server(
 ) -> None:
     line = refused_start(relocked(new_place(), golden_sample_that_is_no_image))
 
-    assert line.startswith("image_classifier: the start failed: UnsupportedMediaType: ")
+    assert line.startswith("image_classifier: the start failed: UnsupportedImage: ")
