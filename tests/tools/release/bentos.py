@@ -57,8 +57,10 @@ def copy_checkout(root: Path, model: Path) -> Path:
     unwanted = shutil.ignore_patterns(".*", "__pycache__", "build", "tests")
     shutil.copytree(ROOT, root / "checkout", ignore=unwanted)
     shutil.copytree(model, root / "home" / "models" / model.parent.name / model.name)
-    digest = hashlib.sha256((model / "manifest.json").read_bytes()).hexdigest()
-    lock = {"tag": f"{model.parent.name}:{model.name}", "manifest_sha256": digest}
+    lock = {"tag": f"{model.parent.name}:{model.name}"} | {
+        f"{name}_sha256": hashlib.sha256((model / f"{name}.json").read_bytes()).hexdigest()
+        for name in ("manifest", "evidence")
+    }
     (root / "checkout" / "model.lock").write_text(json.dumps(lock))
     return root / "checkout"
 
