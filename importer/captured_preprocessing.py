@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-from image_classifier.artifact.artifact import load_own_preprocessing
 from image_classifier.artifact.manifest import TORCHVISION, PreprocessingEntry
 from importer.captured_source import capture_source
 from importer.errors import ImportRefused
 from importer.options import PREPROCESSING_FORMS, SPEC_SUFFIXES
 from importer.torchvision_models import TorchvisionWeights, torchvision_meta
-from preprocessing import Preprocessing, PreprocessingSpec, SpecPreprocessing
+from preprocessing import Preprocessing, PreprocessingSpec, SpecPreprocessing, load_preprocessing
 
 OWN_PREPROCESSING = "preprocessing/own"
 
@@ -74,7 +73,7 @@ def _from_class(
         raise ImportRefused(f"preprocessing {source}: no such file; expected PATH.py:CLASS")
     name = f"{OWN_PREPROCESSING}/{source.name}"
     capture_source(source).copy_to(root / OWN_PREPROCESSING)
-    preprocessing = load_own_preprocessing(root / name, class_name)  # the copy: it will serve
+    preprocessing = load_preprocessing(root / name, class_name)  # the copy: it will serve
     return preprocessing, PreprocessingEntry(
         file=name, class_name=class_name, decode=preprocessing.decode
     )

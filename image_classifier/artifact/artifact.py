@@ -1,7 +1,6 @@
 """A verified artifact, ready to be read."""
 
 import json
-import sys
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -106,7 +105,7 @@ class Artifact:
             return SpecPreprocessing(entry.spec)
         if entry.file is None or entry.class_name is None:  # ruled out by the manifest's checks
             raise ArtifactError(f"{self.root}: no preprocessing; import the model again")
-        return load_own_preprocessing(self.path_of(entry.file), entry.class_name)
+        return load_preprocessing(self.path_of(entry.file), entry.class_name)
 
     def golden_samples(self) -> tuple[GoldenSample, ...]:
         """Return the golden samples, in the manifest's order."""
@@ -143,18 +142,6 @@ class Artifact:
             "reference": evidence.reference,
             "versions": dict(evidence.versions),
         }
-
-
-def load_own_preprocessing(path: Path, class_name: str) -> Preprocessing:
-    """Load a user's class without leaving bytecode beside its file.
-
-    A __pycache__ would be an extra file of the artifact, with the time of the import in it.
-    """
-    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        return load_preprocessing(path, class_name)
-    finally:
-        sys.dont_write_bytecode = before
 
 
 def open_artifact(
