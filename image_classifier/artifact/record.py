@@ -1,7 +1,7 @@
 """What was measured of an artifact: the import's record and the certified rate."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -12,6 +12,8 @@ from image_classifier.artifact.format import (
     FrozenModel,
     first_problem,
 )
+
+Measured = TypeVar("Measured", bound=FrozenModel)
 
 
 class Machine(FrozenModel):
@@ -120,14 +122,7 @@ def read_record(root: Path) -> ImportRecord | None:
     Raises:
         ArtifactError: The file is not a record.
     """
-    path = root / RECORD_NAME
-    if not path.is_file():
-        return None
-    try:
-        return ImportRecord.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        problem = first_problem(error)
-        raise ArtifactError(f"{path}: {problem}; import the model again") from error
+    return _read(ImportRecord, root / RECORD_NAME, "import the model again")
 
 
 class SloCertificate(FrozenModel):
@@ -177,16 +172,17 @@ def read_slo(root: Path) -> SloCertificate | None:
     Raises:
         ArtifactError: The file is not a certificate.
     """
-    path = root / SLO_NAME
+    remedy = "delete it, or measure again with `make certify`"
+    return _read(SloCertificate, root / SLO_NAME, remedy)
+
+
+def _read(kind: type[Measured], path: Path, remedy: str) -> Measured | None:
     if not path.is_file():
         return None
     try:
-        return SloCertificate.model_validate_json(path.read_bytes())
+        return kind.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        problem = first_problem(error)
-        raise ArtifactError(
-            f"{path}: {problem}; delete it, or measure again with `make certify`"
-        ) from error
+        raise ArtifactError(f"{path}: {first_problem(error)}; {remedy}") from error
 
 
 def write_slo(root: Path, certificate: SloCertificate) -> Path:
