@@ -17,17 +17,13 @@ from image_classifier.artifact.manifest import Graph
 from importer.candidates import INT8_GRAPH, ONNX_GRAPH, TORCHSCRIPT_GRAPH
 from importer.errors import ImportRefused
 from importer.failures import describe_failure, quiet_exporter
-from importer.graphs import OnnxNetwork, write_graph_of_pixels
+from importer.graphs import EXTERNAL_BYTES, OnnxNetwork, write_graph_of_pixels
 from importer.pixels_to_logits import PixelsToLogits
 from importer.progress import Progress
 from importer.quantise import quantise
 
 OPSET = 20
 """ONNX operator set: the newest that both OpenVINO 2026.4 and onnxruntime 1.32 run whole."""
-EXTERNAL_BYTES = 1 << 20
-"""Tensors of this size or more are written beside an ONNX file: it takes 2 GiB at most, and they
-are written one by one. Exporting ViT-B/16 (346 MB) then peaks at 1.18 GB, as much as before the
-file is written; in one file it peaks at 2.20 GB (torch 2.14, onnx-ir 1.1)."""
 FIRST_DATE = (1980, 1, 1, 0, 0, 0)
 """Of members of a zip archive: the earliest date of its format."""
 
