@@ -14,7 +14,7 @@ from image_classifier.artifact.artifact import Artifact
 from image_classifier.artifact.evidence import CertifiedEngine
 from image_classifier.artifact.format import file_names
 from image_classifier.artifact.manifest import InputSpec, Manifest, Outputs, describe_geometry
-from image_classifier.artifact.record import EngineAttempt, ImportRecord
+from image_classifier.artifact.record import EngineAttempt, ImportRecord, Plan
 from image_classifier.inference.plan import best_point
 
 
@@ -32,12 +32,8 @@ def print_summary(
     for attempt in record.attempts:
         if attempt.reason:
             console.print(f"{attempt.engine}: {attempt.reason}", markup=False, soft_wrap=True)
-    plan = record.plan
     console.print(
-        f"\nserves with {plan.engine}: {plan.streams} streams, {plan.threads} threads, "
-        f"batch sizes {', '.join(map(str, plan.batch_sizes))}"
-        f"{', a lone image on all threads' if plan.single_stream else ''}; "
-        f"{len(manifest.golden)} golden samples",
+        f"\nserves with {_plan_in_words(record.plan)}; {len(manifest.golden)} golden samples",
         soft_wrap=True,
     )
     for sentence in proof:
@@ -57,6 +53,15 @@ def _cells(attempt: EngineAttempt, chosen: str, budget_ms: float) -> Sequence[st
         "–" if fastest is None else f"{fastest.latency_ms:.2f} ms",
         "–" if best is None else f"{best.images_per_s:.0f}/s",
         "chosen" if attempt.engine == chosen else attempt.verdict,
+    )
+
+
+def _plan_in_words(plan: Plan) -> str:
+    sizes = ", ".join(map(str, plan.batch_sizes))
+    single = ", a single image on all threads" if plan.single_stream else ""
+    return (
+        f"{plan.engine}: {plan.streams} streams, {plan.threads} threads, "
+        f"batch sizes {sizes}{single}"
     )
 
 
@@ -192,16 +197,13 @@ def _reference(artifact: Artifact) -> str:
 
 def _record_facts(record: ImportRecord) -> list[tuple[str, str]]:
     plan, machine = record.plan, record.machine
-    sizes = ", ".join(map(str, plan.batch_sizes))
     return [
         ("imported", f"{record.imported_at} with: {record.command}"),
         ("program", record.source_commit or "not from a git checkout"),
         ("measured on", f"{machine.cpu}, {machine.cores} cores, {machine.accelerator or 'no GPU'}"),
         (
             "plan",
-            f"{plan.engine}: {plan.streams} streams, {plan.threads} threads, batch sizes {sizes}, "
-            f"{'a lone image on all threads, ' if plan.single_stream else ''}"
-            f"{1e3 / plan.service_time_ms:.0f} images/s",
+            f"{_plan_in_words(plan)}, {1e3 / plan.service_time_ms:.0f} images/s",
         ),
     ]
 
