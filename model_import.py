@@ -32,13 +32,17 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent
 DEFAULT_LOCK = ROOT / "model.lock"
 COMMANDS = {
-    "verify": "run all certificates of an artifact again, on this machine",
-    "show": "show an artifact as a readable page",
-    "list": "list the artifacts of the model store",
-    "pack": "write an artifact into one file, for another machine",
-    "unpack": "read such a file into the model store; runs nothing that is in it",
+    "verify": ("[TAG]", "run all certificates again, on this machine"),
+    "show": ("[TAG]", "show an artifact as a readable page"),
+    "list": ("", "list the artifacts of the model store"),
+    "pack": ("TAG FILE", "write an artifact into one file, for another machine"),
+    "unpack": ("FILE", "read such a file into the model store; runs nothing that is in it"),
 }
-EXAMPLES = """\
+"""Command → its arguments, and what it does."""
+_COMMAND_LINES = "\n".join(
+    f"  {f'{name} {arguments}':<16}  {purpose}" for name, (arguments, purpose) in COMMANDS.items()
+)
+EXAMPLES = f"""\
 examples:
   # a network of torchvision with published weights: labels and preprocessing come with them
   python model_import.py --name resnet50 --network torchvision:resnet50 \\
@@ -49,11 +53,7 @@ examples:
       --preprocessing preprocessing.py:DigitsPreprocessing --labels labels.txt --golden samples/
 
 commands, each with a --help of its own:
-  verify [TAG]      run all certificates again, on this machine
-  show [TAG]        show an artifact as a readable page
-  list              list the artifacts of the model store
-  pack TAG FILE     write an artifact into one file, for another machine
-  unpack FILE       read such a file into the model store; runs nothing that is in it
+{_COMMAND_LINES}
 
 exit status: 0 done, 1 refused (one line says why), 2 wrong arguments, 130 interrupted
 """
@@ -84,7 +84,7 @@ def command_parser() -> Parser:
     """Return the command line of the commands beside an import."""
     parser = Parser(prog="model_import.py")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, purpose in COMMANDS.items():
+    for name, (_, purpose) in COMMANDS.items():
         command = commands.add_parser(name, help=purpose, description=purpose, allow_abbrev=False)
         _add_output_options(command)
         if name in ("verify", "show"):
