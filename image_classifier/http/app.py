@@ -1,9 +1,9 @@
 """The HTTP application: its routes, and every error in one shape."""
 
 import asyncio
+import random
 import re
 import time
-import uuid
 from collections.abc import Awaitable
 from http import HTTPStatus
 from typing import Any
@@ -252,7 +252,7 @@ class RequestEnvelope:
         request = Request(scope)
         request_id = request.headers.get("x-request-id", "")
         if not REQUEST_ID.fullmatch(request_id):
-            request_id = uuid.uuid4().hex
+            request_id = f"{random.getrandbits(128):032x}"
         request.state.request_id = request_id
         request.state.outcome = "ok"
         started = False

@@ -1,6 +1,7 @@
-"""uvicorn's HTTP/1.1 protocol, amended: `Upgrade` is ignored, keep-alive is a setting."""
+"""uvicorn's HTTP/1.1 protocol: `Upgrade` is ignored, an answer leaves in one write."""
 
-from typing import Any, ClassVar
+import asyncio
+from typing import Any, ClassVar, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -26,6 +27,10 @@ class ClassifierProtocol(HttpToolsProtocol):
             self.timeout_keep_alive = self.keep_alive_s  # type: ignore[assignment]  # call_later's
         self.parser = _Parser(self)
 
+    def connection_made(self, transport: Any) -> None:
+        """Write through `JoinedWrites`."""
+        super().connection_made(cast(asyncio.Transport, JoinedWrites(transport, self.loop)))
+
     def _should_upgrade(self) -> bool:
         return True  # uvicorn then leaves the request alone; the parser reads it again
 
@@ -38,6 +43,37 @@ class ClassifierProtocol(HttpToolsProtocol):
         )
         kept = [(name, value) for name, value in self.headers if name != b"upgrade"]
         return start + b"".join(b"%s: %s\r\n" % header for header in kept) + b"\r\n"
+
+
+class JoinedWrites:
+    """A transport that sends at once what is written in one turn of the event loop.
+
+    uvicorn writes the head and the body of an answer apart; each write is a call into the kernel.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._waiting: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send `data` at the end of this turn."""
+        if not self._waiting:
+            self._loop.call_soon(self._send)
+        self._waiting.append(data)
+
+    def close(self) -> None:
+        """Send what is written, then close."""
+        self._send()
+        self._transport.close()
+
+    def _send(self) -> None:
+        if self._waiting:
+            self._transport.write(b"".join(self._waiting))
+            self._waiting.clear()
 
 
 class _Parser(httptools.HttpRequestParser):
