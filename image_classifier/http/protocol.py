@@ -1,23 +1,30 @@
-"""uvicorn's HTTP/1.1 protocol: `Upgrade` changes nothing, an answer leaves in one write."""
+"""uvicorn's HTTP/1.1 protocol: `Upgrade` is ignored, an answer leaves in one write."""
 
 import asyncio
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
-class UpgradeIgnoringProtocol(HttpToolsProtocol):
+class ClassifierProtocol(HttpToolsProtocol):
     """Reads a request that offers an upgrade like any other one, body included.
 
     httptools stops at the end of such a head (`curl --http2` and Java's client send one with
     `Upgrade: h2c`), and uvicorn 0.54.0 goes on with the body as if it were the next request:
     behind a proxy, a way to smuggle requests. RFC 9110, section 7.8, lets a server ignore the
     header. No WebSocket is served, so none is missed.
+
+    Attributes:
+        keep_alive_s: Seconds an idle connection stays open; None takes uvicorn's setting.
     """
+
+    keep_alive_s: ClassVar[float | None] = None
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        if self.keep_alive_s is not None:
+            self.timeout_keep_alive = self.keep_alive_s  # type: ignore[assignment]  # call_later's
         self.parser = _Parser(self)
 
     def connection_made(self, transport: Any) -> None:
@@ -72,7 +79,7 @@ class JoinedWrites:
 class _Parser(httptools.HttpRequestParser):
     """Hands a request that offers an upgrade to a parser of its own, without the upgrade."""
 
-    def __init__(self, protocol: UpgradeIgnoringProtocol) -> None:
+    def __init__(self, protocol: ClassifierProtocol) -> None:
         super().__init__(protocol)
         self._protocol = protocol
         self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does

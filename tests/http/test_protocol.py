@@ -8,7 +8,7 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from image_classifier.http.protocol import JoinedWrites, UpgradeIgnoringProtocol
+from image_classifier.http.protocol import JoinedWrites, ClassifierProtocol
 
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -28,7 +28,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": answer})
 
 
-def exchange(*packets: bytes, protocol: Any = UpgradeIgnoringProtocol) -> bytes:
+def exchange(*packets: bytes, protocol: Any = ClassifierProtocol) -> bytes:
     """Send packets over one connection, one after the other; return all that comes back."""
 
     async def run() -> bytes:
