@@ -31,7 +31,8 @@ class Classifier:
         workers: API processes that share the cores and the network.
         max_in_flight, max_wait_ms, overload_wait_ms: As for `Admission`.
         timeout_ms: Longest duration of one call.
-        default_top_k: Number of predictions where a call does not say; at most all classes.
+        default_top_k: Number of predictions where a call does not say; at most all classes. With a
+            threshold, all labels that reach it.
     """
 
     def __init__(
@@ -50,9 +51,11 @@ class Classifier:
     ) -> None:
         self.runner = runner
         self._labels = artifact.labels()
-        self._outputs = artifact.manifest.outputs
+        self.outputs = artifact.manifest.outputs
         self._timeout_ms = timeout_ms
-        self._default_top_k = min(default_top_k, len(self._labels))
+        self.default_top_k = min(default_top_k, len(self._labels))
+        if self.outputs.threshold is not None:
+            self.default_top_k = len(self._labels)
         self._admission = Admission(
             max_in_flight=max_in_flight,
             max_wait_ms=max_wait_ms,
@@ -90,7 +93,7 @@ class Classifier:
             ClientError: The file or `top_k` is not valid; Overloaded; DeadlineExceeded; NotReady.
         """
         if top_k is None:
-            top_k = self._default_top_k
+            top_k = self.default_top_k
         elif not 1 <= top_k <= len(self._labels):
             raise MalformedRequest(f"top_k is {top_k}; expected 1..{len(self._labels)}")
         with self._admission.reserve() as reservation:
@@ -99,7 +102,7 @@ class Classifier:
                     answer = await self._pipeline.run(data, reservation)
             except TimeoutError as error:
                 raise DeadlineExceeded(f"no answer within {self._timeout_ms:.0f} ms") from error
-        predictions = top_k_predictions(answer.logits, self._labels, top_k, self._outputs)
+        predictions = top_k_predictions(answer.logits, self._labels, top_k, self.outputs)
         return replace(answer, predictions=predictions)
 
 
