@@ -12,6 +12,7 @@ from image_classifier.artifact.manifest import Outputs
 from image_classifier.inference.predictions import (
     DamagedLogits,
     Prediction,
+    Score,
     softmax,
     top_k_predictions,
 )
