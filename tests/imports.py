@@ -83,7 +83,8 @@ def import_quietly(
     options: "ImportOptions", lock: Path, progress: "Progress | None" = None
 ) -> "Imported":
     """What `model_import.py --quiet` does, in this process; `progress` is told of it."""
-    from importer.pipeline import Provenance, import_model
+    from image_classifier.artifact.record import Provenance
+    from importer.pipeline import import_model
     from importer.progress import TerminalProgress
 
     provenance = Provenance(command="a test", source_commit=None, imported_at="2026-01-01")

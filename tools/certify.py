@@ -196,7 +196,9 @@ def _target(subject: Subject, requests: tuple[bytes, ...], port: int) -> Target:
 
 
 def near_best(predictions: Sequence[Mapping[str, Any]]) -> frozenset[int]:
-    """Return the classes whose probability is close to the best one's."""
+    """Return the classes whose probability is close to the best one's; of scores the best alone."""
+    if "score" in predictions[0]:
+        return frozenset({predictions[0]["class_id"]})
     least = NEAR_TIE_PART * predictions[0]["probability"]
     return frozenset(each["class_id"] for each in predictions if each["probability"] >= least)
 
