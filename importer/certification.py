@@ -3,8 +3,6 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import numpy as np
-
 from image_classifier.artifact.artifact import Artifact
 from image_classifier.artifact.evidence import Certificate, CertifiedEngine, EngineGraph
 from image_classifier.artifact.manifest import InputSpec
@@ -128,9 +126,7 @@ def verify_engines(artifact: Artifact, progress: Progress) -> tuple[EngineAttemp
 
 def _verified(artifact: Artifact, engine: CertifiedEngine, inputs: Batch) -> EngineAttempt:
     """Certify an engine at batch size one, and at each that serving would use."""
-    samples = artifact.golden_samples()
-    reference = np.stack([sample.logits for sample in samples])
-    class_ids = tuple(sample.class_id for sample in samples)
+    reference, class_ids = artifact.reference()
     sizes = {1}
     if artifact.record is not None and artifact.record.plan.engine == engine.name:
         sizes |= set(artifact.record.plan.batch_sizes)

@@ -122,9 +122,7 @@ def check_engine(
     Raises:
         SelfCheckFailed: An answer is not within the certificate's gates.
     """
-    samples = artifact.golden_samples()
-    reference = np.stack([sample.logits for sample in samples])
-    class_ids = tuple(sample.class_id for sample in samples)
+    reference, class_ids = artifact.reference()
     gates = gates_of(entry)
     for how, logits in _ways(executor, inputs):
         _, failure = certify(logits, reference, class_ids, entry.precision, gates)
