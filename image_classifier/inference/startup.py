@@ -1,6 +1,7 @@
 """From a verified artifact to an executor that is loaded, warm and checked."""
 
 import gc
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,8 +12,9 @@ import numpy.typing as npt
 from image_classifier.artifact.artifact import Artifact, GoldenSample, open_artifact
 from image_classifier.artifact.evidence import CertifiedEngine
 from image_classifier.artifact.format import SIGNATURE_NAME, ArtifactError, sha256_bytes
+from image_classifier.artifact.manifest import Outputs
 from image_classifier.artifact.record import ImportRecord, Plan
-from image_classifier.inference.certificate import Gates, certify
+from image_classifier.inference.certificate import Gates, GoldenAnswers, certify
 from image_classifier.inference.engine import Batch, EngineUnavailable, LoadEngine
 from image_classifier.inference.engines.load import accelerator_of, open_graph
 from image_classifier.inference.executor import Executor
@@ -25,6 +27,8 @@ from preprocessing import (
     differing_cases,
     to_input,
 )
+
+logger = logging.getLogger("classifier")
 
 
 def open_for_serving(
@@ -122,12 +126,10 @@ def check_engine(
     Raises:
         SelfCheckFailed: An answer is not within the certificate's gates.
     """
-    samples = artifact.golden_samples()
-    reference = np.stack([sample.logits for sample in samples])
-    class_ids = tuple(sample.class_id for sample in samples)
+    truth = golden_answers(artifact.golden_samples(), artifact.manifest.outputs)
     gates = gates_of(entry)
     for how, logits in _ways(executor, inputs):
-        _, failure = certify(logits, reference, class_ids, entry.precision, gates)
+        _, failure = certify(logits, truth, entry.precision, gates)
         if failure:
             raise SelfCheckFailed(
                 f"engine {entry.name}, {how}: {failure}; this machine does not "
@@ -147,6 +149,12 @@ def _ways(
         # Every fourth: the same graph was certified this way at import, and a start must be quick.
         logits[::4] = np.concatenate([executor.run(one[np.newaxis]) for one in inputs[::4]])
         yield "single stream", logits
+
+
+def golden_answers(samples: Iterable[GoldenSample], outputs: Outputs) -> GoldenAnswers:
+    """Return what the engines of an artifact are held to."""
+    logits, class_ids = zip(*((one.logits, one.class_id) for one in samples), strict=True)
+    return GoldenAnswers(logits=np.stack(logits), class_ids=class_ids, outputs=outputs)
 
 
 def gates_of(entry: CertifiedEngine) -> Gates:
@@ -213,6 +221,34 @@ def load_executor(
     executor.warmup()
     check_engine(artifact, entry, executor, inputs.result())
     return executor
+
+
+def log_start(
+    artifact: Artifact,
+    plan: Plan,
+    *,
+    tag: str,
+    topology: str,
+    address: str,
+    signed: bool,
+    changed_settings: Mapping[str, object],
+) -> None:
+    """Write the one line that says what serves, how, and where."""
+    facts = {
+        "model": tag,
+        "digest": artifact.evidence.identity_sha256,
+        "engine": plan.engine,
+        "precision": artifact.evidence.engine(plan.engine).precision,
+        "batch_sizes": list(plan.batch_sizes),
+        "streams": plan.streams,
+        "threads": plan.threads,
+        "topology": topology,
+        "address": address,
+        "signature": "verified" if signed else "not asked for",
+        "settings": dict(changed_settings) or "defaults",
+    }
+    described = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items())
+    logger.info("serving: %s", described, extra={"fields": facts})
 
 
 def freeze_garbage() -> None:

@@ -13,7 +13,7 @@ from image_classifier.artifact.store import LOCK_NAME, read_lock
 from tools.release import ReleaseError
 from tools.release.content import read_description
 from tools.release.manifest import BentoManifest, verify_bento
-from tools.release.sealing import seal, source_commit
+from tools.release.sealing import commit_of_packed, seal
 from tools.release.starting import start_once
 
 BENTOFILE = "bentofile.yaml"
@@ -50,7 +50,7 @@ def build_bento(
             name = read_description(root)["python"]["requirements_txt"]
             for path in (root / "src" / name, root / "env" / "python" / "requirements.txt"):
                 shutil.copyfile(own_lock, path)
-        manifest = seal(root, source_commit(checkout, root))
+        manifest = seal(root, commit_of_packed(checkout, root))
         if start:
             start_once(root, staging)
         final = home / "bentos" / manifest.name / manifest.version
