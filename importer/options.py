@@ -172,6 +172,10 @@ class ImportOptions(Options):
         str | None,
         Field(description=f"{PREPROCESSING_FORMS} (default: that of torchvision's weights)"),
     ] = None
+    serving_requirements: Annotated[
+        FilePath | None,
+        Field(description="lock with what a preprocessing class needs beyond the bento's packages"),
+    ] = None
     labels: Annotated[
         FilePath | None,
         Field(

@@ -33,6 +33,7 @@ from importer.certification import certify_all
 from importer.diagnosis import CauseSearch, Comparison
 from importer.errors import ImportRefused
 from importer.export import export_all
+from importer.failures import one_line
 from importer.golden_images import GoldenImage, decoding_notes, read_golden_images
 from importer.labels import LabelFile, check_label_count, read_labels
 from importer.network import (
@@ -75,7 +76,7 @@ from importer.writing import (
     write_reference,
 )
 from preprocessing import DecodeLimits, Preprocessing, conformance_digests, to_input
-from preprocessing.errors import ImageRejected
+from preprocessing.errors import ImageRejected, PreprocessingBug
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +114,13 @@ def import_model(
     with staging_dir() as root:
         with progress.step("read the network and its weights"):
             model = _model(options, root)
-        preprocessing, entry = capture_preprocessing(options.preprocessing, model.published, root)
+        preprocessing, entry = capture_preprocessing(
+            options.preprocessing,
+            model.published,
+            root,
+            device=options.device,
+            serving_requirements=options.serving_requirements,
+        )
         input_spec = InputSpec.of(preprocessing)
         given = None if options.reference is None else read_reference(options.reference)
         named = _labels(options.labels, model, given)
@@ -240,6 +247,7 @@ def import_model(
                 reference_logits_sha256=write_reference(root, logits),
                 engines=engines,
                 shrinking=shrinking,
+                ignored_weights=model.ignored_weights,
                 versions=installed_versions(),
             )
             lock = ModelLock(
@@ -303,6 +311,12 @@ def _inputs(images: tuple[GoldenImage, ...], preprocessing: Preprocessing) -> Ba
         except ImageRejected as error:
             raise ImportRefused(
                 f"golden image {image.name}: {error}; remove it or replace it by a sound file"
+            ) from error
+        except PreprocessingBug as error:
+            raise ImportRefused(
+                f"preprocessing, on golden image {image.name}: {one_line(error)}; to_input returns "
+                "one numpy array (H, W, C): of a tensor .permute(1, 2, 0).numpy(), of float64 "
+                ".astype(np.float32)"
             ) from error
     return np.stack(inputs)
 
