@@ -95,7 +95,7 @@ class ModelRunner:
                 artifact,
                 self.executor.plan,
                 tag=lock.tag,
-                topology=settings.topology,
+                topology="runner" if address_of("ModelRunner") else "embedded",
                 address=address_of("ImageClassifier"),
                 signed=settings.public_key is not None,
                 changed_settings=settings.changed,

@@ -404,7 +404,7 @@ def first_of_its_kind() -> bool:
 
 
 def address_of(service_name: str) -> str:
-    """Return the address of a service; in a worker, of any service of the server."""
+    """Return the address at which this server offers a service, "" where it has none."""
     addresses: dict[str, str] = BentoMLContainer.remote_runner_mapping.get()
     return addresses.get(service_name, "")
 

@@ -8,7 +8,7 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from image_classifier.http.protocol import JoinedWrites, ClassifierProtocol
+from image_classifier.http.protocol import ClassifierProtocol, JoinedWrites
 
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
 
