@@ -279,7 +279,9 @@ def supervise(supervisor: type[Any]) -> None:
                 stand_in.begin()
             logger.error(
                 "a process of %s (%d) ended with status %s; %s",
-                "the API" if watcher.name == API_PROCESSES else "the runner",
+                "the API"
+                if watcher.name == API_PROCESSES
+                else watcher.name.removeprefix("service_"),
                 process_pid,
                 exit_code,
                 "another one is started" if watcher.respawn else "the server ends",

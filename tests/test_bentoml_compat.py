@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,10 +17,14 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
+from uvicorn.config import HTTP_PROTOCOLS
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
+from image_classifier.http.protocol import ClassifierProtocol
 from tests.http.fakes import Answering, app_of
-from tests.http.test_protocol import SMUGGLED, exchange, upgrade
+from tests.http.test_protocol import SMUGGLED, echo, exchange, upgrade
 from tests.imports import PATIENCE_S
 
 with warnings.catch_warnings():
@@ -43,6 +48,7 @@ with warnings.catch_warnings():
         KEEP_CONNECTIONS,
         MountedAppFirst,
         StandIn,
+        configure_uvicorn,
         supervise,
     )
 
@@ -217,6 +223,25 @@ def test_bentomls_cors_setting_holds_for_the_applications_paths() -> None:
     assert allowed.headers["access-control-allow-origin"] == "https://example.org"
     assert preflight.headers["access-control-allow-origin"] == "https://example.org"
     assert "access-control-allow-origin" not in stranger.headers
+
+
+@pytest.mark.parametrize(("words", "seconds"), [([], 75), (["--timeout-keep-alive", "9"], 9)])
+def test_idle_connections_are_kept_as_long_as_the_setting_or_the_command_says(
+    words: list[str], seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(bentoml_compat.SUPERVISOR, f"{os.getppid()}:")
+    monkeypatch.setattr(sys, "argv", ["worker", *words])
+    monkeypatch.setattr(ClassifierProtocol, "keep_alive_s", None)
+    monkeypatch.setitem(HTTP_PROTOCOLS, "auto", "")
+
+    async def protocol() -> Any:
+        config = uvicorn.Config(echo, log_config=None, timeout_keep_alive=int((*words, 5)[-1]))
+        config.load()
+        return config.http_protocol_class(config, ServerState(), {})  # type: ignore[call-arg]
+
+    configure_uvicorn(75)
+
+    assert asyncio.run(protocol()).timeout_keep_alive == seconds
 
 
 def test_bentomls_workers_keep_idle_connections_for_5_s_and_outlive_their_supervisor() -> None:

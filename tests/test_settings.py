@@ -4,7 +4,6 @@ import pytest
 
 from image_classifier.settings import PREFIX, Settings, SettingsError
 from preprocessing.errors import OperatorError
-from tests.imports import ROOT
 
 DEFAULTS = Settings.from_env({})
 
@@ -95,13 +94,3 @@ def test_a_value_that_cannot_be_is_told_in_one_line_with_name_and_value(
     assert message.endswith("; correct or unset it")
     assert "\n" not in message
     assert isinstance(refused.value, OperatorError)
-
-
-def test_the_table_of_the_documentation_is_that_of_the_program() -> None:
-    rows = [
-        f"| `{PREFIX}{name.upper()}` | {'unset' if field.default is None else field.default} | "
-        f"{field.description} |"
-        for name, field in Settings.model_fields.items()
-    ]
-
-    assert "\n".join(rows) in (ROOT / "docs" / "serving.md").read_text()

@@ -186,7 +186,7 @@ def test_while_the_runner_is_gone_nothing_hangs_and_it_comes_back(new_place: New
         assert server.client.post("/classify", content=SAMPLE).status_code == 200
         assert server.client.get("/livez").status_code == 200
         assert server.workers("ModelRunner") != [runner]
-        assert f"a process of the runner ({runner}) ended with status -9" in server.log
+        assert f"a process of ModelRunner ({runner}) ended with status -9" in server.log
 
 
 def test_development_mode_is_ready_in_the_runner_topology(new_place: NewPlace) -> None:
