@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from image_classifier.artifact.artifact import Artifact
-from image_classifier.artifact.evidence import CertifiedEngine
+from image_classifier.artifact.evidence import Certificate, CertifiedEngine
 from image_classifier.artifact.format import file_names
-from image_classifier.artifact.manifest import InputSpec, Manifest, Outputs, describe_geometry
+from image_classifier.artifact.manifest import InputSpec, Manifest, describe_geometry
 from image_classifier.artifact.record import EngineAttempt, ImportRecord, Plan
 from image_classifier.inference.plan import best_point
 
@@ -24,7 +24,7 @@ def print_summary(
     """Print the table of engines, what the proof rests on, and the tag."""
     console = Console(highlight=False)
     table = Table(box=None, pad_edge=False)
-    for title in ("engine", "max |Δlogit|", "top-1 agreement", "batch 1", "best", "verdict"):
+    for title in ("engine", *_compared_titles(record.attempts), "batch 1", "best", "verdict"):
         table.add_column(title, justify="left" if title in ("engine", "verdict") else "right")
     for attempt in record.attempts:
         table.add_row(*_cells(attempt, record.plan.engine, record.budget_ms))
@@ -45,14 +45,28 @@ def _cells(attempt: EngineAttempt, chosen: str, budget_ms: float) -> Sequence[st
     single = [point for point in attempt.curve if point.batch_size == 1]
     fastest = min(single, key=lambda point: point.latency_ms, default=None)
     best = best_point(attempt.engine, attempt.curve, budget_ms) if attempt.curve else None
-    difference, agreement = attempt.max_logit_difference, attempt.top1_agreement
     return (
         attempt.engine,
-        "–" if difference is None else f"{difference:.2g}",
-        "–" if agreement is None else f"{agreement:.1%}",
+        *_compared(attempt),
         "–" if fastest is None else f"{fastest.latency_ms:.2f} ms",
         "–" if best is None else f"{best.images_per_s:.0f}/s",
         "chosen" if attempt.engine == chosen else attempt.verdict,
+    )
+
+
+def _compared_titles(rows: Iterable[EngineAttempt | Certificate]) -> Sequence[str]:
+    """Return the titles of the columns that `_compared` gives."""
+    by_label = any(row.label_agreement is not None for row in rows)
+    agreement = "agreement, worst label" if by_label else "top-1 agreement"
+    return "max |Δlogit|", "max |Δprobability|", agreement
+
+
+def _compared(row: EngineAttempt | Certificate) -> Sequence[str]:
+    agreement = row.top1_agreement if row.label_agreement is None else row.label_agreement
+    differences = (row.max_logit_difference, row.max_probability_difference)
+    return (
+        *("–" if number is None else f"{number:.2g}" for number in differences),
+        "–" if agreement is None else f"{agreement:.1%}",
     )
 
 
@@ -84,7 +98,7 @@ def print_artifact(tag: str, artifact: Artifact) -> None:
         ("evidence sha256", artifact.evidence_digest),
         ("network", str(manifest.architecture or "a graph as it was given (original/)")),
         ("classes", f"{manifest.num_classes}: {', '.join(labels[:3])}{', …' * (len(labels) > 3)}"),
-        ("answer", _answer(manifest.outputs)),
+        ("answer", manifest.outputs.in_words(manifest.num_classes, labels)),
         *_preprocessing_facts(manifest),
         ("golden samples", golden),
         ("reference", _reference(artifact)),
@@ -97,18 +111,12 @@ def print_artifact(tag: str, artifact: Artifact) -> None:
     _print_engines(evidence.engines)
 
 
-def print_verification(tag: str, rows: Iterable[EngineAttempt]) -> None:
+def print_verification(tag: str, rows: Sequence[EngineAttempt]) -> None:
     """What became of each certificate on this machine."""
-    table = _table("engine", "max |Δlogit|", "top-1 agreement", "verdict")
+    table = _table("engine", *_compared_titles(rows), "verdict")
     reasons = []
     for row in rows:
-        difference, agreement = row.max_logit_difference, row.top1_agreement
-        table.add_row(
-            row.engine,
-            "–" if difference is None else f"{difference:.2g}",
-            "–" if agreement is None else f"{agreement:.1%}",
-            row.verdict,
-        )
+        table.add_row(row.engine, *_compared(row), row.verdict)
         reasons += [f"{row.engine}: {row.reason}"] if row.reason else []
     console = Console(highlight=False)
     console.print(table)
@@ -150,18 +158,6 @@ def print_list(rows: Iterable[ListRow]) -> None:
 def printable(text: str) -> str:
     """`text` without control characters: it may come from another machine, and terminals obey."""
     return "".join("·" if unicodedata.category(mark).startswith("C") else mark for mark in text)
-
-
-def _answer(outputs: Outputs) -> str:
-    match outputs.activation:
-        case "softmax":
-            return "one label of all (softmax)"
-        case "sigmoid" if outputs.threshold is None:
-            return "each label by itself (sigmoid)"
-        case "sigmoid":
-            return f"each label by itself (sigmoid), from {outputs.threshold} on"
-        case "none":
-            return "the logits"
 
 
 def _preprocessing_facts(manifest: Manifest) -> list[tuple[str, str]]:
@@ -215,14 +211,14 @@ def _print_facts(facts: Sequence[tuple[str, str]]) -> None:
         console.print(f"{name:<{width}}  {printable(value)}", markup=False, soft_wrap=True)
 
 
-def _print_engines(engines: Iterable[CertifiedEngine]) -> None:
-    table = _table("engine", "max |Δlogit|", "top-1 agreement", "required", "accuracy", "reference")
+def _print_engines(engines: Sequence[CertifiedEngine]) -> None:
+    titles = _compared_titles([entry.certificate for entry in engines])
+    table = _table("engine", *titles, "required", "accuracy", "reference")
     for entry in engines:
         proof = entry.certificate
         table.add_row(
             entry.name,
-            f"{proof.max_logit_difference:.2g}",
-            f"{proof.top1_agreement:.1%}",
+            *_compared(proof),
             f"{proof.required_agreement:.1%}",
             "–" if proof.accuracy is None else f"{proof.accuracy:.1%}",
             "–" if proof.reference_accuracy is None else f"{proof.reference_accuracy:.1%}",

@@ -86,23 +86,33 @@ class EngineAttempt(FrozenModel):
     verdict: Literal["passed", "failed", "unavailable"]
     reason: str = ""
     max_logit_difference: float | None = None
+    max_probability_difference: float | None = None
     top1_agreement: float | None = None
+    label_agreement: float | None = None
     curve: tuple[LatencyPoint, ...] = ()
 
 
-class ImportRecord(FrozenModel):
-    """One import, as it happened.
+class Provenance(FrozenModel):
+    """How an import came about.
 
     Attributes:
         imported_at: UTC, ISO 8601, seconds.
-        command: The command line.
+        command: The command line, as typed after `python`.
         source_commit: Commit of this program; "-dirty" where files differ; None outside git.
-        machine: It was imported on; the curves and the plan hold there.
     """
 
     imported_at: str
     command: str
     source_commit: str | None
+
+
+class ImportRecord(Provenance):
+    """One import, as it happened.
+
+    Attributes:
+        machine: It was imported on; the curves and the plan hold there.
+    """
+
     machine: Machine
     budget_ms: float
     attempts: tuple[EngineAttempt, ...]

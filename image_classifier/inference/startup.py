@@ -12,8 +12,9 @@ import numpy.typing as npt
 from image_classifier.artifact.artifact import Artifact, GoldenSample, open_artifact
 from image_classifier.artifact.evidence import CertifiedEngine
 from image_classifier.artifact.format import SIGNATURE_NAME, ArtifactError, sha256_bytes
+from image_classifier.artifact.manifest import Outputs
 from image_classifier.artifact.record import ImportRecord, Plan
-from image_classifier.inference.certificate import Gates, certify
+from image_classifier.inference.certificate import Gates, GoldenAnswers, certify
 from image_classifier.inference.engine import Batch, EngineUnavailable, LoadEngine
 from image_classifier.inference.engines.load import accelerator_of, open_graph
 from image_classifier.inference.executor import Executor
@@ -125,12 +126,10 @@ def check_engine(
     Raises:
         SelfCheckFailed: An answer is not within the certificate's gates.
     """
-    samples = artifact.golden_samples()
-    reference = np.stack([sample.logits for sample in samples])
-    class_ids = tuple(sample.class_id for sample in samples)
+    truth = golden_answers(artifact.golden_samples(), artifact.manifest.outputs)
     gates = gates_of(entry)
     for how, logits in _ways(executor, inputs):
-        _, failure = certify(logits, reference, class_ids, entry.precision, gates)
+        _, failure = certify(logits, truth, entry.precision, gates)
         if failure:
             raise SelfCheckFailed(
                 f"engine {entry.name}, {how}: {failure}; this machine does not "
@@ -150,6 +149,12 @@ def _ways(
         # Every fourth: the same graph was certified this way at import, and a start must be quick.
         logits[::4] = np.concatenate([executor.run(one[np.newaxis]) for one in inputs[::4]])
         yield "single stream", logits
+
+
+def golden_answers(samples: Iterable[GoldenSample], outputs: Outputs) -> GoldenAnswers:
+    """Return what the engines of an artifact are held to."""
+    logits, class_ids = zip(*((one.logits, one.class_id) for one in samples), strict=True)
+    return GoldenAnswers(logits=np.stack(logits), class_ids=class_ids, outputs=outputs)
 
 
 def gates_of(entry: CertifiedEngine) -> Gates:
