@@ -11,7 +11,7 @@ import pytest
 from image_classifier.artifact.format import sha256_bytes
 from tests.service.conftest import NewPlace
 from tests.service.places import Place
-from tests.service.server import refused_start
+from tests.service.server import refusal, refused_start
 
 pytestmark = pytest.mark.slow
 
@@ -22,60 +22,63 @@ def flip_a_byte(path: Path) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        pytest.param(
-            {"lock": "elsewhere/model.lock"},
-            "elsewhere/model.lock: not found; import a model first (make import",
-            id="no-lock",
-        ),
-        pytest.param(
-            {"max_quee": 3},
-            "environment: unknown CLASSIFIER_MAX_QUEE; did you mean CLASSIFIER_MAX_QUEUE?",
-            id="unknown-setting",
-        ),
-        pytest.param(
-            {"engine": "tensorrt-fp8"},
-            "no certified engine 'tensorrt-fp8'; there are openvino-fp32",
-            id="unknown-engine",
-        ),
-    ],
-)
-def test_a_wrong_setting_is_refused_with_what_to_do(
-    imported: Place, settings: dict[str, object], said: str
-) -> None:
-    assert said in refused_start(imported, **settings)
+def test_without_a_lock_the_line_says_how_to_import(imported: Place) -> None:
+    line = refused_start(imported, lock="elsewhere/model.lock")
+
+    assert "elsewhere/model.lock: not found; import a model first (make import" in line
 
 
 def test_without_the_model_the_line_names_its_tag(imported: Place, tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     empty = Place(directory=imported.directory, home=tmp_path / "home")
 
-    line = refused_start(empty)
+    message = refusal(empty)
 
-    assert f"model store: {imported.tag} is not there; import the model (make import" in line
+    assert f"model store: {imported.tag} is not there; import the model (make import" in message
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("settings", "said"),
     [
-        "preprocessing/own/preprocessing.py",
-        "engines/network.onnx",  # verified in the process that opens it
+        (
+            {"max_quee": 3},
+            "environment: unknown CLASSIFIER_MAX_QUEE; did you mean CLASSIFIER_MAX_QUEUE?",
+        ),
+        (
+            {"engine": "tensorrt-fp8"},
+            "no certified engine 'tensorrt-fp8'; there are openvino-fp32",
+        ),
     ],
 )
-def test_a_changed_file_is_named_with_both_digests(new_place: NewPlace, name: str) -> None:
+def test_a_wrong_setting_is_refused_with_what_to_do(
+    imported: Place, settings: dict[str, object], said: str
+) -> None:
+    assert said in refusal(imported, **settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "refused"),
+    [
+        ("preprocessing/own/preprocessing.py", refused_start),  # by the supervisor
+        ("engines/network.onnx", refused_start),  # by the worker, which opens it
+        ("labels.json", refusal),
+        ("golden/logits.npy", refusal),
+    ],
+)
+def test_a_changed_file_is_named_with_both_digests(
+    new_place: NewPlace, name: str, refused: Callable[[Place], str]
+) -> None:
     place = new_place()
     expected = sha256_bytes((place.artifact / name).read_bytes())
     flip_a_byte(place.artifact / name)
 
-    line = refused_start(place)
+    message = refused(place)
 
-    assert str(place.artifact) in line
-    assert name in line
-    assert expected in line
-    assert sha256_bytes((place.artifact / name).read_bytes()) in line
-    assert line.endswith("; import the model again")
+    assert str(place.artifact) in message
+    assert name in message
+    assert expected in message
+    assert sha256_bytes((place.artifact / name).read_bytes()) in message
+    assert message.endswith("; import the model again")
 
 
 @pytest.mark.parametrize("name", ["manifest", "evidence"])
@@ -86,19 +89,19 @@ def test_a_changed_manifest_or_evidence_is_refused_by_its_digest_in_the_lock(
     path = place.artifact / f"{name}.json"
     path.write_bytes(path.read_bytes().replace(b"}\n", b"} \n"))
 
-    line = refused_start(place)
+    message = refusal(place)
 
     expected = json.loads(place.lock.read_bytes())[f"{name}_sha256"]
     actual = sha256_bytes(path.read_bytes())
-    assert f"{name}.json: sha256 is {actual}, expected {expected}; " in line
-    assert "import the model again" in line
+    assert f"{name}.json: sha256 is {actual}, expected {expected}; " in message
+    assert "import the model again" in message
 
 
 def test_a_file_that_the_manifest_does_not_list_is_refused(new_place: NewPlace) -> None:
     place = new_place()
     (place.artifact / "golden" / "more.png").write_bytes(b"x")
 
-    assert "golden/more.png" in refused_start(place)
+    assert "golden/more.png" in refusal(place)
 
 
 Change = Callable[[dict[str, Any], Path], None]
@@ -150,23 +153,31 @@ def golden_sample_that_is_no_image(manifest: dict[str, Any], root: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("change", "topology", "said"),
+    ("change", "said"),
     [
-        pytest.param(wrong_reference_logit, "runner", "a logit is off by", id="logits"),
-        pytest.param(wrong_input_digest, "embedded", "other pixels than at import", id="pixels"),
-        pytest.param(wrong_case_digest, "runner", "conformance cases (decode/png-", id="cases"),
+        pytest.param(wrong_reference_logit, "a logit is off by", id="logits"),
+        pytest.param(wrong_input_digest, "other pixels than at import", id="pixels"),
+        pytest.param(wrong_case_digest, "conformance cases (decode/png-", id="cases"),
     ],
 )
-def test_a_failed_self_check_in_a_worker_stops_the_whole_server(
-    new_place: NewPlace, change: Change, topology: str, said: str
-) -> None:
-    place = relocked(new_place(), change)
+def test_a_failed_self_check_is_refused(new_place: NewPlace, change: Change, said: str) -> None:
+    message = refusal(relocked(new_place(), change))
 
-    line = refused_start(place, topology=topology)
+    assert said in message
+    assert "import the model again" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),  # what the runner checks, what the API process does
+    [(wrong_reference_logit, "a logit is off by"), (wrong_case_digest, "conformance cases (")],
+)
+def test_a_failed_self_check_in_a_worker_stops_the_whole_server(
+    new_place: NewPlace, change: Change, said: str
+) -> None:
+    line = refused_start(relocked(new_place(), change), topology="runner")
 
     assert line.startswith("image_classifier: ")
     assert said in line
-    assert "import the model again" in line
 
 
 def test_whatever_fails_in_a_worker_is_one_line_and_the_end_of_the_server(
