@@ -206,13 +206,14 @@ def test_errors_of_bentomls_routes_have_the_applications_shape(
 
 def test_bentomls_cors_setting_holds_for_the_applications_paths() -> None:
     cors = BentoMLContainer.http.cors
+    before = cors.enabled.get(), cors.access_control_allow_origins.get()
     cors.enabled.set(True)
     cors.access_control_allow_origins.set(["https://example.org"])
     try:
         app = asgi_of(MountedAppFirst)
     finally:
-        cors.enabled.reset()
-        cors.access_control_allow_origins.reset()
+        cors.enabled.set(before[0])
+        cors.access_control_allow_origins.set(before[1])
     origin = {"Origin": "https://example.org"}
     asked = {**origin, "Access-Control-Request-Method": "POST"}
 
