@@ -139,6 +139,23 @@ def test_the_example_clients_print_the_predictions(
     assert len(others) == 2
 
 
+def test_the_health_check_of_the_image_asks_this_machine_whatever_the_proxy(
+    embedded: Server,
+) -> None:
+    text = (ROOT / "deploy" / "Containerfile.j2").read_text()
+    _, *words = json.loads(text.partition("HEALTHCHECK")[2].partition("CMD ")[2].splitlines()[0])
+    proxies = {"HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
+
+    def status(port: int) -> int:
+        environment = {**os.environ, **proxies, "BENTOML_PORT": str(port)}
+        return subprocess.run(
+            [sys.executable, *words], env=environment, stderr=subprocess.DEVNULL, timeout=PATIENCE_S
+        ).returncode
+
+    assert status(embedded.port) == 0
+    assert status(9) == 1
+
+
 GENERATED = """
 import sys
 from generated.client import Client
