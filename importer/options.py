@@ -101,10 +101,11 @@ class ImportOptions(FrozenModel):
         Field(description=f"{PREPROCESSING_FORMS} (default: that of torchvision's weights)"),
     ] = None
     labels: Annotated[
-        FilePath | None,
+        str | None,
+        BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value),
         Field(
-            description="one name a line, a JSON list or JSON id → name (default: those of "
-            "torchvision's weights)"
+            description="file with one name a line, a JSON list or JSON id → name, or "
+            "torchvision:NAME/WEIGHTS (default: those of torchvision's weights)"
         ),
     ] = None
     activation: Annotated[
@@ -207,6 +208,12 @@ class ImportOptions(FrozenModel):
     def _check_weights(cls, text: str, info: ValidationInfo) -> str:
         published = (info.data.get("network") or "").startswith(f"{TORCHVISION}:")
         return text if published and text.isidentifier() else _with_file(text, Path(text))
+
+    @field_validator("labels")
+    @classmethod
+    def _check_labels(cls, text: str | None) -> str | None:
+        published = text is None or text.startswith(f"{TORCHVISION}:")
+        return text if published else _with_file(str(text), Path(str(text)))
 
     @field_validator("preprocessing")
     @classmethod
