@@ -1,7 +1,6 @@
 """An import, from a trained network to an artifact in the store."""
 
 import functools
-import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -66,6 +65,7 @@ from importer.process import uninterrupted
 from importer.progress import Progress
 from importer.reference import Reference, check_label_order, read_reference
 from importer.shrinking import certify_shrinking
+from importer.source_commit import source_commit
 from importer.targets import decide_targets
 from importer.torchvision_models import torchvision_meta
 from importer.writing import (
@@ -269,23 +269,6 @@ def current_provenance(root: Path) -> Provenance:
         source_commit=source_commit(root),
         imported_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-
-
-def source_commit(root: Path) -> str | None:
-    """Return the commit of `root`, with "-dirty" where tracked files differ; None outside git."""
-    try:
-        # Without optional locks: an import that is killed must not leave an index.lock.
-        options = ("--always", "--dirty", "--abbrev=40", "--exclude=*")
-        described = subprocess.run(  # noqa: S603 (fixed words)
-            ["git", "--no-optional-locks", "describe", *options],  # noqa: S607
-            cwd=root,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return described.stdout.strip()
 
 
 def _model(options: ImportOptions, root: Path) -> ModelSource:

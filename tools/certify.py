@@ -24,6 +24,7 @@ from image_classifier.artifact.store import locate, read_lock
 from image_classifier.inference.engines.load import accelerator_of
 from image_classifier.inference.machine import this_machine
 from image_classifier.settings import PREFIX, Settings
+from importer.source_commit import source_commit
 from preprocessing.errors import OperatorError
 from tools import serving
 from tools.load import Run, Target, closed_run, open_run, search_highest_rate
@@ -134,7 +135,7 @@ def certify(subject: Subject, *, budget_ms: float, probe_s: float) -> SloCertifi
     kind = subject.artifact.evidence.engine(card["engine"]["name"]).kind
     certificate = SloCertificate(
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        commit=serving.commit_of(ROOT),
+        commit=source_commit(ROOT, digits=10),
         machine=this_machine(accelerator_of(kind)),
         images=subject.images_name,
         image_count=len(subject.images),
