@@ -79,7 +79,7 @@ from importer.writing import (
     write_reference,
 )
 from preprocessing import DecodeLimits, Preprocessing, conformance_digests, to_input
-from preprocessing.errors import ImageRejected
+from preprocessing.errors import ImageRejected, PreprocessingBug
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,6 +316,11 @@ def _inputs(images: tuple[GoldenImage, ...], preprocessing: Preprocessing) -> Ba
         except ImageRejected as error:
             raise ImportRefused(
                 f"golden image {image.name}: {error}; remove it or replace it by a sound file"
+            ) from error
+        except PreprocessingBug as error:
+            raise ImportRefused(
+                f"preprocessing: {error}; to_input returns a numpy array (H, W, C) of the shape "
+                "and dtype that the class declares"
             ) from error
     return np.stack(inputs)
 
