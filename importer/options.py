@@ -177,10 +177,11 @@ class ImportOptions(Options):
         Field(description="lock with what a preprocessing class needs beyond the bento's packages"),
     ] = None
     labels: Annotated[
-        FilePath | None,
+        str | None,
+        BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value),
         Field(
-            description="one name a line, a JSON list or JSON id → name (default: those of "
-            "torchvision's weights)"
+            description="file with one name a line, a JSON list or JSON id → name, or "
+            "torchvision:NAME/WEIGHTS (default: those of torchvision's weights)"
         ),
     ] = None
     activation: Annotated[
@@ -300,6 +301,12 @@ class ImportOptions(Options):
         else:
             _check_file(text)
         return text
+
+    @field_validator("labels")
+    @classmethod
+    def _check_labels(cls, text: str | None) -> str | None:
+        published = text is None or text.startswith(f"{TORCHVISION}:")
+        return text if published else _with_file(str(text), Path(str(text)))
 
     @field_validator("preprocessing")
     @classmethod

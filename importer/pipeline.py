@@ -12,7 +12,7 @@ import torch
 
 from image_classifier.artifact.evidence import Evidence
 from image_classifier.artifact.format import BENTOML_NAME, RECORD_NAME, SCHEMA_VERSION
-from image_classifier.artifact.manifest import InputSpec, Manifest, Outputs
+from image_classifier.artifact.manifest import TORCHVISION, InputSpec, Manifest, Outputs
 from image_classifier.artifact.record import EngineAttempt, ImportRecord
 from image_classifier.artifact.store import (
     ModelLock,
@@ -65,6 +65,7 @@ from importer.reference import Reference, check_label_order, read_reference
 from importer.shrinking import certify_shrinking
 from importer.source_commit import source_commit
 from importer.targets import decide_targets
+from importer.torchvision_models import torchvision_meta
 from importer.writing import (
     identity_files,
     installed_versions,
@@ -288,16 +289,19 @@ def _tell(progress: Progress, *notes: Iterable[str]) -> None:
         progress.note(note)
 
 
-def _labels(path: Path | None, model: ModelSource, given: Reference | None) -> LabelFile:
-    if path is not None:
-        return read_labels(path)
+def _labels(text: str | None, model: ModelSource, given: Reference | None) -> LabelFile:
+    if text is not None and text.startswith(f"{TORCHVISION}:"):
+        network, _, weights = text.partition(":")[2].partition("/")
+        return LabelFile(labels=torchvision_meta(network, weights or "DEFAULT").labels)
+    if text is not None:
+        return read_labels(Path(text))
     if given is not None and given.labels is not None:
         note = f"the labels are those of {given.path.name}, as --labels is not given"
         return LabelFile(labels=given.labels, notes=(note,))
     if model.published is None:
         raise ImportRefused(
             "--labels is not given and the weights are not published by torchvision; "
-            "expected a file with one name a line, or JSON"
+            "expected a file with one name a line, or JSON, or torchvision:NAME"
         )
     return LabelFile(labels=model.published.labels)
 
