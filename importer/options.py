@@ -305,8 +305,13 @@ class ImportOptions(Options):
     @field_validator("labels")
     @classmethod
     def _check_labels(cls, text: str | None) -> str | None:
-        published = text is None or text.startswith(f"{TORCHVISION}:")
-        return text if published else _with_file(str(text), Path(str(text)))
+        origin, _, name = (text or "").partition(":")
+        if origin == TORCHVISION:
+            network, _, weights = name.partition("/")
+            _check_published(network, weights or None)
+        elif text is not None:
+            _check_file(text)
+        return text
 
     @field_validator("preprocessing")
     @classmethod
