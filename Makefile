@@ -61,8 +61,8 @@ types: $(READY) ## mypy --strict
 
 check: lint types test ## lint, types, tests: what CI runs
 
-bento: $(READY) | model.lock ## build the bento of the locked model
-	@$(BIN)/python -m tools.release build
+bento: $(READY) | model.lock ## build the bento of the locked model and start it once; START=no builds only
+	@$(BIN)/python -m tools.release build $(if $(filter no,$(START)),--skip-start)
 
 verify-rebuild: $(READY) | model.lock ## build the bento twice in different surroundings, compare
 	@$(BIN)/python -m tools.release verify-rebuild

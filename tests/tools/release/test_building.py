@@ -18,9 +18,9 @@ def place(new_place: NewPlace) -> Place:
 def test_plain_and_sealed_builds_have_one_content_whatever_the_building_shell(
     place: Place,
 ) -> None:
-    tag, digest, path = place.run(*RELEASE, "build").splitlines()
+    tag, digest, path = place.run(*RELEASE, "build", "--skip-start").splitlines()
     place.run("-m", "bentoml", "build", "--version", "plain", umask=0o077)
-    with_settings = place.run(*RELEASE, "build", topology="runner", workers=3)
+    with_settings = place.run(*RELEASE, "build", "--skip-start", topology="runner", workers=3)
 
     plain = place.run(*RELEASE, "digest", "image_classifier:plain")
 
@@ -33,7 +33,7 @@ def test_plain_and_sealed_builds_have_one_content_whatever_the_building_shell(
 
 
 def test_the_bento_for_gpus_is_built_from_the_bentofile_in_deploy(place: Place) -> None:
-    built = place.run(*RELEASE, "build", "-f", "deploy/bentofile.gpu.yaml")
+    built = place.run(*RELEASE, "build", "--skip-start", "-f", "deploy/bentofile.gpu.yaml")
 
     tag, _, path = built.splitlines()
     assert tag.startswith("image_classifier_gpu:")
