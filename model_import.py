@@ -119,13 +119,19 @@ def read_command_line(arguments: Sequence[str]) -> Given:
     if arguments and not arguments[0].startswith("-"):
         command, *arguments = arguments
     command = "" if command == "import" else command  # an import may also be called by its name
-    parser = command_parser(command)
+    parser = command_parser(command if command in COMMANDS else "")
     if command and command not in COMMANDS:
-        close = nearest(command, [*COMMANDS, *ImportOptions.model_fields])
+        close = nearest(command, [*COMMANDS, *parser._option_string_actions])
         parser.error(f"unknown command {command!r}{close}; there are {', '.join(COMMANDS)}")
     given, words, mistakes = parser.read(arguments)
     values, wrong = option_values(given, CommandOptions)
     changes, wrong_changes = option_values(given, ImportOptions, partial=command != "")
+    tried = " ".join(mistakes)  # an option with a typo, or without its value, is not missing
+    wrong_changes = [
+        line
+        for line in wrong_changes
+        if not (": is required: " in line and line.partition(":")[0] in tried)
+    ]
     mistakes += [*wrong, *wrong_changes]
     if given.json and "csv" in given and given.csv:
         mistakes.append("--csv and --json: give one of them")
@@ -137,15 +143,14 @@ def read_command_line(arguments: Sequence[str]) -> Given:
         tag, *words = words
         if not TAG.fullmatch(tag):
             mistakes.append(f"TAG: expected NAME:VERSION as `list` shows, found {tag!r}")
-    takes = [name for name in takes if tag is None or "TAG" not in name]
-    least = sum(not name.startswith("[") for name in takes)
+    takes = [name for name in takes if name != "[TAG]" and (tag is None or name != "TAG")]
     if not command and words:
         first = "; a command comes first" if words[0] in COMMANDS else ""
         mistakes.append(f"unexpected argument {words[0]!r}{first}")
-    elif len(words) < least:
+    elif len(words) < len(takes):
         mistakes.append(f"{command}: {' and '.join(takes[len(words) :])} missing; see --help")
-    elif len(words) > least and "PATH…" not in takes:
-        mistakes.append(f"{command}: unexpected argument {words[least]!r}; see --help")
+    elif len(words) > len(takes) and "PATH…" not in takes:
+        mistakes.append(f"{command}: unexpected argument {words[len(takes)]!r}; see --help")
     if command in ("predict", "unpack"):
         mistakes += [no_such(Path(word), "file") for word in words if not Path(word).exists()]
     if mistakes:
@@ -268,7 +273,7 @@ def _predict(given: Given, progress: "TerminalProgress") -> Outcome:
 
     files, others = image_files([Path(word) for word in given.words])
     if others:
-        progress.note(f"{len(others)} files that are no image left out, such as {others[0]}")
+        progress.note(f"left out, as no image: {len(others)} file(s), such as {others[0]}")
     with progress.step("load the engine and check it"):
         budget_ms = artifact.record.budget_ms if artifact.record else 50.0
         executor = load_executor(artifact, engine=None, budget_ms=budget_ms, deterministic=False)

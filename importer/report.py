@@ -8,10 +8,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from image_classifier.artifact.artifact import Artifact
 from image_classifier.artifact.evidence import CertifiedEngine
 from image_classifier.artifact.format import file_names
@@ -29,8 +25,8 @@ def print_summary(imported: "Imported") -> None:
     """Print the table of engines, what the proof rests on, and the tag."""
     record, golden = imported.record, imported.manifest.golden
     _print_attempts(record.attempts, record)
-    lines = [f"\nserves with {_plan_in_words(record.plan)}; {len(golden)} golden samples"]
-    _print_lines([*lines, *imported.proof])
+    serving = f"serves with {_plan_in_words(record.plan)}; {len(golden)} golden samples"
+    _print_lines(["", serving, *imported.proof])
     print(f"{'already in the store' if imported.known else 'imported'}: {imported.lock.tag}")
 
 
@@ -42,25 +38,25 @@ def print_verification(tag: str, rows: Sequence[EngineAttempt]) -> None:
 
 def _print_attempts(attempts: Sequence[EngineAttempt], record: ImportRecord | None) -> None:
     """Print a line an engine, with what was measured where there is a record, and the reasons."""
-    table = _table("engine", "max |Δlogit|", "top-1 agreement")
-    for title in ("batch 1", "best") if record else ():
-        table.add_column(title, justify="right")
-    table.add_column("verdict")
+    measured = ["batch 1", "best"] if record else []
+    rows = [["engine", "max |Δlogit|", "top-1 agreement", *measured, "verdict"]]
     for attempt in attempts:
-        cells = [
-            attempt.engine,
-            _number(attempt.max_logit_difference, ".2g"),
-            _number(attempt.top1_agreement, ".1%"),
-        ]
+        rows.append(
+            [
+                attempt.engine,
+                _number(attempt.max_logit_difference, ".2g"),
+                _number(attempt.top1_agreement, ".1%"),
+            ]
+        )
         if record:
             single = [point.latency_ms for point in attempt.curve if point.batch_size == 1]
             curve, budget_ms = attempt.curve, record.budget_ms
             best = best_point(attempt.engine, curve, budget_ms).images_per_s if curve else None
-            cells += [_number(min(single, default=None), ".2f", " ms")]
-            cells += [_number(best, ".0f", "/s")]
+            rows[-1] += [_number(min(single, default=None), ".2f", " ms")]
+            rows[-1] += [_number(best, ".0f", "/s")]
         chosen = record is not None and attempt.engine == record.plan.engine
-        table.add_row(*cells, "chosen" if chosen else attempt.verdict)
-    Console(highlight=False).print(table)
+        rows[-1].append("chosen" if chosen else attempt.verdict)
+    _print_table(rows)
     _print_lines(f"{attempt.engine}: {attempt.reason}" for attempt in attempts if attempt.reason)
 
 
@@ -70,7 +66,16 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
 
 def _print_lines(lines: Iterable[str]) -> None:
     for line in lines:
-        print(line)
+        print(printable(line))
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows in aligned columns; no cell is cut, however narrow the terminal is."""
+    rows = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        print("  ".join(cells).rstrip())
 
 
 def _plan_in_words(plan: Plan) -> str:
@@ -110,7 +115,8 @@ def print_artifact(tag: str, artifact: Artifact) -> None:
     ]
     if artifact.record is not None:
         facts += _record_facts(artifact.record)
-    _print_facts(facts)
+    _print_table(facts)
+    print()
     _print_engines(evidence.engines)
 
 
@@ -149,7 +155,7 @@ class ListRow:
 
 def print_list(rows: Iterable[ListRow]) -> None:
     """One line an artifact, and below one for each that cannot be described."""
-    table = _table("", "tag", "imported", "network", "accuracy", "engine", "size")
+    lines = [["tag", "imported", "network", "accuracy", "engine", "size", ""]]
     problems = []
     for row in rows:
         cells = ["–"] * 5
@@ -162,10 +168,9 @@ def print_list(rows: Iterable[ListRow]) -> None:
                 facts.engine,
                 _number(row.size_bytes and row.size_bytes / 1e6, ".1f", " MB"),
             ]
-        line = ["*" if row.locked else "", row.tag, *cells]
-        table.add_row(*(Text(printable(cell)) for cell in line))
-        problems += [printable(f"{row.tag}: {row.problem}")] if row.problem else []
-    Console(highlight=False).print(table)
+        lines.append([row.tag, *cells, "*" if row.locked else ""])
+        problems += [f"{row.tag}: {row.problem}"] if row.problem else []
+    _print_table(lines)
     _print_lines(problems)
 
 
@@ -271,32 +276,11 @@ def _record_facts(record: ImportRecord) -> list[tuple[str, str]]:
     ]
 
 
-def _print_facts(facts: Sequence[tuple[str, str]]) -> None:
-    width = max(len(name) for name, _ in facts)
-    console = Console(highlight=False)
-    for name, value in facts:
-        console.print(f"{name:<{width}}  {printable(value)}", markup=False, soft_wrap=True)
-
-
 def _print_engines(engines: Iterable[CertifiedEngine]) -> None:
-    table = _table("engine", "max |Δlogit|", "top-1 agreement", "required", "accuracy", "reference")
+    rows = [["engine", "max |Δlogit|", "top-1 agreement", "required", "accuracy", "reference"]]
     for entry in engines:
         proof = entry.certificate
-        table.add_row(
-            entry.name,
-            f"{proof.max_logit_difference:.2g}",
-            f"{proof.top1_agreement:.1%}",
-            f"{proof.required_agreement:.1%}",
-            _number(proof.accuracy, ".1%"),
-            _number(proof.reference_accuracy, ".1%"),
-        )
-    console = Console(highlight=False)
-    console.print()
-    console.print(table)
-
-
-def _table(*titles: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for title in titles:
-        table.add_column(title, overflow="fold", no_wrap=title != "engines")
-    return table
+        shares = [proof.top1_agreement, proof.required_agreement, proof.accuracy]
+        cells = [_number(share, ".1%") for share in (*shares, proof.reference_accuracy)]
+        rows.append([entry.name, _number(proof.max_logit_difference, ".2g"), *cells])
+    _print_table(rows)

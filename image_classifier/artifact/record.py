@@ -1,9 +1,10 @@
 """What was measured of an artifact: the import's record and the certified rate."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import AwareDatetime, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from image_classifier.artifact.format import (
     RECORD_NAME,
@@ -90,6 +91,13 @@ class EngineAttempt(FrozenModel):
     curve: tuple[LatencyPoint, ...] = ()
 
 
+def _in_utc(time: datetime) -> datetime:
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+
+
+Time = Annotated[datetime, AfterValidator(_in_utc)]
+
+
 class ImportRecord(FrozenModel):
     """One import, as it happened.
 
@@ -101,7 +109,7 @@ class ImportRecord(FrozenModel):
     """
 
     schema_version: Literal[1] = 1
-    imported_at: AwareDatetime
+    imported_at: Time
     command: str
     source_commit: str | None
     machine: Machine

@@ -111,18 +111,18 @@ def locate(tag: str) -> Path:
     """
     try:
         return Path(bentoml.models.get(tag).path)
-    except NotFound as error:
+    except NotFound:
         close = difflib.get_close_matches(tag, tags(), n=1)
-        raise ArtifactError(
-            f"model store: {tag} is not there{f'; did you mean {close[0]}?' if close else ''}; "
-            "import the model (make import, or python model_import.py) or set BENTOML_HOME to the "
-            "store that has it"
-        ) from error
     except (BentoMLException, ValueError) as error:  # no tag, several that begin so, a damaged one
         reason = " ".join(str(error).split())
         raise ArtifactError(
             f"model store: {tag!r}: {reason}; expected NAME:VERSION as `model_import.py list` shows"
         ) from error
+    raise ArtifactError(
+        f"model store: {tag} is not there{f'; did you mean {close[0]}?' if close else ''}; import "
+        "the model (make import, or python model_import.py) or set BENTOML_HOME to the store that "
+        "has it"
+    )
 
 
 def open_in_store(tag: str) -> Artifact:
