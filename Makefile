@@ -39,18 +39,22 @@ serve: $(READY) | model.lock ## serve the locked model (the example, if none is 
 	@echo "serving on http://$(HOST):$(PORT)  (Ctrl-C stops)"
 	@exec $(BIN)/bentoml serve --host $(HOST) --port $(PORT)
 
-test: $(READY) ## run the tests
-	@$(BIN)/python -m pytest --durations=15
+# Test processes may write bytecode: without it, each rewrites the assertions of every test anew.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n logical --dist loadgroup --durations=15
+
+test: $(READY) ## run the tests and print their coverage
+	@$(PYTEST) --cov
 
 test-fast: $(READY) ## run the tests that start no server
-	@$(BIN)/python -m pytest -m "not slow and not all"
+	@$(PYTEST) -m "not slow and not all"
 
 test-all: $(READY) ## run all tests: also families of networks, builds, images, fuzzing
-	@$(BIN)/python -m pytest -m "all or not all"
+	@$(PYTEST) -m "all or not all"
 
-lint: $(READY) ## ruff
+lint: $(READY) ## ruff, and import-linter: which package may import which
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-cache --no-logo
 
 types: $(READY) ## mypy --strict
 	@$(BIN)/mypy

@@ -244,8 +244,8 @@ def _run_import(
 ) -> "Imported":
     return_freed_memory()
     with progress.step("load torch"):
-        from importer.pipeline import import_model
-    return import_model(options, lock, " ".join(sys.argv), progress)
+        from importer.pipeline import current_provenance, import_model
+    return import_model(options, lock, current_provenance(ROOT), progress)
 
 
 def _imported(imported: "Imported") -> Outcome:
@@ -277,7 +277,9 @@ def _predict(given: Given, progress: "TerminalProgress") -> Outcome:
     with progress.step("load the engine and check it"):
         budget_ms = artifact.record.budget_ms if artifact.record else 50.0
         executor = load_executor(artifact, engine=None, budget_ms=budget_ms, deterministic=False)
-    printer = AnswerPrinter("json" if given.json else "csv" if given.csv else "text")
+    form = "json" if given.json else "csv" if given.csv else "text"
+    is_score = artifact.manifest.outputs.activation == "none"
+    printer = AnswerPrinter(form, "score" if is_score else "probability")
 
     async def run() -> None:
         answers = classify_files(artifact, executor, files, given.options.top_k)
@@ -366,7 +368,7 @@ def _use(given: Given, progress: "TerminalProgress") -> Outcome:
 
 def _renew(given: Given, progress: "TerminalProgress") -> Outcome:
     artifact = _open(given, progress)
-    from image_classifier.artifact.store import lock_of, write_lock
+    from image_classifier.artifact.store import lock_of, open_in_store, write_lock
     from importer.renewal import compared, renewed_options
 
     old, old_reference = lock_of(artifact), artifact.reference()[0]
@@ -380,7 +382,7 @@ def _renew(given: Given, progress: "TerminalProgress") -> Outcome:
         note = "the identity is the same, and proven again"
         if _locked_tag(DEFAULT_LOCK) == new.tag:
             write_lock(DEFAULT_LOCK, new)  # it pins the evidence too
-    proof = (*imported.proof, compared(old_reference, new), note)
+    proof = (*imported.proof, compared(old_reference, open_in_store(new.tag)), note)
     return _imported(replace(imported, proof=proof))
 
 

@@ -85,6 +85,7 @@ FindingName = Literal[
     "mean-std-scale",
     "permuted-labels",
     "random-preprocessing",
+    "sigmoid-twice",
     "unstable-reference",
 ]
 """What makes an import implausible and may be accepted; importer/plausibility.py finds it."""

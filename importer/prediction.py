@@ -10,7 +10,7 @@ from image_classifier.artifact.artifact import Artifact
 from image_classifier.inference.classifier import Classifier
 from image_classifier.inference.executor import Executor
 from image_classifier.inference.machine import usable_cores
-from image_classifier.inference.predictions import DamagedLogits, Prediction
+from image_classifier.inference.predictions import DamagedLogits, Prediction, Score
 from image_classifier.inference.runner import LocalRunner
 from preprocessing import DecodeLimits
 from preprocessing.decode import container_of
@@ -33,7 +33,7 @@ class FileAnswer:
     """
 
     file: str
-    predictions: tuple[Prediction, ...] = ()
+    predictions: tuple[Prediction | Score, ...] = ()
     code: str = ""
     message: str = ""
 

@@ -10,9 +10,8 @@ from pydantic import ValidationError
 
 from image_classifier.artifact.artifact import Artifact
 from image_classifier.artifact.format import LABELS_NAME, WEIGHTS_NAME
-from image_classifier.artifact.store import ModelLock, open_in_store
-from image_classifier.inference.certificate import answered_classes
 from image_classifier.inference.engine import Logits
+from image_classifier.inference.predictions import answered_classes
 from image_classifier.inference.startup import gates_of
 from importer.errors import ImportRefused
 from importer.network import ARCHITECTURE_FOLDER, ORIGINAL_FOLDER
@@ -56,10 +55,10 @@ def renewed_options(
         raise ImportRefused("; ".join(mistakes_of(error, ImportOptions))) from error
 
 
-def compared(before: Logits, lock: ModelLock) -> str:
+def compared(before: Logits, renewed: Artifact) -> str:
     """Compare the reference logits of an artifact with those of its renewal, in a sentence."""
-    after = open_in_store(lock.tag).reference()[0]
-    same = int((answered_classes(before) == answered_classes(after)).sum())
+    after, outputs = renewed.reference()[0], renewed.manifest.outputs
+    same = int((answered_classes(before, outputs) == answered_classes(after, outputs)).sum())
     difference = float(np.abs(before - after).max())
     return (
         f"the reference answers {same} of {len(before)} golden images as before; logits differ by "

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
 from image_classifier.artifact.artifact import Artifact
-from image_classifier.artifact.evidence import CertifiedEngine
+from image_classifier.artifact.evidence import Certificate, CertifiedEngine
 from image_classifier.artifact.format import file_names
-from image_classifier.artifact.manifest import InputSpec, Manifest, Outputs, describe_geometry
+from image_classifier.artifact.manifest import InputSpec, Manifest, describe_geometry
 from image_classifier.artifact.record import EngineAttempt, ImportRecord, Plan
 from image_classifier.artifact.store import Facts
 from image_classifier.inference.plan import best_point
@@ -39,15 +39,9 @@ def print_verification(tag: str, rows: Sequence[EngineAttempt]) -> None:
 def _print_attempts(attempts: Sequence[EngineAttempt], record: ImportRecord | None) -> None:
     """Print a line an engine, with what was measured where there is a record, and the reasons."""
     measured = ["batch 1", "best"] if record else []
-    rows = [["engine", "max |Δlogit|", "top-1 agreement", *measured, "verdict"]]
+    rows = [["engine", *_compared_titles(attempts), *measured, "verdict"]]
     for attempt in attempts:
-        rows.append(
-            [
-                attempt.engine,
-                _number(attempt.max_logit_difference, ".2g"),
-                _number(attempt.top1_agreement, ".1%"),
-            ]
-        )
+        rows.append([attempt.engine, *_compared(attempt)])
         if record:
             single = [point.latency_ms for point in attempt.curve if point.batch_size == 1]
             curve, budget_ms = attempt.curve, record.budget_ms
@@ -58,6 +52,19 @@ def _print_attempts(attempts: Sequence[EngineAttempt], record: ImportRecord | No
         rows[-1].append("chosen" if chosen else attempt.verdict)
     _print_table(rows)
     _print_lines(f"{attempt.engine}: {attempt.reason}" for attempt in attempts if attempt.reason)
+
+
+def _compared_titles(rows: Iterable[EngineAttempt | Certificate]) -> Sequence[str]:
+    """Return the titles of the columns that `_compared` gives."""
+    by_label = any(row.label_agreement is not None for row in rows)
+    agreement = "agreement, worst label" if by_label else "top-1 agreement"
+    return "max |Δlogit|", "max |Δprobability|", agreement
+
+
+def _compared(row: EngineAttempt | Certificate) -> Sequence[str]:
+    agreement = row.top1_agreement if row.label_agreement is None else row.label_agreement
+    differences = (row.max_logit_difference, row.max_probability_difference)
+    return *(_number(number, ".2g") for number in differences), _number(agreement, ".1%")
 
 
 def _number(value: float | None, form: str, unit: str = "") -> str:
@@ -106,7 +113,7 @@ def print_artifact(tag: str, artifact: Artifact) -> None:
         ("evidence sha256", artifact.evidence_digest),
         ("network", str(manifest.architecture or "a graph as it was given (original/)")),
         ("classes", f"{manifest.num_classes}: {', '.join(labels[:3])}{', …' * (len(labels) > 3)}"),
-        ("answer", _answer(manifest.outputs)),
+        ("answer", manifest.outputs.in_words(manifest.num_classes, labels)),
         *_preprocessing_facts(manifest),
         ("golden samples", golden),
         ("reference", _reference(artifact)),
@@ -177,38 +184,45 @@ def print_list(rows: Iterable[ListRow]) -> None:
 class AnswerPrinter:
     """Prints the answers of `predict` as they come; for JSON it collects them.
 
+    Args:
+        form: "text", "csv" or "json".
+        number: What a prediction has.
+
     Attributes:
         results: For JSON, one object a file.
         errors: Files without an answer.
     """
 
-    def __init__(self, form: Literal["text", "csv", "json"]) -> None:
+    def __init__(self, form: str, number: Literal["probability", "score"]) -> None:
         self.results: list[dict[str, object]] = []
         self.errors = 0
         self._form = form
+        self._number = number
         self._csv = csv.writer(sys.stdout, lineterminator="\n")
         if form == "csv":
-            self._csv.writerow(("file", "rank", "label", "class_id", "probability", "error"))
+            self._csv.writerow(("file", "rank", "label", "class_id", number, "error"))
 
     def add(self, answer: "FileAnswer") -> None:
         """Print or collect one answer."""
         self.errors += bool(answer.code)
         error = f"{answer.code}: {answer.message}" if answer.code else ""
-        ranked = enumerate(answer.predictions, start=1)
+        ranked = [
+            (rank, one.label, one.class_id, getattr(one, self._number))
+            for rank, one in enumerate(answer.predictions, start=1)
+        ]
         if self._form == "json":
             told: dict[str, object] = {"predictions": [asdict(one) for one in answer.predictions]}
             if answer.code:
                 told = {"error": {"code": answer.code, "message": answer.message}}
             self.results.append({"file": answer.file, **told})
         elif self._form == "text":
-            labels = [f"{one.label} {one.probability:.4g}" for _, one in ranked]
+            labels = [f"{label} {number:.4g}" for _, label, _, number in ranked]
             print(printable(f"{answer.file}: {', '.join(labels) or error or 'no label'}"))
         else:
             if answer.code:
                 self._csv.writerow((answer.file, "", "", "", "", error))
-            for rank, one in ranked:
-                row = (answer.file, rank, one.label, one.class_id, one.probability, "")
-                self._csv.writerow(row)
+            for row in ranked:
+                self._csv.writerow((answer.file, *row, ""))
 
 
 def print_nothing() -> None:
@@ -218,18 +232,6 @@ def print_nothing() -> None:
 def printable(text: str) -> str:
     """`text` without control characters: it may come from another machine, and terminals obey."""
     return "".join("·" if unicodedata.category(mark).startswith("C") else mark for mark in text)
-
-
-def _answer(outputs: Outputs) -> str:
-    match outputs.activation:
-        case "softmax":
-            return "one label of all (softmax)"
-        case "sigmoid" if outputs.threshold is None:
-            return "each label by itself (sigmoid)"
-        case "sigmoid":
-            return f"each label by itself (sigmoid), from {outputs.threshold} on"
-        case "none":
-            return "the logits"
 
 
 def _preprocessing_facts(manifest: Manifest) -> list[tuple[str, str]]:
@@ -277,10 +279,10 @@ def _record_facts(record: ImportRecord) -> list[tuple[str, str]]:
 
 
 def _print_engines(engines: Iterable[CertifiedEngine]) -> None:
-    rows = [["engine", "max |Δlogit|", "top-1 agreement", "required", "accuracy", "reference"]]
+    titles = _compared_titles([entry.certificate for entry in engines])
+    rows = [["engine", *titles, "required", "accuracy", "reference"]]
     for entry in engines:
         proof = entry.certificate
-        shares = [proof.top1_agreement, proof.required_agreement, proof.accuracy]
-        cells = [_number(share, ".1%") for share in (*shares, proof.reference_accuracy)]
-        rows.append([entry.name, _number(proof.max_logit_difference, ".2g"), *cells])
+        shares = (proof.required_agreement, proof.accuracy, proof.reference_accuracy)
+        rows.append([entry.name, *_compared(proof), *(_number(share, ".1%") for share in shares)])
     _print_table(rows)

@@ -181,21 +181,6 @@ def http_request(
     return f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body
 
 
-def commit_of(root: Path) -> str | None:
-    """Return the short commit, with "-dirty" where tracked files differ; None outside git."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments], cwd=root, capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        dirty = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "--short=10", "HEAD") + ("-dirty" if dirty else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
 def _stop(popen: subprocess.Popen[bytes], process: psutil.Process) -> None:
     """Send SIGTERM to the server, SIGKILL to what is left of its tree after the time limit."""
     with contextlib.suppress(psutil.NoSuchProcess):

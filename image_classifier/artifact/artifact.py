@@ -134,14 +134,15 @@ class Artifact:
 
     def describe(self) -> dict[str, JsonValue]:
         """Return what a client may want to know of the model, as JSON."""
-        manifest, evidence = self.manifest, self.evidence
+        manifest, evidence, labels = self.manifest, self.evidence, self.labels()
         return {
             "name": manifest.name,
-            "labels": list(self.labels()),
+            "labels": list(labels),
             "architecture": None if manifest.architecture is None else str(manifest.architecture),
             "input": manifest.input.model_dump(mode="json"),
             "preprocessing": manifest.preprocessing.model_dump(mode="json"),
             "outputs": manifest.outputs.model_dump(mode="json"),
+            "answer": manifest.outputs.in_words(manifest.num_classes, labels),
             "golden_samples": len(manifest.golden),
             "reference": evidence.reference,
             "versions": dict(evidence.versions),

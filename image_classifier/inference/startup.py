@@ -1,6 +1,7 @@
 """From a verified artifact to an executor that is loaded, warm and checked."""
 
 import gc
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +13,7 @@ from image_classifier.artifact.artifact import Artifact, GoldenSample, open_arti
 from image_classifier.artifact.evidence import CertifiedEngine
 from image_classifier.artifact.format import SIGNATURE_NAME, ArtifactError, sha256_bytes
 from image_classifier.artifact.record import ImportRecord, Plan
-from image_classifier.inference.certificate import Gates, certify
+from image_classifier.inference.certificate import Gates, GoldenAnswers, certify
 from image_classifier.inference.engine import Batch, EngineUnavailable, LoadEngine
 from image_classifier.inference.engines.load import accelerator_of, open_graph
 from image_classifier.inference.executor import Executor
@@ -25,6 +26,8 @@ from preprocessing import (
     differing_cases,
     to_input,
 )
+
+logger = logging.getLogger("classifier")
 
 
 def open_for_serving(
@@ -122,10 +125,10 @@ def check_engine(
     Raises:
         SelfCheckFailed: An answer is not within the certificate's gates.
     """
-    reference, class_ids = artifact.reference()
+    truth = golden_answers(artifact)
     gates = gates_of(entry)
     for how, logits in _ways(executor, inputs):
-        _, failure = certify(logits, reference, class_ids, entry.precision, gates)
+        _, failure = certify(logits, truth, entry.precision, gates)
         if failure:
             raise SelfCheckFailed(
                 f"engine {entry.name}, {how}: {failure}; this machine does not "
@@ -145,6 +148,13 @@ def _ways(
         # Every fourth: the same graph was certified this way at import, and a start must be quick.
         logits[::4] = np.concatenate([executor.run(one[np.newaxis]) for one in inputs[::4]])
         yield "single stream", logits
+
+
+def golden_answers(artifact: Artifact) -> GoldenAnswers:
+    """Return what the engines of an artifact are held to."""
+    logits, class_ids = artifact.reference()
+    outputs = artifact.manifest.outputs
+    return GoldenAnswers(logits=logits, class_ids=class_ids, outputs=outputs)
 
 
 def gates_of(entry: CertifiedEngine) -> Gates:
@@ -211,6 +221,34 @@ def load_executor(
     executor.warmup()
     check_engine(artifact, entry, executor, inputs.result())
     return executor
+
+
+def log_start(
+    artifact: Artifact,
+    plan: Plan,
+    *,
+    tag: str,
+    topology: str,
+    address: str,
+    signed: bool,
+    changed_settings: Mapping[str, object],
+) -> None:
+    """Write the one line that says what serves, how, and where."""
+    facts = {
+        "model": tag,
+        "digest": artifact.evidence.identity_sha256,
+        "engine": plan.engine,
+        "precision": artifact.evidence.engine(plan.engine).precision,
+        "batch_sizes": list(plan.batch_sizes),
+        "streams": plan.streams,
+        "threads": plan.threads,
+        "topology": topology,
+        "address": address,
+        "signature": "verified" if signed else "not asked for",
+        "settings": dict(changed_settings) or "defaults",
+    }
+    described = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items())
+    logger.info("serving: %s", described, extra={"fields": facts})
 
 
 def freeze_garbage() -> None:

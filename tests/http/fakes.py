@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from fastapi import FastAPI
 
+from image_classifier.artifact.manifest import Outputs
 from image_classifier.artifact.store import ModelLock
 from image_classifier.errors import Overloaded
 from image_classifier.http.app import create_app
@@ -30,18 +31,23 @@ class Answering:
     """A classifier that gives one answer, or does what a test says."""
 
     num_classes = 10
+    outputs = Outputs()
 
     def __init__(self, act: Callable[[], Awaitable[Answer]] | None = None) -> None:
         self.full = False
         self.seen: list[tuple[bytes, int | None]] = []
+        self.timeouts_ms: list[float | None] = []
         self._act = act
 
     def refuse_if_overloaded(self) -> None:
         if self.full:
             raise Overloaded("the service is at its capacity; try again later")
 
-    async def classify(self, image: bytes, top_k: int | None) -> Answer:
+    async def classify(
+        self, image: bytes, top_k: int | None, timeout_ms: float | None = None
+    ) -> Answer:
         self.seen.append((image, top_k))
+        self.timeouts_ms.append(timeout_ms)
         return ANSWER if self._act is None else await self._act()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from image_classifier.artifact.manifest import Outputs
 from image_classifier.http.schemas import ERRORS
 from tests.http.fakes import Answering, app_of
 
@@ -115,3 +116,28 @@ def test_what_the_document_offers_is_accepted(
 
     assert response.status_code == 200, response.text
     assert classifier.seen == [(IMAGE, 3 if query or field else None)]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "kind", "number"),
+    [
+        (Outputs(), "Prediction", "probability"),
+        (Outputs(activation="sigmoid", threshold=0.4), "Prediction", "probability"),
+        (Outputs(activation="none"), "Score", "score"),
+    ],
+)
+def test_it_says_whether_answers_hold_probabilities_or_scores(
+    outputs: Outputs, kind: str, number: str
+) -> None:
+    classifier = Answering()
+    classifier.outputs = outputs
+
+    found = app_of(classifier).openapi()
+
+    answer = found["components"]["schemas"]["ClassifyAnswer"]["properties"]
+    assert answer["predictions"]["items"] == {"$ref": f"#/components/schemas/{kind}"}
+    assert number in found["components"]["schemas"][kind]["properties"]
+    assert ("threshold" in answer) == (outputs.threshold is not None)
+    content = found["paths"]["/classify"]["post"]["responses"]["200"]["content"]
+    example = content["application/json"]["example"]
+    assert example["predictions"][0].keys() == {"label", "class_id", number}

@@ -1,8 +1,10 @@
 """The commands beside an import: what a person and a program are told, and the exit status."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +15,38 @@ import pytest
 import model_import
 from image_classifier.artifact.artifact import open_artifact
 from image_classifier.artifact.format import sha256_bytes
-from image_classifier.artifact.store import lock_of, read_lock, write_lock
+from image_classifier.artifact.store import (
+    add,
+    lock_of,
+    read_lock,
+    staging_dir,
+    write_lock,
+)
+from importer.errors import ImportRefused
+from importer.options import ImportOptions
+from importer.renewal import renewed_options
 from model_import import main
+from tests.artifact.builder import (
+    RECORD,
+    contents,
+    evidence_of,
+    manifest_of,
+    parsed,
+    write_artifact,
+)
 from tests.artifact.make_stored import STORED
-from tests.imports import SAMPLES, isolated_store
+from tests.imports import ROOT, SAMPLES, isolated_store
 
 Output = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
-def copied(digits_folder: Path, tmp_path: Path) -> Iterator[Path]:
-    """The digits artifact in a store of its own, to be spoiled."""
+def copied(tmp_path: Path) -> Iterator[Path]:
+    """The stored digits artifact in a store of its own, to be spoiled."""
+    lock = read_lock(STORED / "v2" / "model.lock")
     with isolated_store(tmp_path / "copy") as home:
-        target = home / "models" / "digits" / digits_folder.name
-        shutil.copytree(digits_folder, target)
+        target = home / "models" / lock.tag.replace(":", "/")
+        shutil.copytree(STORED / "v2" / "artifact", target)
         yield target
 
 
@@ -38,11 +58,22 @@ def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def earlier(copied: Path) -> str:
-    """Tag of an artifact of an earlier day, in the same store."""
-    tag = read_lock(STORED / "v2" / "model.lock").tag
-    shutil.copytree(STORED / "v2" / "artifact", copied.with_name(tag.partition(":")[2]))
-    return tag
+def later(copied: Path) -> str:
+    """Tag of an artifact of a later day in the same store; only its name differs."""
+    with staging_dir() as root:
+        shutil.copytree(copied, root, dirs_exist_ok=True)
+        manifest = json.loads((root / "manifest.json").read_bytes()) | {"name": "later"}
+        (root / "manifest.json").write_text(json.dumps(manifest))
+        digest = sha256_bytes((root / "manifest.json").read_bytes())
+        for name, change in (
+            ("evidence.json", {"identity_sha256": digest}),
+            ("record.json", {"imported_at": "2026-02-03T04:05:06Z"}),
+        ):
+            value = json.loads((root / name).read_bytes()) | change
+            (root / name).write_text(json.dumps(value))
+        lock = lock_of(open_artifact(root))
+        add(root, lock)
+        return lock.tag
 
 
 def tag(folder: Path) -> str:
@@ -69,12 +100,13 @@ def test_verify_runs_every_certificate_again(copied: Path, capsys: Output) -> No
     assert status == 0
     assert found["tag"] == tag(copied)
     assert [row["engine"] for row in found["engines"]] == ["openvino-fp32", "onnxruntime-fp32"]
-    keys = {"engine", "verdict", "reason", "max_logit_difference", "top1_agreement"}
+    keys = {"engine", "verdict", "reason", "max_logit_difference", "max_probability_difference"}
+    keys |= {"top1_agreement", "label_agreement"}
     for row in found["engines"]:
         assert row.keys() == keys
         assert (row["verdict"], row["reason"], row["top1_agreement"]) == ("passed", "", 1.0)
         assert 0 <= row["max_logit_difference"] < 1e-3
-    assert lines[1].split()[0::3] == ["openvino-fp32", "passed"]
+    assert lines[1].split()[0::4] == ["openvino-fp32", "passed"]
     assert lines[-1] == f"verified: {tag(copied)}"
 
 
@@ -129,20 +161,19 @@ def test_an_engine_that_cannot_run_here_is_a_row_with_its_reason(
 
 
 def test_use_writes_the_lock_and_says_from_what_to_what(
-    copied: Path, earlier: str, lock: Path, tmp_path: Path, capsys: Output
+    copied: Path, later: str, lock: Path, tmp_path: Path, capsys: Output
 ) -> None:
-    steps = [["use", earlier], ["use", tag(copied)], ["use", earlier, "--json"]]
-    statuses = [main([*step, "--quiet"]) for step in steps]
+    other = str(tmp_path / "other.lock")
+    steps = [["use", later], ["use", tag(copied)], ["use", later, "--json", "--lock", other]]
+
+    assert [main([*step, "--quiet"]) for step in steps] == [0, 0, 0]
 
     first, second, *rest = capsys.readouterr().out.splitlines()
-    assert statuses == [0, 0, 0]
-    assert first == f"{lock}: nothing → {earlier}"
-    assert second == f"{lock}: {earlier} → {tag(copied)}"
-    assert json.loads("".join(rest))["before"] == tag(copied)
+    assert first == f"{lock}: nothing → {later}"
+    assert second == f"{lock}: {later} → {tag(copied)}"
+    assert (json.loads("".join(rest))["before"], json.loads("".join(rest))["tag"]) == (None, later)
     assert read_lock(lock) == read_lock(STORED / "v2" / "model.lock")
-    assert main(["use", tag(copied), "--lock", str(tmp_path / "other.lock"), "--quiet"]) == 0
-    assert read_lock(tmp_path / "other.lock").tag == tag(copied)
-    assert read_lock(lock).tag == earlier
+    assert read_lock(Path(other)).tag == later
 
 
 def test_show_tells_what_it_is_and_how_it_was_proven(copied: Path, capsys: Output) -> None:
@@ -174,39 +205,50 @@ def test_show_tells_what_it_is_and_how_it_was_proven(copied: Path, capsys: Outpu
 
 
 def test_list_has_one_line_an_artifact_the_newest_first_and_a_star_at_the_locked_one(
-    copied: Path, earlier: str, lock: Path, capsys: Output
+    copied: Path, later: str, lock: Path, capsys: Output
 ) -> None:
     write_lock(lock, read_lock(STORED / "v2" / "model.lock"))
     (copied.parents[1] / "other" / "abc").mkdir(parents=True)
     (copied.parents[1] / "other" / "abc" / "model.yaml").write_text("name: other\n")
 
     main(["list", "--json"])
-    rows = json.loads(capsys.readouterr().out)
+    first, second = json.loads(capsys.readouterr().out)
     main(["list"])
     lines = capsys.readouterr().out.splitlines()
 
-    assert [(row["tag"], row["locked"]) for row in rows] == [(tag(copied), False), (earlier, True)]
-    record = open_artifact(copied).record
     size = sum(path.stat().st_size for path in copied.rglob("*") if path.is_file())
-    assert record is not None
-    assert rows[0] == {
+    assert (first["tag"], first["locked"]) == (later, False)
+    assert second == {
         "tag": tag(copied),
         "classes": 10,
         "network": "network.py:build",
         "accuracy": 1.0,
-        "engine": record.plan.engine,
+        "engine": "openvino-fp32",
         "engines": ["openvino-fp32", "onnxruntime-fp32"],
-        "imported_at": record.imported_at.isoformat(),
+        "imported_at": "2026-01-01T00:00:00+00:00",
         "size_bytes": size,
-        "locked": False,
+        "locked": True,
         "problem": None,
     }
-    when = f"{record.imported_at.astimezone():%Y-%m-%d %H:%M}"
-    facts = f"network.py:build  100.0%    {record.plan.engine}"
-    assert lines[1].startswith(f"{tag(copied)}  {when}  {facts}")
-    assert lines[1].endswith(f"{size / 1e6:.1f} MB")
-    assert lines[2].startswith(earlier) and lines[2].endswith(" MB  *")
-    assert len(lines) == 3
+    when = f"{datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC).astimezone():%Y-%m-%d %H:%M}"
+    facts = f"{when}  network.py:build  100.0%    openvino-fp32  0."
+    assert [line.split("  ")[0] for line in lines] == ["tag", later, tag(copied)]
+    assert lines[1].endswith("MB") and facts in lines[1]
+    assert lines[2].endswith(f"{size / 1e6:.1f} MB  *")
+
+
+def test_bentoml_lists_the_time_of_the_import_and_its_facts(later: str) -> None:
+    model = bentoml.models.get(later)
+
+    assert model.creation_time == datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)
+    assert model.info.labels == {"classes": "10"}
+    assert model.info.metadata == {
+        "network": "network.py:build",
+        "classes": 10,
+        "accuracy": 1.0,
+        "engine": "openvino-fp32",
+        "engines": ["openvino-fp32", "onnxruntime-fp32"],
+    }
 
 
 @pytest.mark.parametrize(
@@ -305,61 +347,77 @@ def test_predict_writes_json_and_csv_in_the_order_of_the_files(
     assert len(rows) == 3
 
 
-def test_renew_makes_the_same_artifact_of_nothing_but_its_files(
+def test_renew_imports_an_old_artifact_from_nothing_but_its_files(
     copied: Path, lock: Path, capsys: Output
 ) -> None:
-    # Evidence of another processor: its reference differs in the last bits.
-    with_logits(copied, lambda logits: np.nextafter(logits, np.float32(99)))
-    before = lock_of(open_artifact(copied))
-    write_lock(lock, before)
+    old = read_lock(STORED / "v2" / "model.lock")
+    write_lock(lock, old)
+    options = ["--measure-seconds", "0.002", "--engine", "onnxruntime", "--quiet"]
 
-    assert main(["renew", tag(copied), "--measure-seconds", "0.002", "--json"]) == 0
+    assert main(["renew", old.tag, *options]) == 0
+    *_, note, last = capsys.readouterr().out.splitlines()
+
+    # The same network, weights and images as the example, with this release: its tag.
+    (renewed,) = re.findall(r'"tag": "(digits:\w+)"', (ROOT / "README.md").read_text())
+    assert last == f"imported: {renewed}"
+    assert note == f"{old.tag} stays; `model_import.py use {renewed}` serves this one"
+    assert read_lock(lock) == old == lock_of(open_artifact(copied))
+    folder = copied.with_name(renewed.partition(":")[2])
+    assert [entry.name for entry in open_artifact(folder).evidence.engines] == ["onnxruntime-fp32"]
+
+    # Evidence of another processor: its reference differs in the last bits.
+    with_logits(folder, lambda logits: np.nextafter(logits, np.float32(99)))
+    write_lock(lock, lock_of(open_artifact(folder)))
+
+    assert main(["renew", renewed, *options[:2], "--json"]) == 0
 
     found = json.loads(capsys.readouterr().out)
-    after = lock_of(open_artifact(copied))
-    assert found["tag"] == before.tag == after.tag
+    assert found["tag"] == renewed
     assert found["proof"][-1] == "the identity is the same, and proven again"
     assert found["proof"][-2].startswith("the reference answers 30 of 30 golden images as before")
-    assert after.evidence_sha256 != before.evidence_sha256
-    assert read_lock(lock) == after
+    assert [attempt["engine"] for attempt in found["record"]["attempts"]] == ["onnxruntime-fp32"]
+    assert read_lock(lock) == lock_of(open_artifact(folder))
 
 
-def test_renew_leaves_the_old_artifact_and_the_lock(
-    copied: Path, earlier: str, lock: Path, capsys: Output
+def renewed(folder: Path, tmp_path: Path, **changes: object) -> ImportOptions:
+    (tmp_path / "renewal").mkdir()
+    return renewed_options(open_artifact(folder), tmp_path / "renewal", changes)
+
+
+def test_a_renewal_asks_for_what_the_import_asked_for(tmp_path: Path) -> None:
+    write_artifact(tmp_path / "artifact")
+    evidence = json.loads((tmp_path / "artifact" / "evidence.json").read_bytes())
+    evidence["reference"] = "given"
+    evidence["engines"][0]["certificate"]["tolerance"] = 0.25
+    (tmp_path / "artifact" / "evidence.json").write_text(json.dumps(evidence))
+    (tmp_path / "artifact" / "record.json").write_bytes(RECORD.to_json())
+
+    options = renewed(tmp_path / "artifact", tmp_path, gate_agreement="0.5")
+
+    assert (options.network, options.network_kwargs) == ("torchvision:resnet18", {"num_classes": 2})
+    assert options.preprocessing == f"{tmp_path}/artifact/preprocessing/own/own.py:Own"
+    assert (options.engine, options.precision) == ("openvino", "auto")
+    assert (options.gate_fp32_tolerance, options.gate_agreement) == (0.25, 0.5)
+    assert (options.activation, options.threshold, options.budget_ms) == ("softmax", None, 50)
+    assert (options.golden / "who knows.jpg").read_bytes() == b"second picture"
+    assert options.golden_labels is not None
+    assert options.golden_labels.read_text() == "file,class_index\nant.png,0\n"
+    given = np.load(tmp_path / "renewal" / "reference.npz")
+    assert given["files"].tolist() == ["ant.png", "who knows.jpg"]
+    assert given["logits"].tolist() == [[1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize("name", ["../../evil.png", "/evil.png", "ant.png"])
+def test_a_renewal_writes_no_golden_image_outside_its_folder_or_over_another(
+    tmp_path: Path, name: str
 ) -> None:
-    stored = read_lock(STORED / "v2" / "model.lock")
-    write_lock(lock, stored)
+    manifest = manifest_of(contents())
+    manifest["golden"][1]["name"] = name
+    root = tmp_path / "artifact"
+    write_artifact(root)
+    (root / "manifest.json").write_bytes(parsed(manifest).to_json())
+    evidence = evidence_of(contents(), sha256_bytes((root / "manifest.json").read_bytes()))
+    (root / "evidence.json").write_text(json.dumps(evidence))
 
-    options = ["--measure-seconds", "0.002", "--engine", "onnxruntime", "--quiet"]
-    assert main(["renew", earlier, *options]) == 0
-
-    *_, note, last = capsys.readouterr().out.splitlines()
-    renewed = last.removeprefix("imported: ")
-    assert renewed not in (earlier, tag(copied))
-    assert note == f"{earlier} stays; `model_import.py use {renewed}` serves this one"
-    assert read_lock(lock) == stored
-    old, new = (
-        open_artifact(copied.with_name(one.partition(":")[2])) for one in (earlier, renewed)
-    )
-    assert old.digest == stored.manifest_sha256
-    assert [entry.name for entry in new.evidence.engines] == ["onnxruntime-fp32"]
-    assert [(e.name, e.class_id) for e in new.manifest.golden] == [
-        (e.name, e.class_id) for e in old.manifest.golden
-    ]
-    assert new.labels() == old.labels()
-
-
-def test_bentoml_lists_the_time_of_the_import_and_its_facts(copied: Path) -> None:
-    model = bentoml.models.get(tag(copied))
-    record = open_artifact(copied).record
-
-    assert record is not None
-    assert model.creation_time == record.imported_at
-    assert model.info.labels == {"classes": "10"}
-    assert model.info.metadata == {
-        "network": "network.py:build",
-        "classes": 10,
-        "accuracy": 1.0,
-        "engine": record.plan.engine,
-        "engines": ["openvino-fp32", "onnxruntime-fp32"],
-    }
+    with pytest.raises(ImportRefused, match="its name leaves the folder"):
+        renewed(root, tmp_path)

@@ -76,8 +76,9 @@ def test_an_image_without_a_row_and_rows_of_another_width_are_refused(tmp_path: 
         ({"files": ["a"], "logits": [[np.nan]]}, "a: has NaN"),
         ({"files": ["a"], "logits": [["x"]]}, "logits are not numbers"),
         ({"files": ["a", "a"], "logits": [[1.0], [2.0]]}, "a name stands in files twice"),
-        ({"files": ["a"], "probabilities": [[2.0, 1.0]]}, "do not lie in"),
+        ({"files": ["a"], "probabilities": [[2.0, 1.0]]}, "does not lie in"),
         ({"files": ["a"], "probabilities": [[1.0]], "logits": [[1.0]]}, "keep the logits"),
+        ({"files": ["a"], "log_probabilities": [[-1.0, 0.1]]}, "is above 0"),
         ({"files": ["a"], "logits": [[1.0, 2.0]], "labels": ["x"]}, r"labels has shape \(1,\)"),
     ],
 )

@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from image_classifier.artifact.evidence import Certificate
 from image_classifier.artifact.format import Precision
-from image_classifier.inference.certificate import Gates, certify
+from image_classifier.artifact.manifest import Outputs
+from image_classifier.inference.certificate import Gates, GoldenAnswers, certify
 from image_classifier.inference.engine import Logits
 
 UNKNOWN = (None,) * 400
@@ -28,8 +29,12 @@ def judged(
     reference: Logits,
     precision: Precision = "fp32",
     class_ids: tuple[int | None, ...] = UNKNOWN,
+    outputs: Outputs | None = None,
 ) -> tuple[Certificate, str]:
-    return certify(logits, reference, class_ids[: len(reference)], precision, Gates())
+    truth = GoldenAnswers(
+        logits=reference, class_ids=class_ids[: len(reference)], outputs=outputs or Outputs()
+    )
+    return certify(logits, truth, precision, Gates())
 
 
 def test_equal_logits_pass_with_difference_zero_and_full_agreement() -> None:
@@ -39,6 +44,7 @@ def test_equal_logits_pass_with_difference_zero_and_full_agreement() -> None:
     assert certificate == Certificate(
         samples=3,
         max_logit_difference=0,
+        max_probability_difference=0,
         tolerance=1e-3,
         top1_agreement=1,
         required_agreement=1,
@@ -147,11 +153,12 @@ def test_one_logit_answers_the_second_of_two_classes_where_it_is_positive() -> N
     logits = np.array([[2.0], [-0.5], [0.1], [-3.0]], dtype=np.float32)
     worse = np.array([[2.0], [0.5], [0.1], [-3.0]], dtype=np.float32)
 
-    certificate, failure = certify(worse, logits, (1, 0, 1, 1), "int8", Gates())
+    outputs = Outputs(activation="sigmoid")
+    certificate, failure = judged(worse, logits, "int8", (1, 0, 1, 1), outputs)
 
     # The signs say 1, 0, 1, 0: three of four right; with the second one turned, two.
     assert (certificate.reference_accuracy, certificate.accuracy) == (0.75, 0.5)
-    assert certificate.top1_agreement == 0.75
+    assert certificate.label_agreement == 0.75
     assert failure
 
 
@@ -192,3 +199,47 @@ def test_the_difference_has_three_digits_so_that_noise_does_not_change_the_evide
 def test_a_gate_that_lets_everything_or_nothing_through_is_refused(gates: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         Gates.model_validate(gates)
+
+
+SIGMOID = Outputs(activation="sigmoid", threshold=0.75)  # its logit is log 3 = 1.0986
+
+
+def test_with_a_sigmoid_the_decision_on_each_label_must_be_kept() -> None:
+    # 100 samples, two labels; the engine decides the second label of two samples otherwise.
+    reference = np.tile(rows([3.0, 2.0]), (100, 1))
+    logits = reference.copy()
+    logits[:2, 1] = 1.0
+
+    certificate, failure = judged(logits, reference, "int8", outputs=SIGMOID)
+
+    assert (certificate.label_agreement, certificate.top1_agreement) == (0.98, None)
+    # sigmoid(2) - sigmoid(1) = 0.8808 - 0.7311
+    assert certificate.max_probability_difference == pytest.approx(0.1497, abs=1e-3)
+    assert failure == (
+        "the decision on label 1 agrees on 98.0% of the golden samples, required is 99.0%"
+    )
+
+
+def test_with_a_sigmoid_another_order_of_labels_is_no_disagreement() -> None:
+    certificate, failure = judged(rows([3.0, 2.0]), rows([2.0, 3.0]), "int8", outputs=SIGMOID)
+
+    assert (certificate.label_agreement, failure) == (1, "")
+
+
+@pytest.mark.parametrize(("reference", "agreement"), [(1.0980, 1), (1.0970, 0)])
+def test_an_fp32_logit_next_to_the_threshold_may_fall_on_either_side(
+    reference: float, agreement: float
+) -> None:
+    # The threshold's logit is 1.0986; the tolerance of such a logit is 0.0011.
+    certificate, _ = judged(rows([1.0987]), rows([reference]), outputs=SIGMOID)
+
+    assert certificate.label_agreement == agreement
+
+
+def test_a_single_score_is_served_in_fp32_only() -> None:
+    score = Outputs(activation="none")
+
+    assert judged(rows([2.0], [3.0]), rows([2.0], [3.0]), "fp32", outputs=score)[1] == ""
+    assert (
+        "served in fp32" in judged(rows([2.0], [9.0]), rows([2.0], [3.0]), "int8", outputs=score)[1]
+    )

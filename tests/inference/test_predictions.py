@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from image_classifier.artifact.manifest import Outputs
-from image_classifier.inference.predictions import DamagedLogits, softmax, top_k_predictions
+from image_classifier.inference.predictions import (
+    DamagedLogits,
+    Prediction,
+    Score,
+    softmax,
+    top_k_predictions,
+)
 
 LABELS = ("ant", "bee", "cat", "dog")
 
@@ -120,7 +126,7 @@ def test_a_probability_reads_back_as_the_float32_of_the_softmax(logits: list[flo
 
 def named(outputs: Outputs, labels: tuple[str, ...], *logits: float) -> dict[str, float]:
     return {
-        one.label: one.probability
+        one.label: one.probability if isinstance(one, Prediction) else one.score
         for one in top_k_predictions(row(*logits), labels, len(labels), outputs)
     }
 
@@ -160,7 +166,10 @@ def test_the_threshold_of_one_output_chooses_one_of_its_two_labels(
     assert list(named(outputs, ("dog", "cat"), math.log(3))) == [label]  # 0.75 for cat
 
 
-def test_without_activation_the_answer_is_the_logits() -> None:
-    outputs = Outputs(activation="none")
+def test_without_activation_the_answer_is_the_outputs_as_scores() -> None:
+    found = top_k_predictions(row(-2, 13.5), ("a", "b"), 2, Outputs(activation="none"))
 
-    assert list(named(outputs, ("a", "b"), -2, 13.5).items()) == [("b", 13.5), ("a", -2.0)]
+    assert found == (
+        Score(label="b", class_id=1, score=13.5),
+        Score(label="a", class_id=0, score=-2.0),
+    )

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from tests.imports import PATIENCE_S, SAMPLES
+from tests.service.answers import assert_close
 from tests.service.errors_seen import checked
 from tests.service.server import Server, read_answer
-from tests.service.test_answers import assert_close
 
 GOOD = (SAMPLES / "3-03.webp").read_bytes()
 JPEG = (SAMPLES / "2-01.jpg").read_bytes()

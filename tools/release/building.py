@@ -11,7 +11,7 @@ from pathlib import Path
 from tools.release import ReleaseError
 from tools.release.content import read_description
 from tools.release.manifest import BentoManifest, verify_bento
-from tools.release.sealing import seal, source_commit
+from tools.release.sealing import commit_of_packed, seal
 
 BENTOFILE = "bentofile.yaml"
 
@@ -38,7 +38,7 @@ def build_bento(checkout: Path, bentofile: str = BENTOFILE) -> tuple[BentoManife
     with _staging_home(home) as staging:
         _bentoml_build(checkout, staging, bentofile)
         (root,) = (staging / "bentos").glob("*/staged")
-        manifest = seal(root, source_commit(checkout, root))
+        manifest = seal(root, commit_of_packed(checkout, root))
         final = home / "bentos" / manifest.name / manifest.version
         if final.exists():
             return verify_bento(final), final

@@ -6,7 +6,7 @@ import pytest
 
 from tests.tools.release.bentos import copy_checkout, run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.all, pytest.mark.xdist_group("builds")]
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,8 @@ from tests.tools.release.podman import (
 
 BASE = os.environ.get("CLASSIFIER_TEST_IMAGE_BASE")
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.all,
+    pytest.mark.xdist_group("image"),
     pytest.mark.skipif(not BASE, reason="builds an image: make image-test"),
     pytest.mark.skipif(
         os.geteuid() != 0 or not shutil.which("podman") or not shutil.which("runc"),
