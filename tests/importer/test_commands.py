@@ -200,8 +200,9 @@ def test_show_tells_what_it_is_and_how_it_was_proven(copied: Path, capsys: Outpu
     assert found.keys() == {
         *("tag", "manifest_sha256", "evidence_sha256", "manifest", "evidence", "record")
     }
-    for name in ("manifest", "evidence", "record"):
-        assert found[name] == json.loads((copied / f"{name}.json").read_bytes())
+    assert found["manifest"] == json.loads((copied / "manifest.json").read_bytes())
+    assert found["evidence"]["identity_sha256"] == found["manifest_sha256"]
+    assert found["record"]["plan"] == record["plan"]
 
 
 def test_list_has_one_line_an_artifact_the_newest_first_and_a_star_at_the_locked_one(
