@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from image_classifier.artifact.artifact import Artifact
     from importer.pipeline import Imported
     from importer.progress import TerminalProgress
-    from importer.report import ListRow
 
 ROOT = Path(__file__).resolve().parent
 DEFAULT_LOCK = ROOT / "model.lock"
@@ -324,27 +323,19 @@ def _show(given: Given, progress: "TerminalProgress") -> Outcome:
 
 
 def _list(_given: Given, _progress: "TerminalProgress") -> Outcome:
-    from image_classifier.artifact.store import tags
+    from image_classifier.artifact.store import entries
     from importer.report import print_list
 
-    locked = _locked_tag(DEFAULT_LOCK)
-    rows = sorted((_list_row(tag, locked) for tag in tags()), key=lambda row: row.order)
-    return [row.as_json() for row in rows], lambda: print_list(rows), 0
-
-
-def _list_row(tag: str, locked: str | None) -> "ListRow":
-    from image_classifier.artifact.format import file_names
-    from image_classifier.artifact.store import locate, read_facts
-    from importer.report import ListRow
-    from preprocessing.errors import OperatorError
-
-    # A damaged artifact, or one of another release, must not hide the others.
-    try:
-        root = locate(tag)
-        size = sum((root / name).stat().st_size for name in file_names(root))
-        return ListRow(tag=tag, locked=tag == locked, facts=read_facts(root), size_bytes=size)
-    except (OperatorError, OSError) as error:
-        return ListRow(tag=tag, locked=tag == locked, problem=str(error))
+    found, locked = entries(), _locked_tag(DEFAULT_LOCK)
+    value = [
+        {
+            **asdict(entry),
+            "imported_at": entry.imported_at and entry.imported_at.isoformat(),
+            "locked": entry.tag == locked,
+        }
+        for entry in found
+    ]
+    return value, lambda: print_list(found, locked), 0
 
 
 def _use(given: Given, progress: "TerminalProgress") -> Outcome:

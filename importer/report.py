@@ -5,7 +5,7 @@ import json
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal
 
 from image_classifier.artifact.artifact import Artifact
@@ -13,7 +13,7 @@ from image_classifier.artifact.evidence import Certificate, CertifiedEngine
 from image_classifier.artifact.format import file_names
 from image_classifier.artifact.manifest import InputSpec, Manifest, describe_geometry
 from image_classifier.artifact.record import EngineAttempt, ImportRecord, Plan
-from image_classifier.artifact.store import Facts
+from image_classifier.artifact.store import Entry
 from image_classifier.inference.plan import best_point
 
 if TYPE_CHECKING:  # they load torch and the engines
@@ -127,57 +127,18 @@ def print_artifact(tag: str, artifact: Artifact) -> None:
     _print_engines(evidence.engines)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ListRow:
-    """One line of the list.
-
-    Attributes:
-        locked: Whether model.lock names it.
-        facts: None where it cannot be described.
-        problem: Why it cannot be described; None where it can.
-    """
-
-    tag: str
-    locked: bool
-    facts: Facts | None = None
-    size_bytes: int | None = None
-    problem: str | None = None
-
-    @property
-    def order(self) -> tuple[float, str]:
-        """Sorts the newest first, and those without a time last."""
-        imported_at = self.facts and self.facts.imported_at
-        return -imported_at.timestamp() if imported_at else 0.0, self.tag
-
-    def as_json(self) -> dict[str, object]:
-        """Return plain values, None for what is not known."""
-        facts = {one.name: getattr(self.facts, one.name, None) for one in fields(Facts)}
-        imported_at = self.facts and self.facts.imported_at
-        return {
-            **facts,
-            "imported_at": imported_at and imported_at.isoformat(),
-            **{name: value for name, value in vars(self).items() if name != "facts"},
-        }
-
-
-def print_list(rows: Iterable[ListRow]) -> None:
+def print_list(entries: Iterable[Entry], locked: str | None) -> None:
     """One line an artifact, and below one for each that cannot be described."""
-    lines = [["tag", "imported", "network", "accuracy", "engine", "size", ""]]
+    rows = [["tag", "imported", "network", "accuracy", "engine", "size", ""]]
     problems = []
-    for row in rows:
-        cells = ["–"] * 5
-        if facts := row.facts:
-            when = facts.imported_at and facts.imported_at.astimezone()
-            cells = [
-                when.strftime("%Y-%m-%d %H:%M") if when else "–",
-                facts.network,
-                _number(facts.accuracy, ".1%"),
-                facts.engine,
-                _number(row.size_bytes and row.size_bytes / 1e6, ".1f", " MB"),
-            ]
-        lines.append([row.tag, *cells, "*" if row.locked else ""])
-        problems += [f"{row.tag}: {row.problem}"] if row.problem else []
-    _print_table(lines)
+    for entry in entries:
+        when = entry.imported_at and f"{entry.imported_at.astimezone():%Y-%m-%d %H:%M}"
+        accuracy = _number(entry.accuracy, ".1%")
+        size = _number(entry.size_bytes and entry.size_bytes / 1e6, ".1f", " MB")
+        cells = [when or "–", entry.network or "–", accuracy, entry.engine or "–", size]
+        rows.append([entry.tag, *cells, "*" if entry.tag == locked else ""])
+        problems += [f"{entry.tag}: {entry.problem}"] if entry.problem else []
+    _print_table(rows)
     _print_lines(problems)
 
 
