@@ -13,12 +13,7 @@ from image_classifier.inference.engines.load import open_graph
 from image_classifier.inference.executor import Executor
 from image_classifier.inference.machine import usable_cores
 from image_classifier.inference.plan import measure_curve
-from image_classifier.inference.startup import (
-    check_conformance,
-    gates_of,
-    golden_answers,
-    golden_inputs,
-)
+from image_classifier.inference.startup import check_preprocessing, gates_of, golden_answers
 from importer.failures import describe_failure
 from importer.progress import Progress
 
@@ -125,11 +120,8 @@ def verify_engines(artifact: Artifact, progress: Progress) -> tuple[EngineAttemp
     Raises:
         SelfCheckFailed: The preprocessing gives other pixels than at import.
     """
-    samples = artifact.golden_samples()
-    preprocessing = artifact.preprocessing()
-    with progress.step(f"preprocess {len(samples)} golden samples"):
-        check_conformance(artifact.manifest.conformance, preprocessing)
-        inputs = golden_inputs(samples, preprocessing)
+    with progress.step(f"preprocess {len(artifact.manifest.golden)} golden samples"):
+        inputs = check_preprocessing(artifact, artifact.preprocessing())
     truth = golden_answers(artifact)
     rows = []
     for engine in artifact.evidence.engines:

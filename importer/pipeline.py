@@ -1,6 +1,7 @@
 """An import, from a trained network to an artifact in the store."""
 
 import functools
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ import torch
 from image_classifier.artifact.evidence import Evidence
 from image_classifier.artifact.format import BENTOML_NAME, RECORD_NAME, SCHEMA_VERSION
 from image_classifier.artifact.manifest import TORCHVISION, InputSpec, Manifest, Outputs
-from image_classifier.artifact.record import EngineAttempt, ImportRecord
+from image_classifier.artifact.record import EngineAttempt, ImportRecord, Provenance
 from image_classifier.artifact.store import (
     ModelLock,
     add,
@@ -98,7 +99,7 @@ class Imported:
 
 
 def import_model(
-    options: ImportOptions, lock_path: Path | None, command: str, progress: Progress
+    options: ImportOptions, lock_path: Path | None, provenance: Provenance, progress: Progress
 ) -> Imported:
     """Import a trained model: read, run the reference, export, certify, measure, store, lock.
 
@@ -106,7 +107,6 @@ def import_model(
 
     Args:
         lock_path: The lock to write; None: none.
-        command: The command line, for the record.
 
     Raises:
         OperatorError: Why the model was not imported.
@@ -258,7 +258,7 @@ def import_model(
             )
             gpu = options.device == "cuda"
             accelerator = (accelerator_of(engines[0].kind) or ABSENT_GPU) if gpu else None
-            record = _record(attempts, options.budget_ms, accelerator, command)
+            record = _record(attempts, options.budget_ms, accelerator, provenance)
             (root / RECORD_NAME).write_bytes(record.to_json())
             with uninterrupted():
                 # Of the same model measured again, the later measurement counts.
@@ -267,6 +267,15 @@ def import_model(
                     write_lock(lock_path, lock)
     return Imported(
         lock=lock, known=known, manifest=manifest, evidence=evidence, record=record, proof=proof
+    )
+
+
+def current_provenance(root: Path) -> Provenance:
+    """Return the provenance of the running command; `root` is this program's checkout."""
+    return Provenance(
+        command=" ".join(sys.argv),
+        source_commit=source_commit(root),
+        imported_at=datetime.now(UTC).replace(microsecond=0),
     )
 
 
@@ -337,16 +346,14 @@ def _record(
     attempts: tuple[EngineAttempt, ...],
     budget_ms: float,
     accelerator: str | None,
-    command: str,
+    provenance: Provenance,
 ) -> ImportRecord:
     """Describe the import as it happened on this machine, with the plan of the fastest engine."""
     plans = [
         plan_for(attempt.engine, attempt.curve, budget_ms) for attempt in attempts if attempt.curve
     ]
     return ImportRecord(
-        imported_at=datetime.now(UTC).replace(microsecond=0),
-        command=command,
-        source_commit=source_commit(Path(__file__).parents[1]),
+        **provenance.model_dump(),
         machine=this_machine(accelerator),
         budget_ms=budget_ms,
         attempts=attempts,

@@ -88,18 +88,6 @@ def another_preprocessing_shape(arguments: dict[str, str], folder: Path) -> None
     arguments["--preprocessing"] = f"{folder}/larger.py:DigitsPreprocessing"
 
 
-def no_folder_for_the_lock(arguments: dict[str, str], folder: Path) -> None:
-    arguments["--lock"] = str(folder / "nowhere" / "model.lock")
-
-
-def a_folder_as_the_lock(arguments: dict[str, str], folder: Path) -> None:
-    arguments["--lock"] = str(folder)
-
-
-def an_engine_that_has_no_such_precision(arguments: dict[str, str], _: Path) -> None:
-    arguments["--precision"] = "int8"
-
-
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -118,9 +106,6 @@ def an_engine_that_has_no_such_precision(arguments: dict[str, str], _: Path) -> 
             another_preprocessing_shape,
             r"its forward, on a batch of shape \(1, 40, 40, 1\), raised RuntimeError",
         ),
-        (no_folder_for_the_lock, "--lock .*there is no folder .*nowhere"),
-        (a_folder_as_the_lock, "--lock .*is no file"),
-        (an_engine_that_has_no_such_precision, "no such engine; there are openvino-fp32"),
     ],
 )
 def test_a_refusal_is_one_line_and_changes_nothing(
