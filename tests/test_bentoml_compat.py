@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -25,7 +26,7 @@ from uvicorn.server import ServerState
 from image_classifier.http.protocol import ClassifierProtocol
 from tests.http.fakes import Answering, app_of
 from tests.http.test_protocol import SMUGGLED, echo, exchange, upgrade
-from tests.imports import PATIENCE_S
+from tests.imports import PATIENCE_S, ROOT
 
 with warnings.catch_warnings():
     # BentoML uses a deprecated name of pathspec 1 while it is imported.
@@ -35,7 +36,6 @@ with warnings.catch_warnings():
     from _bentoml_impl.server import app as bentoml_app
     from _bentoml_impl.worker import service as worker
     from _bentoml_sdk import Service
-    from bentoml._internal.configuration.containers import BentoMLContainer
     from bentoml._internal.server.http import instruments
     from bentoml._internal.utils import circus
     from bentoml._internal.utils.analytics import usage_stats
@@ -204,26 +204,41 @@ def test_errors_of_bentomls_routes_have_the_applications_shape(
     assert response.json()["error"]["request_id"] == response.headers["x-request-id"]
 
 
-def test_bentomls_cors_setting_holds_for_the_applications_paths() -> None:
-    cors = BentoMLContainer.http.cors
-    before = cors.enabled.get(), cors.access_control_allow_origins.get()
-    cors.enabled.set(True)
-    cors.access_control_allow_origins.set(["https://example.org"])
-    try:
-        app = asgi_of(MountedAppFirst)
-    finally:
-        cors.enabled.set(before[0])
-        cors.access_control_allow_origins.set(before[1])
-    origin = {"Origin": "https://example.org"}
-    asked = {**origin, "Access-Control-Request-Method": "POST"}
+ASK_FROM_TWO_ORIGINS = """
+import warnings
+warnings.simplefilter("ignore")
+from tests.test_bentoml_compat import MountedAppFirst, ask, asgi_of
 
-    allowed = ask(app, "POST", "/classify", content=b"image", headers=origin)
-    preflight = ask(app, "OPTIONS", "/classify", headers=asked)
-    stranger = ask(app, "POST", "/classify", content=b"image", headers={"Origin": "https://x.org"})
+app = asgi_of(MountedAppFirst)
+for origin in ("https://example.org", "https://other.org"):
+    asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+    for answer in (
+        ask(app, "POST", "/classify", content=b"image", headers={"Origin": origin}),
+        ask(app, "OPTIONS", "/classify", headers=asked),
+    ):
+        print(answer.status_code, answer.headers.get("access-control-allow-origin"))
+"""
 
-    assert allowed.headers["access-control-allow-origin"] == "https://example.org"
-    assert preflight.headers["access-control-allow-origin"] == "https://example.org"
-    assert "access-control-allow-origin" not in stranger.headers
+
+def test_the_documented_cors_setting_of_bentoml_holds_for_the_applications_paths() -> None:
+    text = (ROOT / "docs" / "serving.md").read_text()
+    name, _, value = text.partition("`BENTOML_CONFIG_OVERRIDES")[2].partition("`")[0].partition("=")
+    environment = {**os.environ, f"BENTOML_CONFIG_OVERRIDES{name}": value.strip("'")}
+
+    # BentoML reads the variable once a process.
+    done = subprocess.run(
+        [sys.executable, "-c", ASK_FROM_TWO_ORIGINS],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+
+    own = "https://example.org"
+    assert done.stdout.splitlines() == [f"200 {own}", f"200 {own}", "200 None", "400 None"], (
+        done.stderr
+    )
 
 
 @pytest.mark.parametrize(("words", "seconds"), [([], 75), (["--timeout-keep-alive", "9"], 9)])
@@ -236,7 +251,7 @@ def test_idle_connections_are_kept_as_long_as_the_setting_or_the_command_says(
     monkeypatch.setitem(HTTP_PROTOCOLS, "auto", "")
 
     async def protocol() -> Any:
-        config = uvicorn.Config(echo, log_config=None, timeout_keep_alive=int((*words, 5)[-1]))
+        config = uvicorn.Config(echo, log_config=None, timeout_keep_alive=int((5, *words)[-1]))
         config.load()
         return config.http_protocol_class(config, ServerState(), {})  # type: ignore[call-arg]
 
