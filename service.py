@@ -136,7 +136,7 @@ class ImageClassifier:
     def __init__(self) -> None:
         owner = self.runner  # the object, or a proxy where it has a process of its own
         runner: Runner
-        if isinstance(owner, ModelRunner.inner):
+        if isinstance(owner, ModelRunner.inner):  # type: ignore[attr-defined]  # set by BentoML
             artifact = open_locked()
             runner = LocalRunner(owner.executor)
         else:

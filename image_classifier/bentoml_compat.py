@@ -155,7 +155,7 @@ def configure_uvicorn(keep_alive_s: float) -> None:
 
     from image_classifier.http.protocol import ClassifierProtocol
 
-    HTTP_PROTOCOLS["auto"] = ClassifierProtocol
+    HTTP_PROTOCOLS["auto"] = ClassifierProtocol  # type: ignore[assignment]  # or a class
     if "--timeout-keep-alive" not in sys.argv:  # of `bentoml serve`: the operator's word
         ClassifierProtocol.keep_alive_s = keep_alive_s
 

@@ -130,7 +130,7 @@ def verify_engines(artifact: Artifact, progress: Progress) -> tuple[EngineAttemp
     with progress.step(f"preprocess {len(samples)} golden samples"):
         check_conformance(artifact.manifest.conformance, preprocessing)
         inputs = golden_inputs(samples, preprocessing)
-    truth = golden_answers(samples, artifact.manifest.outputs)
+    truth = golden_answers(artifact)
     rows = []
     for engine in artifact.evidence.engines:
         # An engine may be unable to run on this machine, and raises what it likes then.

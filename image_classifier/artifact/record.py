@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import AwareDatetime, Field, ValidationError
 
 from image_classifier.artifact.format import (
     RECORD_NAME,
@@ -92,27 +92,20 @@ class EngineAttempt(FrozenModel):
     curve: tuple[LatencyPoint, ...] = ()
 
 
-class Provenance(FrozenModel):
-    """How an import came about.
-
-    Attributes:
-        imported_at: UTC, ISO 8601, seconds.
-        command: The command line, as typed after `python`.
-        source_commit: Commit of this program; "-dirty" where files differ; None outside git.
-    """
-
-    imported_at: str
-    command: str
-    source_commit: str | None
-
-
-class ImportRecord(Provenance):
+class ImportRecord(FrozenModel):
     """One import, as it happened.
 
     Attributes:
+        schema_version: Of this file, which no digest pins; artifacts before 0.1.0 leave it out.
+        command: The command line.
+        source_commit: Commit of this program; "-dirty" where files differ; None outside git.
         machine: It was imported on; the curves and the plan hold there.
     """
 
+    schema_version: Literal[1] = 1
+    imported_at: AwareDatetime
+    command: str
+    source_commit: str | None
     machine: Machine
     budget_ms: float
     attempts: tuple[EngineAttempt, ...]

@@ -12,7 +12,6 @@ import numpy.typing as npt
 from image_classifier.artifact.artifact import Artifact, GoldenSample, open_artifact
 from image_classifier.artifact.evidence import CertifiedEngine
 from image_classifier.artifact.format import SIGNATURE_NAME, ArtifactError, sha256_bytes
-from image_classifier.artifact.manifest import Outputs
 from image_classifier.artifact.record import ImportRecord, Plan
 from image_classifier.inference.certificate import Gates, GoldenAnswers, certify
 from image_classifier.inference.engine import Batch, EngineUnavailable, LoadEngine
@@ -127,7 +126,7 @@ def check_engine(
     Raises:
         SelfCheckFailed: An answer is not within the certificate's gates.
     """
-    truth = golden_answers(artifact.golden_samples(), artifact.manifest.outputs)
+    truth = golden_answers(artifact)
     gates = gates_of(entry)
     for how, logits in _ways(executor, inputs):
         _, failure = certify(logits, truth, entry.precision, gates)
@@ -152,10 +151,10 @@ def _ways(
         yield "single stream", logits
 
 
-def golden_answers(samples: Iterable[GoldenSample], outputs: Outputs) -> GoldenAnswers:
+def golden_answers(artifact: Artifact) -> GoldenAnswers:
     """Return what the engines of an artifact are held to."""
-    logits, class_ids = zip(*((one.logits, one.class_id) for one in samples), strict=True)
-    return GoldenAnswers(logits=np.stack(logits), class_ids=class_ids, outputs=outputs)
+    logits, class_ids = artifact.reference()
+    return GoldenAnswers(logits=logits, class_ids=class_ids, outputs=artifact.manifest.outputs)
 
 
 def gates_of(entry: CertifiedEngine) -> Gates:
