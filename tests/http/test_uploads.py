@@ -72,7 +72,9 @@ def read_chunks(
     ],
 )
 def test_a_raw_body_is_the_image_whatever_kind_it_says(content_type: str | None) -> None:
-    assert read(IMAGE, content_type, "top_k=7") == Upload(image=IMAGE, top_k=7)
+    upload = read(IMAGE, content_type, "top_k=7", content_encoding="Identity")
+
+    assert upload == Upload(image=IMAGE, top_k=7)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +136,9 @@ def test_line_feeds_before_the_first_delimiter_and_text_after_the_last_are_no_pa
     assert read(b"\r\n" + form([FILE]) + b"epilogue\r\n").image == IMAGE
 
 
-@pytest.mark.parametrize(("query", "field"), [("top_k=4", b"4"), ("top_k=4", b"null"), ("", b"4")])
+@pytest.mark.parametrize(
+    ("query", "field"), [("top_k=4", b"4"), ("top_k=4", b"null"), ("top_k=null", b"4")]
+)
 def test_top_k_may_be_in_the_query_in_the_form_or_the_same_in_both(
     query: str, field: bytes
 ) -> None:
@@ -148,13 +152,6 @@ def test_two_different_numbers_in_query_and_form_are_refused() -> None:
 
     with pytest.raises(MalformedRequest, match="top_k is 2 in the query and 5 in the form"):
         read(data, query="top_k=2")
-
-
-def test_null_is_not_given() -> None:
-    data = form([FILE, part('form-data; name="top_k"', b"null")])
-
-    assert read(data).top_k is None
-    assert read(IMAGE, "image/jpeg", "top_k=null").top_k is None
 
 
 def test_parts_come_in_any_order_and_case() -> None:
@@ -196,10 +193,6 @@ def test_a_compressed_body_is_refused_by_the_name_of_its_encoding(encoding: str)
         read(IMAGE, "image/jpeg", content_encoding=encoding)
 
     assert repr(encoding) in str(caught.value)
-
-
-def test_a_body_encoded_as_it_is_is_read() -> None:
-    assert read(IMAGE, "image/jpeg", content_encoding="Identity").image == IMAGE
 
 
 @pytest.mark.parametrize("content_type", ["image/jpeg", FORM])
@@ -316,13 +309,6 @@ def test_no_beginning_of_a_form_is_taken_for_the_whole(cut: int) -> None:
 def test_what_is_no_plain_number_is_refused(text: str) -> None:
     with pytest.raises(MalformedRequest, match="expected a number of 1 or more"):
         read(form([FILE, part('form-data; name="top_k"', text.encode())]))
-
-
-def test_a_long_name_is_cut_in_the_message() -> None:
-    with pytest.raises(MalformedRequest) as caught:
-        read(form([FILE, part(f'form-data; name="{"n" * 500}"', b"1")]))
-
-    assert len(str(caught.value)) < 150
 
 
 @pytest.mark.parametrize("query", ["topk=3", "top_k=3&x="])

@@ -158,16 +158,16 @@ def test_the_health_check_of_the_image_asks_this_machine_whatever_the_proxy(
 
 GENERATED = """
 import sys
+from generated.api.classify import classify
 from generated.client import Client
-from generated.api.classify import classify, classify_put
-from generated.models import BodyClassify
+from generated.models import ClassifyFilesBody
 from generated.types import File
 
 client = Client(base_url=sys.argv[1])
-for body in (BodyClassify(image=File(open(sys.argv[2], "rb"), "a.jpg"), top_k=2),
-             File(open(sys.argv[2], "rb"), "a.jpg")):
-    answer = classify.sync(client=client, body=body)
-    print(answer.predictions[0].label, len(answer.predictions))
+with open(sys.argv[2], "rb") as form, open(sys.argv[2], "rb") as raw:
+    for body in (ClassifyFilesBody(image=File(form, "a.jpg"), top_k=2), File(raw)):
+        answer = classify.sync(client=client, body=body)
+        print(answer.predictions[0].label, len(answer.predictions))
 """
 
 
@@ -175,37 +175,19 @@ for body in (BodyClassify(image=File(open(sys.argv[2], "rb"), "a.jpg"), top_k=2)
 def test_a_client_that_a_tool_generates_from_the_document_classifies(
     embedded: Server, tmp_path: Path
 ) -> None:
-    document = tmp_path / "docs.json"
-    document.write_bytes(embedded.client.get("/docs.json").content)
-    environment = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
-    python = environment / "bin" / "python"
-    subprocess.run(
-        [python, "-m", "pip", "install", "-q", "openapi-python-client"], check=True, timeout=600
-    )
-    subprocess.run(
-        [
-            python,
-            "-m",
-            "openapi_python_client",
-            "generate",
-            "--path",
-            document,
-            "--meta",
-            "none",
-            "--output-path",
-            tmp_path / "generated",
-        ],
-        check=True,
-        cwd=tmp_path,
-        env={**os.environ, "PATH": f"{environment}/bin:{os.environ['PATH']}"},
-    )
+    (tmp_path / "docs.json").write_bytes(embedded.client.get("/docs.json").content)
+    tool = "openapi-python-client"
+    # In an environment of its own, from the package index.
+    run = [sys.executable, "-m", "uv", "run", "--quiet", "--no-project", "--with", tool]
+    generate = ["generate", "--path", "docs.json", "--meta", "none", "--output-path", "generated"]
+    subprocess.run([*run, tool, *generate], cwd=tmp_path, check=True, timeout=PATIENCE_S)
 
     done = subprocess.run(
-        [python, "-c", GENERATED, embedded.url, SAMPLE],
+        [*run, "python", "-c", GENERATED, embedded.url, str(SAMPLE)],
         cwd=tmp_path,
         capture_output=True,
         text=True,
+        timeout=PATIENCE_S,
     )
 
     assert done.stdout.splitlines() == ["7 2", "7 5"], done.stderr
