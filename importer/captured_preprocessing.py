@@ -8,6 +8,7 @@ from importer.errors import ImportRefused
 from importer.options import PREPROCESSING_FORMS, SPEC_SUFFIXES
 from importer.torchvision_models import TorchvisionWeights, torchvision_meta
 from preprocessing import Preprocessing, PreprocessingSpec, SpecPreprocessing, load_preprocessing
+from preprocessing.errors import SpecError
 
 OWN_PREPROCESSING = "preprocessing/own"
 
@@ -73,7 +74,10 @@ def _from_class(
         raise ImportRefused(f"preprocessing {source}: no such file; expected PATH.py:CLASS")
     name = f"{OWN_PREPROCESSING}/{source.name}"
     capture_source(source).copy_to(root / OWN_PREPROCESSING)
-    preprocessing = load_preprocessing(root / name, class_name)  # the copy: it will serve
+    try:
+        preprocessing = load_preprocessing(root / name, class_name)  # the copy: it will serve
+    except SpecError as error:
+        raise ImportRefused(str(error).replace(str(root / name), str(source))) from error
     return preprocessing, PreprocessingEntry(
         file=name, class_name=class_name, decode=preprocessing.decode
     )

@@ -65,22 +65,23 @@ class Comparison:
         cls,
         given: Reference,
         images: tuple[GoldenImage, ...],
-        num_classes: int,
+        logits: Logits,
         outputs: Outputs,
         tolerance: float,
     ) -> "Comparison":
         """Take the rows of the golden images.
 
-        Numbers called logits are taken for what they look like where a network with this
-        activation hardly gives such logits.
+        Numbers that are called logits, are not those of this pipeline, and look like
+        probabilities or log-probabilities are taken for these.
 
         Raises:
             ArtifactError: No row for an image, another width, or probabilities that the activation
                 does not give.
         """
-        expected = given.rows([image.name for image in images], num_classes)
+        expected = given.rows([image.name for image in images], logits.shape[1])
         looks, kind, activation = output_kind(expected), given.kind, outputs.activation
-        if kind == "logits" and activation != "none":
+        called = cls(expected=expected, kind=kind, outputs=outputs, tolerance=tolerance)
+        if kind == "logits" and activation != "none" and not called.agrees(logits):
             if looks == "log-probabilities":
                 kind = "log_probabilities"
             elif looks == "probabilities" or (looks, activation) == ("unit-interval", "sigmoid"):
@@ -95,7 +96,11 @@ class Comparison:
                 f"{given.path}: its probabilities sum to 1 in each row, as those of a softmax do; "
                 "leave --activation sigmoid out"
             )
-        return cls(expected=expected, kind=kind, outputs=outputs, tolerance=tolerance)
+        return replace(called, kind=kind)
+
+    def agrees(self, logits: Logits) -> bool:
+        """Say whether the logits of all images, (n, classes), give the researcher's numbers."""
+        return self.excess(logits, list(range(len(logits)))) <= 1
 
     def differences(self, logits: Logits, rows: list[int]) -> npt.NDArray[np.float64]:
         """Return the largest difference of each of some rows, shape (len(rows),)."""
