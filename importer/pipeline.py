@@ -113,6 +113,7 @@ def import_model(
     """
     judge = functools.partial(check_findings, accepted=options.accept, note=progress.note)
     with staging_dir() as root:
+        # 1. What was given: network, preprocessing, labels, golden images.
         with progress.step("read the network and its weights"):
             model = _model(options, root)
         preprocessing, entry = capture_preprocessing(
@@ -146,6 +147,7 @@ def import_model(
             input_range(inputs),
         )
 
+        # 2. What the research pipeline answers, and what its numbers mean.
         network = PixelsToLogits(model.network, input_spec).eval()
         with progress.step(f"run the reference on {len(images)} golden images"):
             logits = run_reference(network, inputs, root / ARCHITECTURE_FOLDER)
@@ -159,8 +161,8 @@ def import_model(
         check_label_count(named.labels, logits.shape[1], outputs.activation)
         if given is not None:
             tolerance = options.gate_fp32_tolerance
-            comparison = Comparison.of(given, images, logits.shape[1], outputs, tolerance)
-            if comparison.excess(logits, list(range(len(images)))) > 1:
+            comparison = Comparison.of(given, images, logits, outputs, tolerance)
+            if not comparison.agrees(logits):
                 search = CauseSearch(
                     network=model.network,
                     preprocessing=entry,
@@ -173,6 +175,7 @@ def import_model(
                     raise search.explain(logits)
             logits = comparison.golden_logits(logits)
 
+        # 3. Whether the answers fit the labels.
         answers = answered_classes(logits, outputs)
         targets = decide_targets(
             golden,
@@ -196,6 +199,7 @@ def import_model(
             right, labelled, reproduced=reproduced, accepted=options.accept
         )
 
+        # 4. Which engines give the same answers, and how fast.
         truth = GoldenAnswers(logits=logits, class_ids=class_ids, outputs=outputs)
         shrinking = certify_shrinking(preprocessing, images, inputs, network, truth, options.gates)
         candidates, note = choose_candidates(
@@ -223,6 +227,7 @@ def import_model(
         if not engines:
             raise ImportRefused(f"no engine passed: {_reasons(attempts)}")
 
+        # 5. The artifact.
         with progress.step("write the artifact"):
             write_labels(root, labels)
             golden_entries = write_golden(root, targets.images, inputs)
