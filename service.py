@@ -9,7 +9,7 @@ from typing import Any
 
 import bentoml
 import numpy as np
-from bentoml.exceptions import BentoMLException, ServiceUnavailable
+from bentoml.exceptions import ServiceUnavailable
 from bentoml.models import BentoModel
 
 from image_classifier.artifact.artifact import Artifact
@@ -18,12 +18,16 @@ from image_classifier.bentoml_compat import (
     API_CONFIG,
     KEEP_CONNECTIONS,
     MountedAppFirst,
+    address_of,
+    configure_uvicorn,
+    first_of_its_kind,
+    one_line_errors,
     prepare_process,
     prepare_supervisor,
     stop_server_on_failure,
+    tell_supervisor_ready,
 )
 from image_classifier.http.app import create_app
-from image_classifier.http.schemas import EngineCard, ModelCard
 from image_classifier.inference.classifier import Classifier
 from image_classifier.inference.machine import usable_cores
 from image_classifier.inference.runner import (
@@ -37,43 +41,31 @@ from image_classifier.inference.startup import (
     check_preprocessing,
     freeze_garbage,
     load_executor,
+    log_start,
     open_for_serving,
 )
+from image_classifier.logs import configure_logging
 from image_classifier.settings import Settings
-from preprocessing import DecodeLimits
-from preprocessing.errors import OperatorError
 
 prepare_process()
-try:
+with one_line_errors():
     settings = Settings.from_env(os.environ)
     lock = read_lock(Path(__file__).resolve().parent / settings.lock)
     model_root = locate(lock.tag)
-except OperatorError as error:
-    # BentoML prints this kind in one line and exits with status 1.
-    raise BentoMLException(str(error)) from error
+configure_logging(settings.log_format)
+configure_uvicorn(settings.keep_alive_s)
 
-app = create_app(settings, lock)
 embedded = settings.topology == "embedded"
 cores = usable_cores()
 api_workers = settings.workers or (1 if embedded else cores)
-
-
-def decode_limits() -> DecodeLimits:
-    """Return what the settings allow one image file to cost."""
-    chosen = settings.model_dump(include=set(DecodeLimits.model_fields))
-    return DecodeLimits(max_bytes=settings.max_body_bytes, **chosen)
+app = create_app(settings, lock)
 
 
 @functools.cache
-def open_locked(*, graphs: bool) -> Artifact:
+def open_locked(*, graphs: bool = True) -> Artifact:
     """Open the artifact of the lock, verified once a process; `graphs` as there."""
-    return open_for_serving(
-        model_root,
-        lock.manifest_sha256,
-        lock.evidence_sha256,
-        public_key=settings.public_key,
-        graphs=graphs,
-    )
+    digests = lock.manifest_sha256, lock.evidence_sha256
+    return open_for_serving(model_root, *digests, public_key=settings.public_key, graphs=graphs)
 
 
 @bentoml.service(
@@ -90,12 +82,24 @@ class ModelRunner:
 
     @stop_server_on_failure
     def __init__(self) -> None:
+        artifact = open_locked()
         self.executor = load_executor(
-            open_locked(graphs=True),
+            artifact,
             engine=settings.engine,
             budget_ms=settings.budget_ms,
             deterministic=settings.deterministic,
         )
+        app.state.metrics.serves(lock.tag, artifact.evidence.engine(self.executor.plan.engine))
+        if first_of_its_kind():
+            log_start(
+                artifact,
+                self.executor.plan,
+                tag=lock.tag,
+                topology=settings.topology,
+                address=address_of("ImageClassifier"),
+                signed=settings.public_key is not None,
+                changed_settings=settings.changed,
+            )
         freeze_garbage()
 
     # max_latency_ms is no window to wait in: the dispatcher drops what would wait longer.
@@ -131,40 +135,30 @@ class ImageClassifier:
     def prepare() -> None:
         """Check the artifact once, in the supervisor, before a worker starts."""
         prepare_supervisor(ImageClassifier, with_runner=not embedded)
-        try:
+        with one_line_errors():
             open_locked(graphs=False).labels()
-        except OperatorError as error:
-            raise BentoMLException(str(error)) from error
 
     @stop_server_on_failure
     def __init__(self) -> None:
-        artifact = open_locked(graphs=embedded)
+        owner = self.runner  # the object, or a proxy where it has a process of its own
         runner: Runner
-        if embedded:
-            runner = LocalRunner(self.runner.executor)
+        if isinstance(owner, ModelRunner.inner):
+            artifact = open_locked()
+            runner = LocalRunner(owner.executor)
         else:
+            artifact = open_locked(graphs=False)
             check_preprocessing(artifact, artifact.preprocessing())
+            budget_ms = settings.budget_ms
             runner = RemoteRunner(
-                self.runner,
-                artifact.record,
-                budget_ms=settings.budget_ms,
-                unavailable=ServiceUnavailable,
+                owner, artifact.record, budget_ms=budget_ms, unavailable=ServiceUnavailable
             )
-        self.classifier = Classifier(
-            artifact,
-            runner,
-            limits=decode_limits(),
-            cores=cores,
-            workers=api_workers,
-            max_in_flight=settings.max_queue,
-            max_wait_ms=settings.longest_wait_ms,
-            overload_wait_ms=settings.longest_overload_wait_ms,
-            timeout_ms=settings.timeout_ms,
-            default_top_k=settings.default_top_k,
+        self.classifier = Classifier.from_settings(
+            artifact, runner, settings, cores=cores, workers=api_workers
         )
+        app.state.artifact = artifact
         app.state.classifier = self.classifier
-        app.state.describe_model = self.describe_model
         freeze_garbage()
+        tell_supervisor_ready()
 
     @bentoml.api
     async def classify(self, image: Path, top_k: int | None = None) -> dict[str, Any]:
@@ -177,8 +171,6 @@ class ImageClassifier:
         """Answer /readyz."""
         return await self.classifier.runner.is_ready()
 
-    async def describe_model(self) -> ModelCard:
-        """Answer GET /model."""
-        artifact = open_locked(graphs=embedded)
-        engine = EngineCard.of(artifact.evidence, await self.classifier.runner.describe())
-        return ModelCard.of(lock, artifact, engine, settings.topology)
+    async def __is_alive__(self) -> bool:
+        """Answer /livez."""
+        return await self.classifier.is_alive()

@@ -4,26 +4,37 @@ Each says what BentoML does, why that does not fit, and until when the workaroun
 tests/test_bentoml_compat.py has a test for each that fails once BentoML no longer does it.
 """
 
+import asyncio
 import atexit
+import ctypes
+import errno
 import functools
+import json
+import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from _bentoml_sdk import Service
 from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml.exceptions import BentoMLException
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from image_classifier.errors import NotReady
 from preprocessing.errors import OperatorError
+
+logger = logging.getLogger("classifier")
 
 API_CONFIG: dict[str, Any] = {
     "traffic": {"timeout": 60},
@@ -75,7 +86,6 @@ class MountedAppFirst(Service[Any]):  # type: ignore[misc]  # BentoML's is untyp
         if BentoMLContainer.http.cors.enabled.get():  # BentoML's setting holds for our paths too
             options: dict[str, Any] = BentoMLContainer.access_control_options.get()
             answer = CORSMiddleware(app, **options)
-        ignore_upgrades()
 
         async def serve(scope: Scope, receive: Receive, send: Send) -> None:
             await (framework if scope["type"] == "lifespan" else answer)(scope, receive, send)
@@ -83,14 +93,19 @@ class MountedAppFirst(Service[Any]):  # type: ignore[misc]  # BentoML's is untyp
         return serve
 
 
-def ignore_upgrades() -> None:
-    """Have uvicorn, which BentoML starts without a choice of protocol, ignore `Upgrade`.
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Raise what BentoML prints in one line, with exit status 1, for an OperatorError."""
+    try:
+        yield
+    except OperatorError as error:
+        raise BentoMLException(str(error)) from error
 
-    Until: uvicorn reads the body of a request whose upgrade it does not know (uvicorn issue 2722).
-    """
-    from uvicorn.config import HTTP_PROTOCOLS
 
-    HTTP_PROTOCOLS["auto"] = "image_classifier.http.protocol:UpgradeIgnoringProtocol"
+SUPERVISOR = "IMAGE_CLASSIFIER_SUPERVISOR"
+"""Environment variable, inherited by the workers: the supervisor's process id, a colon, and the
+folder in which a worker that fails leaves its message."""
+MESSAGE = "message"
 
 
 def prepare_process() -> None:
@@ -101,6 +116,8 @@ def prepare_process() -> None:
       its own. Until: BentoML has one for each server.
     - Telemetry: BentoML reports its use unless told otherwise; say BENTOML_DO_NOT_TRACK=False to
       allow it. Until: BentoML asks.
+    - Orphans: the workers of a supervisor that is killed would go on to hold the port.
+      Until: BentoML issue 4193.
     """
     from bentoml._internal.utils.analytics import usage_stats
 
@@ -111,12 +128,36 @@ def prepare_process() -> None:
     if "BENTOML_DO_NOT_TRACK" not in os.environ:
         os.environ["BENTOML_DO_NOT_TRACK"] = "True"
         usage_stats.do_not_track.cache_clear()
+    if SUPERVISOR in os.environ:
+        _end_with_supervisor(int(os.environ[SUPERVISOR].partition(":")[0]))
 
 
-SUPERVISOR = "IMAGE_CLASSIFIER_SUPERVISOR"
-"""Environment variable, inherited by the workers: the supervisor's process id, a colon, and the
-folder in which a worker that fails leaves its message."""
-MESSAGE = "message"
+def _end_with_supervisor(supervisor: int) -> None:
+    if sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG, prctl(2)
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+        if os.getppid() != supervisor:  # it had ended before
+            sys.exit("image_classifier: the supervisor has ended")
+
+
+def configure_uvicorn(keep_alive_s: float) -> None:
+    """Have uvicorn, which BentoML starts without a choice of protocol, use ours in this process.
+
+    It ignores `Upgrade` and keeps idle connections open for `keep_alive_s`: BentoML passes 5 s,
+    less than load balancers and its own client to the runner keep them (60 s, 15 s), which then
+    send a request on a connection that is being closed.
+    Until: uvicorn reads the body of a request whose upgrade it does not know (uvicorn issue 2722),
+    and BentoML has a setting for all its processes.
+    """
+    if SUPERVISOR not in os.environ:  # the supervisor, which answers no requests
+        return
+    from uvicorn.config import HTTP_PROTOCOLS
+
+    from image_classifier.http.protocol import ClassifierProtocol
+
+    HTTP_PROTOCOLS["auto"] = ClassifierProtocol
+    if "--timeout-keep-alive" not in sys.argv:  # of `bentoml serve`: the operator's word
+        ClassifierProtocol.keep_alive_s = keep_alive_s
 
 
 def prepare_supervisor(service: Service[Any], *, with_runner: bool) -> None:
@@ -128,17 +169,19 @@ def prepare_supervisor(service: Service[Any], *, with_runner: bool) -> None:
             it finds here; without this one, the workers make the runner in place.
             Until: dependencies can be optional.
     """
-    folder = tempfile.mkdtemp(prefix="image-classifier-")
+    from bentoml._internal.utils.circus import Arbiter  # of no use in a worker
+
+    try:
+        folder = tempfile.mkdtemp(prefix="image-classifier-")
+    except OSError as error:
+        raise BentoMLException(f"{error}; set TMPDIR to a directory that can be written") from error
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     metrics = BentoMLContainer.prometheus_multiproc_dir.get()
     atexit.register(shutil.rmtree, metrics, ignore_errors=True)
     os.environ[SUPERVISOR] = f"{os.getpid()}:{folder}"
     signal.signal(signal.SIGUSR1, _stop)
-    if with_runner:
-        from bentoml._internal.utils.circus import Arbiter  # of no use in a worker
-
-        stop_api_processes_first(Arbiter)
-    else:
+    supervise(Arbiter)
+    if not with_runner:
         service.dependencies.pop("runner", None)
 
 
@@ -195,33 +238,178 @@ def _leave(folder: str) -> None:
     os._exit(1)
 
 
+ADDRESS_ERRORS = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
 API_PROCESSES = "service"
-"""BentoML's name for the processes of the entry service (_bentoml_impl/server/serving.py)."""
+LISTENING_SOCKET = "_bento_api_server"
+"""BentoML's names for the processes of the entry service and for their socket
+(_bentoml_impl/server/serving.py)."""
 
 
-def stop_api_processes_first(supervisor: type[Any]) -> None:
-    """Have a server stop its API processes before the runner.
+def supervise(supervisor: type[Any]) -> None:
+    """Amend what BentoML's supervisor does.
 
-    BentoML removes the directory of the runner's socket and then stops all processes at once
-    (bentoml/_internal/utils/circus, `Arbiter.stop`): what an API process had accepted and not yet
-    sent to the runner was lost (tests/service/test_stopping.py).
-    Until: BentoML stops processes in the order of their dependencies.
+    - It removes the directory of the runner's socket and then stops all processes at once
+      (bentoml/_internal/utils/circus, `Arbiter.stop`): what an API process had accepted and not
+      yet sent to the runner was lost (tests/service/test_stopping.py). Here the API processes end
+      first. Until: BentoML stops processes in the order of their dependencies.
+    - It holds the port open while no API process accepts: at the start, at the end, and while a
+      new one replaces one that died. Clients and probes then hang. Here they are answered 503.
+      Until: BentoML closes the port while nobody answers.
+    - It ends with a traceback where the port is taken. Until: it says so in one line.
+    - It says nothing of a process that died, and looks for one every 10 s only.
+      Until: BentoML logs and replaces it at once.
 
     Args:
-        supervisor: The class whose `stop` ends the server; a circus arbiter.
+        supervisor: The class whose `start` and `stop` run the server; a circus arbiter.
     """
     from tornado import gen  # of no use in a worker
 
-    stop_all = supervisor.stop
+    start_all, stop_all = supervisor.start, supervisor.stop
+    stand_in = StandIn()
+    signal.signal(signal.SIGUSR2, lambda *_: stand_in.end_soon())  # see `tell_supervisor_ready`
+
+    # circus' own line, written twice, about a port that is taken; `start` says it better
+    logging.getLogger("circus").addFilter(lambda record: "not bind" not in record.getMessage())
+
+    def start(self: Any, cb: Callable[[Any], Any] | None = None) -> Any:
+        def died(watcher: Any, process_pid: int, exit_code: int | None, **_: object) -> None:
+            if self._stopping:
+                return
+            if watcher.name == API_PROCESSES and not watcher.processes:
+                stand_in.begin()
+            logger.error(
+                "a process of %s (%d) ended with status %s; %s",
+                "the API" if watcher.name == API_PROCESSES else "the runner",
+                process_pid,
+                exit_code,
+                "another one is started" if watcher.respawn else "the server ends",
+            )
+
+        def started(future: Any) -> None:
+            stand_in.open(self.sockets[LISTENING_SOCKET])
+            for watcher in self.iter_watchers():
+                watcher.hooks["after_reap"] = died
+            with suppress(ValueError, RuntimeError):  # no signals in a thread: bentoml.serve(...)
+                loop = asyncio.get_running_loop()
+                loop.add_signal_handler(signal.SIGCHLD, _replace_ended, self, loop)
+            if cb is not None:
+                cb(future)
+
+        try:
+            return start_all(self, started)
+        except OSError as error:  # circus binds the sockets here
+            if error.errno not in ADDRESS_ERRORS:
+                raise
+            listening = self.sockets[LISTENING_SOCKET]
+            raise BentoMLException(
+                f"{listening.host}:{listening.port}: {os.strerror(error.errno).lower()}; "
+                "choose another address with --host and --port"
+            ) from error
 
     @gen.coroutine  # what circus awaits
     def stop(self: Any) -> Any:
         if self._stopping:  # a second signal
             return
         self._stopping = True  # an API process that has ended is not started again
+        stand_in.begin()
         for watcher in self.iter_watchers():
             if watcher.name == API_PROCESSES:
                 yield watcher._stop(True)
         yield stop_all(self)
 
-    supervisor.stop = stop
+    supervisor.start, supervisor.stop = start, stop
+
+
+def _replace_ended(supervisor: Any, loop: asyncio.AbstractEventLoop) -> None:
+    from circus.exc import ConflictError
+
+    try:
+        supervisor.manage_watchers()
+    except ConflictError:  # it is about to start or stop some
+        loop.call_later(0.5, _replace_ended, supervisor, loop)
+
+
+def _refusal() -> bytes:
+    request_id = uuid.uuid4().hex
+    message = "the service starts or stops; try again later"
+    body = json.dumps(
+        {"error": {"code": NotReady.code, "message": message, "request_id": request_id}}
+    )
+    head = (
+        "HTTP/1.1 503 Service Unavailable",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        f"X-Request-Id: {request_id}",
+        "Retry-After: 1",
+        "Connection: close",
+    )
+    return "\r\n".join([*head, "", body]).encode()
+
+
+REFUSAL_TIMEOUT_S = 2
+
+
+class StandIn:
+    """Answers every connection with 503, in the supervisor, while no API process accepts any.
+
+    Belongs to one event loop, that of `open`.
+    """
+
+    def __init__(self) -> None:
+        self._listening: socket.socket | None = None
+        self._needed = True
+        self._answers: set[asyncio.Task[None]] = set()
+
+    def open(self, listening: socket.socket) -> None:
+        """Take the socket that the API processes share, and begin unless one of them is ready."""
+        listening.setblocking(False)
+        self._listening = listening
+        self._loop = asyncio.get_running_loop()
+        if self._needed:
+            self.begin()
+
+    def begin(self) -> None:
+        """Accept connections."""
+        if self._listening is not None:
+            self._loop.add_reader(self._listening.fileno(), self._accept, self._listening)
+
+    def end_soon(self) -> None:
+        """Leave connections to the API processes; called by a handler of signals."""
+        self._needed = False
+        if self._listening is not None:
+            self._loop.call_soon_threadsafe(self._loop.remove_reader, self._listening.fileno())
+
+    def _accept(self, listening: socket.socket) -> None:
+        with suppress(OSError):  # an API process was faster, or the client has left
+            task = self._loop.create_task(self._refuse(listening.accept()[0]))
+            self._answers.add(task)
+            task.add_done_callback(self._answers.discard)
+
+    async def _refuse(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        with connection, suppress(OSError, TimeoutError):
+            async with asyncio.timeout(REFUSAL_TIMEOUT_S):
+                await self._loop.sock_sendall(connection, _refusal())
+                connection.shutdown(socket.SHUT_WR)
+                # To close it with data unread would reset it, and the answer could be lost.
+                while await self._loop.sock_recv(connection, 65_536):
+                    pass
+
+
+def first_of_its_kind() -> bool:
+    """Return whether this process is the first worker of its service."""
+    from bentoml._internal.context import server_context
+
+    return server_context.worker_index in (None, 1)
+
+
+def address_of(service_name: str) -> str:
+    """Return the address of a service; in a worker, of any service of the server."""
+    addresses: dict[str, str] = BentoMLContainer.remote_runner_mapping.get()
+    return addresses.get(service_name, "")
+
+
+def tell_supervisor_ready() -> None:
+    """Call in an API process that is about to accept requests: its supervisor need not."""
+    if SUPERVISOR in os.environ:
+        os.kill(os.getppid(), signal.SIGUSR2)

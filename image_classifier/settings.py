@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from preprocessing import DecodeLimits
 from preprocessing.errors import OperatorError
 
 PREFIX = "CLASSIFIER_"
@@ -58,6 +59,11 @@ class Settings(BaseModel):
     timeout_ms: Annotated[float, Field(gt=0, le=55_000)] = Field(
         5_000.0, description="Milliseconds after which an accepted request is answered 504."
     )
+    keep_alive_s: Annotated[float, Field(gt=0)] = Field(
+        75.0,
+        description="Seconds an idle connection stays open: longer than a load balancer keeps it, "
+        "often 60. `bentoml serve --timeout-keep-alive` takes precedence.",
+    )
     max_queue: Annotated[int, Field(ge=1)] = Field(
         512,
         description="Requests that may be in flight in one API process at a time; more are "
@@ -103,6 +109,22 @@ class Settings(BaseModel):
     default_top_k: Annotated[int, Field(ge=1)] = Field(
         5, description="Predictions in an answer where the request does not say top_k."
     )
+
+    log_format: Literal["text", "json"] = Field(
+        "text", description="Format of the log: a line of text or a JSON object for each event."
+    )
+
+    @property
+    def decode_limits(self) -> DecodeLimits:
+        """What one image file may cost."""
+        chosen = self.model_dump(include=set(DecodeLimits.model_fields))
+        return DecodeLimits(max_bytes=self.max_body_bytes, **chosen)
+
+    @property
+    def changed(self) -> dict[str, object]:
+        """Settings that differ from their defaults, by the name of their variable."""
+        chosen = self.model_dump(exclude_defaults=True)
+        return {PREFIX + name.upper(): value for name, value in chosen.items()}
 
     @property
     def longest_wait_ms(self) -> float:

@@ -38,13 +38,19 @@ def describe_failure(step: str, error: BaseException, sources: Path | None = Non
     if isinstance(error, OperatorError):
         return f"{step} failed: {error}"
     LOG.info("%s failed", step, exc_info=error)
-    cause = _chain(error)[-1]
-    place = _line_in(sources, error) or _operator_in(error)
-    message = first_line(str(cause))
-    return (
-        f"{step} failed{f' at {place}' if place else ''}: {type(cause).__name__}"
-        f"{f': {message}' if message else ''}"
-    )
+    chain = [error]  # it and what it was raised from, outermost first
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
+        chain.append(cause)
+    frames = [frame for item in reversed(chain) if (frame := _user_frame(sources, item))]
+    operators = [found for item in chain if (found := OPERATOR.search(str(item)))]
+    place = ""
+    if frames:
+        place = f" at line {frames[0][1].lineno} of {frames[0][0]} (`{frames[0][1].line}`)"
+    elif operators:
+        place = f" at operator {operators[0][1] or operators[0][2]}"
+    first_line = str(chain[-1]).strip().partition("\n")[0]
+    kind = type(chain[-1]).__name__
+    return f"{step} failed{place}: {kind}: {one_line(first_line)}".removesuffix(": ")
 
 
 def call_user_code(
@@ -65,10 +71,10 @@ def call_user_code(
     try:
         return call()
     except (Exception, SystemExit) as error:
-        LOG.info("%s", what, exc_info=error)
+        frame = _user_frame(folder, error)
+        place = f" at {frame[0]}, line {frame[1].lineno}" if frame else ""
         raise ImportRefused(
-            f"{what} raised {type(error).__name__}{_file_and_line(folder, error)}: "
-            f"{one_line(error)}; {remedy}"
+            f"{what} raised {type(error).__name__}{place}: {one_line(error)}; {remedy}"
         ) from error
 
 
@@ -79,31 +85,10 @@ def one_line(error: object) -> str:
     return text if len(text) <= MAX_CHARACTERS else f"{text[: MAX_CHARACTERS - 1]}…"
 
 
-def first_line(text: str) -> str:
-    """Return the first line of a library's message, without terminal codes, cut to 200."""
-    lines = [line.strip() for line in TERMINAL_CODES.sub("", text).splitlines()]
-    first = next((line for line in lines if line), "")
-    return first if len(first) <= MAX_CHARACTERS else f"{first[: MAX_CHARACTERS - 1]}…"
-
-
-def _line_in(sources: Path | None, error: BaseException) -> str:
-    """Return "line N of FILE (`code`)" for the innermost frame in the user's files."""
-    for item in reversed(_chain(error)):
-        if frame := _user_frame(sources, item):
-            file, summary = frame
-            return f"line {summary.lineno} of {file} (`{summary.line}`)"
-    return ""
-
-
-def _file_and_line(sources: Path | None, error: BaseException) -> str:
-    """Return " at FILE, line N" for the innermost frame in the user's files."""
-    frame = _user_frame(sources, error)
-    return f" at {frame[0]}, line {frame[1].lineno}" if frame else ""
-
-
 def _user_frame(
     sources: Path | None, error: BaseException
 ) -> tuple[str, traceback.FrameSummary] | None:
+    """Return the innermost frame in the user's files, and the name of the file."""
     if sources is None:
         return None
     sources = sources.absolute()
@@ -136,18 +121,3 @@ def quiet_exporter(step: str) -> Iterator[None]:
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    """Return the error and what it was raised from, outermost first."""
-    chain = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
-        chain.append(cause)
-    return chain
-
-
-def _operator_in(error: BaseException) -> str:
-    for item in _chain(error):
-        if found := OPERATOR.search(str(item)):
-            return f"operator {found[1] or found[2]}"
-    return ""

@@ -1,10 +1,10 @@
 """Networks that come as a finished graph: a TorchScript archive or an ONNX file."""
 
+import ast
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -23,13 +23,16 @@ from importer.errors import ImportRefused
 from importer.failures import one_line
 from importer.weights import is_torchscript
 
-FinalOperation = Literal["softmax", "log_softmax", "sigmoid", "hard_sigmoid", "argmax", "topk"]
+FinalOperation = Literal[
+    "softmax", "log_softmax", "sigmoid", "log_sigmoid", "hard_sigmoid", "argmax", "topk"
+]
 KNOWN_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 """Operator sets that need no library of the user's: ONNX itself and onnxruntime's own."""
 FILE_ACCESS = re.compile(rb"\b((?:torch|ops\.aten)\.(?:save|from_file))\(")
 MAX_CODE_BYTES = 64 << 20
 """The code of ResNet-152 takes 0.3 MB."""
-IMAGE_TYPES = frozenset({"float32", "float16", "uint8"})
+NUMPY_TYPES = {"float32": np.float32, "float16": np.float16, "uint8": np.uint8}
+"""Of images that a graph may take."""
 EXTERNAL_BYTES = 1 << 20
 """Tensors of this size or more are written beside an ONNX file: it takes 2 GiB at most, and they
 are written one by one. Exporting ViT-B/16 (346 MB) then peaks at 1.18 GB, as much as before the
@@ -93,37 +96,15 @@ def _refuse_file_access(path: Path) -> None:
                 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class OnnxClassifier:
-    """An ONNX file that was checked: one image in, one row of scores out.
+def _read_onnx(path: Path) -> tuple[onnx.ModelProto, dict[str, Path]]:
+    """Read an ONNX file without running it; only standard operators and onnxruntime's.
 
-    Attributes:
-        model: The graph; weights in files beside it are not loaded.
-        input_name: Name of the image input.
-        input_dtype: "float32", "float16" or "uint8".
-        input_shape: Four sizes; None where the graph leaves one open.
-        output_name: Name of the output of scores.
-        output_shape: Two sizes: batch and classes; None where the graph leaves one open.
-        files: The file and its external data, all in one folder: name → file.
-    """
-
-    model: onnx.ModelProto
-    input_name: str
-    input_dtype: str
-    input_shape: tuple[int | None, ...]
-    output_name: str
-    output_shape: tuple[int | None, ...]
-    files: dict[str, Path]
-
-
-def check_onnx(path: Path) -> OnnxClassifier:
-    """Check an ONNX classifier without running it.
-
-    One image input of four dimensions, one output of two; only standard operators and
-    onnxruntime's. External data must lie beside the file.
+    Returns:
+        The graph, and the file and those of its weights beside it, by name. Such weights are not
+        loaded.
 
     Raises:
-        ImportRefused: Not valid ONNX, or not such a classifier.
+        ImportRefused: Not valid ONNX, or with weights that do not lie beside it.
     """
     if not path.is_file():
         raise ImportRefused(f"{path}: not an ONNX file")
@@ -137,18 +118,21 @@ def check_onnx(path: Path) -> OnnxClassifier:
     files = {path.name: path} | _external_files(model, path)
     try:
         onnx.checker.check_model(str(path), full_check=True)
-        inferred = onnx.shape_inference.infer_shapes(model)
     except Exception as error:  # ValidationError, InferenceError and plain RuntimeErrors from C++
         raise ImportRefused(
             f"{path}: not valid ONNX ({one_line(error)}); export it again"
         ) from error
     _refuse_unsupported_operators(model, path)
-    return _classifier(model, inferred.graph, path, files)
+    return model, files
 
 
-def _classifier(
-    model: onnx.ModelProto, graph: onnx.GraphProto, path: Path, files: dict[str, Path]
-) -> OnnxClassifier:
+def _image_input(model: onnx.ModelProto, path: Path) -> tuple[str, str, tuple[int | None, ...]]:
+    """Return name, dtype and four sizes of the one input; a size is None where it is open.
+
+    Raises:
+        ImportRefused: Not one image input of four dimensions and one output of two.
+    """
+    graph = onnx.shape_inference.infer_shapes(model).graph
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
     outputs = list(graph.output)
@@ -159,25 +143,17 @@ def _classifier(
             "logits: export it with those alone"
         )
     (image, image_type), (scores, scores_type) = _shape(inputs[0]), _shape(outputs[0])
-    if len(image) != 4 or image_type not in IMAGE_TYPES:
+    if len(image) != 4 or image_type not in NUMPY_TYPES:
         raise ImportRefused(
             f"{path}: input {inputs[0].name!r} is {image_type} {image}, expected four dimensions "
-            f"of {', '.join(sorted(IMAGE_TYPES))}"
+            f"of {', '.join(sorted(NUMPY_TYPES))}"
         )
     if len(scores) != 2 or not scores_type.startswith("float"):
         raise ImportRefused(
             f"{path}: output {outputs[0].name!r} is {scores_type} {scores}, expected floats of "
             "shape (batch, classes)"
         )
-    return OnnxClassifier(
-        model=model,
-        input_name=inputs[0].name,
-        input_dtype=image_type,
-        input_shape=image,
-        output_name=outputs[0].name,
-        output_shape=scores,
-        files=files,
-    )
+    return inputs[0].name, image_type, image
 
 
 def _shape(value: onnx.ValueInfoProto) -> tuple[tuple[int | None, ...], str]:
@@ -238,7 +214,6 @@ def _refuse_unsupported_operators(model: onnx.ModelProto, path: Path) -> None:
 
 OLDEST_OPSET = 7
 """From there on arithmetic broadcasts as the normalisation in front needs it (ONNX 1.2, 2018)."""
-NUMPY_TYPES = {"float32": np.float32, "float16": np.float16, "uint8": np.uint8}
 
 
 class OnnxNetwork(nn.Module):
@@ -247,65 +222,74 @@ class OnnxNetwork(nn.Module):
     A final Softmax or Sigmoid is left out: what serves applies it to the logits before it.
 
     Attributes:
-        classifier: The file, as it was checked.
         model: The graph without a final Softmax or Sigmoid; files beside it are not loaded.
+        files: The file and its external data, all in one folder: name → file.
+        input_name: Name of the image input.
+        input_dtype: "float32", "float16" or "uint8".
+        input_shape: Four sizes; None where the graph leaves one open.
         ends_in: Last operation of the file that decides what its output means, or None.
         activation_cut: Whether that was a Softmax or a Sigmoid, which was left out.
+
+    Raises:
+        ImportRefused: The file is no ONNX, or no image classifier.
     """
+
+    model: onnx.ModelProto
+    files: dict[str, Path]
+    input_name: str
+    input_dtype: str
+    input_shape: tuple[int | None, ...]
+    ends_in: FinalOperation | None
+    activation_cut: bool
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self.classifier: OnnxClassifier = check_onnx(path)
         self.folder = path.parent
-        self.model = self.classifier.model
+        self.model, self.files = _read_onnx(path)
+        self.input_name, self.input_dtype, self.input_shape = _image_input(self.model, path)
         if self.model.functions:  # an exporter may write Softmax as a function of its own
             self.model = onnx.inliner.inline_local_functions(self.model)
-        self.ends_in, activation = _final_operation(self.model)
-        self.activation_cut: bool = activation is not None
-        if activation is not None:
-            _replace_by_identity(*activation)
+        self.ends_in, self.activation_cut = _cut_final_activation(self.model.graph)
         self._session = self._session_of(self.model)
 
     @property
     def channels_last(self) -> bool:
         """Whether the graph wants (n, H, W, C), as those converted from TensorFlow do."""
-        _, first, _, last = self.classifier.input_shape
+        _, first, _, last = self.input_shape
         return first not in (1, 3) and last in (1, 3)
 
     @property
     def batch_size(self) -> int | None:
         """The batch size the file is fixed to; None where it is free."""
-        return self.classifier.input_shape[0]
+        return self.input_shape[0]
 
     @cached_property
     def takes_batches(self) -> bool:
         """Whether any batch size works, a fixed one being freed: two images answer as alone."""
         if self.batch_size is None:
             return True
-        shape = [size or 224 for size in self.classifier.input_shape[1:]]
-        dtype = self.classifier.input_dtype
-        scale = 255 if dtype == "uint8" else 1
-        batch = np.random.default_rng(0).uniform(0, scale, (2, *shape)).astype(NUMPY_TYPES[dtype])
+        shape = [size or 224 for size in self.input_shape[1:]]
+        scale = 255 if self.input_dtype == "uint8" else 1
+        batch = np.random.default_rng(0).uniform(0, scale, (2, *shape))
+        batch = batch.astype(NUMPY_TYPES[self.input_dtype])
         try:
-            together = self._run(self._session_of(self._with_free_batch()), batch)
-            alone = [self._run_fixed(batch[at : at + 1]) for at in range(2)]
+            together = self._run(self._session_of(self.with_free_batch()), batch)
+            alone = self._run_fixed(batch)
         # onnxruntime's exceptions have no public base.
         except Exception:
             return False
-        return together.shape == (2, alone[0].shape[1]) and np.allclose(
-            together, np.concatenate(alone), rtol=1e-3, atol=1e-3
-        )
+        return together.shape == alone.shape and np.allclose(together, alone, 1e-3, 1e-3)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return logits of normalised float32 pixels (n, C, H, W).
 
         A graph that takes uint8 normalises by itself: its pixels come in [0, 1].
         """
-        if self.classifier.input_dtype == "uint8":
+        if self.input_dtype == "uint8":
             pixels = (pixels * 255).round().clamp(0, 255)
         if self.channels_last:
             pixels = pixels.permute(0, 2, 3, 1)
-        dtype = NUMPY_TYPES[self.classifier.input_dtype]
+        dtype = NUMPY_TYPES[self.input_dtype]
         batch = np.ascontiguousarray(pixels.numpy(), dtype=dtype)
         try:
             logits = self._run_fixed(batch)
@@ -322,13 +306,15 @@ class OnnxNetwork(nn.Module):
         return np.concatenate([self._run(self._session, row)[:1] for row in rows])
 
     def _run(self, session: Any, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        (logits,) = session.run(None, {self.classifier.input_name: batch})
+        (logits,) = session.run(None, {self.input_name: batch})
         return np.asarray(logits, dtype=np.float32)
 
-    def _with_free_batch(self) -> onnx.ModelProto:
+    def with_free_batch(self) -> onnx.ModelProto:
+        """Return a copy of `model` whose batch size is free, as far as that can be done."""
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
-        _free_batch_dimension(model, self.batch_size)
+        if self.batch_size is not None:
+            _free_batch_dimension(model, self.batch_size)
         return model
 
     def _session_of(self, model: onnx.ModelProto) -> Any:
@@ -344,109 +330,110 @@ class OnnxNetwork(nn.Module):
 
 
 PASSING = frozenset({"Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Dropout"})
-FINAL_OPERATIONS: dict[str, FinalOperation] = {
-    "Softmax": "softmax",
-    "LogSoftmax": "log_softmax",
-    "Sigmoid": "sigmoid",
-    "HardSigmoid": "hard_sigmoid",
-    "ArgMax": "argmax",
-    "TopK": "topk",
-}
+FORMS: tuple[tuple[FinalOperation, str], ...] = (
+    ("softmax", "Softmax(x)"),
+    ("softmax", "Div(Exp(Sub(x, ReduceMax(x))), ReduceSum(Exp(Sub(x, ReduceMax(x)))))"),
+    ("softmax", "Div(Exp(x), ReduceSum(Exp(x)))"),
+    ("softmax", "Mul(Exp(x), Reciprocal(ReduceSum(Exp(x))))"),
+    ("softmax", "Exp(LogSoftmax(x))"),
+    ("log_softmax", "LogSoftmax(x)"),
+    ("log_softmax", "Log(Softmax(x))"),
+    ("log_softmax", "Log(Div(Exp(x), ReduceSum(Exp(x))))"),
+    ("log_softmax", "Sub(x, ReduceLogSumExp(x))"),
+    ("log_softmax", "Sub(x, Log(ReduceSum(Exp(x))))"),
+    ("log_softmax", "Sub(Sub(x, ReduceMax(x)), Log(ReduceSum(Exp(Sub(x, ReduceMax(x))))))"),
+    ("sigmoid", "Sigmoid(x)"),
+    ("sigmoid", "Div(1, Add(1, Exp(Neg(x))))"),
+    ("sigmoid", "Reciprocal(Add(1, Exp(Neg(x))))"),
+    ("hard_sigmoid", "HardSigmoid(x)"),
+    ("hard_sigmoid", "Div(Clip(Add(x, 3), 0, 6), 6)"),
+    ("hard_sigmoid", "Mul(Clip(Add(x, 3), 0, 6), constant)"),
+    ("hard_sigmoid", "Clip(Add(Mul(x, constant), constant), 0, 1)"),
+    ("log_sigmoid", "Log(Sigmoid(x))"),
+    ("log_sigmoid", "Neg(Softplus(Neg(x)))"),
+    ("argmax", "ArgMax(x)"),
+    ("topk", "TopK(x)"),
+)
+"""What a graph may end in, in the forms that exporters write; x is what is before it."""
 
 
-def _final_operation(
-    model: onnx.ModelProto,
-) -> tuple[FinalOperation | None, tuple[onnx.NodeProto, str] | None]:
-    """Return the operation that decides what the output means, where it is a known one.
+def _cut_final_activation(graph: onnx.GraphProto) -> tuple[FinalOperation | None, bool]:
+    """Leave out a Softmax over the classes or a Sigmoid at the end of a graph.
 
-    Also what to leave out where it is a Softmax over the classes or a Sigmoid: the node, and
-    the name of the logits before it.
+    Returns:
+        The operation that decides what the output means, where it is a known one, and whether
+        it was left out.
     """
-    graph = model.graph
     producers = {name: node for node in graph.node for name in node.output}
-    node = _producer(graph.output[0].name, producers)
-    if node is None:
-        return None, None
-    operation = FINAL_OPERATIONS.get(node.op_type)
-    logits = node.input[0]
-    if operation is None:
-        operation, logits = _operation_of_parts(node, producers)
-    classes_axis = operation == "sigmoid" or _attribute(node, "axis", 1) in (1, -1)
-    if operation in ("softmax", "sigmoid") and classes_axis:
-        return operation, (node, logits)
-    return operation, None
+    constants = _constants(graph)
+    last = _origin(graph.output[0].name, producers)
+    for operation, form in FORMS:
+        pattern = ast.parse(form, mode="eval").body
+        found = _match(pattern, last, producers, constants)
+        if found is None:
+            continue
+        node = producers[last]
+        axis = next((item.i for item in node.attribute if item.name == "axis"), 1)
+        cut = operation == "sigmoid" or (operation == "softmax" and axis in (1, -1))
+        if cut:
+            node.op_type = "Identity"
+            del node.input[:], node.attribute[:]
+            node.input.append(found["x"])
+        return operation, cut
+    return None, False
 
 
-def _producer(
-    name: str, producers: dict[str, onnx.NodeProto], passing: frozenset[str] = PASSING
-) -> onnx.NodeProto | None:
-    """Return the node that computes a value, behind nodes that only pass it on."""
-    node = producers.get(name)
-    while node is not None and node.op_type in passing:
-        node = producers.get(node.input[0])
-    return node
+def _origin(value: str, producers: Mapping[str, onnx.NodeProto]) -> str:
+    """Return the value that nodes which only pass it on have made `value` of."""
+    while value in producers and producers[value].op_type in PASSING:
+        value = producers[value].input[0]
+    return value
 
 
-def _operation_of_parts(
-    node: onnx.NodeProto, producers: dict[str, onnx.NodeProto]
-) -> tuple[FinalOperation | None, str]:
-    """Recognise softmax, log-softmax, sigmoid and hard sigmoid spelled out in smaller nodes."""
-    parts = [_producer(name, producers) for name in node.input]
-    kinds = [None if part is None else part.op_type for part in parts]
-    first, second = (*parts, None, None)[:2]
-    if node.op_type == "Div" and first and second and kinds == ["Exp", "ReduceSum"]:
-        same = _producer(second.input[0], producers) == first
-        return ("softmax", first.input[0]) if same else (None, "")
-    if node.op_type == "Log" and first and kinds == ["Softmax"]:
-        return "log_softmax", first.input[0]
-    if node.op_type == "Log" and first and _operation_of_parts(first, producers)[0] == "softmax":
-        return "log_softmax", first.input[0]
-    if node.op_type == "Sub" and kinds[1:] in (["ReduceLogSumExp"], ["Log"]):
-        return "log_softmax", node.input[0]
-    divisor = {"Reciprocal": first, "Div": second}.get(node.op_type)
-    if divisor is not None and divisor.op_type == "Add":
-        for name in divisor.input:
-            exponential = _producer(name, producers)
-            if exponential is not None and exponential.op_type == "Exp":
-                negative = _producer(exponential.input[0], producers)
-                if negative is not None and negative.op_type == "Neg":
-                    return "sigmoid", negative.input[0]
-    if node.op_type in ("Div", "Mul") and first is not None and first.op_type == "Clip":
-        return "hard_sigmoid", node.input[0]
-    return None, ""
+def _match(
+    pattern: ast.expr,
+    value: str,
+    producers: Mapping[str, onnx.NodeProto],
+    constants: Mapping[str, onnx.TensorProto],
+) -> dict[str, str] | None:
+    """Return what the names in a pattern of `FORMS` stand for where it made `value`, else None."""
+    value = _origin(value, producers)
+    if isinstance(pattern, ast.Constant):
+        number = _array(constants[value]) if value in constants else np.array(())
+        return {} if number.size and (number == pattern.value).all() else None
+    if isinstance(pattern, ast.Name):
+        if pattern.id == "constant":
+            return {} if value in constants else None
+        return {pattern.id: value}
+    node = producers.get(value)
+    if not isinstance(pattern, ast.Call) or node is None or node.op_type != pattern.func.id:  # type: ignore[attr-defined]
+        return None
+    orders = [list(node.input)]
+    if node.op_type in ("Add", "Mul"):
+        orders.append(orders[0][::-1])
+    for inputs in orders:
+        # Clip and others have had their limits as attributes, and may have inputs beyond these.
+        parts = [
+            _match(part, name, producers, constants)
+            for part, name in zip(pattern.args, inputs, strict=False)
+        ]
+        names = [part["x"] for part in parts if part]
+        if None not in parts and len(set(names)) <= 1:
+            return {"x": names[0]} if names else {}
+    return None
 
 
-def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
-    return next((int(item.i) for item in node.attribute if item.name == name), default)
-
-
-def _replace_by_identity(node: onnx.NodeProto, value: str) -> None:
-    node.op_type = "Identity"
-    del node.input[:], node.attribute[:]
-    node.input.append(value)
-
-
-def torchscript_takes_batches(network: nn.Module, pixels: torch.Tensor) -> bool:
-    """Return whether a traced network answers two images as it answers each alone.
-
-    A trace made with one image may have that batch size written into it.
-
-    Args:
-        network: A ScriptModule, or a module around one.
-        pixels: Two inputs of the network.
-    """
-    try:
-        with torch.inference_mode():
-            together = network(pixels[:2])
-            alone = torch.cat([network(pixels[at : at + 1]) for at in range(2)])
-    except RuntimeError:  # torch's one error for shapes that do not fit
-        return False
-    return together.shape == alone.shape and bool(torch.allclose(together, alone, 1e-3, 1e-3))
+def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    """Return the tensors that a graph holds, as initializers or Constant nodes, by name."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            constants[node.output[0]] = node.attribute[0].t
+    return constants
 
 
 PREFIX = "pixels_to_logits."
 """Of the names that are added; a graph that has such names was made here."""
-ELEMENT_TYPES = {"uint8": TensorProto.UINT8, "float32": TensorProto.FLOAT}
 OLDEST_IR = 4
 """Before it, weights had to be listed as inputs."""
 
@@ -471,22 +458,19 @@ def write_graph_of_pixels(network: OnnxNetwork, input_spec: InputSpec, path: Pat
             "dynamic batch axis, or with a batch size of 1"
         )
     model = onnx.ModelProto()
-    model.CopyFrom(network.model)
     if network.takes_batches:
-        _free_batch_dimension(model, network.batch_size)
+        model = network.with_free_batch()
+    else:
+        model.CopyFrom(network.model)
     graph = model.graph
-    image = next(value for value in graph.input if value.name == network.classifier.input_name)
-    nodes, constants = _front(network, input_spec, image.name)
+    nodes, constants = _front(network, input_spec)
+    nodes.extend(graph.node)
     batch_size = "n" if network.takes_batches else 1
-    pixels = helper.make_tensor_value_info(
-        f"{PREFIX}batch",
-        ELEMENT_TYPES[input_spec.dtype],
-        (batch_size, *input_spec.shape),
-    )
-    kept = [*nodes, *graph.node]
+    dtype = TensorProto.UINT8 if input_spec.dtype == "uint8" else TensorProto.FLOAT
+    pixels = helper.make_tensor_value_info(f"{PREFIX}batch", dtype, (batch_size, *input_spec.shape))
     del graph.input[:], graph.node[:]
     graph.input.append(pixels)
-    graph.node.extend(kept)
+    graph.node.extend(nodes)
     graph.initializer.extend(constants)
     model.ir_version = max(model.ir_version, OLDEST_IR)
     _save(model, network, path)
@@ -494,7 +478,7 @@ def write_graph_of_pixels(network: OnnxNetwork, input_spec: InputSpec, path: Pat
 
 
 def _save(model: onnx.ModelProto, network: OnnxNetwork, path: Path) -> None:
-    if len(network.classifier.files) > 1:
+    if len(network.files) > 1:
         onnx.load_external_data_for_model(model, str(network.folder))
     data_name = f"{path.name}.data"
     (path.parent / data_name).unlink(missing_ok=True)  # onnx would append to it
@@ -510,38 +494,35 @@ def _save(model: onnx.ModelProto, network: OnnxNetwork, path: Path) -> None:
 
 
 def _front(
-    network: OnnxNetwork, input_spec: InputSpec, image: str
+    network: OnnxNetwork, input_spec: InputSpec
 ) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """Return the nodes from the pixels to the original input, and their constants.
 
     The arithmetic is that of `PixelsToLogits`.
     """
-    steps: list[tuple[str, dict[str, object], np.ndarray | None]] = []
+    steps: list[tuple[str, npt.NDArray[np.float32] | None, dict[str, Any]]] = []
     if not network.channels_last:
-        steps.append(("Transpose", {"perm": [0, 3, 1, 2]}, None))
-    takes = network.classifier.input_dtype
-    if takes == "uint8":
+        steps.append(("Transpose", None, {"perm": [0, 3, 1, 2]}))
+    if network.input_dtype == "uint8":
         _refuse_second_normalisation(input_spec)
     elif input_spec.mean is not None and input_spec.std is not None:
         shape = (-1,) if network.channels_last else (1, -1, 1, 1)
-        steps.append(("Cast", {"to": TensorProto.FLOAT}, None))
-        steps.append(("Div", {}, np.array(255, np.float32)))
-        steps.append(("Sub", {}, np.array(input_spec.mean, np.float32).reshape(shape)))
-        steps.append(("Div", {}, np.array(input_spec.std, np.float32).reshape(shape)))
-    if takes == "float16":
-        steps.append(("Cast", {"to": TensorProto.FLOAT16}, None))
-    if not steps:
-        steps.append(("Identity", {}, None))
+        steps.append(("Cast", None, {"to": TensorProto.FLOAT}))
+        steps.append(("Div", np.array(255, np.float32), {}))
+        steps.append(("Sub", np.array(input_spec.mean, np.float32).reshape(shape), {}))
+        steps.append(("Div", np.array(input_spec.std, np.float32).reshape(shape), {}))
+    if network.input_dtype == "float16":
+        steps.append(("Cast", None, {"to": TensorProto.FLOAT16}))
+    steps = steps or [("Identity", None, {})]
     nodes, constants, before = [], [], f"{PREFIX}batch"
-    for number, (kind, attributes, constant) in enumerate(steps):
+    for number, (kind, constant, attributes) in enumerate(steps):
         inputs = [before]
         if constant is not None:
             inputs.append(f"{PREFIX}constant{number}")
             constants.append(numpy_helper.from_array(constant, inputs[1]))
-        before = image if number == len(steps) - 1 else f"{PREFIX}{number}"
-        nodes.append(helper.make_node(kind, inputs, [before], f"{PREFIX}{kind}{number}"))
-        for name, value in attributes.items():
-            nodes[-1].attribute.append(helper.make_attribute(name, value))
+        before = network.input_name if number == len(steps) - 1 else f"{PREFIX}{number}"
+        name = f"{PREFIX}{kind}{number}"
+        nodes.append(helper.make_node(kind, inputs, [before], name, **attributes))
     return nodes, constants
 
 
@@ -555,40 +536,35 @@ def _refuse_second_normalisation(input_spec: InputSpec) -> None:
         )
 
 
-def _free_batch_dimension(model: onnx.ModelProto, fixed: int | None) -> None:
-    """Make the first size of input and output free where the file has it fixed.
+def _free_batch_dimension(model: onnx.ModelProto, fixed: int) -> None:
+    """Make the first size of input and output free.
 
     Shapes that Reshape nodes spell out with the batch size in front follow their input. A batch
     size may hide in other places, so `takes_batches` runs the result.
     """
     graph = model.graph
-    if fixed is None:
-        return
     inferred = onnx.shape_inference.infer_shapes(model).graph
-    sizes = {
-        value.name: [size.dim_value for size in value.type.tensor_type.shape.dim]
-        for value in (*inferred.input, *inferred.value_info, *inferred.output)
-    }
-    for node, shape in list(_reshapes(graph)):
-        if len(shape) and shape[0] == fixed and sizes.get(node.input[0], [None])[0] == fixed:
+    values = (*inferred.input, *inferred.value_info, *inferred.output)
+    starts_fixed = {value.name for value in values if _shape(value)[0][:1] == (fixed,)}
+    constants = _constants(graph)
+    for node in graph.node:
+        if node.op_type != "Reshape" or node.input[0] not in starts_fixed:
+            continue
+        shape = _array(constants[node.input[1]]) if node.input[1] in constants else np.array(())
+        if shape[:1] == fixed:
             name = f"{PREFIX}{node.output[0]}.shape"
             follows = np.array([0, *shape[1:]], np.int64)  # 0: as in the input
             graph.initializer.append(numpy_helper.from_array(follows, name))
             node.input[1] = name
     del graph.value_info[:]
+    weights = {tensor.name for tensor in graph.initializer}
     for value in (*graph.input, *graph.output):
-        if len(value.type.tensor_type.shape.dim) and value.name not in {
-            tensor.name for tensor in graph.initializer
-        }:
+        if len(value.type.tensor_type.shape.dim) and value.name not in weights:
             value.type.tensor_type.shape.dim[0].dim_param = "n"
 
 
-def _reshapes(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, np.ndarray]]:
-    """Yield Reshape nodes whose shape is a constant, with that shape."""
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            constants[node.output[0]] = node.attribute[0].t
-    for node in graph.node:
-        if node.op_type == "Reshape" and len(node.input) > 1 and node.input[1] in constants:
-            yield node, numpy_helper.to_array(constants[node.input[1]])
+def _array(tensor: onnx.TensorProto) -> npt.NDArray[Any]:
+    """Return a constant as an array; empty where it is large and lies in a file beside."""
+    if tensor.data_location == TensorProto.EXTERNAL:
+        return np.array(())
+    return numpy_helper.to_array(tensor)

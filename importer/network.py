@@ -21,7 +21,6 @@ from importer.graphs import (
     OnnxNetwork,
     load_torchscript,
     refuse_other_precision,
-    torchscript_takes_batches,
 )
 from importer.torchvision_models import (
     TorchvisionWeights,
@@ -100,7 +99,7 @@ def read_network(
         path, key=weights_key, prefix=weights_prefix or "", ignore=weights_ignore
     )
     if name is not None:
-        kwargs = builder_arguments(name, architecture.kwargs, [*checkpoint.tensors], published)
+        kwargs = builder_arguments(name, architecture.kwargs, [*checkpoint.state], published)
         architecture = architecture.model_copy(update={"kwargs": kwargs})
     else:
         source = capture_source(Path(network_text.rpartition(":")[0]))
@@ -131,7 +130,7 @@ def read_graph(path: Path, staging_dir: Path) -> ModelSource:
         shutil.copyfile(path, kept)
         return ModelSource(network=load_torchscript(kept), architecture=None, published=None)
     network = OnnxNetwork(path)
-    for name, file in network.classifier.files.items():
+    for name, file in network.files.items():
         # The graph refers to files beside it by their names; its own is free to choose.
         shutil.copyfile(file, folder / ("network.onnx" if file == path else name))
     notes = []
@@ -301,19 +300,59 @@ def _shape_remedy(output: torch.Tensor, count: int) -> str:
     return "return one row of scores an image"
 
 
+def activation_of(
+    source: ModelSource, network: nn.Module, batch: torch.Tensor, asked: Activation | None = None
+) -> Activation:
+    """Return what the service must apply to the outputs of a network to get probabilities.
+
+    Args:
+        source: What was trained.
+        network: The same network as it takes `batch`.
+        batch: Inputs of `network`, (n, …).
+        asked: What the operator says of the outputs; None: nothing.
+
+    Raises:
+        ImportRefused: The network ends in an operation whose outputs are no logits, or that
+            contradicts what was asked.
+    """
+    is_cut = isinstance(source.network, OnnxNetwork) and source.network.activation_cut
+    graph = source.network if isinstance(source.network, OnnxNetwork) else None
+    operation = final_operation(network, batch) if graph is None else graph.ends_in
+    if operation in ("argmax", "topk"):
+        raise ImportRefused(
+            f"network: ends in {operation}, so its outputs are no scores; take that off and "
+            "import what it is computed from"
+        )
+    shown: Activation | None = None
+    if operation == "log_softmax" or (operation == "softmax" and is_cut):
+        shown = "softmax"  # of the logits; softmax of log-probabilities gives the probabilities
+    elif operation == "sigmoid" and is_cut:
+        shown = "sigmoid"
+    if shown is not None and asked not in (None, shown):
+        raise ImportRefused(
+            f"--activation {asked}: the network ends in {operation}, so it is {shown}; leave the "
+            "option out"
+        )
+    if operation is not None and shown is None and asked != "none":
+        wanted = "softmax" if operation == "softmax" else "sigmoid"
+        raise ImportRefused(
+            f"network: ends in {operation}, so its outputs are probabilities already; either leave "
+            f"that out of the network and add --activation {wanted}, or serve its outputs as they "
+            "are with --activation none"
+        )
+    return shown or asked or "softmax"
+
+
 def final_operation(network: nn.Module, batch: torch.Tensor) -> FinalOperation | None:
     """Return the operation that decides what the output of a network means, where it is known.
 
-    A graph of ONNX says it itself; other networks are run, and the operation that made the
-    output is looked up, behind such as only pass it on. What spells out a softmax in smaller
-    operations is not seen; its outputs show it.
+    The network is run, and the operation that made the output is looked up, behind such as only
+    pass it on. What spells out a softmax in smaller operations is not seen; its outputs show it.
 
     Args:
         network: In evaluation mode.
         batch: An input it takes, (n, …).
     """
-    if isinstance(network, OnnxNetwork):
-        return network.ends_in
     recorder = _OperationRecorder()
     with torch.no_grad(), recorder:
         output = network(batch)
@@ -337,10 +376,12 @@ FINAL_OPERATIONS: dict[str, FinalOperation] = {
     "aten::log_softmax": "log_softmax",
     "aten::sigmoid": "sigmoid",
     "aten::sigmoid_": "sigmoid",
+    "aten::log_sigmoid_forward": "log_sigmoid",
     "aten::hardsigmoid": "hard_sigmoid",
     "aten::hardsigmoid_": "hard_sigmoid",
     "aten::argmax": "argmax",
     "aten::topk": "topk",
+    "aten::sort": "topk",
 }
 
 
@@ -363,69 +404,10 @@ class _OperationRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return output
 
 
-def output_activation(
-    operation: FinalOperation | None, *, is_cut: bool, asked: Activation | None
-) -> Activation:
-    """Return what the service must apply to the outputs of a network to get probabilities.
-
-    Args:
-        operation: What `final_operation` found.
-        is_cut: Whether that was left out, so that the outputs are the logits before it.
-        asked: What the operator says of the outputs; None: nothing.
-
-    Raises:
-        ImportRefused: The network ends in an operation whose outputs are no logits, or that
-            contradicts what was asked.
-    """
-    if operation in ("argmax", "topk"):
-        raise ImportRefused(
-            f"network: ends in {operation}, so its outputs are no scores; take that off and "
-            "import what it is computed from"
-        )
-    shown: Activation | None = None
-    if operation in ("softmax", "log_softmax") and (is_cut or operation == "log_softmax"):
-        shown = "softmax"  # of the logits; softmax of log-probabilities gives the probabilities
-    elif operation == "sigmoid" and is_cut:
-        shown = "sigmoid"
-    if shown is not None:
-        if asked not in (None, shown):
-            raise ImportRefused(
-                f"--activation {asked}: the network ends in {operation}, so it is {shown}; leave "
-                "the option out"
-            )
-        return shown
-    if operation is not None and asked != "none":
-        wanted = "softmax" if operation == "softmax" else "sigmoid"
-        raise ImportRefused(
-            f"network: ends in {operation}, so its outputs are probabilities already; either leave "
-            f"that out of the network and add --activation {wanted}, or serve its outputs as they "
-            "are with --activation none"
-        )
-    return asked or "softmax"
-
-
-def activation_of(
-    source: ModelSource, network: nn.Module, batch: torch.Tensor, asked: Activation | None = None
-) -> Activation:
-    """Return the activation that the end of a network shows, or that was asked for.
-
-    Args:
-        source: What was trained.
-        network: The same network as it takes `batch`.
-        batch: Inputs of `network`, (n, …).
-        asked: What the operator says of the outputs; None: nothing.
-
-    Raises:
-        ImportRefused: See `output_activation`.
-    """
-    if isinstance(source.network, OnnxNetwork):
-        graph = source.network
-        return output_activation(graph.ends_in, is_cut=graph.activation_cut, asked=asked)
-    return output_activation(final_operation(network, batch), is_cut=False, asked=asked)
-
-
 def takes_batches(network: nn.Module, pixels_to_logits: nn.Module, batch: torch.Tensor) -> bool:
     """Return whether a network can be served in batches; a finished graph may be fixed to one.
+
+    That it answers images together as it answers each alone is checked elsewhere.
 
     Args:
         network: As read.
@@ -434,6 +416,10 @@ def takes_batches(network: nn.Module, pixels_to_logits: nn.Module, batch: torch.
     """
     if isinstance(network, OnnxNetwork):
         return network.takes_batches
-    if isinstance(network, torch.jit.ScriptModule):
-        return torchscript_takes_batches(pixels_to_logits, batch)
-    return True
+    if not isinstance(network, torch.jit.ScriptModule):
+        return True
+    try:
+        with torch.inference_mode():
+            return len(pixels_to_logits(batch)) == len(batch)
+    except RuntimeError:  # torch's one error for shapes that do not fit
+        return False

@@ -6,7 +6,7 @@ import pickle
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -43,22 +43,21 @@ class Checkpoint:
 
     Attributes:
         path: The file.
-        tensors: Name → tensor on the CPU, in the order of the file, dtype as in the file.
-        extra_state: Name → what a module saved beside its tensors.
+        state: Name → tensor on the CPU, in the order of the file, dtype as in the file; or what
+            a module saved beside its tensors (`EXTRA_STATE`).
         found_at: Where in the file they lie, levels divided by "/"; empty: at the top.
         alternatives: Other places in the file that hold weights; `key` chooses among them.
         ignored: Names that were left out because `ignore` says so.
         versions: Format version of each module (`_metadata` of a state dict), for the
-            migrations that modules bring with them; None where the file has none.
+            migrations that modules bring with them; empty where the file has none.
     """
 
     path: Path
-    tensors: Mapping[str, torch.Tensor]
-    extra_state: Mapping[str, object]
+    state: Mapping[str, Any]
     found_at: str
     alternatives: tuple[str, ...]
     ignored: tuple[str, ...]
-    versions: Mapping[str, Mapping[str, Any]] | None
+    versions: Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,19 +116,17 @@ def read_state_dict(
             f"{where} has no name that starts with {prefix!r}; the first is {next(iter(entries))!r}"
         )
     ignored = _matching(taken, ignore, where)
-    kept = {name: item for name, item in taken.items() if name not in ignored}
-    extra_state = {name: item for name, item in kept.items() if _last_segment(name) == EXTRA_STATE}
-    tensors = {name: item for name, item in kept.items() if name not in extra_state}
-    if strangers := [name for name, item in tensors.items() if not isinstance(item, torch.Tensor)]:
-        raise ImportRefused(
-            f"{where} holds {len(tensors) - len(strangers)} tensors and also {strangers[0]!r} "
-            f"({type(tensors[strangers[0]]).__name__}); leave it out with --weights-ignore "
-            f"{strangers[0]!r}"
-        )
+    state = {name: item for name, item in taken.items() if name not in ignored}
+    tensors = sum(isinstance(item, torch.Tensor) for item in state.values())
+    for name, item in state.items():
+        if not isinstance(item, torch.Tensor) and _last_segment(name) != EXTRA_STATE:
+            raise ImportRefused(
+                f"{where} holds {tensors} tensors and also {name!r} ({type(item).__name__}); "
+                f"leave it out with --weights-ignore {name!r}"
+            )
     return Checkpoint(
         path=path,
-        tensors=tensors,
-        extra_state=extra_state,
+        state=state,
         found_at=found_at,
         alternatives=tuple(place for place in places if place != found_at),
         ignored=ignored,
@@ -307,12 +304,16 @@ stand-in takes the place of the value, which nothing here needs. `argparse.Names
 attributes and no code that reading runs."""
 
 
-def zip_members(path: Path) -> list[zipfile.ZipInfo]:
+def is_torchscript(path: Path) -> bool:
+    """Return whether `path` is an archive of `torch.jit.save`: a zip with code and constants."""
+    parts = [name.split("/") for name in (member.filename for member in _zip_members(path))]
+    inside = {names[1] for names in parts if len(names) > 1}
+    return len({names[0] for names in parts}) == 1 and {"constants.pkl", "code"} <= inside
+
+
+def _zip_members(path: Path) -> list[zipfile.ZipInfo]:
     """Return what a zip archive lists; empty where `path` is none or its list is damaged."""
     try:
-        with path.open("rb") as file:
-            if file.read(4) != ZIP_MAGIC:
-                return []
         with zipfile.ZipFile(path) as archive:
             return archive.infolist()
     # A damaged list raises BadZipFile, but also UnicodeDecodeError, struct.error and more.
@@ -320,20 +321,11 @@ def zip_members(path: Path) -> list[zipfile.ZipInfo]:
         return []
 
 
-def is_torchscript(path: Path) -> bool:
-    """Return whether `path` is an archive of `torch.jit.save`: a zip with code and constants."""
-    names = [member.filename for member in zip_members(path)]
-    roots = {name.partition("/")[0] for name in names}
-    return len(roots) == 1 and {"constants.pkl", "code"} <= {
-        name.split("/")[1] for name in names if name.count("/")
-    }
-
-
 def _refuse_other_archive(path: Path) -> None:
     """Take only what torch.save writes: stored, not compressed, which also bounds memory."""
     if is_torchscript(path):
         raise ImportRefused(f"{path}: {FINISHED_GRAPH}")
-    members = zip_members(path)
+    members = _zip_members(path)
     if not members:
         raise ImportRefused(f"{path}: damaged archive, cut short perhaps; copy or fetch it again")
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
@@ -399,23 +391,18 @@ def _chosen_place(
         if key not in places:
             raise ImportRefused(f"{path}: no weights at key {key!r}; weights are at: {there}")
         return key
-    by_name = [
-        place
-        for name in (*EMA_NAMES, *RAW_NAMES)
-        for place in places
-        if name == place.partition("/")[0]
-    ]
-    if len(places) == 1:
-        return next(iter(places))
-    if by_name:
-        return by_name[0]
-    if places:
+    if not places:
+        raise ImportRefused(
+            f"{path}: holds no weights ({_outline(content)}); expected a state dict: "
+            "names → tensors"
+        )
+    known = (*EMA_NAMES, *RAW_NAMES)
+    by_rank = [place for name in known for place in places if place.partition("/")[0] == name]
+    if len(places) > 1 and not by_rank:
         raise ImportRefused(
             f"{path}: weights at several keys ({there}); name one with --weights-key"
         )
-    raise ImportRefused(
-        f"{path}: holds no weights ({_outline(content)}); expected a state dict: names → tensors"
-    )
+    return [*by_rank, *places][0]
 
 
 def _outline(content: object) -> str:
@@ -432,14 +419,12 @@ def _matching(names: Collection[str], patterns: Sequence[str], where: str) -> tu
     return tuple(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
 
 
-def _versions(entries: object, prefix: str) -> Mapping[str, Mapping[str, Any]] | None:
+def _versions(entries: object, prefix: str) -> dict[str, Mapping[str, Any]]:
     metadata = getattr(entries, "_metadata", None)
-    if not isinstance(metadata, Mapping):
-        return None
     # Modules are listed without the final dot: "module" is the network itself.
     return {
         f"{name}."[len(prefix) :].removesuffix("."): version
-        for name, version in metadata.items()
+        for name, version in (metadata.items() if isinstance(metadata, Mapping) else ())
         if isinstance(name, str) and f"{name}.".startswith(prefix) and isinstance(version, Mapping)
     }
 
@@ -463,38 +448,33 @@ def load_strictly(network: torch.nn.Module, checkpoint: Checkpoint) -> Loaded:
         ImportRefused: Names or shapes differ, listed like a diff; a tensor is not dense, or of
             another kind of dtype; a parameter or a running statistic is not finite.
     """
-    expected: dict[str, Any] = network.state_dict()
-    reading = _best_reading([*checkpoint.tensors], expected)
-    names = {name: reading.network_name(name) for name in checkpoint.tensors}
+    path, expected = checkpoint.path, network.state_dict()
+    reading = _best_reading(checkpoint.state, expected)
+    names = {name: reading.network_name(name) for name in checkpoint.state}
     unused = [
         name
-        for name, found in names.items()
-        if _last_segment(name) in TOOL_NAMES and found not in expected
+        for name, own in names.items()
+        if own not in expected and _last_segment(name) in (EXTRA_STATE, *TOOL_NAMES)
     ]
-    tensors = {
-        names[name]: tensor for name, tensor in checkpoint.tensors.items() if name not in unused
-    }
-    misshapen = _misshapen(tensors, expected)
-    fitting = {name: tensor for name, tensor in tensors.items() if name not in misshapen}
-    for name, tensor in fitting.items():
-        _check_kind(f"{checkpoint.path}: {name}", tensor, expected.get(name))
-    tied = _tied_names(expected)
-    _check_tied(checkpoint.path, fitting, tied)
-    extra_state = {
-        reading.network_name(name): item for name, item in checkpoint.extra_state.items()
-    }
-    extra_state = {name: item for name, item in extra_state.items() if name in expected}
+    state = {names[name]: item for name, item in checkpoint.state.items() if name not in unused}
+    misshapen = _misshapen(state, expected)
+    fitting = {name: item for name, item in state.items() if name not in misshapen}
+    for name, item in fitting.items():
+        _check_kind(f"{path}: {name}", item, expected.get(name))
+    present_by_tie = _present_by_tie(path, fitting, expected)
     versions = reading.network_versions(checkpoint.versions, network)
-    missing, unexpected = _copied(network, {**fitting, **extra_state}, versions, checkpoint.path)
-    missing = [name for name in missing if not tied.get(name, set()) & fitting.keys()]
-    missing = [name for name in missing if name not in misshapen]
+    missing, unexpected = _copied(network, fitting, versions, path)
+    missing = [name for name in missing if name not in {*present_by_tie, *misshapen}]
     if missing or unexpected or misshapen:
-        shapes = [f"{name}: {difference}" for name, difference in misshapen.items()]
-        remedy = _remedy(missing, unexpected, tensors, expected, checkpoint)
-        raise ImportRefused(_diff(checkpoint.path, missing, unexpected, shapes, remedy))
-    _check_finite(network, checkpoint.path)
+        remedy = _remedy(missing, unexpected, misshapen, checkpoint.state, expected)
+        shapes = [
+            f"{name}: shape is {actual}, expected {built}"
+            for name, (actual, built) in misshapen.items()
+        ]
+        raise ImportRefused(_diff(path, missing, unexpected, shapes, remedy))
+    _check_finite(network, path)
     return Loaded(
-        ignored=(*checkpoint.ignored, *unused, *(checkpoint.extra_state.keys() - extra_state)),
+        ignored=(*checkpoint.ignored, *unused),
         notes=(*_place_notes(checkpoint), *reading.notes(), *_unused_notes(checkpoint, unused)),
     )
 
@@ -513,24 +493,29 @@ class _Reading:
     cut: str
     added: str
 
+    def _plain(self, name: str) -> str:
+        return self.added + _without_wrappers(name).removeprefix(self.cut)
+
     def network_name(self, name: str) -> str:
-        plain = self.added + _without_wrappers(name).removeprefix(self.cut)
+        plain = self._plain(name)
         if plain not in self.by_plain_name:
             plain = OLD_DENSENET_NAME.sub(r"\1\2", plain)
         return self.by_plain_name.get(plain, plain)
 
     def network_versions(
-        self, versions: Mapping[str, Mapping[str, Any]] | None, network: torch.nn.Module
-    ) -> Mapping[str, Mapping[str, Any]] | None:
-        if versions is None:
-            return None
-        modules = {_without_wrappers(f"{name}."): name for name, _ in network.named_modules()}
-        found = {}
-        for name, version in versions.items():
-            plain = self.added + _without_wrappers(f"{name}.").removeprefix(self.cut)
-            if plain in modules:
-                found[modules[plain]] = version
-        return {"": found.get("", {}), **found}
+        self, versions: Mapping[str, Mapping[str, Any]], network: torch.nn.Module
+    ) -> Mapping[str, Mapping[str, Any]]:
+        """Return the versions by the network's names of modules."""
+        # safetensors and EMA copies carry no versions. Modules then run the migrations of their
+        # oldest format, except that torchvision's MNASNet, a root, refuses to load without one.
+        root = getattr(network.state_dict(), "_metadata", {}).get("", {})
+        by_plain = {self._plain(name and f"{name}."): item for name, item in versions.items()}
+        modules = {
+            name: _without_wrappers(name and f"{name}.") for name, _ in network.named_modules()
+        }
+        return {"": root} | {
+            name: by_plain[plain] for name, plain in modules.items() if plain in by_plain
+        }
 
     def notes(self) -> Iterator[str]:
         if self.cut:
@@ -543,7 +528,7 @@ OLD_DENSENET_NAME = re.compile(r"^(.*denselayer\d+\.(?:norm|conv))\.([12]\.\w+)$
 """torchvision's published DenseNets say `norm.1` where the network says `norm1`."""
 
 
-def _best_reading(names: Sequence[str], expected: Collection[str]) -> _Reading:
+def _best_reading(names: Collection[str], expected: Collection[str]) -> _Reading:
     """Choose the reading of the file's names under which most of them are the network's."""
     by_plain_name: dict[str, str] = {}
     for name in expected:
@@ -574,11 +559,15 @@ def _last_segment(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def _misshapen(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, Any]) -> dict[str, str]:
+def _misshapen(
+    state: Mapping[str, Any], expected: Mapping[str, Any]
+) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Return name → shape in the file and in the network, where they differ."""
     return {
-        name: f"shape is {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}"
-        for name, tensor in tensors.items()
-        if _has_shape(expected.get(name)) and tensor.shape != expected[name].shape
+        name: (tuple(item.shape), tuple(expected[name].shape))
+        for name, item in state.items()
+        if _has_shape(item) and _has_shape(expected.get(name))
+        if item.shape != expected[name].shape
     }
 
 
@@ -587,54 +576,53 @@ def _has_shape(item: object) -> bool:
     return isinstance(item, torch.Tensor) and not torch.nn.parameter.is_lazy(item)
 
 
-def _check_kind(where: str, tensor: torch.Tensor, expected: object) -> None:
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+def _check_kind(where: str, item: object, expected: object) -> None:
+    if not isinstance(item, torch.Tensor):  # extra state
+        return
+    if item.layout != torch.strided or item.is_quantized or item.device.type != "cpu":
         raise ImportRefused(
             f"{where}: is quantized, sparse or without data; expected a dense tensor of numbers"
         )
     if isinstance(expected, torch.Tensor) and (
-        (tensor.is_floating_point(), tensor.is_complex())
+        (item.is_floating_point(), item.is_complex())
         != (expected.is_floating_point(), expected.is_complex())
     ):
-        raise ImportRefused(f"{where}: dtype is {tensor.dtype}, the network has {expected.dtype}")
+        raise ImportRefused(f"{where}: dtype is {item.dtype}, the network has {expected.dtype}")
 
 
-def _tied_names(expected: Mapping[str, Any]) -> dict[str, set[str]]:
-    """Return each name whose tensor lies in the same memory as others' → these others."""
-    by_memory: dict[object, set[str]] = {}
+def _present_by_tie(path: Path, state: Mapping[str, Any], expected: Mapping[str, Any]) -> set[str]:
+    """Return the names whose tensor the network shares with a name that the file has.
+
+    Raises:
+        ImportRefused: The file has different values for two names of one tensor.
+    """
+    by_memory: dict[object, list[str]] = {}
     for name, item in expected.items():
         if _has_shape(item) and item.numel():
             memory = (item.device, item.data_ptr(), tuple(item.shape), item.stride())
-            by_memory.setdefault(memory, set()).add(name)
-    return {
-        name: group - {name} for group in by_memory.values() for name in group if group - {name}
-    }
-
-
-def _check_tied(
-    path: Path, tensors: Mapping[str, torch.Tensor], tied: Mapping[str, set[str]]
-) -> None:
-    for name, others in tied.items():
-        for other in others & tensors.keys():
-            if name in tensors and not torch.equal(tensors[name], tensors[other]):
+            by_memory.setdefault(memory, []).append(name)
+    present: set[str] = set()
+    for group in by_memory.values():
+        there = [name for name in group if name in state]
+        for name in there[1:]:
+            if not torch.equal(state[there[0]], state[name]):
                 raise ImportRefused(
-                    f"{path}: {name} and {other} differ, and the network has one tensor for both; "
-                    "take the network that these weights were trained in"
+                    f"{path}: {there[0]} and {name} differ, and the network has one tensor for "
+                    "both; take the network that these weights were trained in"
                 )
+        present.update(group if there else ())
+    return present
 
 
 def _copied(
     network: torch.nn.Module,
     state: Mapping[str, object],
-    versions: Mapping[str, Mapping[str, Any]] | None,
+    versions: Mapping[str, Mapping[str, Any]],
     path: Path,
 ) -> tuple[list[str], list[str]]:
     """Copy the state into the network; return missing and unexpected names."""
     ordered: OrderedDict[str, Any] = OrderedDict(state)
-    # safetensors and EMA copies carry no versions. Modules then run the migrations of their
-    # oldest format, except that torchvision's MNASNet, a root, refuses to load without one.
-    root = getattr(network.state_dict(), "_metadata", {}).get("", {})
-    ordered._metadata = versions or {"": root}  # type: ignore[attr-defined]
+    ordered._metadata = versions  # type: ignore[attr-defined]
     try:
         result = network.load_state_dict(ordered, strict=False)
     except Exception as error:  # shapes behind a migration, an odd version, code of the user's
@@ -670,8 +658,8 @@ def _place_notes(checkpoint: Checkpoint) -> Iterator[str]:
 def _unused_notes(checkpoint: Checkpoint, unused: Sequence[str]) -> Iterator[str]:
     for name in unused:
         if _last_segment(name) == "n_averaged":
-            yield f"the weights are an average of {int(checkpoint.tensors[name].sum())} steps"
-    tools = sorted({_last_segment(name) for name in unused} - {"n_averaged"})
+            yield f"the weights are an average of {int(checkpoint.state[name].sum())} steps"
+    tools = sorted({_last_segment(name) for name in unused} & {"total_ops", "total_params"})
     if tools:
         count = sum(_last_segment(name) in tools for name in unused)
         yield f"{count} tensors of a tool that counts operations were ignored ({', '.join(tools)})"
@@ -706,44 +694,37 @@ def _diff(
 def _remedy(
     missing: Sequence[str],
     unexpected: Sequence[str],
-    tensors: Mapping[str, torch.Tensor],
-    expected: Mapping[str, Any],
-    checkpoint: Checkpoint,
+    misshapen: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]],
+    names: Collection[str],
+    expected: Collection[str],
 ) -> str:
-    if missing and (prefixes := _fitting_prefixes(checkpoint.tensors, expected)):
+    if missing and (prefixes := _fitting_prefixes(names, expected)):
         starts = " or ".join(repr(prefix) for prefix in prefixes)
         options = " or ".join(f"--weights-prefix {prefix}" for prefix in prefixes)
         return f"Names that start with {starts} fit; take them with {options}."
-    if not missing and not unexpected:
-        return _remedy_of_shapes(tensors, expected)
-    if not missing and not _misshapen(tensors, expected):
+    if unexpected and not missing and not misshapen:
         patterns = sorted({f"{name.partition('.')[0]}.*" for name in unexpected})
         return (
             "Turn on the parts of the network that these weights belong to; where it answers "
             f"without them, add --weights-ignore {' --weights-ignore '.join(map(repr, patterns))}."
         )
-    return "Take the network that these weights were trained in."
-
-
-def _remedy_of_shapes(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, Any]) -> str:
-    """Name the number of classes where that alone explains the shapes that differ."""
-    pairs = [(tensors[name].shape, expected[name].shape) for name in _misshapen(tensors, expected)]
-    widths = {(actual[:1], built[:1]) for actual, built in pairs}
-    same_otherwise = all(actual[1:] == built[1:] for actual, built in pairs)
+    if missing or unexpected:
+        return "Take the network that these weights were trained in."
+    remedy = "Give the network the arguments it was trained with, such as num_classes"
+    widths = {(actual[:1], built[:1]) for actual, built in misshapen.values()}
+    same_otherwise = all(actual[1:] == built[1:] for actual, built in misshapen.values())
     # Weight and bias of a head, and of two auxiliary ones.
-    if same_otherwise and len(widths) == 1 and len(pairs) <= 6:
+    if same_otherwise and len(widths) == 1 and len(misshapen) <= 6:
         ((actual, *_), (built, *_)) = next(iter(widths))
         return (
-            f"The weights have {actual} outputs, the network was built with {built}. Give it the "
-            "arguments it was trained with, such as num_classes: add --network-kwargs "
-            f"'{{\"num_classes\": {actual}}}'."
+            f"The weights have {actual} outputs, the network was built with {built}. {remedy}: add "
+            f"--network-kwargs '{{\"num_classes\": {actual}}}'."
         )
-    return "Give the network the arguments it was trained with, such as num_classes or image_size."
+    return f"{remedy} or image_size."
 
 
-def _fitting_prefixes(names: Iterable[str], expected: Collection[str]) -> list[str]:
+def _fitting_prefixes(names: Collection[str], expected: Collection[str]) -> list[str]:
     """Return the prefixes whose names, without it, are all that the network expects."""
-    names = [*names]
     needed = {_without_wrappers(name) for name in expected}
     prefixes = {name[: match.end()] for name in names for match in re.finditer(r"\.", name)}
     return sorted(

@@ -1,4 +1,4 @@
-"""What all tests share: a model store of their own, and the digits example imported into it."""
+"""What all tests share: a model store of their own, and the digits example imported once."""
 
 import atexit
 import os
@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.imports import digits_options, import_quietly, isolated_store
+from tests.imports import isolated_store, made_once
+from tests.service.places import Place, copy_checkout, import_digits
 
 # Before anything imports BentoML: no test may see or change the store of the person running it.
 os.environ["BENTOML_HOME"] = tempfile.mkdtemp(prefix="image-classifier-tests-")
@@ -23,18 +24,48 @@ settings.register_profile(
 )
 settings.load_profile("same")
 
+SERVERS = {"embedded", "through_runner", "either"}
+"""Fixtures of the servers that tests share."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have one test process run all tests of the shared servers, which start once a process."""
+    for item in items:
+        if SERVERS & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group("servers"))
+
 
 @pytest.fixture(scope="session")
-def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A copy of the checkout with the digits model imported: read it, never change it.
+
+    All parallel test processes share it: this import is the only one.
+    """
+
+    def make(root: Path) -> None:
+        copy_checkout(root / "checkout")
+        import_digits(Place(directory=root / "checkout", home=root / "home"))
+
+    root = made_once("imported", tmp_path_factory, make)
+    return Place(directory=root / "checkout", home=root / "home")
+
+
+@pytest.fixture(scope="session")
+def digits_folder(imported: Place) -> Path:
     """The imported digits artifact: read it, never change it."""
-    home = tmp_path_factory.mktemp("digits")
-    with isolated_store(home / "bentoml"):
-        imported = import_quietly(digits_options(), home / "model.lock")
-    return home / "bentoml" / "models" / imported.lock.tag.replace(":", "/")
+    return imported.artifact
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Path]:
     """An empty model store, for one test; the path is its BENTOML_HOME."""
     with isolated_store(tmp_path / "bentoml") as home:
+        yield home
+
+
+@pytest.fixture
+def store_of_digits(imported: Place, tmp_path: Path) -> Iterator[Path]:
+    """A model store that holds the digits artifact, for one test."""
+    shutil.copytree(imported.home / "models", tmp_path / "digits" / "models")
+    with isolated_store(tmp_path / "digits") as home:
         yield home

@@ -1,11 +1,15 @@
 """Imports as tests make them: the digits example into a store of their own."""
 
+import fcntl
 import importlib
+import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pytest
 
 if TYPE_CHECKING:
     from importer.options import ImportOptions
@@ -32,7 +36,7 @@ def isolated_store(home: Path) -> Iterator[Path]:
         from bentoml._internal.models.model import ModelStore
 
     models = home / "models"
-    models.mkdir(parents=True)
+    models.mkdir(parents=True, exist_ok=True)
     BentoMLContainer.model_store_dir.set(str(models))
     BentoMLContainer.model_store.set(ModelStore(str(models)))
     try:
@@ -40,6 +44,22 @@ def isolated_store(home: Path) -> Iterator[Path]:
     finally:
         BentoMLContainer.model_store_dir.reset()
         BentoMLContainer.model_store.reset()
+
+
+def made_once(name: str, factory: pytest.TempPathFactory, make: Callable[[Path], None]) -> Path:
+    """Return a folder that the first of the parallel test processes makes, for all of them.
+
+    The way that pytest-xdist's documentation gives for fixtures that run once.
+    """
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "made").exists():
+            folder.mkdir()
+            make(folder)
+            (folder / "made").touch()
+    return folder
 
 
 def digits_options(**changes: object) -> "ImportOptions":

@@ -1,10 +1,9 @@
 """The HTTP application: its routes, and every error in one shape."""
 
 import asyncio
-import logging
+import random
 import re
 import time
-import uuid
 from collections.abc import Awaitable
 from http import HTTPStatus
 from typing import Any
@@ -19,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from image_classifier.artifact.store import ModelLock
 from image_classifier.errors import (
+    DeadlineExceeded,
     MalformedRequest,
     MethodNotAllowed,
     NotFound,
@@ -33,6 +33,7 @@ from image_classifier.http.schemas import (
     INTERNAL_ERROR,
     PROBES,
     ClassifyAnswer,
+    EngineCard,
     ErrorAnswer,
     ErrorDetail,
     ModelCard,
@@ -41,10 +42,9 @@ from image_classifier.http.schemas import (
 )
 from image_classifier.http.uploads import BodyBudget, read_upload
 from image_classifier.inference.batcher import Answer
+from image_classifier.logs import ErrorLog, logger
 from image_classifier.settings import Settings
 from preprocessing.errors import ClientError
-
-logger = logging.getLogger("classifier")
 
 DESCRIPTION = """\
 Classifies one image a request: JPEG, PNG, WebP, GIF or BMP (first frame).
@@ -52,6 +52,7 @@ Classifies one image a request: JPEG, PNG, WebP, GIF or BMP (first frame).
 Every error has the same shape: `{"error": {"code", "message", "request_id"}}`.
 `/model` shows which model answers, and the proof that it gives the answers of the trained one.
 """
+error_log = ErrorLog()
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 CLIENT_GONE = "client_gone"
 UNCOUNTED = re.compile(r"/(livez|healthz|readyz|metrics|schema\.json|static_content/.*)")
@@ -63,7 +64,7 @@ def create_app(settings: Settings, lock: ModelLock) -> FastAPI:
 
     `app.state` holds, from the end of the service's start on:
         classifier: The Classifier.
-        describe_model: An async function without arguments that returns the ModelCard.
+        artifact: The artifact it was made of.
     """
     app = FastAPI(
         title="Image classifier",
@@ -82,6 +83,7 @@ def create_app(settings: Settings, lock: ModelLock) -> FastAPI:
         },
     )
     metrics = RequestMetrics(["ok", CLIENT_GONE, *ERRORS])
+    app.state.metrics = metrics
     app.add_middleware(RequestEnvelope, metrics=metrics)
     bodies = BodyBudget(settings.max_body_bytes, settings.max_bodies_bytes)
     model = ModelReference(tag=lock.tag, digest=lock.manifest_sha256)
@@ -92,15 +94,21 @@ def create_app(settings: Settings, lock: ModelLock) -> FastAPI:
         Send the file as the part `image` of a form, or as the body itself
         (`curl -T photo.jpg …/classify`, which sends PUT, works too). An `X-Request-Id` header is
         taken over and comes back; `Server-Timing` has the milliseconds of decoding, waiting and
-        inference.
+        inference. A client that stops waiting at some time says so in `X-Request-Timeout-Ms`, and
+        is answered 504 then; no work is begun for it later.
         """
         begun = time.perf_counter()
         classifier = app.state.classifier
+        timeout_ms = _client_timeout_ms(request)
         # Before the body: receiving what is then refused would cost time that others wait for.
         classifier.refuse_if_overloaded()
         with bodies.hold() as reserve:
             upload = await read_upload(request, reserve, bodies.max_bytes)
-            work = classifier.classify(upload.image, upload.top_k)
+            if timeout_ms is not None:
+                timeout_ms -= (time.perf_counter() - begun) * 1e3
+                if timeout_ms <= 0:
+                    raise DeadlineExceeded("the body took longer than X-Request-Timeout-Ms")
+            work = classifier.classify(upload.image, upload.top_k, timeout_ms)
             answer: Answer = await _unless_disconnected(request.receive, work)
         metrics.classified(answer, time.perf_counter() - begun)
         body = ClassifyAnswer(
@@ -142,8 +150,10 @@ def create_app(settings: Settings, lock: ModelLock) -> FastAPI:
     @app.get("/model", tags=["Operate"], responses=error_responses("not_ready", INTERNAL_ERROR))
     async def describe_model() -> ModelCard:
         """Describe the loaded model, with the certificates of its engine."""
-        card: ModelCard = await app.state.describe_model()
-        return card
+        artifact, runner = app.state.artifact, app.state.classifier.runner
+        engine = EngineCard.of(artifact.evidence, await runner.describe())
+        topology = "runner" if runner.executor is None else "embedded"
+        return ModelCard.of(lock, artifact, engine, topology)
 
     @app.get("/metrics", tags=["Operate"], response_class=Response)
     def expose_metrics() -> Response:
@@ -174,12 +184,34 @@ def create_app(settings: Settings, lock: ModelLock) -> FastAPI:
     return app
 
 
+def _client_timeout_ms(request: Request) -> float | None:
+    value = request.headers.get("x-request-timeout-ms")
+    if value is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,9}", value) or not int(value):
+        raise MalformedRequest(
+            f"X-Request-Timeout-Ms is {value[:32]!r}; expected a whole number of 1 or more"
+        )
+    return float(value)
+
+
 def _classify_request(top_k: dict[str, Any]) -> dict[str, Any]:
     """Describe what /classify takes; `top_k` is the schema of that parameter."""
     image = {"type": "string", "format": "binary", "description": "The image file."}
     form = {"type": "object", "required": ["image"], "properties": {"image": image, "top_k": top_k}}
     return {
-        "parameters": [{"name": "top_k", "in": "query", "schema": top_k}],
+        "parameters": [
+            {"name": "top_k", "in": "query", "schema": top_k},
+            {
+                "name": "X-Request-Timeout-Ms",
+                "in": "header",
+                "schema": {
+                    "type": "integer",
+                    "minimum": 1,
+                    "description": "Milliseconds the client waits for an answer.",
+                },
+            },
+        ],
         "requestBody": {
             "required": True,
             "content": {
@@ -220,7 +252,7 @@ class RequestEnvelope:
         request = Request(scope)
         request_id = request.headers.get("x-request-id", "")
         if not REQUEST_ID.fullmatch(request_id):
-            request_id = uuid.uuid4().hex
+            request_id = f"{random.getrandbits(128):032x}"
         request.state.request_id = request_id
         request.state.outcome = "ok"
         started = False
@@ -278,7 +310,9 @@ def _error_response(
     request: Request, code: str, message: str, headers: dict[str, str] | None = None
 ) -> Response:
     request.state.outcome = code
-    detail = ErrorDetail(code=code, message=message, request_id=request.state.request_id)
+    request_id = request.state.request_id
+    error_log.note(request_id=request_id, status=ERRORS[code].status, code=code, message=message)
+    detail = ErrorDetail(code=code, message=message, request_id=request_id)
     return Response(
         ErrorAnswer(error=detail).model_dump_json(),
         ERRORS[code].status,

@@ -1,17 +1,24 @@
 """Prometheus metrics of the requests: counts by outcome, seconds by stage, batch sizes."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
 
+import psutil
 from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
     generate_latest,
-    multiprocess,
 )
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
+from image_classifier.artifact.evidence import CertifiedEngine
 from image_classifier.inference.batcher import Answer
 
 STAGES = ("decode", "queue", "infer", "total")
@@ -68,6 +75,18 @@ class RequestMetrics:
             registry=self._registry,
         )
 
+        self._model = Gauge(
+            "classifier_model_info",
+            "1 for the model that is served.",
+            ["tag", "engine", "precision"],
+            multiprocess_mode="livemax",
+            registry=self._registry,
+        )
+
+    def serves(self, tag: str, engine: CertifiedEngine) -> None:
+        """Say that this process runs the model `tag` on an engine."""
+        self._model.labels(tag, engine.name, engine.precision).set(1)
+
     def begin(self) -> None:
         """Count a request that came in."""
         self._in_flight.inc()
@@ -89,8 +108,61 @@ class RequestMetrics:
 
     def exposition(self) -> bytes:
         """Return the series of all processes of this server, in Prometheus' text format."""
-        registry = self._registry
-        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:  # set in each process of `bentoml serve`
-            registry = CollectorRegistry()
-            multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        if folder is None:
+            return generate_latest(self._registry)
+        # Set in each process of `bentoml serve`; the supervisor is the parent.
+        registry = CollectorRegistry()
+        registry.register(_AllProcesses(Path(folder), self._registry))
+        registry.register(_ProcessCosts(os.getppid()))
         return generate_latest(registry)
+
+
+class _AllProcesses(Collector):
+    """The series of all processes of a server, with the help texts of `described`.
+
+    prometheus_client keeps no help texts in its files, and counts gauges of processes that have
+    ended unless it is told of each end.
+    """
+
+    def __init__(self, folder: Path, described: CollectorRegistry) -> None:
+        self._folder = folder
+        self._help = {metric.name: metric.documentation for metric in described.collect()}
+
+    def collect(self) -> Iterator[Metric]:
+        for path in self._folder.glob("gauge_live*_*.db"):
+            if not psutil.pid_exists(int(path.stem.rpartition("_")[2])):
+                path.unlink(missing_ok=True)
+        collector = MultiProcessCollector(None, str(self._folder))  # type: ignore[no-untyped-call]
+        for metric in collector.collect():  # type: ignore[no-untyped-call]
+            metric.documentation = self._help.get(metric.name, metric.documentation)
+            yield metric
+
+
+class _ProcessCosts(Collector):
+    """Memory and processor time of a supervisor and its workers, together.
+
+    The names are those of prometheus_client's own collector, which knows one process only.
+    """
+
+    def __init__(self, supervisor: int) -> None:
+        self._supervisor = supervisor
+
+    def collect(self) -> Iterator[Metric]:
+        memory_bytes, cpu_s = 0, 0.0
+        supervisor = psutil.Process(self._supervisor)
+        for process in (supervisor, *supervisor.children()):
+            with suppress(psutil.NoSuchProcess), process.oneshot():
+                memory_bytes += process.memory_info().rss
+                times = process.cpu_times()
+                cpu_s += times.user + times.system
+        yield GaugeMetricFamily(
+            "process_resident_memory_bytes",
+            "Resident memory of all processes of the server; pages they share count for each.",
+            memory_bytes,
+        )
+        yield CounterMetricFamily(
+            "process_cpu_seconds",
+            "Processor time of all processes of the server; falls when one is replaced.",
+            cpu_s,
+        )

@@ -1,23 +1,35 @@
-"""uvicorn's HTTP/1.1 protocol, in which an `Upgrade` header changes nothing."""
+"""uvicorn's HTTP/1.1 protocol: `Upgrade` is ignored, an answer leaves in one write."""
 
-from typing import Any
+import asyncio
+from typing import Any, ClassVar, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
-class UpgradeIgnoringProtocol(HttpToolsProtocol):
+class ClassifierProtocol(HttpToolsProtocol):
     """Reads a request that offers an upgrade like any other one, body included.
 
     httptools stops at the end of such a head (`curl --http2` and Java's client send one with
     `Upgrade: h2c`), and uvicorn 0.54.0 goes on with the body as if it were the next request:
     behind a proxy, a way to smuggle requests. RFC 9110, section 7.8, lets a server ignore the
     header. No WebSocket is served, so none is missed.
+
+    Attributes:
+        keep_alive_s: Seconds an idle connection stays open; None takes uvicorn's setting.
     """
+
+    keep_alive_s: ClassVar[float | None] = None
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        if self.keep_alive_s is not None:
+            self.timeout_keep_alive = self.keep_alive_s  # type: ignore[assignment]  # call_later's
         self.parser = _Parser(self)
+
+    def connection_made(self, transport: Any) -> None:
+        """Write through `JoinedWrites`."""
+        super().connection_made(cast(asyncio.Transport, JoinedWrites(transport, self.loop)))
 
     def _should_upgrade(self) -> bool:
         return True  # uvicorn then leaves the request alone; the parser reads it again
@@ -33,10 +45,41 @@ class UpgradeIgnoringProtocol(HttpToolsProtocol):
         return start + b"".join(b"%s: %s\r\n" % header for header in kept) + b"\r\n"
 
 
+class JoinedWrites:
+    """A transport that sends at once what is written in one turn of the event loop.
+
+    uvicorn writes the head and the body of an answer apart; each write is a call into the kernel.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._waiting: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send `data` at the end of this turn."""
+        if not self._waiting:
+            self._loop.call_soon(self._send)
+        self._waiting.append(data)
+
+    def close(self) -> None:
+        """Send what is written, then close."""
+        self._send()
+        self._transport.close()
+
+    def _send(self) -> None:
+        if self._waiting:
+            self._transport.write(b"".join(self._waiting))
+            self._waiting.clear()
+
+
 class _Parser(httptools.HttpRequestParser):
     """Hands a request that offers an upgrade to a parser of its own, without the upgrade."""
 
-    def __init__(self, protocol: UpgradeIgnoringProtocol) -> None:
+    def __init__(self, protocol: ClassifierProtocol) -> None:
         super().__init__(protocol)
         self._protocol = protocol
         self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does

@@ -14,9 +14,12 @@ from image_classifier.artifact.artifact import Artifact
 from image_classifier.errors import DeadlineExceeded, MalformedRequest
 from image_classifier.inference.admission import Admission, Reservation
 from image_classifier.inference.batcher import Answer, Batcher
+from image_classifier.inference.engine import Batch, EngineError, Logits
 from image_classifier.inference.executor import Executor
 from image_classifier.inference.predictions import top_k_predictions
-from image_classifier.inference.runner import Runner
+from image_classifier.inference.runner import PROBE_TIMEOUT_S, Runner
+from image_classifier.inference.watch import STALLED_S, EngineWatch
+from image_classifier.settings import Settings
 from preprocessing import DecodeLimits, to_input
 
 
@@ -60,14 +63,45 @@ class Classifier:
             answer_interval_ms=runner.service_time_ms * workers,
             parallel=cores,
         )
+        self._watch = EngineWatch(max(STALLED_S, timeout_ms / 1e3))
+        input_spec = artifact.manifest.input
+        self._blank = np.zeros((1, *input_spec.shape), input_spec.dtype)
         preprocess = functools.partial(
             to_input, preprocessing=artifact.preprocessing(), limits=limits
         )
         threads = max(1, cores // workers)
         self._pipeline = (
-            DirectPipeline(preprocess, runner.executor, max(threads, runner.concurrency))
+            DirectPipeline(
+                preprocess, runner.executor, self._watch, max(threads, runner.concurrency)
+            )
             if runner.executor is not None and runner.max_batch_size == 1
-            else BatchedPipeline(preprocess, runner, threads)
+            else BatchedPipeline(
+                preprocess,
+                Batcher(
+                    self._run,
+                    max_batch_size=runner.max_batch_size,
+                    concurrency=runner.concurrency,
+                ),
+                threads,
+            )
+        )
+
+    @classmethod
+    def from_settings(
+        cls, artifact: Artifact, runner: Runner, settings: Settings, *, cores: int, workers: int
+    ) -> "Classifier":
+        """Make a classifier with the operator's settings."""
+        return cls(
+            artifact,
+            runner,
+            limits=settings.decode_limits,
+            cores=cores,
+            workers=workers,
+            max_in_flight=settings.max_queue,
+            max_wait_ms=settings.longest_wait_ms,
+            overload_wait_ms=settings.longest_overload_wait_ms,
+            timeout_ms=settings.timeout_ms,
+            default_top_k=settings.default_top_k,
         )
 
     @property
@@ -79,12 +113,33 @@ class Classifier:
         """Raise Overloaded where any image would be refused at present."""
         self._admission.refuse_if_overloaded()
 
-    async def classify(self, data: bytes, top_k: int | None) -> Answer:
+    async def is_alive(self) -> bool:
+        """Return False where the engine hangs, or failed last and fails to run a blank input."""
+        if self._watch.stalled:
+            return False
+        if not self._watch.failing:
+            return True
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                await self._run(self._blank)
+        except Exception:  # whatever an engine raises
+            return False
+        return True
+
+    async def _run(self, batch: Batch) -> Logits:
+        with self._watch.run():
+            return await self.runner.run(batch)
+
+    async def classify(
+        self, data: bytes, top_k: int | None, timeout_ms: float | None = None
+    ) -> Answer:
         """Classify one image.
 
         Args:
             data: A JPEG, PNG, WebP, GIF or BMP file.
             top_k: Number of predictions, in 1..classes; None takes the default.
+            timeout_ms: Milliseconds the caller still waits; None or more than the classifier's
+                own timeout takes that.
 
         Raises:
             ClientError: The file or `top_k` is not valid; Overloaded; DeadlineExceeded; NotReady.
@@ -93,12 +148,14 @@ class Classifier:
             top_k = self._default_top_k
         elif not 1 <= top_k <= len(self._labels):
             raise MalformedRequest(f"top_k is {top_k}; expected 1..{len(self._labels)}")
+        limit_ms = self._timeout_ms if timeout_ms is None else min(timeout_ms, self._timeout_ms)
         with self._admission.reserve() as reservation:
             try:
-                async with asyncio.timeout(self._timeout_ms / 1e3):
+                async with asyncio.timeout(limit_ms / 1e3):
                     answer = await self._pipeline.run(data, reservation)
             except TimeoutError as error:
-                raise DeadlineExceeded(f"no answer within {self._timeout_ms:.0f} ms") from error
+                whose = " (the caller's limit)" if limit_ms < self._timeout_ms else ""
+                raise DeadlineExceeded(f"no answer within {limit_ms:.0f} ms{whose}") from error
         predictions = top_k_predictions(answer.logits, self._labels, top_k, self._outputs)
         return replace(answer, predictions=predictions)
 
@@ -112,6 +169,7 @@ class DirectPipeline:
 
     Args:
         preprocess: Converts a file to an input, (H, W, C); raises ImageRejected for a bad file.
+        watch: Watches the runs of the executor.
         threads: Images at a time, at least the executor's streams.
     """
 
@@ -119,10 +177,12 @@ class DirectPipeline:
         self,
         preprocess: Callable[[bytes], npt.NDArray[np.generic]],
         executor: Executor,
+        watch: EngineWatch,
         threads: int,
     ) -> None:
         self._preprocess = preprocess
         self._executor = executor
+        self._watch = watch
         self._before_inference: set[object] = set()
         self._pool = ThreadPoolExecutor(threads, "classify")
 
@@ -148,8 +208,11 @@ class DirectPipeline:
         begun = time.perf_counter()
         batch = self._preprocess(data)[np.newaxis]
         decoded = time.perf_counter()
+        if image not in self._before_inference:  # the caller was cancelled while it was decoded
+            raise EngineError("not run: nobody waits for the answer")
         self._before_inference.discard(image)
-        logits = self._executor.run(batch, more_expected=bool(self._before_inference))
+        with self._watch.run():
+            logits = self._executor.run(batch, more_expected=bool(self._before_inference))
         return Answer(
             logits=logits[0],
             decode_ms=(decoded - begun) * 1e3,
@@ -164,16 +227,15 @@ class BatchedPipeline:
 
     Args:
         preprocess: As for `DirectPipeline`.
+        batcher: Runs the inputs.
         threads: Images decoded at a time.
     """
 
     def __init__(
-        self, preprocess: Callable[[bytes], npt.NDArray[np.generic]], runner: Runner, threads: int
+        self, preprocess: Callable[[bytes], npt.NDArray[np.generic]], batcher: Batcher, threads: int
     ) -> None:
         self._preprocess = preprocess
-        self._batcher = Batcher(
-            runner.run, max_batch_size=runner.max_batch_size, concurrency=runner.concurrency
-        )
+        self._batcher = batcher
         self._pool = ThreadPoolExecutor(threads, "decode")
 
     async def run(self, data: bytes, reservation: Reservation) -> Answer:

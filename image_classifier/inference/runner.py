@@ -141,8 +141,8 @@ class RemoteRunner:
                 try:
                     return await call()
                 except aiohttp.ClientConnectionError:
-                    # aiohttp keeps an idle connection for 15 s, uvicorn for 5 s. A call on one
-                    # that was just closed is lost; the second try takes another connection.
+                    # The connection was one to a process that has ended; the second try takes
+                    # another connection.
                     return await call()
         except (aiohttp.ClientError, TimeoutError, self._unavailable) as error:
             raise NotReady("the model cannot be reached; try again") from error

@@ -1,6 +1,7 @@
 """From a verified artifact to an executor that is loaded, warm and checked."""
 
 import gc
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +26,8 @@ from preprocessing import (
     differing_cases,
     to_input,
 )
+
+logger = logging.getLogger("classifier")
 
 
 def open_for_serving(
@@ -213,6 +216,34 @@ def load_executor(
     executor.warmup()
     check_engine(artifact, entry, executor, inputs.result())
     return executor
+
+
+def log_start(
+    artifact: Artifact,
+    plan: Plan,
+    *,
+    tag: str,
+    topology: str,
+    address: str,
+    signed: bool,
+    changed_settings: Mapping[str, object],
+) -> None:
+    """Write the one line that says what serves, how, and where."""
+    facts = {
+        "model": tag,
+        "digest": artifact.evidence.identity_sha256,
+        "engine": plan.engine,
+        "precision": artifact.evidence.engine(plan.engine).precision,
+        "batch_sizes": list(plan.batch_sizes),
+        "streams": plan.streams,
+        "threads": plan.threads,
+        "topology": topology,
+        "address": address,
+        "signature": "verified" if signed else "not asked for",
+        "settings": dict(changed_settings) or "defaults",
+    }
+    described = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items())
+    logger.info("serving: %s", described, extra={"fields": facts})
 
 
 def freeze_garbage() -> None:

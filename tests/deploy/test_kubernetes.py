@@ -13,8 +13,6 @@ from tests.imports import PATIENCE_S, ROOT
 
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 OVERLAYS = ("cpu", "gpu", "canary")
-FOREIGN = {"ServiceMonitor", "ScaledObject"}
-"""Kinds of operators: their schemas are not Kubernetes'."""
 RESNET_50_BYTES = 301e6
 """Idle, in int8 (docs/performance.md)."""
 Manifest = dict[str, Any]
@@ -47,18 +45,25 @@ def overlay(request: pytest.FixtureRequest) -> list[Manifest]:
     return rendered(KUBERNETES / "overlays" / request.param)
 
 
-def test_an_overlay_fits_the_schemas_to_the_last_field(overlay: list[Manifest]) -> None:
+def test_a_stock_cluster_knows_every_kind_to_the_last_field(overlay: list[Manifest]) -> None:
+    kinds = {manifest["kind"] for manifest in overlay}
+    assert kinds <= {"Deployment", "Service", "PodDisruptionBudget", "NetworkPolicy"}
+
     validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not there")
-
     for manifest in overlay:
-        if manifest["kind"] not in FOREIGN:
-            validate.validate(manifest, "1.30", strict=True)
+        validate.validate(manifest, "1.30", strict=True)
 
 
-def test_a_pod_has_no_rights(overlay: list[Manifest]) -> None:
+def test_applying_the_folder_applies_the_cpu_overlay() -> None:
+    assert rendered(KUBERNETES) == rendered(KUBERNETES / "overlays" / "cpu")
+
+
+def test_a_pod_has_no_rights_and_writes_to_a_limited_volume_only(overlay: list[Manifest]) -> None:
     spec, container = pod_of(overlay)
 
     assert spec["automountServiceAccountToken"] is False
+    # CLASSIFIER_SERVICE_HOST would be an unknown setting, which stops the start.
+    assert spec["enableServiceLinks"] is False
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["runAsUser"] >= 10_000
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -67,84 +72,48 @@ def test_a_pod_has_no_rights(overlay: list[Manifest]) -> None:
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
-
-
-def test_what_is_written_goes_to_a_volume_with_a_limit(overlay: list[Manifest]) -> None:
-    spec, container = pod_of(overlay)
     variables = {one["name"]: one["value"] for one in container["env"]}
     (mount,) = container["volumeMounts"]
     (volume,) = spec["volumes"]
-
     assert variables["BENTOML_HOME"].startswith(mount["mountPath"] + "/")
     assert mount["name"] == volume["name"]
     assert volume["emptyDir"]["sizeLimit"]
+    assert Settings.from_env(variables).lock == "model.lock"  # an unknown one is an error
 
 
-def test_services_of_the_namespace_set_no_variables(overlay: list[Manifest]) -> None:
-    # CLASSIFIER_SERVICE_HOST would be an unknown setting, which stops the start.
-    assert pod_of(overlay)[0]["enableServiceLinks"] is False
-
-
-def test_a_pod_ends_after_its_longest_request(overlay: list[Manifest]) -> None:
+def test_times_and_sizes_fit_the_settings(overlay: list[Manifest]) -> None:
     spec, container = pod_of(overlay)
+    settings = Settings.from_env({})
+    probes = {name: container[f"{name}Probe"] for name in ("startup", "readiness", "liveness")}
+    paths = {name: probe["httpGet"]["path"] for name, probe in probes.items()}
+    assert paths == {"startup": "/readyz", "readiness": "/readyz", "liveness": "/livez"}
+    assert all(probe["timeoutSeconds"] > 2 for probe in probes.values())  # /readyz takes up to 2
+    assert probes["startup"]["failureThreshold"] >= 60
+
     words = container["lifecycle"]["preStop"]["exec"]["command"]
     pause_s = float(words[-1].partition("sleep(")[2].rstrip(")"))
+    assert spec["terminationGracePeriodSeconds"] >= pause_s + 2 * settings.timeout_ms / 1_000
 
-    longest_s = Settings.from_env({}).timeout_ms / 1_000
-    assert spec["terminationGracePeriodSeconds"] >= pause_s + 2 * longest_s
-
-
-def test_probes_ask_what_they_are_for_and_give_up(overlay: list[Manifest]) -> None:
-    container = pod_of(overlay)[1]
-
-    paths = {
-        name: container[f"{name}Probe"]["httpGet"]["path"]
-        for name in ("startup", "readiness", "liveness")
-    }
-    assert paths == {"startup": "/readyz", "readiness": "/readyz", "liveness": "/livez"}
-    assert all(container[f"{name}Probe"]["timeoutSeconds"] > 2 for name in paths)
-    assert container["startupProbe"]["failureThreshold"] >= 60
-
-
-def test_limits_equal_requests_so_that_threads_fit_the_cores(overlay: list[Manifest]) -> None:
-    resources = pod_of(overlay)[1]["resources"]
-
-    assert resources["limits"] == resources["requests"]
-
-
-def test_the_largest_images_at_a_time_fit_the_memory(overlay: list[Manifest]) -> None:
-    _, container = pod_of(overlay)
     limits = container["resources"]["limits"]
-    settings = Settings.from_env({})
+    assert limits == container["resources"]["requests"]  # as many threads as cores
     decodes = int(limits["cpu"]) * settings.max_decode_memory_bytes
-
-    # docs/deploy.md, "Memory".
-    gibibytes = int(limits["memory"].removesuffix("Gi"))
+    gibibytes = int(limits["memory"].removesuffix("Gi"))  # docs/deploy.md, "Memory"
     assert gibibytes * 2**30 >= RESNET_50_BYTES + decodes + settings.max_bodies_bytes
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu"])
-def test_selectors_find_the_pods(name: str) -> None:
+def test_selectors_find_the_pods_and_no_connection_leaves_them(name: str) -> None:
     manifests = rendered(KUBERNETES / "overlays" / name)
     labels = of_kind(manifests, "Deployment")["spec"]["template"]["metadata"]["labels"]
 
-    selectors = [
+    policy = of_kind(manifests, "NetworkPolicy")["spec"]
+    for selector in (
         of_kind(manifests, "Service")["spec"]["selector"],
         of_kind(manifests, "Deployment")["spec"]["selector"]["matchLabels"],
         of_kind(manifests, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
-        of_kind(manifests, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
-    ]
-    for selector in selectors:
+        policy["podSelector"]["matchLabels"],
+    ):
         assert selector.items() <= labels.items()
-    monitor = of_kind(manifests, "ServiceMonitor")["spec"]["selector"]["matchLabels"]
-    assert monitor.items() <= of_kind(manifests, "Service")["metadata"]["labels"].items()
-    target = of_kind(manifests, "HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]
-    assert target["name"] == of_kind(manifests, "Deployment")["metadata"]["name"]
-
-
-def test_no_connection_leaves_a_pod() -> None:
-    policy = of_kind(rendered(KUBERNETES / "overlays" / "cpu"), "NetworkPolicy")["spec"]
-
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     assert policy.get("egress", []) == []
 
@@ -161,18 +130,18 @@ def test_a_canary_stands_behind_the_same_service_and_is_not_the_stable_one() -> 
     assert other["spec"]["replicas"] == 1
 
 
-def with_components(folder: Path, *names: str) -> list[Manifest]:
-    """The CPU overlay with components, written beside a copy of the tree."""
+def with_components(folder: Path, overlay: str, *names: str) -> list[Manifest]:
+    """An overlay with components, written beside a copy of the tree."""
     shutil.copytree(KUBERNETES, folder / "kubernetes")
-    overlay = folder / "kubernetes" / "overlays" / "cpu" / "kustomization.yaml"
-    value = yaml.safe_load(overlay.read_text())
+    path = folder / "kubernetes" / "overlays" / overlay / "kustomization.yaml"
+    value = yaml.safe_load(path.read_text())
     value["components"] = [f"../../components/{name}" for name in names]
-    overlay.write_text(yaml.safe_dump(value))
-    return rendered(overlay.parent)
+    path.write_text(yaml.safe_dump(value))
+    return rendered(path.parent)
 
 
 def test_the_key_of_the_signature_is_mounted_where_the_setting_says(tmp_path: Path) -> None:
-    spec, container = pod_of(with_components(tmp_path, "signature"))
+    spec, container = pod_of(with_components(tmp_path, "cpu", "signature"))
 
     variables = {one["name"]: one["value"] for one in container["env"]}
     mount = {one["name"]: one["mountPath"] for one in container["volumeMounts"]}["key"]
@@ -181,15 +150,15 @@ def test_the_key_of_the_signature_is_mounted_where_the_setting_says(tmp_path: Pa
     assert secret["secretName"] == "image-classifier-key"
 
 
-def test_keda_takes_the_place_of_the_autoscaler(tmp_path: Path) -> None:
-    manifests = with_components(tmp_path, "keda")
+@pytest.mark.parametrize(("overlay", "in_flight"), [("cpu", "4"), ("gpu", "64")])
+def test_scaling_and_scraping_are_components(tmp_path: Path, overlay: str, in_flight: str) -> None:
+    names = ("prometheus-operator", "autoscaling", "keda")
+    manifests = with_components(tmp_path, overlay, *names)
 
-    assert "HorizontalPodAutoscaler" not in {one["kind"] for one in manifests}
-    target = of_kind(manifests, "ScaledObject")["spec"]["scaleTargetRef"]["name"]
-    assert target == of_kind(manifests, "Deployment")["metadata"]["name"]
-
-
-def test_settings_in_the_manifests_are_settings(overlay: list[Manifest]) -> None:
-    variables = {one["name"]: one["value"] for one in pod_of(overlay)[1]["env"]}
-
-    assert Settings.from_env(variables).lock == "model.lock"  # an unknown one is an error
+    deployment = of_kind(manifests, "Deployment")["metadata"]["name"]
+    scaler = of_kind(manifests, "HorizontalPodAutoscaler")["spec"]
+    assert scaler["scaleTargetRef"]["name"] == deployment
+    assert scaler["metrics"][0]["pods"]["target"]["averageValue"] == in_flight
+    assert of_kind(manifests, "ScaledObject")["spec"]["scaleTargetRef"]["name"] == deployment
+    monitor = of_kind(manifests, "ServiceMonitor")["spec"]["selector"]["matchLabels"]
+    assert monitor.items() <= of_kind(manifests, "Service")["metadata"]["labels"].items()

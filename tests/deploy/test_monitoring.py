@@ -9,61 +9,66 @@ from pathlib import Path
 import pytest
 import yaml
 
+from image_classifier.http.metrics import RequestMetrics
+from image_classifier.http.schemas import ERRORS
 from tests.imports import PATIENCE_S, ROOT
 
 DEPLOY = ROOT / "deploy"
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "image-classifier.json"
 RULES = DEPLOY / "prometheus" / "rules.yaml"
-METRICS = (ROOT / "image_classifier" / "http" / "metrics.py").read_text()
+RECORDED = yaml.safe_load(RULES.read_text())["groups"][0]["rules"]
+PANELS = json.loads(DASHBOARD.read_text())["panels"]
 
 
-def expressions() -> list[str]:
-    board = json.loads(DASHBOARD.read_text())
-    queries = [one["expr"] for panel in board["panels"] for one in panel["targets"]]
-    rules = yaml.safe_load(RULES.read_text())["groups"][0]["rules"]
+def expressions() -> str:
+    queries = [target["expr"] for panel in PANELS for target in panel["targets"]]
     keda = (DEPLOY / "kubernetes/components/keda/scaledobject.yaml").read_text()
-    return [*queries, *(one["expr"] for one in rules), keda]
+    return "\n".join([*queries, *(rule["expr"] for rule in RECORDED), keda])
 
 
-def test_every_metric_that_is_asked_for_is_one_of_the_service() -> None:
-    declared = set(re.findall(r'"(classifier_\w+)"', METRICS))
-    asked = {name for one in expressions() for name in re.findall(r"\bclassifier_[a-z_]+", one)}
+def test_what_is_asked_for_exists_series_outcomes_and_buckets() -> None:
+    exposed = RequestMetrics(["ok", "client_gone", *ERRORS]).exposition().decode()
+    asked = set(re.findall(r"\bclassifier_[a-z_]+", expressions()))
+    groups = re.findall(r'outcome[=!]~?"([^"]+)"', expressions())
 
-    bare = {re.sub(r"_(bucket|sum|count)$", "", name) for name in asked}
-    assert bare
-    assert bare <= declared
-
-
-def test_every_recorded_series_that_is_asked_for_is_recorded() -> None:
-    rules = yaml.safe_load(RULES.read_text())["groups"][0]["rules"]
-    recorded = {one["record"] for one in rules if "record" in one}
-    asked = {name for one in expressions() for name in re.findall(r"classifier:[\w:]+", one)}
-
-    assert asked <= recorded
-
-
-def test_outcomes_that_are_asked_for_are_codes_of_errors() -> None:
-    from image_classifier.http.schemas import ERRORS
-
-    codes = set(ERRORS)
-    codes |= {"ok", "internal_error"}
-    asked = {
-        code
-        for one in expressions()
-        for group in re.findall(r'outcome[=!]~?"([^"]+)"', one)
-        for code in group.split("|")
-    }
-
-    assert asked <= codes
+    assert asked
+    for name in asked:
+        assert re.search(rf"^# TYPE {re.sub(r'_(bucket|sum|count)$', '', name)} ", exposed, re.M)
+    assert {code for group in groups for code in group.split("|")} <= {"ok", *ERRORS}
+    limits = set(re.findall(r'le="([\d.]+)"', expressions()))
+    assert limits == {"0.05"}  # the default budget
+    assert 'le="0.05"' in exposed
+    recorded = {rule["record"] for rule in RECORDED if "record" in rule}
+    assert set(re.findall(r"classifier:[\w:]+", expressions())) <= recorded
 
 
-def test_the_budget_of_the_rules_is_a_bucket_of_the_histogram() -> None:
-    from image_classifier.http.metrics import STAGE_BUCKETS_S
+def test_every_panel_obeys_the_variables_and_stands_in_a_place_of_its_own() -> None:
+    variables = {one["name"] for one in json.loads(DASHBOARD.read_text())["templating"]["list"]}
+    places = [panel["gridPos"] for panel in PANELS]
+    cells = [
+        (x, y)
+        for place in places
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    ]
 
-    limits = {float(le) for one in expressions() for le in re.findall(r'le="([\d.]+)"', one)}
+    for panel in PANELS:
+        for target in panel["targets"]:
+            assert set(re.findall(r"\$(\w+)", target["expr"])) == variables
+    assert variables == {"namespace", "pod", "model"}
+    assert len({panel["id"] for panel in PANELS}) == len(PANELS)
+    assert len(set(cells)) == len(cells)
+    assert max(x for x, _ in cells) < 24
 
-    assert limits == {0.05}
-    assert limits <= set(STAGE_BUCKETS_S)
+
+def test_every_alert_links_to_its_section_of_the_docs() -> None:
+    alerts = [rule for rule in RECORDED if "alert" in rule]
+
+    assert alerts
+    for alert in alerts:
+        page, _, anchor = alert["annotations"]["runbook"].partition("#")
+        assert f"### {alert['alert']}\n" in (ROOT / page).read_text()
+        assert anchor == alert["alert"].lower()
 
 
 @pytest.mark.parametrize(
@@ -84,21 +89,6 @@ def test_promtool_agrees(words: tuple[str, ...]) -> None:
     assert done.returncode == 0, done.stderr + done.stdout
 
 
-def test_panels_have_ids_of_their_own_and_do_not_overlap() -> None:
-    panels = json.loads(DASHBOARD.read_text())["panels"]
-    places = [panel["gridPos"] for panel in panels]
-
-    assert len({panel["id"] for panel in panels}) == len(panels)
-    cells = [
-        (x, y)
-        for place in places
-        for x in range(place["x"], place["x"] + place["w"])
-        for y in range(place["y"], place["y"] + place["h"])
-    ]
-    assert len(set(cells)) == len(cells)
-    assert max(x for x, _ in cells) < 24
-
-
 def test_the_composed_service_is_locked_down_and_open_to_this_machine_alone() -> None:
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
 
@@ -110,12 +100,9 @@ def test_the_composed_service_is_locked_down_and_open_to_this_machine_alone() ->
         for volume in one.get("volumes", []):
             assert (DEPLOY / Path(volume.partition(":")[0])).is_dir()
 
-
-def test_prometheus_and_grafana_are_pointed_at_services_of_the_file() -> None:
-    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    # Prometheus and Grafana ask services of the file.
     scraped = (DEPLOY / "prometheus/prometheus.yaml").read_text()
     source = (DEPLOY / "grafana/provisioning/datasources/prometheus.yaml").read_text()
-
     assert {"classifier", "prometheus"} <= services.keys()
     assert '"classifier:3000"' in scraped
     assert "http://prometheus:9090" in source

@@ -34,14 +34,18 @@ class Answering:
     def __init__(self, act: Callable[[], Awaitable[Answer]] | None = None) -> None:
         self.full = False
         self.seen: list[tuple[bytes, int | None]] = []
+        self.timeouts_ms: list[float | None] = []
         self._act = act
 
     def refuse_if_overloaded(self) -> None:
         if self.full:
             raise Overloaded("the service is at its capacity; try again later")
 
-    async def classify(self, image: bytes, top_k: int | None) -> Answer:
+    async def classify(
+        self, image: bytes, top_k: int | None, timeout_ms: float | None = None
+    ) -> Answer:
         self.seen.append((image, top_k))
+        self.timeouts_ms.append(timeout_ms)
         return ANSWER if self._act is None else await self._act()
 
 

@@ -8,7 +8,7 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from image_classifier.http.protocol import UpgradeIgnoringProtocol
+from image_classifier.http.protocol import ClassifierProtocol, JoinedWrites
 
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -28,7 +28,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": answer})
 
 
-def exchange(*packets: bytes, protocol: Any = UpgradeIgnoringProtocol) -> bytes:
+def exchange(*packets: bytes, protocol: Any = ClassifierProtocol) -> bytes:
     """Send packets over one connection, one after the other; return all that comes back."""
 
     async def run() -> bytes:
@@ -111,3 +111,33 @@ def test_connect_is_refused() -> None:
 
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"smuggled" not in answer
+
+
+class Recorder:
+    """A transport that keeps the calls into it."""
+
+    def __init__(self) -> None:
+        self.calls: list[bytes | str] = []
+
+    def write(self, data: bytes) -> None:
+        self.calls.append(data)
+
+    def close(self) -> None:
+        self.calls.append("closed")
+
+
+def test_head_and_body_of_an_answer_leave_in_one_write() -> None:
+    async def answer_twice(transport: Recorder) -> None:
+        writes: Any = JoinedWrites(transport, asyncio.get_running_loop())  # type: ignore[arg-type]
+        writes.write(b"head ")
+        writes.write(b"body")
+        await asyncio.sleep(0)
+        writes.write(b"last")
+        writes.close()
+        await asyncio.sleep(0)
+
+    transport = Recorder()
+
+    asyncio.run(answer_twice(transport))
+
+    assert transport.calls == [b"head body", b"last", "closed"]

@@ -52,7 +52,7 @@ def onnx_ending(path: Path, ending: str) -> Path:
 
     The scores before the ending are "scores", the output is (n, 2) floats.
     """
-    constants = {"zero": 0.0, "one": 1.0, "three": 3.0, "six": 6.0}
+    constants = {"zero": 0.0, "one": 1.0, "three": 3.0, "six": 6.0, "half": 0.5, "fifth": 0.2}
     parts: dict[str, list[tuple[str, list[str], dict[str, object]]]] = {
         "": [("Identity", ["scores"], {})],
         "function Softmax": [("Normalised", ["scores"], {"domain": "exporter"})],
@@ -73,7 +73,28 @@ def onnx_ending(path: Path, ending: str) -> Path:
             ("Add", ["one", "1"], {}),
             ("Reciprocal", ["2"], {}),
         ],
-        "Log(Softmax)": [("Softmax", ["scores"], {"axis": 1}), ("Log", ["0"], {})],
+        "Exp(x-max)/ReduceSum": [
+            ("ReduceMax", ["scores"], {"axes": [1]}),
+            ("Sub", ["scores", "0"], {}),
+            ("Exp", ["1"], {}),
+            ("ReduceSum", ["2", "last"], {"keepdims": 1}),
+            ("Div", ["2", "3"], {}),
+        ],
+        "x-ReduceLogSumExp": [
+            ("ReduceLogSumExp", ["scores"], {"axes": [1]}),
+            ("Sub", ["scores", "0"], {}),
+        ],
+        "Swish of parts": [
+            ("Neg", ["scores"], {}),
+            ("Exp", ["0"], {}),
+            ("Add", ["1", "one"], {}),
+            ("Div", ["scores", "2"], {}),
+        ],
+        "Clip(x*0.2+0.5,0,1)": [
+            ("Mul", ["fifth", "scores"], {}),
+            ("Add", ["0", "half"], {}),
+            ("Clip", ["1", "zero", "one"], {}),
+        ],
         "Clip(x+3,0,6)/6": [
             ("Add", ["scores", "three"], {}),
             ("Clip", ["0", "zero", "six"], {}),

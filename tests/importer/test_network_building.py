@@ -1,6 +1,7 @@
 """Networks: built, guarded against what a user's code does, asked what they end in."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +12,12 @@ from torch import nn
 from image_classifier.artifact.format import ArtifactError
 from image_classifier.artifact.manifest import Architecture
 from importer.errors import ImportRefused
+from importer.graphs import OnnxNetwork
 from importer.network import (
+    ModelSource,
+    activation_of,
     build_network,
     final_operation,
-    output_activation,
     read_graph,
     read_network,
     run_network,
@@ -238,48 +241,65 @@ def test_functions_at_the_end_of_a_forward_are_seen(tmp_path: Path) -> None:
         ("batch.flatten(1).softmax(dim=-1).float()", "softmax"),
         ("batch.flatten(1).topk(3).indices", "topk"),
         ("batch.flatten(1).argmax(1)", "argmax"),
+        ("batch.flatten(1).sort(dim=1).values", "topk"),
     ):
         network = network_of(tmp_path, FORWARD.format(more="", answer=answer))
         assert final_operation(network, torch.ones(1, 3, 2, 2)) == operation
 
 
 @pytest.mark.parametrize(
-    ("operation", "is_cut", "asked", "expected"),
+    ("end", "asked", "expected"),
     [
-        (None, False, None, "softmax"),
-        (None, False, "sigmoid", "sigmoid"),
-        ("softmax", True, None, "softmax"),
-        ("sigmoid", True, None, "sigmoid"),
-        ("log_softmax", False, None, "softmax"),
-        ("sigmoid", False, "none", "none"),
-        ("softmax", False, "none", "none"),
-        ("hard_sigmoid", False, "none", "none"),
+        (nn.Identity(), None, "softmax"),
+        (nn.Identity(), "sigmoid", "sigmoid"),
+        (nn.LogSoftmax(1), None, "softmax"),
+        (nn.Sigmoid(), "none", "none"),
+        (nn.Softmax(1), "none", "none"),
+        (nn.Hardsigmoid(), "none", "none"),
+        (nn.Sigmoid(), None, "--activation sigmoid, or serve .* --activation none"),
+        (nn.Softmax(1), None, "--activation softmax, or serve .* --activation none"),
+        (nn.Softmax(1), "softmax", "are probabilities already"),
+        (nn.Sigmoid(), "sigmoid", "are probabilities already"),
+        (nn.LogSigmoid(), None, "ends in log_sigmoid, so its outputs are probabilities already"),
+        (nn.Hardsigmoid(), None, "are probabilities already"),
+        (nn.LogSoftmax(1), "sigmoid", "so it is softmax; leave the option out"),
     ],
 )
 def test_the_activation_follows_from_the_end_of_the_network_or_from_what_was_asked(
-    operation: object, is_cut: bool, asked: object, expected: str
+    end: nn.Module, asked: Any, expected: str
 ) -> None:
-    assert output_activation(operation, is_cut=is_cut, asked=asked) == expected  # type: ignore[arg-type]
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3), end).eval()
+    source = ModelSource(network=network, architecture=None, published=None)
+    batch = torch.ones(1, 3, 2, 2)
+
+    if expected in ("softmax", "sigmoid", "none"):
+        assert activation_of(source, network, batch, asked) == expected
+        return
+    with pytest.raises(ImportRefused, match=expected):
+        activation_of(source, network, batch, asked)
 
 
 @pytest.mark.parametrize(
-    ("operation", "is_cut", "asked", "message"),
+    ("ending", "asked", "expected"),
     [
-        ("sigmoid", False, None, "--activation sigmoid, or serve .* --activation none"),
-        ("softmax", False, None, "--activation softmax, or serve .* --activation none"),
-        ("softmax", False, "softmax", "are probabilities already"),
-        ("sigmoid", False, "sigmoid", "are probabilities already"),
-        ("hard_sigmoid", False, None, "are probabilities already"),
-        ("sigmoid", True, "softmax", "so it is sigmoid; leave the option out"),
-        ("argmax", False, "none", "its outputs are no scores"),
-        ("topk", False, None, "its outputs are no scores"),
+        ("Softmax", None, "softmax"),
+        ("Sigmoid", None, "sigmoid"),
+        ("Sigmoid", "softmax", "so it is sigmoid; leave the option out"),
+        ("ArgMax Cast", "none", "its outputs are no scores"),
+        ("TopK", None, "its outputs are no scores"),
     ],
 )
-def test_outputs_whose_meaning_is_not_certain_are_refused_with_the_ways_out(
-    operation: object, is_cut: bool, asked: object, message: str
+def test_the_activation_of_a_graph_follows_from_its_end(
+    tmp_path: Path, ending: str, asked: Any, expected: str
 ) -> None:
-    with pytest.raises(ImportRefused, match=message):
-        output_activation(operation, is_cut=is_cut, asked=asked)  # type: ignore[arg-type]
+    network = OnnxNetwork(onnx_ending(tmp_path / "net.onnx", ending))
+    source = ModelSource(network=network, architecture=None, published=None)
+
+    if expected in ("softmax", "sigmoid"):
+        assert activation_of(source, network, torch.ones(1, 3, 4, 4), asked) == expected
+        return
+    with pytest.raises(ImportRefused, match=expected):
+        activation_of(source, network, torch.ones(1, 3, 4, 4), asked)
 
 
 # From files to a network with its weights

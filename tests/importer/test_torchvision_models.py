@@ -305,7 +305,7 @@ def test_a_cached_file_is_read_and_another_is_fetched_and_kept(cache: Path, tmp_
     network = built("squeezenet1_1", **remote.builder_kwargs)
     checkpoint = read_state_dict(path)
     load_strictly(network, checkpoint)
-    assert network.classifier[1].bias.tolist() == checkpoint.tensors["classifier.1.bias"].tolist()
+    assert network.classifier[1].bias.tolist() == checkpoint.state["classifier.1.bias"].tolist()
 
 
 def damage_cached(cache: Path, tmp_path: Path) -> TorchvisionWeights:

@@ -38,7 +38,7 @@ def prefixed(prefix: str, tensors: dict[str, torch.Tensor] = RAW) -> dict[str, t
 
 
 def assert_holds(path: Path, expected: dict[str, torch.Tensor], **where: Any) -> None:
-    tensors = read_state_dict(path, **where).tensors
+    tensors = read_state_dict(path, **where).state
     assert {name: tensor.tolist() for name, tensor in tensors.items()} == {
         name: tensor.tolist() for name, tensor in expected.items()
     }
@@ -106,7 +106,7 @@ def test_ignored_names_are_left_out_and_listed(tmp_path: Path) -> None:
 
     checkpoint = read_state_dict(path, ignore=("aux.*", "epoch"))
 
-    assert checkpoint.tensors.keys() == {"weight", "bias"}
+    assert checkpoint.state.keys() == {"weight", "bias"}
     assert checkpoint.ignored == ("aux.weight", "aux.bias", "epoch")
     with pytest.raises(ImportRefused, match=r"no name like 'auxx\.\*'"):
         read_state_dict(path, ignore=("aux.*", "auxx.*"))
@@ -224,7 +224,7 @@ def test_tensors_stay_on_disk_until_they_are_loaded(tmp_path: Path, suffix: str)
         file.seek(path.read_bytes().index(np.array([0.25, -4.0], np.float32).tobytes()))
         file.write(np.array([9.0, 9.0], np.float32).tobytes())
 
-    assert checkpoint.tensors["bias"].tolist() == [9.0, 9.0]
+    assert checkpoint.state["bias"].tolist() == [9.0, 9.0]
     assert network.bias.tolist() == [0.25, -4.0]
 
 

@@ -5,23 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.places import Place, copy_checkout, import_digits
+from tests.service.places import Place
 from tests.service.server import Server
 
 PATIENT = {"max_wait_ms": 50_000, "overload_wait_ms": 50_000, "timeout_ms": 50_000}
 """No admission by estimated wait: a busy machine would rightly refuse some requests."""
 
 NewPlace = Callable[[], Place]
-
-
-@pytest.fixture(scope="session")
-def imported(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """A copy of the checkout with the digits model imported; serve copies of it."""
-    root = tmp_path_factory.mktemp("service")
-    place = Place(directory=root / "checkout", home=root / "home")
-    copy_checkout(place.directory)
-    import_digits(place)
-    return place
 
 
 @pytest.fixture(scope="session")
