@@ -25,7 +25,7 @@ from image_classifier.artifact.store import (
 )
 from image_classifier.inference.engines.load import accelerator_of
 from image_classifier.inference.machine import ABSENT_GPU, this_machine
-from image_classifier.inference.plan import fastest_plan, plan_for
+from image_classifier.inference.plan import fastest_plan
 from importer.candidates import choose_candidates, graphs_of
 from importer.captured_preprocessing import capture_preprocessing
 from importer.certification import certify_all
@@ -225,6 +225,8 @@ def import_model(
             takes_batches=batches,
             gates=options.gates,
             root=root,
+            files=[image.data for image in targets.images],
+            preprocessing=preprocessing,
             budget_ms=options.budget_ms,
             measure_seconds=options.measure_seconds,
             progress=progress,
@@ -381,9 +383,6 @@ def _record(
     provenance: Provenance,
 ) -> ImportRecord:
     """Describe the import as it happened on this machine, with the plan of the fastest engine."""
-    plans = [
-        plan_for(attempt.engine, attempt.curve, budget_ms) for attempt in attempts if attempt.curve
-    ]
     return ImportRecord(
         imported_at=provenance.imported_at,
         command=provenance.command,
@@ -391,5 +390,5 @@ def _record(
         machine=this_machine(accelerator),
         budget_ms=budget_ms,
         attempts=attempts,
-        plan=fastest_plan(plans),
+        plan=fastest_plan(attempts, budget_ms),
     )

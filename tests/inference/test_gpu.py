@@ -61,7 +61,7 @@ def measurements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         measured.append("measured")
         return (LatencyPoint(batch_size=1, streams=1, threads=1, latency_ms=1, images_per_s=1_000),)
 
-    monkeypatch.setattr(startup, "measure_curve", measure)
+    monkeypatch.setattr(startup, "measure_engine", measure)
     return measured
 
 

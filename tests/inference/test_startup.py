@@ -133,7 +133,7 @@ def test_for_another_budget_the_plan_comes_from_the_measured_curve(
 ) -> None:
     assert artifact.record is not None
     engine = artifact.record.plan.engine
-    monkeypatch.setattr(startup, "measure_curve", None)  # a call would fail
+    monkeypatch.setattr(startup, "measure_engine", None)  # a call would fail
 
     executor = load_executor(artifact, engine=None, budget_ms=200, deterministic=False)
 
