@@ -30,10 +30,14 @@ SERVERS = {"embedded", "through_runner", "either"}
 """Fixtures of the servers that tests share."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have one test process run all tests of the shared servers, which start once a process."""
+    """Mark tests that start a server; one process runs all those of the shared ones."""
     for item in items:
-        if SERVERS & set(getattr(item, "fixturenames", ())):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if fixtures & {*SERVERS, "new_place"}:
+            item.add_marker(pytest.mark.slow)
+        if fixtures & SERVERS:
             item.add_marker(pytest.mark.xdist_group("servers"))
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import AwareDatetime, Field, ValidationError
 
 from image_classifier.artifact.format import (
     RECORD_NAME,
@@ -97,7 +97,9 @@ class EngineAttempt(FrozenModel):
     verdict: Literal["passed", "failed", "unavailable"]
     reason: str = ""
     max_logit_difference: float | None = None
+    max_probability_difference: float | None = None
     top1_agreement: float | None = None
+    label_agreement: float | None = None
     curve: tuple[LatencyPoint, ...] = ()
     compared: LatencyPoint | None = None
     load_average: float | None = None
@@ -107,13 +109,14 @@ class ImportRecord(FrozenModel):
     """One import, as it happened.
 
     Attributes:
-        imported_at: UTC, ISO 8601, seconds.
+        schema_version: Of this file, which no digest pins; artifacts before 0.1.0 leave it out.
         command: The command line.
         source_commit: Commit of this program; "-dirty" where files differ; None outside git.
         machine: It was imported on; the curves and the plan hold there.
     """
 
-    imported_at: str
+    schema_version: Literal[1] = 1
+    imported_at: AwareDatetime
     command: str
     source_commit: str | None
     machine: Machine

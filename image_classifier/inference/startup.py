@@ -13,7 +13,7 @@ from image_classifier.artifact.artifact import Artifact, GoldenSample, open_arti
 from image_classifier.artifact.evidence import CertifiedEngine
 from image_classifier.artifact.format import SIGNATURE_NAME, ArtifactError, sha256_bytes
 from image_classifier.artifact.record import ImportRecord, Machine, Plan
-from image_classifier.inference.certificate import Gates, certify
+from image_classifier.inference.certificate import Gates, GoldenAnswers, certify
 from image_classifier.inference.engine import Batch, EngineUnavailable, LoadEngine
 from image_classifier.inference.engines.load import accelerator_of, open_graph
 from image_classifier.inference.executor import Executor
@@ -21,6 +21,7 @@ from image_classifier.inference.machine import this_machine, usable_cores
 from image_classifier.inference.measurement import opener
 from image_classifier.inference.plan import measure_engine, plan_for
 from image_classifier.inference.plan_cache import cache_file, keep_plan, read_plan
+from image_classifier.settings import Settings
 from preprocessing import (
     DecodeLimits,
     Preprocessing,
@@ -127,12 +128,10 @@ def check_engine(
     Raises:
         SelfCheckFailed: An answer is not within the certificate's gates.
     """
-    samples = artifact.golden_samples()
-    reference = np.stack([sample.logits for sample in samples])
-    class_ids = tuple(sample.class_id for sample in samples)
+    truth = golden_answers(artifact)
     gates = gates_of(entry)
     for how, logits in _ways(executor, inputs):
-        _, failure = certify(logits, reference, class_ids, entry.precision, gates)
+        _, failure = certify(logits, truth, entry.precision, gates)
         if failure:
             raise SelfCheckFailed(
                 f"engine {entry.name}, {how}: {failure}; this machine does not "
@@ -152,6 +151,12 @@ def _ways(
         # Every fourth: the same graph was certified this way at import, and a start must be quick.
         logits[::4] = np.concatenate([executor.run(one[np.newaxis]) for one in inputs[::4]])
         yield "single stream", logits
+
+
+def golden_answers(artifact: Artifact) -> GoldenAnswers:
+    """Return what the engines of an artifact are held to."""
+    logits, class_ids = artifact.reference()
+    return GoldenAnswers(logits=logits, class_ids=class_ids, outputs=artifact.manifest.outputs)
 
 
 def gates_of(entry: CertifiedEngine) -> Gates:
@@ -220,14 +225,7 @@ def load_executor(
 
 
 def log_start(
-    artifact: Artifact,
-    plan: Plan,
-    *,
-    tag: str,
-    topology: str,
-    address: str,
-    signed: bool,
-    changed_settings: Mapping[str, object],
+    artifact: Artifact, tag: str, plan: Plan, settings: Settings, topology: str, address: str
 ) -> None:
     """Write the one line that says what serves, how, and where."""
     facts = {
@@ -240,8 +238,8 @@ def log_start(
         "threads": plan.threads,
         "topology": topology,
         "address": address,
-        "signature": "verified" if signed else "not asked for",
-        "settings": dict(changed_settings) or "defaults",
+        "signature": "verified" if settings.public_key else "not asked for",
+        "settings": settings.changed or "defaults",
     }
     described = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items())
     logger.info("serving: %s", described, extra={"fields": facts})

@@ -12,9 +12,9 @@ from PIL import Image
 
 from image_classifier.inference.machine import usable_cores
 from tests.imports import PATIENCE_S, SAMPLES
+from tests.service.answers import assert_close
 from tests.service.conftest import PATIENT, NewPlace
 from tests.service.server import Server, read_answer
-from tests.service.test_answers import assert_close
 
 SAMPLE = (SAMPLES / "2-01.jpg").read_bytes()
 HELD = 8

@@ -15,7 +15,7 @@ import httpx
 import pytest
 import yaml
 
-from tests.deploy.test_kubernetes import KUBERNETES, of_kind, pod_of, rendered
+from tests.deploy.manifests import KUBERNETES, of_kind, pod_of, rendered
 from tests.imports import PATIENCE_S, SAMPLES
 from tests.signing import make_key
 from tests.tools.release.bentos import copy_checkout, run
@@ -31,7 +31,8 @@ from tests.tools.release.podman import (
 
 BASE = os.environ.get("CLASSIFIER_TEST_IMAGE_BASE")
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.all,
+    pytest.mark.xdist_group("image"),
     pytest.mark.skipif(not BASE, reason="builds an image: make image-test"),
     pytest.mark.skipif(
         os.geteuid() != 0 or not shutil.which("podman") or not shutil.which("runc"),
