@@ -26,7 +26,7 @@ from image_classifier.inference.certificate import GoldenAnswers
 from image_classifier.inference.engine import Batch
 from image_classifier.inference.engines.load import accelerator_of
 from image_classifier.inference.machine import ABSENT_GPU, this_machine
-from image_classifier.inference.plan import fastest_plan, plan_for
+from image_classifier.inference.plan import fastest_plan
 from image_classifier.inference.predictions import answered_classes
 from importer.candidates import choose_candidates, graphs_of
 from importer.captured_preprocessing import capture_preprocessing
@@ -220,6 +220,8 @@ def import_model(
             input_spec=input_spec,
             takes_batches=batches,
             root=root,
+            files=[image.data for image in targets.images],
+            preprocessing=preprocessing,
             budget_ms=options.budget_ms,
             measure_seconds=options.measure_seconds,
             progress=progress,
@@ -354,13 +356,10 @@ def _record(
     provenance: Provenance,
 ) -> ImportRecord:
     """Describe the import as it happened on this machine, with the plan of the fastest engine."""
-    plans = [
-        plan_for(attempt.engine, attempt.curve, budget_ms) for attempt in attempts if attempt.curve
-    ]
     return ImportRecord(
         **provenance.model_dump(),
         machine=this_machine(accelerator),
         budget_ms=budget_ms,
         attempts=attempts,
-        plan=fastest_plan(plans),
+        plan=fastest_plan(attempts, budget_ms),
     )

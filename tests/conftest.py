@@ -17,6 +17,8 @@ from tests.service.places import NewPlace, Place, copy_checkout, import_digits
 os.environ["BENTOML_HOME"] = tempfile.mkdtemp(prefix="image-classifier-tests-")
 atexit.register(shutil.rmtree, os.environ["BENTOML_HOME"], ignore_errors=True)
 os.environ["BENTOML_DO_NOT_TRACK"] = "true"
+# Nor their cache of plans.
+os.environ["XDG_CACHE_HOME"] = os.environ["BENTOML_HOME"]
 
 # The same examples everywhere, however slow the machine.
 settings.register_profile(
