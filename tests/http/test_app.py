@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 
 from image_classifier.http import uploads
 from image_classifier.http.schemas import ERRORS
-from image_classifier.inference.classifier import Answer
+from image_classifier.inference.batcher import Answer
 from tests.http.fakes import (
     ANSWER,
     Answering,

@@ -37,7 +37,7 @@ FILE = part('form-data; name="image"; filename="a.jpg"', IMAGE, "Content-Type: i
 
 def read(data: bytes, content_type: str | None = FORM, query: str = "", **headers: str) -> Upload:
     """Read a request whose body comes in one piece."""
-    return read_chunks([chunk(data)], content_type, query, **headers)
+    return read_chunks([chunk(data)], content_type, query, 10**6, **headers)
 
 
 def read_chunks(

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.service.places import NewPlace as NewPlace
 from tests.service.server import Server
 
-PATIENT = {"max_wait_ms": 50_000, "overload_wait_ms": 50_000, "timeout_ms": 50_000}
+PATIENT: dict[str, Any] = {"max_wait_ms": 50_000, "overload_wait_ms": 50_000, "timeout_ms": 50_000}
 """No admission by estimated wait: a busy machine would rightly refuse some requests."""
 
 

@@ -185,7 +185,7 @@ def command(port: int, target: str = "") -> list[str]:
     return [*words, "--timeout-keep-alive", "600", *([target] if target else [])]
 
 
-def refused_start(place: Place, **settings: object) -> str:
+def refused_start(place: Place, **settings: Any) -> str:
     """Start a server that must refuse; returns the one line it says.
 
     The log has BentoML's own line of a start and of its end, with a time in front.

@@ -123,7 +123,7 @@ def test_a_url_in_place_of_a_file_is_refused_and_never_fetched(either: Server) -
 
 
 def test_bad_requests_do_not_touch_their_concurrent_neighbours(either: Server) -> None:
-    bad = [case.values for case in BODIES if case.id != "too-many-bytes"]
+    bad: list[Any] = [case.values for case in BODIES if case.id != "too-many-bytes"]
     alone = either.client.post("/classify", content=GOOD).json()["predictions"]
     with (
         httpx.Client(base_url=either.url, timeout=PATIENCE_S) as client,

@@ -12,11 +12,11 @@ from tests.service.server import Server, read_to_end
 GOOD = (SAMPLES / "3-03.webp").read_bytes()
 
 
-NOT_THERE = {
+NOT_THERE: dict[str, tuple[str, ...]] = {
     "GET": ("/nope", "/classify/../../etc/passwd", "/static_content/../bentoml.py"),
     "POST": ("/classify/", "/infer", "/static_content/nope.css"),
 }
-NOT_ALLOWED = {
+NOT_ALLOWED: dict[str, tuple[str, ...]] = {
     "GET": ("/classify",),
     "DELETE": ("/classify", "/livez"),
     "OPTIONS": ("/classify",),

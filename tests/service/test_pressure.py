@@ -73,7 +73,7 @@ def burst(server: Server, count: int) -> list[httpx.Response]:
     ],
 )
 def test_what_cannot_be_answered_in_time_is_refused_at_once(
-    new_place: NewPlace, settings: dict[str, object]
+    new_place: NewPlace, settings: dict[str, Any]
 ) -> None:
     with Server(new_place(), **settings) as server:
         responses = burst(server, max(16, 4 * usable_cores()))
