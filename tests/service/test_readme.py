@@ -98,10 +98,10 @@ def test_make_import_names_files_that_are_there() -> None:
 
     assert given.name == "digits"
     assert (ROOT / given.weights).is_file()
-    assert (ROOT / given.labels).is_file()
+    assert (ROOT / str(given.labels)).is_file()
     assert (ROOT / given.golden).is_dir()
     for named in (given.network, given.preprocessing):
-        assert (ROOT / named.partition(":")[0]).parent == DIGITS
+        assert (ROOT / str(named).partition(":")[0]).parent == DIGITS
 
 
 def test_the_imports_that_are_shown_are_understood() -> None:
