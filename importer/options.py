@@ -84,7 +84,6 @@ FindingName = Literal[
     "constant-logits",
     "mean-std-scale",
     "permuted-labels",
-    "random-preprocessing",
     "sigmoid-twice",
     "unstable-reference",
 ]

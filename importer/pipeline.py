@@ -51,12 +51,12 @@ from importer.plausibility import (
     channel_order,
     check_activation,
     check_findings,
+    check_repeatable,
     constant_logits,
     count_right,
     implausible_labels,
     input_range,
     mean_std_scale,
-    random_preprocessing,
     unstable_network,
     what_the_proof_rests_on,
 )
@@ -142,10 +142,8 @@ def import_model(
                 calibration = _inputs(chosen.images, preprocessing)
         _tell(progress, model.notes, named.notes, golden.notes)
         _tell(progress, decoding_notes(images, preprocessing.decode))
-        judge(
-            random_preprocessing([image.name for image in images], inputs, repeated),
-            input_range(inputs),
-        )
+        check_repeatable([image.name for image in images], inputs, repeated)
+        judge(input_range(inputs))
 
         # 2. What the research pipeline answers, and what its numbers mean.
         network = PixelsToLogits(model.network, input_spec).eval()

@@ -128,22 +128,26 @@ def input_range(inputs: Batch) -> Finding | None:
     )
 
 
-def random_preprocessing(names: Sequence[str], first: Batch, second: Batch) -> Finding | None:
-    """Find images, called `names`, whose `first` inputs are not those that were made again."""
+def check_repeatable(names: Sequence[str], first: Batch, second: Batch) -> None:
+    """Compare the inputs of the golden images with the same, made again.
+
+    Nothing to accept: a start compares the inputs with those of the import.
+
+    Raises:
+        ImportRefused: They differ; with the first image and the likely cause.
+    """
     differ = [
         name
         for name, one, other in zip(names, first, second, strict=True)
         if not np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
     ]
-    if not differ:
-        return None
-    return Finding(
-        "random-preprocessing",
-        f"preprocessing: to_input gives another input when it runs again on {len(differ)} of "
-        f"{len(names)} golden images, {differ[0]} the first; likely cause: an augmentation of "
-        "the training (RandomResizedCrop, RandomHorizontalFlip, ColorJitter); use the "
-        "transforms of the evaluation",
-    )
+    if differ:
+        raise ImportRefused(
+            f"preprocessing: to_input gives another input when it runs again on {len(differ)} of "
+            f"{len(names)} golden images, {differ[0]} the first; likely cause: an augmentation of "
+            "the training (RandomResizedCrop, RandomHorizontalFlip, ColorJitter); use the "
+            "transforms of the evaluation"
+        )
 
 
 def unstable_network(network: nn.Module, inputs: Batch, logits: Logits) -> Finding | None:

@@ -86,7 +86,6 @@ def options(folder: Path, **changes: object) -> ImportOptions:
         ({"network": "functional.dropout(logits, 0.5)"}, "unstable-reference"),
         ({"network": "logits - logits.mean(dim=0)"}, "batch-dependent"),
         ({"network": "logits * 0 + 2 * self.linear.weight[:, 0]"}, "constant-logits"),
-        ({"own": "pixels + np.random.randint(0, 9, (4, 4, 3), np.uint8)"}, "random-preprocessing"),
         ({"own": "pixels[..., ::-1]"}, "permuted-labels|channel-order"),
         ({"labels": "brg"}, "permuted-labels"),
     ],
@@ -198,13 +197,14 @@ def test_a_sigmoid_is_certified_label_by_label_as_it_is_served(store: Path, tmp_
     [
         ("pixels.transpose(2, 0, 1)", r"returned uint8 of shape \(3, 4, 4\), the class declares"),
         ("pixels / 255", "returned float64 of shape"),
+        ("pixels + np.random.randint(0, 9, (4, 4, 3), np.uint8)", "gives another input when"),
         ("__import__('torch').from_numpy(pixels.copy()).numpy(force=2, x=3)", "raised TypeError"),
     ],
 )
 def test_what_a_preprocessing_class_does_wrong_is_one_line(
     store: Path, tmp_path: Path, answer: str, found: str
 ) -> None:
-    with pytest.raises(ImportRefused, match=rf"preprocessing: Own\.to_input {found}"):
+    with pytest.raises(ImportRefused, match=rf"preprocessing: (Own\.)?to_input {found}"):
         import_quietly(options(tmp_path, own=answer), tmp_path / "model.lock")
 
 
