@@ -61,8 +61,8 @@ types: $(READY) ## mypy --strict
 
 check: lint types test ## lint, types, tests: what CI runs
 
-bento: $(READY) | model.lock ## build the bento of the locked model
-	@$(BIN)/python -m tools.release build
+bento: $(READY) | model.lock ## build the bento of the locked model and start it once; START=no builds only
+	@$(BIN)/python -m tools.release build $(if $(filter no,$(START)),--skip-start)
 
 verify-rebuild: $(READY) | model.lock ## build the bento twice in different surroundings, compare
 	@$(BIN)/python -m tools.release verify-rebuild
@@ -74,7 +74,7 @@ image: $(READY) | model.lock ## build the image with podman, buildah or docker: 
 	@$(BIN)/python -m tools.release image $(if $(BASE),--base $(BASE))
 
 image-test: $(READY) | model.lock ## build the image twice with podman, compare, run it locked down
-	@CLASSIFIER_TEST_IMAGE_BASE=$(or $(BASE),debian) $(BIN)/python -m pytest tests/tools/release/test_image.py
+	@CLASSIFIER_TEST_IMAGE_BASE=$(or $(BASE),debian) $(BIN)/python -m pytest -m all tests/tools/release/test_image.py
 
 validate: $(READY) ## install further validators, then test releases and manifests
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r $(LOCKS)/validate.txt

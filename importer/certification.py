@@ -13,7 +13,12 @@ from image_classifier.inference.engines.load import open_graph
 from image_classifier.inference.executor import Executor
 from image_classifier.inference.machine import usable_cores
 from image_classifier.inference.plan import measure_curve
-from image_classifier.inference.startup import check_preprocessing, gates_of, golden_answers
+from image_classifier.inference.startup import (
+    check_conformance,
+    gates_of,
+    golden_answers,
+    golden_inputs,
+)
 from importer.failures import describe_failure
 from importer.progress import Progress
 
@@ -120,8 +125,11 @@ def verify_engines(artifact: Artifact, progress: Progress) -> tuple[EngineAttemp
     Raises:
         SelfCheckFailed: The preprocessing gives other pixels than at import.
     """
-    with progress.step(f"preprocess {len(artifact.manifest.golden)} golden samples"):
-        inputs = check_preprocessing(artifact, artifact.preprocessing())
+    samples = artifact.golden_samples()
+    preprocessing = artifact.preprocessing()
+    with progress.step(f"preprocess {len(samples)} golden samples"):
+        check_conformance(artifact.manifest.conformance, preprocessing)
+        inputs = golden_inputs(samples, preprocessing)
     truth = golden_answers(artifact)
     rows = []
     for engine in artifact.evidence.engines:

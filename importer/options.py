@@ -86,6 +86,7 @@ FindingName = Literal[
     "permuted-labels",
     "random-preprocessing",
     "sigmoid-twice",
+    "sigmoid-twice",
     "unstable-reference",
 ]
 """What makes an import implausible and may be accepted; importer/plausibility.py finds it."""
@@ -93,6 +94,7 @@ FindingName = Literal[
 
 JsonObject = Annotated[dict[str, JsonValue], BeforeValidator(_parsed_json)]
 Listed = Annotated[tuple[str, ...], BeforeValidator(_split)]
+PathText = Annotated[str, BeforeValidator(lambda it: str(it) if isinstance(it, Path) else it)]
 LockPath = Annotated[Path, AfterValidator(_lock_place)]
 
 
@@ -115,7 +117,7 @@ class CommandOptions(Options):
 
 
 RENEWED = (
-    *("accept", "calibration", "calibration_count"),
+    *("accept", "calibration", "calibration_count", "serving_requirements"),
     *("gate_fp32_tolerance", "gate_agreement", "gate_accuracy_loss"),
     *("device", "engine", "precision", "budget_ms", "measure_seconds"),
 )
@@ -157,10 +159,14 @@ class ImportOptions(Options):
     preprocessing: str | None = Field(
         None, description=f"{PREPROCESSING_FORMS} (default: that of torchvision's weights)"
     )
-    labels: FilePath | None = Field(
+    serving_requirements: FilePath | None = Field(
         None,
-        description="one name a line, a JSON list or JSON id → name (default: those of "
-        "torchvision's weights)",
+        description="lock with what a preprocessing class needs beyond the bento's packages",
+    )
+    labels: PathText | None = Field(
+        None,
+        description="file with one name a line, a JSON list or JSON id → name, or "
+        "torchvision:NAME/WEIGHTS (default: those of torchvision's weights)",
     )
     activation: Literal["softmax", "sigmoid", "none"] | None = Field(
         None,
@@ -267,6 +273,17 @@ class ImportOptions(Options):
         if origin == TORCHVISION and text.isidentifier() and not Path(text).exists():
             _check_published(name, text)
         else:
+            _check_file(text)
+        return text
+
+    @field_validator("labels")
+    @classmethod
+    def _check_labels(cls, text: str | None) -> str | None:
+        origin, _, name = (text or "").partition(":")
+        if origin == TORCHVISION:
+            network, _, weights = name.partition("/")
+            _check_published(network, weights or None)
+        elif text is not None:
             _check_file(text)
         return text
 

@@ -1,7 +1,6 @@
 """An import, from a trained network to an artifact in the store."""
 
 import functools
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,8 +12,8 @@ import torch
 
 from image_classifier.artifact.evidence import Evidence
 from image_classifier.artifact.format import BENTOML_NAME, RECORD_NAME, SCHEMA_VERSION
-from image_classifier.artifact.manifest import InputSpec, Manifest, Outputs
-from image_classifier.artifact.record import EngineAttempt, ImportRecord, Provenance
+from image_classifier.artifact.manifest import TORCHVISION, InputSpec, Manifest, Outputs
+from image_classifier.artifact.record import EngineAttempt, ImportRecord
 from image_classifier.artifact.store import (
     ModelLock,
     add,
@@ -34,6 +33,7 @@ from importer.certification import certify_all
 from importer.diagnosis import CauseSearch, Comparison
 from importer.errors import ImportRefused
 from importer.export import export_all
+from importer.failures import one_line
 from importer.golden_images import GoldenImage, decoding_notes, read_golden_images
 from importer.labels import LabelFile, check_label_count, read_labels
 from importer.network import (
@@ -65,6 +65,7 @@ from importer.reference import Reference, check_label_order, read_reference
 from importer.shrinking import certify_shrinking
 from importer.source_commit import source_commit
 from importer.targets import decide_targets
+from importer.torchvision_models import torchvision_meta
 from importer.writing import (
     identity_files,
     installed_versions,
@@ -76,7 +77,7 @@ from importer.writing import (
     write_reference,
 )
 from preprocessing import DecodeLimits, Preprocessing, conformance_digests, to_input
-from preprocessing.errors import ImageRejected
+from preprocessing.errors import ImageRejected, PreprocessingBug
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +98,7 @@ class Imported:
 
 
 def import_model(
-    options: ImportOptions, lock_path: Path | None, provenance: Provenance, progress: Progress
+    options: ImportOptions, lock_path: Path | None, command: str, progress: Progress
 ) -> Imported:
     """Import a trained model: read, run the reference, export, certify, measure, store, lock.
 
@@ -105,6 +106,7 @@ def import_model(
 
     Args:
         lock_path: The lock to write; None: none.
+        command: The command line, for the record.
 
     Raises:
         OperatorError: Why the model was not imported.
@@ -113,7 +115,13 @@ def import_model(
     with staging_dir() as root:
         with progress.step("read the network and its weights"):
             model = _model(options, root)
-        preprocessing, entry = capture_preprocessing(options.preprocessing, model.published, root)
+        preprocessing, entry = capture_preprocessing(
+            options.preprocessing,
+            model.published,
+            root,
+            device=options.device,
+            serving_requirements=options.serving_requirements,
+        )
         input_spec = InputSpec.of(preprocessing)
         given = None if options.reference is None else read_reference(options.reference)
         named = _labels(options.labels, model, given)
@@ -240,6 +248,7 @@ def import_model(
                 reference_logits_sha256=write_reference(root, logits),
                 engines=engines,
                 shrinking=shrinking,
+                ignored_weights=model.ignored_weights,
                 versions=installed_versions(),
             )
             lock = ModelLock(
@@ -249,7 +258,7 @@ def import_model(
             )
             gpu = options.device == "cuda"
             accelerator = (accelerator_of(engines[0].kind) or ABSENT_GPU) if gpu else None
-            record = _record(attempts, options.budget_ms, accelerator, provenance)
+            record = _record(attempts, options.budget_ms, accelerator, command)
             (root / RECORD_NAME).write_bytes(record.to_json())
             with uninterrupted():
                 # Of the same model measured again, the later measurement counts.
@@ -258,15 +267,6 @@ def import_model(
                     write_lock(lock_path, lock)
     return Imported(
         lock=lock, known=known, manifest=manifest, evidence=evidence, record=record, proof=proof
-    )
-
-
-def current_provenance(root: Path) -> Provenance:
-    """Return the provenance of the running command; `root` is this program's checkout."""
-    return Provenance(
-        command=" ".join(sys.argv),
-        source_commit=source_commit(root),
-        imported_at=datetime.now(UTC).replace(microsecond=0),
     )
 
 
@@ -289,16 +289,19 @@ def _tell(progress: Progress, *notes: Iterable[str]) -> None:
         progress.note(note)
 
 
-def _labels(path: Path | None, model: ModelSource, given: Reference | None) -> LabelFile:
-    if path is not None:
-        return read_labels(path)
+def _labels(text: str | None, model: ModelSource, given: Reference | None) -> LabelFile:
+    if text is not None and text.startswith(f"{TORCHVISION}:"):
+        network, _, weights = text.partition(":")[2].partition("/")
+        return LabelFile(labels=torchvision_meta(network, weights or "DEFAULT").labels)
+    if text is not None:
+        return read_labels(Path(text))
     if given is not None and given.labels is not None:
         note = f"the labels are those of {given.path.name}, as --labels is not given"
         return LabelFile(labels=given.labels, notes=(note,))
     if model.published is None:
         raise ImportRefused(
             "--labels is not given and the weights are not published by torchvision; "
-            "expected a file with one name a line, or JSON"
+            "expected a file with one name a line, or JSON, or torchvision:NAME"
         )
     return LabelFile(labels=model.published.labels)
 
@@ -312,6 +315,12 @@ def _inputs(images: tuple[GoldenImage, ...], preprocessing: Preprocessing) -> Ba
         except ImageRejected as error:
             raise ImportRefused(
                 f"golden image {image.name}: {error}; remove it or replace it by a sound file"
+            ) from error
+        except PreprocessingBug as error:
+            raise ImportRefused(
+                f"preprocessing, on golden image {image.name}: {one_line(error)}; to_input returns "
+                "one numpy array (H, W, C): of a tensor .permute(1, 2, 0).numpy(), of float64 "
+                ".astype(np.float32)"
             ) from error
     return np.stack(inputs)
 
@@ -328,14 +337,16 @@ def _record(
     attempts: tuple[EngineAttempt, ...],
     budget_ms: float,
     accelerator: str | None,
-    provenance: Provenance,
+    command: str,
 ) -> ImportRecord:
     """Describe the import as it happened on this machine, with the plan of the fastest engine."""
     plans = [
         plan_for(attempt.engine, attempt.curve, budget_ms) for attempt in attempts if attempt.curve
     ]
     return ImportRecord(
-        **provenance.model_dump(),
+        imported_at=datetime.now(UTC).replace(microsecond=0),
+        command=command,
+        source_commit=source_commit(Path(__file__).parents[1]),
         machine=this_machine(accelerator),
         budget_ms=budget_ms,
         attempts=attempts,

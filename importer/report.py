@@ -118,6 +118,7 @@ def print_artifact(tag: str, artifact: Artifact) -> None:
         ("golden samples", golden),
         ("reference", _reference(artifact)),
         ("versions", ", ".join(f"{name} {value}" for name, value in evidence.versions.items())),
+        ("weights ignored", ", ".join(evidence.ignored_weights) or "none"),
         ("files", f"{len(artifact.pinned_files())}, {size / 1e6:.1f} MB"),
     ]
     if artifact.record is not None:

@@ -5,8 +5,11 @@ A test called `bentoml_…` or `uvicorn_…` that fails says that its workaround
 
 import asyncio
 import inspect
+import json
 import os
 import signal
+import socket
+import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,10 +17,15 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
+from uvicorn.config import HTTP_PROTOCOLS
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
+from image_classifier.http.protocol import ClassifierProtocol
 from tests.http.fakes import Answering, app_of
-from tests.http.test_protocol import SMUGGLED, exchange, upgrade
+from tests.http.test_protocol import SMUGGLED, echo, exchange, upgrade
+from tests.imports import PATIENCE_S
 
 with warnings.catch_warnings():
     # BentoML uses a deprecated name of pathspec 1 while it is imported.
@@ -25,8 +33,11 @@ with warnings.catch_warnings():
     import bentoml
     from _bentoml_impl.client import proxy2
     from _bentoml_impl.server import app as bentoml_app
+    from _bentoml_impl.worker import service as worker
     from _bentoml_sdk import Service
+    from bentoml._internal.configuration.containers import BentoMLContainer
     from bentoml._internal.server.http import instruments
+    from bentoml._internal.utils import circus
     from bentoml._internal.utils.analytics import usage_stats
     from bentoml._internal.utils.circus import Arbiter
     from bentoml.serving import create_watcher, ensure_prometheus_dir
@@ -36,7 +47,9 @@ with warnings.catch_warnings():
         API_CONFIG,
         KEEP_CONNECTIONS,
         MountedAppFirst,
-        stop_api_processes_first,
+        StandIn,
+        configure_uvicorn,
+        supervise,
     )
 
 # BentoML's models override what pydantic 2.11 deprecated.
@@ -58,9 +71,15 @@ class Watcher:
         self._events.append(f"{self.name} ended")
 
 
-def supervisor_of(events: list[str]) -> Any:
+def test_api_processes_end_before_the_runner_however_often_a_server_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    events: list[str] = []
+
     class Supervisor:
         _stopping = False
+
+        def start(self, cb: object = None) -> None: ...
 
         def iter_watchers(self) -> list[Watcher]:
             return [Watcher(name, events) for name in ("service_ModelRunner", "service")]
@@ -68,28 +87,54 @@ def supervisor_of(events: list[str]) -> Any:
         async def stop(self) -> None:
             events.append("everything told")
 
-    stop_api_processes_first(Supervisor)
-    return Supervisor()
+    async def stop_twice() -> None:
+        supervisor = Supervisor()
+        await asyncio.gather(supervisor.stop(), supervisor.stop())
 
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    supervise(Supervisor)
 
-async def stopped(supervisor: Any, times: int) -> None:
-    await asyncio.gather(*(supervisor.stop() for _ in range(times)))
-
-
-def test_api_processes_have_ended_before_anything_else_is_told() -> None:
-    events: list[str] = []
-
-    asyncio.run(stopped(supervisor_of(events), times=1))
+    asyncio.run(stop_twice())
 
     assert events == ["service told", "service ended", "everything told"]
 
 
-def test_a_second_signal_does_not_hurry_the_first() -> None:
-    events: list[str] = []
+def test_the_stand_in_answers_503_until_an_api_process_is_ready() -> None:
+    request = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 300000\r\n\r\n" + bytes(
+        300_000
+    )
 
-    asyncio.run(stopped(supervisor_of(events), times=2))
+    async def ask(port: int) -> bytes:
+        async with asyncio.timeout(PATIENCE_S):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(request)
+            answer = await reader.read()
+            writer.close()
+            return answer
 
-    assert events == ["service told", "service ended", "everything told"]
+    async def run() -> tuple[list[bytes], bool]:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            port = listening.getsockname()[1]
+            stand_in = StandIn()
+            stand_in.open(listening)
+            answers = list(await asyncio.gather(*(ask(port) for _ in range(5))))
+            stand_in.end_soon()
+            await asyncio.sleep(0)
+            asking = asyncio.create_task(ask(port))
+            await asyncio.sleep(0.05)
+            left_alone = not asking.done()
+            stand_in.begin()
+            return [*answers, await asking], left_alone
+
+    answers, left_alone = asyncio.run(run())
+
+    assert left_alone
+    for answer in answers:
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nConnection: close" in head
+        assert b"\r\nRetry-After: 1" in head
+        assert json.loads(body)["error"]["code"] == "not_ready"
 
 
 def asgi_of(service_class: type[Any]) -> Any:
@@ -157,6 +202,58 @@ def test_errors_of_bentomls_routes_have_the_applications_shape(
     assert response.status_code == status
     assert response.json()["error"]["code"] == code
     assert response.json()["error"]["request_id"] == response.headers["x-request-id"]
+
+
+def test_bentomls_cors_setting_holds_for_the_applications_paths() -> None:
+    cors = BentoMLContainer.http.cors
+    before = cors.enabled.get(), cors.access_control_allow_origins.get()
+    cors.enabled.set(True)
+    cors.access_control_allow_origins.set(["https://example.org"])
+    try:
+        app = asgi_of(MountedAppFirst)
+    finally:
+        cors.enabled.set(before[0])
+        cors.access_control_allow_origins.set(before[1])
+    origin = {"Origin": "https://example.org"}
+    asked = {**origin, "Access-Control-Request-Method": "POST"}
+
+    allowed = ask(app, "POST", "/classify", content=b"image", headers=origin)
+    preflight = ask(app, "OPTIONS", "/classify", headers=asked)
+    stranger = ask(app, "POST", "/classify", content=b"image", headers={"Origin": "https://x.org"})
+
+    assert allowed.headers["access-control-allow-origin"] == "https://example.org"
+    assert preflight.headers["access-control-allow-origin"] == "https://example.org"
+    assert "access-control-allow-origin" not in stranger.headers
+
+
+@pytest.mark.parametrize(("words", "seconds"), [([], 75), (["--timeout-keep-alive", "9"], 9)])
+def test_idle_connections_are_kept_as_long_as_the_setting_or_the_command_says(
+    words: list[str], seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(bentoml_compat.SUPERVISOR, f"{os.getppid()}:")
+    monkeypatch.setattr(sys, "argv", ["worker", *words])
+    monkeypatch.setattr(ClassifierProtocol, "keep_alive_s", None)
+    monkeypatch.setitem(HTTP_PROTOCOLS, "auto", "")
+
+    async def protocol() -> Any:
+        config = uvicorn.Config(echo, log_config=None, timeout_keep_alive=int((*words, 5)[-1]))
+        config.load()
+        return config.http_protocol_class(config, ServerState(), {})  # type: ignore[call-arg]
+
+    configure_uvicorn(75)
+
+    assert asyncio.run(protocol()).timeout_keep_alive == seconds
+
+
+def test_bentomls_workers_keep_idle_connections_for_5_s_and_outlive_their_supervisor() -> None:
+    defaults = {option.name: option.default for option in worker.main.params}
+
+    assert defaults["timeout_keep_alive"] == 5
+    assert "prctl" not in inspect.getsource(worker)
+
+
+def test_bentomls_supervisor_looks_for_processes_that_died_every_10_s() -> None:
+    assert 'pop("check_delay", 10)' in inspect.getsource(circus.create_standalone_arbiter)
 
 
 def test_bentoml_makes_a_series_of_each_path_a_client_thinks_of() -> None:

@@ -107,6 +107,7 @@ def running(
     log_path: Path,
     probe: Callable[[int], str],
     ready_within_s: float = 120.0,
+    directory: Path = ROOT,
 ) -> Iterator[RunningServer]:
     """Start a server, wait for its first correct answer, stop it at the end.
 
@@ -116,6 +117,7 @@ def running(
         environment: Of the process, see `server_environment`.
         log_path: Takes what it prints.
         probe: Asks the port once; returns what was wrong with the answer, "" for nothing.
+        directory: Where it runs.
 
     Raises:
         ServerFailed: It ended, or gave no correct answer in time.
@@ -125,7 +127,7 @@ def running(
     with log_path.open("wb") as log:
         popen = subprocess.Popen(
             command,
-            cwd=ROOT,
+            cwd=directory,
             env=dict(environment),
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -91,6 +91,7 @@ class Evidence(FrozenModel):
         engines: Those that passed.
         shrinking: Proof that decoding large JPEGs at a reduced size changes no answer that
             counts; None where they are decoded in full.
+        ignored_weights: Names in the file of weights that the network did not get.
         versions: Version of each library the numbers depend on.
     """
 
@@ -100,6 +101,7 @@ class Evidence(FrozenModel):
     reference_logits_sha256: Digest
     engines: Annotated[tuple[CertifiedEngine, ...], Field(min_length=1)]
     shrinking: Certificate | None
+    ignored_weights: tuple[str, ...] = Field(default=(), exclude_if=lambda names: not names)
     versions: dict[str, str]
 
     @model_validator(mode="after")

@@ -19,6 +19,7 @@ from image_classifier.inference.engines.load import accelerator_of, open_graph
 from image_classifier.inference.executor import Executor
 from image_classifier.inference.machine import this_machine, usable_cores
 from image_classifier.inference.plan import measure_curve, plan_for
+from image_classifier.settings import Settings
 from preprocessing import (
     DecodeLimits,
     Preprocessing,
@@ -153,8 +154,7 @@ def _ways(
 def golden_answers(artifact: Artifact) -> GoldenAnswers:
     """Return what the engines of an artifact are held to."""
     logits, class_ids = artifact.reference()
-    outputs = artifact.manifest.outputs
-    return GoldenAnswers(logits=logits, class_ids=class_ids, outputs=outputs)
+    return GoldenAnswers(logits=logits, class_ids=class_ids, outputs=artifact.manifest.outputs)
 
 
 def gates_of(entry: CertifiedEngine) -> Gates:
@@ -224,14 +224,7 @@ def load_executor(
 
 
 def log_start(
-    artifact: Artifact,
-    plan: Plan,
-    *,
-    tag: str,
-    topology: str,
-    address: str,
-    signed: bool,
-    changed_settings: Mapping[str, object],
+    artifact: Artifact, tag: str, plan: Plan, settings: Settings, topology: str, address: str
 ) -> None:
     """Write the one line that says what serves, how, and where."""
     facts = {
@@ -244,8 +237,8 @@ def log_start(
         "threads": plan.threads,
         "topology": topology,
         "address": address,
-        "signature": "verified" if signed else "not asked for",
-        "settings": dict(changed_settings) or "defaults",
+        "signature": "verified" if settings.public_key else "not asked for",
+        "settings": settings.changed or "defaults",
     }
     described = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items())
     logger.info("serving: %s", described, extra={"fields": facts})

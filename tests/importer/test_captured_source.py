@@ -232,7 +232,11 @@ def test_the_installed_packages_that_the_source_needs_are_named(tmp_path: Path) 
     )
 
     # By the names in locks: pillow for PIL, pyyaml for yaml.
-    assert capture_source(file).packages == ("pillow", "pyyaml", "torchvision")
+    assert capture_source(file).imports == {
+        "PIL": ("pillow",),
+        "torchvision": ("torchvision",),
+        "yaml": ("pyyaml",),
+    }
 
 
 def test_data_files_that_the_source_names_travel_and_weights_do_not(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Who is let in: bounds and estimates by hand."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 
 import pytest
@@ -37,7 +38,7 @@ def admission(clock: Clock | None = None, **changes: float) -> Admission:
     )
 
 
-def entered(door: Admission, count: int) -> list[AbstractContextManager[Reservation]]:
+def entered(door: Admission, count: int) -> Sequence[AbstractContextManager[Reservation]]:
     """Requests in flight; the test ends them."""
     visits = [door.reserve() for _ in range(count)]
     for visit in visits:

@@ -87,7 +87,7 @@ def classifier(
     artifact = SimpleNamespace(
         labels=lambda: LABELS,
         preprocessing=lambda: preprocessing or FirstPixel(),
-        manifest=SimpleNamespace(outputs=outputs or Outputs()),
+        manifest=SimpleNamespace(outputs=outputs or Outputs(), input=spec),
     )
     given = {"max_in_flight": 64, "max_wait_ms": 1e6, "timeout_ms": 600_000, **changes}
     return Classifier(

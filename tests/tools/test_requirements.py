@@ -6,9 +6,9 @@ import tomllib
 import pytest
 from packaging.utils import canonicalize_name
 
+from importer.serving_requirements import read_requirements
 from tests.imports import ROOT
 from tools.environment import PYTHONS
-from tools.release.sbom import read_requirements
 
 FOLDER = ROOT / "deploy" / "requirements"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from image_classifier.artifact.format import file_names, sha256_tree
 from image_classifier.artifact.store import LOCK_NAME, read_lock
+from importer.serving_requirements import read_requirements
 from importer.source_commit import source_commit
 from tools.release.content import (
     BENTO_YAML,
@@ -18,7 +19,7 @@ from tools.release.content import (
     read_description,
 )
 from tools.release.manifest import VERSION_DIGITS, BentoManifest
-from tools.release.sbom import read_requirements, sbom_bytes
+from tools.release.sbom import sbom_bytes
 
 
 def seal(root: Path, commit: str | None) -> BentoManifest:

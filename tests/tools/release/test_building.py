@@ -17,7 +17,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory, digits_folder: Path) -> P
 def test_a_plain_build_has_the_content_that_gives_the_sealed_one_its_version(
     checkout: Path,
 ) -> None:
-    tag, digest, path = run(checkout, "tools.release", "build").splitlines()
+    tag, digest, path = run(checkout, "tools.release", "build", "--skip-start").splitlines()
     run(checkout, "bentoml", "build", "--version", "plain", umask=0o077)
 
     plain = run(checkout, "tools.release", "digest", "image_classifier:plain")
@@ -30,17 +30,24 @@ def test_a_plain_build_has_the_content_that_gives_the_sealed_one_its_version(
 
 
 def test_settings_of_the_building_shell_do_not_change_the_bento(checkout: Path) -> None:
-    plain = run(checkout, "tools.release", "build")
+    plain = run(checkout, "tools.release", "build", "--skip-start")
 
     with_settings = run(
-        checkout, "tools.release", "build", CLASSIFIER_TOPOLOGY="runner", CLASSIFIER_WORKERS="3"
+        checkout,
+        "tools.release",
+        "build",
+        "--skip-start",
+        CLASSIFIER_TOPOLOGY="runner",
+        CLASSIFIER_WORKERS="3",
     )
 
     assert with_settings == plain
 
 
 def test_the_bento_for_gpus_is_built_from_the_bentofile_in_deploy(checkout: Path) -> None:
-    built = run(checkout, "tools.release", "build", "-f", "deploy/bentofile.gpu.yaml")
+    built = run(
+        checkout, "tools.release", "build", "--skip-start", "-f", "deploy/bentofile.gpu.yaml"
+    )
 
     tag, _, path = built.splitlines()
     assert tag.startswith("image_classifier_gpu:")

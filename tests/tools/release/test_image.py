@@ -15,7 +15,7 @@ import httpx
 import pytest
 import yaml
 
-from tests.deploy.test_kubernetes import KUBERNETES, of_kind, pod_of, rendered
+from tests.deploy.manifests import KUBERNETES, of_kind, pod_of, rendered
 from tests.imports import PATIENCE_S, SAMPLES
 from tests.signing import make_key
 from tests.tools.release.bentos import copy_checkout, run
