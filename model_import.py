@@ -243,8 +243,8 @@ def _run_import(
 ) -> "Imported":
     return_freed_memory()
     with progress.step("load torch"):
-        from importer.pipeline import current_provenance, import_model
-    return import_model(options, lock, current_provenance(ROOT), progress)
+        from importer.pipeline import import_model
+    return import_model(options, lock, " ".join(sys.argv), progress)
 
 
 def _imported(imported: "Imported") -> Outcome:

@@ -92,6 +92,7 @@ FindingName = Literal[
 
 JsonObject = Annotated[dict[str, JsonValue], BeforeValidator(_parsed_json)]
 Listed = Annotated[tuple[str, ...], BeforeValidator(_split)]
+PathText = Annotated[str, BeforeValidator(lambda it: str(it) if isinstance(it, Path) else it)]
 LockPath = Annotated[Path, AfterValidator(_lock_place)]
 
 
@@ -114,7 +115,7 @@ class CommandOptions(Options):
 
 
 RENEWED = (
-    *("accept", "calibration", "calibration_count"),
+    *("accept", "calibration", "calibration_count", "serving_requirements"),
     *("gate_fp32_tolerance", "gate_agreement", "gate_accuracy_loss"),
     *("device", "engine", "precision", "budget_ms", "measure_seconds"),
 )
@@ -157,12 +158,10 @@ class ImportOptions(Options):
         None, description=f"{PREPROCESSING_FORMS} (default: that of torchvision's weights)"
     )
     serving_requirements: FilePath | None = Field(
-        None, description="lock with what a preprocessing class needs beyond the bento's packages"
+        None,
+        description="lock with what a preprocessing class needs beyond the bento's packages",
     )
-    labels: Annotated[
-        str | None,
-        BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value),
-    ] = Field(
+    labels: PathText | None = Field(
         None,
         description="file with one name a line, a JSON list or JSON id → name, or "
         "torchvision:NAME/WEIGHTS (default: those of torchvision's weights)",

@@ -1,7 +1,6 @@
 """An import, from a trained network to an artifact in the store."""
 
 import functools
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +13,7 @@ import torch
 from image_classifier.artifact.evidence import Evidence
 from image_classifier.artifact.format import BENTOML_NAME, RECORD_NAME, SCHEMA_VERSION
 from image_classifier.artifact.manifest import TORCHVISION, InputSpec, Manifest, Outputs
-from image_classifier.artifact.record import EngineAttempt, ImportRecord, Provenance
+from image_classifier.artifact.record import EngineAttempt, ImportRecord
 from image_classifier.artifact.store import (
     ModelLock,
     add,
@@ -99,7 +98,7 @@ class Imported:
 
 
 def import_model(
-    options: ImportOptions, lock_path: Path | None, provenance: Provenance, progress: Progress
+    options: ImportOptions, lock_path: Path | None, command: str, progress: Progress
 ) -> Imported:
     """Import a trained model: read, run the reference, export, certify, measure, store, lock.
 
@@ -107,6 +106,7 @@ def import_model(
 
     Args:
         lock_path: The lock to write; None: none.
+        command: The command line, for the record.
 
     Raises:
         OperatorError: Why the model was not imported.
@@ -263,7 +263,7 @@ def import_model(
             )
             gpu = options.device == "cuda"
             accelerator = (accelerator_of(engines[0].kind) or ABSENT_GPU) if gpu else None
-            record = _record(attempts, options.budget_ms, accelerator, provenance)
+            record = _record(attempts, options.budget_ms, accelerator, command)
             (root / RECORD_NAME).write_bytes(record.to_json())
             with uninterrupted():
                 # Of the same model measured again, the later measurement counts.
@@ -272,15 +272,6 @@ def import_model(
                     write_lock(lock_path, lock)
     return Imported(
         lock=lock, known=known, manifest=manifest, evidence=evidence, record=record, proof=proof
-    )
-
-
-def current_provenance(root: Path) -> Provenance:
-    """Return the provenance of the running command; `root` is this program's checkout."""
-    return Provenance(
-        command=" ".join(sys.argv),
-        source_commit=source_commit(root),
-        imported_at=datetime.now(UTC).replace(microsecond=0),
     )
 
 
@@ -351,11 +342,13 @@ def _record(
     attempts: tuple[EngineAttempt, ...],
     budget_ms: float,
     accelerator: str | None,
-    provenance: Provenance,
+    command: str,
 ) -> ImportRecord:
     """Describe the import as it happened on this machine, with the plan of the fastest engine."""
     return ImportRecord(
-        **provenance.model_dump(),
+        imported_at=datetime.now(UTC).replace(microsecond=0),
+        command=command,
+        source_commit=source_commit(Path(__file__).parents[1]),
         machine=this_machine(accelerator),
         budget_ms=budget_ms,
         attempts=attempts,

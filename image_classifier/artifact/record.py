@@ -110,29 +110,20 @@ def _in_utc(time: datetime) -> datetime:
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
-class Provenance(FrozenModel):
-    """How an import came about.
-
-    Attributes:
-        imported_at: In UTC.
-        command: The command line, as typed after `python`.
-        source_commit: Commit of this program; "-dirty" where files differ; None outside git.
-    """
-
-    imported_at: Annotated[datetime, AfterValidator(_in_utc)]
-    command: str
-    source_commit: str | None
-
-
-class ImportRecord(Provenance):
+class ImportRecord(FrozenModel):
     """One import, as it happened.
 
     Attributes:
         schema_version: Of this file, which no digest pins; records before 0.1.0 leave it out.
+        command: The command line.
+        source_commit: Commit of this program; "-dirty" where files differ; None outside git.
         machine: It was imported on; the curves and the plan hold there.
     """
 
     schema_version: Literal[1] = 1
+    imported_at: Annotated[datetime, AfterValidator(_in_utc)]
+    command: str
+    source_commit: str | None
     machine: Machine
     budget_ms: float
     attempts: tuple[EngineAttempt, ...]

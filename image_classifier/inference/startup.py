@@ -156,8 +156,7 @@ def _ways(
 def golden_answers(artifact: Artifact) -> GoldenAnswers:
     """Return what the engines of an artifact are held to."""
     logits, class_ids = artifact.reference()
-    outputs = artifact.manifest.outputs
-    return GoldenAnswers(logits=logits, class_ids=class_ids, outputs=outputs)
+    return GoldenAnswers(logits=logits, class_ids=class_ids, outputs=artifact.manifest.outputs)
 
 
 def gates_of(entry: CertifiedEngine) -> Gates:
