@@ -74,7 +74,7 @@ image: $(READY) | model.lock ## build the image with podman, buildah or docker: 
 	@$(BIN)/python -m tools.release image $(if $(BASE),--base $(BASE))
 
 image-test: $(READY) | model.lock ## build the image twice with podman, compare, run it locked down
-	@CLASSIFIER_TEST_IMAGE_BASE=$(or $(BASE),debian) $(BIN)/python -m pytest tests/tools/release/test_image.py
+	@CLASSIFIER_TEST_IMAGE_BASE=$(or $(BASE),debian) $(BIN)/python -m pytest -m all tests/tools/release/test_image.py
 
 validate: $(READY) ## install further validators, then test releases and manifests
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r $(LOCKS)/validate.txt

@@ -155,7 +155,7 @@ def configure_uvicorn(keep_alive_s: float) -> None:
 
     from image_classifier.http.protocol import ClassifierProtocol
 
-    HTTP_PROTOCOLS["auto"] = ClassifierProtocol
+    HTTP_PROTOCOLS["auto"] = ClassifierProtocol  # type: ignore[assignment]  # or a class
     if "--timeout-keep-alive" not in sys.argv:  # of `bentoml serve`: the operator's word
         ClassifierProtocol.keep_alive_s = keep_alive_s
 
@@ -279,7 +279,9 @@ def supervise(supervisor: type[Any]) -> None:
                 stand_in.begin()
             logger.error(
                 "a process of %s (%d) ended with status %s; %s",
-                "the API" if watcher.name == API_PROCESSES else "the runner",
+                "the API"
+                if watcher.name == API_PROCESSES
+                else watcher.name.removeprefix("service_"),
                 process_pid,
                 exit_code,
                 "another one is started" if watcher.respawn else "the server ends",
@@ -404,7 +406,7 @@ def first_of_its_kind() -> bool:
 
 
 def address_of(service_name: str) -> str:
-    """Return the address of a service; in a worker, of any service of the server."""
+    """Return the address at which this server offers a service, "" where it has none."""
     addresses: dict[str, str] = BentoMLContainer.remote_runner_mapping.get()
     return addresses.get(service_name, "")
 

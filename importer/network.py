@@ -176,7 +176,10 @@ def build_network(architecture: Architecture, source_dir: Path) -> nn.Module:
             f"return the network itself{hint}"
         )
     refuse_other_precision(network, where)
-    return network.eval().requires_grad_(False)
+    for parameter in network.parameters():
+        if not torch.nn.parameter.is_lazy(parameter):  # a lazy one gets its shape by the weights
+            parameter.requires_grad_(False)
+    return network.eval()
 
 
 def _network_of_file(architecture: Architecture, source_dir: Path) -> Any:

@@ -12,14 +12,12 @@ import numpy as np
 import torch
 
 from image_classifier.artifact.evidence import Evidence
-from image_classifier.artifact.format import RECORD_NAME, SCHEMA_VERSION
-from image_classifier.artifact.manifest import InputSpec, Manifest, Outputs
+from image_classifier.artifact.format import BENTOML_NAME, RECORD_NAME, SCHEMA_VERSION
+from image_classifier.artifact.manifest import TORCHVISION, InputSpec, Manifest, Outputs
 from image_classifier.artifact.record import EngineAttempt, ImportRecord, Provenance
 from image_classifier.artifact.store import (
     ModelLock,
     add,
-    check_lock_place,
-    locate,
     staging_dir,
     tag_of,
     write_lock,
@@ -28,7 +26,7 @@ from image_classifier.inference.certificate import GoldenAnswers
 from image_classifier.inference.engine import Batch
 from image_classifier.inference.engines.load import accelerator_of
 from image_classifier.inference.machine import ABSENT_GPU, this_machine
-from image_classifier.inference.plan import fastest_plan, plan_for
+from image_classifier.inference.plan import fastest_plan
 from image_classifier.inference.predictions import answered_classes
 from importer.candidates import choose_candidates, graphs_of
 from importer.captured_preprocessing import capture_preprocessing
@@ -68,6 +66,7 @@ from importer.reference import Reference, check_label_order, read_reference
 from importer.shrinking import certify_shrinking
 from importer.source_commit import source_commit
 from importer.targets import decide_targets
+from importer.torchvision_models import torchvision_meta
 from importer.writing import (
     identity_files,
     installed_versions,
@@ -100,18 +99,21 @@ class Imported:
 
 
 def import_model(
-    options: ImportOptions, lock_path: Path, provenance: Provenance, progress: Progress
+    options: ImportOptions, lock_path: Path | None, provenance: Provenance, progress: Progress
 ) -> Imported:
     """Import a trained model: read, run the reference, export, certify, measure, store, lock.
 
     The store and the lock change at the very end only, each in one move.
 
+    Args:
+        lock_path: The lock to write; None: none.
+
     Raises:
         OperatorError: Why the model was not imported.
     """
-    check_lock_place(lock_path)
     judge = functools.partial(check_findings, accepted=options.accept, note=progress.note)
     with staging_dir() as root:
+        # 1. What was given: network, preprocessing, labels, golden images.
         with progress.step("read the network and its weights"):
             model = _model(options, root)
         preprocessing, entry = capture_preprocessing(
@@ -145,6 +147,7 @@ def import_model(
             input_range(inputs),
         )
 
+        # 2. What the research pipeline answers, and what its numbers mean.
         network = PixelsToLogits(model.network, input_spec).eval()
         with progress.step(f"run the reference on {len(images)} golden images"):
             logits = run_reference(network, inputs, root / ARCHITECTURE_FOLDER)
@@ -158,8 +161,8 @@ def import_model(
         check_label_count(named.labels, logits.shape[1], outputs.activation)
         if given is not None:
             tolerance = options.gate_fp32_tolerance
-            comparison = Comparison.of(given, images, logits.shape[1], outputs, tolerance)
-            if comparison.excess(logits, list(range(len(images)))) > 1:
+            comparison = Comparison.of(given, images, logits, outputs, tolerance)
+            if not comparison.agrees(logits):
                 search = CauseSearch(
                     network=model.network,
                     preprocessing=entry,
@@ -172,6 +175,7 @@ def import_model(
                     raise search.explain(logits)
             logits = comparison.golden_logits(logits)
 
+        # 3. Whether the answers fit the labels.
         answers = answered_classes(logits, outputs)
         targets = decide_targets(
             golden,
@@ -195,6 +199,7 @@ def import_model(
             right, labelled, reproduced=reproduced, accepted=options.accept
         )
 
+        # 4. Which engines give the same answers, and how fast.
         truth = GoldenAnswers(logits=logits, class_ids=class_ids, outputs=outputs)
         shrinking = certify_shrinking(preprocessing, images, inputs, network, truth, options.gates)
         candidates, note = choose_candidates(
@@ -215,6 +220,8 @@ def import_model(
             input_spec=input_spec,
             takes_batches=batches,
             root=root,
+            files=[image.data for image in targets.images],
+            preprocessing=preprocessing,
             budget_ms=options.budget_ms,
             measure_seconds=options.measure_seconds,
             progress=progress,
@@ -222,6 +229,7 @@ def import_model(
         if not engines:
             raise ImportRefused(f"no engine passed: {_reasons(attempts)}")
 
+        # 5. The artifact.
         with progress.step("write the artifact"):
             write_labels(root, labels)
             golden_entries = write_golden(root, targets.images, inputs)
@@ -260,10 +268,10 @@ def import_model(
             record = _record(attempts, options.budget_ms, accelerator, provenance)
             (root / RECORD_NAME).write_bytes(record.to_json())
             with uninterrupted():
-                known = add(root, lock)
-                if known:  # the same model measured again: the later measurement counts
-                    (root / RECORD_NAME).replace(locate(lock.tag) / RECORD_NAME)
-                write_lock(lock_path, lock)
+                # Of the same model measured again, the later measurement counts.
+                known = add(root, lock, newer=(RECORD_NAME, BENTOML_NAME))
+                if lock_path is not None:
+                    write_lock(lock_path, lock)
     return Imported(
         lock=lock, known=known, manifest=manifest, evidence=evidence, record=record, proof=proof
     )
@@ -274,7 +282,7 @@ def current_provenance(root: Path) -> Provenance:
     return Provenance(
         command=" ".join(sys.argv),
         source_commit=source_commit(root),
-        imported_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        imported_at=datetime.now(UTC).replace(microsecond=0),
     )
 
 
@@ -297,16 +305,19 @@ def _tell(progress: Progress, *notes: Iterable[str]) -> None:
         progress.note(note)
 
 
-def _labels(path: Path | None, model: ModelSource, given: Reference | None) -> LabelFile:
-    if path is not None:
-        return read_labels(path)
+def _labels(text: str | None, model: ModelSource, given: Reference | None) -> LabelFile:
+    if text is not None and text.startswith(f"{TORCHVISION}:"):
+        network, _, weights = text.partition(":")[2].partition("/")
+        return LabelFile(labels=torchvision_meta(network, weights or "DEFAULT").labels)
+    if text is not None:
+        return read_labels(Path(text))
     if given is not None and given.labels is not None:
         note = f"the labels are those of {given.path.name}, as --labels is not given"
         return LabelFile(labels=given.labels, notes=(note,))
     if model.published is None:
         raise ImportRefused(
             "--labels is not given and the weights are not published by torchvision; "
-            "expected a file with one name a line, or JSON"
+            "expected a file with one name a line, or JSON, or torchvision:NAME"
         )
     return LabelFile(labels=model.published.labels)
 
@@ -345,13 +356,10 @@ def _record(
     provenance: Provenance,
 ) -> ImportRecord:
     """Describe the import as it happened on this machine, with the plan of the fastest engine."""
-    plans = [
-        plan_for(attempt.engine, attempt.curve, budget_ms) for attempt in attempts if attempt.curve
-    ]
     return ImportRecord(
         **provenance.model_dump(),
         machine=this_machine(accelerator),
         budget_ms=budget_ms,
         attempts=attempts,
-        plan=fastest_plan(plans),
+        plan=fastest_plan(attempts, budget_ms),
     )

@@ -114,7 +114,10 @@ def decide_targets(
         )
     class_ids = chosen.class_ids
     if len(labels) == 1:
-        class_ids, notes = (None,) * len(class_ids), ["one label: there is no accuracy to compare"]
+        class_ids, notes = (
+            (None,) * len(class_ids),
+            ["one label, which all images have: no accuracy is compared"],
+        )
     images = tuple(
         replace(image, label=target) for image, target in zip(golden.images, class_ids, strict=True)
     )

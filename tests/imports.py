@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,5 +88,5 @@ def import_quietly(
     from importer.pipeline import import_model
     from importer.progress import TerminalProgress
 
-    provenance = Provenance(command="a test", source_commit=None, imported_at="2026-01-01")
+    provenance = Provenance(command="a test", source_commit=None, imported_at=datetime.now(UTC))
     return import_model(options, lock, provenance, progress or TerminalProgress(quiet=True))

@@ -33,7 +33,8 @@ def held_out_digits() -> Digits:
 
 
 def _digits(*, held_out: bool) -> Digits:
-    from sklearn.datasets import load_digits  # takes seconds to import
+    # Takes seconds to import, and ships no types.
+    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 
     images, labels = load_digits().images, load_digits().target
     chosen = (np.arange(len(labels)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1) == held_out

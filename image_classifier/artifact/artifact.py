@@ -107,8 +107,8 @@ class Artifact:
             raise ArtifactError(f"{self.root}: no preprocessing; import the model again")
         return load_preprocessing(self.path_of(entry.file), entry.class_name)
 
-    def golden_samples(self) -> tuple[GoldenSample, ...]:
-        """Return the golden samples, in the manifest's order."""
+    def reference(self) -> tuple[npt.NDArray[np.float32], tuple[int | None, ...]]:
+        """Return the reference logits (n, classes), and the true class of each golden sample."""
         path = self.path_of(REFERENCE_LOGITS_NAME)
         logits = np.load(BytesIO(path.read_bytes()), allow_pickle=False)
         expected = (len(self.manifest.golden), self.manifest.num_classes)
@@ -117,6 +117,10 @@ class Artifact:
                 f"{path}: {logits.dtype} {logits.shape}, expected float32 {expected}; "
                 "import the model again"
             )
+        return logits, tuple(entry.class_id for entry in self.manifest.golden)
+
+    def golden_samples(self) -> tuple[GoldenSample, ...]:
+        """Return the golden samples, in the manifest's order."""
         return tuple(
             GoldenSample(
                 name=entry.name,
@@ -125,7 +129,7 @@ class Artifact:
                 class_id=entry.class_id,
                 input_sha256=entry.input_sha256,
             )
-            for entry, row in zip(self.manifest.golden, logits, strict=True)
+            for entry, row in zip(self.manifest.golden, self.reference()[0], strict=True)
         )
 
     def describe(self) -> dict[str, JsonValue]:

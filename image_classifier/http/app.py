@@ -274,7 +274,8 @@ class RequestEnvelope:
             return CLIENT_GONE
         # A bug: the client learns no more than the request id, the log has the rest.
         except Exception:
-            logger.exception("request %s failed", request_id)
+            fields = {"request_id": request_id, "code": INTERNAL_ERROR}
+            logger.exception("request %s failed", request_id, extra={"fields": fields})
             if not started:
                 response = _error_response(
                     request, INTERNAL_ERROR, "internal error; see the service log"

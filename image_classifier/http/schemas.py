@@ -60,10 +60,13 @@ ERRORS = {
         retry=True,
     ),
     "not_ready": ErrorRow(
-        HTTPStatus.SERVICE_UNAVAILABLE, "the model runner cannot be reached", retry=True
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "the service starts or stops, or the model cannot be reached",
+        retry=True,
     ),
     "deadline_exceeded": ErrorRow(
-        HTTPStatus.GATEWAY_TIMEOUT, "no answer within `CLASSIFIER_TIMEOUT_MS`"
+        HTTPStatus.GATEWAY_TIMEOUT,
+        "no answer within `CLASSIFIER_TIMEOUT_MS` or the client's `X-Request-Timeout-Ms`",
     ),
     INTERNAL_ERROR: ErrorRow(
         HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -211,7 +214,7 @@ PROBES: dict[str, Any] = {
         }
     }
     for path, summary in {
-        "/livez": "Answer 200 as long as the process lives.",
+        "/livez": "Answer 200 while the process can answer, 503 where its engine hangs or fails.",
         "/readyz": "Answer 200 once the model is loaded, warm and checked, else 503.",
     }.items()
 }

@@ -194,6 +194,21 @@ def test_a_sigmoid_is_certified_label_by_label_as_it_is_served(store: Path, tmp_
 
 
 @pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        ("pixels.transpose(2, 0, 1)", r"returned uint8 of shape \(3, 4, 4\), the class declares"),
+        ("pixels / 255", "returned float64 of shape"),
+        ("__import__('torch').from_numpy(pixels.copy()).numpy(force=2, x=3)", "raised TypeError"),
+    ],
+)
+def test_what_a_preprocessing_class_does_wrong_is_one_line(
+    store: Path, tmp_path: Path, answer: str, found: str
+) -> None:
+    with pytest.raises(ImportRefused, match=rf"preprocessing: Own\.to_input {found}"):
+        import_quietly(options(tmp_path, own=answer), tmp_path / "model.lock")
+
+
+@pytest.mark.parametrize(
     ("activation", "rows", "reason"),
     [
         (None, [0.9, 0.8, 0.1], "do not sum to 1.*add --activation sigmoid"),

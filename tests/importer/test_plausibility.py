@@ -174,6 +174,14 @@ def test_what_rows_of_numbers_look_like(outputs: list[list[float]], kind: str) -
     assert output_kind(np.array(outputs, dtype=np.float32)) == kind
 
 
+def test_probabilities_of_half_precision_are_probabilities() -> None:
+    row = np.exp(np.linspace(0, 5, 1000))
+    row = (row / row.sum()).astype(np.float16)
+
+    assert abs(row.astype(np.float64).sum() - 1) > 1e-6
+    assert output_kind(row[np.newaxis]) == "probabilities"
+
+
 @pytest.mark.parametrize(
     ("outputs", "activation", "asked", "reason"),
     [
