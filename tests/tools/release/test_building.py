@@ -51,18 +51,17 @@ def test_two_builds_in_different_surroundings_are_the_same_bytes(place: Place) -
     assert "umask, locale, " in report
 
 
-@pytest.mark.all  # installs the lock twice
 def test_a_bento_is_built_when_it_starts_with_its_own_lock_and_not_when_a_package_is_missing(
-    tmp_path: Path, digits_folder: Path
+    new_place: NewPlace,
 ) -> None:
-    checkout = copy_checkout(tmp_path, digits_folder)
-    lock = checkout / "deploy" / "requirements" / "serve-cpu.txt"
+    place = new_place()
+    lock = place.directory / "deploy" / "requirements" / "serve-cpu.txt"
     complete = lock.read_text()
     lock.write_text(re.sub(r"^pillow==.*(\n    --hash.*)*\n", "", complete, flags=re.MULTILINE))
 
     with pytest.raises(AssertionError, match="the finished bento: ended with"):
-        run(checkout, "tools.release", "build")
-    assert not list((tmp_path / "home").glob("bentos/*/*"))
+        place.run(*RELEASE, "build")
+    assert not list(place.home.glob("bentos/*/*"))
     lock.write_text(complete)
 
-    assert run(checkout, "tools.release", "build").startswith("image_classifier:")
+    assert place.run(*RELEASE, "build").startswith("image_classifier:")
