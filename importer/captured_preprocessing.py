@@ -116,7 +116,8 @@ def _load_copy(file: Path, class_name: str) -> Preprocessing:
     Raises:
         OperatorError: The class cannot be loaded, or opens a file that was not copied.
     """
-    with contextlib.chdir(file.parent):  # names relative to the working directory fail here too
+    file = file.absolute()
+    with contextlib.chdir(file.parents[1]):  # files named relative to it are not found here either
         try:
             preprocessing = load_preprocessing(file, class_name)
             with contextlib.suppress(ImageRejected):

@@ -34,7 +34,7 @@ def start_once(bento: Path, home: Path) -> None:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("CLASSIFIER_", "BENTOML_", "PYTHON", "VIRTUAL_ENV"))
+        if not name.startswith(("CLASSIFIER_", "BENTOML_", "PROMETHEUS_", "PYTHON", "VIRTUAL"))
     }
     log = Path(tempfile.gettempdir()) / f"bento-start-{os.getpid()}.log"
     with tempfile.TemporaryDirectory(dir=home, prefix=".start-") as folder:

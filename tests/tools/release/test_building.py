@@ -1,5 +1,6 @@
 """Real builds: `make bento`, plain `bentoml build`, the GPU's bentofile, two builds far apart."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,19 @@ def test_two_builds_in_different_surroundings_are_the_same_bytes(place: Place) -
 
     assert report.startswith("identical: ")
     assert "umask, locale, " in report
+
+
+def test_a_bento_is_built_when_it_starts_with_its_own_lock_and_not_when_a_package_is_missing(
+    new_place: NewPlace,
+) -> None:
+    place = new_place()
+    lock = place.directory / "deploy" / "requirements" / "serve-cpu.txt"
+    complete = lock.read_text()
+    lock.write_text(re.sub(r"^pillow==.*(\n    --hash.*)*\n", "", complete, flags=re.MULTILINE))
+
+    with pytest.raises(AssertionError, match="the finished bento: ended with"):
+        place.run(*RELEASE, "build")
+    assert not list(place.home.glob("bentos/*/*"))
+    lock.write_text(complete)
+
+    assert place.run(*RELEASE, "build").startswith("image_classifier:")
