@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from image_classifier.artifact.artifact import Artifact
     from importer.pipeline import Imported
     from importer.progress import TerminalProgress
-    from importer.report import ListRow
 
 ROOT = Path(__file__).resolve().parent
 DEFAULT_LOCK = ROOT / "model.lock"
@@ -119,13 +118,19 @@ def read_command_line(arguments: Sequence[str]) -> Given:
     if arguments and not arguments[0].startswith("-"):
         command, *arguments = arguments
     command = "" if command == "import" else command  # an import may also be called by its name
-    parser = command_parser(command)
+    parser = command_parser(command if command in COMMANDS else "")
     if command and command not in COMMANDS:
-        close = nearest(command, [*COMMANDS, *ImportOptions.model_fields])
+        close = nearest(command, [*COMMANDS, *parser._option_string_actions])
         parser.error(f"unknown command {command!r}{close}; there are {', '.join(COMMANDS)}")
     given, words, mistakes = parser.read(arguments)
     values, wrong = option_values(given, CommandOptions)
     changes, wrong_changes = option_values(given, ImportOptions, partial=command != "")
+    tried = " ".join(mistakes)  # an option with a typo, or without its value, is not missing
+    wrong_changes = [
+        line
+        for line in wrong_changes
+        if not (": is required: " in line and line.partition(":")[0] in tried)
+    ]
     mistakes += [*wrong, *wrong_changes]
     if given.json and "csv" in given and given.csv:
         mistakes.append("--csv and --json: give one of them")
@@ -137,15 +142,14 @@ def read_command_line(arguments: Sequence[str]) -> Given:
         tag, *words = words
         if not TAG.fullmatch(tag):
             mistakes.append(f"TAG: expected NAME:VERSION as `list` shows, found {tag!r}")
-    takes = [name for name in takes if tag is None or "TAG" not in name]
-    least = sum(not name.startswith("[") for name in takes)
+    takes = [name for name in takes if name != "[TAG]" and (tag is None or name != "TAG")]
     if not command and words:
         first = "; a command comes first" if words[0] in COMMANDS else ""
         mistakes.append(f"unexpected argument {words[0]!r}{first}")
-    elif len(words) < least:
+    elif len(words) < len(takes):
         mistakes.append(f"{command}: {' and '.join(takes[len(words) :])} missing; see --help")
-    elif len(words) > least and "PATH…" not in takes:
-        mistakes.append(f"{command}: unexpected argument {words[least]!r}; see --help")
+    elif len(words) > len(takes) and "PATH…" not in takes:
+        mistakes.append(f"{command}: unexpected argument {words[len(takes)]!r}; see --help")
     if command in ("predict", "unpack"):
         mistakes += [no_such(Path(word), "file") for word in words if not Path(word).exists()]
     if mistakes:
@@ -239,8 +243,8 @@ def _run_import(
 ) -> "Imported":
     return_freed_memory()
     with progress.step("load torch"):
-        from importer.pipeline import import_model
-    return import_model(options, lock, " ".join(sys.argv), progress)
+        from importer.pipeline import current_provenance, import_model
+    return import_model(options, lock, current_provenance(ROOT), progress)
 
 
 def _imported(imported: "Imported") -> Outcome:
@@ -268,14 +272,13 @@ def _predict(given: Given, progress: "TerminalProgress") -> Outcome:
 
     files, others = image_files([Path(word) for word in given.words])
     if others:
-        progress.note(f"{len(others)} files that are no image left out, such as {others[0]}")
+        progress.note(f"left out, as no image: {len(others)} file(s), such as {others[0]}")
     with progress.step("load the engine and check it"):
         budget_ms = artifact.record.budget_ms if artifact.record else 50.0
         executor = load_executor(artifact, engine=None, budget_ms=budget_ms, deterministic=False)
-    printer = AnswerPrinter(
-        "json" if given.json else "csv" if given.csv else "text",
-        value="score" if artifact.manifest.outputs.activation == "none" else "probability",
-    )
+    form = "json" if given.json else "csv" if given.csv else "text"
+    is_score = artifact.manifest.outputs.activation == "none"
+    printer = AnswerPrinter(form, "score" if is_score else "probability")
 
     async def run() -> None:
         answers = classify_files(artifact, executor, files, given.options.top_k)
@@ -320,27 +323,19 @@ def _show(given: Given, progress: "TerminalProgress") -> Outcome:
 
 
 def _list(_given: Given, _progress: "TerminalProgress") -> Outcome:
-    from image_classifier.artifact.store import tags
+    from image_classifier.artifact.store import entries
     from importer.report import print_list
 
-    locked = _locked_tag(DEFAULT_LOCK)
-    rows = sorted((_list_row(tag, locked) for tag in tags()), key=lambda row: row.order)
-    return [row.as_json() for row in rows], lambda: print_list(rows), 0
-
-
-def _list_row(tag: str, locked: str | None) -> "ListRow":
-    from image_classifier.artifact.format import file_names
-    from image_classifier.artifact.store import locate, read_facts
-    from importer.report import ListRow
-    from preprocessing.errors import OperatorError
-
-    # A damaged artifact, or one of another release, must not hide the others.
-    try:
-        root = locate(tag)
-        size = sum((root / name).stat().st_size for name in file_names(root))
-        return ListRow(tag=tag, locked=tag == locked, facts=read_facts(root), size_bytes=size)
-    except (OperatorError, OSError) as error:
-        return ListRow(tag=tag, locked=tag == locked, problem=str(error))
+    found, locked = entries(), _locked_tag(DEFAULT_LOCK)
+    value = [
+        {
+            **asdict(entry),
+            "imported_at": entry.imported_at and entry.imported_at.isoformat(),
+            "locked": entry.tag == locked,
+        }
+        for entry in found
+    ]
+    return value, lambda: print_list(found, locked), 0
 
 
 def _use(given: Given, progress: "TerminalProgress") -> Outcome:
@@ -364,7 +359,7 @@ def _use(given: Given, progress: "TerminalProgress") -> Outcome:
 
 def _renew(given: Given, progress: "TerminalProgress") -> Outcome:
     artifact = _open(given, progress)
-    from image_classifier.artifact.store import lock_of, write_lock
+    from image_classifier.artifact.store import lock_of, open_in_store, write_lock
     from importer.renewal import compared, renewed_options
 
     old, old_reference = lock_of(artifact), artifact.reference()[0]
@@ -378,7 +373,7 @@ def _renew(given: Given, progress: "TerminalProgress") -> Outcome:
         note = "the identity is the same, and proven again"
         if _locked_tag(DEFAULT_LOCK) == new.tag:
             write_lock(DEFAULT_LOCK, new)  # it pins the evidence too
-    proof = (*imported.proof, compared(old_reference, new), note)
+    proof = (*imported.proof, compared(old_reference, open_in_store(new.tag)), note)
     return _imported(replace(imported, proof=proof))
 
 

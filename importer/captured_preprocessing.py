@@ -82,7 +82,11 @@ def capture_preprocessing(
     if serving_requirements is not None:
         shutil.copyfile(serving_requirements, root / SERVING_REQUIREMENTS_NAME)
     name = f"{OWN_PREPROCESSING}/{source.name}"
-    preprocessing = _load_copy(root / name, class_name)
+    copy = (root / name).absolute()
+    try:
+        preprocessing = _load_copy(copy, class_name)
+    except SpecError as error:  # names the copy, of which nobody knows
+        raise ImportRefused(str(error).replace(str(copy), str(source))) from error
     return preprocessing, PreprocessingEntry(
         file=name, class_name=class_name, decode=preprocessing.decode
     )
@@ -112,7 +116,6 @@ def _load_copy(file: Path, class_name: str) -> Preprocessing:
     Raises:
         OperatorError: The class cannot be loaded, or opens a file that was not copied.
     """
-    file = file.absolute()
     with contextlib.chdir(file.parent):  # names relative to the working directory fail here too
         try:
             preprocessing = load_preprocessing(file, class_name)

@@ -1,6 +1,7 @@
 """Holds engines to the reference: at an import, and again on another machine."""
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from image_classifier.artifact.artifact import Artifact
@@ -8,19 +9,25 @@ from image_classifier.artifact.evidence import Certificate, CertifiedEngine, Eng
 from image_classifier.artifact.manifest import InputSpec
 from image_classifier.artifact.record import EngineAttempt, LatencyPoint, Plan
 from image_classifier.inference.certificate import Gates, GoldenAnswers, certify
-from image_classifier.inference.engine import Batch, Logits
+from image_classifier.inference.engine import Batch, LoadEngine, Logits
 from image_classifier.inference.engines.load import open_graph
 from image_classifier.inference.executor import Executor
 from image_classifier.inference.machine import usable_cores
-from image_classifier.inference.plan import measure_curve
-from image_classifier.inference.startup import (
-    check_conformance,
-    gates_of,
-    golden_answers,
-    golden_inputs,
+from image_classifier.inference.measurement import opener
+from image_classifier.inference.plan import (
+    BATCH_SIZES,
+    MIN_ROUNDS,
+    OpenWay,
+    Way,
+    best_point,
+    fastest,
+    measure_engine,
+    measure_in_rounds,
 )
+from image_classifier.inference.startup import check_preprocessing, gates_of, golden_answers
 from importer.failures import describe_failure
 from importer.progress import Progress
+from preprocessing import Preprocessing
 
 PAIRED = 16
 """Golden samples that also run in batches of two. A graph that mixes the images of a batch, or
@@ -34,8 +41,12 @@ COMPARED = {
 """Numbers of a certificate that the record of an attempt has, too."""
 
 
+LIMIT_IN_POINTS = 60
+"""The measurement of one engine ends after this many times the duration of one point."""
+
+
 def certify_all(
-    candidates: Iterable[EngineGraph],
+    candidates: Sequence[EngineGraph],
     failed_exports: Mapping[str, str],
     inputs: Batch,
     truth: GoldenAnswers,
@@ -44,6 +55,8 @@ def certify_all(
     input_spec: InputSpec,
     takes_batches: bool,
     root: Path,
+    files: Sequence[bytes],
+    preprocessing: Preprocessing,
     budget_ms: float,
     measure_seconds: float,
     progress: Progress,
@@ -59,12 +72,21 @@ def certify_all(
         takes_batches: Whether the graphs run more than one image at a time.
         root: The staging directory with the graphs.
         budget_ms: Latency an answer may take.
+        files, preprocessing: Golden files, and what makes inputs of them; decoding shares the
+            cores with the network while it is measured.
         measure_seconds: Duration of one point of a latency curve.
 
     Returns:
         The engines that are certified, and what became of each candidate.
     """
     engines, attempts = [], []
+    graphs = {candidate.name: candidate for candidate in candidates}
+
+    def load(name: str) -> LoadEngine:
+        return open_graph(graphs[name], root, input_spec.shape)
+
+    limit_s = LIMIT_IN_POINTS * measure_seconds
+    open_way = opener(load, inputs, files, preprocessing, measure_seconds / MIN_ROUNDS)
     num_classes = truth.logits.shape[1]
     for candidate in candidates:
         if candidate.file in failed_exports:
@@ -85,15 +107,16 @@ def certify_all(
                     )
                     mixing = certify(pairs, alone, candidate.precision, gates)[1]
                     failure = f"in batches of 2: {mixing}" if mixing else ""
+                load_average = os.getloadavg()[0]
                 curve: tuple[LatencyPoint, ...] = ()
                 if not failure:
-                    curve = measure_curve(
-                        open_graph(candidate, root, input_spec.shape),
-                        inputs,
+                    curve = measure_engine(
+                        candidate.name,
                         usable_cores(),
+                        open_way,
                         budget_ms=budget_ms,
-                        seconds=measure_seconds,
-                        takes_batches=takes_batches,
+                        limit_s=limit_s,
+                        batch_sizes=BATCH_SIZES if takes_batches else BATCH_SIZES[:1],
                     )
         except Exception as error:
             attempts.append(
@@ -108,10 +131,32 @@ def certify_all(
                 verdict="failed" if failure else "passed",
                 reason=failure,
                 curve=curve,
+                load_average=load_average if curve else None,
                 **certificate.model_dump(include=COMPARED),
             )
         )
+    if len(engines) > 1:
+        with progress.step("compare the engines"):
+            attempts = _compared(attempts, open_way, budget_ms, limit_s)
     return tuple(engines), tuple(attempts)
+
+
+def _compared(
+    attempts: Sequence[EngineAttempt], open_way: OpenWay, budget_ms: float, limit_s: float
+) -> list[EngineAttempt]:
+    """Measure the best way of each engine again, in turn with those of the others."""
+    ways = [
+        Way(attempt.engine, best.streams, best.threads, best.batch_size)
+        for attempt in attempts
+        if attempt.curve
+        for best in [best_point(attempt.engine, attempt.curve, budget_ms)]
+    ]
+    points = measure_in_rounds(ways, open_way, lambda points: fastest(points)[1], limit_s=limit_s)
+    compared = {way.engine: point for way, point in zip(ways, points, strict=False)}
+    return [
+        attempt.model_copy(update={"compared": compared.get(attempt.engine)})
+        for attempt in attempts
+    ]
 
 
 def verify_engines(artifact: Artifact, progress: Progress) -> tuple[EngineAttempt, ...]:
@@ -125,11 +170,8 @@ def verify_engines(artifact: Artifact, progress: Progress) -> tuple[EngineAttemp
     Raises:
         SelfCheckFailed: The preprocessing gives other pixels than at import.
     """
-    samples = artifact.golden_samples()
-    preprocessing = artifact.preprocessing()
-    with progress.step(f"preprocess {len(samples)} golden samples"):
-        check_conformance(artifact.manifest.conformance, preprocessing)
-        inputs = golden_inputs(samples, preprocessing)
+    with progress.step(f"preprocess {len(artifact.manifest.golden)} golden samples"):
+        inputs = check_preprocessing(artifact, artifact.preprocessing())
     truth = golden_answers(artifact)
     rows = []
     for engine in artifact.evidence.engines:

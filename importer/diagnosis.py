@@ -38,8 +38,8 @@ RESIZE_RATIOS = (1.0, 256 / 224, 1 / 0.9, 1 / 0.95)
 RESIZE_SIZES = (256, 224, 232, 236, 240, 246, 272, 288, 299, 320, 384, 518)
 """Shorter sides in torchvision's presets."""
 CROPS = (224, 225, 227, 192, 240, 256, 288, 299, 384)
-SEARCH_SECONDS = 60.0
-"""The search ends then: all single mistakes and many pairs have been tried."""
+SEARCH_CPU_SECONDS = 60.0
+"""Processor time of the search: all single mistakes and many pairs have been tried then."""
 NEARLY = 0.1
 """A variant that leaves less than this part of the difference is named as nearly right."""
 
@@ -65,22 +65,23 @@ class Comparison:
         cls,
         given: Reference,
         images: tuple[GoldenImage, ...],
-        num_classes: int,
+        logits: Logits,
         outputs: Outputs,
         tolerance: float,
     ) -> "Comparison":
         """Take the rows of the golden images.
 
-        Numbers called logits are taken for what they look like where a network with this
-        activation hardly gives such logits.
+        Numbers that are called logits, are not those of this pipeline, and look like
+        probabilities or log-probabilities are taken for these.
 
         Raises:
             ArtifactError: No row for an image, another width, or probabilities that the activation
                 does not give.
         """
-        expected = given.rows([image.name for image in images], num_classes)
+        expected = given.rows([image.name for image in images], logits.shape[1])
         looks, kind, activation = output_kind(expected), given.kind, outputs.activation
-        if kind == "logits" and activation != "none":
+        called = cls(expected=expected, kind=kind, outputs=outputs, tolerance=tolerance)
+        if kind == "logits" and activation != "none" and not called.agrees(logits):
             if looks == "log-probabilities":
                 kind = "log_probabilities"
             elif looks == "probabilities" or (looks, activation) == ("unit-interval", "sigmoid"):
@@ -95,7 +96,11 @@ class Comparison:
                 f"{given.path}: its probabilities sum to 1 in each row, as those of a softmax do; "
                 "leave --activation sigmoid out"
             )
-        return cls(expected=expected, kind=kind, outputs=outputs, tolerance=tolerance)
+        return replace(called, kind=kind)
+
+    def agrees(self, logits: Logits) -> bool:
+        """Say whether the logits of all images, (n, classes), give the researcher's numbers."""
+        return self.excess(logits, list(range(len(logits)))) <= 1
 
     def differences(self, logits: Logits, rows: list[int]) -> npt.NDArray[np.float64]:
         """Return the largest difference of each of some rows, shape (len(rows),)."""
@@ -302,7 +307,7 @@ class CauseSearch:
             f"{np.median(differences):.3g}"
         )
         nearest, left = None, NEARLY * self.comparison.excess(logits, everything)
-        deadline = time.monotonic() + SEARCH_SECONDS
+        deadline = time.process_time() + SEARCH_CPU_SECONDS
         for variant in self._variants():
             excess = self._excess(variant, worst_first, limit=max(1, left))
             if excess <= 1:
@@ -312,7 +317,7 @@ class CauseSearch:
                 )
             if excess < left:
                 nearest, left = variant, excess
-            if time.monotonic() > deadline:
+            if time.process_time() > deadline:
                 break
         if nearest is None:
             return ImportRefused(

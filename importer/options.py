@@ -92,8 +92,7 @@ FindingName = Literal[
 
 
 JsonObject = Annotated[dict[str, JsonValue], BeforeValidator(_parsed_json)]
-Count = Annotated[int, Field(le=4096)]
-Share = Annotated[float, Field(ge=0, le=1)]
+Listed = Annotated[tuple[str, ...], BeforeValidator(_split)]
 LockPath = Annotated[Path, AfterValidator(_lock_place)]
 
 
@@ -106,17 +105,13 @@ class Options(BaseModel):
 class CommandOptions(Options):
     """Options of commands, beside those of an import."""
 
-    top_k: Annotated[int, Field(ge=1, description="predictions an image, at most all classes")] = 5
-    digest: Annotated[
-        str | None,
-        Field(
-            pattern="^[0-9a-f]{64}$", description="sha256 its manifest must have; `show` says it"
-        ),
-    ] = None
-    lock: Annotated[
-        LockPath | None,
-        Field(description="the lock to write (default: model.lock of this program)"),
-    ] = None
+    top_k: int = Field(5, ge=1, description="predictions an image, at most all classes")
+    digest: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="sha256 its manifest must have; `show` says it"
+    )
+    lock: LockPath | None = Field(
+        None, description="the lock to write (default: model.lock of this program)"
+    )
 
 
 RENEWED = (
@@ -135,112 +130,91 @@ FLAGS = {
 class ImportOptions(Options):
     """What the person importing a model asked for."""
 
-    # As `ModelName` of the manifest, which a test holds.
-    name: Annotated[
-        str,
-        Field(
-            pattern="^[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?$",
-            description="name in the model store, lower case",
-        ),
-    ]
-    network: Annotated[
-        str | None, Field(description=f"{NETWORK_FORMS}; leave it out for a finished graph")
-    ] = None
-    network_kwargs: Annotated[
-        JsonObject, Field(description="arguments of the builder, e.g. '{\"num_classes\": 10}'")
-    ] = {}
-    weights: Annotated[
-        str,
-        Field(
-            description="checkpoint (.safetensors, .pt, .pth, …), name of torchvision's weights, "
-            "or, without --network, a TorchScript or ONNX file"
-        ),
-    ]
-    weights_key: Annotated[
-        str | None,
-        Field(description="where in a checkpoint the weights are, e.g. model_ema (default: found)"),
-    ] = None
-    weights_prefix: Annotated[
-        str | None,
-        Field(description="take the names that start with this and cut it off, e.g. net."),
-    ] = None
-    weights_ignore: Annotated[
-        tuple[str, ...],
-        Field(description="pattern of names in a checkpoint to leave out; may be repeated"),
-    ] = ()
-    preprocessing: Annotated[
-        str | None,
-        Field(description=f"{PREPROCESSING_FORMS} (default: that of torchvision's weights)"),
-    ] = None
-    serving_requirements: Annotated[
-        FilePath | None,
-        Field(description="lock with what a preprocessing class needs beyond the bento's packages"),
-    ] = None
+    name: str = Field(  # as `ModelName` of the manifest; a test compares them
+        pattern="^[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?$",
+        description="name in the model store, lower case",
+    )
+    network: str | None = Field(
+        None, description=f"{NETWORK_FORMS}; leave it out for a finished graph"
+    )
+    network_kwargs: JsonObject = Field(
+        {}, description="arguments of the builder, e.g. '{\"num_classes\": 10}'"
+    )
+    weights: str = Field(
+        description="checkpoint (.safetensors, .pt, .pth, …), name of torchvision's weights, "
+        "or, without --network, a TorchScript or ONNX file"
+    )
+    weights_key: str | None = Field(
+        None,
+        description="where in a checkpoint the weights are, e.g. model_ema (default: found)",
+    )
+    weights_prefix: str | None = Field(
+        None, description="take the names that start with this and cut it off, e.g. net."
+    )
+    weights_ignore: tuple[str, ...] = Field(
+        (), description="pattern of names in a checkpoint to leave out; may be repeated"
+    )
+    preprocessing: str | None = Field(
+        None, description=f"{PREPROCESSING_FORMS} (default: that of torchvision's weights)"
+    )
+    serving_requirements: FilePath | None = Field(
+        None, description="lock with what a preprocessing class needs beyond the bento's packages"
+    )
     labels: Annotated[
         str | None,
         BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value),
-        Field(
-            description="file with one name a line, a JSON list or JSON id → name, or "
-            "torchvision:NAME/WEIGHTS (default: those of torchvision's weights)"
-        ),
-    ] = None
-    activation: Annotated[
-        Literal["softmax", "sigmoid", "none"] | None,
-        Field(
-            description="what makes probabilities of the outputs (default: as the network shows)"
-        ),
-    ] = None
-    threshold: Annotated[
-        float | None,
-        Field(gt=0, lt=1, description="sigmoid: probability from which a label is answered"),
-    ] = None
-    golden: Annotated[
-        DirectoryPath, Field(description="folder of images the model is verified with")
-    ]
-    golden_labels: Annotated[
-        FilePath | None, Field(description="CSV with the classes of these images")
-    ] = None
-    golden_count: Annotated[Count, Field(ge=2, description="images kept, evenly over classes")] = (
-        100
+    ] = Field(
+        None,
+        description="file with one name a line, a JSON list or JSON id → name, or "
+        "torchvision:NAME/WEIGHTS (default: those of torchvision's weights)",
     )
-    reference: Annotated[
-        FilePath | None, Field(description="logits or probabilities that your notebook computed")
-    ] = None
-    accept: Annotated[
-        tuple[str, ...],
-        BeforeValidator(_split),
-        Field(description="finding to import in spite of, as a refusal names it; repeatable"),
-    ] = ()
-    calibration: Annotated[
-        DirectoryPath | None,
-        Field(description="folder of calibration images for int8 (default: the golden images)"),
-    ] = None
-    calibration_count: Annotated[Count, Field(ge=1, description="how many of them")] = 64
-    gate_fp32_tolerance: Annotated[
-        float,
-        Field(gt=0, description="fp32: largest difference of a logit, times max(1, |logit|)"),
-    ] = 0.001
-    gate_agreement: Annotated[
-        Share, Field(description="bf16, fp16, int8: share of images with the reference's top-1")
-    ] = 0.99
-    gate_accuracy_loss: Annotated[
-        Share, Field(description="bf16, fp16, int8: share of labelled images that may be lost")
-    ] = 0.005
-    device: Annotated[Literal["cpu", "cuda"], Field(description="where it will serve")] = "cpu"
-    engine: Annotated[
-        Literal["auto", "openvino", "onnxruntime", "torchscript"],
-        Field(description="one kind of engine; auto: all that fit the device"),
-    ] = "auto"
-    precision: Annotated[
-        Literal["auto", "fp32", "bf16", "fp16", "int8"],
-        Field(description="one precision; auto: all that the golden images can tell apart"),
-    ] = "auto"
-    budget_ms: Annotated[
-        float, Field(gt=0, description="latency an answer may take, in milliseconds")
-    ] = 50.0
-    measure_seconds: Annotated[
-        float, Field(gt=0, le=60, description="duration of one point of a latency curve")
-    ] = 0.4
+    activation: Literal["softmax", "sigmoid", "none"] | None = Field(
+        None,
+        description="what makes probabilities of the outputs (default: as the network shows)",
+    )
+    threshold: float | None = Field(
+        None, gt=0, lt=1, description="sigmoid: probability from which a label is answered"
+    )
+    golden: DirectoryPath = Field(description="folder of images the model is verified with")
+    golden_labels: FilePath | None = Field(None, description="CSV with the classes of these images")
+    golden_count: int = Field(100, ge=2, le=4096, description="images kept, evenly over classes")
+    reference: FilePath | None = Field(
+        None, description="logits or probabilities that your notebook computed"
+    )
+    accept: Listed = Field(
+        (), description="finding to import in spite of, as a refusal names it; repeatable"
+    )
+    calibration: DirectoryPath | None = Field(
+        None,
+        description="folder of calibration images for int8 (default: the golden images)",
+    )
+    calibration_count: int = Field(64, ge=1, le=4096, description="how many of them")
+    gate_fp32_tolerance: float = Field(
+        0.001, gt=0, description="fp32: largest difference of a logit, times max(1, |logit|)"
+    )
+    gate_agreement: float = Field(
+        0.99,
+        ge=0,
+        le=1,
+        description="bf16, fp16, int8: share of images with the reference's top-1",
+    )
+    gate_accuracy_loss: float = Field(
+        0.005,
+        ge=0,
+        le=1,
+        description="bf16, fp16, int8: share of labelled images that may be lost",
+    )
+    device: Literal["cpu", "cuda"] = Field("cpu", description="where it will serve")
+    engine: Literal["auto", "openvino", "onnxruntime", "torchscript"] = Field(
+        "auto", description="one kind of engine; auto: all that fit the device"
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
+        "auto", description="one precision; auto: all that the golden images can tell apart"
+    )
+    budget_ms: float = Field(50.0, gt=0, description="latency an answer may take, in milliseconds")
+    measure_seconds: float = Field(
+        0.4, gt=0, le=60, description="duration of one point of a latency curve"
+    )
 
     @property
     def gates(self) -> "Gates":

@@ -1,6 +1,7 @@
 """An import, from a trained network to an artifact in the store."""
 
 import functools
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ import torch
 from image_classifier.artifact.evidence import Evidence
 from image_classifier.artifact.format import BENTOML_NAME, RECORD_NAME, SCHEMA_VERSION
 from image_classifier.artifact.manifest import TORCHVISION, InputSpec, Manifest, Outputs
-from image_classifier.artifact.record import EngineAttempt, ImportRecord
+from image_classifier.artifact.record import EngineAttempt, ImportRecord, Provenance
 from image_classifier.artifact.store import (
     ModelLock,
     add,
@@ -25,7 +26,7 @@ from image_classifier.inference.certificate import GoldenAnswers
 from image_classifier.inference.engine import Batch
 from image_classifier.inference.engines.load import accelerator_of
 from image_classifier.inference.machine import ABSENT_GPU, this_machine
-from image_classifier.inference.plan import fastest_plan, plan_for
+from image_classifier.inference.plan import fastest_plan
 from image_classifier.inference.predictions import answered_classes
 from importer.candidates import choose_candidates, graphs_of
 from importer.captured_preprocessing import capture_preprocessing
@@ -98,7 +99,7 @@ class Imported:
 
 
 def import_model(
-    options: ImportOptions, lock_path: Path | None, command: str, progress: Progress
+    options: ImportOptions, lock_path: Path | None, provenance: Provenance, progress: Progress
 ) -> Imported:
     """Import a trained model: read, run the reference, export, certify, measure, store, lock.
 
@@ -106,13 +107,13 @@ def import_model(
 
     Args:
         lock_path: The lock to write; None: none.
-        command: The command line, for the record.
 
     Raises:
         OperatorError: Why the model was not imported.
     """
     judge = functools.partial(check_findings, accepted=options.accept, note=progress.note)
     with staging_dir() as root:
+        # 1. What was given: network, preprocessing, labels, golden images.
         with progress.step("read the network and its weights"):
             model = _model(options, root)
         preprocessing, entry = capture_preprocessing(
@@ -146,6 +147,7 @@ def import_model(
             input_range(inputs),
         )
 
+        # 2. What the research pipeline answers, and what its numbers mean.
         network = PixelsToLogits(model.network, input_spec).eval()
         with progress.step(f"run the reference on {len(images)} golden images"):
             logits = run_reference(network, inputs, root / ARCHITECTURE_FOLDER)
@@ -159,8 +161,8 @@ def import_model(
         check_label_count(named.labels, logits.shape[1], outputs.activation)
         if given is not None:
             tolerance = options.gate_fp32_tolerance
-            comparison = Comparison.of(given, images, logits.shape[1], outputs, tolerance)
-            if comparison.excess(logits, list(range(len(images)))) > 1:
+            comparison = Comparison.of(given, images, logits, outputs, tolerance)
+            if not comparison.agrees(logits):
                 search = CauseSearch(
                     network=model.network,
                     preprocessing=entry,
@@ -173,6 +175,7 @@ def import_model(
                     raise search.explain(logits)
             logits = comparison.golden_logits(logits)
 
+        # 3. Whether the answers fit the labels.
         answers = answered_classes(logits, outputs)
         targets = decide_targets(
             golden,
@@ -196,6 +199,7 @@ def import_model(
             right, labelled, reproduced=reproduced, accepted=options.accept
         )
 
+        # 4. Which engines give the same answers, and how fast.
         truth = GoldenAnswers(logits=logits, class_ids=class_ids, outputs=outputs)
         shrinking = certify_shrinking(preprocessing, images, inputs, network, truth, options.gates)
         candidates, note = choose_candidates(
@@ -216,6 +220,8 @@ def import_model(
             input_spec=input_spec,
             takes_batches=batches,
             root=root,
+            files=[image.data for image in targets.images],
+            preprocessing=preprocessing,
             budget_ms=options.budget_ms,
             measure_seconds=options.measure_seconds,
             progress=progress,
@@ -223,6 +229,7 @@ def import_model(
         if not engines:
             raise ImportRefused(f"no engine passed: {_reasons(attempts)}")
 
+        # 5. The artifact.
         with progress.step("write the artifact"):
             write_labels(root, labels)
             golden_entries = write_golden(root, targets.images, inputs)
@@ -258,7 +265,7 @@ def import_model(
             )
             gpu = options.device == "cuda"
             accelerator = (accelerator_of(engines[0].kind) or ABSENT_GPU) if gpu else None
-            record = _record(attempts, options.budget_ms, accelerator, command)
+            record = _record(attempts, options.budget_ms, accelerator, provenance)
             (root / RECORD_NAME).write_bytes(record.to_json())
             with uninterrupted():
                 # Of the same model measured again, the later measurement counts.
@@ -267,6 +274,15 @@ def import_model(
                     write_lock(lock_path, lock)
     return Imported(
         lock=lock, known=known, manifest=manifest, evidence=evidence, record=record, proof=proof
+    )
+
+
+def current_provenance(root: Path) -> Provenance:
+    """Return the provenance of the running command; `root` is this program's checkout."""
+    return Provenance(
+        command=" ".join(sys.argv),
+        source_commit=source_commit(root),
+        imported_at=datetime.now(UTC).replace(microsecond=0),
     )
 
 
@@ -337,18 +353,13 @@ def _record(
     attempts: tuple[EngineAttempt, ...],
     budget_ms: float,
     accelerator: str | None,
-    command: str,
+    provenance: Provenance,
 ) -> ImportRecord:
     """Describe the import as it happened on this machine, with the plan of the fastest engine."""
-    plans = [
-        plan_for(attempt.engine, attempt.curve, budget_ms) for attempt in attempts if attempt.curve
-    ]
     return ImportRecord(
-        imported_at=datetime.now(UTC).replace(microsecond=0),
-        command=command,
-        source_commit=source_commit(Path(__file__).parents[1]),
+        **provenance.model_dump(),
         machine=this_machine(accelerator),
         budget_ms=budget_ms,
         attempts=attempts,
-        plan=fastest_plan(plans),
+        plan=fastest_plan(attempts, budget_ms),
     )

@@ -1,6 +1,10 @@
 """Whether a model and its evidence make sense together: findings before anything is written.
 
-A check returns what it found, or None. `check_findings` refuses what nobody accepted.
+A check returns what it found, or None. `check_findings` refuses what nobody accepted. The checks
+name their arguments alike: `network` is `PixelsToLogits` in evaluation mode, `inputs` the golden
+inputs (n, H, W, C), `logits` what the reference answers to them, float32 (n, classes), `answers`
+the class it answers each image with, (n,), `targets` the true class of each image, or None, and
+`labels` the names of the classes in the order of the logits.
 """
 
 import math
@@ -76,9 +80,6 @@ def check_findings(
         note(f"accepted ({name}): {message}")
 
 
-# -------------------------------------------------------------------------- preprocessing
-
-
 def mean_std_scale(mean: Sequence[float] | None, std: Sequence[float] | None) -> Finding | None:
     """Find means or standard deviations of pixels in [0, 255] where [0, 1] is expected.
 
@@ -112,11 +113,9 @@ def mean_std_scale(mean: Sequence[float] | None, std: Sequence[float] | None) ->
 def input_range(inputs: Batch) -> Finding | None:
     """Find float32 inputs whose values hardly differ: pixels that were scaled twice.
 
+    uint8 inputs are normalised in the graph, and pass.
     Pixels in [0, 1], [-1, 1] or divided by a std span 1 and more over some images; scaled by
     255 once too often they span at most 0.02. Evenly coloured images may span little too.
-
-    Args:
-        inputs: Golden inputs (n, H, W, C). uint8 inputs are normalised in the graph.
     """
     low, high = float(inputs.min()), float(inputs.max())
     if inputs.dtype != np.float32 or not 0 < high - low < 0.05:
@@ -130,13 +129,7 @@ def input_range(inputs: Batch) -> Finding | None:
 
 
 def random_preprocessing(names: Sequence[str], first: Batch, second: Batch) -> Finding | None:
-    """Find images that the preprocessing turns into another input when it runs again.
-
-    Args:
-        names: Of the golden images.
-        first: Their inputs (n, H, W, C).
-        second: Their inputs, made again.
-    """
+    """Find images, called `names`, whose `first` inputs are not those that were made again."""
     differ = [
         name
         for name, one, other in zip(names, first, second, strict=True)
@@ -153,33 +146,24 @@ def random_preprocessing(names: Sequence[str], first: Batch, second: Batch) -> F
     )
 
 
-# -------------------------------------------------------------------------- the reference
-
-
-def unstable_network(network: nn.Module, inputs: Batch, reference: Logits) -> Finding | None:
-    """Find a network that answers the same images differently, again or together in a batch.
-
-    Args:
-        network: In evaluation mode.
-        inputs: Golden inputs (n, H, W, C); the first ones run again.
-        reference: Logits of the inputs, each computed alone, (n, classes).
-    """
-    inputs, reference = inputs[:PAIRED_IMAGES], reference[:PAIRED_IMAGES]
+def unstable_network(network: nn.Module, inputs: Batch, logits: Logits) -> Finding | None:
+    """Find a network that answers the same images differently, again or together in a batch."""
+    inputs, logits = inputs[:PAIRED_IMAGES], logits[:PAIRED_IMAGES]
     again = run_reference(network, inputs)
-    if _differ(reference, again, REPEAT_TOLERANCE):
+    if _differ(logits, again, REPEAT_TOLERANCE):
         return Finding(
             "unstable-reference",
             "network: it answers differently each time: logits of one image differ by up to "
-            f"{np.abs(reference - again).max():.3g} between two runs; likely cause: dropout, "
+            f"{np.abs(logits - again).max():.3g} between two runs; likely cause: dropout, "
             "stochastic depth or noise that is active in evaluation mode, such as "
             "functional.dropout(x) without training=self.training",
         )
     batched = _run_batch(network, inputs)
-    if batched is not None and _differ(reference, batched, BATCH_TOLERANCE):
+    if batched is not None and _differ(logits, batched, BATCH_TOLERANCE):
         return Finding(
             "batch-dependent",
             "network: its answer to an image depends on the other images of the batch: logits "
-            f"differ by up to {np.abs(reference - batched).max():.3g}; likely cause: batch "
+            f"differ by up to {np.abs(logits - batched).max():.3g}; likely cause: batch "
             "normalisation in training mode (train() called in forward, or "
             "track_running_stats=False), or a sum, mean or softmax over the batch dimension",
         )
@@ -211,9 +195,7 @@ def _differ(first: Logits, second: Logits, tolerance: float) -> bool:
 def constant_logits(logits: Logits, inputs: Batch) -> Finding | None:
     """Find a network that gives every image (nearly) the same logits.
 
-    Args:
-        logits: (n, classes).
-        inputs: (n, H, W, C); copies of one image prove nothing.
+    Copies of one image prove nothing.
     """
     if all(np.array_equal(inputs[0], other) for other in inputs[1:]):
         return None
@@ -254,11 +236,11 @@ def output_kind(outputs: npt.NDArray[np.floating]) -> OutputKind:
     return "logits"
 
 
-def check_activation(reference: Logits, activation: str, *, asked: str | None) -> Finding | None:
+def check_activation(logits: Logits, activation: str, *, asked: str | None) -> Finding | None:
     """Hold an activation against the outputs of the network on the golden images.
 
     Args:
-        reference: The outputs, (n, classes).
+        logits: These outputs, if they are logits.
         activation: What would be applied to them.
         asked: What the operator said of them; None: nothing.
 
@@ -269,9 +251,9 @@ def check_activation(reference: Logits, activation: str, *, asked: str | None) -
         ImportRefused: The outputs contradict the activation or leave it open; with the options to
             choose from.
     """
-    kind = output_kind(reference)
+    kind = output_kind(logits)
     as_they_are = "serve the outputs as they are with --activation none"
-    if reference.shape[1] == 1 and activation == "softmax":
+    if logits.shape[1] == 1 and activation == "softmax":
         raise ImportRefused(
             "network: has one output, whose softmax is 1 for every image; say what it is: "
             "--activation sigmoid (a logit; with two labels it is that of the second), or "
@@ -299,16 +281,8 @@ def check_activation(reference: Logits, activation: str, *, asked: str | None) -
     return None
 
 
-# -------------------------------------------------------------------------- the labels
-
-
 def count_right(answers: Classes, targets: Targets) -> tuple[int, int]:
-    """Return how many labelled images are answered right, and how many are labelled.
-
-    Args:
-        answers: Class that each image is answered with, (n,).
-        targets: True class of each image, or None.
-    """
+    """Return how many labelled images are answered right, and how many are labelled."""
     labelled = [row for row, target in enumerate(targets) if target is not None]
     return sum(int(answers[row]) == targets[row] for row in labelled), len(labelled)
 
@@ -319,13 +293,7 @@ def chance_of(hits: int, images: int, classes: int) -> float:
 
 
 def implausible_labels(answers: Classes, targets: Targets, labels: Sequence[str]) -> Finding | None:
-    """Find labels in another order than the network's, or answers no better than guessing.
-
-    Args:
-        answers: Class that each image is answered with, (n,).
-        targets: True class of each image, or None.
-        labels: Names of the classes, in the order of the logits.
-    """
+    """Find labels in another order than the network's, or answers no better than guessing."""
     rows = [row for row, target in enumerate(targets) if target is not None]
     if not rows:
         return None
@@ -433,13 +401,6 @@ def channel_order(
     The images run again only where a quarter and more are classified wrong, and enough to tell
     anything: most imports do not pay for the check. Swapped channels cost a trained network more
     than that.
-
-    Args:
-        network: In evaluation mode.
-        inputs: Golden inputs (n, H, W, C).
-        answers: Class that each image is answered with, (n,).
-        targets: True class of each image, or None.
-        outputs: What the logits mean.
     """
     right, labelled = count_right(answers, targets)
     wrong = labelled - right
@@ -483,9 +444,6 @@ def _at_least(hits: int, trials: int, probability: float) -> float:
         )
         for count in range(max(hits, 0), trials + 1)
     )
-
-
-# -------------------------------------------------------------------------- what it rests on
 
 
 def what_the_proof_rests_on(

@@ -27,7 +27,7 @@ class TerminalProgress:
 
     def note(self, text: str) -> None:
         """See `Progress`."""
-        self._console.print(f"  {text}", style="dim", markup=False)
+        self._console.print(f"  {text}", style="dim", markup=False, soft_wrap=True)
 
     @contextmanager
     def step(self, title: str) -> Iterator[None]:

@@ -10,7 +10,6 @@ from pydantic import ValidationError
 
 from image_classifier.artifact.artifact import Artifact
 from image_classifier.artifact.format import LABELS_NAME, WEIGHTS_NAME
-from image_classifier.artifact.store import ModelLock, open_in_store
 from image_classifier.inference.engine import Logits
 from image_classifier.inference.predictions import answered_classes
 from image_classifier.inference.startup import gates_of
@@ -56,9 +55,8 @@ def renewed_options(
         raise ImportRefused("; ".join(mistakes_of(error, ImportOptions))) from error
 
 
-def compared(before: Logits, lock: ModelLock) -> str:
+def compared(before: Logits, renewed: Artifact) -> str:
     """Compare the reference logits of an artifact with those of its renewal, in a sentence."""
-    renewed = open_in_store(lock.tag)
     after, outputs = renewed.reference()[0], renewed.manifest.outputs
     same = int((answered_classes(before, outputs) == answered_classes(after, outputs)).sum())
     difference = float(np.abs(before - after).max())

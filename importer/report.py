@@ -5,19 +5,15 @@ import json
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from image_classifier.artifact.artifact import Artifact
 from image_classifier.artifact.evidence import Certificate, CertifiedEngine
 from image_classifier.artifact.format import file_names
 from image_classifier.artifact.manifest import InputSpec, Manifest, describe_geometry
 from image_classifier.artifact.record import EngineAttempt, ImportRecord, Plan
-from image_classifier.artifact.store import Facts
+from image_classifier.artifact.store import Entry
 from image_classifier.inference.plan import best_point
 
 if TYPE_CHECKING:  # they load torch and the engines
@@ -29,8 +25,8 @@ def print_summary(imported: "Imported") -> None:
     """Print the table of engines, what the proof rests on, and the tag."""
     record, golden = imported.record, imported.manifest.golden
     _print_attempts(record.attempts, record)
-    lines = [f"\nserves with {_plan_in_words(record.plan)}; {len(golden)} golden samples"]
-    _print_lines([*lines, *imported.proof])
+    serving = f"serves with {_plan_in_words(record.plan)}; {len(golden)} golden samples"
+    _print_lines(["", serving, *imported.proof])
     print(f"{'already in the store' if imported.known else 'imported'}: {imported.lock.tag}")
 
 
@@ -42,31 +38,20 @@ def print_verification(tag: str, rows: Sequence[EngineAttempt]) -> None:
 
 def _print_attempts(attempts: Sequence[EngineAttempt], record: ImportRecord | None) -> None:
     """Print a line an engine, with what was measured where there is a record, and the reasons."""
-    table = _table("engine", *_compared_titles(attempts))
-    for title in ("batch 1", "best") if record else ():
-        table.add_column(title, justify="right")
-    table.add_column("verdict")
+    measured = ["batch 1", "best"] if record else []
+    rows = [["engine", *_compared_titles(attempts), *measured, "verdict"]]
     for attempt in attempts:
-        cells = [attempt.engine, *_compared(attempt)]
+        rows.append([attempt.engine, *_compared(attempt)])
         if record:
             single = [point.latency_ms for point in attempt.curve if point.batch_size == 1]
             curve, budget_ms = attempt.curve, record.budget_ms
             best = best_point(attempt.engine, curve, budget_ms).images_per_s if curve else None
-            cells += [_number(min(single, default=None), ".2f", " ms")]
-            cells += [_number(best, ".0f", "/s")]
+            rows[-1] += [_number(min(single, default=None), ".2f", " ms")]
+            rows[-1] += [_number(best, ".0f", "/s")]
         chosen = record is not None and attempt.engine == record.plan.engine
-        table.add_row(*cells, "chosen" if chosen else attempt.verdict)
-    Console(highlight=False).print(table)
+        rows[-1].append("chosen" if chosen else attempt.verdict)
+    _print_table(rows)
     _print_lines(f"{attempt.engine}: {attempt.reason}" for attempt in attempts if attempt.reason)
-
-
-def _number(value: float | None, form: str, unit: str = "") -> str:
-    return "–" if value is None else f"{value:{form}}{unit}"
-
-
-def _print_lines(lines: Iterable[str]) -> None:
-    for line in lines:
-        print(line)
 
 
 def _compared_titles(rows: Iterable[EngineAttempt | Certificate]) -> Sequence[str]:
@@ -79,7 +64,25 @@ def _compared_titles(rows: Iterable[EngineAttempt | Certificate]) -> Sequence[st
 def _compared(row: EngineAttempt | Certificate) -> Sequence[str]:
     agreement = row.top1_agreement if row.label_agreement is None else row.label_agreement
     differences = (row.max_logit_difference, row.max_probability_difference)
-    return (*(_number(number, ".2g") for number in differences), _number(agreement, ".1%"))
+    return *(_number(number, ".2g") for number in differences), _number(agreement, ".1%")
+
+
+def _number(value: float | None, form: str, unit: str = "") -> str:
+    return "–" if value is None else f"{value:{form}}{unit}"
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(printable(line))
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows in aligned columns; no cell is cut, however narrow the terminal is."""
+    rows = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        print("  ".join(cells).rstrip())
 
 
 def _plan_in_words(plan: Plan) -> str:
@@ -120,62 +123,23 @@ def print_artifact(tag: str, artifact: Artifact) -> None:
     ]
     if artifact.record is not None:
         facts += _record_facts(artifact.record)
-    _print_facts(facts)
+    _print_table(facts)
+    print()
     _print_engines(evidence.engines)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ListRow:
-    """One line of the list.
-
-    Attributes:
-        locked: Whether model.lock names it.
-        facts: None where it cannot be described.
-        problem: Why it cannot be described; None where it can.
-    """
-
-    tag: str
-    locked: bool
-    facts: Facts | None = None
-    size_bytes: int | None = None
-    problem: str | None = None
-
-    @property
-    def order(self) -> tuple[float, str]:
-        """Sorts the newest first, and those without a time last."""
-        imported_at = self.facts and self.facts.imported_at
-        return -imported_at.timestamp() if imported_at else 0.0, self.tag
-
-    def as_json(self) -> dict[str, object]:
-        """Return plain values, None for what is not known."""
-        facts = {one.name: getattr(self.facts, one.name, None) for one in fields(Facts)}
-        imported_at = self.facts and self.facts.imported_at
-        return {
-            **facts,
-            "imported_at": imported_at and imported_at.isoformat(),
-            **{name: value for name, value in vars(self).items() if name != "facts"},
-        }
-
-
-def print_list(rows: Iterable[ListRow]) -> None:
+def print_list(entries: Iterable[Entry], locked: str | None) -> None:
     """One line an artifact, and below one for each that cannot be described."""
-    table = _table("", "tag", "imported", "network", "accuracy", "engine", "size")
+    rows = [["tag", "imported", "network", "accuracy", "engine", "size", ""]]
     problems = []
-    for row in rows:
-        cells = ["–"] * 5
-        if facts := row.facts:
-            when = facts.imported_at and facts.imported_at.astimezone()
-            cells = [
-                when.strftime("%Y-%m-%d %H:%M") if when else "–",
-                facts.network,
-                _number(facts.accuracy, ".1%"),
-                facts.engine,
-                _number(row.size_bytes and row.size_bytes / 1e6, ".1f", " MB"),
-            ]
-        line = ["*" if row.locked else "", row.tag, *cells]
-        table.add_row(*(Text(printable(cell)) for cell in line))
-        problems += [printable(f"{row.tag}: {row.problem}")] if row.problem else []
-    Console(highlight=False).print(table)
+    for entry in entries:
+        when = entry.imported_at and f"{entry.imported_at.astimezone():%Y-%m-%d %H:%M}"
+        accuracy = _number(entry.accuracy, ".1%")
+        size = _number(entry.size_bytes and entry.size_bytes / 1e6, ".1f", " MB")
+        cells = [when or "–", entry.network or "–", accuracy, entry.engine or "–", size]
+        rows.append([entry.tag, *cells, "*" if entry.tag == locked else ""])
+        problems += [f"{entry.tag}: {entry.problem}"] if entry.problem else []
+    _print_table(rows)
     _print_lines(problems)
 
 
@@ -183,43 +147,44 @@ class AnswerPrinter:
     """Prints the answers of `predict` as they come; for JSON it collects them.
 
     Args:
-        value: What a prediction holds beside its label.
+        form: "text", "csv" or "json".
+        number: What a prediction has.
 
     Attributes:
         results: For JSON, one object a file.
         errors: Files without an answer.
     """
 
-    def __init__(
-        self, form: Literal["text", "csv", "json"], *, value: Literal["probability", "score"]
-    ) -> None:
+    def __init__(self, form: str, number: Literal["probability", "score"]) -> None:
         self.results: list[dict[str, object]] = []
         self.errors = 0
         self._form = form
-        self._value = value
+        self._number = number
         self._csv = csv.writer(sys.stdout, lineterminator="\n")
         if form == "csv":
-            self._csv.writerow(("file", "rank", "label", "class_id", value, "error"))
+            self._csv.writerow(("file", "rank", "label", "class_id", number, "error"))
 
     def add(self, answer: "FileAnswer") -> None:
         """Print or collect one answer."""
         self.errors += bool(answer.code)
         error = f"{answer.code}: {answer.message}" if answer.code else ""
-        ranked = enumerate(answer.predictions, start=1)
+        ranked = [
+            (rank, one.label, one.class_id, getattr(one, self._number))
+            for rank, one in enumerate(answer.predictions, start=1)
+        ]
         if self._form == "json":
             told: dict[str, object] = {"predictions": [asdict(one) for one in answer.predictions]}
             if answer.code:
                 told = {"error": {"code": answer.code, "message": answer.message}}
             self.results.append({"file": answer.file, **told})
         elif self._form == "text":
-            labels = [f"{one.label} {getattr(one, self._value):.4g}" for _, one in ranked]
+            labels = [f"{label} {number:.4g}" for _, label, _, number in ranked]
             print(printable(f"{answer.file}: {', '.join(labels) or error or 'no label'}"))
         else:
             if answer.code:
                 self._csv.writerow((answer.file, "", "", "", "", error))
-            for rank, one in ranked:
-                value = getattr(one, self._value)
-                self._csv.writerow((answer.file, rank, one.label, one.class_id, value, ""))
+            for row in ranked:
+                self._csv.writerow((answer.file, *row, ""))
 
 
 def print_nothing() -> None:
@@ -275,32 +240,11 @@ def _record_facts(record: ImportRecord) -> list[tuple[str, str]]:
     ]
 
 
-def _print_facts(facts: Sequence[tuple[str, str]]) -> None:
-    width = max(len(name) for name, _ in facts)
-    console = Console(highlight=False)
-    for name, value in facts:
-        console.print(f"{name:<{width}}  {printable(value)}", markup=False, soft_wrap=True)
-
-
-def _print_engines(engines: Sequence[CertifiedEngine]) -> None:
+def _print_engines(engines: Iterable[CertifiedEngine]) -> None:
     titles = _compared_titles([entry.certificate for entry in engines])
-    table = _table("engine", *titles, "required", "accuracy", "reference")
+    rows = [["engine", *titles, "required", "accuracy", "reference"]]
     for entry in engines:
         proof = entry.certificate
-        table.add_row(
-            entry.name,
-            *_compared(proof),
-            f"{proof.required_agreement:.1%}",
-            _number(proof.accuracy, ".1%"),
-            _number(proof.reference_accuracy, ".1%"),
-        )
-    console = Console(highlight=False)
-    console.print()
-    console.print(table)
-
-
-def _table(*titles: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for title in titles:
-        table.add_column(title, overflow="fold", no_wrap=title != "engines")
-    return table
+        shares = (proof.required_agreement, proof.accuracy, proof.reference_accuracy)
+        rows.append([entry.name, *_compared(proof), *(_number(share, ".1%") for share in shares)])
+    _print_table(rows)

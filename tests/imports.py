@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,7 +84,9 @@ def import_quietly(
     options: "ImportOptions", lock: Path, progress: "Progress | None" = None
 ) -> "Imported":
     """What `model_import.py --quiet` does, in this process; `progress` is told of it."""
+    from image_classifier.artifact.record import Provenance
     from importer.pipeline import import_model
     from importer.progress import TerminalProgress
 
-    return import_model(options, lock, "a test", progress or TerminalProgress(quiet=True))
+    provenance = Provenance(command="a test", source_commit=None, imported_at=datetime.now(UTC))
+    return import_model(options, lock, provenance, progress or TerminalProgress(quiet=True))

@@ -8,8 +8,8 @@ import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Annotated, Literal
 
@@ -27,6 +27,7 @@ from image_classifier.artifact.format import (
     ArtifactError,
     Digest,
     FrozenModel,
+    file_names,
     first_problem,
 )
 from image_classifier.artifact.manifest import parse_manifest
@@ -111,18 +112,18 @@ def locate(tag: str) -> Path:
     """
     try:
         return Path(bentoml.models.get(tag).path)
-    except NotFound as error:
+    except NotFound:
         close = difflib.get_close_matches(tag, tags(), n=1)
-        raise ArtifactError(
-            f"model store: {tag} is not there{f'; did you mean {close[0]}?' if close else ''}; "
-            "import the model (make import, or python model_import.py) or set BENTOML_HOME to the "
-            "store that has it"
-        ) from error
     except (BentoMLException, ValueError) as error:  # no tag, several that begin so, a damaged one
         reason = " ".join(str(error).split())
         raise ArtifactError(
             f"model store: {tag!r}: {reason}; expected NAME:VERSION as `model_import.py list` shows"
         ) from error
+    raise ArtifactError(
+        f"model store: {tag} is not there{f'; did you mean {close[0]}?' if close else ''}; import "
+        "the model (make import, or python model_import.py) or set BENTOML_HOME to the store that "
+        "has it"
+    )
 
 
 def open_in_store(tag: str) -> Artifact:
@@ -152,6 +153,58 @@ def tags() -> tuple[str, ...]:
             for folder in folders
             if not folder.parent.name.startswith(STAGING_PREFIX)
         )
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One artifact of the store, as a list shows it; None is not known.
+
+    Attributes:
+        problem: Why the rest cannot be read.
+        network: Its name or file; "graph" where a finished graph was given.
+        engine: The one that serves, of those that are certified.
+        accuracy: Share of labelled golden samples that this engine reads right.
+    """
+
+    tag: str
+    problem: str | None = None
+    imported_at: datetime | None = None
+    network: str | None = None
+    classes: int | None = None
+    engine: str | None = None
+    engines: tuple[str, ...] = ()
+    accuracy: float | None = None
+    size_bytes: int | None = None
+
+
+def entries() -> list[Entry]:
+    """Return the artifacts of the store, the newest first; no digest is compared."""
+    found = []
+    for tag in tags():
+        # A damaged artifact, or one of another release, must not hide the others.
+        try:
+            found.append(_entry(locate(tag), tag))
+        except (ArtifactError, OSError) as error:
+            found.append(Entry(tag=tag, problem=str(error)))
+    never = datetime.fromtimestamp(0, UTC)
+    return sorted(found, key=lambda entry: entry.imported_at or never, reverse=True)
+
+
+def _entry(root: Path, tag: str) -> Entry:
+    path = root / MANIFEST_NAME
+    manifest, record = parse_manifest(path.read_bytes(), str(path)), read_record(root)
+    evidence, _ = read_evidence(root)
+    engine = evidence.engine(record.plan.engine) if record else evidence.engines[0]
+    return Entry(
+        tag=tag,
+        imported_at=record.imported_at if record else None,
+        network=str(manifest.architecture or "graph"),
+        classes=manifest.num_classes,
+        engine=engine.name,
+        engines=tuple(entry.name for entry in evidence.engines),
+        accuracy=engine.certificate.accuracy,
+        size_bytes=sum((root / name).stat().st_size for name in file_names(root)),
     )
 
 
@@ -253,65 +306,30 @@ def _is_stored(final: Path, lock: ModelLock) -> bool:
     return True
 
 
-@dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What tells one artifact of a list from another.
-
-    Attributes:
-        network: Its name or file; "graph" where a finished graph was given.
-        engine: The engine that serves.
-        accuracy: Share of labelled golden samples that this engine reads right; None without
-            labels.
-        imported_at: None where the artifact came without its record.
-    """
-
-    network: str
-    classes: int
-    engine: str
-    engines: tuple[str, ...]
-    accuracy: float | None
-    imported_at: datetime | None
-
-
-def read_facts(root: Path) -> Facts:
-    """Read the facts of an artifact from its descriptions; no digest is compared.
-
-    Raises:
-        ArtifactError: A description is damaged, or of another release.
-    """
-    path = root / MANIFEST_NAME
-    manifest, record = parse_manifest(path.read_bytes(), str(path)), read_record(root)
-    evidence, _ = read_evidence(root)
-    engine = evidence.engine(record.plan.engine) if record else evidence.engines[0]
-    return Facts(
-        network=str(manifest.architecture or "graph"),
-        classes=manifest.num_classes,
-        engine=engine.name,
-        engines=tuple(entry.name for entry in evidence.engines),
-        accuracy=engine.certificate.accuracy,
-        imported_at=record.imported_at if record else None,
-    )
-
-
 def _describe_to_bentoml(root: Path, tag: str) -> None:
     """Write the description that BentoML reads a model of its store by.
 
-    It is in no digest, so it holds the facts and the time of the import.
+    It is in no digest, so it holds the time of the import and what the list shows.
     """
-    facts = asdict(read_facts(root))
-    imported_at = facts.pop("imported_at")
+    entry = _entry(root, tag)
     single = root.with_name("description")
     store = BentoMLContainer.model_store.get()
     try:
-        labels = {"classes": str(facts["classes"])}
-        metadata = {**facts, "engines": [*facts["engines"]]}
+        labels = {"classes": str(entry.classes)}
+        metadata = {
+            "network": entry.network,
+            "classes": entry.classes,
+            "engine": entry.engine,
+            "engines": list(entry.engines),
+            "accuracy": entry.accuracy,
+        }
         with bentoml.models.create(
             tag, labels=labels, metadata=metadata, _model_store=type(store)(single)
         ):
             pass
         description = (single / tag.replace(":", "/") / BENTOML_NAME).read_text()
-        if imported_at is not None:
-            time = f"creation_time: '{imported_at.isoformat()}'"
+        if entry.imported_at is not None:
+            time = f"creation_time: '{entry.imported_at.isoformat()}'"
             description = CREATION_TIME.sub(time, description)
         (root / BENTOML_NAME).write_text(description)
     finally:

@@ -2,7 +2,7 @@
 
 import gc
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,13 +12,15 @@ import numpy.typing as npt
 from image_classifier.artifact.artifact import Artifact, GoldenSample, open_artifact
 from image_classifier.artifact.evidence import CertifiedEngine
 from image_classifier.artifact.format import SIGNATURE_NAME, ArtifactError, sha256_bytes
-from image_classifier.artifact.record import ImportRecord, Plan
+from image_classifier.artifact.record import ImportRecord, Machine, Plan
 from image_classifier.inference.certificate import Gates, GoldenAnswers, certify
 from image_classifier.inference.engine import Batch, EngineUnavailable, LoadEngine
 from image_classifier.inference.engines.load import accelerator_of, open_graph
 from image_classifier.inference.executor import Executor
 from image_classifier.inference.machine import this_machine, usable_cores
-from image_classifier.inference.plan import measure_curve, plan_for
+from image_classifier.inference.measurement import opener
+from image_classifier.inference.plan import measure_engine, plan_for
+from image_classifier.inference.plan_cache import cache_file, keep_plan, read_plan
 from image_classifier.settings import Settings
 from preprocessing import (
     DecodeLimits,
@@ -154,7 +156,8 @@ def _ways(
 def golden_answers(artifact: Artifact) -> GoldenAnswers:
     """Return what the engines of an artifact are held to."""
     logits, class_ids = artifact.reference()
-    return GoldenAnswers(logits=logits, class_ids=class_ids, outputs=artifact.manifest.outputs)
+    outputs = artifact.manifest.outputs
+    return GoldenAnswers(logits=logits, class_ids=class_ids, outputs=outputs)
 
 
 def gates_of(entry: CertifiedEngine) -> Gates:
@@ -171,9 +174,10 @@ def gates_of(entry: CertifiedEngine) -> Gates:
     )
 
 
-REMEASURE_SECONDS = 0.05
-"""Seconds per point when re-measuring on another machine than that of the import: 15 points at
-most for two numbers of streams, so a start takes about a second longer."""
+REMEASURE_SECONDS = 0.02
+"""Seconds per sample when re-measuring on another machine than that of the import."""
+REMEASURE_LIMIT_S = 3.0
+"""Seconds by which re-measuring may delay a start."""
 
 
 def load_executor(
@@ -198,15 +202,13 @@ def load_executor(
         entry = artifact.evidence.engine(engine or unnamed)
         load = open_graph(entry, artifact.root, input_spec.shape)
         here = this_machine(_accelerator(entry, record))
-        measured = record if record and record.machine == here else None
-        plan = _plan(
-            measured,
-            entry.name,
-            budget_ms,
-            load,
-            inputs.result,
-            takes_batches=artifact.manifest.takes_batches,
-        )
+        plan = _plan_of_import(record, here, entry.name, budget_ms)
+        if plan is None:
+            cached = cache_file(artifact.evidence.identity_sha256, here, entry.name, budget_ms)
+            plan = read_plan(cached)
+            if plan is None:
+                plan = _measured_plan(artifact, entry.name, budget_ms, load, inputs.result())
+                keep_plan(cached, plan)
         if deterministic:
             one_shape = {"batch_sizes": plan.batch_sizes[:1], "single_stream": False}
             plan = plan.model_copy(update=one_shape)
@@ -272,27 +274,37 @@ def _accelerator(entry: CertifiedEngine, record: ImportRecord | None) -> str | N
     return accelerator
 
 
-def _plan(
-    measured: ImportRecord | None,
-    engine: str,
-    budget_ms: float,
-    load: LoadEngine,
-    inputs: Callable[[], Batch],
-    *,
-    takes_batches: bool,
+def _plan_of_import(
+    record: ImportRecord | None, here: Machine, engine: str, budget_ms: float
+) -> Plan | None:
+    """Return the plan that the import's measurements give; None where they hold elsewhere."""
+    if record is None or record.machine != here:
+        return None
+    if (engine, budget_ms) == (record.plan.engine, record.budget_ms):
+        return record.plan
+    curve = record.curve(engine)
+    return plan_for(engine, curve, budget_ms) if curve else None
+
+
+def _measured_plan(
+    artifact: Artifact, engine: str, budget_ms: float, load: LoadEngine, inputs: Batch
 ) -> Plan:
-    """Return the plan of the engine: that of the import, or from a measurement on this machine."""
-    if measured:
-        if (engine, budget_ms) == (measured.plan.engine, measured.budget_ms):
-            return measured.plan
-        if curve := measured.curve(engine):
-            return plan_for(engine, curve, budget_ms)
-    curve = measure_curve(
-        load,
-        inputs(),
-        usable_cores(),
-        budget_ms=budget_ms,
-        seconds=REMEASURE_SECONDS,
-        takes_batches=takes_batches,
+    """Measure numbers of streams, and of the batch sizes only the one the import chose."""
+    open_way = opener(
+        lambda _: load,
+        inputs,
+        [sample.data for sample in artifact.golden_samples()],
+        artifact.preprocessing(),
+        REMEASURE_SECONDS,
     )
-    return plan_for(engine, curve, budget_ms)
+    record = artifact.record
+    largest = record.plan.batch_sizes[-1] if record and artifact.manifest.takes_batches else 1
+    points = measure_engine(
+        engine,
+        usable_cores(),
+        open_way,
+        budget_ms=budget_ms,
+        limit_s=REMEASURE_LIMIT_S,
+        batch_sizes=sorted({1, largest}),
+    )
+    return plan_for(engine, points, budget_ms)

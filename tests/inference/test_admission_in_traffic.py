@@ -37,8 +37,7 @@ def test_a_burst_on_an_idle_service_is_answered() -> None:
     assert fast_network().run(Load(arrivals=[1.0] * 64)).answered_share == 1
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("network", [slow_network, fast_network])
+@pytest.mark.parametrize(("network", "seed"), [(slow_network, 0), (fast_network, 1)])
 def test_at_four_fifths_of_the_capacity_nearly_all_are_answered(
     network: Callable[[], Service], seed: int
 ) -> None:
@@ -52,7 +51,7 @@ def test_at_four_fifths_of_the_capacity_nearly_all_are_answered(
 
 def test_bursts_on_top_of_it_are_worked_off() -> None:
     # Together 0.92 of the capacity, so that a burst takes some seconds.
-    arrivals = poisson(0.8 * 40, 180) + bursts(24, every_s=5, seconds=180)
+    arrivals = poisson(0.8 * 40, 90) + bursts(24, every_s=5, seconds=90)
 
     assert slow_network().run(Load(arrivals=arrivals)).answered_share >= 0.95
 
@@ -90,7 +89,7 @@ def test_an_overload_that_begins_slowly_is_one_all_the_same() -> None:
     assert result.goodput(0.11, 60) >= 0.85
 
 
-@pytest.mark.parametrize("rate_per_s", [60, 120, 240])
+@pytest.mark.parametrize("rate_per_s", [60, 240])
 def test_clients_who_leave_do_not_make_the_servers_look_faster(rate_per_s: float) -> None:
     load = Load(arrivals=poisson(rate_per_s, 10), patience_s=0.09)
     result = slow_network().run(load)
@@ -111,7 +110,7 @@ def test_the_estimate_follows_servers_that_are_not_as_fast_as_was_measured(facto
     assert settled.goodput(1, 4) >= 0.9
 
 
-@pytest.mark.parametrize("pause_s", [0.2, 1, 10])
+@pytest.mark.parametrize("pause_s", [0.2, 10])
 def test_a_pause_of_the_machine_does_not_shut_the_door(pause_s: float) -> None:
     service = Service(admission, servers=2, service_s=0.05, pause=(5.005, pause_s))
     result = service.run(Load(arrivals=[number / 32 for number in range(32 * 30)]))
@@ -131,7 +130,7 @@ def test_while_nothing_waits_the_gaps_between_answers_say_nothing_of_the_speed()
     assert rule.estimated_wait_ms() == pytest.approx(25, rel=0.01)
 
 
-@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize("processes", [1, 4])
 def test_who_comes_again_when_told_finds_the_queue_of_a_burst_worked_off(processes: int) -> None:
     rules = [lambda clock: admission(clock, answer_interval_ms=25 * processes)] * processes
     service = Service(*rules, servers=2, service_s=0.05)

@@ -1,17 +1,14 @@
 """The bento: exactly the files that serving needs, and the answers of the checkout."""
 
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.imports import PATIENCE_S, ROOT, SAMPLES
-from tests.service.conftest import PATIENT, NewPlace
-from tests.service.places import Place
+from tests.imports import SAMPLES
+from tests.service.conftest import PATIENT
+from tests.service.places import NewPlace, Place
 from tests.service.server import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("bento")]
@@ -19,29 +16,11 @@ PACKED_WHOLE = ("image_classifier", "preprocessing")
 
 
 @pytest.fixture(scope="module")
-def built(new_place: NewPlace, imported: Place) -> tuple[Place, str]:
+def built(new_place: NewPlace) -> tuple[Place, str]:
     """Where the bento is in the store, and its tag; built from a whole checkout, tests included."""
     place = new_place()
-    checkout = place.home / "checkout"
-    ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "logs", "model.lock")
-    shutil.copytree(ROOT, checkout, ignore=ignored, symlinks=True)
-    for folder in ("preprocessing", "image_classifier"):  # as they were imported
-        shutil.rmtree(checkout / folder)
-        shutil.copytree(imported.directory / folder, checkout / folder)
-    shutil.copy(imported.lock, checkout)
-    source = Place(directory=checkout, home=place.home)
-    done = subprocess.run(
-        [sys.executable, "-m", "bentoml", "build", "--output", "tag"],
-        cwd=checkout,
-        env=source.environment(),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
-    assert done.returncode == 0, done.stderr
-    shutil.rmtree(checkout)
-    tag = done.stdout.strip().splitlines()[-1].removeprefix("__tag__:")
-    return source, tag
+    tag = place.run("-m", "bentoml", "build", "--output", "tag").splitlines()[-1]
+    return place, tag.removeprefix("__tag__:")
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,11 @@
 """What serving processes keep away from: torch, uvloop, the network."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.imports import PATIENCE_S, SAMPLES
-from tests.service.conftest import NewPlace
-from tests.service.places import Place
+from tests.imports import SAMPLES
+from tests.service.places import NewPlace, Place
 from tests.service.server import Server
 
 pytestmark = pytest.mark.slow
@@ -45,16 +42,9 @@ def test_serving_processes_have_no_torch_and_no_uvloop_in_memory(either: Server)
 
 
 def test_importing_the_service_imports_nothing_of_the_import_side(imported: Place) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys, service; print({FORBIDDEN!r} & sys.modules.keys())"],
-        cwd=imported.directory,
-        env=imported.environment(topology="runner"),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
+    code = f"import sys, service; print({FORBIDDEN!r} & sys.modules.keys())"
 
-    assert done.stdout.strip() == "set()", done.stderr
+    assert imported.run("-c", code, topology="runner") == "set()"
 
 
 def is_local(line: str) -> bool:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from model_import import import_parser
+from importer.options import ImportOptions
+from model_import import command_parser, read_command_line
 from tests.imports import DIGITS, PATIENCE_S, ROOT
 from tests.service.server import Server
 
@@ -91,7 +92,9 @@ def test_make_import_names_files_that_are_there() -> None:
     dry = run(["make", "--dry-run", "import"]).replace("\\\n", " ")
     (line,) = [line for line in dry.splitlines() if "model_import.py" in line]
 
-    given = import_parser().parse_args(shlex.split(line.replace("\t", " "))[2:])
+    given = ImportOptions.model_validate(
+        read_command_line(shlex.split(line.replace("\t", " "))[2:]).changes
+    )
 
     assert given.name == "digits"
     assert (ROOT / given.weights).is_file()
@@ -104,8 +107,9 @@ def test_make_import_names_files_that_are_there() -> None:
 def test_the_imports_that_are_shown_are_understood() -> None:
     for command in commands("python"):
         assert command[1] == "model_import.py"
-        given = import_parser().parse_args(command[2:])
-        assert given.name == command[command.index("--name") + 1]
+        given, words, mistakes = command_parser().read(command[2:])
+        assert given.name == [command[command.index("--name") + 1]]
+        assert not words and not mistakes
 
 
 def test_every_link_leads_to_a_file() -> None:
