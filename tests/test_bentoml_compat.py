@@ -201,7 +201,11 @@ from tests.test_bentoml_compat import MountedAppFirst, ask, asgi_of
 
 app = asgi_of(MountedAppFirst)
 for origin in ("https://example.org", "https://other.org"):
-    asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+    asked = {
+        "Origin": origin,
+        "Access-Control-Request-Method": "PUT",
+        "Access-Control-Request-Headers": "content-type, x-request-id",
+    }
     for answer in (
         ask(app, "POST", "/classify", content=b"image", headers={"Origin": origin}),
         ask(app, "OPTIONS", "/classify", headers=asked),

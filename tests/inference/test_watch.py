@@ -11,16 +11,15 @@ from tests.imports import PATIENCE_S
 from tests.inference.test_classifier import WAYS, ColourEngine, HeldBack, classifier, png
 
 
-def test_a_run_that_does_not_end_is_noticed_though_others_do() -> None:
+def test_a_run_that_does_not_end_is_noticed_beside_one_that_just_began() -> None:
     seconds = 0.0
     watch = EngineWatch(stalled_s=8, clock=lambda: seconds)
     with watch.run():
         seconds = 7.9
         with watch.run():
-            pass
-        slow = watch.stalled
-        seconds = 8.1
-        hung = watch.stalled
+            slow = watch.stalled
+            seconds = 8.1
+            hung = watch.stalled
 
     assert (slow, hung) == (False, True)
     assert not watch.stalled
