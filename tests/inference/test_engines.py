@@ -26,6 +26,7 @@ from tests.inference.tiny import (
     tiny_network,
 )
 
+pytestmark = pytest.mark.xdist_group("tiny engines")  # one worker exports the graphs
 KINDS: tuple[EngineKind, ...] = ("openvino", "onnxruntime", "torchscript")
 
 
