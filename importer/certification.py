@@ -9,8 +9,8 @@ from image_classifier.artifact.evidence import Certificate, CertifiedEngine, Eng
 from image_classifier.artifact.manifest import InputSpec
 from image_classifier.artifact.record import EngineAttempt, LatencyPoint, Plan
 from image_classifier.inference.certificate import Gates, GoldenAnswers, certify
-from image_classifier.inference.engine import Batch, LoadEngine, Logits
-from image_classifier.inference.engines.load import open_graph
+from image_classifier.inference.engine import Batch, EngineUnavailable, LoadEngine, Logits
+from image_classifier.inference.engines.load import effective_precision, open_graph
 from image_classifier.inference.executor import Executor
 from image_classifier.inference.machine import usable_cores
 from image_classifier.inference.measurement import opener
@@ -219,7 +219,16 @@ def _logits(
     """Return logits (n, classes) of `inputs`, run in batches of one size.
 
     One size at a time: OpenVINO keeps a copy of the weights for each.
+
+    Raises:
+        EngineUnavailable: This machine computes in another precision than the engine's name says:
+            a certificate would prove the other one.
     """
+    if (actual := effective_precision(graph)) != graph.precision:
+        raise EngineUnavailable(
+            f"this processor has no {graph.precision}, and the engine runs in {actual} instead; "
+            f"{graph.name} can be certified on a processor that has it"
+        )
     plan = Plan(
         engine=graph.name,
         streams=1,

@@ -15,7 +15,11 @@ from image_classifier.artifact.format import SIGNATURE_NAME, ArtifactError, sha2
 from image_classifier.artifact.record import ImportRecord, Machine, Plan
 from image_classifier.inference.certificate import Gates, GoldenAnswers, certify
 from image_classifier.inference.engine import Batch, EngineUnavailable, LoadEngine
-from image_classifier.inference.engines.load import accelerator_of, open_graph
+from image_classifier.inference.engines.load import (
+    accelerator_of,
+    effective_precision,
+    open_graph,
+)
 from image_classifier.inference.executor import Executor
 from image_classifier.inference.machine import this_machine, usable_cores
 from image_classifier.inference.measurement import opener
@@ -200,6 +204,13 @@ def load_executor(
         unnamed = record.plan.engine if record else artifact.evidence.engines[0].name
         entry = artifact.evidence.engine(engine or unnamed)
         load = open_graph(entry, artifact.root, input_spec.shape)
+        if (precision := effective_precision(entry)) != entry.precision:
+            logger.warning(
+                "engine %s runs in %s: this processor has no %s",
+                entry.name,
+                precision,
+                entry.precision,
+            )
         here = this_machine(_accelerator(entry, record))
         plan = _plan_of_import(record, here, entry.name, budget_ms)
         if plan is None:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ import torch
 from image_classifier.artifact.evidence import EngineGraph, EngineKind
 from image_classifier.artifact.format import ArtifactError
 from image_classifier.artifact.record import Plan
-from image_classifier.inference.engines.load import open_graph
+from image_classifier.inference.engine import EngineUnavailable
+from image_classifier.inference.engines.load import effective_precision, open_graph
+from importer import certification
 from importer.pixels_to_logits import PixelsToLogits
 from tests.imports import PATIENCE_S, ROOT
 from tests.inference.tiny import (
@@ -23,6 +26,7 @@ from tests.inference.tiny import (
     tiny_network,
 )
 
+pytestmark = pytest.mark.xdist_group("tiny engines")  # one worker exports the graphs
 KINDS: tuple[EngineKind, ...] = ("openvino", "onnxruntime", "torchscript")
 
 
@@ -102,6 +106,23 @@ def test_an_engine_whose_library_is_missing_is_the_operators_to_install(
 
     with pytest.raises(ArtifactError, match="onnxruntime is not installed; install"):
         open_graph(graph, tmp_path, SHAPE)(plan)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision"), [(["FP32", "BF16", "INT8"], "bf16"), (["FP32", "INT8"], "fp32")]
+)
+def test_on_a_processor_without_bf16_an_engine_of_this_name_runs_fp32_and_is_not_certified(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capabilities: list[str], precision: str
+) -> None:
+    core = SimpleNamespace(get_property=lambda *_: capabilities)
+    monkeypatch.setattr("image_classifier.inference.engines.openvino.shared_core", lambda: core)
+    bf16 = EngineGraph(kind="openvino", precision="bf16", file="network.onnx")
+
+    assert effective_precision(bf16) == precision
+    assert effective_precision(bf16.model_copy(update={"precision": "int8"})) == "int8"
+    if precision == "fp32":
+        with pytest.raises(EngineUnavailable, match="no bf16, and the engine runs in fp32"):
+            certification._logits(bf16, tmp_path, tiny_inputs(1), 1, INPUT_SPEC, 4)
 
 
 STRESS = """

@@ -20,6 +20,9 @@ from importer import pipeline
 from tests.imports import ROOT, digits_options, import_quietly, isolated_store
 
 
+pytestmark = pytest.mark.xdist_group("import for a GPU")  # one worker imports it
+
+
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Whatever the machine has: engines run on its CPU, and no plan of it is known."""
