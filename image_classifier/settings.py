@@ -110,6 +110,7 @@ class Settings(BaseModel):
         5, description="Predictions in an answer where the request does not say top_k."
     )
 
+    ui: bool = Field(True, description="Whether the page at /ui/ is served.")
     log_format: Literal["text", "json"] = Field(
         "text", description="Format of the log: a line of text or a JSON object for each event."
     )

@@ -22,6 +22,7 @@ class Step:
         size: (width, height) after the step.
         mode: Pillow mode, or the dtype of the input.
         milliseconds: Time the step took.
+        array: The input itself, (H, W, C); None for other steps.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Step:
     size: tuple[int, int]
     mode: str
     milliseconds: float
+    array: np.ndarray | None = None
 
 
 def trace(data: bytes, preprocessing: Preprocessing, limits: DecodeLimits) -> tuple[Step, ...]:
@@ -89,4 +91,5 @@ def _input_step(array: np.ndarray, milliseconds: float) -> Step:
         size=(width, height),
         mode=str(array.dtype),
         milliseconds=milliseconds,
+        array=array,
     )

@@ -40,6 +40,7 @@ from image_classifier.http.schemas import (
     describe_answer,
     error_responses,
 )
+from image_classifier.http.ui import page_router
 from image_classifier.http.uploads import BodyBudget, read_upload
 from image_classifier.inference.batcher import Answer
 from image_classifier.logs import ErrorLog, logger
@@ -52,11 +53,13 @@ Classifies one image a request: JPEG, PNG, WebP, GIF or BMP (first frame).
 Every error has the same shape: `{"error": {"code", "message", "request_id"}}`.
 `/model` shows which model answers, and the proof that it gives the answers of the trained one.
 """
+PAGE = "\n[The page](./ui/) tries images, shows the artifact and its proof, and draws live plots.\n"
 error_log = ErrorLog()
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 CLIENT_GONE = "client_gone"
-UNCOUNTED = re.compile(r"/(livez|healthz|readyz|metrics|schema\.json|static_content/.*)")
-"""Paths of probes, of the scrape itself and of Swagger UI's files: no requests of clients."""
+UNCOUNTED = re.compile(r"/(livez|healthz|readyz|metrics|schema\.json|static_content/.*|ui(/.*)?)")
+"""Paths of probes, of the scrape itself, of the page and of Swagger UI's files: no requests of
+clients."""
 
 
 def create_app(settings: Settings, lock: ModelLock) -> FastAPI:
@@ -68,7 +71,7 @@ def create_app(settings: Settings, lock: ModelLock) -> FastAPI:
     """
     app = FastAPI(
         title="Image classifier",
-        description=DESCRIPTION,
+        description=DESCRIPTION + (PAGE if settings.ui else ""),
         version=lock.tag,
         servers=[{"url": "."}],
         openapi_url="/docs.json",
@@ -87,6 +90,8 @@ def create_app(settings: Settings, lock: ModelLock) -> FastAPI:
     app.add_middleware(RequestEnvelope, metrics=metrics)
     bodies = BodyBudget(settings.max_body_bytes, settings.max_bodies_bytes)
     model = ModelReference(tag=lock.tag, digest=lock.manifest_sha256)
+    if settings.ui:
+        app.include_router(page_router(settings, lock, metrics, bodies))
 
     async def classify(request: Request) -> Response:
         """Classify one image.

@@ -108,6 +108,13 @@ class RequestMetrics:
         if answer.predictions and isinstance(answer.predictions[0], Prediction):
             self._top_probability.observe(answer.predictions[0].probability)
 
+    def collect(self) -> Iterable[Metric]:
+        """Return the series of requests of all processes of this server."""
+        folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        if folder is None:
+            return self._registry.collect()
+        return _AllProcesses(Path(folder), self._registry).collect()
+
     def exposition(self) -> bytes:
         """Return the series of all processes of this server, in Prometheus' text format."""
         folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")

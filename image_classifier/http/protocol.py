@@ -17,9 +17,11 @@ class ClassifierProtocol(HttpToolsProtocol):
 
     Attributes:
         keep_alive_s: Seconds an idle connection stays open; None takes uvicorn's setting.
+        stopping: The server waits for the end of its connections; streams must end.
     """
 
     keep_alive_s: ClassVar[float | None] = None
+    stopping: ClassVar[bool] = False
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
@@ -30,6 +32,11 @@ class ClassifierProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """Write through `JoinedWrites`."""
         super().connection_made(cast(asyncio.Transport, JoinedWrites(transport, self.loop)))
+
+    def shutdown(self) -> None:
+        """Finish the answer in progress, then close."""
+        type(self).stopping = True
+        super().shutdown()
 
     def _should_upgrade(self) -> bool:
         return True  # uvicorn then leaves the request alone; the parser reads it again

@@ -36,6 +36,9 @@ class Classifier:
         timeout_ms: Longest duration of one call.
         default_top_k: Number of predictions where a call does not say; at most all classes. With a
             threshold, all labels that reach it.
+
+    Attributes:
+        preprocessing: Makes an input of each image.
     """
 
     def __init__(
@@ -69,9 +72,8 @@ class Classifier:
         self._watch = EngineWatch(max(STALLED_S, timeout_ms / 1e3))
         input_spec = artifact.manifest.input
         self._blank = np.zeros((1, *input_spec.shape), input_spec.dtype)
-        preprocess = functools.partial(
-            to_input, preprocessing=artifact.preprocessing(), limits=limits
-        )
+        self.preprocessing = artifact.preprocessing()
+        preprocess = functools.partial(to_input, preprocessing=self.preprocessing, limits=limits)
         threads = max(1, cores // workers)
         self._pipeline = (
             DirectPipeline(

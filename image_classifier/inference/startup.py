@@ -2,9 +2,12 @@
 
 import gc
 import logging
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +40,26 @@ from preprocessing import (
 logger = logging.getLogger("classifier")
 
 
+class StartStep(NamedTuple):
+    """One step of the start of this process; `began_at` in Unix seconds."""
+
+    name: str
+    began_at: float
+    seconds: float
+
+
+START_STEPS: list[StartStep] = []
+"""The steps so far, in order of their ends; the page shows them."""
+
+
+@contextmanager
+def start_step(name: str) -> Iterator[None]:
+    """Measure one step of the start."""
+    began_at, begun = time.time(), time.perf_counter()
+    yield
+    START_STEPS.append(StartStep(name, began_at, time.perf_counter() - begun))
+
+
 def open_for_serving(
     root: Path, manifest_sha256: str, evidence_sha256: str, *, public_key: str | None, graphs: bool
 ) -> Artifact:
@@ -48,7 +71,8 @@ def open_for_serving(
     Raises:
         ArtifactError: The artifact is damaged, or not signed by the key.
     """
-    artifact = open_artifact(root, manifest_sha256, evidence_sha256, graphs=graphs)
+    with start_step("verify"):
+        artifact = open_artifact(root, manifest_sha256, evidence_sha256, graphs=graphs)
     if public_key is not None:
         # Its library takes longer to import than all else here, and few starts need it.
         from image_classifier.artifact.signature import verify_signature
@@ -117,8 +141,9 @@ def check_preprocessing(
     Raises:
         SelfCheckFailed: Preprocessing makes other pixels than at import.
     """
-    check_conformance(artifact.manifest.conformance, preprocessing)
-    return golden_inputs(artifact.golden_samples(), preprocessing)
+    with start_step("preprocessing"):
+        check_conformance(artifact.manifest.conformance, preprocessing)
+        return golden_inputs(artifact.golden_samples(), preprocessing)
 
 
 def check_engine(
@@ -197,7 +222,7 @@ def load_executor(
         ArtifactError: The engine cannot be loaded, or does not reproduce its certificate.
     """
     preprocessing = artifact.preprocessing()
-    with ThreadPoolExecutor(1, "golden") as pool:
+    with ThreadPoolExecutor(1, "golden") as pool, start_step("load"):
         # While the engine is compiled; saves some tenths of a second.
         inputs = pool.submit(check_preprocessing, artifact, preprocessing)
         record, input_spec = artifact.record, artifact.manifest.input
@@ -230,8 +255,10 @@ def load_executor(
             artifact.manifest.num_classes,
             load(single_stream_plan) if plan.single_stream else None,
         )
-    executor.warmup()
-    check_engine(artifact, entry, executor, inputs.result())
+    with start_step("warm_up"):
+        executor.warmup()
+    with start_step("self_check"):
+        check_engine(artifact, entry, executor, inputs.result())
     return executor
 
 

@@ -1,0 +1,273 @@
+// Texts in English and French. An element keeps its key, so a switch translates the page in place.
+
+const TEXTS = {
+  skip: ["Skip to the content", "Aller au contenu"],
+  api_docs: ["API documentation", "Documentation de l’API"],
+  language: ["Language", "Langue"],
+  theme: ["Colours", "Couleurs"],
+  theme_auto: ["System", "Système"],
+  theme_light: ["Light", "Clair"],
+  theme_dark: ["Dark", "Sombre"],
+  sections: ["Sections", "Rubriques"],
+  nav_try: ["Try it", "Essayer"],
+  nav_inspector: ["Inspector", "Inspecteur"],
+  nav_selfcheck: ["Self-check", "Autotest"],
+  nav_flow: ["Deployment", "Déploiement"],
+  nav_live: ["Live", "En direct"],
+  ready: ["ready", "prêt"],
+  not_ready: ["not ready", "pas prêt"],
+  classes: ["{n} classes", "{n} classes"],
+  try_title: ["Classify images", "Classer des images"],
+  drop_hint: ["Drop images here, paste them, or:", "Déposez des images ici, collez-les, ou :"],
+  pick: ["Choose files", "Choisir des fichiers"],
+  photo: ["Take a photo", "Prendre une photo"],
+  top_k: ["Predictions (top_k)", "Prédictions (top_k)"],
+  samples_title: ["Golden samples of this model", "Échantillons de référence du modèle"],
+  copy_title: ["The same request", "La même requête"],
+  copy: ["Copy", "Copier"],
+  copied: ["Copied", "Copié"],
+  curl_raw: ["curl, raw body", "curl, corps brut"],
+  curl_form: ["curl, form", "curl, formulaire"],
+  python_client: ["Python, standard library", "Python, bibliothèque standard"],
+  predictions: ["Predictions", "Prédictions"],
+  no_prediction: ["No label reaches the threshold of {threshold}.", "Aucune étiquette n’atteint le seuil de {threshold}."],
+  softmax_note: ["Softmax: exactly one label is right; all probabilities sum to 1.", "Softmax : une seule étiquette est juste ; la somme des probabilités vaut 1."],
+  sigmoid_note: ["Sigmoid: each label is right or not by itself.", "Sigmoïde : chaque étiquette est juste ou non, indépendamment."],
+  threshold_note: ["Labels from {threshold} on (dashed line) are the answer.", "Les étiquettes à partir de {threshold} (trait pointillé) forment la réponse."],
+  none_note: ["No activation: the values are logits.", "Sans activation : les valeurs sont des logits."],
+  time_title: ["Where the time went", "Où passe le temps"],
+  upload: ["network, upload", "réseau, envoi"],
+  decode: ["decode", "décodage"],
+  queue: ["queue", "file d’attente"],
+  infer: ["inference", "inférence"],
+  total_time: ["{ms} ms in this browser; the parts of the service are from Server-Timing.", "{ms} ms dans ce navigateur ; les parts du service viennent de Server-Timing."],
+  see: ["What the model sees", "Ce que voit le modèle"],
+  step_decode: ["Decoded", "Décodée"],
+  step_colour: ["Colours", "Couleurs"],
+  step_orient: ["Turned upright", "Redressée"],
+  step_resize: ["Resized", "Redimensionnée"],
+  step_crop: ["Cropped", "Recadrée"],
+  step_input: ["Input", "Entrée"],
+  step_normalise: ["Normalised", "Normalisée"],
+  normalise_note: ["values rescaled to be seen", "valeurs remises à l’échelle pour l’affichage"],
+  range: ["{low} to {high}", "{low} à {high}"],
+  waiting: ["Working …", "En cours …"],
+  error_malformed_request: ["The request is not valid.", "La requête n’est pas valide."],
+  error_body_too_large: ["The file is larger than this service takes.", "Le fichier dépasse la taille acceptée."],
+  error_body_too_slow: ["The upload took too long.", "L’envoi a duré trop longtemps."],
+  error_image_too_large: ["The image exceeds a limit on pixels, aspect ratio, time or memory.", "L’image dépasse une limite : pixels, proportions, durée ou mémoire."],
+  error_unsupported_media_type: ["This is no JPEG, PNG, WebP, GIF or BMP file.", "Ce n’est pas un fichier JPEG, PNG, WebP, GIF ou BMP."],
+  error_undecodable_image: ["The file is not one complete image.", "Le fichier n’est pas une image complète."],
+  error_overloaded: ["The service is at its capacity; try again soon.", "Le service est à pleine capacité ; réessayez bientôt."],
+  error_not_ready: ["The model cannot be reached; try again.", "Le modèle est injoignable ; réessayez."],
+  error_deadline_exceeded: ["No answer in time.", "Pas de réponse à temps."],
+  error_internal_error: ["A bug in the service; its log has the request.", "Erreur interne ; le journal du service contient la requête."],
+  error_unreachable: ["The service does not answer.", "Le service ne répond pas."],
+  error_not_found: ["Not found.", "Introuvable."],
+  error_unauthorized: ["A key is needed.", "Une clé est nécessaire."],
+  error_method_not_allowed: ["Not allowed.", "Non autorisé."],
+  identity: ["Identity and evidence", "Identité et preuves"],
+  tag: ["Tag", "Étiquette du modèle"],
+  manifest_digest: ["Identity (manifest)", "Identité (manifeste)"],
+  evidence_digest: ["Evidence", "Preuves"],
+  signature: ["Signature", "Signature"],
+  signature_state_verified: ["verified at the start of this process", "vérifiée au démarrage de ce processus"],
+  signature_state_present: ["present, not checked (CLASSIFIER_PUBLIC_KEY is not set)", "présente, non vérifiée (CLASSIFIER_PUBLIC_KEY absent)"],
+  signature_state_none: ["none", "aucune"],
+  schema: ["Schema version", "Version du schéma"],
+  architecture: ["Architecture", "Architecture"],
+  finished_graph: ["a finished graph", "un graphe fini"],
+  imported_at: ["Imported", "Importé"],
+  import_command: ["Command", "Commande"],
+  import_machine: ["On", "Sur"],
+  commit: ["Program commit", "Commit du programme"],
+  proof_title: ["What the proof rests on", "Sur quoi repose la preuve"],
+  proven: ["proven", "prouvé"],
+  unproven: ["unproven", "non prouvé"],
+  proof_labelled: ["Reading: the reference names the class of {right} of {images} labelled golden images rightly.", "Lecture : la référence nomme correctement la classe de {right} images de référence annotées sur {images}."],
+  proof_unlabelled: ["No golden image is labelled: that the labels are in the right order and the preprocessing is the one of the training.", "Aucune image de référence n’est annotée : l’ordre des étiquettes et le prétraitement de l’entraînement."],
+  proof_notebook: ["The numbers of the researcher’s notebook are reproduced on {samples} golden images.", "Les valeurs du notebook sont reproduites sur {samples} images de référence."],
+  proof_no_notebook: ["No numbers of a notebook were given (--reference): that the notebook computes these.", "Aucune valeur de notebook fournie (--reference) : que le notebook calcule ces valeurs."],
+  proof_engine_equal: ["{engine} equals the reference within a tolerance of {tolerance}: largest difference of a logit {difference} on {samples} golden images.", "{engine} égale la référence à une tolérance de {tolerance} : plus grand écart d’un logit {difference} sur {samples} images."],
+  proof_engine_agrees: ["{engine} agrees with the reference on the first label of {agreement} of {samples} golden images; {required} is required. Its numbers are not equal.", "{engine} donne la même première étiquette que la référence pour {agreement} de {samples} images ; {required} est exigé. Ses valeurs ne sont pas égales."],
+  proof_shrinking: ["Decoding large JPEGs at a reduced size keeps the first label ({agreement}).", "Décoder les grands JPEG en taille réduite conserve la première étiquette ({agreement})."],
+  proof_preprocessing: ["Preprocessing makes the pixels of the import: {cases} conformance cases and {samples} golden inputs were compared when this process started.", "Le prétraitement donne les pixels de l’import : {cases} cas de conformité et {samples} entrées comparés au démarrage."],
+  proof_signature_verified: ["The owner of the configured key signed exactly these files.", "Le détenteur de la clé configurée a signé exactement ces fichiers."],
+  proof_signature_present: ["A signature is there and was not checked: who made the model.", "Une signature existe sans être vérifiée : l’auteur du modèle."],
+  proof_signature_none: ["The model is not signed: who made it.", "Le modèle n’est pas signé : son auteur."],
+  proof_same_machine: ["Latency curves and plan were measured on this kind of machine ({cpu}).", "Courbes de latence et plan mesurés sur ce type de machine ({cpu})."],
+  proof_other_machine: ["Latency curves were measured on another machine ({cpu}): the speed here.", "Courbes de latence mesurées sur une autre machine ({cpu}) : la vitesse ici."],
+  proof_rate: ["Over HTTP, {rate} images/s with p99 within {budget} ms ({cpu}).", "Par HTTP, {rate} images/s avec p99 sous {budget} ms ({cpu})."],
+  proof_no_rate: ["The rate this service holds over HTTP was not measured (make certify).", "Le débit tenu par HTTP n’a pas été mesuré (make certify)."],
+  files_title: ["Files and digests", "Fichiers et empreintes"],
+  files_note: ["A click reads the file and computes its sha256 in this process.", "Un clic relit le fichier et recalcule son sha256 dans ce processus."],
+  file: ["File", "Fichier"],
+  size: ["Size", "Taille"],
+  pinned_by: ["Pinned by", "Fixé par"],
+  compute: ["Compute", "Calculer"],
+  compute_named: ["Compute the digest of {name}", "Calculer l’empreinte de {name}"],
+  equal: ["equal", "égale"],
+  differs: ["differs", "différente"],
+  nothing: ["nothing", "rien"],
+  weights_title: ["Weights", "Poids"],
+  weights_summary: ["{tensors} tensors, {parameters} values, {size}", "{tensors} tenseurs, {parameters} valeurs, {size}"],
+  no_weights: ["The weights are inside the graph.", "Les poids sont dans le graphe."],
+  tensor: ["Tensor", "Tenseur"],
+  shape: ["Shape", "Forme"],
+  type: ["Type", "Type"],
+  values: ["Values", "Valeurs"],
+  sources_title: ["Architecture and preprocessing", "Architecture et prétraitement"],
+  labels_title: ["Labels", "Étiquettes"],
+  search_labels: ["Search labels", "Chercher une étiquette"],
+  shown_labels: ["{n} of {total}", "{n} sur {total}"],
+  engines_title: ["Engines and certificates", "Moteurs et certificats"],
+  engine: ["Engine", "Moteur"],
+  verdict: ["Verdict", "Verdict"],
+  max_difference: ["max |Δlogit|", "max |Δlogit|"],
+  agreement: ["Top-1 agreement", "Accord top-1"],
+  accuracy: ["Accuracy (reference)", "Exactitude (référence)"],
+  fastest: ["Best images/s", "Max images/s"],
+  verdict_serves: ["serves", "en service"],
+  verdict_passed: ["passed", "réussi"],
+  verdict_failed: ["refused", "refusé"],
+  verdict_unavailable: ["unavailable", "indisponible"],
+  why_serves: ["Chosen: {rate} images/s by the plan’s measurement; {streams} stream(s), {threads} threads, batch sizes {batches}. A later engine must be 5 % faster to be chosen.", "Choisi : {rate} images/s selon la mesure du plan ; {streams} flux, {threads} threads, lots {batches}. Un autre moteur doit être 5 % plus rapide."],
+  curves_title: ["Latency and throughput curves", "Courbes de latence et de débit"],
+  curves_note: ["Measured at import; one line per engine and number of streams.", "Mesurées à l’import ; une ligne par moteur et nombre de flux."],
+  no_curves: ["Nothing was measured.", "Rien n’a été mesuré."],
+  batch_size: ["Batch size", "Taille de lot"],
+  latency_ms: ["Latency, ms", "Latence, ms"],
+  images_per_s: ["Images/s", "Images/s"],
+  capacity_title: ["Capacity certificate", "Certificat de capacité"],
+  no_capacity: ["None: `make certify` measures the rate this machine holds.", "Aucun : `make certify` mesure le débit tenu par la machine."],
+  highest_rate: ["Highest rate", "Débit maximal"],
+  first_failed: ["First failed rate", "Premier débit en échec"],
+  saturated: ["Saturated", "À saturation"],
+  measured: ["Measured", "Mesuré"],
+  rule: ["Rule", "Règle"],
+  conformance_title: ["Conformance cases", "Cas de conformité"],
+  conformance_note: ["{n} small files of every container, colour mode and orientation; the start compared the digest of each.", "{n} petits fichiers couvrant conteneurs, modes de couleur et orientations ; le démarrage a comparé chaque empreinte."],
+  case: ["Case", "Cas"],
+  outcome: ["Outcome (sha256 of the pixels)", "Résultat (sha256 des pixels)"],
+  golden_title: ["Golden samples", "Échantillons de référence"],
+  environment_title: ["Environment", "Environnement"],
+  python: ["Python", "Python"],
+  platform: ["Platform", "Plateforme"],
+  processor: ["Processor", "Processeur"],
+  cores: ["{n} cores", "{n} cœurs"],
+  gpu: ["GPU", "GPU"],
+  none: ["none", "aucun"],
+  requirements: ["Requirements lock", "Verrou des dépendances"],
+  bento: ["Bento", "Bento"],
+  checkout: ["none: runs from a checkout", "aucun : exécuté depuis les sources"],
+  package: ["Package", "Paquet"],
+  here: ["Here", "Ici"],
+  at_import: ["At import", "À l’import"],
+  selfcheck_intro: ["Every start runs all golden samples and refuses to serve where they differ. Here each goes once more through the path of requests, and its logits are compared with the reference.", "Chaque démarrage passe tous les échantillons et refuse de servir s’ils diffèrent. Ici chacun repasse par le chemin des requêtes, et ses logits sont comparés à la référence."],
+  run_now: ["Run now", "Lancer"],
+  selfcheck_summary: ["{passed} of {total} passed; largest difference of a logit {difference}", "{passed} sur {total} réussis ; plus grand écart d’un logit {difference}"],
+  sample: ["Sample", "Échantillon"],
+  expected: ["Expected", "Attendu"],
+  served: ["Served", "Servi"],
+  difference: ["max |Δlogit|", "max |Δlogit|"],
+  duration: ["ms", "ms"],
+  passed: ["passed", "réussi"],
+  failed: ["failed", "échoué"],
+  start_title: ["The start of this process", "Le démarrage de ce processus"],
+  start_note: ["Measured in the process that answers. It does not listen before it is ready, so its start can be read here only afterwards.", "Mesuré dans le processus qui répond. Il n’écoute pas avant d’être prêt : son démarrage n’est visible ici qu’après coup."],
+  runner_note: ["The network runs in a process of its own (ModelRunner): its load, warm-up and self-check are in that process and not shown.", "Le réseau tourne dans un autre processus (ModelRunner) : son chargement, sa mise en température et son autotest n’apparaissent pas ici."],
+  start_process: ["process, imports", "processus, imports"],
+  start_verify: ["verify digests", "vérifier les empreintes"],
+  start_load: ["load, compile", "charger, compiler"],
+  start_preprocessing: ["check preprocessing", "contrôler le prétraitement"],
+  start_warm_up: ["warm up", "mise en température"],
+  start_self_check: ["self-check", "autotest"],
+  flow_title: ["The way to production", "Le chemin vers la production"],
+  simulate: ["Simulate the deployment flow", "Simuler le déploiement"],
+  next_step: ["Next step", "Étape suivante"],
+  replaying: ["Replaying: {step}", "Relecture : {step}"],
+  replay_done: ["Replay finished: every line was recorded or measured, none was run.", "Relecture terminée : chaque ligne est enregistrée ou mesurée, aucune n’a été exécutée."],
+  terminal: ["Terminal", "Terminal"],
+  produced_title: ["Artifacts of each step", "Artefacts de chaque étape"],
+  produced_note: ["A replayed step lights up what it produced, here and in the inspector.", "Une étape rejouée éclaire ce qu’elle a produit, ici et dans l’inspecteur."],
+  next_title: ["Next steps, in the checkout", "Étapes suivantes, dans les sources"],
+  flow_import: ["import", "import"],
+  flow_verify: ["verify", "vérification"],
+  flow_sign: ["sign", "signature"],
+  flow_build: ["build", "construction"],
+  flow_image: ["containerise", "conteneur"],
+  flow_start: ["load, warm up, self-check", "charger, chauffer, autotest"],
+  flow_ready: ["ready", "prêt"],
+  recorded: ["# recorded at import, {when}", "# enregistré à l’import, {when}"],
+  recorded_build: ["# recorded by the build of this bento", "# enregistré par la construction de ce bento"],
+  no_recording: ["# no recorded output: this process runs from a checkout", "# pas de sortie enregistrée : ce processus tourne depuis les sources"],
+  not_recorded: ["# no output was recorded; run it in the checkout", "# aucune sortie enregistrée ; à exécuter dans les sources"],
+  measured_start: ["# measured in process {process}", "# mesuré dans le processus {process}"],
+  log_lines: ["# log of the service", "# journal du service"],
+  live_note: ["One second a point, all API processes together. The service samples only while such a view is open.", "Un point par seconde, tous processus API réunis. Le service n’échantillonne que lorsqu’une vue est ouverte."],
+  live_connected: ["receiving", "réception"],
+  live_waiting: ["connecting …", "connexion …"],
+  plot_rate: ["Answers/s", "Réponses/s"],
+  plot_latency: ["Latency, ms", "Latence, ms"],
+  plot_batch: ["Batch size, mean", "Taille de lot, moyenne"],
+  plot_queue: ["Queue, mean ms", "File d’attente, ms en moyenne"],
+  plot_flight: ["In flight", "En cours"],
+  plot_refused: ["Refused and failed/s", "Refus et échecs/s"],
+  plot_probability: ["Top probability, mean", "Première probabilité, moyenne"],
+  plot_drift: ["Drift", "Dérive"],
+  refused: ["refused", "refusées"],
+  errors: ["errors", "erreurs"],
+  answers: ["answers", "réponses"],
+  time: ["time", "heure"],
+};
+
+const COLUMN = { en: 0, fr: 1 };
+let language = stored() ?? (navigator.language.startsWith("fr") ? "fr" : "en");
+const translated = new WeakMap();
+
+function stored() {
+  const choice = localStorage.getItem("language");
+  return choice in COLUMN ? choice : null;
+}
+
+export const currentLanguage = () => language;
+
+/** A number as the language writes it. */
+export function number(value, digits = 3) {
+  if (typeof value !== "number") return value;
+  if (value !== 0 && Math.abs(value) < 1e-3) return value.toExponential(1);
+  return value.toLocaleString(language, { maximumSignificantDigits: Math.max(digits, String(Math.trunc(Math.abs(value))).length) });
+}
+
+/** The text of a key; `{name}` is replaced by a value. */
+export function text(key, values = {}) {
+  const template = TEXTS[key]?.[COLUMN[language]] ?? key;
+  return template.replace(/\{(\w+)\}/g, (_, name) => number(values[name] ?? ""));
+}
+
+/** Write a text into an element, or into its label, and keep it translated. */
+export function translate(element, key, values = {}, label = false) {
+  const kept = { ...translated.get(element), [label ? "label" : "content"]: [key, values] };
+  translated.set(element, kept);
+  element.setAttribute(label ? "data-t-label" : "data-t", key);
+  write(element, kept);
+}
+
+function write(element, kept) {
+  if (kept.content) element.textContent = text(...kept.content);
+  if (kept.label) element.setAttribute("aria-label", text(...kept.label));
+}
+
+/** Translate the whole page. */
+export function setLanguage(choice) {
+  language = choice;
+  document.documentElement.lang = choice;
+  for (const element of document.querySelectorAll("[data-t], [data-t-label]")) {
+    const kept = translated.get(element) ?? {};
+    const { t, tLabel } = element.dataset;
+    if (t && !kept.content) kept.content = [t, {}];
+    if (tLabel && !kept.label) kept.label = [tLabel, {}];
+    translated.set(element, kept);
+    write(element, kept);
+  }
+}
