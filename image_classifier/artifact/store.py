@@ -120,9 +120,9 @@ def locate(tag: str) -> Path:
             f"model store: {tag!r}: {reason}; expected NAME:VERSION as `model_import.py list` shows"
         ) from error
     raise ArtifactError(
-        f"model store: {tag} is not there{f'; did you mean {close[0]}?' if close else ''}; import "
-        "the model (make import, or python model_import.py) or set BENTOML_HOME to the store that "
-        "has it"
+        f"model store: {tag} is not there; import the model (make import, or python "
+        "model_import.py) or set BENTOML_HOME to the store that has it"
+        f"{f'; did you mean {close[0]}?' if close else ''}"
     )
 
 

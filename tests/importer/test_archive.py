@@ -214,6 +214,10 @@ def spoiled_container(kind: str, path: Path, contents: Members) -> Path:
     data = path.read_bytes()
     if kind == "cut":
         path.write_bytes(data[: len(data) // 2])
+    if kind == "claims":
+        # The list at the end names the uncompressed size of each file 22 bytes before the name.
+        at = data.rindex(b"labels.json") - 22
+        path.write_bytes(data[:at] + (1 << 30).to_bytes(4, "little") + data[at + 4 :])
     if kind == "bit":
         at = data.index(b'"schema_version"')
         path.write_bytes(data[:at] + b"?" + data[at + 1 :])
@@ -226,6 +230,7 @@ def spoiled_container(kind: str, path: Path, contents: Members) -> Path:
         ("link", "'labels.json' is no plain file"),
         ("compressed", "'labels.json' is compressed"),
         ("twice", "holds a name twice"),
+        ("claims", "claim 1073"),
         ("cut", "no complete archive of `pack`"),
         ("bit", "no complete archive of `pack`"),
     ],

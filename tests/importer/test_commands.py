@@ -289,8 +289,10 @@ def test_a_tag_that_is_not_there_is_one_line_with_the_nearest(copied: Path, caps
     for command in ("verify", "show", "use", "renew"):
         assert main([command, f"{tag(copied)[:-1]}x", "--quiet"]) == 1
         err = capsys.readouterr().err
-        assert err.startswith(f"model_import: model store: {tag(copied)[:-1]}x is not there; did")
-        assert f"did you mean {tag(copied)}?" in err
+        assert err.startswith(
+            f"model_import: model store: {tag(copied)[:-1]}x is not there; import"
+        )
+        assert err.endswith(f"; did you mean {tag(copied)}?\n")
         assert "libraries" not in err
 
 
