@@ -19,7 +19,6 @@ from image_classifier.inference.startup import load_executor
 from importer import pipeline
 from tests.imports import ROOT, digits_options, import_quietly, isolated_store
 
-
 pytestmark = pytest.mark.xdist_group("import for a GPU")  # one worker imports it
 
 
