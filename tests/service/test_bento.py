@@ -81,6 +81,10 @@ def test_the_bento_holds_exactly_what_serving_needs(contents: Path, imported: Pl
         }
     expected |= {"model.lock", "deploy/requirements/serve-cpu.txt"}
     expected.add("preprocessing/conformance_cases.zip")
+    page = imported.directory / "image_classifier" / "ui"
+    expected |= {
+        path.relative_to(imported.directory).as_posix() for path in page.rglob("*") if path.is_file()
+    }
 
     packed = {
         path.relative_to(contents / "src").as_posix()
