@@ -12,7 +12,7 @@ EXAMPLE := examples/digits
 export BENTOML_DO_NOT_TRACK := True
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup import serve test test-fast test-all lint types check bento verify-rebuild verify-bento image image-test validate lock lock-check certify bench bench-quick clean FORCE
+.PHONY: help setup import serve test test-fast test-all lint types check bento verify-rebuild verify-bento image image-test validate lock lock-check certify screenshots bench bench-quick clean FORCE
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -93,6 +93,9 @@ lock: $(READY) ## resolve pyproject.toml into the locks of deploy/requirements
 
 lock-check: lock ## fail if the committed locks do not fit pyproject.toml
 	@git diff --exit-code --stat $(LOCKS)
+
+screenshots: $(READY) | model.lock ## take the pictures of the page for README and docs, with Debian's chromium
+	@$(BIN)/python -m tools.screenshots
 
 certify: $(READY) | model.lock ## measure the rate this machine holds; RATE=200 proposes replicas
 	@$(BIN)/python -m tools.certify $(if $(RATE),--rate $(RATE))

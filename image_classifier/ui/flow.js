@@ -35,15 +35,15 @@ function timeline() {
 }
 
 function commandsOf() {
-  const path = `"$(.venv/bin/bentoml models get ${inspection.tag} --output path)"`;
+  const path = `$(.venv/bin/bentoml models get ${inspection.tag} -o path)`;
   return {
     import: inspection.imported?.command ?? "",
     verify: `.venv/bin/python model_import.py verify ${inspection.tag}`,
-    sign: `MODEL=${path}\n.venv/bin/model_signing sign key --private_key model.pem --signature "$MODEL/model.sig" \\\n    --ignore-paths "$MODEL/record.json" --ignore-paths "$MODEL/model.yaml" "$MODEL"`,
+    sign: `MODEL=${path}\n.venv/bin/model_signing sign key --private_key model.pem --signature "$MODEL/model.sig" \\\n    --ignore-paths "$MODEL/model.yaml" --ignore-paths "$MODEL/record.json" \\\n    --ignore-paths "$MODEL/slo.json" "$MODEL"`,
     build: "make bento && make verify-rebuild",
     image: "make image && make image-test",
     start: `${inspection.environment.bento ? `bentoml serve ${inspection.environment.bento}` : "make serve"}`,
-    ready: "curl -i /readyz",
+    ready: `curl -i '${new URL("../readyz", location.href).href}'`,
   };
 }
 

@@ -14,8 +14,8 @@ export function showInspector(model, inspection) {
   data = inspection;
   const cards = {
     identity: [identity], proof: [proof], engines: [engines, true], curves: [curves, true], files: [files, true],
-    weights: [weights], labels: [labels], sources: [sources, true], conformance: [conformance],
-    capacity: [() => capacity(model.slo)], environment: [environment],
+    sources: [sources, true], weights: [weights], conformance: [conformance], environment: [environment],
+    labels: [labels], capacity: [() => capacity(model.slo)],
   };
   const places = [];
   for (const [name, [build, wide]] of Object.entries(cards)) {

@@ -21,9 +21,9 @@ export function plot(place, { series, data, time = false, xLabel = "", height = 
     const axis = { stroke: resolved("--soft"), grid: { stroke: resolved("--line"), width: 1 }, ticks: { stroke: resolved("--line"), width: 1 }, font: "11px system-ui, sans-serif" };
     chart = new globalThis.uPlot({
       width: Math.max(place.clientWidth, 200), height,
-      legend: { show: series.length > 1, live: !time },
+      legend: { show: series.length > 1, live: false },
       cursor: { drag: { x: false, y: false } },
-      scales: { x: { time, distr: logarithmic ? 3 : 1, log: 2 }, y: { range: (_, low, high) => [Math.min(0, low ?? 0), Math.max(high ?? 1, 1e-3) * 1.08] } },
+      scales: { x: { time, distr: logarithmic ? 3 : 1, log: 2 }, y: { range: (_, low, high) => [Math.min(0, low ?? 0), Math.max(high ?? 1, time ? 1 : 1e-3) * 1.08] } },
       axes: [{ ...axis, label: xLabel && text(xLabel), labelSize: xLabel ? 18 : 0, labelFont: axis.font, values: logarithmic ? (_, ticks) => ticks.map((tick) => (data[0].includes(tick) ? tick : "")) : undefined, size: 30 },
         { ...axis, size: 52, values: (_, ticks) => ticks.map((tick) => (format ?? String)(Math.round(tick * 1e4) / 1e4)) }],
       series: [{ label: text(time ? "time" : xLabel) }, ...series.map((name, index) => ({ label: text(name), stroke: LINES[index % LINES.length], width: 1.6, spanGaps: !time, points: { show: !time, size: 5 } }))],

@@ -37,6 +37,9 @@ def test_the_bento_holds_exactly_what_serving_needs(contents: Path, imported: Pl
             path.relative_to(imported.directory).as_posix()
             for path in (imported.directory / package).rglob("*.py")
         }
+    page = imported.directory / "image_classifier" / "ui"
+    files = (path for path in page.rglob("*") if path.is_file())
+    expected |= {path.relative_to(imported.directory).as_posix() for path in files}
 
     packed = {
         path.relative_to(contents / "src").as_posix()

@@ -1,0 +1,366 @@
+"""The page's files, and the JSON it shows of the process."""
+
+import asyncio
+import gzip
+import hashlib
+import json
+import logging
+import re
+from io import BytesIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from fastapi import FastAPI
+from PIL import Image
+
+from image_classifier.artifact.artifact import open_artifact
+from image_classifier.artifact.record import EngineAttempt, ImportRecord, Plan
+from image_classifier.http.app import create_app
+from image_classifier.http.metrics import RequestMetrics
+from image_classifier.http.ui import FILES, Reading, Sampler, between
+from image_classifier.inference.batcher import Answer
+from image_classifier.settings import Settings
+from preprocessing import PreprocessingSpec, SpecPreprocessing
+from tests.artifact.builder import MACHINE, contents, write_artifact
+from tests.http.fakes import ANSWER, LOCK
+
+PLAN = Plan(engine="openvino-fp32", streams=1, threads=2, batch_sizes=(1,), service_time_ms=4)
+SAFETENSORS_HEADER = json.dumps(
+    {"__metadata__": {}, "fc.weight": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}}
+).encode()
+RECORD = ImportRecord(
+    imported_at="2026-01-01T00:00:00+00:00",
+    command="model_import.py --name insects",
+    source_commit=None,
+    machine=MACHINE,
+    budget_ms=50,
+    attempts=(
+        EngineAttempt(engine="openvino-fp32", verdict="passed"),
+        EngineAttempt(engine="openvino-int8", verdict="failed", reason="top-1 agrees on 50.0%"),
+    ),
+    plan=PLAN,
+)
+
+
+class FakeClassifier:
+    """Answers the logits a test gives it, through the calls that the page uses."""
+
+    def __init__(self) -> None:
+        async def describe() -> Plan:
+            return PLAN
+
+        self.runner = SimpleNamespace(describe=describe, executor=None)
+        self.preprocessing = SpecPreprocessing(PreprocessingSpec.imagenet())
+        self.logits = np.array([1, 2], np.float32)
+        self.num_classes = 2
+
+    def refuse_if_overloaded(self) -> None:
+        pass
+
+    async def classify(self, data: bytes, top_k: int | None) -> Answer:
+        return Answer(logits=self.logits, queue_ms=0, infer_ms=0, batch_size=1)
+
+
+class Client:
+    """Asks an application in this process."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._transport = httpx.ASGITransport(app)
+
+    def get(self, path: str) -> httpx.Response:
+        return self._ask("GET", path)
+
+    def post(self, path: str, **given: Any) -> httpx.Response:
+        return self._ask("POST", path, **given)
+
+    def _ask(self, method: str, path: str, **given: Any) -> httpx.Response:
+        async def ask() -> httpx.Response:
+            async with httpx.AsyncClient(
+                transport=self._transport, base_url="http://service"
+            ) as client:
+                return await client.request(method, path, **given)
+
+        return asyncio.run(ask())
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    files = contents()
+    header = SAFETENSORS_HEADER
+    files["weights.safetensors"] = len(header).to_bytes(8, "little") + header + bytes(24)
+    folder = tmp_path / "artifact"
+    folder.mkdir()
+    write_artifact(folder, files)
+    (folder / "record.json").write_bytes(RECORD.to_json())
+    return folder
+
+
+@pytest.fixture
+def classifier() -> FakeClassifier:
+    return FakeClassifier()
+
+
+@pytest.fixture
+def client(root: Path, classifier: FakeClassifier) -> Client:
+    app = create_app(Settings(), LOCK)
+    app.state.classifier = classifier
+    app.state.artifact = open_artifact(root)
+    return Client(app)
+
+
+def page_sources() -> dict[str, str]:
+    return {
+        path.name: path.read_text()
+        for path in FILES.iterdir()
+        if path.suffix in (".js", ".css", ".html")
+    }
+
+
+def test_the_page_forbids_inline_code_foreign_servers_and_frames(client: Client) -> None:
+    answer = client.get("/ui/")
+
+    policy = answer.headers["content-security-policy"]
+    assert answer.status_code == 200
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "require-trusted-types-for 'script'" in policy
+    assert "unsafe" not in policy
+    assert not re.search(r"<style|style=|<script>|\son\w+=", answer.text)
+
+
+def test_every_address_of_the_page_is_relative_and_exists(client: Client) -> None:
+    names = set(re.findall(r'(?:src|href)="([^"#]+)"', client.get("/ui/").text)) - {"../"}
+    for name, text in page_sources().items():
+        names |= {one.removeprefix("./") for one in re.findall(r'from "(\./[^"]+)"', text)}
+        assert not re.search(r"(?:https?:)?//(?!www\.w3\.org)\w[\w.-]*\.\w", text), name
+        assert not re.search(r"""["'`]/(?!/)\w""", text), name
+
+    assert {name: client.get(f"/ui/{name}").status_code for name in names} == dict.fromkeys(
+        names, 200
+    )
+    assert client.get("/ui").headers["location"] == "ui/"
+
+
+@pytest.mark.parametrize("name", ["../http/ui.py", "%2e%2e/errors.py", "vendor/vendor.json", "x"])
+def test_only_files_of_the_page_are_served(client: Client, name: str) -> None:
+    answer = client.get(f"/ui/{name}")
+
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "not_found"
+
+
+def test_the_page_can_be_switched_off() -> None:
+    client = Client(create_app(Settings(ui=False), LOCK))
+
+    assert client.get("/ui/").status_code == 404
+
+
+def test_the_list_of_vendored_parts_is_complete_and_the_page_is_small() -> None:
+    vendor = FILES / "vendor"
+    listed = {
+        name: digest
+        for part in json.loads((vendor / "vendor.json").read_text())
+        for name, digest in part["files"].items()
+        if part["licence"] and part["version"] and part["source"]
+    }
+
+    found = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in vendor.iterdir()
+        if path.name != "vendor.json"
+    }
+    compressed = sum(len(gzip.compress(p.read_bytes())) for p in FILES.rglob("*") if p.is_file())
+
+    assert found == listed
+    assert compressed < 150_000
+
+
+def test_every_text_of_the_page_exists_in_both_languages() -> None:
+    sources = page_sources()
+    table = re.findall(r'^  (\w+): \["(.+)", "(.+)"\],$', sources["i18n.js"], re.MULTILINE)
+    known = {key for key, _, _ in table}
+    used = set(re.findall(r'data-t(?:-label)?="(\w+)"', sources["index.html"]))
+    for name in sources.keys() - {"i18n.js"}:
+        used |= set(re.findall(r'\bt: (?:\[)?"(\w+)"', sources[name]))
+        used |= set(re.findall(r'\btext\("(\w+)"', sources[name]))
+
+    assert used <= known
+    for key, english, french in table:
+        assert set(re.findall(r"\{\w+\}", english)) == set(re.findall(r"\{\w+\}", french)), key
+    from image_classifier.http.schemas import ERRORS
+
+    assert {f"error_{code}" for code in ERRORS} <= known
+
+
+def test_the_inspection_has_weights_refused_engines_and_what_is_unproven(
+    client: Client,
+) -> None:
+    inspection = client.get("/ui/api/inspection").json()
+
+    assert inspection["tensors"] == [{"name": "fc.weight", "dtype": "F32", "shape": [2, 3]}]
+    engines = {one["attempt"]["engine"]: one for one in inspection["engines"]}
+    assert engines["openvino-fp32"]["serves"]
+    assert engines["openvino-fp32"]["certificate"]["tolerance"] == 0.001
+    assert engines["openvino-int8"]["certificate"] is None
+    assert engines["openvino-int8"]["attempt"]["reason"] == "top-1 agrees on 50.0%"
+    assert inspection["signature"] == "none"
+    pinned = {one["name"]: one["pinned_by"] for one in inspection["files"]}
+    assert pinned["weights.safetensors"] == "manifest"
+    assert pinned["manifest.json"] == pinned["evidence.json"] == "model.lock"
+    assert pinned["golden/logits.npy"] == "evidence"
+    assert pinned["record.json"] == "nothing"
+    proof = {one["code"]: (one["proven"], one["values"]) for one in inspection["proof"]}
+    # One of two samples is labelled; the reference's accuracy of 0.5 rounds to 0 of 1.
+    assert proof["labelled"] == (True, {"right": 0, "images": 1})
+    assert proof["engine_equal"][1]["tolerance"] == 0.001
+    assert {code for code, (proven, _) in proof.items() if not proven} == {
+        *("no_notebook", "signature_none", "other_machine", "no_rate"),
+    }
+    assert any("class Own" in source["text"] for source in inspection["sources"])
+
+
+def test_a_digest_is_computed_from_the_file_as_it_is(client: Client, root: Path) -> None:
+    before = client.post("/ui/api/digest?name=labels.json").json()
+    (root / "labels.json").write_bytes(b"other")
+
+    after = client.post("/ui/api/digest?name=labels.json").json()
+
+    assert before["equal"]
+    assert not after["equal"]
+    assert after["actual"] == hashlib.sha256(b"other").hexdigest()
+    assert after["expected"] == before["actual"]
+
+
+@pytest.mark.parametrize("name", ["../artifact/labels.json", "/etc/passwd", "record.json", ""])
+def test_no_other_file_is_ever_read_for_a_digest(client: Client, name: str) -> None:
+    assert client.post("/ui/api/digest", params={"name": name}).status_code == 404
+
+
+def test_the_self_check_compares_served_with_reference_logits(
+    client: Client, classifier: FakeClassifier
+) -> None:
+    same = client.post("/ui/api/selfcheck/0").json()
+    classifier.logits = np.array([1, 2.0 + 0.0021], np.float32)  # allowed: 0.001 × max(1, 2)
+
+    off = client.post("/ui/api/selfcheck/0").json()
+
+    assert (same["passed"], same["max_logit_difference"], same["expected"]) == (True, 0.0, "bee")
+    assert not off["passed"]
+    assert off["max_logit_difference"] == pytest.approx(0.0021, rel=1e-3)
+    assert client.post("/ui/api/selfcheck/2").status_code == 404
+
+
+def test_a_golden_file_is_no_page_of_this_server(client: Client) -> None:
+    answer = client.get("/ui/api/golden/1")
+
+    assert answer.content == b"second picture"
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_steps_are_those_of_the_running_preprocessing(
+    client: Client, classifier: FakeClassifier
+) -> None:
+    file = BytesIO()
+    Image.new("RGB", (512, 300), (255, 0, 51)).save(file, "PNG")
+
+    steps = client.post("/ui/api/trace", content=file.getvalue()).json()
+
+    # The shorter side to 256: 300 -> 256, 512 -> 436 (truncated); then the centre, 224 x 224.
+    assert [(one["name"], one["width"], one["height"]) for one in steps] == [
+        ("decode", 512, 300),
+        ("resize", 436, 256),
+        ("crop", 224, 224),
+        ("input", 224, 224),
+        ("normalise", 224, 224),
+    ]
+    assert (steps[3]["minimum"], steps[3]["maximum"]) == (0, 255)
+    # The artifact's mean is 0 and its std 1.
+    assert (steps[4]["minimum"], steps[4]["maximum"]) == (0, 1)
+
+
+def test_a_broken_file_has_no_steps(client: Client) -> None:
+    answer = client.post("/ui/api/trace", content=b"\x89PNG\r\n\x1a\n broken")
+
+    assert answer.status_code == 422
+    assert answer.json()["error"]["code"] == "undecodable_image"
+
+
+def test_lines_of_the_log_are_shown_without_folders(client: Client) -> None:
+    logger = logging.getLogger("classifier")
+    logger.setLevel(logging.INFO)
+    logger.info("the key is %s, and 3/4 of it", "/home/somebody/keys/model.pub")
+
+    lines = client.get("/ui/api/start").json()["lines"]
+
+    assert lines[-1].endswith("INFO the key is …/model.pub, and 3/4 of it")
+
+
+def test_a_sample_is_what_happened_between_two_readings() -> None:
+    bucket = "classifier_stage_seconds_bucket"
+    before = Reading(100.0, {("classifier_requests_total", "ok"): 5.0})
+    after = Reading(
+        102.0,
+        {
+            ("classifier_requests_total", "ok"): 25.0,
+            ("classifier_requests_total", "overloaded"): 4.0,
+            ("classifier_requests_total", "undecodable_image"): 2.0,
+            (bucket, "total,0.01"): 10.0,
+            (bucket, "total,0.02"): 20.0,
+            (bucket, "total,+Inf"): 20.0,
+            ("classifier_batch_size_sum", ""): 60.0,
+            ("classifier_batch_size_count", ""): 20.0,
+            ("classifier_in_flight", ""): 3.0,
+            ("classifier_drift_psi", "brightness"): 0.25,
+        },
+    )
+
+    sample = between(before, after)
+
+    assert (sample.rate, sample.refused, sample.errors, sample.in_flight) == (10, 2, 1, 3)
+    # 10 of 20 within 10 ms; the 99th of 100 is 98 % of the way through the second bucket.
+    assert sample.p50_ms == pytest.approx(10)
+    assert sample.p99_ms == pytest.approx(19.8)
+    assert sample.batch_size == 3
+    assert sample.top_probability is None
+    assert sample.drift == {"psi brightness": 0.25}
+
+
+def test_one_sampler_serves_all_viewers_and_ends_with_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("image_classifier.http.ui.SAMPLE_EVERY_S", 0.001)
+    metrics = RequestMetrics(["ok"])
+    reads = 0
+
+    def collect() -> Any:
+        nonlocal reads
+        reads += 1
+        return RequestMetrics.collect(metrics)
+
+    monkeypatch.setattr(metrics, "collect", collect)
+
+    async def watch() -> tuple[int, int, int, int]:
+        before, sampler = asyncio.all_tasks(), Sampler(metrics)
+        metrics.classified(ANSWER, 0.005)
+        views = [sampler.watch() for _ in range(5)]
+        for view in views:
+            assert await anext(view) == "retry: 2000\n\n"
+        running = len(asyncio.all_tasks() - before)
+        events = [await anext(view) for view in views]
+        for view in views:
+            await view.aclose()  # type: ignore[attr-defined]
+        await asyncio.sleep(0.01)
+        left, seen = len(asyncio.all_tasks() - before), reads
+        await asyncio.sleep(0.02)
+        assert all(event.startswith("data: {") for event in events)
+        return running, left, seen, reads
+
+    running, left, seen, later = asyncio.run(watch())
+
+    assert (running, left) == (1, 0)
+    assert seen == later

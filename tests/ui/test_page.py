@@ -1,0 +1,380 @@
+"""The page in a real browser, on the digits model.
+
+What one file of the page does with its JSON is proven in tests/http/test_ui.py.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.imports import PATIENCE_S, SAMPLES
+
+VIEWS = ("try", "inspector", "selfcheck", "flow", "live")
+MARKUP = "<img src=x onerror=alert(1)>"
+AXE = ("axe-core", "4.14.1", "29348999450cdf2849a8")
+PATIENCE_MS = PATIENCE_S * 1_000
+
+Page = Any
+"""Playwright's, which is not installed everywhere."""
+OpenPage = Callable[..., Page]
+
+
+@pytest.fixture
+def open_page(served: str, chromium: Any) -> Iterator[OpenPage]:
+    """Opens the page; a test that leaves an error in the browser's console fails."""
+    contexts: list[Any] = []
+    errors: list[str] = []
+
+    def open_it(view: str = "try", prepare: Callable[[Page], None] | None = None, **options: Any):
+        context = chromium.new_context(**{"locale": "en-GB", **options})
+        context.set_default_timeout(PATIENCE_MS)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda line: line.type == "error" and errors.append(line.text))
+        if prepare is not None:
+            prepare(page)
+        page.goto(f"{served}/ui/#{view}")
+        page.wait_for_selector("nav a[aria-current]")
+        return page
+
+    yield open_it
+    for context in contexts:
+        context.close()
+    # The browser itself reports each answer that is an error.
+    assert [one for one in errors if "Failed to load resource" not in one] == []
+
+
+def upload(page: Page, *files: Any) -> None:
+    page.set_input_files("#file", list(files))
+
+
+def first_prediction(page: Page) -> list[str]:
+    """Label and probability of the first bar of the newest image."""
+    texts: list[str] = page.locator("article").first.locator(".bars li").first.all_inner_texts()
+    return texts[0].split("\n")
+
+
+def change_json(page: Page, path: str, change: Callable[[Any], None]) -> None:
+    """Have the browser receive other JSON than the server sent."""
+
+    def answer(route: Any) -> None:
+        response = route.fetch()
+        body = response.json()
+        change(body)
+        route.fulfill(response=response, json=body)
+
+    page.route(re.compile(path), answer)
+
+
+@pytest.mark.slow
+def test_an_uploaded_image_gets_bars_and_the_time_of_each_stage(open_page: OpenPage) -> None:
+    page = open_page()
+
+    upload(page, SAMPLES / "7-01.png")
+    page.wait_for_selector(".bars li")
+
+    # README shows 0.9762035 for this file.
+    assert first_prediction(page) == ["7", "97.62 %"]
+    assert page.locator(".bars li").count() == 5
+    assert page.locator(".waterfall .lane").count() == 4
+
+
+@pytest.mark.all
+def test_several_images_are_answered_and_top_k_is_kept(open_page: OpenPage) -> None:
+    page = open_page()
+    page.fill("#top-k", "3")
+
+    upload(page, SAMPLES / "7-01.png", SAMPLES / "2-01.jpg")
+    page.locator(".bars").nth(1).wait_for()
+
+    assert first_prediction(page)[0] == "2"
+    assert page.locator(".bars li").count() == 6
+    assert "top_k=3" in page.inner_text("#requests")
+
+
+@pytest.mark.all
+def test_a_click_on_a_golden_sample_classifies_it(open_page: OpenPage) -> None:
+    page = open_page()
+
+    page.click("#samples button[title^='5-01.jpg']")
+    page.wait_for_selector(".bars li")
+
+    assert first_prediction(page)[0] == "5"
+
+
+@pytest.mark.all
+def test_an_error_is_explained_with_its_code(open_page: OpenPage) -> None:
+    page = open_page()
+
+    upload(page, {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no image"})
+    page.wait_for_selector("article .error")
+
+    assert "no JPEG, PNG, WebP, GIF or BMP" in page.inner_text("article")
+    assert "415 unsupported_media_type" in page.inner_text("article")
+
+
+@pytest.mark.all
+def test_the_steps_of_the_preprocessing_are_shown_as_images(open_page: OpenPage) -> None:
+    page = open_page()
+    upload(page, SAMPLES / "2-01.jpg")  # turned by EXIF
+
+    page.click("article button")
+    page.wait_for_selector(".traced img")
+
+    titles = page.locator(".traced strong").all_inner_texts()
+    assert titles == ["Decoded", "Colours", "Turned upright", "Input", "Normalised"]
+    assert page.evaluate(
+        "Promise.all([...document.querySelectorAll('.traced img')].map(i => i.decode()))"
+        ".then(() => true)"
+    )
+
+
+@pytest.mark.all
+def test_labels_and_file_names_with_markup_are_text(open_page: OpenPage) -> None:
+    def prepare(page: Page) -> None:
+        change_json(page, "/model$", lambda body: body["labels"].__setitem__(7, MARKUP))
+        change_json(page, "/inspection$", lambda body: body["labels"].__setitem__(7, MARKUP))
+        change_json(page, "/classify", lambda body: body["predictions"][0].update(label=MARKUP))
+        page.on("dialog", lambda dialog: pytest.fail("a label was executed"))
+
+    page = open_page(prepare=prepare)
+
+    data = (SAMPLES / "7-01.png").read_bytes()
+    upload(page, {"name": f"{MARKUP}.png", "mimeType": "image/png", "buffer": data})
+    page.wait_for_selector(".bars li")
+
+    assert first_prediction(page)[0] == MARKUP
+    assert MARKUP in page.inner_text("article figcaption")
+    page.click("nav a[href='#inspector']")
+    assert MARKUP in page.inner_text("#inspector-labels")
+    assert page.locator("img[src='x']").count() == 0
+
+
+@pytest.mark.all
+def test_a_multi_label_model_has_bars_of_their_own_and_its_threshold(open_page: OpenPage) -> None:
+    def prepare(page: Page) -> None:
+        outputs = {"activation": "sigmoid", "threshold": 0.5}
+        change_json(page, "/model$", lambda body: body.update(outputs=outputs))
+
+    page = open_page(prepare=prepare)
+
+    upload(page, SAMPLES / "7-01.png")
+    page.wait_for_selector(".bars li")
+
+    assert page.locator(".bars .threshold").first.evaluate("line => line.style.width") == "50%"
+    assert "each label is right or not by itself" in page.inner_text("article")
+
+
+@pytest.mark.all
+def test_a_digest_is_computed_again_by_a_click(open_page: OpenPage) -> None:
+    page = open_page("inspector")
+    row = page.locator("#inspector-files tr", has_text="engines/network.onnx")
+
+    row.get_by_role("button").click()
+    row.locator(".good").wait_for()
+
+    assert "equal" in row.inner_text()
+    digest = re.search(r"[0-9a-f]{64}", row.inner_text())
+    assert digest is not None
+    assert row.inner_text().count(digest[0][:16]) == 2
+
+
+@pytest.mark.all
+def test_labels_are_found_and_engines_and_curves_are_shown(open_page: OpenPage) -> None:
+    page = open_page("inspector")
+
+    page.fill("#inspector-labels input", "7")
+
+    assert page.locator("#inspector-labels li").all_inner_texts() == ["7 7"]
+    assert "serves" in page.inner_text("#inspector-engines")
+    assert page.locator("#inspector-curves canvas").count() == 2
+    assert "fc" in page.inner_text("#inspector-weights") or "(" in page.inner_text(
+        "#inspector-weights td"
+    )
+    assert page.locator("#inspector-sources .token.keyword").count() > 0
+    assert "unproven" in page.inner_text("#inspector-proof")
+
+
+@pytest.mark.all
+def test_the_self_check_runs_every_golden_sample(open_page: OpenPage) -> None:
+    page = open_page("selfcheck")
+
+    page.click("#run-selfcheck")
+    page.wait_for_selector("#selfcheck-summary.good")
+
+    assert page.inner_text("#selfcheck-summary").startswith("30 of 30 passed")
+    assert page.locator("#selfcheck-rows td.good").count() == 30
+
+
+@pytest.mark.all
+def test_the_replay_shows_what_was_recorded_and_lights_up_the_artifacts(
+    open_page: OpenPage,
+) -> None:
+    page = open_page("flow")
+    page.wait_for_selector(".timeline .lane")
+
+    for _ in range(7):
+        page.click("#next-step")
+
+    names = page.locator(".timeline > span:first-child, .timeline > span:nth-child(3n+1)")
+    assert {"verify digests", "load, compile", "warm up", "self-check"} <= set(
+        names.all_inner_texts()
+    )
+    text = page.inner_text("#terminal")
+    assert "# recorded at import" in text
+    assert "$ make bento" in text
+    assert "serving: model digits:" in text
+    assert page.locator("#flow-steps .done").count() == 6
+    assert page.locator("#produced .lit").count() == page.locator("#produced a").count()
+    page.click("#produced-weights")
+    assert "lit" in page.get_attribute("#inspector-weights", "class")
+
+
+@pytest.mark.all
+def test_live_plots_move_under_load(open_page: OpenPage, served: str) -> None:
+    page = open_page("live")
+    page.wait_for_selector("#plots canvas")
+    data = (SAMPLES / "7-01.png").read_bytes()
+
+    with httpx.Client(base_url=served, timeout=PATIENCE_S) as client:
+        while page.inner_text("#plots output >> nth=0") in ("0", ""):
+            assert client.post("/classify", content=data).status_code == 200
+
+    assert page.locator("#plots canvas").count() == 7
+    page.click("nav a[href='#try']")  # closes the stream: nobody looks any more
+
+
+@pytest.mark.all
+def test_colours_follow_the_system_and_the_choice(open_page: OpenPage) -> None:
+    page = open_page(color_scheme="dark")
+    background = "getComputedStyle(document.body).backgroundColor"
+    dark = page.evaluate(background)
+
+    page.select_option("#theme", "light")
+    light = page.evaluate(background)
+    page.reload()
+
+    assert dark != light
+    assert page.evaluate(background) == light
+
+
+@pytest.mark.all
+def test_the_page_speaks_french_by_the_browser_and_by_choice(open_page: OpenPage) -> None:
+    page = open_page(locale="fr-FR")
+    upload(page, SAMPLES / "7-01.png")
+    page.wait_for_selector(".bars li")
+
+    assert page.inner_text("h2 >> nth=0") == "Classer des images"
+    assert first_prediction(page)[1] == "97,62 %"
+    page.select_option("#language", "en")
+    assert page.inner_text("h2 >> nth=0") == "Classify images"
+    assert "Predictions" in page.inner_text("article")
+    assert page.get_attribute("html", "lang") == "en"
+
+
+@pytest.mark.all
+def test_nothing_is_wider_than_a_phone(open_page: OpenPage) -> None:
+    page = open_page(viewport={"width": 360, "height": 740})
+    upload(page, SAMPLES / "7-01.png")
+    page.wait_for_selector(".bars li")
+
+    for view in VIEWS:
+        page.click(f"nav a[href='#{view}']")
+        page.wait_for_selector(f"#view-{view}:not([hidden])")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360, view
+
+
+@pytest.mark.all
+def test_the_keyboard_alone_is_enough(open_page: OpenPage) -> None:
+    page = open_page()
+    page.wait_for_selector("#samples button")
+
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.title ?? ''").startswith("0-02.jpg"):
+            break
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".bars li")
+
+    assert first_prediction(page)[0] == "0"
+
+
+@pytest.mark.all
+def test_the_page_works_behind_a_prefix(open_page: OpenPage, served: str) -> None:
+    def prepare(page: Page) -> None:
+        def strip(route: Any) -> None:
+            url = route.request.url
+            if "/models/digits/" in url:
+                route.fulfill(response=route.fetch(url=url.replace("/models/digits/", "/")))
+            else:
+                route.continue_()
+
+        page.route(re.compile("."), strip)
+
+    page = open_page(prepare=prepare)
+    page.goto(f"{served}/models/digits/ui/")
+    page.wait_for_selector("#samples button")
+
+    upload(page, SAMPLES / "7-01.png")
+    page.wait_for_selector(".bars li")
+
+    assert first_prediction(page)[0] == "7"
+    assert "/models/digits/classify" in page.inner_text("#requests")
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The source of axe-core, unmodified, from npm."""
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("npm, which fetches axe-core, is not installed")
+    folder = tmp_path_factory.mktemp("axe")
+    name, version, digest = AXE
+    done = subprocess.run(
+        [npm, "pack", "--silent", f"{name}@{version}"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    if done.returncode:
+        pytest.skip(f"axe-core cannot be fetched: {done.stderr[-200:]}")
+    with tarfile.open(folder / done.stdout.strip()) as archive:
+        file = archive.extractfile("package/axe.min.js")
+        assert file is not None
+        source = file.read()
+    assert hashlib.sha256(source).hexdigest().startswith(digest)
+    return source.decode()
+
+
+@pytest.mark.all
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_axe_finds_no_violation(open_page: OpenPage, axe: str, colours: str) -> None:
+    page = open_page(color_scheme=colours)
+    upload(page, SAMPLES / "7-01.png")
+    page.wait_for_selector(".bars li")
+    page.click("article button")
+    page.wait_for_selector(".traced img")
+    page.evaluate(f"() => {{ {axe} }}")
+
+    found = {}
+    for view in VIEWS:
+        page.click(f"nav a[href='#{view}']")
+        page.wait_for_selector(f"#view-{view}:not([hidden])")
+        page.wait_for_timeout(600)  # colours change gradually
+        for one in page.evaluate("axe.run().then(result => result.violations)"):
+            nodes = [node["html"][:200] for node in one["nodes"]]
+            found[f"{view}: {one['id']}"] = nodes
+
+    assert found == {}, json.dumps(found, indent=1)
