@@ -61,9 +61,15 @@ def images(folder: Path) -> None:
     Image.fromarray(grey).save(folder / "grey16.png")
 
 
+def opened(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        image.load()
+    return image
+
+
 def decoded(path: Path) -> Image.Image:
     """As this program decodes by default: hidden colours shown, the high byte of 16-bit grey."""
-    image = Image.open(path)
+    image = opened(path)
     if image.mode == "I;16":
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return image.convert("RGB")
@@ -87,11 +93,11 @@ def upright(path: Path) -> np.ndarray:
 
 
 def clipped(path: Path) -> np.ndarray:
-    return logits(squeezed(Image.open(path).convert("RGB")))
+    return logits(squeezed(opened(path).convert("RGB")))
 
 
 def on_white(path: Path) -> np.ndarray:
-    image = Image.open(path)
+    image = opened(path)
     if image.mode != "RGBA":
         return plainly(path)
     white = Image.new("RGBA", image.size, "white")
