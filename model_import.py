@@ -192,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except OSError as error:  # a full disk, a read-only folder: of the machine, no bug
             places = [str(name) for name in (error.filename, error.filename2) if name is not None]
             parts = [*([" → ".join(places)] if places else []), error.strerror or str(error)]
-            print(f"model_import: {', '.join(parts)}", file=sys.stderr)
+            print(f"model_import: {': '.join(parts)}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             print(
