@@ -39,26 +39,30 @@ serve: $(READY) | model.lock ## serve the locked model (the example, if none is 
 	@echo "serving on http://$(HOST):$(PORT)  (Ctrl-C stops)"
 	@exec $(BIN)/bentoml serve --host $(HOST) --port $(PORT)
 
-test: $(READY) ## run the tests
-	@$(BIN)/python -m pytest --durations=15
+# Test processes may write bytecode: without it, each rewrites the assertions of every test anew.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n logical --dist loadgroup --durations=15
+
+test: $(READY) ## run the tests and print their coverage
+	@$(PYTEST) --cov
 
 test-fast: $(READY) ## run the tests that start no server
-	@$(BIN)/python -m pytest -m "not slow and not all"
+	@$(PYTEST) -m "not slow and not all"
 
 test-all: $(READY) ## run all tests: also families of networks, builds, images, fuzzing
-	@$(BIN)/python -m pytest -m "all or not all"
+	@$(PYTEST) -m "all or not all"
 
-lint: $(READY) ## ruff
+lint: $(READY) ## ruff, and import-linter: which package may import which
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-cache --no-logo
 
 types: $(READY) ## mypy --strict
 	@$(BIN)/mypy
 
 check: lint types test ## lint, types, tests: what CI runs
 
-bento: $(READY) | model.lock ## build the bento of the locked model
-	@$(BIN)/python -m tools.release build
+bento: $(READY) | model.lock ## build the bento of the locked model and start it once; START=no builds only
+	@$(BIN)/python -m tools.release build $(if $(filter no,$(START)),--skip-start)
 
 verify-rebuild: $(READY) | model.lock ## build the bento twice in different surroundings, compare
 	@$(BIN)/python -m tools.release verify-rebuild
@@ -70,7 +74,7 @@ image: $(READY) | model.lock ## build the image with podman, buildah or docker: 
 	@$(BIN)/python -m tools.release image $(if $(BASE),--base $(BASE))
 
 image-test: $(READY) | model.lock ## build the image twice with podman, compare, run it locked down
-	@CLASSIFIER_TEST_IMAGE_BASE=$(or $(BASE),debian) $(BIN)/python -m pytest tests/tools/release/test_image.py
+	@CLASSIFIER_TEST_IMAGE_BASE=$(or $(BASE),debian) $(BIN)/python -m pytest -m all tests/tools/release/test_image.py
 
 validate: $(READY) ## install further validators, then test releases and manifests
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r $(LOCKS)/validate.txt

@@ -91,15 +91,9 @@ class ModelRunner:
         )
         app.state.metrics.serves(lock.tag, artifact.evidence.engine(self.executor.plan.engine))
         if first_of_its_kind():
-            log_start(
-                artifact,
-                self.executor.plan,
-                tag=lock.tag,
-                topology=settings.topology,
-                address=address_of("ImageClassifier"),
-                signed=settings.public_key is not None,
-                changed_settings=settings.changed,
-            )
+            topology = "runner" if address_of("ModelRunner") else "embedded"
+            address = address_of("ImageClassifier")
+            log_start(artifact, lock.tag, self.executor.plan, settings, topology, address)
         freeze_garbage()
 
     # max_latency_ms is no window to wait in: the dispatcher drops what would wait longer.
@@ -142,7 +136,7 @@ class ImageClassifier:
     def __init__(self) -> None:
         owner = self.runner  # the object, or a proxy where it has a process of its own
         runner: Runner
-        if isinstance(owner, ModelRunner.inner):
+        if isinstance(owner, ModelRunner.inner):  # type: ignore[attr-defined]  # set by BentoML
             artifact = open_locked()
             runner = LocalRunner(owner.executor)
         else:

@@ -155,7 +155,7 @@ def configure_uvicorn(keep_alive_s: float) -> None:
 
     from image_classifier.http.protocol import ClassifierProtocol
 
-    HTTP_PROTOCOLS["auto"] = ClassifierProtocol
+    HTTP_PROTOCOLS["auto"] = ClassifierProtocol  # type: ignore[assignment]  # or a class
     if "--timeout-keep-alive" not in sys.argv:  # of `bentoml serve`: the operator's word
         ClassifierProtocol.keep_alive_s = keep_alive_s
 
@@ -200,14 +200,18 @@ def stop_server_on_failure(
             start(self)
         # Whatever a model, an engine or a user's own class raises: a broken start is no start.
         except Exception as error:
-            supervisor, _, folder = os.environ.get(SUPERVISOR, "").partition(":")
-            if supervisor != str(os.getppid()):  # no server of ours: tests, in-process use
+            if not _has_supervisor():
                 raise
-            _leave_message(error, Path(folder))
+            _leave_message(error, Path(os.environ[SUPERVISOR].partition(":")[2]))
             os.kill(os.getppid(), signal.SIGUSR1)
             os._exit(1)
 
     return guarded
+
+
+def _has_supervisor() -> bool:
+    """Return False in tests and other in-process use of the services."""
+    return os.environ.get(SUPERVISOR, "").partition(":")[0] == str(os.getppid())
 
 
 def _leave_message(error: Exception, folder: Path) -> None:
@@ -279,7 +283,9 @@ def supervise(supervisor: type[Any]) -> None:
                 stand_in.begin()
             logger.error(
                 "a process of %s (%d) ended with status %s; %s",
-                "the API" if watcher.name == API_PROCESSES else "the runner",
+                "the API"
+                if watcher.name == API_PROCESSES
+                else watcher.name.removeprefix("service_"),
                 process_pid,
                 exit_code,
                 "another one is started" if watcher.respawn else "the server ends",
@@ -311,7 +317,7 @@ def supervise(supervisor: type[Any]) -> None:
         if self._stopping:  # a second signal
             return
         self._stopping = True  # an API process that has ended is not started again
-        stand_in.begin()
+        stand_in.begin(until_the_end=True)
         for watcher in self.iter_watchers():
             if watcher.name == API_PROCESSES:
                 yield watcher._stop(True)
@@ -358,6 +364,7 @@ class StandIn:
     def __init__(self) -> None:
         self._listening: socket.socket | None = None
         self._needed = True
+        self._until_the_end = False
         self._answers: set[asyncio.Task[None]] = set()
 
     def open(self, listening: socket.socket) -> None:
@@ -368,15 +375,16 @@ class StandIn:
         if self._needed:
             self.begin()
 
-    def begin(self) -> None:
-        """Accept connections."""
+    def begin(self, *, until_the_end: bool = False) -> None:
+        """Accept connections, until an API process is ready or for good."""
+        self._until_the_end = until_the_end
         if self._listening is not None:
             self._loop.add_reader(self._listening.fileno(), self._accept, self._listening)
 
     def end_soon(self) -> None:
         """Leave connections to the API processes; called by a handler of signals."""
         self._needed = False
-        if self._listening is not None:
+        if self._listening is not None and not self._until_the_end:
             self._loop.call_soon_threadsafe(self._loop.remove_reader, self._listening.fileno())
 
     def _accept(self, listening: socket.socket) -> None:
@@ -404,12 +412,12 @@ def first_of_its_kind() -> bool:
 
 
 def address_of(service_name: str) -> str:
-    """Return the address of a service; in a worker, of any service of the server."""
+    """Return the address at which this server offers a service, "" where it has none."""
     addresses: dict[str, str] = BentoMLContainer.remote_runner_mapping.get()
     return addresses.get(service_name, "")
 
 
 def tell_supervisor_ready() -> None:
     """Call in an API process that is about to accept requests: its supervisor need not."""
-    if SUPERVISOR in os.environ:
+    if _has_supervisor():
         os.kill(os.getppid(), signal.SIGUSR2)

@@ -1,19 +1,40 @@
 """The preprocessing of a model: read from a spec, copied from the user's class, or published."""
 
+import contextlib
+import shutil
 from pathlib import Path
 
+from PIL import Image
+
+from image_classifier.artifact.format import SERVING_REQUIREMENTS_NAME
 from image_classifier.artifact.manifest import TORCHVISION, PreprocessingEntry
 from importer.captured_source import capture_source
 from importer.errors import ImportRefused
+from importer.failures import one_line
 from importer.options import PREPROCESSING_FORMS, SPEC_SUFFIXES
+from importer.serving_requirements import check_serving_packages
 from importer.torchvision_models import TorchvisionWeights, torchvision_meta
-from preprocessing import Preprocessing, PreprocessingSpec, SpecPreprocessing, load_preprocessing
+from preprocessing import (
+    Preprocessing,
+    PreprocessingBug,
+    PreprocessingSpec,
+    SpecError,
+    SpecPreprocessing,
+    load_preprocessing,
+)
+from preprocessing.errors import ImageRejected
+from preprocessing.user_class import image_to_input
 
 OWN_PREPROCESSING = "preprocessing/own"
 
 
 def capture_preprocessing(
-    text: str | None, published: TorchvisionWeights | None, root: Path
+    text: str | None,
+    published: TorchvisionWeights | None,
+    root: Path,
+    *,
+    device: str = "cpu",
+    serving_requirements: Path | None = None,
 ) -> tuple[Preprocessing, PreprocessingEntry]:
     """Load a preprocessing; a class of the user's is copied into the artifact first.
 
@@ -23,6 +44,8 @@ def capture_preprocessing(
             None for what was published with the model's own weights.
         published: The weights of the model, where torchvision published them.
         root: The staging directory of the artifact.
+        device: Where it will serve, "cpu" or "cuda"; decides which packages the bento has.
+        serving_requirements: The lock of this model's bento, where a class needs one of its own.
 
     Returns:
         The preprocessing, and what the manifest says of it.
@@ -30,6 +53,12 @@ def capture_preprocessing(
     Raises:
         OperatorError: None of these forms, or the file is not what it should be.
     """
+    origin, _, class_name = (text or "").rpartition(":")
+    if serving_requirements is not None and not origin.endswith(".py"):
+        raise ImportRefused(
+            f"--serving-requirements {serving_requirements}: belongs to a preprocessing class; "
+            "leave it out, what a spec needs is in the bento"
+        )
     if text is None:
         if published is None:
             raise ImportRefused(
@@ -37,7 +66,6 @@ def capture_preprocessing(
                 f"expected {PREPROCESSING_FORMS}"
             )
         return _from_spec(published_spec(published))
-    origin, _, class_name = text.rpartition(":")
     if origin == TORCHVISION:
         network, _, weights = class_name.partition("/")
         return _from_spec(published_spec(torchvision_meta(network, weights or "DEFAULT")))
@@ -45,7 +73,23 @@ def capture_preprocessing(
         return _from_spec(PreprocessingSpec.from_file(Path(text)))
     if not origin.endswith(".py"):
         raise ImportRefused(f"preprocessing {text!r}: expected {PREPROCESSING_FORMS}")
-    return _from_class(Path(origin), class_name, root)
+    source = Path(origin)
+    if not source.is_file():
+        raise ImportRefused(f"preprocessing {source}: no such file; expected PATH.py:CLASS")
+    captured = capture_source(source)
+    check_serving_packages(captured.imports, device, serving_requirements)
+    captured.copy_to(root / OWN_PREPROCESSING)
+    if serving_requirements is not None:
+        shutil.copyfile(serving_requirements, root / SERVING_REQUIREMENTS_NAME)
+    name = f"{OWN_PREPROCESSING}/{source.name}"
+    copy = (root / name).absolute()
+    try:
+        preprocessing = _load_copy(copy, class_name)
+    except SpecError as error:  # names the copy, of which nobody knows
+        raise ImportRefused(str(error).replace(str(copy), str(source))) from error
+    return preprocessing, PreprocessingEntry(
+        file=name, class_name=class_name, decode=preprocessing.decode
+    )
 
 
 def published_spec(published: TorchvisionWeights) -> PreprocessingSpec:
@@ -66,14 +110,26 @@ def _from_spec(spec: PreprocessingSpec) -> tuple[Preprocessing, PreprocessingEnt
     return preprocessing, PreprocessingEntry(spec=spec, decode=preprocessing.decode)
 
 
-def _from_class(
-    source: Path, class_name: str, root: Path
-) -> tuple[Preprocessing, PreprocessingEntry]:
-    if not source.is_file():
-        raise ImportRefused(f"preprocessing {source}: no such file; expected PATH.py:CLASS")
-    name = f"{OWN_PREPROCESSING}/{source.name}"
-    capture_source(source).copy_to(root / OWN_PREPROCESSING)
-    preprocessing = load_preprocessing(root / name, class_name)  # the copy: it will serve
-    return preprocessing, PreprocessingEntry(
-        file=name, class_name=class_name, decode=preprocessing.decode
-    )
+def _load_copy(file: Path, class_name: str) -> Preprocessing:
+    """Load the copy that will serve, where nothing of the original's surroundings is found.
+
+    Raises:
+        OperatorError: The class cannot be loaded, or opens a file that was not copied.
+    """
+    file = file.absolute()
+    with contextlib.chdir(file.parents[1]):  # files named relative to it are not found here either
+        try:
+            preprocessing = load_preprocessing(file, class_name)
+            with contextlib.suppress(ImageRejected):
+                image_to_input(Image.new(preprocessing.decode.mode, (640, 480)), preprocessing)
+        except (SpecError, PreprocessingBug) as error:
+            if isinstance(error.__cause__, OSError):
+                raise ImportRefused(
+                    f"preprocessing {file.name}: {one_line(error)}; it may open files only as "
+                    "Path(__file__).parent / 'NAME', with the name as one string, so that they "
+                    "travel with it"
+                ) from error
+            if isinstance(error, SpecError):
+                raise
+            # What it does with this image says nothing else; the golden images will.
+    return preprocessing

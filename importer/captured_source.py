@@ -3,12 +3,13 @@
 import ast
 import importlib.metadata
 import importlib.util
-import re
 import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from packaging.utils import canonicalize_name
 
 from importer.errors import ImportRefused
 from preprocessing.isolated_source import OUR_PACKAGES, is_beside
@@ -25,12 +26,13 @@ class CapturedSource:
     Attributes:
         files: Name below the folder of the file, forward slashes, sorted → file: the file, the
             modules beside it that it imports, and data files beside it that these name.
-        packages: Installed distributions that they import, as locks spell them, e.g. "pillow";
-            none of the standard library and of this program.
+        imports: Name of each installed module that they import → the distributions that provide
+            it, as locks spell them, e.g. "PIL" → ("pillow",); none of the standard library and
+            of this program.
     """
 
     files: dict[str, Path]
-    packages: tuple[str, ...]
+    imports: dict[str, tuple[str, ...]]
 
     def copy_to(self, folder: Path) -> None:
         """Copy the files into `folder`, which is made where it is missing."""
@@ -51,7 +53,7 @@ def capture_source(file: Path) -> CapturedSource:
     """
     folder = file.parent
     sources = _reached_sources(file)
-    packages: set[str] = set()
+    imports: dict[str, tuple[str, ...]] = {}
     data_files: set[Path] = set()
     distributions = importlib.metadata.packages_distributions()
     for path in sources:
@@ -59,15 +61,11 @@ def capture_source(file: Path) -> CapturedSource:
             _refuse_clash(path, name, file)
             if not is_beside(folder, name) and name not in OUR_PACKAGES:
                 _refuse_uninstalled(path, name, file)
-                packages.update(_normalised(found) for found in distributions.get(name, ()))
+                found = {canonicalize_name(item) for item in distributions.get(name, ())}
+                imports |= {name: tuple(sorted(found))} if found else {}
         data_files.update(_data_files(path, folder))
     files = {path.relative_to(folder).as_posix(): path for path in {*sources, *data_files}}
-    return CapturedSource(files=dict(sorted(files.items())), packages=tuple(sorted(packages)))
-
-
-def _normalised(distribution: str) -> str:
-    """Return a name as locks spell it (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", distribution).lower()
+    return CapturedSource(files=dict(sorted(files.items())), imports=imports)
 
 
 def _reached_sources(file: Path) -> set[Path]:

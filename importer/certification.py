@@ -1,40 +1,62 @@
 """Holds engines to the reference: at an import, and again on another machine."""
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
 
 from image_classifier.artifact.artifact import Artifact
 from image_classifier.artifact.evidence import Certificate, CertifiedEngine, EngineGraph
 from image_classifier.artifact.manifest import InputSpec
 from image_classifier.artifact.record import EngineAttempt, LatencyPoint, Plan
-from image_classifier.inference.certificate import Gates, certify
-from image_classifier.inference.engine import Batch, Logits
-from image_classifier.inference.engines.load import open_graph
+from image_classifier.inference.certificate import Gates, GoldenAnswers, certify
+from image_classifier.inference.engine import Batch, EngineUnavailable, LoadEngine, Logits
+from image_classifier.inference.engines.load import effective_precision, open_graph
 from image_classifier.inference.executor import Executor
 from image_classifier.inference.machine import usable_cores
-from image_classifier.inference.plan import measure_curve
-from image_classifier.inference.startup import check_preprocessing, gates_of
+from image_classifier.inference.measurement import opener
+from image_classifier.inference.plan import (
+    BATCH_SIZES,
+    MIN_ROUNDS,
+    OpenWay,
+    Way,
+    best_point,
+    fastest,
+    measure_engine,
+    measure_in_rounds,
+)
+from image_classifier.inference.startup import check_preprocessing, gates_of, golden_answers
 from importer.failures import describe_failure
 from importer.progress import Progress
+from preprocessing import Preprocessing
 
 PAIRED = 16
 """Golden samples that also run in batches of two. A graph that mixes the images of a batch, or
 has a batch size of one written into it, gives itself away on the first pair."""
+COMPARED = {
+    "max_logit_difference",
+    "max_probability_difference",
+    "top1_agreement",
+    "label_agreement",
+}
+"""Numbers of a certificate that the record of an attempt has, too."""
+
+
+LIMIT_IN_POINTS = 60
+"""The measurement of one engine ends after this many times the duration of one point."""
 
 
 def certify_all(
-    candidates: Iterable[EngineGraph],
+    candidates: Sequence[EngineGraph],
     failed_exports: Mapping[str, str],
     inputs: Batch,
-    reference: Logits,
-    class_ids: tuple[int | None, ...],
+    truth: GoldenAnswers,
+    gates: Gates,
     *,
     input_spec: InputSpec,
     takes_batches: bool,
-    gates: Gates,
     root: Path,
+    files: Sequence[bytes],
+    preprocessing: Preprocessing,
     budget_ms: float,
     measure_seconds: float,
     progress: Progress,
@@ -45,17 +67,27 @@ def certify_all(
         candidates: The engines to try.
         failed_exports: Why a graph is not there, by file name.
         inputs: Golden inputs, (n, H, W, C).
-        reference: Reference logits, float32 (n, classes).
-        class_ids: True class of each golden sample, or None.
+        truth: What the reference answers to them.
+        gates: What an engine must fulfil.
         takes_batches: Whether the graphs run more than one image at a time.
         root: The staging directory with the graphs.
         budget_ms: Latency an answer may take.
+        files, preprocessing: Golden files, and what makes inputs of them; decoding shares the
+            cores with the network while it is measured.
         measure_seconds: Duration of one point of a latency curve.
 
     Returns:
         The engines that are certified, and what became of each candidate.
     """
     engines, attempts = [], []
+    graphs = {candidate.name: candidate for candidate in candidates}
+
+    def load(name: str) -> LoadEngine:
+        return open_graph(graphs[name], root, input_spec.shape)
+
+    limit_s = LIMIT_IN_POINTS * measure_seconds
+    open_way = opener(load, inputs, files, preprocessing, measure_seconds / MIN_ROUNDS)
+    num_classes = truth.logits.shape[1]
     for candidate in candidates:
         if candidate.file in failed_exports:
             attempts.append(_unavailable(candidate, failed_exports[candidate.file]))
@@ -64,23 +96,27 @@ def certify_all(
         # with its reason, and the import goes on with the others.
         try:
             with progress.step(f"{candidate.name}: verify and measure"):
-                single = _logits(candidate, root, inputs, 1, input_spec, reference.shape[1])
-                certificate, failure = certify(
-                    single, reference, class_ids, candidate.precision, gates
-                )
+                single = _logits(candidate, root, inputs, 1, input_spec, num_classes)
+                certificate, failure = certify(single, truth, candidate.precision, gates)
                 if takes_batches and not failure:
-                    paired = inputs[:PAIRED]
-                    pairs = _logits(candidate, root, paired, 2, input_spec, reference.shape[1])
-                    failure = _mixing(pairs, single[:PAIRED], candidate, gates)
+                    pairs = _logits(candidate, root, inputs[:PAIRED], 2, input_spec, num_classes)
+                    alone = GoldenAnswers(
+                        logits=single[:PAIRED],
+                        class_ids=(None,) * len(pairs),
+                        outputs=truth.outputs,
+                    )
+                    mixing = certify(pairs, alone, candidate.precision, gates)[1]
+                    failure = f"in batches of 2: {mixing}" if mixing else ""
+                load_average = os.getloadavg()[0]
                 curve: tuple[LatencyPoint, ...] = ()
                 if not failure:
-                    curve = measure_curve(
-                        open_graph(candidate, root, input_spec.shape),
-                        inputs,
+                    curve = measure_engine(
+                        candidate.name,
                         usable_cores(),
+                        open_way,
                         budget_ms=budget_ms,
-                        seconds=measure_seconds,
-                        takes_batches=takes_batches,
+                        limit_s=limit_s,
+                        batch_sizes=BATCH_SIZES if takes_batches else BATCH_SIZES[:1],
                     )
         except Exception as error:
             attempts.append(
@@ -94,12 +130,33 @@ def certify_all(
                 engine=candidate.name,
                 verdict="failed" if failure else "passed",
                 reason=failure,
-                max_logit_difference=certificate.max_logit_difference,
-                top1_agreement=certificate.top1_agreement,
                 curve=curve,
+                load_average=load_average if curve else None,
+                **certificate.model_dump(include=COMPARED),
             )
         )
+    if len(engines) > 1:
+        with progress.step("compare the engines"):
+            attempts = _compared(attempts, open_way, budget_ms, limit_s)
     return tuple(engines), tuple(attempts)
+
+
+def _compared(
+    attempts: Sequence[EngineAttempt], open_way: OpenWay, budget_ms: float, limit_s: float
+) -> list[EngineAttempt]:
+    """Measure the best way of each engine again, in turn with those of the others."""
+    ways = [
+        Way(attempt.engine, best.streams, best.threads, best.batch_size)
+        for attempt in attempts
+        if attempt.curve
+        for best in [best_point(attempt.engine, attempt.curve, budget_ms)]
+    ]
+    points = measure_in_rounds(ways, open_way, lambda points: fastest(points)[1], limit_s=limit_s)
+    compared = {way.engine: point for way, point in zip(ways, points, strict=False)}
+    return [
+        attempt.model_copy(update={"compared": compared.get(attempt.engine)})
+        for attempt in attempts
+    ]
 
 
 def verify_engines(artifact: Artifact, progress: Progress) -> tuple[EngineAttempt, ...]:
@@ -115,42 +172,39 @@ def verify_engines(artifact: Artifact, progress: Progress) -> tuple[EngineAttemp
     """
     with progress.step(f"preprocess {len(artifact.manifest.golden)} golden samples"):
         inputs = check_preprocessing(artifact, artifact.preprocessing())
+    truth = golden_answers(artifact)
     rows = []
     for engine in artifact.evidence.engines:
         # An engine may be unable to run on this machine, and raises what it likes then.
         try:
             with progress.step(f"{engine.name}: verify"):
-                rows.append(_verified(artifact, engine, inputs))
+                rows.append(_verified(artifact, engine, inputs, truth))
         except Exception as error:
             rows.append(_unavailable(engine, describe_failure(f"running {engine.name}", error)))
     return tuple(rows)
 
 
-def _verified(artifact: Artifact, engine: CertifiedEngine, inputs: Batch) -> EngineAttempt:
+def _verified(
+    artifact: Artifact, engine: CertifiedEngine, inputs: Batch, truth: GoldenAnswers
+) -> EngineAttempt:
     """Certify an engine at batch size one, and at each that serving would use."""
-    samples = artifact.golden_samples()
-    reference = np.stack([sample.logits for sample in samples])
-    class_ids = tuple(sample.class_id for sample in samples)
+    input_spec, num_classes = artifact.manifest.input, artifact.manifest.num_classes
     sizes = {1}
     if artifact.record is not None and artifact.record.plan.engine == engine.name:
         sizes |= set(artifact.record.plan.batch_sizes)
     certificates: list[Certificate] = []
     failures = []
     for size in sorted(sizes):
-        logits = _logits(
-            engine, artifact.root, inputs, size, artifact.manifest.input, reference.shape[1]
-        )
-        certificate, failure = certify(
-            logits, reference, class_ids, engine.precision, gates_of(engine)
-        )
+        logits = _logits(engine, artifact.root, inputs, size, input_spec, num_classes)
+        certificate, failure = certify(logits, truth, engine.precision, gates_of(engine))
         certificates.append(certificate)
         failures += [f"batch size {size}: {failure}"] if failure else []
+    worst = max(certificates, key=lambda one: (-one.agreement, one.max_logit_difference))
     return EngineAttempt(
         engine=engine.name,
         verdict="failed" if failures else "passed",
         reason="; ".join(failures),
-        max_logit_difference=max(one.max_logit_difference for one in certificates),
-        top1_agreement=min(one.top1_agreement for one in certificates),
+        **worst.model_dump(include=COMPARED),
     )
 
 
@@ -165,7 +219,16 @@ def _logits(
     """Return logits (n, classes) of `inputs`, run in batches of one size.
 
     One size at a time: OpenVINO keeps a copy of the weights for each.
+
+    Raises:
+        EngineUnavailable: This machine computes in another precision than the engine's name says:
+            a certificate would prove the other one.
     """
+    if (actual := effective_precision(graph)) != graph.precision:
+        raise EngineUnavailable(
+            f"this processor has no {graph.precision}, and the engine runs in {actual} instead; "
+            f"{graph.name} can be certified on a processor that has it"
+        )
     plan = Plan(
         engine=graph.name,
         streams=1,
@@ -179,13 +242,6 @@ def _logits(
         return executor.run_in_parts(inputs, batch_size)
     finally:
         executor.close()
-
-
-def _mixing(pairs: Logits, single: Logits, candidate: EngineGraph, gates: Gates) -> str:
-    """Return why images in one batch change each other's logits; nothing where they do not."""
-    unknown = (None,) * len(single)
-    failure = certify(pairs, single, unknown, candidate.precision, gates)[1]
-    return f"in batches of 2: {failure}" if failure else ""
 
 
 def _unavailable(engine: EngineGraph, reason: str) -> EngineAttempt:

@@ -106,6 +106,11 @@ def _export_eager(network: PixelsToLogits, inputs: npt.NDArray[np.generic], path
         dynamic_shapes=({0: torch.export.Dim("n", min=1)},),
         verbose=False,
     )
+    if isinstance(program.model.graph.inputs[0].shape[0], int):
+        raise ImportRefused(
+            "forward turns the batch size into a fixed number, as int(x.size(0)) does; use "
+            "x.shape[0] as it is, or x.flatten(1)"
+        )
     _forget_origin(program.model)
     tensors = (value.const_value for value in program.model.graph.initializers.values())
     external = any(tensor.nbytes >= EXTERNAL_BYTES for tensor in tensors)

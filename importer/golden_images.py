@@ -142,51 +142,38 @@ def balanced_choice(
 def decoding_notes(images: Iterable[GoldenImage], rules: DecodeRules) -> tuple[str, ...]:
     """Say which images the rules decode to other pixels than `Image.open(file).convert(mode)`.
 
-    That call is what most notebooks make. An image is compared only where its mode, its
-    transparency or its orientation can make a difference; only images that decode are expected.
+    That call is what most notebooks make. Only images that decode are expected.
     """
-    different: dict[str, list[str]] = defaultdict(list)
+    rule_of = {
+        "16-bit grey": f"decode.grey16: {rules.grey16}",
+        "transparent": f"decode.alpha: {rules.alpha}",
+        "turned by EXIF": f"decode.exif_orientation: {str(rules.exif_orientation).lower()}",
+    }
+    different: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    ignored: list[str] = []
     for image in images:
         with Image.open(BytesIO(image.data)) as opened:
-            opened.load()
-            reasons = []
-            if opened.mode.startswith("I"):
-                reasons.append("16-bit grey")
-            if opened.mode in ("RGBA", "LA", "PA") or "transparency" in opened.info:
-                reasons.append("transparent")
             turned = upright_turn(opened) is not None
-            if turned and rules.exif_orientation:
-                reasons.append("turned by EXIF")
-            if turned and not rules.exif_orientation:
-                different["ignored turn"].append(image.name)
-            if not reasons:
-                continue
-            notebook = opened.convert(rules.mode)
-        served = decode_image(image.data, rules, DecodeLimits())
-        if served.size != notebook.size or not np.array_equal(
-            np.asarray(served), np.asarray(notebook)
-        ):
-            different[" and ".join(reasons)].append(image.name)
-    notes = []
-    if turned_names := different.pop("ignored turn", []):
+            applies = (opened.mode.startswith("I"), opened.has_transparency_data, turned)
+            notebook = np.asarray(opened.convert(rules.mode)) if any(applies) else None
+        if turned and not rules.exif_orientation:
+            ignored.append(image.name)
+        if notebook is not None:
+            served = np.asarray(decode_image(image.data, rules, DecodeLimits()))
+            if not np.array_equal(served, notebook):
+                kinds = tuple(kind for kind, is_so in zip(rule_of, applies, strict=True) if is_so)
+                different[kinds].append(image.name)
+    notes = [
+        f"{_count(names)} {' and '.join(kinds)}; this preprocessing "
+        f"({', '.join(rule_of[kind] for kind in kinds)}) decodes other pixels than "
+        f'Image.open(file).convert("{rules.mode}"): if your notebook calls that, '
+        "its numbers differ"
+        for kinds, names in different.items()
+    ]
+    if ignored:
         notes.append(
-            f"{_count(turned_names)} turned by the EXIF orientation, which this preprocessing "
-            "ignores, as torchvision's transforms do; decode.exif_orientation in a spec applies it"
-        )
-    for kind, names in different.items():
-        rule = ", ".join(
-            f"decode.{field}: {value}"
-            for word, field, value in (
-                ("grey", "grey16", rules.grey16),
-                ("transparent", "alpha", rules.alpha),
-                ("EXIF", "exif_orientation", str(rules.exif_orientation).lower()),
-            )
-            if word in kind
-        )
-        notes.append(
-            f"{_count(names)} {kind}; this preprocessing ({rule}) decodes other pixels than "
-            f'Image.open(file).convert("{rules.mode}"): if your notebook calls that, '
-            "its numbers differ"
+            f"{_count(ignored)} turned by the EXIF orientation, which this preprocessing ignores, "
+            "as torchvision's transforms do; decode.exif_orientation in a spec applies it"
         )
     return tuple(notes)
 

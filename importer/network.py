@@ -176,7 +176,10 @@ def build_network(architecture: Architecture, source_dir: Path) -> nn.Module:
             f"return the network itself{hint}"
         )
     refuse_other_precision(network, where)
-    return network.eval().requires_grad_(False)
+    for parameter in network.parameters():
+        if not torch.nn.parameter.is_lazy(parameter):  # a lazy one gets its shape by the weights
+            parameter.requires_grad_(False)
+    return network.eval()
 
 
 def _network_of_file(architecture: Architecture, source_dir: Path) -> Any:
@@ -315,9 +318,10 @@ def activation_of(
         ImportRefused: The network ends in an operation whose outputs are no logits, or that
             contradicts what was asked.
     """
-    is_cut = isinstance(source.network, OnnxNetwork) and source.network.activation_cut
-    graph = source.network if isinstance(source.network, OnnxNetwork) else None
-    operation = final_operation(network, batch) if graph is None else graph.ends_in
+    if isinstance(source.network, OnnxNetwork):
+        operation, is_cut = source.network.ends_in, source.network.activation_cut
+    else:
+        operation, is_cut = final_operation(network, batch), False
     if operation in ("argmax", "topk"):
         raise ImportRefused(
             f"network: ends in {operation}, so its outputs are no scores; take that off and "

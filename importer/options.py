@@ -1,15 +1,26 @@
-"""The options of an import: one declaration for the command line, its help and the docs."""
+"""The options of model_import.py: one declaration for the command line, its help and the docs.
+
+Imports neither numpy nor torch, so that a wrong command line is answered at once.
+"""
 
 import argparse
 import difflib
+import functools
+import importlib.util
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import os
+import re
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import (
+    AfterValidator,
+    BaseModel,
     BeforeValidator,
+    ConfigDict,
     DirectoryPath,
     Field,
     FilePath,
@@ -21,13 +32,19 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from image_classifier.artifact.format import FrozenModel
-from image_classifier.artifact.manifest import TORCHVISION, ModelName
-from image_classifier.inference.certificate import Gates
+if TYPE_CHECKING:
+    from image_classifier.inference.certificate import Gates
 
+TORCHVISION = "torchvision"
 SPEC_SUFFIXES = (".yaml", ".yml", ".json")
 NETWORK_FORMS = "torchvision:NAME or PATH.py:FUNCTION"
 PREPROCESSING_FORMS = "a spec file (.yaml, .json), PATH.py:CLASS or torchvision:NAME/WEIGHTS"
+PRECISIONS = {
+    "openvino": ("fp32", "bf16", "int8"),
+    "onnxruntime": ("fp32",),
+    "torchscript": ("fp32", "bf16", "fp16"),
+}
+"""Kind of engine → the precisions it may be tried in; importer/candidates.py has the graphs."""
 
 
 def _parsed_json(value: object) -> object:
@@ -39,20 +56,6 @@ def _parsed_json(value: object) -> object:
         raise ValueError(f"expected a JSON object: {error}") from error
 
 
-FindingName = Literal[
-    "batch-dependent",
-    "chance-accuracy",
-    "channel-order",
-    "class-order",
-    "constant-logits",
-    "mean-std-scale",
-    "permuted-labels",
-    "random-preprocessing",
-    "unstable-reference",
-]
-"""What makes an import implausible and may be accepted; importer/plausibility.py finds it."""
-
-
 def _split(value: object) -> object:
     """Return the parts of values such as "a,b", each given once or several times."""
     texts = [value] if isinstance(value, str) else value
@@ -61,112 +64,162 @@ def _split(value: object) -> object:
     return tuple(part.strip() for text in texts for part in str(text).split(","))
 
 
+def _lock_place(path: Path) -> Path:
+    """Refuse a place that takes no lock. Found out at the end, it would leave the store changed."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise ValueError(f"{path}: there is no folder {folder}; make it")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: is no file; expected the name of a file to write")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"{path}: the folder {folder} cannot be written; give another place")
+    return path
+
+
+FindingName = Literal[
+    "batch-dependent",
+    "chance-accuracy",
+    "channel-order",
+    "class-order",
+    "constant-logits",
+    "mean-std-scale",
+    "permuted-labels",
+    "sigmoid-twice",
+    "unstable-reference",
+]
+"""What makes an import implausible and may be accepted; importer/plausibility.py finds it."""
+
+
 JsonObject = Annotated[dict[str, JsonValue], BeforeValidator(_parsed_json)]
-Count = Annotated[int, Field(le=4096)]
-Share = Annotated[float, Field(ge=0, le=1)]
+Listed = Annotated[tuple[str, ...], BeforeValidator(_split)]
+PathText = Annotated[str, BeforeValidator(lambda it: str(it) if isinstance(it, Path) else it)]
+LockPath = Annotated[Path, AfterValidator(_lock_place)]
 
 
-class ImportOptions(FrozenModel):
-    """What the person importing a model asked for. A field is an option of the command line."""
+class Options(BaseModel):
+    """Options of a command line. A field is an option."""
 
-    name: Annotated[ModelName, Field(description="name in the model store, lower case")]
-    network: Annotated[
-        str | None, Field(description=f"{NETWORK_FORMS}; leave it out for a finished graph")
-    ] = None
-    network_kwargs: Annotated[
-        JsonObject, Field(description="arguments of the builder, e.g. '{\"num_classes\": 10}'")
-    ] = {}
-    weights: Annotated[
-        str,
-        Field(
-            description="checkpoint (.safetensors, .pt, .pth, …), name of torchvision's weights, "
-            "or, without --network, a TorchScript or ONNX file"
-        ),
-    ]
-    weights_key: Annotated[
-        str | None,
-        Field(description="where in a checkpoint the weights are, e.g. model_ema (default: found)"),
-    ] = None
-    weights_prefix: Annotated[
-        str | None,
-        Field(description="take the names that start with this and cut it off, e.g. net."),
-    ] = None
-    weights_ignore: Annotated[
-        tuple[str, ...],
-        Field(description="pattern of names in a checkpoint to leave out; may be repeated"),
-    ] = ()
-    preprocessing: Annotated[
-        str | None,
-        Field(description=f"{PREPROCESSING_FORMS} (default: that of torchvision's weights)"),
-    ] = None
-    labels: Annotated[
-        FilePath | None,
-        Field(
-            description="one name a line, a JSON list or JSON id → name (default: those of "
-            "torchvision's weights)"
-        ),
-    ] = None
-    activation: Annotated[
-        Literal["softmax", "sigmoid", "none"] | None,
-        Field(
-            description="what makes probabilities of the outputs (default: as the network shows)"
-        ),
-    ] = None
-    threshold: Annotated[
-        float | None,
-        Field(gt=0, lt=1, description="sigmoid: probability from which a label is answered"),
-    ] = None
-    golden: Annotated[
-        DirectoryPath, Field(description="folder of images the model is verified with")
-    ]
-    golden_labels: Annotated[
-        FilePath | None, Field(description="CSV with the classes of these images")
-    ] = None
-    golden_count: Annotated[Count, Field(ge=2, description="images kept, evenly over classes")] = (
-        100
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class CommandOptions(Options):
+    """Options of commands, beside those of an import."""
+
+    top_k: int = Field(5, ge=1, description="predictions an image, at most all classes")
+    digest: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="sha256 its manifest must have; `show` says it"
     )
-    reference: Annotated[
-        FilePath | None, Field(description="logits or probabilities that your notebook computed")
-    ] = None
-    accept: Annotated[
-        tuple[str, ...],
-        BeforeValidator(_split),
-        Field(description="finding to import in spite of, as a refusal names it; repeatable"),
-    ] = ()
-    calibration: Annotated[
-        DirectoryPath | None,
-        Field(description="folder of calibration images for int8 (default: the golden images)"),
-    ] = None
-    calibration_count: Annotated[Count, Field(ge=1, description="how many of them")] = 64
-    gate_fp32_tolerance: Annotated[
-        float,
-        Field(gt=0, description="fp32: largest difference of a logit, times max(1, |logit|)"),
-    ] = 0.001
-    gate_agreement: Annotated[
-        Share, Field(description="bf16, fp16, int8: share of images with the reference's top-1")
-    ] = 0.99
-    gate_accuracy_loss: Annotated[
-        Share, Field(description="bf16, fp16, int8: share of labelled images that may be lost")
-    ] = 0.005
-    device: Annotated[Literal["cpu", "cuda"], Field(description="where it will serve")] = "cpu"
-    engine: Annotated[
-        Literal["auto", "openvino", "onnxruntime", "torchscript"],
-        Field(description="one kind of engine; auto: all that fit the device"),
-    ] = "auto"
-    precision: Annotated[
-        Literal["auto", "fp32", "bf16", "fp16", "int8"],
-        Field(description="one precision; auto: all that the golden images can tell apart"),
-    ] = "auto"
-    budget_ms: Annotated[
-        float, Field(gt=0, description="latency an answer may take, in milliseconds")
-    ] = 50.0
-    measure_seconds: Annotated[
-        float, Field(gt=0, le=60, description="duration of one point of a latency curve")
-    ] = 0.4
+    lock: LockPath | None = Field(
+        None, description="the lock to write (default: model.lock of this program)"
+    )
+
+
+RENEWED = (
+    *("accept", "calibration", "calibration_count", "serving_requirements"),
+    *("gate_fp32_tolerance", "gate_agreement", "gate_accuracy_loss"),
+    *("device", "engine", "precision", "budget_ms", "measure_seconds"),
+)
+"""Options of an import that `renew` takes too; the rest is what the artifact holds."""
+FLAGS = {
+    "csv": "result as CSV on standard output",
+    "json": "result as JSON on standard output",
+    "quiet": "no progress",
+}
+
+
+class ImportOptions(Options):
+    """What the person importing a model asked for."""
+
+    name: str = Field(  # as `ModelName` of the manifest; a test compares them
+        pattern="^[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?$",
+        description="name in the model store, lower case",
+    )
+    network: str | None = Field(
+        None, description=f"{NETWORK_FORMS}; leave it out for a finished graph"
+    )
+    network_kwargs: JsonObject = Field(
+        {}, description="arguments of the builder, e.g. '{\"num_classes\": 10}'"
+    )
+    weights: str = Field(
+        description="checkpoint (.safetensors, .pt, .pth, …), name of torchvision's weights, "
+        "or, without --network, a TorchScript or ONNX file"
+    )
+    weights_key: str | None = Field(
+        None,
+        description="where in a checkpoint the weights are, e.g. model_ema (default: found)",
+    )
+    weights_prefix: str | None = Field(
+        None, description="take the names that start with this and cut it off, e.g. net."
+    )
+    weights_ignore: tuple[str, ...] = Field(
+        (), description="pattern of names in a checkpoint to leave out; may be repeated"
+    )
+    preprocessing: str | None = Field(
+        None, description=f"{PREPROCESSING_FORMS} (default: that of torchvision's weights)"
+    )
+    serving_requirements: FilePath | None = Field(
+        None,
+        description="lock with what a preprocessing class needs beyond the bento's packages",
+    )
+    labels: PathText | None = Field(
+        None,
+        description="file with one name a line, a JSON list or JSON id → name, or "
+        "torchvision:NAME/WEIGHTS (default: those of torchvision's weights)",
+    )
+    activation: Literal["softmax", "sigmoid", "none"] | None = Field(
+        None,
+        description="what makes probabilities of the outputs (default: as the network shows)",
+    )
+    threshold: float | None = Field(
+        None, gt=0, lt=1, description="sigmoid: probability from which a label is answered"
+    )
+    golden: DirectoryPath = Field(description="folder of images the model is verified with")
+    golden_labels: FilePath | None = Field(None, description="CSV with the classes of these images")
+    golden_count: int = Field(100, ge=2, le=4096, description="images kept, evenly over classes")
+    reference: FilePath | None = Field(
+        None, description="logits or probabilities that your notebook computed"
+    )
+    accept: Listed = Field(
+        (), description="finding to import in spite of, as a refusal names it; repeatable"
+    )
+    calibration: DirectoryPath | None = Field(
+        None,
+        description="folder of calibration images for int8 (default: the golden images)",
+    )
+    calibration_count: int = Field(64, ge=1, le=4096, description="how many of them")
+    gate_fp32_tolerance: float = Field(
+        0.001, gt=0, description="fp32: largest difference of a logit, times max(1, |logit|)"
+    )
+    gate_agreement: float = Field(
+        0.99,
+        ge=0,
+        le=1,
+        description="bf16, fp16, int8: share of images with the reference's top-1",
+    )
+    gate_accuracy_loss: float = Field(
+        0.005,
+        ge=0,
+        le=1,
+        description="bf16, fp16, int8: share of labelled images that may be lost",
+    )
+    device: Literal["cpu", "cuda"] = Field("cpu", description="where it will serve")
+    engine: Literal["auto", "openvino", "onnxruntime", "torchscript"] = Field(
+        "auto", description="one kind of engine; auto: all that fit the device"
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
+        "auto", description="one precision; auto: all that the golden images can tell apart"
+    )
+    budget_ms: float = Field(50.0, gt=0, description="latency an answer may take, in milliseconds")
+    measure_seconds: float = Field(
+        0.4, gt=0, le=60, description="duration of one point of a latency curve"
+    )
 
     @property
-    def gates(self) -> Gates:
+    def gates(self) -> "Gates":
         """The three gates as one value."""
+        # Imported here: it needs numpy, and wrong arguments are to be answered at once.
+        from image_classifier.inference.certificate import Gates
+
         return Gates(
             fp32_tolerance=self.gate_fp32_tolerance,
             min_agreement=self.gate_agreement,
@@ -177,54 +230,119 @@ class ImportOptions(FrozenModel):
     @classmethod
     def _check_accept(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         known = get_args(FindingName)
-        for name in names:
-            if name not in known:
-                raise ValueError(
-                    f"expected one of {', '.join(known)}, found {name!r}{nearest(name, known)}"
-                )
+        if unknown := [name for name in names if name not in known]:
+            found = ", ".join(f"{name!r}{nearest(name, known)}" for name in unknown)
+            raise ValueError(f"expected one of {', '.join(known)}, found {found}")
         return names
 
     @field_validator("threshold")
     @classmethod
     def _check_threshold(cls, value: float | None, info: ValidationInfo) -> float | None:
-        if value is not None and info.data.get("activation") != "sigmoid":
+        if value is not None and info.data.get("activation", "sigmoid") != "sigmoid":
             raise ValueError("belongs to --activation sigmoid")
+        return value
+
+    @field_validator("precision")
+    @classmethod
+    def _check_precision(cls, value: str, info: ValidationInfo) -> str:
+        known = ("auto", *PRECISIONS.get(info.data.get("engine", "auto"), (value,)))
+        if value not in known:
+            raise ValueError(
+                f"--engine {info.data['engine']} has no {value}; expected one of {', '.join(known)}"
+            )
         return value
 
     @field_validator("network")
     @classmethod
     def _check_network(cls, text: str | None) -> str | None:
-        if text is None or text.startswith(f"{TORCHVISION}:"):
-            return text
-        file, _, function = text.rpartition(":")
-        if not file.endswith(".py") or not function.isidentifier():
-            raise ValueError(f"expected {NETWORK_FORMS}, found {text!r}")
-        return _with_file(text, Path(file))
+        origin, _, name = (text or "").rpartition(":")
+        if origin == TORCHVISION:
+            _check_published(name, None)
+        elif text is not None:
+            if not origin.endswith(".py") or not name.isidentifier():
+                raise ValueError(f"expected {NETWORK_FORMS}, found {text!r}")
+            _check_file(origin)
+        return text
 
     @field_validator("weights")
     @classmethod
     def _check_weights(cls, text: str, info: ValidationInfo) -> str:
-        published = (info.data.get("network") or "").startswith(f"{TORCHVISION}:")
-        return text if published and text.isidentifier() else _with_file(text, Path(text))
+        origin, _, name = (info.data.get("network") or "").rpartition(":")
+        if origin == TORCHVISION and text.isidentifier() and not Path(text).exists():
+            _check_published(name, text)
+        else:
+            _check_file(text)
+        return text
+
+    @field_validator("labels")
+    @classmethod
+    def _check_labels(cls, text: str | None) -> str | None:
+        origin, _, name = (text or "").partition(":")
+        if origin == TORCHVISION:
+            network, _, weights = name.partition("/")
+            _check_published(network, weights or None)
+        elif text is not None:
+            _check_file(text)
+        return text
 
     @field_validator("preprocessing")
     @classmethod
     def _check_preprocessing(cls, text: str | None) -> str | None:
-        if text is None or text.startswith(f"{TORCHVISION}:"):
-            return text
-        if text.endswith(SPEC_SUFFIXES):
-            return _with_file(text, Path(text))
-        file, _, name = text.rpartition(":")
-        if not file.endswith(".py") or not name.isidentifier():
-            raise ValueError(f"expected {PREPROCESSING_FORMS}, found {text!r}")
-        return _with_file(text, Path(file))
+        origin, _, name = (text or "").rpartition(":")
+        if origin == TORCHVISION:
+            network, _, weights = name.partition("/")
+            _check_published(network, weights or None)
+        elif text is not None and text.endswith(SPEC_SUFFIXES):
+            _check_file(text)
+        elif text is not None:
+            if not origin.endswith(".py") or not name.isidentifier():
+                raise ValueError(f"expected {PREPROCESSING_FORMS}, found {text!r}")
+            _check_file(origin)
+        return text
 
 
-def _with_file(text: str, path: Path) -> str:
-    """Return `text`, which names the file `path`."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file{_close_file(path)}")
-    return text
+def _check_file(text: str) -> None:
+    if not Path(text).is_file():
+        raise ValueError(no_such(Path(text), "file"))
+
+
+def _check_published(network: str, weights: str | None) -> None:
+    """Refuse a network that torchvision does not have, or weights that it does not publish."""
+    known = torchvision_weights()
+    if known and network not in known:
+        raise ValueError(f"torchvision has no classifier {network!r}{nearest(network, known)}")
+    members = known.get(network, ())
+    if members and weights is not None and weights not in members:
+        raise ValueError(
+            f"expected a file or one of {', '.join(members)}, found {weights!r}"
+            f"{nearest(weights, members)}"
+        )
+
+
+@functools.cache
+def torchvision_weights() -> dict[str, tuple[str, ...]]:
+    """Return classifiers of torchvision → names of their weights; empty where none is installed.
+
+    Read from its source: to import it takes seconds. Builders of 0.29 are declared as
+    `@register_model()`, … `def NAME(*, weights: Optional[NAME_Weights] = …`, and weights as
+    members of `class NAME_Weights(WeightsEnum)`.
+    """
+    found = importlib.util.find_spec(TORCHVISION)
+    folder = Path(found.origin or "").parent / "models" if found else Path()
+    known: dict[str, tuple[str, ...]] = {}
+    for file in folder.glob("*.py") if found else ():
+        text = file.read_text(encoding="utf-8")
+        members = {
+            name: tuple(re.findall(r"^    (\w+) = ", body, re.MULTILINE))
+            for name, body in re.findall(
+                r"^class (\w+)\(WeightsEnum\):\n((?:    .*\n|\n)+)", text, re.MULTILINE
+            )
+        }
+        for name, weights in re.findall(
+            r"@register_model\(\)\n(?:@.*\n)*def (\w+)\([^)]*?weights: Optional\[(\w+)\]", text
+        ):
+            known[name] = members.get(weights, ())
+    return known
 
 
 GROUPS = {
@@ -232,6 +350,9 @@ GROUPS = {
     "golden": "the proof",
     "gate_fp32_tolerance": "gates",
     "device": "engines",
+    "top_k": "output",
+    "digest": "output",
+    "lock": "output",
 }
 """First option of a group → its title in the help."""
 
@@ -239,58 +360,88 @@ GROUPS = {
 class Parser(argparse.ArgumentParser):
     """A command line whose mistakes are one line each, without the usage in front."""
 
+    def refuse(self, mistakes: Iterable[str]) -> NoReturn:
+        """Print each mistake and exit with status 2."""
+        self.exit(2, "".join(f"model_import: {mistake}\n" for mistake in mistakes))
+
     def error(self, message: str) -> NoReturn:
-        """Print the mistake and exit with status 2."""
-        self.exit(2, f"{self.prog.split()[0].removesuffix('.py')}: {message}\n")
+        """See `refuse`."""
+        self.refuse([message])
+
+    def add_options(self, model: type[Options], names: Iterable[str] | None = None) -> None:
+        """Add an option for each field of `model`, or for those in `names`.
+
+        Every value is taken as text: `read` checks all of them together.
+        """
+        group: Any = self
+        for name, field in model.model_fields.items():
+            if names is not None and name not in names:
+                continue
+            if name in GROUPS:
+                group = self.add_argument_group(GROUPS[name])
+            help_text = (field.description or "").replace("%", "%%")
+            if field.default not in (None, {}, ()) and not field.is_required():
+                help_text += f" (default {field.default})"
+            group.add_argument(
+                option_of(name),
+                action="append",
+                default=argparse.SUPPRESS,
+                metavar="|".join(_choices(field)) or name.rpartition("_")[2].upper(),
+                help=f"{help_text} (required)" if field.is_required() else help_text,
+            )
+
+    def add_flags(self, *names: str) -> None:
+        """Add options without a value."""
+        for name in names:
+            self.add_argument(f"--{name}", action="store_true", help=FLAGS[name])
+
+    def read(self, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
+        """Return the options, each a list of texts, the words beside them, and the mistakes."""
+        mistakes = []
+        kept = []
+        for text, following in zip_longest(arguments, arguments[1:], fillvalue="--"):
+            action = self._option_string_actions.get(text)
+            if action is not None and action.nargs is None and re.match(r"-(?![\d.])", following):
+                mistakes.append(f"{text}: expected a value")
+            else:
+                kept.append(text)
+        given, rest = self.parse_known_args(kept)
+        words = []
+        while rest:
+            text = rest.pop(0)
+            if not text.startswith("-") or text == "-":
+                words.append(text)
+                continue
+            name, equals, _ = text.partition("=")
+            close = nearest(name, self._option_string_actions)
+            mistakes.append(f"unknown option {name}{close}; --help lists all")
+            if not equals and rest and not rest[0].startswith("-"):
+                rest.pop(0)  # its value
+        return given, words, mistakes
 
 
-def add_import_options(parser: argparse.ArgumentParser) -> None:
-    """Add an option for each field of `ImportOptions`.
+def option_values(
+    given: argparse.Namespace, model: type[Options], *, partial: bool = False
+) -> tuple[dict[str, object], list[str]]:
+    """Return the values of the fields of `model`, and a line for each mistake in them.
 
-    The parser takes every value as text: `ImportOptions` checks them all together.
+    Args:
+        given: What `Parser.read` returned.
+        partial: Whether required options may be missing.
     """
-    group: Any = parser
-    for name, field in ImportOptions.model_fields.items():
-        if name in GROUPS:
-            group = parser.add_argument_group(GROUPS[name])
-        help_text = (field.description or "").replace("%", "%%")
-        if field.default not in (None, {}, ()) and not field.is_required():
-            help_text += f" (default {field.default})"
-        choices = _choices(field)
-        group.add_argument(
-            option_of(name),
-            action="append" if get_origin(field.annotation) is tuple else "store",
-            default=argparse.SUPPRESS,
-            metavar="|".join(choices) or name.rpartition("_")[2].upper(),
-            help=f"{help_text} (required)" if field.is_required() else help_text,
-        )
-
-
-def read_import_options(
-    given: Mapping[str, object], parser: argparse.ArgumentParser
-) -> ImportOptions:
-    """Check the values of a command line; exit with status 2 and a line for each mistake."""
+    values: dict[str, object] = {}
+    mistakes = []
+    for name, field in model.model_fields.items():
+        texts = getattr(given, name, [])
+        if len(texts) > 1 and get_origin(field.annotation) is not tuple:
+            mistakes.append(f"{option_of(name)}: given {len(texts)} times")
+        if texts:
+            values[name] = texts if get_origin(field.annotation) is tuple else texts[-1]
     try:
-        return ImportOptions.model_validate(
-            {name: given[name] for name in ImportOptions.model_fields if name in given}
-        )
+        model.model_validate(values)
     except ValidationError as error:
-        mistakes = [_mistake(item) for item in error.errors(include_url=False)]
-        prefix = f"\n{parser.prog.removesuffix('.py')}: "
-        parser.error(prefix.join(mistakes))
-
-
-def parse_strictly(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse arguments; an unknown option is refused with the nearest known one."""
-    given, unknown = parser.parse_known_args(arguments)
-    options = [text for text in unknown if text.startswith("-")]
-    if options:
-        name = options[0].partition("=")[0]
-        known = [text for action in parser._actions for text in action.option_strings]
-        parser.error(f"unknown option {name}{nearest(name, known)}; --help lists all")
-    if unknown:
-        parser.error(f"unexpected argument {unknown[0]!r}; --help lists all options")
-    return given
+        mistakes += mistakes_of(error, model, partial=partial)
+    return values, mistakes
 
 
 def option_of(field: str) -> str:
@@ -309,22 +460,18 @@ def options_table(parser: argparse.ArgumentParser) -> str:
     lines = ["| option | default | meaning |", "|---|---|---|"]
     for action in parser._actions:
         field = ImportOptions.model_fields.get(action.dest)
-        default = "" if action.default in (None, False, argparse.SUPPRESS) else action.default
+        default = ""
         meaning = action.help or ""
         if field is not None:
             meaning = field.description or ""
             if choices := _choices(field):
                 meaning = f"{', '.join(choices)}: {meaning}"
-            default = "" if field.default in (None, {}, ()) else field.default
+            default = "" if field.default in (None, {}, ()) else f"`{field.default}`"
             if field.is_required():
                 default = "required"
-        shown = f"`{default}`" if default not in ("", "required") else default
-        lines.append(f"| `{action.option_strings[-1]}` | {shown} | {_cell(meaning)} |")
+        meaning = meaning.replace("|", "\\|")
+        lines.append(f"| `{action.option_strings[-1]}` | {default} | {meaning} |")
     return "\n".join(lines) + "\n"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
 
 
 def _choices(field: FieldInfo) -> tuple[str, ...]:
@@ -334,37 +481,39 @@ def _choices(field: FieldInfo) -> tuple[str, ...]:
     return ()
 
 
-def _mistake(error: ErrorDetails) -> str:
-    """Say in one line what is wrong with which option."""
-    name = str(error["loc"][0])
-    field, value, kind = ImportOptions.model_fields[name], error["input"], error["type"]
-    return f"{option_of(name)}: {_expectation(field, kind, value, error)}"
+def mistakes_of(
+    error: ValidationError, model: type[Options], *, partial: bool = False
+) -> list[str]:
+    """Say in a line each what is wrong with which option."""
+    return [
+        f"{option_of(str(item['loc'][0]))}: {_mistake(item, model)}"
+        for item in error.errors(include_url=False)
+        if not (partial and item["type"] == "missing")
+    ]
 
 
-def _expectation(field: FieldInfo, kind: str, value: object, error: ErrorDetails) -> str:
-    limits = error.get("ctx", {})
-    match kind:
+def _mistake(error: ErrorDetails, model: type[Options]) -> str:
+    field, value = model.model_fields[str(error["loc"][0])], error["input"]
+    match error["type"]:
         case "missing":
             return f"is required: {field.description}"
         case "literal_error":
             choices = _choices(field)
-            return (
-                f"expected one of {', '.join(choices)}, found {value!r}"
-                f"{nearest(str(value), choices)}"
-            )
-        case "path_not_file" | "path_not_directory":
-            path = Path(str(value))
-            if path.exists():
-                return f"{path}: expected a {'file' if kind == 'path_not_file' else 'folder'}"
-            what = "file" if kind == "path_not_file" else "folder"
-            return f"{path}: no such {what}{_close_file(path)}"
+            found = f"{value!r}{nearest(str(value), choices)}"
+            return f"expected one of {', '.join(choices)}, found {found}"
+        case "path_not_file":
+            return no_such(Path(str(value)), "file")
+        case "path_not_directory":
+            return no_such(Path(str(value)), "folder")
+        case "string_pattern_mismatch" if model is CommandOptions:
+            return f"expected 64 digits of 0-9 and a-f, found {value!r}"
         case "string_pattern_mismatch":
             return (
                 "expected at most 63 lower-case letters, digits, '.', '_' and '-', a letter or "
                 f"digit at both ends, found {value!r}"
             )
         case "value_error":
-            return str(limits["error"])
+            return str(error["ctx"]["error"])
         case "dict_type":
             return f"expected a JSON object, found a {type(value).__name__}"
         case _:
@@ -386,9 +535,10 @@ def _number(field: FieldInfo) -> str:
     return " ".join(parts)
 
 
-def _close_file(path: Path) -> str:
-    """Return "; did you mean …?" with the name nearest to a file that is not there."""
-    folder = path.parent
-    names = [item.name for item in folder.iterdir()] if folder.is_dir() else []
+def no_such(path: Path, kind: str) -> str:
+    """Say that a file or folder is not there, with the nearest name that is."""
+    if path.exists():
+        return f"{path}: expected a {kind}"
+    names = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
     found = difflib.get_close_matches(path.name, names, n=1)
-    return f"; did you mean {folder / found[0]}?" if found else ""
+    return f"{path}: no such {kind}{f'; did you mean {path.parent / found[0]}?' if found else ''}"

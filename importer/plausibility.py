@@ -1,21 +1,30 @@
-"""Whether a model and its evidence make sense together: findings before anything is written."""
+"""Whether a model and its evidence make sense together: findings before anything is written.
+
+A check returns what it found, or None. `check_findings` refuses what nobody accepted. The checks
+name their arguments alike: `network` is `PixelsToLogits` in evaluation mode, `inputs` the golden
+inputs (n, H, W, C), `logits` what the reference answers to them, float32 (n, classes), `answers`
+the class it answers each image with, (n,), `targets` the true class of each image, or None, and
+`labels` the names of the classes in the order of the logits.
+"""
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
-from image_classifier.inference.certificate import answered_classes
+from image_classifier.artifact.manifest import Outputs
+from image_classifier.inference.engine import Batch, Logits
+from image_classifier.inference.predictions import answered_classes
 from importer.errors import ImportRefused
 from importer.options import FindingName
+from importer.pixels_to_logits import run_reference
 
-Logits = npt.NDArray[np.float32]
+Classes = npt.NDArray[np.int64]
 Targets = Sequence[int | None]
 RARE = 0.02
 """Probability below which chance does not explain what was seen. Six images that all speak for
@@ -34,10 +43,11 @@ PAIRED_IMAGES = 8
 training mode; eight also see what depends on the position."""
 CHANNEL_ORDER_IMAGES = 64
 """Most images that also run with their channels swapped."""
+SUM_TOLERANCE = 1e-3
+"""Probabilities of 1000 classes rounded to half precision still sum to 1 within this."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
+class Finding(NamedTuple):
     """Something that makes the import implausible.
 
     Attributes:
@@ -49,8 +59,10 @@ class Finding:
     message: str
 
 
-def check_findings(findings: Iterable[Finding | None], accepted: Sequence[str]) -> list[str]:
-    """Raise for findings that are not accepted; return a note for each of the others.
+def check_findings(
+    *findings: Finding | None, accepted: Sequence[str], note: Callable[[str], None]
+) -> None:
+    """Raise for findings that are not accepted; note each of the others.
 
     Raises:
         ImportRefused: All findings that are not accepted, each with the option that accepts it.
@@ -60,148 +72,110 @@ def check_findings(findings: Iterable[Finding | None], accepted: Sequence[str]) 
     if refused:
         raise ImportRefused(
             "; ".join(
-                f"{finding.message}; if that is as it should be: --accept {finding.name}"
-                for finding in refused
+                f"{message}; if that is as it should be: --accept {name}"
+                for name, message in refused
             )
         )
-    return [f"accepted ({finding.name}): {finding.message}" for finding in found]
-
-
-# -------------------------------------------------------------------------- preprocessing
+    for name, message in found:
+        note(f"accepted ({name}): {message}")
 
 
 def mean_std_scale(mean: Sequence[float] | None, std: Sequence[float] | None) -> Finding | None:
     """Find means or standard deviations of pixels in [0, 255] where [0, 1] is expected.
 
+    The mean of values in [0, 1] lies in [0, 1]; their standard deviation is at most 0.5, and 1
+    means that none is applied.
+
     Args:
         mean: Per channel; None where the preprocessing normalises by itself.
         std: Per channel.
-
-    The mean of values in [0, 1] lies in [0, 1]; their standard deviation is at most 0.5, and 1
-    means that none is applied.
     """
     if mean is None or std is None:
         return None
-    odd_mean = any(not 0 <= value <= 1 for value in mean)
-    odd_std = any(not 0 < value <= 1 for value in std)
+    odd_mean, odd_std = not 0 <= min(mean) <= max(mean) <= 1, not 0 < min(std) <= max(std) <= 1
     if not odd_mean and not odd_std:
         return None
-    scaled_mean = [round(value / 255, 6) for value in mean] if odd_mean else list(mean)
     # With pixels in [0, 255], a std of 1 means "not scaled": it is divided as well.
-    scale_std = odd_std or all(value == 1 for value in std)
-    scaled_std = [round(value / 255, 6) for value in std] if scale_std else list(std)
-    hint = f"divide by 255: mean {scaled_mean}, std {scaled_std}"
-    if any(value < 0 for value in (*mean, *std)):
-        hint = "a mean or std of such pixels is never negative"
+    by_mean, by_std = 255 if odd_mean else 1, 255 if odd_std or set(std) == {1} else 1
+    hint = (
+        f"divide by 255: mean {[round(value / by_mean, 6) for value in mean]}, "
+        f"std {[round(value / by_std, 6) for value in std]}"
+    )
+    if min(mean) < 0 or min(std) <= 0:
+        hint = "a mean of such pixels is never negative, and a std is above 0"
     return Finding(
-        name="mean-std-scale",
-        message=(
-            f"preprocessing: mean {list(mean)}, std {list(std)} are not of pixels in [0, 1], "
-            f"which they are applied to; {hint}"
-        ),
+        "mean-std-scale",
+        f"preprocessing: mean {list(mean)}, std {list(std)} are not of pixels in [0, 1], "
+        f"which they are applied to; {hint}",
     )
 
 
-def input_range(inputs: npt.NDArray[np.generic]) -> Finding | None:
+def input_range(inputs: Batch) -> Finding | None:
     """Find float32 inputs whose values hardly differ: pixels that were scaled twice.
 
-    Args:
-        inputs: Golden inputs (n, H, W, C). uint8 inputs are normalised in the graph.
-
+    uint8 inputs are normalised in the graph, and pass.
     Pixels in [0, 1], [-1, 1] or divided by a std span 1 and more over some images; scaled by
     255 once too often they span at most 0.02. Evenly coloured images may span little too.
     """
-    if inputs.dtype != np.float32:
-        return None
     low, high = float(inputs.min()), float(inputs.max())
-    if not 0 < high - low < 0.05:
+    if inputs.dtype != np.float32 or not 0 < high - low < 0.05:
         return None
     return Finding(
-        name="mean-std-scale",
-        message=(
-            f"preprocessing: all values of all golden inputs lie between {low:.4g} and "
-            f"{high:.4g}; likely cause: pixels are divided by 255 twice, or mean and std are of "
-            "pixels in [0, 255] and applied to pixels in [0, 1]"
-        ),
+        "mean-std-scale",
+        f"preprocessing: all values of all golden inputs lie between {low:.4g} and "
+        f"{high:.4g}; likely cause: pixels are divided by 255 twice, or mean and std are of "
+        "pixels in [0, 255] and applied to pixels in [0, 1]",
     )
 
 
-def random_preprocessing(
-    names: Sequence[str],
-    first: npt.NDArray[np.generic],
-    second: npt.NDArray[np.generic],
-) -> Finding | None:
-    """Find images that the preprocessing turns into another input when it runs again.
+def check_repeatable(names: Sequence[str], first: Batch, second: Batch) -> None:
+    """Compare the inputs of the golden images with the same, made again.
 
-    Args:
-        names: Of the golden images.
-        first: Their inputs (n, H, W, C).
-        second: Their inputs, made again.
+    Nothing to accept: a start compares the inputs with those of the import.
+
+    Raises:
+        ImportRefused: They differ; with the first image and the likely cause.
     """
     differ = [
         name
         for name, one, other in zip(names, first, second, strict=True)
         if not np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
     ]
-    if not differ:
-        return None
-    return Finding(
-        name="random-preprocessing",
-        message=(
+    if differ:
+        raise ImportRefused(
             f"preprocessing: to_input gives another input when it runs again on {len(differ)} of "
             f"{len(names)} golden images, {differ[0]} the first; likely cause: an augmentation of "
             "the training (RandomResizedCrop, RandomHorizontalFlip, ColorJitter); use the "
             "transforms of the evaluation"
-        ),
-    )
+        )
 
 
-# -------------------------------------------------------------------------- the reference
-
-
-def unstable_reference(first: Logits, second: Logits) -> Finding | None:
-    """Find a network that answers the same images differently when it runs again.
-
-    Args:
-        first: Logits of some images, (n, classes).
-        second: Logits of the same images, computed again.
-    """
-    excess = _excess(first, second, REPEAT_TOLERANCE)
-    if excess <= 0:
-        return None
-    return Finding(
-        name="unstable-reference",
-        message=(
+def unstable_network(network: nn.Module, inputs: Batch, logits: Logits) -> Finding | None:
+    """Find a network that answers the same images differently, again or together in a batch."""
+    inputs, logits = inputs[:PAIRED_IMAGES], logits[:PAIRED_IMAGES]
+    again = run_reference(network, inputs)
+    if _differ(logits, again, REPEAT_TOLERANCE):
+        return Finding(
+            "unstable-reference",
             "network: it answers differently each time: logits of one image differ by up to "
-            f"{np.abs(first - second).max():.3g} between two runs; likely cause: dropout, "
+            f"{np.abs(logits - again).max():.3g} between two runs; likely cause: dropout, "
             "stochastic depth or noise that is active in evaluation mode, such as "
-            "functional.dropout(x) without training=self.training"
-        ),
-    )
-
-
-def batch_dependent(single: Logits, batched: Logits | None) -> Finding | None:
-    """Find a network whose answer to an image depends on the others in its batch.
-
-    Args:
-        single: Logits of some images, each computed alone, (n, classes).
-        batched: Logits of the same images, computed as one batch; None where it takes no batch.
-    """
-    if batched is None or _excess(single, batched, BATCH_TOLERANCE) <= 0:
-        return None
-    return Finding(
-        name="batch-dependent",
-        message=(
+            "functional.dropout(x) without training=self.training",
+        )
+    batched = _run_batch(network, inputs)
+    if batched is not None and _differ(logits, batched, BATCH_TOLERANCE):
+        return Finding(
+            "batch-dependent",
             "network: its answer to an image depends on the other images of the batch: logits "
-            f"differ by up to {np.abs(single - batched).max():.3g}; likely cause: batch "
+            f"differ by up to {np.abs(logits - batched).max():.3g}; likely cause: batch "
             "normalisation in training mode (train() called in forward, or "
-            "track_running_stats=False), or a sum, mean or softmax over the batch dimension"
-        ),
-    )
+            "track_running_stats=False), or a sum, mean or softmax over the batch dimension",
+        )
+    return None
 
 
-def run_batch(network: nn.Module, inputs: npt.NDArray[np.generic]) -> Logits | None:
-    """Return the logits of all inputs (n, H, W, C) computed as one batch.
+def _run_batch(network: nn.Module, inputs: Batch) -> Logits | None:
+    """Return the logits of all inputs computed as one batch.
 
     None where the network takes no batch, or answers with another shape: single images are
     what an import demands.
@@ -217,12 +191,15 @@ def run_batch(network: nn.Module, inputs: npt.NDArray[np.generic]) -> Logits | N
     return np.asarray(output.float().numpy())
 
 
-def constant_logits(logits: Logits, inputs: npt.NDArray[np.generic]) -> Finding | None:
+def _differ(first: Logits, second: Logits, tolerance: float) -> bool:
+    """Say whether a difference exceeds tolerance × max(1, |logit|)."""
+    return bool((np.abs(first - second) > tolerance * np.maximum(1, np.abs(first))).any())
+
+
+def constant_logits(logits: Logits, inputs: Batch) -> Finding | None:
     """Find a network that gives every image (nearly) the same logits.
 
-    Args:
-        logits: (n, classes).
-        inputs: (n, H, W, C); copies of one image prove nothing.
+    Copies of one image prove nothing.
     """
     if all(np.array_equal(inputs[0], other) for other in inputs[1:]):
         return None
@@ -232,80 +209,85 @@ def constant_logits(logits: Logits, inputs: npt.NDArray[np.generic]) -> Finding 
     if differences > SAME_LOGITS * spread:
         return None
     return Finding(
-        name="constant-logits",
-        message=(
-            f"network: all {len(rows)} golden images get nearly the same logits (they differ by "
-            f"at most {differences:.2g}), so nothing about them is proven; likely cause: "
-            "weights that were not trained or not loaded, or a preprocessing that scales the "
-            "pixels wrongly"
-        ),
+        "constant-logits",
+        f"network: all {len(rows)} golden images get nearly the same logits (they differ by "
+        f"at most {differences:.2g}), so nothing about them is proven; likely cause: "
+        "weights that were not trained or not loaded, or a preprocessing that scales the "
+        "pixels wrongly",
     )
 
 
-OutputKind = Literal["one", "unit-interval", "probabilities", "log-probabilities", "logits"]
+OutputKind = Literal["unit-interval", "probabilities", "log-probabilities", "logits"]
 
 
-def output_kind(outputs: Logits) -> OutputKind:
-    """Say what the outputs (n, classes) on the golden images look like.
+def output_kind(outputs: npt.NDArray[np.floating]) -> OutputKind:
+    """Say what rows of numbers (n, classes) look like.
 
-    "one": a single output, so that a softmax over classes is always 1. "unit-interval": all
-    in [0, 1], without the rows summing to 1: a sigmoid is in the network. "probabilities": all
-    in [0, 1], rows sum to 1. "log-probabilities": none above 0, and their exponentials sum
-    to 1.
+    "probabilities": all in [0, 1], each of several to a row, and each row sums to 1.
+    "unit-interval": all in [0, 1] without that, as a sigmoid makes them.
+    "log-probabilities": none above 0, and the exponentials of each row sum to 1.
     """
     rows = outputs.astype(np.float64)
-    in_unit_interval = bool(((rows >= 0) & (rows <= 1)).all())
-    if rows.shape[1] == 1:
-        return "unit-interval" if in_unit_interval else "one"
-    if in_unit_interval:
-        sums_to_one = np.abs(rows.sum(axis=1) - 1) < 1e-3
-        # Logits of dead or untrained networks are all zero: no sigmoid gives that.
-        if sums_to_one.all():
-            return "probabilities"
-        return "unit-interval" if rows.max() > 0 else "logits"
-    if (rows <= 0).all() and (np.abs(np.exp(rows).sum(axis=1) - 1) < 1e-3).all():
+
+    def sum_to_one(numbers: npt.NDArray[np.float64]) -> bool:
+        return rows.shape[1] > 1 and bool((np.abs(numbers.sum(axis=1) - 1) <= SUM_TOLERANCE).all())
+
+    # Logits of dead or untrained networks are all zero: no sigmoid gives that.
+    if ((rows >= 0) & (rows <= 1)).all() and rows.max() > 0:
+        return "probabilities" if sum_to_one(rows) else "unit-interval"
+    if (rows <= 0).all() and sum_to_one(np.exp(rows)):
         return "log-probabilities"
     return "logits"
 
 
-def check_activation(kind: OutputKind, activation: str, *, asked: str | None) -> None:
-    """Refuse an activation that the outputs contradict, or that they leave open.
+def check_activation(logits: Logits, activation: str, *, asked: str | None) -> Finding | None:
+    """Hold an activation against the outputs of the network on the golden images.
 
     Args:
-        kind: What the outputs look like, see `output_kind`.
+        logits: These outputs, if they are logits.
         activation: What would be applied to them.
         asked: What the operator said of them; None: nothing.
 
+    Returns:
+        Where a sigmoid was asked for, and the outputs look as if one had been applied already.
+
     Raises:
-        ImportRefused: With the options to choose from.
+        ImportRefused: The outputs contradict the activation or leave it open; with the options to
+            choose from.
     """
+    kind = output_kind(logits)
     as_they_are = "serve the outputs as they are with --activation none"
-    if kind == "one" and activation == "softmax":
+    if logits.shape[1] == 1 and activation == "softmax":
         raise ImportRefused(
             "network: has one output, whose softmax is 1 for every image; say what it is: "
             "--activation sigmoid (a logit; with two labels it is that of the second), or "
             "--activation none (a score)"
-        )
-    if kind == "unit-interval" and asked is None:
-        raise ImportRefused(
-            "network: its outputs all lie in [0, 1] and no row sums to 1, so it seems to end in a "
-            "sigmoid; leave that out of the network and add --activation sigmoid, or "
-            f"{as_they_are}"
         )
     if kind == "probabilities" and activation != "none":
         raise ImportRefused(
             "network: its outputs on the golden images are probabilities, expected logits; leave "
             f"its softmax out, else the service would apply another one, or {as_they_are}"
         )
+    if kind == "log-probabilities" and activation == "sigmoid":
+        raise ImportRefused(
+            "network: its outputs on the golden images are log-probabilities, whose softmax gives "
+            "the probabilities; leave --activation sigmoid out"
+        )
+    in_unit_interval = (
+        "network: its outputs all lie in [0, 1] and no row sums to 1, so it seems to end in a "
+        "sigmoid; leave that out of the network and add --activation sigmoid, or "
+        f"{as_they_are}"
+    )
+    if kind == "unit-interval" and asked is None:
+        raise ImportRefused(in_unit_interval)
+    if kind == "unit-interval" and asked == "sigmoid":
+        return Finding("sigmoid-twice", in_unit_interval)
+    return None
 
 
-# -------------------------------------------------------------------------- the labels
-
-
-def count_right(logits: Logits, targets: Targets) -> tuple[int, int]:
-    """Return how many labelled images are classified right, and how many are labelled."""
+def count_right(answers: Classes, targets: Targets) -> tuple[int, int]:
+    """Return how many labelled images are answered right, and how many are labelled."""
     labelled = [row for row, target in enumerate(targets) if target is not None]
-    answers = answered_classes(logits)
     return sum(int(answers[row]) == targets[row] for row in labelled), len(labelled)
 
 
@@ -314,25 +296,17 @@ def chance_of(hits: int, images: int, classes: int) -> float:
     return _at_least(hits, images, 1 / classes)
 
 
-def implausible_labels(logits: Logits, targets: Targets, labels: Sequence[str]) -> Finding | None:
-    """Find labels in another order than the network's, or answers no better than guessing.
-
-    Args:
-        logits: (n, classes).
-        targets: Index of the true class of each image, or None.
-        labels: Names of the classes, in the order of the logits.
-    """
+def implausible_labels(answers: Classes, targets: Targets, labels: Sequence[str]) -> Finding | None:
+    """Find labels in another order than the network's, or answers no better than guessing."""
     rows = [row for row, target in enumerate(targets) if target is not None]
     if not rows:
         return None
-    answers = answered_classes(logits)[rows]
     truth = np.array([targets[row] for row in rows])
-    classes = logits.shape[1]
-    right, images = int((answers == truth).sum()), len(rows)
+    answers = answers[rows]
     return (
         _known_order(answers, truth, labels)
         or _permutation(answers, truth, labels)
-        or _chance(right, images, classes)
+        or _chance(int((answers == truth).sum()), len(rows), len(labels))
     )
 
 
@@ -345,22 +319,17 @@ def _chance(right: int, images: int, classes: int) -> Finding | None:
     if 1 - _at_least(right + 1, images, halfway) > 0.05:
         return None
     return Finding(
-        name="chance-accuracy",
-        message=(
-            f"the reference is right on {right} of {images} labelled golden images; guessing one "
-            f"of {classes} classes gives {images / classes:.2g}; likely cause: the order of the "
-            "labels, the preprocessing, weights that were not trained, or wrong classes of the "
-            "images"
-        ),
+        "chance-accuracy",
+        f"the reference is right on {right} of {images} labelled golden images; guessing one "
+        f"of {classes} classes gives {images / classes:.2g}; likely cause: the order of the "
+        "labels, the preprocessing, weights that were not trained, or wrong classes of the "
+        "images",
     )
 
 
-def _known_order(
-    answers: npt.NDArray[np.int64], truth: npt.NDArray[np.int64], labels: Sequence[str]
-) -> Finding | None:
+def _known_order(answers: Classes, truth: Classes, labels: Sequence[str]) -> Finding | None:
     """Compare with the usual orders: these need no more than one image a class."""
-    count = len(labels)
-    positions = list(range(count))
+    positions = range(len(labels))
     orders = {
         "sorted as text, as ImageFolder sorts its folders": sorted(
             positions, key=labels.__getitem__
@@ -374,41 +343,33 @@ def _known_order(
         # order[class of the network] = position of its label in the file
         explained = np.array(order)[answers] == truth
         if _explains(explained, answers == truth):
-            names = ", ".join(repr(labels[position]) for position in order[:3])
-            return _permuted(
-                int(explained.sum()), answers, truth, f"{words}: {names}{', …' * (count > 3)}"
-            )
+            shown = _listed([repr(labels[position]) for position in order])
+            return _permuted(explained, answers == truth, f"{words}: {shown}")
     return None
 
 
-def _permutation(
-    answers: npt.NDArray[np.int64], truth: npt.NDArray[np.int64], labels: Sequence[str]
-) -> Finding | None:
+def _permutation(answers: Classes, truth: Classes, labels: Sequence[str]) -> Finding | None:
     """Look for any permutation: found on one half of the images, it must explain the other."""
     seen: Counter[int] = Counter()
-    halves = np.zeros(len(truth), dtype=bool)
+    first_half = np.zeros(len(truth), dtype=bool)
     for row, target in enumerate(truth):  # images of a class go to the halves in turn
-        halves[row] = seen[int(target)] % 2 == 0
+        first_half[row] = seen[int(target)] % 2 == 0
         seen[int(target)] += 1
     explained = np.zeros(len(truth), dtype=bool)
-    for half in (halves, ~halves):
+    for half in (first_half, ~first_half):
         mapping = _best_mapping(answers[~half], truth[~half])
-        explained[half] = [
-            mapping.get(int(answer), int(answer)) == target
-            for answer, target in zip(answers[half], truth[half], strict=True)
-        ]
+        mapped = np.array([mapping.get(int(answer), int(answer)) for answer in answers[half]])
+        explained[half] = mapped == truth[half]
     if not _explains(explained, answers == truth):
         return None
-    mapping = _best_mapping(answers, truth)
-    moved = {answer: target for answer, target in mapping.items() if answer != target}
-    shown = ", ".join(
-        f"class {answer} is {labels[target]!r}, not {labels[answer]!r}"
-        for answer, target in sorted(moved.items())[:3]
-    )
-    return _permuted(int(explained.sum()), answers, truth, f"{shown}{', …' * (len(moved) > 3)}")
+    moved = sorted(pair for pair in _best_mapping(answers, truth).items() if pair[0] != pair[1])
+    shown = [
+        f"class {answer} is {labels[target]!r}, not {labels[answer]!r}" for answer, target in moved
+    ]
+    return _permuted(explained, answers == truth, _listed(shown))
 
 
-def _best_mapping(answers: npt.NDArray[np.int64], truth: npt.NDArray[np.int64]) -> dict[int, int]:
+def _best_mapping(answers: Classes, truth: Classes) -> dict[int, int]:
     """Return the one-to-one map of answered classes to true classes that most images follow."""
     counts = Counter(zip(answers.tolist(), truth.tolist(), strict=True))
     mapping: dict[int, int] = {}
@@ -422,112 +383,47 @@ def _best_mapping(answers: npt.NDArray[np.int64], truth: npt.NDArray[np.int64]) 
 
 
 def _permuted(
-    explained: int,
-    answers: npt.NDArray[np.int64],
-    truth: npt.NDArray[np.int64],
-    order: str,
+    explained: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_], order: str
 ) -> Finding:
     return Finding(
-        name="permuted-labels",
-        message=(
-            f"labels: the reference is right on {int((answers == truth).sum())} of {len(truth)} "
-            f"labelled golden images, and would be on {explained} with the labels in another "
-            f"order ({order}); give the labels in the order of the training"
-        ),
+        "permuted-labels",
+        f"labels: the reference is right on {right.sum()} of {len(right)} "
+        f"labelled golden images, and would be on {explained.sum()} with the labels in another "
+        f"order ({order}); give the labels in the order of the training",
     )
 
 
-def channel_order(logits: Logits, swapped: Logits, targets: Targets) -> Finding | None:
+def _listed(words: Sequence[str]) -> str:
+    return ", ".join(words[:3]) + ", …" * (len(words) > 3)
+
+
+def channel_order(
+    network: nn.Module, inputs: Batch, answers: Classes, targets: Targets, outputs: Outputs
+) -> Finding | None:
     """Find a network that classifies images better with their channels reversed.
 
-    Args:
-        logits: (n, classes).
-        swapped: The same for inputs with the channels in reverse order; NaN for images that did
-            not run.
-        targets: Index of the true class of each image, or None.
+    The images run again only where a quarter and more are classified wrong, and enough to tell
+    anything: most imports do not pay for the check. Swapped channels cost a trained network more
+    than that.
     """
-    rows = [
-        row
-        for row, target in enumerate(targets)
-        if target is not None and np.isfinite(swapped[row]).all()
-    ]
-    if not rows:
+    right, labelled = count_right(answers, targets)
+    wrong = labelled - right
+    if inputs.shape[3] != 3 or 4 * wrong < labelled or _at_least(wrong, wrong, 0.5) > RARE:
         return None
+    rows = [row for row, target in enumerate(targets) if target is not None]
+    rows = rows[:: math.ceil(len(rows) / CHANNEL_ORDER_IMAGES)]
     truth = np.array([targets[row] for row in rows])
-    given = answered_classes(logits[rows]) == truth
-    other = answered_classes(swapped[rows]) == truth
+    swapped = run_reference(network, inputs[rows][..., ::-1])
+    given, other = answers[rows] == truth, answered_classes(swapped, outputs) == truth
     if not _explains(other, given):
         return None
     return Finding(
-        name="channel-order",
-        message=(
-            f"preprocessing: the reference is right on {given.sum()} of {len(rows)} labelled "
-            f"golden images as they are, and on {other.sum()} with red and blue exchanged; "
-            "likely cause: the network was trained on BGR images (cv2.imread); write a "
-            "preprocessing class that reverses the channels"
-        ),
+        "channel-order",
+        f"preprocessing: the reference is right on {given.sum()} of {len(rows)} labelled "
+        f"golden images as they are, and on {other.sum()} with red and blue exchanged; "
+        "likely cause: the network was trained on BGR images (cv2.imread); write a "
+        "preprocessing class that reverses the channels",
     )
-
-
-def rows_to_swap(logits: Logits, targets: Targets) -> list[int]:
-    """Return the labelled images that are worth running with swapped channels.
-
-    None where less than a quarter is classified wrong, or too few to tell anything: most
-    imports do not pay for the check. Swapped channels cost a trained network more than that.
-    """
-    answers = answered_classes(logits)
-    labelled = [row for row, target in enumerate(targets) if target is not None]
-    wrong = sum(int(answers[row]) != targets[row] for row in labelled)
-    if 4 * wrong < len(labelled) or _at_least(wrong, wrong, 0.5) > RARE:
-        return []
-    return labelled[:: math.ceil(len(labelled) / CHANNEL_ORDER_IMAGES)]
-
-
-# -------------------------------------------------------------------------- what it rests on
-
-
-def what_the_proof_rests_on(
-    logits: Logits,
-    targets: Targets,
-    *,
-    reference_given: bool,
-    accepted: Sequence[str] = (),
-) -> list[str]:
-    """Say in words what is proven of an import, and what is not.
-
-    Args:
-        logits: The reference's, (n, classes).
-        targets: Index of the true class of each golden image, or None.
-        reference_given: Whether the numbers of a notebook were compared.
-        accepted: Findings that were accepted.
-    """
-    right, images = count_right(logits, targets)
-    sentences = []
-    if images:
-        sentences.append(
-            f"reference: {right} of {images} labelled images right ({right / images:.1%})"
-        )
-    else:
-        sentences.append(
-            "no golden image is labelled: that the labels are in the right order and the "
-            "preprocessing is the one of the training is unproven"
-        )
-    if reference_given:
-        sentences.append(f"the notebook's numbers are reproduced on {len(logits)} golden images")
-    else:
-        sentences.append(
-            "no --reference: that the notebook's numbers are these is unproven "
-            "(python -m importer.notebook shows how to save them)"
-        )
-    if accepted:
-        sentences.append(f"accepted without proof: {', '.join(sorted(accepted))}")
-    return sentences
-
-
-def _excess(first: Logits, second: Logits, tolerance: float) -> float:
-    """Return by how much the largest difference exceeds tolerance × max(1, |logit|)."""
-    allowed = tolerance * np.maximum(1, np.abs(first))
-    return float((np.abs(first - second) - allowed).max())
 
 
 def _explains(other: npt.NDArray[np.bool_], given: npt.NDArray[np.bool_]) -> bool:
@@ -552,3 +448,29 @@ def _at_least(hits: int, trials: int, probability: float) -> float:
         )
         for count in range(max(hits, 0), trials + 1)
     )
+
+
+def what_the_proof_rests_on(
+    right: int, labelled: int, *, reproduced: int | None, accepted: Sequence[str]
+) -> tuple[str, ...]:
+    """Say in words what is proven of an import, and what is not.
+
+    Args:
+        right: Labelled golden images that the reference answers right.
+        labelled: All labelled golden images.
+        reproduced: Golden images whose numbers of the notebook are reproduced; None: not given.
+        accepted: Findings that were accepted.
+    """
+    sentences = [
+        f"reference: {right} of {labelled} labelled images right ({right / labelled:.1%})"
+        if labelled
+        else "no golden image is labelled: that the labels are in the right order and the "
+        "preprocessing is the one of the training is unproven",
+        "no --reference: that the notebook's numbers are these is unproven "
+        "(python -m importer.notebook shows how to save them)"
+        if reproduced is None
+        else f"the notebook's numbers are reproduced on {reproduced} golden images",
+    ]
+    if accepted:
+        sentences.append(f"accepted without proof: {', '.join(sorted(accepted))}")
+    return tuple(sentences)

@@ -1,7 +1,8 @@
 """What a person sees while an import runs."""
 
+import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
@@ -26,7 +27,7 @@ class TerminalProgress:
 
     def note(self, text: str) -> None:
         """See `Progress`."""
-        self._console.print(f"  {text}", style="dim", markup=False)
+        self._console.print(f"  {text}", style="dim", markup=False, soft_wrap=True)
 
     @contextmanager
     def step(self, title: str) -> Iterator[None]:
@@ -34,5 +35,16 @@ class TerminalProgress:
         started = time.perf_counter()
         with self._console.status(title):
             yield
+        self._done(title, started)
+
+    @contextmanager
+    def count(self, title: str, total: int) -> Iterator[Callable[[], None]]:
+        """Show how many of `total` are done, each of which calls what this yields."""
+        started, done = time.perf_counter(), itertools.count(1)
+        with self._console.status(title) as status:
+            yield lambda: status.update(f"{title}: {next(done)} of {total}")
+        self._done(title, started)
+
+    def _done(self, title: str, started: float) -> None:
         seconds = time.perf_counter() - started
         self._console.print(f"✓ {title} ({seconds:.1f} s)", markup=False)

@@ -4,23 +4,22 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from image_classifier.artifact.format import ArtifactError
+from importer.plausibility import output_kind
 
-Kind = Literal["logits", "probabilities"]
-KINDS: tuple[Kind, Kind] = ("logits", "probabilities")
-SUM_TOLERANCE = 1e-3
-"""Probabilities of 1000 classes rounded to half precision still sum to 1 within this."""
+Kind = Literal["logits", "probabilities", "log_probabilities"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 HOW_TO = "`python -m importer.notebook` prints the lines for your notebook"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """Logits or probabilities by image.
+    """Logits, probabilities or log-probabilities by image.
 
     Attributes:
         kind: What the rows are.
@@ -63,7 +62,7 @@ class Reference:
 
 
 def read_reference(path: Path) -> Reference:
-    """Read an npz file: `files` (names) beside `logits` or `probabilities`, a row a name.
+    """Read an npz file: `files` (names) beside one of `KINDS`, a row a name.
 
     `labels`, the names of the classes in the order of the columns, may stand beside them.
 
@@ -72,12 +71,12 @@ def read_reference(path: Path) -> Reference:
     """
     arrays = _arrays(path)
     kinds = [kind for kind in KINDS if kind in arrays]
-    if len(kinds) == 2:
-        raise ArtifactError(f"{path}: holds logits and probabilities; keep the logits alone")
+    if len(kinds) > 1:
+        raise ArtifactError(f"{path}: holds {' and '.join(kinds)}; keep the {kinds[0]} alone")
     if "files" not in arrays or not kinds:
         raise ArtifactError(
-            f"{path}: holds {', '.join(arrays) or 'nothing'}; expected files, and logits or "
-            f"probabilities; {HOW_TO}"
+            f"{path}: holds {', '.join(arrays) or 'nothing'}; expected files, and logits, "
+            f"probabilities or log_probabilities; {HOW_TO}"
         )
     kind, names = kinds[0], arrays["files"]
     try:
@@ -94,8 +93,10 @@ def read_reference(path: Path) -> Reference:
         raise ArtifactError(f"{path}: a name stands in files twice")
     if bad := [name for name, row in by_name.items() if not np.isfinite(row).all()]:
         raise ArtifactError(f"{path}: {bad[0]}: has NaN or infinite values; compute it again")
-    if kind == "probabilities" and not _are_probabilities(rows):
-        raise ArtifactError(f"{path}: rows called probabilities do not lie in [0, 1] and sum to 1")
+    if kind == "probabilities" and output_kind(rows) not in ("probabilities", "unit-interval"):
+        raise ArtifactError(f"{path}: what is called probabilities does not lie in [0, 1]")
+    if kind == "log_probabilities" and rows.max() > 0:
+        raise ArtifactError(f"{path}: what is called log_probabilities is above 0")
     labels = arrays.get("labels")
     if labels is not None and labels.shape != (rows.shape[1],):
         raise ArtifactError(
@@ -143,8 +144,3 @@ def _arrays(path: Path) -> dict[str, NDArray[np.generic]]:
         ) from error
     except OSError as error:
         raise ArtifactError(f"{path}: {error.strerror or error}; expected an npz file") from error
-
-
-def _are_probabilities(rows: NDArray[np.float64]) -> bool:
-    inside = bool(((rows >= 0) & (rows <= 1)).all())
-    return inside and bool((np.abs(rows.sum(axis=1) - 1) <= SUM_TOLERANCE).all())

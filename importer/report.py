@@ -1,59 +1,88 @@
 """What a person or a program reads of an artifact."""
 
+import csv
 import json
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Literal
 
 from image_classifier.artifact.artifact import Artifact
-from image_classifier.artifact.evidence import CertifiedEngine
+from image_classifier.artifact.evidence import Certificate, CertifiedEngine
 from image_classifier.artifact.format import file_names
-from image_classifier.artifact.manifest import InputSpec, Manifest, Outputs, describe_geometry
+from image_classifier.artifact.manifest import InputSpec, Manifest, describe_geometry
 from image_classifier.artifact.record import EngineAttempt, ImportRecord, Plan
+from image_classifier.artifact.store import Entry
 from image_classifier.inference.plan import best_point
 
+if TYPE_CHECKING:  # they load torch and the engines
+    from importer.pipeline import Imported
+    from importer.prediction import FileAnswer
 
-def print_summary(
-    tag: str, known: bool, record: ImportRecord, manifest: Manifest, proof: Iterable[str]
-) -> None:
+
+def print_summary(imported: "Imported") -> None:
     """Print the table of engines, what the proof rests on, and the tag."""
-    console = Console(highlight=False)
-    table = Table(box=None, pad_edge=False)
-    for title in ("engine", "max |Δlogit|", "top-1 agreement", "batch 1", "best", "verdict"):
-        table.add_column(title, justify="left" if title in ("engine", "verdict") else "right")
-    for attempt in record.attempts:
-        table.add_row(*_cells(attempt, record.plan.engine, record.budget_ms))
-    console.print(table)
-    for attempt in record.attempts:
-        if attempt.reason:
-            console.print(f"{attempt.engine}: {attempt.reason}", markup=False, soft_wrap=True)
-    console.print(
-        f"\nserves with {_plan_in_words(record.plan)}; {len(manifest.golden)} golden samples",
-        soft_wrap=True,
-    )
-    for sentence in proof:
-        console.print(sentence, markup=False, soft_wrap=True)
-    console.print(f"{'already in the store' if known else 'imported'}: {tag}", style="bold")
+    record, golden = imported.record, imported.manifest.golden
+    _print_attempts(record.attempts, record)
+    serving = f"serves with {_plan_in_words(record.plan)}; {len(golden)} golden samples"
+    _print_lines(["", serving, *imported.proof])
+    print(f"{'already in the store' if imported.known else 'imported'}: {imported.lock.tag}")
 
 
-def _cells(attempt: EngineAttempt, chosen: str, budget_ms: float) -> Sequence[str]:
-    single = [point for point in attempt.curve if point.batch_size == 1]
-    fastest = min(single, key=lambda point: point.latency_ms, default=None)
-    best = best_point(attempt.engine, attempt.curve, budget_ms) if attempt.curve else None
-    difference, agreement = attempt.max_logit_difference, attempt.top1_agreement
-    return (
-        attempt.engine,
-        "–" if difference is None else f"{difference:.2g}",
-        "–" if agreement is None else f"{agreement:.1%}",
-        "–" if fastest is None else f"{fastest.latency_ms:.2f} ms",
-        "–" if best is None else f"{best.images_per_s:.0f}/s",
-        "chosen" if attempt.engine == chosen else attempt.verdict,
-    )
+def print_verification(tag: str, rows: Sequence[EngineAttempt]) -> None:
+    """What became of each certificate on this machine."""
+    _print_attempts(rows, None)
+    print(f"{'not ' * any(row.reason for row in rows)}verified: {tag}")
+
+
+def _print_attempts(attempts: Sequence[EngineAttempt], record: ImportRecord | None) -> None:
+    """Print a line an engine, with what was measured where there is a record, and the reasons."""
+    measured = ["batch 1", "best"] if record else []
+    rows = [["engine", *_compared_titles(attempts), *measured, "verdict"]]
+    for attempt in attempts:
+        rows.append([attempt.engine, *_compared(attempt)])
+        if record:
+            single = [point.latency_ms for point in attempt.curve if point.batch_size == 1]
+            curve, budget_ms = attempt.curve, record.budget_ms
+            best = best_point(attempt.engine, curve, budget_ms).images_per_s if curve else None
+            rows[-1] += [_number(min(single, default=None), ".2f", " ms")]
+            rows[-1] += [_number(best, ".0f", "/s")]
+        chosen = record is not None and attempt.engine == record.plan.engine
+        rows[-1].append("chosen" if chosen else attempt.verdict)
+    _print_table(rows)
+    _print_lines(f"{attempt.engine}: {attempt.reason}" for attempt in attempts if attempt.reason)
+
+
+def _compared_titles(rows: Iterable[EngineAttempt | Certificate]) -> Sequence[str]:
+    """Return the titles of the columns that `_compared` gives."""
+    by_label = any(row.label_agreement is not None for row in rows)
+    agreement = "agreement, worst label" if by_label else "top-1 agreement"
+    return "max |Δlogit|", "max |Δprobability|", agreement
+
+
+def _compared(row: EngineAttempt | Certificate) -> Sequence[str]:
+    agreement = row.top1_agreement if row.label_agreement is None else row.label_agreement
+    differences = (row.max_logit_difference, row.max_probability_difference)
+    return *(_number(number, ".2g") for number in differences), _number(agreement, ".1%")
+
+
+def _number(value: float | None, form: str, unit: str = "") -> str:
+    return "–" if value is None else f"{value:{form}}{unit}"
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(printable(line))
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows in aligned columns; no cell is cut, however narrow the terminal is."""
+    rows = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        print("  ".join(cells).rstrip())
 
 
 def _plan_in_words(plan: Plan) -> str:
@@ -84,84 +113,87 @@ def print_artifact(tag: str, artifact: Artifact) -> None:
         ("evidence sha256", artifact.evidence_digest),
         ("network", str(manifest.architecture or "a graph as it was given (original/)")),
         ("classes", f"{manifest.num_classes}: {', '.join(labels[:3])}{', …' * (len(labels) > 3)}"),
-        ("answer", _answer(manifest.outputs)),
+        ("answer", manifest.outputs.in_words(manifest.num_classes, labels)),
         *_preprocessing_facts(manifest),
         ("golden samples", golden),
         ("reference", _reference(artifact)),
         ("versions", ", ".join(f"{name} {value}" for name, value in evidence.versions.items())),
+        ("weights ignored", ", ".join(evidence.ignored_weights) or "none"),
         ("files", f"{len(artifact.pinned_files())}, {size / 1e6:.1f} MB"),
     ]
     if artifact.record is not None:
         facts += _record_facts(artifact.record)
-    _print_facts(facts)
+    _print_table(facts)
+    print()
     _print_engines(evidence.engines)
 
 
-def print_verification(tag: str, rows: Iterable[EngineAttempt]) -> None:
-    """What became of each certificate on this machine."""
-    table = _table("engine", "max |Δlogit|", "top-1 agreement", "verdict")
-    reasons = []
-    for row in rows:
-        difference, agreement = row.max_logit_difference, row.top1_agreement
-        table.add_row(
-            row.engine,
-            "–" if difference is None else f"{difference:.2g}",
-            "–" if agreement is None else f"{agreement:.1%}",
-            row.verdict,
-        )
-        reasons += [f"{row.engine}: {row.reason}"] if row.reason else []
-    console = Console(highlight=False)
-    console.print(table)
-    for reason in reasons:
-        console.print(reason, markup=False, soft_wrap=True)
-    console.print(f"verified: {tag}" if not reasons else f"not verified: {tag}", markup=False)
+def print_list(entries: Iterable[Entry], locked: str | None) -> None:
+    """One line an artifact, and below one for each that cannot be described."""
+    rows = [["tag", "imported", "network", "accuracy", "engine", "size", ""]]
+    problems = []
+    for entry in entries:
+        when = entry.imported_at and f"{entry.imported_at.astimezone():%Y-%m-%d %H:%M}"
+        accuracy = _number(entry.accuracy, ".1%")
+        size = _number(entry.size_bytes and entry.size_bytes / 1e6, ".1f", " MB")
+        cells = [when or "–", entry.network or "–", accuracy, entry.engine or "–", size]
+        rows.append([entry.tag, *cells, "*" if entry.tag == locked else ""])
+        problems += [f"{entry.tag}: {entry.problem}"] if entry.problem else []
+    _print_table(rows)
+    _print_lines(problems)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ListRow:
-    """One line of the list.
+class AnswerPrinter:
+    """Prints the answers of `predict` as they come; for JSON it collects them.
+
+    Args:
+        form: "text", "csv" or "json".
+        number: What a prediction has.
 
     Attributes:
-        problem: Why it cannot be described; None where it can.
+        results: For JSON, one object a file.
+        errors: Files without an answer.
     """
 
-    tag: str
-    classes: int | None = None
-    engines: tuple[str, ...] = ()
-    imported_at: str | None = None
-    problem: str | None = None
+    def __init__(self, form: str, number: Literal["probability", "score"]) -> None:
+        self.results: list[dict[str, object]] = []
+        self.errors = 0
+        self._form = form
+        self._number = number
+        self._csv = csv.writer(sys.stdout, lineterminator="\n")
+        if form == "csv":
+            self._csv.writerow(("file", "rank", "label", "class_id", number, "error"))
+
+    def add(self, answer: "FileAnswer") -> None:
+        """Print or collect one answer."""
+        self.errors += bool(answer.code)
+        error = f"{answer.code}: {answer.message}" if answer.code else ""
+        ranked = [
+            (rank, one.label, one.class_id, getattr(one, self._number))
+            for rank, one in enumerate(answer.predictions, start=1)
+        ]
+        if self._form == "json":
+            told: dict[str, object] = {"predictions": [asdict(one) for one in answer.predictions]}
+            if answer.code:
+                told = {"error": {"code": answer.code, "message": answer.message}}
+            self.results.append({"file": answer.file, **told})
+        elif self._form == "text":
+            labels = [f"{label} {number:.4g}" for _, label, _, number in ranked]
+            print(printable(f"{answer.file}: {', '.join(labels) or error or 'no label'}"))
+        else:
+            if answer.code:
+                self._csv.writerow((answer.file, "", "", "", "", error))
+            for row in ranked:
+                self._csv.writerow((answer.file, *row, ""))
 
 
-def print_list(rows: Iterable[ListRow]) -> None:
-    """One line an artifact, and below one for each that cannot be described."""
-    table = _table("tag", "classes", "engines", "imported")
-    problems = []
-    for row in rows:
-        engines = ", ".join(row.engines) or "–"
-        imported = printable(row.imported_at or "–")
-        table.add_row(Text(printable(row.tag)), str(row.classes or "–"), engines, Text(imported))
-        problems += [printable(f"{row.tag}: {row.problem}")] if row.problem else []
-    console = Console(highlight=False)
-    console.print(table)
-    for problem in problems:
-        console.print(problem, markup=False, soft_wrap=True)
+def print_nothing() -> None:
+    """Print nothing: the answers stand there already."""
 
 
 def printable(text: str) -> str:
     """`text` without control characters: it may come from another machine, and terminals obey."""
     return "".join("·" if unicodedata.category(mark).startswith("C") else mark for mark in text)
-
-
-def _answer(outputs: Outputs) -> str:
-    match outputs.activation:
-        case "softmax":
-            return "one label of all (softmax)"
-        case "sigmoid" if outputs.threshold is None:
-            return "each label by itself (sigmoid)"
-        case "sigmoid":
-            return f"each label by itself (sigmoid), from {outputs.threshold} on"
-        case "none":
-            return "the logits"
 
 
 def _preprocessing_facts(manifest: Manifest) -> list[tuple[str, str]]:
@@ -208,32 +240,11 @@ def _record_facts(record: ImportRecord) -> list[tuple[str, str]]:
     ]
 
 
-def _print_facts(facts: Sequence[tuple[str, str]]) -> None:
-    width = max(len(name) for name, _ in facts)
-    console = Console(highlight=False)
-    for name, value in facts:
-        console.print(f"{name:<{width}}  {printable(value)}", markup=False, soft_wrap=True)
-
-
 def _print_engines(engines: Iterable[CertifiedEngine]) -> None:
-    table = _table("engine", "max |Δlogit|", "top-1 agreement", "required", "accuracy", "reference")
+    titles = _compared_titles([entry.certificate for entry in engines])
+    rows = [["engine", *titles, "required", "accuracy", "reference"]]
     for entry in engines:
         proof = entry.certificate
-        table.add_row(
-            entry.name,
-            f"{proof.max_logit_difference:.2g}",
-            f"{proof.top1_agreement:.1%}",
-            f"{proof.required_agreement:.1%}",
-            "–" if proof.accuracy is None else f"{proof.accuracy:.1%}",
-            "–" if proof.reference_accuracy is None else f"{proof.reference_accuracy:.1%}",
-        )
-    console = Console(highlight=False)
-    console.print()
-    console.print(table)
-
-
-def _table(*titles: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for title in titles:
-        table.add_column(title, overflow="fold", no_wrap=title != "engines")
-    return table
+        shares = (proof.required_agreement, proof.accuracy, proof.reference_accuracy)
+        rows.append([entry.name, *_compared(proof), *(_number(share, ".1%") for share in shares)])
+    _print_table(rows)

@@ -1,13 +1,14 @@
 """Proves that decoding large JPEGs at a reduced size changes no answer that counts."""
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 from torch import nn
 
 from image_classifier.artifact.evidence import Certificate
 from image_classifier.artifact.format import Precision
-from image_classifier.inference.certificate import Gates, certify
-from image_classifier.inference.engine import Logits
+from image_classifier.inference.certificate import Gates, GoldenAnswers, certify
 from importer.errors import ImportRefused
 from importer.golden_images import GoldenImage
 from importer.pixels_to_logits import run_reference
@@ -23,7 +24,7 @@ def certify_shrinking(
     images: tuple[GoldenImage, ...],
     inputs: npt.NDArray[np.generic],
     network: nn.Module,
-    logits: Logits,
+    truth: GoldenAnswers,
     gates: Gates,
 ) -> Certificate | None:
     """Compare the golden images as they will be decoded with a full decode.
@@ -32,7 +33,8 @@ def certify_shrinking(
         images: The golden images.
         inputs: What the preprocessing makes of them, (n, H, W, C).
         network: `PixelsToLogits` in evaluation mode.
-        logits: The reference's answers to `inputs`, (n, classes).
+        truth: The reference's answers to `inputs`.
+        gates: What the agreement must fulfil.
 
     Returns:
         The certificate; None where the preprocessing decodes in full.
@@ -54,9 +56,8 @@ def certify_shrinking(
             "preprocessing: shrink_jpeg_to_side is set and no golden image is a JPEG large enough "
             "to shrink; add such images, or leave shrink_jpeg_to_side out"
         )
-    class_ids = tuple(image.label for image in images)
-    full_logits = run_reference(network, full_inputs)
-    certificate, failure = certify(logits, full_logits, class_ids, JUDGED_AS, gates)
+    full = replace(truth, logits=run_reference(network, full_inputs))
+    certificate, failure = certify(truth.logits, full, JUDGED_AS, gates)
     if failure:
         raise ImportRefused(
             f"preprocessing: large JPEGs decoded at a reduced size: {failure}; raise "

@@ -7,9 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from image_classifier.artifact.format import ArtifactError
-from image_classifier.inference.certificate import answered_classes
 from importer.golden_images import GoldenImage, GoldenImages
-from importer.plausibility import Finding, chance_of, check_findings
+from importer.plausibility import Classes, Finding, chance_of, check_findings
 
 CHANCE = 0.01
 """A reading of the folders is taken if chance gives its hits less often than this."""
@@ -29,11 +28,11 @@ class Reading:
     labels: tuple[str, ...]
     class_ids: tuple[int | None, ...]
 
-    def right(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-        """Return which images the logits (n, classes) classify as this reading says."""
-        targets = np.array([-1 if target is None else target for target in self.class_ids])
-        hits: npt.NDArray[np.bool_] = answered_classes(logits) == targets
-        return hits
+    def right(self, answers: Classes) -> npt.NDArray[np.bool_]:
+        """Return which images are answered, (n,), as this reading says."""
+        return np.array(
+            [answer == target for answer, target in zip(answers, self.class_ids, strict=True)]
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +56,7 @@ class Targets:
 def decide_targets(
     golden: GoldenImages,
     labels: tuple[str, ...],
-    logits: npt.NDArray[np.float32],
+    answers: Classes,
     accepted: Sequence[str] = (),
     *,
     notebook_labels: tuple[str, ...] | None = None,
@@ -66,11 +65,12 @@ def decide_targets(
 
     Where classes are called by numbers, the order of training is not certain: ImageFolder of
     torchvision sorts its folders as text, so that "10" comes before "2". Both orders are
-    compared with what the reference answers, and the one that it confirms is taken.
+    compared with what the reference answers, and the one that it confirms is taken. With one
+    label, all images have it and there is nothing to compare: their classes stay unknown.
 
     Args:
         labels: Names of the classes, in the order that the label file gives, one for each logit.
-        logits: The reference's answers, (n, classes).
+        answers: Class that the reference answers each image with, (n,).
         accepted: Findings that the person importing knows and accepts.
         notebook_labels: Labels that came with `--reference`: they prove the order of numbers.
 
@@ -78,13 +78,15 @@ def decide_targets(
         ArtifactError: An image has a class that does not exist.
         ImportRefused: Several orders fit and the images do not tell which is right.
     """
-    readings = distinct_readings(golden, labels)
-    confirmed = [reading for reading in readings if reading.labels == notebook_labels]
-    readings = confirmed or readings
-    hits = [reading.right(logits) for reading in readings]
+    found: dict[object, Reading] = {}
+    for reading in _readings(golden, labels):  # the one that the files suggest comes first
+        found.setdefault((reading.labels, reading.class_ids), reading)
+    readings = [one for one in found.values() if one.labels == notebook_labels]
+    readings = readings or list(found.values())
+    hits = [reading.right(answers) for reading in readings]
     order = sorted(range(len(readings)), key=lambda number: -hits[number].sum())
     best = order[0]
-    notes = list(_what_classes_rest_on(golden, readings[best]))
+    notes = [_what_classes_rest_on(golden, readings[best])]
     if len(readings) > 1:
         labelled = sum(target is not None for target in readings[0].class_ids)
         accuracies = "; ".join(
@@ -95,15 +97,13 @@ def decide_targets(
             notes.append(f"the order of the classes is decided by the reference: {accuracies}")
         else:
             finding = Finding(
-                name="class-order",
-                message=(
-                    "the classes are called by numbers, and the golden images do not tell in "
-                    f"which order the network was trained ({accuracies}); give golden images of "
-                    "more classes, with a labels.csv of file,label or a folder a class, or a "
-                    "reference that brings labels (python -m importer.notebook)"
-                ),
+                "class-order",
+                "the classes are called by numbers, and the golden images do not tell in "
+                f"which order the network was trained ({accuracies}); give golden images of "
+                "more classes, with a labels.csv of file,label or a folder a class, or a "
+                "reference that brings labels (python -m importer.notebook)",
             )
-            notes += check_findings([finding], accepted)
+            check_findings(finding, accepted=accepted, note=notes.append)
             best = 0
     chosen = readings[best]
     if chosen.labels != labels:
@@ -112,23 +112,16 @@ def decide_targets(
             f"the labels are put in this order: class {moved} is {chosen.labels[moved]!r}, in the "
             f"label file it is {labels[moved]!r}"
         )
+    class_ids = chosen.class_ids
+    if len(labels) == 1:
+        class_ids, notes = (
+            (None,) * len(class_ids),
+            ["one label, which all images have: no accuracy is compared"],
+        )
     images = tuple(
-        replace(image, label=target)
-        for image, target in zip(golden.images, chosen.class_ids, strict=True)
+        replace(image, label=target) for image, target in zip(golden.images, class_ids, strict=True)
     )
     return Targets(labels=chosen.labels, images=images, notes=tuple(notes))
-
-
-def distinct_readings(golden: GoldenImages, labels: tuple[str, ...]) -> list[Reading]:
-    """Return the readings that differ; the one that the files suggest is the first."""
-    found: list[Reading] = []
-    for reading in _readings(golden, labels):
-        if all(
-            (reading.labels, reading.class_ids) != (other.labels, other.class_ids)
-            for other in found
-        ):
-            found.append(reading)
-    return found
 
 
 def _readings(golden: GoldenImages, labels: tuple[str, ...]) -> Iterator[Reading]:
@@ -231,24 +224,17 @@ def _decides(
     return hits > others and by_chance <= CHANCE
 
 
-def _what_classes_rest_on(golden: GoldenImages, reading: Reading) -> Iterator[str]:
-    known = [
-        (image, target)
-        for image, target in zip(golden.images, reading.class_ids, strict=True)
-        if target is not None
-    ]
-    if not known:
-        if golden.folders:
-            yield (
-                f"sub-folders name no class ({golden.folders[0]!r}), so the true classes of the "
-                "golden images are not known and no accuracy is compared"
+def _what_classes_rest_on(golden: GoldenImages, reading: Reading) -> str:
+    for image, target in zip(golden.images, reading.class_ids, strict=True):
+        if target is not None:
+            source = "the sub-folders" if golden.classes_from == "folders" else "the table"
+            return (
+                f"classes of the golden images come from {source}: "
+                f"{image.name} is {reading.labels[target]!r}, class {target}"
             )
-        else:
-            yield "classes of the golden images are not known, so no accuracy is compared"
-        return
-    image, target = known[0]
-    source = "the sub-folders" if golden.classes_from == "folders" else "the table"
-    yield (
-        f"classes of the golden images come from {source}: "
-        f"{image.name} is {reading.labels[target]!r}, class {target}"
-    )
+    if golden.folders:
+        return (
+            f"sub-folders name no class ({golden.folders[0]!r}), so the true classes of the "
+            "golden images are not known and no accuracy is compared"
+        )
+    return "classes of the golden images are not known, so no accuracy is compared"

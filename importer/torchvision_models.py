@@ -59,7 +59,6 @@ class TorchvisionWeights:
         resize_size: Pixels the shorter side is resized to.
         crop_size: Side of the central square, in pixels.
         interpolation: "bilinear" or "bicubic".
-        antialias: Whether the resize filters before it shrinks.
         mean, std: RGB, of pixels scaled to [0, 1].
     """
 
@@ -71,7 +70,6 @@ class TorchvisionWeights:
     resize_size: int
     crop_size: int
     interpolation: str
-    antialias: bool
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -108,7 +106,6 @@ def torchvision_meta(network: str, weights: str) -> TorchvisionWeights:
         resize_size=preset.resize_size[0],
         crop_size=preset.crop_size[0],
         interpolation=preset.interpolation.value,
-        antialias=bool(preset.antialias),
         mean=tuple(preset.mean),
         std=tuple(preset.std),
     )

@@ -1,7 +1,6 @@
 """Resize of uint8 arrays, equal to that of torchvision.transforms.v2 on uint8 tensors."""
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -9,21 +8,6 @@ import numpy.typing as npt
 _CUBIC_ANTIALIASED = -0.5  # Keys' cubic coefficient, as in Pillow
 _CUBIC_PLAIN = -0.75  # as in OpenCV
 _MAX_PRECISION_BITS = 22
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Taps:
-    """Which source positions make up each target position of one axis, and how much.
-
-    Attributes:
-        positions: intp (taps, target length); clamped to the source.
-        weights: int32 (taps, target length), scaled by 2 ** precision_bits.
-        precision_bits: As many as keep the largest weight in 16 bits.
-    """
-
-    positions: npt.NDArray[np.intp]
-    weights: npt.NDArray[np.int32]
-    precision_bits: int
 
 
 def resize_as_tensor(
@@ -49,7 +33,7 @@ def resize_as_tensor(
             pixels = pixels.take(_nearest(pixels.shape[axis], length), axis=axis)
         elif pixels.shape[axis] != length:
             taps = _taps(pixels.shape[axis], length, interpolation, antialias)
-            pixels = _weighted(pixels.swapaxes(0, axis), taps).swapaxes(0, axis)
+            pixels = _weighted(pixels.swapaxes(0, axis), *taps).swapaxes(0, axis)
     return pixels
 
 
@@ -60,18 +44,31 @@ def _nearest(source_length: int, length: int) -> npt.NDArray[np.intp]:
     return np.minimum((targets * scale).astype(np.intp), source_length - 1)
 
 
-def _weighted(pixels: npt.NDArray[np.uint8], taps: _Taps) -> npt.NDArray[np.uint8]:
+def _weighted(
+    pixels: npt.NDArray[np.uint8],
+    positions: npt.NDArray[np.intp],
+    weights: npt.NDArray[np.int32],
+    precision_bits: int,
+) -> npt.NDArray[np.uint8]:
     """Resample the first axis."""
     ends = (1,) * (pixels.ndim - 1)
-    rounding = np.int32(1 << (taps.precision_bits - 1))
-    total = np.full((taps.positions.shape[1], *pixels.shape[1:]), rounding, np.int32)
-    for positions, weights in zip(taps.positions, taps.weights, strict=True):
-        total += pixels[positions] * weights.reshape(-1, *ends)
-    total >>= taps.precision_bits
+    rounding = np.int32(1 << (precision_bits - 1))
+    total = np.full((positions.shape[1], *pixels.shape[1:]), rounding, np.int32)
+    for position, weight in zip(positions, weights, strict=True):
+        total += pixels[position] * weight.reshape(-1, *ends)
+    total >>= precision_bits
     return total.clip(0, 255, out=total).astype(np.uint8)
 
 
-def _taps(source_length: int, length: int, interpolation: str, antialias: bool) -> _Taps:
+def _taps(
+    source_length: int, length: int, interpolation: str, antialias: bool
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int32], int]:
+    """Return which source positions make up each target position of one axis, and how much.
+
+    Returns:
+        Positions, (taps, target length), clamped to the source; weights of the same shape, scaled
+        by 2 ** bits; the bits: as many as keep the largest weight in 16 bits.
+    """
     scale = source_length / length
     targets = np.arange(length, dtype=np.float64)
     if antialias:
@@ -83,7 +80,7 @@ def _taps(source_length: int, length: int, interpolation: str, antialias: bool) 
     bits = _precision_bits(float(weights.max()))
     scaled = weights * (1 << bits)
     rounded = np.trunc(scaled + np.copysign(0.5, scaled)).astype(np.int32)
-    return _Taps(positions=positions, weights=rounded, precision_bits=bits)
+    return positions, rounded, bits
 
 
 def _precision_bits(largest_weight: float) -> int:

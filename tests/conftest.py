@@ -11,12 +11,14 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.imports import isolated_store, made_once
-from tests.service.places import Place, copy_checkout, import_digits
+from tests.service.places import NewPlace, Place, copy_checkout, import_digits
 
 # Before anything imports BentoML: no test may see or change the store of the person running it.
 os.environ["BENTOML_HOME"] = tempfile.mkdtemp(prefix="image-classifier-tests-")
 atexit.register(shutil.rmtree, os.environ["BENTOML_HOME"], ignore_errors=True)
 os.environ["BENTOML_DO_NOT_TRACK"] = "true"
+# Nor their cache of plans.
+os.environ["XDG_CACHE_HOME"] = os.environ["BENTOML_HOME"]
 
 # The same examples everywhere, however slow the machine.
 settings.register_profile(
@@ -28,10 +30,14 @@ SERVERS = {"embedded", "through_runner", "either"}
 """Fixtures of the servers that tests share."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have one test process run all tests of the shared servers, which start once a process."""
+    """Mark tests that start a server; one process runs all those of the shared ones."""
     for item in items:
-        if SERVERS & set(getattr(item, "fixturenames", ())):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if fixtures & {*SERVERS, "new_place"}:
+            item.add_marker(pytest.mark.slow)
+        if fixtures & SERVERS:
             item.add_marker(pytest.mark.xdist_group("servers"))
 
 
@@ -48,6 +54,16 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
     root = made_once("imported", tmp_path_factory, make)
     return Place(directory=root / "checkout", home=root / "home")
+
+
+@pytest.fixture(scope="session")
+def new_place(imported: Place, tmp_path_factory: pytest.TempPathFactory) -> NewPlace:
+    """Makes a place for one more server: the shared directory, a store of its own."""
+
+    def make() -> Place:
+        return imported.with_own_store(tmp_path_factory.mktemp("home"))
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -83,8 +83,7 @@ def import_quietly(
     options: "ImportOptions", lock: Path, progress: "Progress | None" = None
 ) -> "Imported":
     """What `model_import.py --quiet` does, in this process; `progress` is told of it."""
-    from importer.pipeline import Provenance, import_model
+    from importer.pipeline import import_model
     from importer.progress import TerminalProgress
 
-    provenance = Provenance(command="a test", source_commit=None, imported_at="2026-01-01")
-    return import_model(options, lock, provenance, progress or TerminalProgress(quiet=True))
+    return import_model(options, lock, "a test", progress or TerminalProgress(quiet=True))

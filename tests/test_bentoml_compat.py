@@ -5,8 +5,12 @@ A test called `bentoml_…` or `uvicorn_…` that fails says that its workaround
 
 import asyncio
 import inspect
+import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,10 +18,15 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
+from uvicorn.config import HTTP_PROTOCOLS
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
+from image_classifier.http.protocol import ClassifierProtocol
 from tests.http.fakes import Answering, app_of
-from tests.http.test_protocol import SMUGGLED, exchange, upgrade
+from tests.http.test_protocol import SMUGGLED, echo, exchange, upgrade
+from tests.imports import PATIENCE_S, ROOT
 
 with warnings.catch_warnings():
     # BentoML uses a deprecated name of pathspec 1 while it is imported.
@@ -25,10 +34,11 @@ with warnings.catch_warnings():
     import bentoml
     from _bentoml_impl.client import proxy2
     from _bentoml_impl.server import app as bentoml_app
+    from _bentoml_impl.worker import service as worker
     from _bentoml_sdk import Service
     from bentoml._internal.server.http import instruments
+    from bentoml._internal.utils import circus
     from bentoml._internal.utils.analytics import usage_stats
-    from bentoml._internal.utils.circus import Arbiter
     from bentoml.serving import create_watcher, ensure_prometheus_dir
 
     from image_classifier import bentoml_compat
@@ -36,7 +46,9 @@ with warnings.catch_warnings():
         API_CONFIG,
         KEEP_CONNECTIONS,
         MountedAppFirst,
-        stop_api_processes_first,
+        StandIn,
+        configure_uvicorn,
+        supervise,
     )
 
 # BentoML's models override what pydantic 2.11 deprecated.
@@ -58,9 +70,15 @@ class Watcher:
         self._events.append(f"{self.name} ended")
 
 
-def supervisor_of(events: list[str]) -> Any:
+def test_api_processes_end_before_the_runner_however_often_a_server_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    events: list[str] = []
+
     class Supervisor:
         _stopping = False
+
+        def start(self, cb: object = None) -> None: ...
 
         def iter_watchers(self) -> list[Watcher]:
             return [Watcher(name, events) for name in ("service_ModelRunner", "service")]
@@ -68,28 +86,54 @@ def supervisor_of(events: list[str]) -> Any:
         async def stop(self) -> None:
             events.append("everything told")
 
-    stop_api_processes_first(Supervisor)
-    return Supervisor()
+    async def stop_twice() -> None:
+        supervisor = Supervisor()
+        await asyncio.gather(supervisor.stop(), supervisor.stop())
 
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    supervise(Supervisor)
 
-async def stopped(supervisor: Any, times: int) -> None:
-    await asyncio.gather(*(supervisor.stop() for _ in range(times)))
-
-
-def test_api_processes_have_ended_before_anything_else_is_told() -> None:
-    events: list[str] = []
-
-    asyncio.run(stopped(supervisor_of(events), times=1))
+    asyncio.run(stop_twice())
 
     assert events == ["service told", "service ended", "everything told"]
 
 
-def test_a_second_signal_does_not_hurry_the_first() -> None:
-    events: list[str] = []
+def test_the_stand_in_answers_503_until_an_api_process_is_ready() -> None:
+    request = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 300000\r\n\r\n" + bytes(
+        300_000
+    )
 
-    asyncio.run(stopped(supervisor_of(events), times=2))
+    async def ask(port: int) -> bytes:
+        async with asyncio.timeout(PATIENCE_S):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(request)
+            answer = await reader.read()
+            writer.close()
+            return answer
 
-    assert events == ["service told", "service ended", "everything told"]
+    async def run() -> tuple[list[bytes], bool]:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            port = listening.getsockname()[1]
+            stand_in = StandIn()
+            stand_in.open(listening)
+            answers = list(await asyncio.gather(*(ask(port) for _ in range(5))))
+            stand_in.end_soon()
+            await asyncio.sleep(0)
+            asking = asyncio.create_task(ask(port))
+            await asyncio.sleep(0.05)
+            left_alone = not asking.done()
+            stand_in.begin()
+            return [*answers, await asking], left_alone
+
+    answers, left_alone = asyncio.run(run())
+
+    assert left_alone
+    for answer in answers:
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nConnection: close" in head
+        assert b"\r\nRetry-After: 1" in head
+        assert json.loads(body)["error"]["code"] == "not_ready"
 
 
 def asgi_of(service_class: type[Any]) -> Any:
@@ -116,15 +160,6 @@ def ask(asgi: Any, method: str, path: str, **sent: Any) -> httpx.Response:
             return await client.request(method, path, **sent)
 
     return asyncio.run(send())
-
-
-def test_bentoml_answers_with_its_own_api_before_a_mounted_application() -> None:
-    app = asgi_of(Service)
-
-    matching = [route for route in app.routes if getattr(route, "path", "") in ("/classify", "")]
-
-    assert matching[0].path == "/classify"
-    assert isinstance(matching[-1], bentoml_app.PassiveMount)
 
 
 def test_the_mounted_application_answers_before_the_api_of_the_same_path() -> None:
@@ -159,16 +194,64 @@ def test_errors_of_bentomls_routes_have_the_applications_shape(
     assert response.json()["error"]["request_id"] == response.headers["x-request-id"]
 
 
-def test_bentoml_makes_a_series_of_each_path_a_client_thinks_of() -> None:
-    source = inspect.getsource(instruments.RunnerTrafficMetricsMiddleware)
+ASK_FROM_TWO_ORIGINS = """
+import warnings
+warnings.simplefilter("ignore")
+from tests.test_bentoml_compat import MountedAppFirst, ask, asgi_of
 
-    assert 'endpoint = scope["path"]' in source
+app = asgi_of(MountedAppFirst)
+for origin in ("https://example.org", "https://other.org"):
+    asked = {
+        "Origin": origin,
+        "Access-Control-Request-Method": "PUT",
+        "Access-Control-Request-Headers": "content-type, x-request-id",
+    }
+    for answer in (
+        ask(app, "POST", "/classify", content=b"image", headers={"Origin": origin}),
+        ask(app, "OPTIONS", "/classify", headers=asked),
+    ):
+        print(answer.status_code, answer.headers.get("access-control-allow-origin"))
+"""
 
 
-def test_bentomls_page_loads_google_tag_manager() -> None:
-    page = Path(bentoml_app.__file__).parent / "main-openapi.html"
+def test_the_documented_cors_setting_of_bentoml_holds_for_the_applications_paths() -> None:
+    text = (ROOT / "docs" / "serving.md").read_text()
+    name, _, value = text.partition("`BENTOML_CONFIG_OVERRIDES")[2].partition("`")[0].partition("=")
+    environment = {**os.environ, f"BENTOML_CONFIG_OVERRIDES{name}": value.strip("'")}
 
-    assert "googletagmanager" in page.read_text()
+    # BentoML reads the variable once a process.
+    done = subprocess.run(
+        [sys.executable, "-c", ASK_FROM_TWO_ORIGINS],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+
+    own = "https://example.org"
+    assert done.stdout.splitlines() == [f"200 {own}", f"200 {own}", "200 None", "400 None"], (
+        done.stderr
+    )
+
+
+@pytest.mark.parametrize(("words", "seconds"), [([], 75), (["--timeout-keep-alive", "9"], 9)])
+def test_idle_connections_are_kept_as_long_as_the_setting_or_the_command_says(
+    words: list[str], seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(bentoml_compat.SUPERVISOR, f"{os.getppid()}:")
+    monkeypatch.setattr(sys, "argv", ["worker", *words])
+    monkeypatch.setattr(ClassifierProtocol, "keep_alive_s", None)
+    monkeypatch.setitem(HTTP_PROTOCOLS, "auto", "")
+
+    async def protocol() -> Any:
+        config = uvicorn.Config(echo, log_config=None, timeout_keep_alive=int((5, *words)[-1]))
+        config.load()
+        return config.http_protocol_class(config, ServerState(), {})  # type: ignore[call-arg]
+
+    configure_uvicorn(75)
+
+    assert asyncio.run(protocol()).timeout_keep_alive == seconds
 
 
 def test_bentoml_closes_the_calls_in_flight_when_it_renews_a_connection() -> None:
@@ -200,34 +283,6 @@ def test_bentomls_probe_of_a_runner_does_not_catch_its_time_limit() -> None:
         asyncio.run(proxy2.AsyncClient.is_ready(client, 1))
 
 
-def test_bentoml_empties_the_metrics_of_a_server_when_another_one_starts(tmp_path: Path) -> None:
-    (tmp_path / "counter_1.db").write_bytes(b"x")
-
-    ensure_prometheus_dir(str(tmp_path))
-
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_bentoml_reports_its_use_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("BENTOML_DO_NOT_TRACK")
-
-    assert not usage_stats.do_not_track.__wrapped__()
-
-
-def test_bentoml_has_no_optional_dependencies() -> None:
-    assert "optional" not in inspect.signature(bentoml.depends).parameters
-
-
-def test_bentoml_starts_a_failed_worker_anew() -> None:
-    assert create_watcher("service", []).respawn
-
-
-def test_bentoml_removes_the_runners_socket_before_it_stops_the_processes() -> None:
-    source = inspect.getsource(Arbiter.stop)
-
-    assert source.index("exit_stack") < source.index("super().stop")
-
-
 def test_uvicorn_takes_the_body_of_a_request_with_an_upgrade_for_the_next_request() -> None:
     answer = exchange(upgrade(b"h2c", b""), SMUGGLED, protocol=HttpToolsProtocol)
     lost = exchange(
@@ -244,3 +299,37 @@ def test_a_stray_signal_of_the_kind_workers_send_does_not_stop_the_server(
     monkeypatch.setenv(bentoml_compat.SUPERVISOR, f"{os.getpid()}:{tmp_path}")
 
     bentoml_compat._stop(signal.SIGUSR1, None)  # would send SIGTERM to this process
+
+
+def test_bentoml_still_does_what_the_workarounds_are_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # MountedAppFirst: its APIs come before mounted applications.
+    routes = [
+        route
+        for route in asgi_of(Service).routes
+        if getattr(route, "path", "") in ("/classify", "")
+    ]
+    assert routes[0].path == "/classify"
+    assert isinstance(routes[-1], bentoml_app.PassiveMount)
+    # API_CONFIG, and the page of our own.
+    metrics = inspect.getsource(instruments.RunnerTrafficMetricsMiddleware)
+    assert 'endpoint = scope["path"]' in metrics
+    page = Path(bentoml_app.__file__).parent / "main-openapi.html"
+    assert "googletagmanager" in page.read_text()
+    # prepare_process
+    (tmp_path / "counter_1.db").write_bytes(b"x")
+    ensure_prometheus_dir(str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.delenv("BENTOML_DO_NOT_TRACK")
+    assert not usage_stats.do_not_track.__wrapped__()
+    assert "prctl" not in inspect.getsource(worker)
+    # configure_uvicorn
+    options = {option.name: option.default for option in worker.main.params}
+    assert options["timeout_keep_alive"] == 5
+    # prepare_supervisor, stop_server_on_failure, supervise
+    assert "optional" not in inspect.signature(bentoml.depends).parameters
+    assert create_watcher("service", []).respawn
+    stop = inspect.getsource(circus.Arbiter.stop)
+    assert stop.index("exit_stack") < stop.index("super().stop")
+    assert 'pop("check_delay", 10)' in inspect.getsource(circus.create_standalone_arbiter)

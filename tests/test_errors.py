@@ -1,15 +1,17 @@
-"""The error trees: stable codes for clients, one line for operators."""
+"""Codes, limits and settings: what was promised, and what docs/serving.md says of it."""
 
 import re
 from collections.abc import Iterator
-from types import ModuleType
-
-import pytest
 
 import image_classifier.errors as errors
 from image_classifier.http.schemas import ERRORS
+from image_classifier.settings import PREFIX, Settings
+from preprocessing import DecodeLimits
 from preprocessing import errors as preprocessing_errors
 from preprocessing.errors import ClientError, OperatorError
+from tests.imports import ROOT
+
+SERVING = (ROOT / "docs" / "serving.md").read_text()
 
 
 def subclasses(base: type[ClientError]) -> Iterator[type[ClientError]]:
@@ -39,29 +41,14 @@ def test_the_codes_are_those_that_clients_were_promised() -> None:
         "not_ready": 503,
         "deadline_exceeded": 504,
     }
-
-
-def test_every_error_for_clients_has_a_status() -> None:
     assert {error.code for error in CLIENT_ERRORS.values()} == ERRORS.keys() - {"internal_error"}
 
 
-def test_a_file_and_a_body_share_the_codes_for_size_and_kind() -> None:
-    codes = [error.code for error in CLIENT_ERRORS.values() if error.__module__ in OURS]
-
-    assert sorted(code for code in set(codes) if codes.count(code) > 1) == [
-        "body_too_large",
-        "unsupported_media_type",
-    ]
-
-
-OURS = (errors.__name__, preprocessing_errors.__name__)
-
-
-@pytest.mark.parametrize("module", [errors, preprocessing_errors], ids=OURS)
-def test_the_tree_in_the_docstring_has_every_error(module: ModuleType) -> None:
+def test_the_trees_in_the_docstrings_have_every_error() -> None:
     for error in CLIENT_ERRORS.values():
-        if error.__module__ == module.__name__:
-            assert re.search(rf"── {error.__name__} +{error.code} +\w", module.__doc__ or "")
+        for module in (errors, preprocessing_errors):
+            if error.__module__ == module.__name__:
+                assert re.search(rf"── {error.__name__} +{error.code} +\w", module.__doc__ or "")
 
 
 def test_only_what_passes_by_itself_tells_when_to_retry() -> None:
@@ -70,6 +57,22 @@ def test_only_what_passes_by_itself_tells_when_to_retry() -> None:
     assert codes == {"overloaded", "not_ready"}
 
 
-def test_clients_and_operators_are_told_apart() -> None:
+def test_no_error_is_for_clients_and_for_operators() -> None:
     assert not issubclass(OperatorError, ClientError)
     assert not issubclass(ClientError, OperatorError)
+
+
+def test_every_decode_limit_is_a_setting_with_the_same_default() -> None:
+    limits = DecodeLimits().model_dump(exclude={"max_bytes"})
+
+    assert Settings.from_env({}).model_dump(include=set(limits)) == limits
+    assert Settings.from_env({}).max_body_bytes == DecodeLimits().max_bytes == 20_971_520
+
+
+def test_the_documentation_has_every_setting_and_every_error() -> None:
+    for name, field in Settings.model_fields.items():
+        default = "unset" if field.default is None else field.default
+        assert f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |" in SERVING
+    for code, row in ERRORS.items():
+        retry = "yes, after `Retry-After` seconds" if row.retry else "no"
+        assert f"| {int(row.status)} | `{code}` | {row.meaning} | {retry} |" in SERVING

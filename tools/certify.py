@@ -24,6 +24,7 @@ from image_classifier.artifact.store import locate, read_lock
 from image_classifier.inference.engines.load import accelerator_of
 from image_classifier.inference.machine import this_machine
 from image_classifier.settings import PREFIX, Settings
+from importer.source_commit import source_commit
 from preprocessing.errors import OperatorError
 from tools import serving
 from tools.load import Run, Target, closed_run, open_run, search_highest_rate
@@ -134,7 +135,7 @@ def certify(subject: Subject, *, budget_ms: float, probe_s: float) -> SloCertifi
     kind = subject.artifact.evidence.engine(card["engine"]["name"]).kind
     certificate = SloCertificate(
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        commit=serving.commit_of(ROOT),
+        commit=source_commit(ROOT, digits=10),
         machine=this_machine(accelerator_of(kind)),
         images=subject.images_name,
         image_count=len(subject.images),
@@ -195,7 +196,9 @@ def _target(subject: Subject, requests: tuple[bytes, ...], port: int) -> Target:
 
 
 def near_best(predictions: Sequence[Mapping[str, Any]]) -> frozenset[int]:
-    """Return the classes whose probability is close to the best one's."""
+    """Return the classes whose probability is close to the best one's; of scores the best alone."""
+    if "score" in predictions[0]:
+        return frozenset({predictions[0]["class_id"]})
     least = NEAR_TIE_PART * predictions[0]["probability"]
     return frozenset(each["class_id"] for each in predictions if each["probability"] >= least)
 

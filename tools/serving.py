@@ -107,6 +107,7 @@ def running(
     log_path: Path,
     probe: Callable[[int], str],
     ready_within_s: float = 120.0,
+    directory: Path = ROOT,
 ) -> Iterator[RunningServer]:
     """Start a server, wait for its first correct answer, stop it at the end.
 
@@ -116,6 +117,7 @@ def running(
         environment: Of the process, see `server_environment`.
         log_path: Takes what it prints.
         probe: Asks the port once; returns what was wrong with the answer, "" for nothing.
+        directory: Where it runs.
 
     Raises:
         ServerFailed: It ended, or gave no correct answer in time.
@@ -125,7 +127,7 @@ def running(
     with log_path.open("wb") as log:
         popen = subprocess.Popen(
             command,
-            cwd=ROOT,
+            cwd=directory,
             env=dict(environment),
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -179,21 +181,6 @@ def http_request(
     every = {"Host": LOOPBACK, "Content-Length": str(len(body)), **headers}
     head = "".join(f"{name}: {value}\r\n" for name, value in every.items())
     return f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body
-
-
-def commit_of(root: Path) -> str | None:
-    """Return the short commit, with "-dirty" where tracked files differ; None outside git."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments], cwd=root, capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        dirty = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "--short=10", "HEAD") + ("-dirty" if dirty else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def _stop(popen: subprocess.Popen[bytes], process: psutil.Process) -> None:

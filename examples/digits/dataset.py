@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.datasets import load_digits  # type: ignore[import-untyped]  # ships no types
 
 HELD_OUT_EVERY = 5
 SPLIT = "position % 5 == 4 is held out, the rest is for training"
@@ -34,6 +33,9 @@ def held_out_digits() -> Digits:
 
 
 def _digits(*, held_out: bool) -> Digits:
+    # Takes seconds to import, and ships no types.
+    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+
     images, labels = load_digits().images, load_digits().target
     chosen = (np.arange(len(labels)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1) == held_out
     return Digits(images=images[chosen].astype(np.uint8), labels=labels[chosen].astype(np.int64))

@@ -107,8 +107,8 @@ class Artifact:
             raise ArtifactError(f"{self.root}: no preprocessing; import the model again")
         return load_preprocessing(self.path_of(entry.file), entry.class_name)
 
-    def golden_samples(self) -> tuple[GoldenSample, ...]:
-        """Return the golden samples, in the manifest's order."""
+    def reference(self) -> tuple[npt.NDArray[np.float32], tuple[int | None, ...]]:
+        """Return the reference logits (n, classes), and the true class of each golden sample."""
         path = self.path_of(REFERENCE_LOGITS_NAME)
         logits = np.load(BytesIO(path.read_bytes()), allow_pickle=False)
         expected = (len(self.manifest.golden), self.manifest.num_classes)
@@ -117,6 +117,10 @@ class Artifact:
                 f"{path}: {logits.dtype} {logits.shape}, expected float32 {expected}; "
                 "import the model again"
             )
+        return logits, tuple(entry.class_id for entry in self.manifest.golden)
+
+    def golden_samples(self) -> tuple[GoldenSample, ...]:
+        """Return the golden samples, in the manifest's order."""
         return tuple(
             GoldenSample(
                 name=entry.name,
@@ -125,19 +129,20 @@ class Artifact:
                 class_id=entry.class_id,
                 input_sha256=entry.input_sha256,
             )
-            for entry, row in zip(self.manifest.golden, logits, strict=True)
+            for entry, row in zip(self.manifest.golden, self.reference()[0], strict=True)
         )
 
     def describe(self) -> dict[str, JsonValue]:
         """Return what a client may want to know of the model, as JSON."""
-        manifest, evidence = self.manifest, self.evidence
+        manifest, evidence, labels = self.manifest, self.evidence, self.labels()
         return {
             "name": manifest.name,
-            "labels": list(self.labels()),
+            "labels": list(labels),
             "architecture": None if manifest.architecture is None else str(manifest.architecture),
             "input": manifest.input.model_dump(mode="json"),
             "preprocessing": manifest.preprocessing.model_dump(mode="json"),
             "outputs": manifest.outputs.model_dump(mode="json"),
+            "answer": manifest.outputs.in_words(manifest.num_classes, labels),
             "golden_samples": len(manifest.golden),
             "reference": evidence.reference,
             "versions": dict(evidence.versions),

@@ -23,23 +23,36 @@ class Certificate(FrozenModel):
     Attributes:
         samples: Golden samples compared.
         max_logit_difference: Largest |engine logit - reference logit|.
+        max_probability_difference: The same of the probabilities that are served; None where the
+            logits themselves are, and in evidence of earlier releases.
         tolerance: What was allowed: a factor of max(1, |reference logit|); None for engines
             whose gate is agreement.
-        top1_agreement: Share of samples with the same top-1, near-ties aside, in [0, 1].
-        required_agreement: Share that was required.
-        accuracy: Share of labelled samples the engine reads right; None without labels.
+        top1_agreement: Share of samples with the same top-1, near-ties aside, in [0, 1]; None with
+            a sigmoid, which judges each label by itself.
+        label_agreement: With a sigmoid, share of samples on which a label is decided alike, near
+            the threshold aside, of the label that has the least; else None.
+        required_agreement: Share that was required, of the top-1 or of each label.
+        accuracy: Share of labelled samples whose class the engine answers first; None without
+            labels.
         reference_accuracy: The same of the reference.
         max_accuracy_loss: Loss of accuracy that was allowed, in [0, 1].
     """
 
     samples: Annotated[int, Field(ge=1)]
     max_logit_difference: float
+    max_probability_difference: float | None = None
     tolerance: float | None
-    top1_agreement: float
+    top1_agreement: float | None
+    label_agreement: float | None = None
     required_agreement: float
     accuracy: float | None
     reference_accuracy: float | None
     max_accuracy_loss: float | None
+
+    @property
+    def agreement(self) -> float:
+        """The agreement that the gate judges: of the top-1, or of the worst label."""
+        return (self.label_agreement if self.top1_agreement is None else self.top1_agreement) or 0.0
 
 
 class EngineGraph(FrozenModel):
@@ -78,6 +91,7 @@ class Evidence(FrozenModel):
         engines: Those that passed.
         shrinking: Proof that decoding large JPEGs at a reduced size changes no answer that
             counts; None where they are decoded in full.
+        ignored_weights: Names in the file of weights that the network did not get.
         versions: Version of each library the numbers depend on.
     """
 
@@ -87,6 +101,7 @@ class Evidence(FrozenModel):
     reference_logits_sha256: Digest
     engines: Annotated[tuple[CertifiedEngine, ...], Field(min_length=1)]
     shrinking: Certificate | None
+    ignored_weights: tuple[str, ...] = Field(default=(), exclude_if=lambda names: not names)
     versions: dict[str, str]
 
     @model_validator(mode="after")

@@ -87,6 +87,8 @@ BENTOML_NAME = "model.yaml"
 LABELS_NAME = "labels.json"
 WEIGHTS_NAME = "weights.safetensors"
 REFERENCE_LOGITS_NAME = "golden/logits.npy"
+SERVING_REQUIREMENTS_NAME = "preprocessing/requirements.txt"
+"""Lock of the packages a bento of this model needs, where its preprocessing class has its own."""
 UNPINNED = frozenset({RECORD_NAME, SLO_NAME, SIGNATURE_NAME, BENTOML_NAME})
 """Files that neither the manifest nor the evidence holds a digest of: measured speed, the
 signature, and BentoML's own description."""

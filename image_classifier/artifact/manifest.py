@@ -1,7 +1,7 @@
 """The identity of an artifact: everything that decides an answer, with the digest of each file."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -165,6 +165,28 @@ class Outputs(FrozenModel):
         if self.threshold is not None and self.activation != "sigmoid":
             raise ValueError(f"threshold belongs to sigmoid, the activation is {self.activation}")
         return self
+
+    def in_words(self, num_classes: int, labels: Sequence[str]) -> str:
+        """Say what an answer holds.
+
+        Args:
+            num_classes: Width of the logits.
+            labels: Names of the classes; one sigmoid output may have two.
+        """
+        if self.activation == "softmax":
+            return "one label of all is right: probabilities (softmax) that sum to 1"
+        if self.activation == "none":
+            return "scores: the outputs of the network as they are, no probabilities"
+        if num_classes == 1 and len(labels) == 2:
+            words = (
+                f"one of two labels: the sigmoid of the one output is the probability of "
+                f"{labels[1]!r}, and {labels[0]!r} has the rest"
+            )
+            chosen = f"the answer is {labels[1]!r} from a probability of {self.threshold} on"
+        else:
+            words = "each label by itself is right or not: probabilities (sigmoid)"
+            chosen = f"an answer holds the labels from a probability of {self.threshold} on"
+        return words if self.threshold is None else f"{words}; {chosen}"
 
 
 class Graph(FrozenModel):

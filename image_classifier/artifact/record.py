@@ -1,9 +1,10 @@
 """What was measured of an artifact: the import's record and the certified rate."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from image_classifier.artifact.format import (
     RECORD_NAME,
@@ -39,8 +40,13 @@ class LatencyPoint(FrozenModel):
         batch_size: Images a call.
         streams: Calls at a time.
         threads: Threads of all streams together.
-        latency_ms: Median duration of one call, in milliseconds, all streams busy.
-        images_per_s: Images a second of all streams together.
+        latency_ms: Median duration of one call, in milliseconds, all streams busy; of several
+            rounds the shortest, since other programs can only add to it.
+        images_per_s: Images a second of all streams together, decoding included; the median of
+            the rounds.
+        images_per_s_by_round: In the order measured, together with the other points; empty in
+            records of releases that measured once.
+        single_ms_by_round: Median duration of a call while nothing else runs.
     """
 
     batch_size: Annotated[int, Field(ge=1, le=256)]
@@ -48,6 +54,8 @@ class LatencyPoint(FrozenModel):
     threads: Annotated[int, Field(ge=1, le=1_024)]
     latency_ms: Annotated[float, Field(gt=0)]
     images_per_s: Annotated[float, Field(gt=0)]
+    images_per_s_by_round: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    single_ms_by_round: tuple[Annotated[float, Field(gt=0)], ...] = ()
 
 
 class Plan(FrozenModel):
@@ -80,27 +88,40 @@ class EngineAttempt(FrozenModel):
         verdict: "passed", "failed" (the gate), "unavailable" (could not be exported or run).
         reason: Why it is not "passed"; empty otherwise.
         curve: Measured points; empty where nothing was measured.
+        compared: The best of these points, measured again in turn with those of the other engines;
+            None where there was no other.
+        load_average: Programs that ran or waited for a core in the minute before the curve was
+            measured, this one included; None where nothing was measured.
     """
 
     engine: str
     verdict: Literal["passed", "failed", "unavailable"]
     reason: str = ""
     max_logit_difference: float | None = None
+    max_probability_difference: float | None = None
     top1_agreement: float | None = None
+    label_agreement: float | None = None
     curve: tuple[LatencyPoint, ...] = ()
+    compared: LatencyPoint | None = None
+    load_average: float | None = None
+
+
+def _in_utc(time: datetime) -> datetime:
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
 class ImportRecord(FrozenModel):
     """One import, as it happened.
 
     Attributes:
-        imported_at: UTC, ISO 8601, seconds.
+        schema_version: Of this file, which no digest pins; records before 0.1.0 leave it out.
         command: The command line.
         source_commit: Commit of this program; "-dirty" where files differ; None outside git.
         machine: It was imported on; the curves and the plan hold there.
     """
 
-    imported_at: str
+    schema_version: Literal[1] = 1
+    imported_at: Annotated[datetime, AfterValidator(_in_utc)]
     command: str
     source_commit: str | None
     machine: Machine

@@ -1,12 +1,15 @@
 """Where artifacts live: BentoML's model store, and model.lock, which names one of them."""
 
+import difflib
 import fcntl
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Annotated, Literal
 
@@ -16,6 +19,7 @@ from bentoml.exceptions import BentoMLException, NotFound
 from pydantic import Field, ValidationError
 
 from image_classifier.artifact.artifact import Artifact, open_artifact
+from image_classifier.artifact.evidence import read_evidence
 from image_classifier.artifact.format import (
     BENTOML_NAME,
     MANIFEST_NAME,
@@ -23,9 +27,11 @@ from image_classifier.artifact.format import (
     ArtifactError,
     Digest,
     FrozenModel,
+    file_names,
     first_problem,
 )
 from image_classifier.artifact.manifest import parse_manifest
+from image_classifier.artifact.record import read_record
 
 LOCK_NAME = "model.lock"
 
@@ -64,23 +70,6 @@ def read_lock(path: Path) -> ModelLock:
         raise ArtifactError(f"{path}: {problem}; import the model again") from error
 
 
-def check_lock_place(path: Path) -> None:
-    """Refuse a place that takes no lock. Found out at the end, it would leave the store changed.
-
-    Raises:
-        ArtifactError: There is no such folder, it cannot be written, or `path` is no file.
-    """
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise ArtifactError(f"--lock {path}: there is no folder {folder}; make it")
-    if path.exists() and not path.is_file():
-        raise ArtifactError(f"--lock {path}: is no file; expected the name of a file to write")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ArtifactError(
-            f"--lock {path}: the folder {folder} cannot be written; give another place (--lock)"
-        )
-
-
 def write_lock(path: Path, lock: ModelLock) -> None:
     """Replace the lock in one step: a reader sees the old one or the new one, whole."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -99,8 +88,6 @@ VERSION_DIGITS = 16
 """Hexadecimal digits of the manifest's digest that make the version: 64 bits."""
 
 CREATION_TIME = re.compile(r"(?m)^creation_time: .*$")
-NO_CREATION_TIME = "creation_time: '1980-01-01T00:00:00+00:00'"
-"""In place of the clock's: the same model is the same bytes. record.json has the true time."""
 
 
 def tag_of(name: str, manifest_sha256: str) -> str:
@@ -125,16 +112,18 @@ def locate(tag: str) -> Path:
     """
     try:
         return Path(bentoml.models.get(tag).path)
-    except NotFound as error:
-        raise ArtifactError(
-            f"model store: {tag} is not there; import the model (make import, or "
-            "python model_import.py) or set BENTOML_HOME to the store that has it"
-        ) from error
+    except NotFound:
+        close = difflib.get_close_matches(tag, tags(), n=1)
     except (BentoMLException, ValueError) as error:  # no tag, several that begin so, a damaged one
         reason = " ".join(str(error).split())
         raise ArtifactError(
             f"model store: {tag!r}: {reason}; expected NAME:VERSION as `model_import.py list` shows"
         ) from error
+    raise ArtifactError(
+        f"model store: {tag} is not there; import the model (make import, or python "
+        "model_import.py) or set BENTOML_HOME to the store that has it"
+        f"{f'; did you mean {close[0]}?' if close else ''}"
+    )
 
 
 def open_in_store(tag: str) -> Artifact:
@@ -164,6 +153,58 @@ def tags() -> tuple[str, ...]:
             for folder in folders
             if not folder.parent.name.startswith(STAGING_PREFIX)
         )
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One artifact of the store, as a list shows it; None is not known.
+
+    Attributes:
+        problem: Why the rest cannot be read.
+        network: Its name or file; "graph" where a finished graph was given.
+        engine: The one that serves, of those that are certified.
+        accuracy: Share of labelled golden samples that this engine reads right.
+    """
+
+    tag: str
+    problem: str | None = None
+    imported_at: datetime | None = None
+    network: str | None = None
+    classes: int | None = None
+    engine: str | None = None
+    engines: tuple[str, ...] = ()
+    accuracy: float | None = None
+    size_bytes: int | None = None
+
+
+def entries() -> list[Entry]:
+    """Return the artifacts of the store, the newest first; no digest is compared."""
+    found = []
+    for tag in tags():
+        # A damaged artifact, or one of another release, must not hide the others.
+        try:
+            found.append(_entry(locate(tag), tag))
+        except (ArtifactError, OSError) as error:
+            found.append(Entry(tag=tag, problem=str(error)))
+    never = datetime.fromtimestamp(0, UTC)
+    return sorted(found, key=lambda entry: entry.imported_at or never, reverse=True)
+
+
+def _entry(root: Path, tag: str) -> Entry:
+    path = root / MANIFEST_NAME
+    manifest, record = parse_manifest(path.read_bytes(), str(path)), read_record(root)
+    evidence, _ = read_evidence(root)
+    engine = evidence.engine(record.plan.engine) if record else evidence.engines[0]
+    return Entry(
+        tag=tag,
+        imported_at=record.imported_at if record else None,
+        network=str(manifest.architecture or "graph"),
+        classes=manifest.num_classes,
+        engine=engine.name,
+        engines=tuple(entry.name for entry in evidence.engines),
+        accuracy=engine.certificate.accuracy,
+        size_bytes=sum((root / name).stat().st_size for name in file_names(root)),
     )
 
 
@@ -216,25 +257,29 @@ def _hold(lock: IO[bytes]) -> bool:
     return True
 
 
-def add(root: Path, lock: ModelLock) -> bool:
+def add(root: Path, lock: ModelLock, newer: Iterable[str] = ()) -> bool:
     """Move a finished artifact into the store in one step.
 
     Args:
         root: Its directory, made by `staging_dir`.
         lock: What is in it.
+        newer: Names of unpinned files that replace those of an artifact that is stored already.
 
     Returns:
-        Whether the store had the same identity and evidence, undamaged, already. Then it is left
-        as it is. An artifact that is damaged, or has other evidence, is replaced.
+        Whether the store had the same identity and evidence, undamaged, already. Then all but
+        `newer` is left as it is. An artifact that is damaged, or has other evidence, is replaced.
 
     BentoML 1.4.40 copies into the store file by file, so that an interrupted import would
     leave half a model there (bentoml/_internal/models/model.py, `save`). Here BentoML
     writes its description into a store of one model, and a rename publishes the whole.
     """
     final = Path(BentoMLContainer.model_store_dir.get()) / lock.tag.replace(":", "/")
-    if _is_stored(final, lock):
-        return True
     _describe_to_bentoml(root, lock.tag)
+    if _is_stored(final, lock):
+        for name in newer:
+            if (root / name).is_file():
+                (root / name).replace(final / name)
+        return True
     final.parent.mkdir(parents=True, exist_ok=True)
     replaced = root.with_name("replaced")
     if final.exists():  # damaged, or with the evidence of another import
@@ -262,16 +307,30 @@ def _is_stored(final: Path, lock: ModelLock) -> bool:
 
 
 def _describe_to_bentoml(root: Path, tag: str) -> None:
-    """Write the description that BentoML reads a model of its store by."""
-    path = root / MANIFEST_NAME
-    classes = parse_manifest(path.read_bytes(), str(path)).num_classes
+    """Write the description that BentoML reads a model of its store by.
+
+    It is in no digest, so it holds the time of the import and what the list shows.
+    """
+    entry = _entry(root, tag)
     single = root.with_name("description")
     store = BentoMLContainer.model_store.get()
     try:
-        labels = {"classes": str(classes)}
-        with bentoml.models.create(tag, labels=labels, _model_store=type(store)(single)):
+        labels = {"classes": str(entry.classes)}
+        metadata = {
+            "network": entry.network,
+            "classes": entry.classes,
+            "engine": entry.engine,
+            "engines": list(entry.engines),
+            "accuracy": entry.accuracy,
+        }
+        with bentoml.models.create(
+            tag, labels=labels, metadata=metadata, _model_store=type(store)(single)
+        ):
             pass
         description = (single / tag.replace(":", "/") / BENTOML_NAME).read_text()
-        (root / BENTOML_NAME).write_text(CREATION_TIME.sub(NO_CREATION_TIME, description))
+        if entry.imported_at is not None:
+            time = f"creation_time: '{entry.imported_at.isoformat()}'"
+            description = CREATION_TIME.sub(time, description)
+        (root / BENTOML_NAME).write_text(description)
     finally:
         shutil.rmtree(single, ignore_errors=True)

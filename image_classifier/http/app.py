@@ -28,7 +28,6 @@ from image_classifier.errors import (
 )
 from image_classifier.http.metrics import RequestMetrics
 from image_classifier.http.schemas import (
-    ANSWER_EXAMPLE,
     ERRORS,
     INTERNAL_ERROR,
     PROBES,
@@ -38,6 +37,7 @@ from image_classifier.http.schemas import (
     ErrorDetail,
     ModelCard,
     ModelReference,
+    describe_answer,
     error_responses,
 )
 from image_classifier.http.ui import page_router
@@ -117,7 +117,10 @@ def create_app(settings: Settings, lock: ModelLock) -> FastAPI:
             answer: Answer = await _unless_disconnected(request.receive, work)
         metrics.classified(answer, time.perf_counter() - begun)
         body = ClassifyAnswer(
-            predictions=answer.predictions, model=model, request_id=request.state.request_id
+            predictions=answer.predictions,
+            threshold=classifier.outputs.threshold,
+            model=model,
+            request_id=request.state.request_id,
         )
         timing = (
             f"decode;dur={answer.decode_ms:.2f}, queue;dur={answer.queue_ms:.2f}, "
@@ -133,7 +136,7 @@ def create_app(settings: Settings, lock: ModelLock) -> FastAPI:
         "type": "integer",
         "minimum": 1,
         "description": f"Number of predictions. When not given: {settings.default_top_k}, or all "
-        "classes if fewer.",
+        "classes if fewer; with a threshold, all labels that reach it.",
     }
     for method, operation_id in (("POST", "classify"), ("PUT", "classify_put")):
         app.add_api_route(
@@ -143,10 +146,7 @@ def create_app(settings: Settings, lock: ModelLock) -> FastAPI:
             operation_id=operation_id,
             tags=["Classify"],
             response_model=ClassifyAnswer,
-            responses={
-                200: {"content": {"application/json": {"example": ANSWER_EXAMPLE}}},
-                **error_responses(),
-            },
+            responses=error_responses(),
             # By hand: FastAPI's own parameters would read the body before the handler runs.
             openapi_extra=_classify_request(top_k),
         )
@@ -179,9 +179,10 @@ def create_app(settings: Settings, lock: ModelLock) -> FastAPI:
         )
 
     def openapi() -> dict[str, Any]:
-        # The number of classes is known once the model is loaded.
+        # The number of classes and the kind of answer are known once the model is loaded.
         top_k["maximum"] = app.state.classifier.num_classes
         document = FastAPI.openapi(app)
+        describe_answer(document, app.state.classifier.outputs)
         document["paths"].update(PROBES)
         return document
 
@@ -278,7 +279,8 @@ class RequestEnvelope:
             return CLIENT_GONE
         # A bug: the client learns no more than the request id, the log has the rest.
         except Exception:
-            logger.exception("request %s failed", request_id)
+            fields = {"request_id": request_id, "code": INTERNAL_ERROR}
+            logger.exception("request %s failed", request_id, extra={"fields": fields})
             if not started:
                 response = _error_response(
                     request, INTERNAL_ERROR, "internal error; see the service log"

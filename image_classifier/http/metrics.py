@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 
 from image_classifier.artifact.evidence import CertifiedEngine
 from image_classifier.inference.batcher import Answer
+from image_classifier.inference.predictions import Prediction
 
 STAGES = ("decode", "queue", "infer", "total")
 STAGE_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 5.0)
@@ -103,7 +104,8 @@ class RequestMetrics:
         self._stages["infer"].observe(answer.infer_ms / 1e3)
         self._stages["total"].observe(total_s)
         self._batch_sizes.observe(answer.batch_size)
-        if answer.predictions:  # no label may reach the threshold of the model
+        # No label may reach the threshold of the model, and scores are no probabilities.
+        if answer.predictions and isinstance(answer.predictions[0], Prediction):
             self._top_probability.observe(answer.predictions[0].probability)
 
     def collect(self) -> Iterable[Metric]:

@@ -10,7 +10,7 @@ from image_classifier.artifact.evidence import Certificate, Evidence
 from image_classifier.artifact.manifest import InputSpec, Outputs, PreprocessingEntry
 from image_classifier.artifact.record import Plan, SloCertificate
 from image_classifier.artifact.store import ModelLock
-from image_classifier.inference.predictions import Prediction
+from image_classifier.inference.predictions import Prediction, Score
 
 
 class ErrorRow(NamedTuple):
@@ -60,10 +60,13 @@ ERRORS = {
         retry=True,
     ),
     "not_ready": ErrorRow(
-        HTTPStatus.SERVICE_UNAVAILABLE, "the model runner cannot be reached", retry=True
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "the service starts or stops, or the model cannot be reached",
+        retry=True,
     ),
     "deadline_exceeded": ErrorRow(
-        HTTPStatus.GATEWAY_TIMEOUT, "no answer within `CLASSIFIER_TIMEOUT_MS`"
+        HTTPStatus.GATEWAY_TIMEOUT,
+        "no answer within `CLASSIFIER_TIMEOUT_MS` or the client's `X-Request-Timeout-Ms`",
     ),
     INTERNAL_ERROR: ErrorRow(
         HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -96,7 +99,16 @@ class ModelReference(BaseModel):
 class ClassifyAnswer(BaseModel):
     """The predictions for one image."""
 
-    predictions: tuple[Prediction, ...] = Field(description="Most probable first.")
+    predictions: tuple[Prediction | Score, ...] = Field(
+        description="Most probable first: predictions with a probability, or, where the model has "
+        "no activation, with a score. `/model` says in `answer` what the numbers are."
+    )
+    threshold: float | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="Of a model with a threshold: the labels in `predictions` are those that reach "
+        "it, perhaps none.",
+    )
     model: ModelReference
     request_id: str
 
@@ -139,6 +151,7 @@ class ModelCard(BaseModel):
     input: InputSpec
     preprocessing: PreprocessingEntry
     outputs: Outputs
+    answer: str = Field(description="What an answer holds, in words.")
     golden_samples: int
     reference: str
     versions: dict[str, str]
@@ -163,11 +176,27 @@ class ModelCard(BaseModel):
 
 
 REQUEST_ID_EXAMPLE = "6f1c1f0d3c5b4f0f9d6a0a3d5a1b2c3d"
-ANSWER_EXAMPLE: dict[str, Any] = {
-    "predictions": [{"label": "7", "class_id": 7, "probability": 0.98}],
-    "model": {"tag": "digits:0123456789abcdef", "digest": "0123456789abcdef" * 4},
-    "request_id": REQUEST_ID_EXAMPLE,
-}
+
+
+def describe_answer(document: dict[str, Any], outputs: Outputs) -> None:
+    """Say in the OpenAPI document which answers the loaded model gives: it has one kind of two."""
+    kind, other = (Score, Prediction) if outputs.activation == "none" else (Prediction, Score)
+    schemas = document["components"]["schemas"]
+    schemas.pop(other.__name__, None)
+    predictions = schemas["ClassifyAnswer"]["properties"]["predictions"]
+    predictions["items"] = {"$ref": f"#/components/schemas/{kind.__name__}"}
+    number = {"score": 12.5} if kind is Score else {"probability": 0.98}
+    example: dict[str, Any] = {
+        "predictions": [{"label": "7", "class_id": 7, **number}],
+        "model": {"tag": "digits:0123456789abcdef", "digest": "0123456789abcdef" * 4},
+        "request_id": REQUEST_ID_EXAMPLE,
+    }
+    if outputs.threshold is None:
+        schemas["ClassifyAnswer"]["properties"].pop("threshold", None)
+    else:
+        example["threshold"] = outputs.threshold
+    for operation in document["paths"]["/classify"].values():
+        operation["responses"]["200"]["content"]["application/json"]["example"] = example
 
 
 PROBES: dict[str, Any] = {
@@ -185,7 +214,7 @@ PROBES: dict[str, Any] = {
         }
     }
     for path, summary in {
-        "/livez": "Answer 200 as long as the process lives.",
+        "/livez": "Answer 200 while the process can answer, 503 where its engine hangs or fails.",
         "/readyz": "Answer 200 once the model is loaded, warm and checked, else 503.",
     }.items()
 }

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from image_classifier.errors import Overloaded
 from image_classifier.inference.admission import Reservation
 from image_classifier.inference.engine import Batch, EngineError, Logits
-from image_classifier.inference.predictions import Prediction
+from image_classifier.inference.predictions import Prediction, Score
 from preprocessing.errors import ClientError
 
 
@@ -35,7 +35,7 @@ class Answer:
     queue_ms: float
     infer_ms: float
     batch_size: int
-    predictions: tuple[Prediction, ...] = ()
+    predictions: tuple[Prediction | Score, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

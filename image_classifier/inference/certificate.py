@@ -1,5 +1,7 @@
 """Compares an engine with the reference, and says whether it may serve."""
 
+import math
+from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
@@ -8,7 +10,9 @@ from pydantic import Field
 
 from image_classifier.artifact.evidence import Certificate
 from image_classifier.artifact.format import FrozenModel, Precision
+from image_classifier.artifact.manifest import Outputs
 from image_classifier.inference.engine import Logits
+from image_classifier.inference.predictions import activate, answered_classes, sigmoid
 
 NEAR_TIE_TOLERANCES = 2
 """A top-1 that changes counts only where the reference's margin exceeds this many tolerances:
@@ -26,7 +30,8 @@ class Gates(FrozenModel):
     Attributes:
         fp32_tolerance: Largest |difference of a logit| of an fp32 engine, as a factor of
             max(1, |reference logit|).
-        min_agreement: Share of golden samples whose top-1 a bf16, fp16 or int8 engine keeps.
+        min_agreement: Share of golden samples whose top-1 (with a sigmoid: whose decision on each
+            label) a bf16, fp16 or int8 engine keeps.
         max_accuracy_loss: Share of labelled samples such an engine may lose.
     """
 
@@ -35,48 +40,81 @@ class Gates(FrozenModel):
     max_accuracy_loss: Share = 0.005
 
 
+@dataclass(frozen=True, kw_only=True)
+class GoldenAnswers:
+    """What engines are held to.
+
+    Attributes:
+        logits: The reference's, float32 (n, classes), one row a golden sample.
+        class_ids: True class of each sample, None where unknown.
+        outputs: What the logits mean.
+    """
+
+    logits: Logits
+    class_ids: tuple[int | None, ...]
+    outputs: Outputs
+
+
 def certify(
-    logits: Logits,
-    reference: Logits,
-    class_ids: tuple[int | None, ...],
-    precision: Precision,
-    gates: Gates,
+    logits: Logits, truth: GoldenAnswers, precision: Precision, gates: Gates
 ) -> tuple[Certificate, str]:
-    """Compare an engine's logits with the reference's.
+    """Compare an engine's logits with the reference's, and what is served of both.
+
+    With a sigmoid each label is judged by itself: whether its probability reaches the threshold
+    (0.5, where there is none).
 
     Args:
-        logits, reference: float32, shape (n, classes), same golden samples.
-        class_ids: True class of each sample, None where unknown.
+        logits: The engine's, float32 (n, classes), of the same golden samples.
+        truth: What they are compared with.
+        precision: That the engine computes in.
+        gates: What it must fulfil.
 
     Returns:
         The certificate, and why the engine fails: empty where it passes.
     """
+    reference, outputs = truth.logits, truth.outputs
     exact = precision == "fp32"
+    tolerance = gates.fp32_tolerance if exact else None
+    finite = bool(np.isfinite(logits).all())
+    logits = np.nan_to_num(logits, nan=float(np.finfo(np.float32).max))
     scale = np.maximum(1, np.abs(reference))
     difference = np.abs(logits - reference)
-    tolerance = gates.fp32_tolerance if exact else None
+    by_label = None
+    if outputs.activation == "sigmoid":
+        by_label = _label_agreement(logits, reference, outputs, tolerance or 0)
     certificate = Certificate(
         samples=len(reference),
         max_logit_difference=_rounded(difference.max()),
+        max_probability_difference=_probability_difference(logits, reference, outputs),
         tolerance=tolerance,
-        top1_agreement=_agreement(logits, reference, tolerance or 0),
+        top1_agreement=(
+            _top1_agreement(logits, reference, tolerance or 0) if by_label is None else None
+        ),
+        label_agreement=None if by_label is None else float(by_label.min()),
         required_agreement=1.0 if exact else gates.min_agreement,
-        accuracy=_accuracy(logits, class_ids),
-        reference_accuracy=_accuracy(reference, class_ids),
+        accuracy=_accuracy(logits, truth),
+        reference_accuracy=_accuracy(reference, truth),
         max_accuracy_loss=None if exact else gates.max_accuracy_loss,
     )
-    if not np.isfinite(logits).all():
+    if not finite:
         return certificate, "its logits contain NaN or infinity"
     if tolerance is not None and (difference > tolerance * scale).any():
         worst = float((difference / scale).max())
         return certificate, f"a logit is off by {worst:.2g} (relative), allowed is {tolerance:.2g}"
-    return certificate, _agreement_failure(certificate)
+    if not exact and outputs.activation == "none" and reference.shape[1] == 1:
+        return certificate, "a single score has no top-1 that could agree; it is served in fp32"
+    return certificate, _agreement_failure(certificate, by_label)
 
 
-def _agreement_failure(certificate: Certificate) -> str:
-    if certificate.top1_agreement < certificate.required_agreement:
+def _agreement_failure(certificate: Certificate, by_label: npt.NDArray[np.float64] | None) -> str:
+    if certificate.agreement < certificate.required_agreement:
+        what = (
+            "top-1 agrees"
+            if by_label is None
+            else f"the decision on label {by_label.argmin()} agrees"
+        )
         return (
-            f"top-1 agrees on {certificate.top1_agreement:.1%} of the golden samples, "
+            f"{what} on {certificate.agreement:.1%} of the golden samples, "
             f"required is {certificate.required_agreement:.1%}"
         )
     if certificate.accuracy is None or certificate.max_accuracy_loss is None:
@@ -88,19 +126,9 @@ def _agreement_failure(certificate: Certificate) -> str:
     return ""
 
 
-def answered_classes(logits: Logits) -> npt.NDArray[np.int64]:
-    """Return the class that each row of logits (n, classes) answers first, shape (n,).
-
-    It is that of the largest logit. A single logit is that of a sigmoid between two classes: it
-    answers the second where it is positive, else the first.
-    """
-    if logits.shape[1] == 1:
-        return (logits[:, 0] > 0).astype(np.int64)
-    return np.asarray(logits.argmax(axis=1))
-
-
-def _agreement(logits: Logits, reference: Logits, tolerance: float) -> float:
-    same = answered_classes(logits) == answered_classes(reference)
+def _top1_agreement(logits: Logits, reference: Logits, tolerance: float) -> float:
+    """Return the share of samples with the same top-1, near-ties aside."""
+    same = logits.argmax(axis=1) == reference.argmax(axis=1)
     if tolerance and reference.shape[1] > 1:
         second, first = np.sort(reference, axis=1)[:, -2:].T
         allowed = NEAR_TIE_TOLERANCES * tolerance * np.maximum(1, np.abs(first))
@@ -108,13 +136,36 @@ def _agreement(logits: Logits, reference: Logits, tolerance: float) -> float:
     return float(same.mean())
 
 
-def _accuracy(logits: Logits, class_ids: tuple[int | None, ...]) -> float | None:
-    known = np.array([class_id is not None for class_id in class_ids])
-    if not known.any():
+def _label_agreement(
+    logits: Logits, reference: Logits, outputs: Outputs, tolerance: float
+) -> npt.NDArray[np.float64]:
+    """Return the share of samples on which each label is decided as in the reference.
+
+    A logit that lies closer to the threshold's than the tolerance may fall on either side.
+    """
+    threshold = outputs.threshold or 0.5
+    same = (sigmoid(logits) >= threshold) == (sigmoid(reference) >= threshold)
+    if tolerance:
+        distance = np.abs(reference - math.log(threshold / (1 - threshold)))
+        same |= distance <= tolerance * np.maximum(1, np.abs(reference))
+    return np.asarray(same.mean(axis=0))
+
+
+def _probability_difference(logits: Logits, reference: Logits, outputs: Outputs) -> float | None:
+    if outputs.activation == "none":
         return None
-    truth = np.array([-1 if class_id is None else class_id for class_id in class_ids])
-    right: npt.NDArray[np.bool_] = answered_classes(logits)[known] == truth[known]
-    return float(right.mean())
+    return _rounded(np.abs(activate(logits, outputs) - activate(reference, outputs)).max())
+
+
+def _accuracy(logits: Logits, truth: GoldenAnswers) -> float | None:
+    right = [
+        answer == class_id
+        for answer, class_id in zip(
+            answered_classes(logits, truth.outputs), truth.class_ids, strict=True
+        )
+        if class_id is not None
+    ]
+    return float(np.mean(right)) if right else None
 
 
 def _rounded(value: float) -> float:

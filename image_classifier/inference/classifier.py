@@ -34,7 +34,8 @@ class Classifier:
         workers: API processes that share the cores and the network.
         max_in_flight, max_wait_ms, overload_wait_ms: As for `Admission`.
         timeout_ms: Longest duration of one call.
-        default_top_k: Number of predictions where a call does not say; at most all classes.
+        default_top_k: Number of predictions where a call does not say; at most all classes. With a
+            threshold, all labels that reach it.
 
     Attributes:
         preprocessing: Makes an input of each image.
@@ -56,9 +57,11 @@ class Classifier:
     ) -> None:
         self.runner = runner
         self._labels = artifact.labels()
-        self._outputs = artifact.manifest.outputs
+        self.outputs = artifact.manifest.outputs
         self._timeout_ms = timeout_ms
         self._default_top_k = min(default_top_k, len(self._labels))
+        if self.outputs.threshold is not None:
+            self._default_top_k = len(self._labels)
         self._admission = Admission(
             max_in_flight=max_in_flight,
             max_wait_ms=max_wait_ms,
@@ -158,7 +161,7 @@ class Classifier:
             except TimeoutError as error:
                 whose = " (the caller's limit)" if limit_ms < self._timeout_ms else ""
                 raise DeadlineExceeded(f"no answer within {limit_ms:.0f} ms{whose}") from error
-        predictions = top_k_predictions(answer.logits, self._labels, top_k, self._outputs)
+        predictions = top_k_predictions(answer.logits, self._labels, top_k, self.outputs)
         return replace(answer, predictions=predictions)
 
 

@@ -1,155 +1,181 @@
-"""Measures an engine over batch sizes and streams and derives its plan."""
+"""Decides how serving runs a network: streams, batch sizes, engine (docs/plan.md has the rule)."""
 
+import itertools
 import math
 import statistics
 import time
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
-import numpy as np
-
-from image_classifier.artifact.record import LatencyPoint, Plan
-from image_classifier.inference.engine import Batch, LoadEngine
+from image_classifier.artifact.record import EngineAttempt, LatencyPoint, Plan
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
-WORTHWHILE = 1.05
-"""A larger batch or more streams must bring 5 % more images per second: less is within the noise
-of so short a measurement and costs latency."""
+MIN_ROUNDS = 5
+"""Of fewer rounds chance would too often be taken for a difference."""
+MAX_ROUNDS = 15
+CHANCE = 0.05
+"""How often chance alone may pass for a difference."""
 
+WORTHWHILE = 1.1
+"""A tenth more images per second: less is left to the prior order."""
 WORTHWHILE_BATCHING = 1.2
-"""Batches of more than one must bring 20 %: they need two thread pools, and an image waits for the
-others of its batch (docs/performance.md has the measurement)."""
-
-SINGLE_STREAM_LATENCY = 0.8
+"""Batches of more than one must bring a fifth: they need two thread pools, and an image waits for
+the others of its batch (docs/performance.md has the measurement)."""
 SINGLE_STREAM_SAVES_MS = 1.0
-"""A single-stream engine, a second copy of the weights, must reduce the latency of a single image
-to at most 0.8 of that on one of several streams, and by at least 1 ms."""
-
+"""What a single-stream engine, a second copy of the weights, must save a lone image."""
 ENOUGH_PER_CORE = 2_000
-"""Images per second and core beyond which a faster engine is no gain: reading, decoding and
-answering a request takes longer than the engine."""
+"""Images per second and core beyond which a faster engine is no gain: receiving and answering a
+request takes longer."""
+
+
+class Way(NamedTuple):
+    """One way to run a network: `streams` batches of one size at a time, on `threads` threads."""
+
+    engine: str
+    streams: int
+    threads: int
+    batch_size: int
+
+
+class Sample(NamedTuple):
+    """One short measurement of one way.
+
+    Attributes:
+        images_per_s: Images per second with all streams busy, decoding included.
+        batch_ms: Median duration of one batch meanwhile, in milliseconds.
+        single_ms: Median duration of one batch while nothing else runs.
+    """
+
+    images_per_s: float
+    batch_ms: float
+    single_ms: float
+
+
+OpenWay = Callable[[Way], Callable[[], Sample]]
+"""Loads the engine of a way; returns what takes one sample of it."""
 
 
 def stream_counts(cores: int) -> tuple[int, ...]:
-    """Return the numbers of streams to measure on `cores` cores, ascending: 1, half and all."""
-    return tuple(sorted({1, max(1, cores // 2), cores}))
+    """Return the numbers of streams to measure on `cores` cores, ascending: all, half, …, 1."""
+    counts = {1}
+    while cores > 1:
+        counts.add(cores)
+        cores //= 2
+    return tuple(sorted(counts))
 
 
-def measure_curve(
-    load: LoadEngine,
-    example: Batch,
+def measure_engine(
+    engine: str,
     cores: int,
+    open_way: OpenWay,
     *,
     budget_ms: float,
-    seconds: float,
-    takes_batches: bool = True,
+    limit_s: float,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[LatencyPoint, ...]:
-    """Measure an engine over numbers of streams and batch sizes.
+    """Measure numbers of streams at batch size one, then batch sizes at the number chosen.
 
     Args:
-        load: Loads the engine for a plan.
-        example: Real inputs, (n, H, W, C); repeated to the batch size.
         cores: Threads of all streams together.
-        budget_ms: A batch that takes longer is the largest tried for its number of streams.
-        seconds: Duration of one point, without compilation.
-        takes_batches: False measures batches of one only.
-
-    Larger batches are tried as long as they bring more images per second. Batches of one are
-    measured again at the end, in reverse order, and the better result counts, so that a short
-    disturbance does not decide between streams and threads.
+        budget_ms: Latency of an answer.
+        limit_s: Seconds after which nothing more is measured.
+        batch_sizes: Ascending, from 1.
     """
-    points: list[LatencyPoint] = []
-    for streams in stream_counts(cores):
-        best = 0.0
-        for batch_size in BATCH_SIZES if takes_batches else BATCH_SIZES[:1]:
-            point = _measure_point(load, example, (streams, cores, batch_size), seconds)
-            points.append(point)
-            if point.images_per_s < WORTHWHILE * best or point.latency_ms > budget_ms:
-                break
-            best = point.images_per_s
-    again = {
-        streams: _measure_point(load, example, (streams, cores, 1), seconds)
-        for streams in reversed(stream_counts(cores))
-    }
-    return tuple(
-        max(point, again[point.streams], key=lambda candidate: candidate.images_per_s)
-        if point.batch_size == 1
-        else point
-        for point in points
+
+    def settled(points: Sequence[LatencyPoint]) -> bool:
+        return _decide(engine, points, budget_ms)[2]
+
+    end = clock() + limit_s
+    prior = stream_counts(cores)[:: -1 if _single_stream_possible(engine) else 1]
+    ways = [Way(engine, streams, cores, 1) for streams in prior]
+    by_streams = measure_in_rounds(
+        ways, open_way, settled, budget_ms=budget_ms, limit_s=limit_s / 2, clock=clock
+    )
+    streams = best_point(engine, by_streams, budget_ms).streams
+    if len(batch_sizes) == 1:
+        return by_streams
+    ways = [Way(engine, streams, cores, size) for size in batch_sizes]
+    if streams > 1:
+        ways.insert(1, Way(engine, 1, cores, 1))  # what a single-stream engine would do
+    by_size = measure_in_rounds(
+        ways, open_way, settled, budget_ms=budget_ms, limit_s=end - clock(), clock=clock
+    )
+    again = {(point.streams, point.batch_size) for point in by_size}
+    kept = (point for point in by_streams if (point.streams, point.batch_size) not in again)
+    return (*kept, *by_size)
+
+
+def measure_in_rounds(
+    ways: Sequence[Way],
+    open_way: OpenWay,
+    settled: Callable[[Sequence[LatencyPoint]], bool],
+    *,
+    limit_s: float,
+    budget_ms: float = math.inf,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[LatencyPoint, ...]:
+    """Measure ways in turn, forwards and backwards, until their order is settled.
+
+    What else the machine does meanwhile disturbs all ways alike, and a ratio within one round is
+    hardly disturbed at all.
+
+    Args:
+        settled: Whether more rounds would change no decision; asked from round MIN_ROUNDS on.
+        limit_s: Seconds after which no sample is taken, except one of the first way.
+        budget_ms: A batch that takes longer is the largest tried.
+
+    Returns:
+        A point for each way that was measured, in the order of `ways`.
+    """
+    end = clock() + limit_s
+    take: dict[Way, Callable[[], Sample]] = {}
+    samples: dict[Way, list[Sample]] = {way: [] for way in ways}
+    for number in range(MAX_ROUNDS):
+        if number == 0:
+            for way in ways:
+                if take and (clock() >= end or _beyond(budget_ms, way, samples)):
+                    break
+                take[way] = open_way(way)
+                samples[way].append(take[way]())
+        else:
+            for way in list(take)[:: -1 if number % 2 else 1]:
+                if clock() < end:
+                    samples[way].append(take[way]())
+        points = tuple(_point(way, samples[way]) for way in take)
+        if clock() >= end or (number + 1 >= MIN_ROUNDS and settled(points)):
+            break
+    return points
+
+
+def _beyond(budget_ms: float, way: Way, samples: dict[Way, list[Sample]]) -> bool:
+    return any(
+        taken and smaller.batch_size < way.batch_size and taken[0].batch_ms > budget_ms
+        for smaller, taken in samples.items()
     )
 
 
-def _measure_point(
-    load: LoadEngine, example: Batch, shape: tuple[int, int, int], seconds: float
-) -> LatencyPoint:
-    streams, threads, batch_size = shape
-    plan = Plan(
-        engine="measured",
-        streams=streams,
-        threads=threads,
-        batch_sizes=(batch_size,),
-        service_time_ms=1,
-    )
-    engine = load(plan)
-    batch = np.resize(example, (batch_size, *example.shape[1:])).astype(example.dtype)
-    engine.run(batch)
-    started = time.perf_counter()
-
-    def stream(_: int) -> list[float]:
-        durations: list[float] = []
-        while not durations or time.perf_counter() - started < seconds:
-            begin = time.perf_counter()
-            engine.run(batch)
-            durations.append(time.perf_counter() - begin)
-        return durations
-
-    with ThreadPoolExecutor(streams) as pool:
-        durations = [value for part in pool.map(stream, range(streams)) for value in part]
-    elapsed = time.perf_counter() - started
+def _point(way: Way, samples: list[Sample]) -> LatencyPoint:
     return LatencyPoint(
-        batch_size=batch_size,
-        streams=streams,
-        threads=threads,
-        latency_ms=statistics.median(durations) * 1e3,
-        images_per_s=len(durations) * batch_size / elapsed,
+        batch_size=way.batch_size,
+        streams=way.streams,
+        threads=way.threads,
+        latency_ms=min(sample.batch_ms for sample in samples),
+        images_per_s=statistics.median(sample.images_per_s for sample in samples),
+        images_per_s_by_round=tuple(sample.images_per_s for sample in samples),
+        single_ms_by_round=tuple(sample.single_ms for sample in samples),
     )
 
 
 def best_point(engine: str, points: Iterable[LatencyPoint], budget_ms: float) -> LatencyPoint:
-    """Return the point with most images per second that fits the budget.
-
-    A batch fits if it takes at most half the budget, since a request may have to wait for the
-    batch before its own. If none fits, the quickest point is returned. Smaller batches are
-    preferred unless larger ones bring `WORTHWHILE` more. More streams are preferred where a
-    single-stream engine can serve single images: streams decode and infer beside each other,
-    while one stream of all threads waits for cores that decode. Batches of one on several streams
-    may take the whole budget: one after the other, the images would be answered no sooner.
-    """
-    more_first = -1 if _single_stream_possible(engine) else 1
-    ordered = sorted(points, key=lambda point: (point.batch_size, more_first * point.streams))
-    fitting = [point for point in ordered if _fits(engine, point, budget_ms)]
-    if not fitting:
-        return min(ordered, key=lambda point: point.latency_ms)
-    best = fitting[0]
-    for point in fitting[1:]:
-        useful = min(point.images_per_s, ENOUGH_PER_CORE * point.threads)
-        batching = best.batch_size == 1 < point.batch_size
-        needed = WORTHWHILE_BATCHING if batching else WORTHWHILE
-        if useful >= needed * best.images_per_s:
-            best = point
-    return best
-
-
-def _fits(engine: str, point: LatencyPoint, budget_ms: float) -> bool:
-    parallel = point.streams > 1 and point.batch_size == 1 and _single_stream_possible(engine)
-    return point.latency_ms <= (budget_ms if parallel else budget_ms / 2)
+    """Return the point that serving should run: see docs/plan.md."""
+    return _decide(engine, points, budget_ms)[0]
 
 
 def plan_for(engine: str, points: Iterable[LatencyPoint], budget_ms: float) -> Plan:
     """Return the plan of one engine, from its measured points."""
     points = tuple(points)
-    best = best_point(engine, points, budget_ms)
-    on_one_of_several_ms = _single_image_ms(points, best.streams)
+    best, single_stream, _ = _decide(engine, points, budget_ms)
     sizes = {point.batch_size for point in points if point.streams == best.streams}
     return Plan(
         engine=engine,
@@ -157,13 +183,67 @@ def plan_for(engine: str, points: Iterable[LatencyPoint], budget_ms: float) -> P
         threads=best.threads,
         batch_sizes=tuple(sorted(size for size in sizes if size <= best.batch_size)),
         service_time_ms=1e3 / best.images_per_s,
-        single_stream=_single_stream_possible(engine)
-        and _single_image_ms(points, 1)
-        <= min(
-            SINGLE_STREAM_LATENCY * on_one_of_several_ms,
-            on_one_of_several_ms - SINGLE_STREAM_SAVES_MS,
-        ),
+        single_stream=single_stream,
     )
+
+
+def fastest(points: Sequence[LatencyPoint]) -> tuple[int, bool]:
+    """Return the index of the point with most images per second, and whether that is settled.
+
+    An earlier one is returned unless a later one is faster beyond the noise and by `WORTHWHILE`.
+    """
+    best, settled = _first_unless_beaten(points, _throughputs)
+    return points.index(best), settled
+
+
+def fastest_plan(attempts: Iterable[EngineAttempt], budget_ms: float) -> Plan:
+    """Return the plan of the fastest engine that was measured."""
+    measured = [attempt for attempt in attempts if attempt.curve]
+    index, _ = fastest(
+        [
+            attempt.compared or best_point(attempt.engine, attempt.curve, budget_ms)
+            for attempt in measured
+        ]
+    )
+    return plan_for(measured[index].engine, measured[index].curve, budget_ms)
+
+
+def _decide(
+    engine: str, points: Iterable[LatencyPoint], budget_ms: float
+) -> tuple[LatencyPoint, bool, bool]:
+    """Return the best point, whether it has a single-stream engine, and whether that is settled."""
+    points = tuple(points)
+    possible = _single_stream_possible(engine)
+    singles = sorted(
+        (point for point in points if point.batch_size == 1),
+        key=lambda point: -point.streams if possible else point.streams,
+    )
+    one = [point for point in singles if point.streams == 1]
+    if possible:
+        several = [point for point in singles if point.streams > 1]
+        within = [point for point in several if point.latency_ms <= budget_ms] or several[-1:]
+        best, settled = _first_unless_beaten([*within, *one], _throughputs)
+    else:
+        best, settled = _first_unless_beaten(singles, _both_ends)
+    single_stream = possible and best.streams > 1
+    if single_stream and one:
+        low, high = _interval(
+            shared - alone for shared, alone in zip(_singles(best), _singles(one[0]), strict=False)
+        )
+        single_stream = high >= SINGLE_STREAM_SAVES_MS
+        settled &= not low < SINGLE_STREAM_SAVES_MS <= high
+    larger = sorted(
+        (
+            point
+            for point in points
+            if point.streams == best.streams
+            and point.batch_size > 1
+            and point.latency_ms <= budget_ms / 2
+        ),
+        key=lambda point: point.batch_size,
+    )
+    best, sizes_settled = _first_unless_beaten([best, *larger], _throughputs)
+    return best, single_stream, settled and sizes_settled
 
 
 def _single_stream_possible(engine: str) -> bool:
@@ -171,19 +251,46 @@ def _single_stream_possible(engine: str) -> bool:
     return not engine.startswith("torchscript")
 
 
-def _single_image_ms(points: Iterable[LatencyPoint], streams: int) -> float:
-    latencies = (
-        point.latency_ms for point in points if (point.streams, point.batch_size) == (streams, 1)
-    )
-    return min(latencies, default=math.inf)
+def _first_unless_beaten(
+    points: Sequence[LatencyPoint], worth: Callable[[LatencyPoint], Sequence[float]]
+) -> tuple[LatencyPoint, bool]:
+    """Return the first point, or a later one that is worth clearly more; whether all is clear."""
+    best, clear = points[0], True
+    for point in points[1:]:
+        low, high = _interval(
+            later / earlier for later, earlier in zip(worth(point), worth(best), strict=False)
+        )
+        needed = WORTHWHILE_BATCHING if best.batch_size == 1 < point.batch_size else WORTHWHILE
+        if low >= needed:
+            best = point
+        elif high >= needed:
+            clear = False
+    return best, clear
 
 
-def fastest_plan(plans: Iterable[Plan]) -> Plan:
-    """Return the plan with most images per second; a later one must be faster by `WORTHWHILE`."""
-    first, *others = plans
-    best = first
-    for plan in others:
-        useful_ms = max(plan.service_time_ms, 1e3 / (ENOUGH_PER_CORE * plan.threads))
-        if WORTHWHILE * useful_ms <= best.service_time_ms:
-            best = plan
-    return best
+def _throughputs(point: LatencyPoint) -> list[float]:
+    # Releases that measured once recorded no rounds: their one value is taken as it is.
+    enough = float(ENOUGH_PER_CORE * point.threads)
+    rounds = point.images_per_s_by_round or (point.images_per_s,) * MIN_ROUNDS
+    return [min(images_per_s, enough) for images_per_s in rounds]
+
+
+def _singles(point: LatencyPoint) -> Sequence[float]:
+    return point.single_ms_by_round or (point.latency_ms,) * MIN_ROUNDS
+
+
+def _both_ends(point: LatencyPoint) -> list[float]:
+    """Images per second at full load, divided by the latency of a lone image."""
+    return [rate / alone for rate, alone in zip(_throughputs(point), _singles(point), strict=True)]
+
+
+def _interval(values: Iterable[float]) -> tuple[float, float]:
+    """Return bounds that the true median is below, or above, with a chance of CHANCE at most.
+
+    They are order statistics, as in the sign test. Of too few values nothing is known.
+    """
+    ordered = sorted(values)
+    count = len(ordered)
+    chances = itertools.accumulate(math.comb(count, rank) / 2**count for rank in range(count))
+    rank = sum(chance <= CHANCE for chance in chances) - 1
+    return (ordered[rank], ordered[-1 - rank]) if rank >= 0 else (-math.inf, math.inf)

@@ -3,7 +3,7 @@
 import gc
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,13 +15,20 @@ import numpy.typing as npt
 from image_classifier.artifact.artifact import Artifact, GoldenSample, open_artifact
 from image_classifier.artifact.evidence import CertifiedEngine
 from image_classifier.artifact.format import SIGNATURE_NAME, ArtifactError, sha256_bytes
-from image_classifier.artifact.record import ImportRecord, Plan
-from image_classifier.inference.certificate import Gates, certify
+from image_classifier.artifact.record import ImportRecord, Machine, Plan
+from image_classifier.inference.certificate import Gates, GoldenAnswers, certify
 from image_classifier.inference.engine import Batch, EngineUnavailable, LoadEngine
-from image_classifier.inference.engines.load import accelerator_of, open_graph
+from image_classifier.inference.engines.load import (
+    accelerator_of,
+    effective_precision,
+    open_graph,
+)
 from image_classifier.inference.executor import Executor
 from image_classifier.inference.machine import this_machine, usable_cores
-from image_classifier.inference.plan import measure_curve, plan_for
+from image_classifier.inference.measurement import opener
+from image_classifier.inference.plan import measure_engine, plan_for
+from image_classifier.inference.plan_cache import cache_file, keep_plan, read_plan
+from image_classifier.settings import Settings
 from preprocessing import (
     DecodeLimits,
     Preprocessing,
@@ -150,12 +157,10 @@ def check_engine(
     Raises:
         SelfCheckFailed: An answer is not within the certificate's gates.
     """
-    samples = artifact.golden_samples()
-    reference = np.stack([sample.logits for sample in samples])
-    class_ids = tuple(sample.class_id for sample in samples)
+    truth = golden_answers(artifact)
     gates = gates_of(entry)
     for how, logits in _ways(executor, inputs):
-        _, failure = certify(logits, reference, class_ids, entry.precision, gates)
+        _, failure = certify(logits, truth, entry.precision, gates)
         if failure:
             raise SelfCheckFailed(
                 f"engine {entry.name}, {how}: {failure}; this machine does not "
@@ -177,6 +182,12 @@ def _ways(
         yield "single stream", logits
 
 
+def golden_answers(artifact: Artifact) -> GoldenAnswers:
+    """Return what the engines of an artifact are held to."""
+    logits, class_ids = artifact.reference()
+    return GoldenAnswers(logits=logits, class_ids=class_ids, outputs=artifact.manifest.outputs)
+
+
 def gates_of(entry: CertifiedEngine) -> Gates:
     """The gates the engine passed at import."""
     certificate = entry.certificate
@@ -191,9 +202,10 @@ def gates_of(entry: CertifiedEngine) -> Gates:
     )
 
 
-REMEASURE_SECONDS = 0.05
-"""Seconds per point when re-measuring on another machine than that of the import: 15 points at
-most for two numbers of streams, so a start takes about a second longer."""
+REMEASURE_SECONDS = 0.02
+"""Seconds per sample when re-measuring on another machine than that of the import."""
+REMEASURE_LIMIT_S = 3.0
+"""Seconds by which re-measuring may delay a start."""
 
 
 def load_executor(
@@ -217,16 +229,21 @@ def load_executor(
         unnamed = record.plan.engine if record else artifact.evidence.engines[0].name
         entry = artifact.evidence.engine(engine or unnamed)
         load = open_graph(entry, artifact.root, input_spec.shape)
+        if (precision := effective_precision(entry)) != entry.precision:
+            logger.warning(
+                "engine %s runs in %s: this processor has no %s",
+                entry.name,
+                precision,
+                entry.precision,
+            )
         here = this_machine(_accelerator(entry, record))
-        measured = record if record and record.machine == here else None
-        plan = _plan(
-            measured,
-            entry.name,
-            budget_ms,
-            load,
-            inputs.result,
-            takes_batches=artifact.manifest.takes_batches,
-        )
+        plan = _plan_of_import(record, here, entry.name, budget_ms)
+        if plan is None:
+            cached = cache_file(artifact.evidence.identity_sha256, here, entry.name, budget_ms)
+            plan = read_plan(cached)
+            if plan is None:
+                plan = _measured_plan(artifact, entry.name, budget_ms, load, inputs.result())
+                keep_plan(cached, plan)
         if deterministic:
             one_shape = {"batch_sizes": plan.batch_sizes[:1], "single_stream": False}
             plan = plan.model_copy(update=one_shape)
@@ -246,14 +263,7 @@ def load_executor(
 
 
 def log_start(
-    artifact: Artifact,
-    plan: Plan,
-    *,
-    tag: str,
-    topology: str,
-    address: str,
-    signed: bool,
-    changed_settings: Mapping[str, object],
+    artifact: Artifact, tag: str, plan: Plan, settings: Settings, topology: str, address: str
 ) -> None:
     """Write the one line that says what serves, how, and where."""
     facts = {
@@ -266,8 +276,8 @@ def log_start(
         "threads": plan.threads,
         "topology": topology,
         "address": address,
-        "signature": "verified" if signed else "not asked for",
-        "settings": dict(changed_settings) or "defaults",
+        "signature": "verified" if settings.public_key else "not asked for",
+        "settings": settings.changed or "defaults",
     }
     described = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items())
     logger.info("serving: %s", described, extra={"fields": facts})
@@ -301,27 +311,37 @@ def _accelerator(entry: CertifiedEngine, record: ImportRecord | None) -> str | N
     return accelerator
 
 
-def _plan(
-    measured: ImportRecord | None,
-    engine: str,
-    budget_ms: float,
-    load: LoadEngine,
-    inputs: Callable[[], Batch],
-    *,
-    takes_batches: bool,
+def _plan_of_import(
+    record: ImportRecord | None, here: Machine, engine: str, budget_ms: float
+) -> Plan | None:
+    """Return the plan that the import's measurements give; None where they hold elsewhere."""
+    if record is None or record.machine != here:
+        return None
+    if (engine, budget_ms) == (record.plan.engine, record.budget_ms):
+        return record.plan
+    curve = record.curve(engine)
+    return plan_for(engine, curve, budget_ms) if curve else None
+
+
+def _measured_plan(
+    artifact: Artifact, engine: str, budget_ms: float, load: LoadEngine, inputs: Batch
 ) -> Plan:
-    """Return the plan of the engine: that of the import, or from a measurement on this machine."""
-    if measured:
-        if (engine, budget_ms) == (measured.plan.engine, measured.budget_ms):
-            return measured.plan
-        if curve := measured.curve(engine):
-            return plan_for(engine, curve, budget_ms)
-    curve = measure_curve(
-        load,
-        inputs(),
-        usable_cores(),
-        budget_ms=budget_ms,
-        seconds=REMEASURE_SECONDS,
-        takes_batches=takes_batches,
+    """Measure numbers of streams, and of the batch sizes only the one the import chose."""
+    open_way = opener(
+        lambda _: load,
+        inputs,
+        [sample.data for sample in artifact.golden_samples()],
+        artifact.preprocessing(),
+        REMEASURE_SECONDS,
     )
-    return plan_for(engine, curve, budget_ms)
+    record = artifact.record
+    largest = record.plan.batch_sizes[-1] if record and artifact.manifest.takes_batches else 1
+    points = measure_engine(
+        engine,
+        usable_cores(),
+        open_way,
+        budget_ms=budget_ms,
+        limit_s=REMEASURE_LIMIT_S,
+        batch_sizes=sorted({1, largest}),
+    )
+    return plan_for(engine, points, budget_ms)

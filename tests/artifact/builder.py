@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,14 @@ import numpy as np
 
 from image_classifier.artifact.evidence import Evidence
 from image_classifier.artifact.manifest import Manifest, parse_manifest
-from image_classifier.artifact.record import Machine, Plan, SloCertificate
+from image_classifier.artifact.record import (
+    EngineAttempt,
+    ImportRecord,
+    LatencyPoint,
+    Machine,
+    Plan,
+    SloCertificate,
+)
 
 MACHINE = Machine(cpu="one", cores=2, features=("avx2",), accelerator=None)
 SLO = SloCertificate(
@@ -30,6 +38,25 @@ SLO = SloCertificate(
     saturated_per_s=130,
     ready_s=2.5,
     rule="bisection",
+)
+
+RECORD = ImportRecord(
+    imported_at=datetime(2026, 1, 1, tzinfo=UTC),
+    command="model_import.py --name insects",
+    source_commit=None,
+    machine=MACHINE,
+    budget_ms=50,
+    attempts=(
+        EngineAttempt(
+            engine="openvino-fp32",
+            verdict="passed",
+            curve=(
+                LatencyPoint(batch_size=1, streams=1, threads=2, latency_ms=3.5, images_per_s=280),
+            ),
+        ),
+        EngineAttempt(engine="openvino-int8", verdict="failed", reason="too far off"),
+    ),
+    plan=Plan(engine="openvino-fp32", streams=1, threads=2, batch_sizes=(1,), service_time_ms=3.5),
 )
 
 OWN = b"""from preprocessing import DecodeRules

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from image_classifier.artifact.artifact import open_artifact
-from image_classifier.artifact.format import ArtifactError, describe_differences
+from image_classifier.artifact.format import ArtifactError
 from tests.artifact.builder import contents, npy, write_artifact
 
 LARGE = ("engines/network.onnx", "weights.safetensors")
@@ -70,18 +70,12 @@ def test_a_file_the_manifest_does_not_name_is_refused(root: Path, name: str) -> 
         open_artifact(root)
 
 
-def test_a_pipe_among_the_files_is_refused_and_does_not_hang_the_start(root: Path) -> None:
-    os.mkfifo(root / "engines" / "pipe")
+@pytest.mark.parametrize("name", ["labels.json", "engines/pipe"])
+def test_a_pipe_is_refused_and_does_not_hang_the_start(root: Path, name: str) -> None:
+    (root / name).unlink(missing_ok=True)
+    os.mkfifo(root / name)
 
-    with pytest.raises(ArtifactError, match="engines/pipe: is a symbolic link, a pipe"):
-        open_artifact(root)
-
-
-def test_a_pipe_in_the_place_of_a_file_is_refused_and_does_not_hang_the_start(root: Path) -> None:
-    (root / "labels.json").unlink()
-    os.mkfifo(root / "labels.json")
-
-    with pytest.raises(ArtifactError, match=r"labels\.json"):
+    with pytest.raises(ArtifactError, match=f"{name}: is a symbolic link, a pipe"):
         open_artifact(root)
 
 
@@ -184,14 +178,3 @@ def test_reading_the_users_preprocessing_adds_no_file_to_the_artifact(
 
     assert preprocessing.input_shape == (1, 1, 3)
     open_artifact(root)
-
-
-def test_differences_are_listed_one_line_a_file_in_order() -> None:
-    expected = {"same": "1", "gone": "2", "other": "3"}
-    actual = {"same": "1", "other": "4", "more": "5"}
-
-    assert describe_differences(expected, actual) == [
-        "changed: other (sha256 is 4, expected 3)",
-        "extra: more",
-        "missing: gone",
-    ]

@@ -12,6 +12,7 @@ import pytest
 from PIL.JpegImagePlugin import JpegImageFile
 
 from image_classifier.artifact.artifact import Artifact, open_artifact
+from image_classifier.artifact.store import read_lock
 from image_classifier.inference.startup import (
     SelfCheckFailed,
     check_conformance,
@@ -33,26 +34,32 @@ def artifact(digits_folder: Path) -> Artifact:
 def test_the_tag_is_the_same_on_another_kind_of_processor_and_is_the_one_of_the_readme(
     tmp_path: Path, digits_folder: Path
 ) -> None:
-    command = [sys.executable, "model_import.py", "--name", "digits"]
-    command += ["--network", "examples/digits/network.py:build"]
-    command += ["--weights", "examples/digits/weights.safetensors"]
-    command += ["--preprocessing", "examples/digits/preprocessing.py:DigitsPreprocessing"]
-    command += ["--labels", "examples/digits/labels.txt", "--golden", "examples/digits/samples"]
-    command += ["--golden-labels", "examples/digits/labels.csv"]
-    command += ["--lock", str(tmp_path / "model.lock"), "--measure-seconds", "0.002", "--quiet"]
+    # In another process and folder, where Python may write bytecode.
+    command = [sys.executable, str(ROOT / "model_import.py"), "--name", "digits"]
+    command += ["--network", f"{DIGITS}/network.py:build"]
+    command += ["--weights", f"{DIGITS}/weights.safetensors"]
+    command += ["--preprocessing", f"{DIGITS}/preprocessing.py:DigitsPreprocessing"]
+    command += ["--labels", f"{DIGITS}/labels.txt", "--golden", f"{DIGITS}/samples"]
+    command += ["--golden-labels", f"{DIGITS}/labels.csv", "--measure-seconds", "0.002"]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
 
-    subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**os.environ, **OLD_CPU, "BENTOML_HOME": str(tmp_path)},
-        check=True,
+    done = subprocess.run(
+        [*command, "--lock", "model.lock", "--json"],
+        cwd=tmp_path,
+        env={**kept, **OLD_CPU, "BENTOML_HOME": str(tmp_path)},
         capture_output=True,
+        text=True,
         timeout=PATIENCE_S,
     )
 
-    tag = json.loads((tmp_path / "model.lock").read_bytes())["tag"]
-    assert tag == f"digits:{digits_folder.name}"
-    assert re.findall(r'"tag": "(digits:\w+)"', (ROOT / "README.md").read_text()) == [tag]
+    assert done.returncode == 0, done.stderr
+    result, lock = json.loads(done.stdout), read_lock(tmp_path / "model.lock")
+    assert lock.tag == result["tag"] == f"digits:{digits_folder.name}"
+    assert re.findall(r'"tag": "(digits:\w+)"', (ROOT / "README.md").read_text()) == [lock.tag]
+    assert [one["verdict"] for one in result["record"]["attempts"]] == ["passed", "passed"]
+    folder = tmp_path / "models" / lock.tag.replace(":", "/")
+    assert open_artifact(folder, lock.manifest_sha256, lock.evidence_sha256).record is not None
+    assert not list(tmp_path.rglob("*.pyc"))
 
 
 def test_a_changed_comment_in_the_preprocessing_leaves_an_artifact_servable(

@@ -84,17 +84,10 @@ def test_a_missing_signature_is_refused_only_if_a_key_is_set(signed: tuple[Path,
         open_signed(root, public)
 
 
-def test_the_signature_of_another_key_is_refused(signed: tuple[Path, Path], tmp_path: Path) -> None:
-    other = make_key(tmp_path / "other.pem")
-
-    with pytest.raises(ArtifactError, match="not one of CLASSIFIER_PUBLIC_KEY"):
-        open_signed(signed[0], other)
-
-
-def test_changed_files_are_refused_even_if_the_manifest_was_rewritten(
-    signed: tuple[Path, Path],
-) -> None:
+def test_another_key_or_other_files_are_refused(signed: tuple[Path, Path], tmp_path: Path) -> None:
     root, public = signed
+    with pytest.raises(ArtifactError, match="not one of CLASSIFIER_PUBLIC_KEY"):
+        open_signed(root, make_key(tmp_path / "other.pem"))
     write_artifact(root, {**contents(), "labels.json": b'["bee", "ant"]\n'})
 
     with pytest.raises(ArtifactError, match=r"of other files: changed: evidence\.json"):

@@ -4,12 +4,12 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from sklearn.datasets import load_digits  # type: ignore[import-untyped]  # ships no types
 from torch import nn
 
 from examples.digits import train
@@ -19,6 +19,14 @@ from examples.digits.network import build
 from examples.digits.preprocessing import DigitsPreprocessing
 
 DIGITS = Path(train.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def uci_digits() -> Any:
+    """The data set as scikit-learn bundles it."""
+    from sklearn.datasets import load_digits  # type: ignore[import-untyped]  # ships no types
+
+    return load_digits()
 
 
 def sha256(path: Path) -> str:
@@ -38,21 +46,21 @@ def trained_network() -> nn.Module:
     return network
 
 
-def test_every_fifth_digit_is_held_out_and_no_picture_is_on_both_sides() -> None:
+def test_every_fifth_digit_is_held_out_and_no_picture_is_on_both_sides(uci_digits: Any) -> None:
     training, held_out = training_digits(), held_out_digits()
 
     # 1797 digits; positions 4, 9, ... 1794 are (1794 - 4) / 5 + 1 = 359
     assert (len(training.labels), len(held_out.labels)) == (1438, 359)
-    np.testing.assert_array_equal(held_out.images, load_digits().images[4::5])
-    np.testing.assert_array_equal(held_out.labels, load_digits().target[4::5])
+    np.testing.assert_array_equal(held_out.images, uci_digits.images[4::5])
+    np.testing.assert_array_equal(held_out.labels, uci_digits.target[4::5])
     seen = {image.tobytes() for image in training.images}
     assert not [image for image in held_out.images if image.tobytes() in seen]
 
 
-def test_the_committed_weights_read_the_held_out_digits_as_recorded() -> None:
+def test_the_committed_weights_read_the_held_out_digits_as_recorded(uci_digits: Any) -> None:
     predicted = predicted_digits(trained_network(), held_out_inputs(held_out_digits()))
 
-    correct = predicted == load_digits().target[4::5]
+    correct = predicted == uci_digits.target[4::5]
     record = record_of(DIGITS)
     assert correct.mean() >= 0.985
     assert record["held_out_wrong"] == np.count_nonzero(~correct)
@@ -75,10 +83,6 @@ def test_the_readme_states_the_recorded_accuracy() -> None:
     assert f"**{record['held_out_accuracy']:.2%}**".replace("%", " %") in text
     assert "358 of the 359 held-out digits" in text
     assert (record["held_out"], record["held_out_wrong"]) == (359, 359 - 358)
-
-
-def test_labels_are_the_ten_digits_in_the_order_of_the_logits() -> None:
-    assert (DIGITS / "labels.txt").read_text().split("\n") == [*"0123456789", ""]
 
 
 def test_normalisation_follows_by_hand_from_the_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,6 +112,7 @@ def restored_threads() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.mark.all  # three trainings of an epoch
 @pytest.mark.usefixtures("restored_threads")
 def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
     for name, seed in (("first", "3"), ("second", "3"), ("other", "4")):

@@ -2,6 +2,7 @@
 
 import time
 import zlib
+from typing import Final
 
 from preprocessing import DecodeLimits, DecodeRules, PreprocessingSpec, Resize, SpecPreprocessing
 from preprocessing import to_input as file_to_input
@@ -10,8 +11,8 @@ from preprocessing.errors import ImageRejected
 # Small pictures are as good at finding bugs, and a hundred times as many are tried.
 LIMITS = DecodeLimits(max_pixels=2_000_000, max_resized_pixels=1_000_000)
 MAX_CPU_SECONDS = 2 * LIMITS.max_decode_cpu_seconds
-_MODES = ("RGB", "L")
-_ALPHAS = ("drop", "white", "black")
+_MODES: Final = ("RGB", "L")
+_ALPHAS: Final = ("drop", "white", "black")
 
 
 class TooSlow(Exception):

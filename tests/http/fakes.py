@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from fastapi import FastAPI
 
+from image_classifier.artifact.manifest import Outputs
 from image_classifier.artifact.store import ModelLock
 from image_classifier.errors import Overloaded
 from image_classifier.http.app import create_app
@@ -30,6 +31,7 @@ class Answering:
     """A classifier that gives one answer, or does what a test says."""
 
     num_classes = 10
+    outputs = Outputs()
 
     def __init__(self, act: Callable[[], Awaitable[Answer]] | None = None) -> None:
         self.full = False
@@ -84,17 +86,40 @@ class Connection:
         return json.loads(self.sent[1]["body"])
 
 
-def ask(app: FastAPI, connection: Connection, path: str = "/classify", method: str = "POST") -> Any:
-    return ask_together(app, [connection], path, method)[0]
+class SlowConnection(Connection):
+    """Takes `DELAY_S` to send its body."""
+
+    DELAY_S = 0.02
+
+    async def receive(self) -> dict[str, Any]:
+        await asyncio.sleep(self.DELAY_S)
+        return await super().receive()
+
+
+def ask(
+    app: FastAPI,
+    connection: Connection,
+    path: str = "/classify",
+    method: str = "POST",
+    headers: dict[str, str] | None = None,
+) -> Any:
+    return ask_together(app, [connection], path, method, headers)[0]
 
 
 def ask_together(
-    app: FastAPI, connections: list[Connection], path: str = "/classify", method: str = "POST"
+    app: FastAPI,
+    connections: list[Connection],
+    path: str = "/classify",
+    method: str = "POST",
+    headers: dict[str, str] | None = None,
 ) -> list[Connection]:
     async def within_time() -> None:
         async with asyncio.timeout(60):
             await asyncio.gather(
-                *(app(scope_of(path, method), one.receive, one.send) for one in connections)
+                *(
+                    app(scope_of(path, method, headers), one.receive, one.send)
+                    for one in connections
+                )
             )
 
     asyncio.run(within_time())
@@ -110,7 +135,7 @@ def scope_of(
         "raw_path": path.encode(),
         "method": method,
         "headers": [
-            (name.encode("latin-1"), value.encode("latin-1"))
+            (name.lower().encode("latin-1"), value.encode("latin-1"))
             for name, value in (headers or {}).items()
         ],
         "query_string": query.encode(),

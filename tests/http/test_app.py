@@ -8,11 +8,12 @@ from starlette.exceptions import HTTPException
 
 from image_classifier.http import uploads
 from image_classifier.http.schemas import ERRORS
-from image_classifier.inference.classifier import Answer
+from image_classifier.inference.batcher import Answer
 from tests.http.fakes import (
     ANSWER,
     Answering,
     Connection,
+    SlowConnection,
     app_of,
     ask,
     ask_together,
@@ -50,6 +51,35 @@ def test_an_overloaded_service_refuses_before_the_body_is_read() -> None:
     assert connection.body["error"]["code"] == "overloaded"
     assert connection.headers["retry-after"] == "1"
     assert outcomes(app) == {"overloaded": 1}
+
+
+@pytest.mark.parametrize(("value", "timeout_ms"), [("60000", 60_000), ("1", None)])
+def test_the_time_a_client_waits_is_what_is_left_of_it_after_the_body(
+    value: str, timeout_ms: int | None
+) -> None:
+    classifier = Answering()
+    app = app_of(classifier)
+    headers = {"X-Request-Timeout-Ms": value}
+
+    connection = ask(app, SlowConnection(body(b"image")), headers=headers)
+
+    if timeout_ms is None:  # none is left
+        assert connection.status == 504
+        assert connection.body["error"]["code"] == "deadline_exceeded"
+        assert classifier.seen == []
+    else:
+        assert connection.status == 200
+        (left_ms,) = classifier.timeouts_ms
+        assert left_ms is not None
+        assert 0 < left_ms <= timeout_ms - SlowConnection.DELAY_S * 1e3
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "soon", ""])
+def test_a_wrong_time_limit_of_a_client_is_refused(value: str) -> None:
+    connection = ask(app_of(Answering()), Connection(), headers={"X-Request-Timeout-Ms": value})
+
+    assert connection.status == 400
+    assert "X-Request-Timeout-Ms" in connection.body["error"]["message"]
 
 
 def test_a_body_that_does_not_end_is_aborted(monkeypatch: pytest.MonkeyPatch) -> None:

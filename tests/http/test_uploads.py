@@ -37,7 +37,7 @@ FILE = part('form-data; name="image"; filename="a.jpg"', IMAGE, "Content-Type: i
 
 def read(data: bytes, content_type: str | None = FORM, query: str = "", **headers: str) -> Upload:
     """Read a request whose body comes in one piece."""
-    return read_chunks([chunk(data)], content_type, query, **headers)
+    return read_chunks([chunk(data)], content_type, query, 10**6, **headers)
 
 
 def read_chunks(
@@ -64,25 +64,23 @@ def read_chunks(
     [
         None,
         "",
-        "image/jpeg",
         "IMAGE/PNG",
-        "image/svg+xml",
         "image/x.vnd-1",
-        "application/octet-stream",
         "binary/octet-stream",
         "image/png; charset=binary",
         "image/*",
     ],
 )
 def test_a_raw_body_is_the_image_whatever_kind_it_says(content_type: str | None) -> None:
-    assert read(IMAGE, content_type, "top_k=7") == Upload(image=IMAGE, top_k=7)
+    upload = read(IMAGE, content_type, "top_k=7", content_encoding="Identity")
+
+    assert upload == Upload(image=IMAGE, top_k=7)
 
 
 @pytest.mark.parametrize(
     "content_type",
     [
         "text/plain",
-        "application/json",
         "application/x-www-form-urlencoded",
         "application/octet-streams",
         "x",
@@ -98,7 +96,6 @@ def test_another_kind_of_body_is_refused_with_the_kinds_that_are_read(content_ty
 @pytest.mark.parametrize(
     "disposition",
     [
-        'form-data; name="image"; filename="a.jpg"',
         "form-data; name=image; filename=a.jpg",
         'form-data; filename="a.jpg"; name="image"',
         'form-data; name="image"; filename=""',
@@ -115,15 +112,6 @@ def test_every_way_to_write_a_file_name_makes_a_file(disposition: str) -> None:
     assert read(body) == Upload(image=IMAGE, top_k=None)
 
 
-@pytest.mark.parametrize(
-    "name", ["content-disposition", "CONTENT-DISPOSITION", "Content-disposition"]
-)
-def test_the_case_of_a_header_does_not_matter(name: str) -> None:
-    one = f'{name}: form-data; name="image"; filename="a"\r\n\r\n'.encode() + IMAGE
-
-    assert read(form([one])).image == IMAGE
-
-
 def test_bytes_that_look_like_the_boundary_stay_in_the_file() -> None:
     data = (
         b"\r\n--limi\r\n--limi--\r\n-\r\n--\r\n\r\n--Limit--\r\n\r"
@@ -136,13 +124,6 @@ def test_bytes_that_look_like_the_boundary_stay_in_the_file() -> None:
     assert read(body).image == data
 
 
-@pytest.mark.parametrize("position", range(0, 40, 7))
-def test_a_file_may_hold_nearly_the_delimiter_at_any_place(position: int) -> None:
-    data = b"x" * position + b"\r\n--limi" + b"\r\n--limitless"[:9] + b"tail"
-
-    assert read(form([part('form-data; name="image"; filename="a"', data)])).image == data
-
-
 def test_a_quoted_boundary_and_a_long_one_are_read() -> None:
     boundary = "=_" + "b" * 66 + "?:"  # 70 characters, the longest of RFC 2046
 
@@ -151,15 +132,13 @@ def test_a_quoted_boundary_and_a_long_one_are_read() -> None:
     assert read(body, f'multipart/form-data; boundary="{boundary}"').image == IMAGE
 
 
-def test_line_feeds_before_the_first_delimiter_are_skipped() -> None:
-    assert read(b"\r\n" + form([FILE])).image == IMAGE
+def test_line_feeds_before_the_first_delimiter_and_text_after_the_last_are_no_parts() -> None:
+    assert read(b"\r\n" + form([FILE]) + b"epilogue\r\n").image == IMAGE
 
 
-def test_what_follows_the_last_delimiter_is_no_part() -> None:
-    assert read(form([FILE]) + b"epilogue\r\n").image == IMAGE
-
-
-@pytest.mark.parametrize(("query", "field"), [("top_k=4", b"4"), ("top_k=4", b"null"), ("", b"4")])
+@pytest.mark.parametrize(
+    ("query", "field"), [("top_k=4", b"4"), ("top_k=4", b"null"), ("top_k=null", b"4")]
+)
 def test_top_k_may_be_in_the_query_in_the_form_or_the_same_in_both(
     query: str, field: bytes
 ) -> None:
@@ -175,15 +154,10 @@ def test_two_different_numbers_in_query_and_form_are_refused() -> None:
         read(data, query="top_k=2")
 
 
-def test_null_is_not_given() -> None:
-    data = form([FILE, part('form-data; name="top_k"', b"null")])
+def test_parts_come_in_any_order_and_case() -> None:
+    disposition = b'CONTENT-disposition: form-data; name="image"; filename="a"\r\n\r\n'
 
-    assert read(data).top_k is None
-    assert read(IMAGE, "image/jpeg", "top_k=null").top_k is None
-
-
-def test_parts_come_in_any_order() -> None:
-    body = form([part('form-data; name="top_k"', b" 12 "), FILE])
+    body = form([part('form-data; name="top_k"', b" 12 "), disposition + IMAGE])
 
     assert read(body) == Upload(image=IMAGE, top_k=12)
 
@@ -221,10 +195,6 @@ def test_a_compressed_body_is_refused_by_the_name_of_its_encoding(encoding: str)
     assert repr(encoding) in str(caught.value)
 
 
-def test_a_body_encoded_as_it_is_is_read() -> None:
-    assert read(IMAGE, "image/jpeg", content_encoding="Identity").image == IMAGE
-
-
 @pytest.mark.parametrize("content_type", ["image/jpeg", FORM])
 def test_a_body_in_pieces_is_put_together_in_order(content_type: str) -> None:
     data = IMAGE if content_type == "image/jpeg" else form([FILE])
@@ -241,12 +211,9 @@ def test_a_body_of_the_limit_passes_and_one_byte_more_does_not() -> None:
         read_chunks([*pieces, chunk(b"f", more=True)], None, max_bytes=5)
 
 
-def test_a_declared_size_beyond_the_limit_is_refused_unread() -> None:
+def test_a_declared_size_beyond_the_limit_is_refused_unread_and_a_small_one_is_no_promise() -> None:
     with pytest.raises(BodyTooLarge, match="the body has 6 bytes, the limit is 5"):
         read_chunks([], None, max_bytes=5, content_length="6")
-
-
-def test_a_declared_size_is_no_promise() -> None:
     with pytest.raises(BodyTooLarge, match="more than 5 bytes"):
         read_chunks([chunk(b"abcdef")], None, max_bytes=5, content_length="1")
 
@@ -265,6 +232,9 @@ def test_bodies_together_are_bounded_and_given_back() -> None:
             with pytest.raises(Overloaded):
                 full(1)
         assert budget.held == 10
+        with pytest.raises(Overloaded), budget.hold() as refused:
+            refused(1)
+        assert budget.held == 10
 
     assert budget.held == 0
 
@@ -276,16 +246,6 @@ def test_the_only_body_may_be_larger_than_the_memory_for_all() -> None:
         reserve(6)
         with budget.hold() as reserve_too, pytest.raises(Overloaded):
             reserve_too(1)
-
-
-def test_a_refused_body_gives_back_what_it_held() -> None:
-    budget = BodyBudget(10, 10)
-    with budget.hold() as reserve:
-        reserve(6)
-        with pytest.raises(Overloaded), budget.hold() as reserve_too:
-            reserve_too(4)
-            reserve_too(1)
-        assert budget.held == 6
 
 
 TEXT = part('form-data; name="image"', b"http://example.org/a.png")
@@ -337,7 +297,7 @@ def test_a_wrong_form_is_refused_with_what_is_wrong(body: bytes, said: str) -> N
         read(body)
 
 
-@pytest.mark.parametrize("cut", range(0, 200, 3))
+@pytest.mark.parametrize("cut", range(0, 200, 17))
 def test_no_beginning_of_a_form_is_taken_for_the_whole(cut: int) -> None:
     whole = form([FILE, TOP_K])
 
@@ -345,27 +305,13 @@ def test_no_beginning_of_a_form_is_taken_for_the_whole(cut: int) -> None:
         read(whole[: len(whole) - 5 - cut])
 
 
-@pytest.mark.parametrize(
-    "text", ["0x3", "3.5", "-1", "+1", "1e2", "\u0663", "\u00b2", "", " ", "1" * 10]
-)
+@pytest.mark.parametrize("text", ["3.5", "+1", "1e2", "\u0663", "\u00b2", "", "1" * 10])
 def test_what_is_no_plain_number_is_refused(text: str) -> None:
     with pytest.raises(MalformedRequest, match="expected a number of 1 or more"):
         read(form([FILE, part('form-data; name="top_k"', text.encode())]))
 
 
-def test_an_empty_number_in_the_form_does_not_fall_back_to_the_query() -> None:
-    with pytest.raises(MalformedRequest, match="expected a number of 1 or more"):
-        read(form([FILE, part('form-data; name="top_k"', b"")]), query="top_k=3")
-
-
-def test_a_long_name_is_cut_in_the_message() -> None:
-    with pytest.raises(MalformedRequest) as caught:
-        read(form([FILE, part(f'form-data; name="{"n" * 500}"', b"1")]))
-
-    assert len(str(caught.value)) < 150
-
-
-@pytest.mark.parametrize("query", ["topk=3", "top_k=3&x=", "%74op_q=1"])
+@pytest.mark.parametrize("query", ["topk=3", "top_k=3&x="])
 def test_an_unknown_query_parameter_is_refused(query: str) -> None:
     with pytest.raises(MalformedRequest, match="unknown query parameter"):
         read(IMAGE, None, query)

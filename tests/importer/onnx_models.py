@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -42,7 +43,7 @@ def onnx_model(
     return helper.make_model(graph, opset_imports=imports, ir_version=8)
 
 
-def saved_onnx(path: Path, **options: object) -> Path:
+def saved_onnx(path: Path, **options: Any) -> Path:
     path.write_bytes(onnx_model(**options).SerializeToString())
     return path
 
@@ -53,7 +54,7 @@ def onnx_ending(path: Path, ending: str) -> Path:
     The scores before the ending are "scores", the output is (n, 2) floats.
     """
     constants = {"zero": 0.0, "one": 1.0, "three": 3.0, "six": 6.0, "half": 0.5, "fifth": 0.2}
-    parts: dict[str, list[tuple[str, list[str], dict[str, object]]]] = {
+    parts: dict[str, list[tuple[str, list[str], dict[str, Any]]]] = {
         "": [("Identity", ["scores"], {})],
         "function Softmax": [("Normalised", ["scores"], {"domain": "exporter"})],
         "Exp/ReduceSum": [
@@ -133,7 +134,10 @@ def onnx_ending(path: Path, ending: str) -> Path:
             numpy_helper.from_array(kernel, "kernel"),
             numpy_helper.from_array(np.array([1], np.int64), "last"),
             numpy_helper.from_array(np.array([1], np.int64), "k"),
-            *(numpy_helper.from_array(np.float32(item), name) for name, item in constants.items()),
+            *(
+                numpy_helper.from_array(np.asarray(item, np.float32), name)
+                for name, item in constants.items()
+            ),
         ],
     )
     model = helper.make_model(graph, opset_imports=opsets, functions=[softmax], ir_version=8)

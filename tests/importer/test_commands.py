@@ -1,95 +1,83 @@
-"""verify, show and list: what a person and a program are told, and the exit status."""
+"""The commands beside an import: what a person and a program are told, and the exit status."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import bentoml
 import numpy as np
 import pytest
 
+import model_import
 from image_classifier.artifact.artifact import open_artifact
 from image_classifier.artifact.format import sha256_bytes
+from image_classifier.artifact.store import (
+    add,
+    lock_of,
+    read_lock,
+    staging_dir,
+    write_lock,
+)
+from importer.errors import ImportRefused
+from importer.options import ImportOptions
+from importer.renewal import renewed_options
 from model_import import main
-from tests.imports import isolated_store
+from tests.artifact.builder import (
+    RECORD,
+    contents,
+    evidence_of,
+    manifest_of,
+    parsed,
+    write_artifact,
+)
+from tests.artifact.make_stored import STORED
+from tests.imports import ROOT, SAMPLES, isolated_store
 
 Output = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
-def copied(digits_folder: Path, tmp_path: Path) -> Iterator[Path]:
-    """The digits artifact in a store of its own, to be spoiled."""
+def copied(tmp_path: Path) -> Iterator[Path]:
+    """The stored digits artifact in a store of its own, to be spoiled."""
+    lock = read_lock(STORED / "v2" / "model.lock")
     with isolated_store(tmp_path / "copy") as home:
-        target = home / "models" / "digits" / digits_folder.name
-        shutil.copytree(digits_folder, target)
+        target = home / "models" / lock.tag.replace(":", "/")
+        shutil.copytree(STORED / "v2" / "artifact", target)
         yield target
+
+
+@pytest.fixture
+def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where model.lock of the program is, which does not exist."""
+    monkeypatch.setattr(model_import, "DEFAULT_LOCK", tmp_path / "model.lock")
+    return tmp_path / "model.lock"
+
+
+@pytest.fixture
+def later(copied: Path) -> str:
+    """Tag of an artifact of a later day in the same store; only its name differs."""
+    with staging_dir() as root:
+        shutil.copytree(copied, root, dirs_exist_ok=True)
+        manifest = json.loads((root / "manifest.json").read_bytes()) | {"name": "later"}
+        (root / "manifest.json").write_text(json.dumps(manifest))
+        digest = sha256_bytes((root / "manifest.json").read_bytes())
+        for name, change in (
+            ("evidence.json", {"identity_sha256": digest}),
+            ("record.json", {"imported_at": "2026-02-03T04:05:06Z"}),
+        ):
+            value = json.loads((root / name).read_bytes()) | change
+            (root / name).write_text(json.dumps(value))
+        lock = lock_of(open_artifact(root))
+        add(root, lock)
+        return lock.tag
 
 
 def tag(folder: Path) -> str:
     return f"digits:{folder.name}"
-
-
-def test_verify_runs_every_certificate_again(copied: Path, capsys: Output) -> None:
-    status = main(["verify", tag(copied), "--json"])
-
-    found = json.loads(capsys.readouterr().out)
-    assert status == 0
-    assert found["tag"] == tag(copied)
-    assert [row["engine"] for row in found["engines"]] == ["openvino-fp32", "onnxruntime-fp32"]
-    for row in found["engines"]:
-        assert row.keys() == {
-            "engine",
-            "verdict",
-            "reason",
-            "max_logit_difference",
-            "top1_agreement",
-        }
-        assert (row["verdict"], row["reason"], row["top1_agreement"]) == ("passed", "", 1.0)
-        assert 0 <= row["max_logit_difference"] < 1e-3
-
-
-def test_verify_prints_a_table(copied: Path, capsys: Output) -> None:
-    assert main(["verify", tag(copied), "--quiet"]) == 0
-
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[1].split()[0::3] == ["openvino-fp32", "passed"]
-    assert lines[-1] == f"verified: {tag(copied)}"
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "engines/network.onnx",
-        "golden/0000.png",
-        "golden/logits.npy",
-        "labels.json",
-        "manifest.json",
-        "evidence.json",
-        "preprocessing/own/preprocessing.py",
-        "architecture/network.py",
-        "weights.safetensors",
-    ],
-)
-def test_one_flipped_bit_anywhere_fails_the_verification(
-    copied: Path, capsys: Output, name: str
-) -> None:
-    path = copied / name if (copied / name).exists() else next(copied.glob(f"{name[:12]}*"))
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-    status = main(["verify", tag(copied), "--quiet"])
-
-    out, err = capsys.readouterr()
-    assert status == 1
-    assert out == ""
-    assert err.startswith("model_import: ")
-    # A manifest that is still one is another than the evidence belongs to.
-    blamed = (f"{name}: ", f"changed: {path.relative_to(copied).as_posix()} ")
-    if name == "manifest.json":
-        blamed = (*blamed, "evidence.json: ")
-    assert any(text in err for text in blamed)
 
 
 def with_logits(folder: Path, change: Any) -> Path:
@@ -103,41 +91,101 @@ def with_logits(folder: Path, change: Any) -> Path:
     return folder
 
 
-def test_verify_fails_where_an_engine_no_longer_gives_the_reference(
-    copied: Path, capsys: Output
+def test_verify_runs_every_certificate_again(copied: Path, capsys: Output) -> None:
+    status = main(["verify", tag(copied), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    main(["verify", tag(copied), "--quiet"])
+    lines = capsys.readouterr().out.splitlines()
+
+    assert status == 0
+    assert found["tag"] == tag(copied)
+    assert [row["engine"] for row in found["engines"]] == ["openvino-fp32", "onnxruntime-fp32"]
+    keys = {"engine", "verdict", "reason", "max_logit_difference", "max_probability_difference"}
+    keys |= {"top1_agreement", "label_agreement"}
+    for row in found["engines"]:
+        assert row.keys() == keys
+        assert (row["verdict"], row["reason"], row["top1_agreement"]) == ("passed", "", 1.0)
+        assert 0 <= row["max_logit_difference"] < 1e-3
+    assert lines[1].split()[0::4] == ["openvino-fp32", "passed"]
+    assert lines[-1] == f"verified: {tag(copied)}"
+
+
+def test_a_damaged_file_fails_the_verification_in_one_line(copied: Path, capsys: Output) -> None:
+    path = copied / "preprocessing" / "own" / "preprocessing.py"
+    path.write_bytes(path.read_bytes() + b"#")
+
+    status = main(["verify", tag(copied), "--quiet"])
+
+    out, err = capsys.readouterr()
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("model_import: ")
+    assert "changed: preprocessing/own/preprocessing.py " in err
+
+
+def test_an_engine_with_other_answers_fails_and_is_not_used(
+    copied: Path, lock: Path, capsys: Output
 ) -> None:
     folder = with_logits(copied, lambda logits: logits + np.float32(0.5))
+    lock.write_text("as it was")
 
-    status = main(["verify", tag(folder), "--json"])
+    statuses = [main(["verify", tag(folder), "--json"]), main(["use", tag(folder), "--quiet"])]
 
-    rows = json.loads(capsys.readouterr().out)["engines"]
-    assert status == 1
+    out, err = capsys.readouterr()
+    rows = json.loads(out)["engines"]
+    assert statuses == [1, 1]
     assert {row["verdict"] for row in rows} == {"failed"}
     for row in rows:
         assert row["max_logit_difference"] == pytest.approx(0.5, abs=1e-3)
         assert "batch size 1: a logit is off by" in row["reason"]
+    assert "openvino-fp32: batch size 1: a logit is off by" in err
+    assert lock.read_text() == "as it was"
 
 
 def test_an_engine_that_cannot_run_here_is_a_row_with_its_reason(
-    copied: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+    copied: Path, lock: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(
         __import__("sys").modules, "image_classifier.inference.engines.onnxruntime", None
     )
 
     status = main(["verify", tag(copied), "--json"])
-
     rows = {row["engine"]: row for row in json.loads(capsys.readouterr().out)["engines"]}
-    assert status == 1
+    used = main(["use", tag(copied)])
+
+    assert (status, used) == (1, 0)
     assert rows["openvino-fp32"]["verdict"] == "passed"
     assert rows["onnxruntime-fp32"]["verdict"] == "unavailable"
     assert "is not installed" in rows["onnxruntime-fp32"]["reason"]
+    assert "onnxruntime-fp32: running onnxruntime-fp32 failed" in capsys.readouterr().err
+    assert read_lock(lock) == lock_of(open_artifact(copied))
+
+
+def test_use_writes_the_lock_and_says_from_what_to_what(
+    copied: Path, later: str, lock: Path, tmp_path: Path, capsys: Output
+) -> None:
+    other = str(tmp_path / "other.lock")
+    steps = [["use", later], ["use", tag(copied)], ["use", later, "--json", "--lock", other]]
+
+    assert [main([*step, "--quiet"]) for step in steps] == [0, 0, 0]
+
+    first, second, *rest = capsys.readouterr().out.splitlines()
+    assert first == f"{lock}: nothing → {later}"
+    assert second == f"{lock}: {later} → {tag(copied)}"
+    assert (json.loads("".join(rest))["before"], json.loads("".join(rest))["tag"]) == (None, later)
+    assert read_lock(lock) == read_lock(STORED / "v2" / "model.lock")
+    assert read_lock(Path(other)).tag == later
 
 
 def test_show_tells_what_it_is_and_how_it_was_proven(copied: Path, capsys: Output) -> None:
-    assert main(["show", tag(copied)]) == 0
+    record = json.loads((copied / "record.json").read_bytes())
+    record["command"] = "import \x1b[31mred\x07 [bold]"
+    (copied / "record.json").write_text(json.dumps(record))
 
+    assert main(["show", tag(copied)]) == 0
     page = capsys.readouterr().out
+    main(["show", tag(copied), "--json"])
+    found = json.loads(capsys.readouterr().out)
+
     for words in (
         tag(copied),
         open_artifact(copied).digest,
@@ -145,52 +193,63 @@ def test_show_tells_what_it_is_and_how_it_was_proven(copied: Path, capsys: Outpu
         "class DigitsPreprocessing in preprocessing/own/preprocessing.py",
         "10: 0, 1, 2, …",
         "30 with a known class",
-        "openvino-fp32",
+        "import ·[31mred· [bold]",
         "onnxruntime-fp32",
     ):
         assert words in page
-
-
-def test_show_prints_no_control_characters_of_the_record(copied: Path, capsys: Output) -> None:
-    record = json.loads((copied / "record.json").read_bytes())
-    record["command"] = "import \x1b[31mred\x07 [bold]"
-    (copied / "record.json").write_text(json.dumps(record))
-
-    main(["show", tag(copied)])
-
-    assert "import ·[31mred· [bold]" in capsys.readouterr().out
-
-
-def test_show_as_json_has_manifest_evidence_and_record(copied: Path, capsys: Output) -> None:
-    main(["show", tag(copied), "--json"])
-
-    found = json.loads(capsys.readouterr().out)
     assert found.keys() == {
         *("tag", "manifest_sha256", "evidence_sha256", "manifest", "evidence", "record")
     }
     assert found["manifest"] == json.loads((copied / "manifest.json").read_bytes())
-    assert found["evidence"] == json.loads((copied / "evidence.json").read_bytes())
-    assert found["record"] == json.loads((copied / "record.json").read_bytes())
+    assert found["evidence"]["identity_sha256"] == found["manifest_sha256"]
+    assert found["record"]["plan"] == record["plan"]
 
 
-def test_list_has_one_line_an_artifact_and_leaves_other_models_out(
-    copied: Path, capsys: Output
+def test_list_has_one_line_an_artifact_the_newest_first_and_a_star_at_the_locked_one(
+    copied: Path, later: str, lock: Path, capsys: Output
 ) -> None:
-    other = copied.parents[1] / "other" / "abc"
-    other.mkdir(parents=True)
-    (other / "model.yaml").write_text("name: other\n")
+    write_lock(lock, read_lock(STORED / "v2" / "model.lock"))
+    (copied.parents[1] / "other" / "abc").mkdir(parents=True)
+    (copied.parents[1] / "other" / "abc" / "model.yaml").write_text("name: other\n")
 
     main(["list", "--json"])
+    first, second = json.loads(capsys.readouterr().out)
+    main(["list"])
+    lines = capsys.readouterr().out.splitlines()
 
-    assert json.loads(capsys.readouterr().out) == [
-        {
-            "tag": tag(copied),
-            "classes": 10,
-            "engines": ["openvino-fp32", "onnxruntime-fp32"],
-            "imported_at": "2026-01-01",
-            "problem": None,
-        }
-    ]
+    size = sum(path.stat().st_size for path in copied.rglob("*") if path.is_file())
+    assert (first["tag"], first["locked"]) == (later, False)
+    assert second == {
+        "tag": tag(copied),
+        "classes": 10,
+        "network": "network.py:build",
+        "accuracy": 1.0,
+        "engine": "openvino-fp32",
+        "engines": ["openvino-fp32", "onnxruntime-fp32"],
+        "imported_at": "2026-01-01T00:00:00+00:00",
+        "size_bytes": size,
+        "locked": True,
+        "problem": None,
+    }
+    when = f"{datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC).astimezone():%Y-%m-%d %H:%M}"
+    facts = f"{when}  network.py:build  100.0%    openvino-fp32  0."
+    assert [line.split("  ")[0] for line in lines] == ["tag", later, tag(copied)]
+    assert lines[1].endswith("MB") and facts in lines[1]
+    assert lines[2].endswith(f"{size / 1e6:.1f} MB  *")
+
+
+def test_bentoml_lists_the_time_of_the_import_and_its_facts(later: str) -> None:
+    model = bentoml.models.get(later)
+
+    assert model.creation_time == datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)
+    assert model.info.labels == {"classes": "10"}
+    assert model.info.metadata == {
+        "network": "network.py:build",
+        "classes": 10,
+        "accuracy": 1.0,
+        "engine": "openvino-fp32",
+        "engines": ["openvino-fp32", "onnxruntime-fp32"],
+    }
 
 
 @pytest.mark.parametrize(
@@ -205,39 +264,163 @@ def test_list_has_one_line_an_artifact_and_leaves_other_models_out(
 def test_what_cannot_be_described_is_a_row_with_its_reason(
     copied: Path, capsys: Output, name: str, content: bytes | None, reason: str
 ) -> None:
-    other = copied.parents[1] / "other" / "abc"
-    shutil.copytree(copied, other)
-    (other / name).unlink()
+    odd = copied.parents[1] / "A [b]\x1b" / "c"
+    shutil.copytree(copied, odd.parents[1] / "other" / "abc")
+    odd.mkdir(parents=True)
+    (odd / "manifest.json").write_text("[]")
+    (odd.parents[1] / "other" / "abc" / name).unlink()
     if content is not None:
-        (other / name).write_bytes(content)
+        (odd.parents[1] / "other" / "abc" / name).write_bytes(content)
 
     status = main(["list", "--json"])
     rows = {row["tag"]: row for row in json.loads(capsys.readouterr().out)}
     main(["list"])
-    page = capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
 
     assert status == 0
     assert rows[tag(copied)]["classes"] == 10
     assert reason in rows["other:abc"]["problem"]
-    assert reason in page
-    assert page.count(tag(copied)) == 1
+    assert [line.split("  ")[0] for line in lines[1:4]] == [tag(copied), "A [b]·:c", "other:abc"]
+    assert lines[4].startswith("A [b]·:c: model store: ")
+    assert reason in lines[5]
 
 
-def test_a_folder_of_the_store_that_is_no_tag_is_a_row(copied: Path, capsys: Output) -> None:
-    (copied.parents[1] / "A [b]\x1b" / "c").mkdir(parents=True)
-    (copied.parents[1] / "A [b]\x1b" / "c" / "manifest.json").write_text("[]")
-
-    assert main(["list"]) == 0
-
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[1].startswith("A [b]·:c ")
-    assert lines[2].startswith(tag(copied))
-    assert lines[3].startswith("A [b]·:c: model store: ")
-
-
-def test_a_tag_that_is_not_there_is_one_line(copied: Path, capsys: Output) -> None:
-    for command in ("verify", "show"):
-        assert main([command, "digits:0000000000000000", "--quiet"]) == 1
-        assert capsys.readouterr().err.startswith(
-            "model_import: model store: digits:0000000000000000 is not there"
+def test_a_tag_that_is_not_there_is_one_line_with_the_nearest(copied: Path, capsys: Output) -> None:
+    for command in ("verify", "show", "use", "renew"):
+        assert main([command, f"{tag(copied)[:-1]}x", "--quiet"]) == 1
+        err = capsys.readouterr().err
+        assert err.startswith(
+            f"model_import: model store: {tag(copied)[:-1]}x is not there; import"
         )
+        assert err.endswith(f"; did you mean {tag(copied)}?\n")
+        assert "libraries" not in err
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Two digits, one in a sub-folder, a broken image, a text and a hidden file."""
+    folder = tmp_path / "pictures"
+    (folder / "more").mkdir(parents=True)
+    shutil.copy(SAMPLES / "7-01.png", folder / "b")
+    shutil.copy(SAMPLES / "0-02.jpg", folder / "more")
+    (folder / "a.png").write_bytes(b"no image")
+    (folder / "notes.txt").write_text("no image either")
+    (folder / ".hidden.png").write_bytes(b"")
+    return folder
+
+
+def test_predict_classifies_folders_and_a_bad_file_does_not_stop_the_rest(
+    copied: Path, lock: Path, pictures: Path, capsys: Output
+) -> None:
+    write_lock(lock, lock_of(open_artifact(copied)))
+
+    status = main(["predict", str(pictures), "--top-k", "2"])
+
+    out, err = capsys.readouterr()
+    # README has these numbers of 7-01.png from the running service.
+    bad, seven, zero = (line.removeprefix(f"{pictures}/") for line in out.splitlines())
+    assert status == 1
+    assert bad == (
+        "a.png: unsupported_media_type: the file is not a JPEG, PNG, WebP, GIF or BMP image"
+    )
+    assert seven == "b: 7 0.9762, 4 0.005281"
+    assert zero.startswith("more/0-02.jpg: 0 0.")
+    assert f"left out, as no image: 1 file(s), such as {pictures}/notes.txt" in err
+    assert "✓ classify 3 images (" in err
+
+
+def test_predict_writes_json_and_csv_in_the_order_of_the_files(
+    copied: Path, pictures: Path, capsys: Output
+) -> None:
+    paths = [str(pictures / "notes.txt"), *[str(pictures / "b")] * 40]
+
+    assert main(["predict", tag(copied), *paths, "--json", "--top-k", "99"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert main(["predict", tag(copied), *paths[:2], "--csv", "--quiet", "--top-k", "1"]) == 1
+    rows = capsys.readouterr().out.splitlines()
+
+    assert found["tag"] == tag(copied)
+    assert [result["file"] for result in found["results"]] == paths
+    assert found["results"][0]["error"]["code"] == "unsupported_media_type"
+    assert {len(result["predictions"]) for result in found["results"][1:]} == {10}
+    assert found["results"][40]["predictions"][0]["label"] == "7"
+    assert rows[0] == "file,rank,label,class_id,probability,error"
+    assert rows[1].startswith(f'{paths[0]},,,,,"unsupported_media_type: ')
+    assert rows[2].startswith(f"{paths[1]},1,7,7,0.976203")
+    assert len(rows) == 3
+
+
+def test_renew_imports_an_old_artifact_from_nothing_but_its_files(
+    copied: Path, lock: Path, capsys: Output
+) -> None:
+    old = read_lock(STORED / "v2" / "model.lock")
+    write_lock(lock, old)
+    options = ["--measure-seconds", "0.002", "--engine", "onnxruntime", "--quiet"]
+
+    assert main(["renew", old.tag, *options]) == 0
+    *_, note, last = capsys.readouterr().out.splitlines()
+
+    # The same network, weights and images as the example, with this release: its tag.
+    (renewed,) = re.findall(r'"tag": "(digits:\w+)"', (ROOT / "README.md").read_text())
+    assert last == f"imported: {renewed}"
+    assert note == f"{old.tag} stays; `model_import.py use {renewed}` serves this one"
+    assert read_lock(lock) == old == lock_of(open_artifact(copied))
+    folder = copied.with_name(renewed.partition(":")[2])
+    assert [entry.name for entry in open_artifact(folder).evidence.engines] == ["onnxruntime-fp32"]
+
+    # Evidence of another processor: its reference differs in the last bits.
+    with_logits(folder, lambda logits: np.nextafter(logits, np.float32(99)))
+    write_lock(lock, lock_of(open_artifact(folder)))
+
+    assert main(["renew", renewed, *options[:2], "--json"]) == 0
+
+    found = json.loads(capsys.readouterr().out)
+    assert found["tag"] == renewed
+    assert found["proof"][-1] == "the identity is the same, and proven again"
+    assert found["proof"][-2].startswith("the reference answers 30 of 30 golden images as before")
+    assert [attempt["engine"] for attempt in found["record"]["attempts"]] == ["onnxruntime-fp32"]
+    assert read_lock(lock) == lock_of(open_artifact(folder))
+
+
+def renewed(folder: Path, tmp_path: Path, **changes: object) -> ImportOptions:
+    (tmp_path / "renewal").mkdir()
+    return renewed_options(open_artifact(folder), tmp_path / "renewal", changes)
+
+
+def test_a_renewal_asks_for_what_the_import_asked_for(tmp_path: Path) -> None:
+    write_artifact(tmp_path / "artifact")
+    evidence = json.loads((tmp_path / "artifact" / "evidence.json").read_bytes())
+    evidence["reference"] = "given"
+    evidence["engines"][0]["certificate"]["tolerance"] = 0.25
+    (tmp_path / "artifact" / "evidence.json").write_text(json.dumps(evidence))
+    (tmp_path / "artifact" / "record.json").write_bytes(RECORD.to_json())
+
+    options = renewed(tmp_path / "artifact", tmp_path, gate_agreement="0.5")
+
+    assert (options.network, options.network_kwargs) == ("torchvision:resnet18", {"num_classes": 2})
+    assert options.preprocessing == f"{tmp_path}/artifact/preprocessing/own/own.py:Own"
+    assert (options.engine, options.precision) == ("openvino", "auto")
+    assert (options.gate_fp32_tolerance, options.gate_agreement) == (0.25, 0.5)
+    assert (options.activation, options.threshold, options.budget_ms) == ("softmax", None, 50)
+    assert (options.golden / "who knows.jpg").read_bytes() == b"second picture"
+    assert options.golden_labels is not None
+    assert options.golden_labels.read_text() == "file,class_index\nant.png,0\n"
+    given = np.load(tmp_path / "renewal" / "reference.npz")
+    assert given["files"].tolist() == ["ant.png", "who knows.jpg"]
+    assert given["logits"].tolist() == [[1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize("name", ["../../evil.png", "/evil.png", "ant.png"])
+def test_a_renewal_writes_no_golden_image_outside_its_folder_or_over_another(
+    tmp_path: Path, name: str
+) -> None:
+    manifest = manifest_of(contents())
+    manifest["golden"][1]["name"] = name
+    root = tmp_path / "artifact"
+    write_artifact(root)
+    (root / "manifest.json").write_bytes(parsed(manifest).to_json())
+    evidence = evidence_of(contents(), sha256_bytes((root / "manifest.json").read_bytes()))
+    (root / "evidence.json").write_text(json.dumps(evidence))
+
+    with pytest.raises(ImportRefused, match="its name leaves the folder"):
+        renewed(root, tmp_path)

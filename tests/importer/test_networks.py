@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from image_classifier.artifact.artifact import open_artifact
 from image_classifier.artifact.store import locate
 from importer.errors import ImportRefused
-from importer.network import ModelSource, read_network
 from importer.options import ImportOptions
+from importer.report import print_artifact
 from model_import import main
 from tests.imports import digits_options, import_quietly
 
@@ -57,37 +57,24 @@ def options(folder: Path, end: str, **changes: object) -> ImportOptions:
     )
 
 
-def test_a_plain_network_of_ones_own_is_imported(store: Path, linear: Path) -> None:
+def test_a_network_of_ones_own_is_imported_and_the_weights_it_ignores_are_listed(
+    store: Path, linear: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = load_file(linear / "linear.safetensors")
+    save_file(weights | {"aux.bias": torch.ones(3)}, linear / "linear.safetensors")
+
     imported = import_quietly(
-        options(linear, "return logits", engine="onnxruntime"), linear / "model.lock"
+        options(linear, "return logits", engine="onnxruntime", weights_ignore=("aux.*",)),
+        linear / "model.lock",
     )
 
     opened = open_artifact(locate(imported.lock.tag), imported.lock.manifest_sha256)
     assert opened.path_of("architecture/linear.py").read_text() == LINEAR.format(
         end="return logits"
     )
-
-
-def test_the_network_of_a_larger_module_is_taken_by_its_prefix(linear: Path) -> None:
-    weights = {f"net.{name}": one for name, one in load_file(linear / "linear.safetensors").items()}
-    save_file(weights | {"loss.weight": torch.ones(3)}, linear / "linear.safetensors")
-    given = options(linear, "return logits")
-    (linear / "one").mkdir()
-    (linear / "two").mkdir()
-
-    def read(place: str, **more: str) -> ModelSource:
-        assert given.network is not None
-        return read_network(given.network, {}, given.weights, linear / place, **more)
-
-    with pytest.raises(ImportRefused, match=r"take them with --weights-prefix net\."):
-        read("one")
-    taken = read("two", weights_prefix="net.")
-
-    assert torch.equal(taken.network.linear.bias, weights["net.linear.bias"])
-    assert load_file(linear / "two" / "weights.safetensors").keys() == {
-        "linear.weight",
-        "linear.bias",
-    }
+    assert opened.evidence.ignored_weights == ("aux.bias",)
+    print_artifact(imported.lock.tag, opened)
+    assert "aux.bias" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -42,12 +42,9 @@ def notes_of(options: ImportOptions, folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("text", "size", "crop", "interpolation"),
     [
-        ("torchvision:resnet50/IMAGENET1K_V1", 256, 224, "bilinear"),
         ("torchvision:resnet50/IMAGENET1K_V2", 232, 224, "bilinear"),
         ("torchvision:resnet50", 232, 224, "bilinear"),
-        ("torchvision:efficientnet_b1/IMAGENET1K_V1", 256, 240, "bicubic"),
         ("torchvision:vit_b_16/IMAGENET1K_SWAG_E2E_V1", 384, 384, "bicubic"),
-        ("torchvision:swin_t", 232, 224, "bicubic"),
     ],
 )  # torchvision 0.29's documentation of each weights enum
 def test_a_preset_is_what_torchvision_documents(
@@ -72,11 +69,6 @@ def test_a_preset_is_what_torchvision_documents(
 def test_a_preset_that_does_not_exist_is_refused(tmp_path: Path, text: str, reason: str) -> None:
     with pytest.raises(ImportRefused, match=reason):
         capture_preprocessing(text, None, tmp_path)
-
-
-def test_another_form_of_preprocessing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ImportRefused, match=r"expected a spec file .* or torchvision:NAME/WEIGHTS"):
-        capture_preprocessing("imagenet", None, tmp_path)
 
 
 def images(folder: Path) -> Path:
@@ -113,10 +105,5 @@ def test_precisions_that_too_few_images_leave_out_are_told(
 
     assert note.partition(" (")[0] == told
     assert ({candidate.precision for candidate in chosen} == {"fp32"}) == bool(told)
-
-
-def test_a_precision_that_was_asked_for_is_tried_whatever_the_number_of_images() -> None:
-    chosen, note = choose_candidates("auto", "int8", "cpu", 2)
-
-    assert [candidate.name for candidate in chosen] == ["openvino-int8"]
-    assert note == ""
+    # One that was asked for is tried whatever the number of images.
+    assert choose_candidates("auto", "int8", "cpu", 2)[1] == ""

@@ -1,7 +1,6 @@
 """The npz file of a notebook's own numbers: read, checked, matched by file name."""
 
 import json
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -23,22 +22,6 @@ def logits(tmp_path: Path, rows: dict[str, list[float]]) -> Reference:
     return npz(tmp_path, files=list(rows), logits=list(rows.values()))
 
 
-def test_rows_come_in_the_order_of_the_images(tmp_path: Path) -> None:
-    reference = logits(tmp_path, LOGITS)
-
-    assert (reference.kind, reference.labels) == ("logits", None)
-    assert reference.rows(["b.png", "a.png"], 3).tolist() == [[0.0, 3.0, -7.5], [1.5, -2.0, 0.25]]
-    assert reference.rows(["a.png"], 3).dtype == np.float64
-
-
-def test_probabilities_of_half_precision_are_probabilities(tmp_path: Path) -> None:
-    row = np.exp(np.linspace(0, 5, 1000))
-    row = (row / row.sum()).astype(np.float16)
-    assert abs(row.astype(np.float64).sum() - 1) > 1e-6
-
-    assert npz(tmp_path, files=["a"], probabilities=[row]).kind == "probabilities"
-
-
 @needs_shared_data
 def test_the_delivered_goldens_are_read() -> None:
     path = SHARED / "golden" / "squeezenet1_1_imagenet.nips17_dev.npz"
@@ -51,19 +34,26 @@ def test_the_delivered_goldens_are_read() -> None:
         assert row[entry["top_ids"]].tolist() == entry["top_logits"]
 
 
-def test_a_name_is_found_whole_or_by_its_last_part(tmp_path: Path) -> None:
-    assert logits(tmp_path, LOGITS).rows(["cat/a.png"], 3).tolist() == [[1.5, -2.0, 0.25]]
+def test_rows_come_in_the_order_of_the_images_by_whole_name_or_last_part(tmp_path: Path) -> None:
+    found = logits(tmp_path, LOGITS).rows(["b.png", "cat/a.png"], 3)
+    assert found.tolist() == [[0.0, 3.0, -7.5], [1.5, -2.0, 0.25]]
     whole = logits(tmp_path, {"cat\\a.png": [1, 2], "dog/a.png": [3, 4]})  # Windows
     assert whole.rows(["dog/a.png", "cat/a.png"], 2).tolist() == [[3, 4], [1, 2]]
-    with pytest.raises(ArtifactError, match="two golden images share one row"):
-        logits(tmp_path, LOGITS).rows(["a.png", "dog/a.png"], 3)
 
 
-def test_an_image_without_a_row_and_rows_of_another_width_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"no row for 1 of 2 golden images, such as 'c\.png'"):
-        logits(tmp_path, LOGITS).rows(["a.png", "c.png"], 3)
-    with pytest.raises(ArtifactError, match="rows have 3 values, the network gives 10 logits"):
-        logits(tmp_path, LOGITS).rows(["a.png"], 10)
+@pytest.mark.parametrize(
+    ("names", "width", "reason"),
+    [
+        (["a.png", "dog/a.png"], 3, "two golden images share one row"),
+        (["a.png", "c.png"], 3, r"no row for 1 of 2 golden images, such as 'c\.png'"),
+        (["a.png"], 10, "rows have 3 values, the network gives 10 logits"),
+    ],
+)
+def test_images_without_a_row_of_their_own_are_refused(
+    tmp_path: Path, names: list[str], width: int, reason: str
+) -> None:
+    with pytest.raises(ArtifactError, match=reason):
+        logits(tmp_path, LOGITS).rows(names, width)
 
 
 @pytest.mark.parametrize(
@@ -71,13 +61,13 @@ def test_an_image_without_a_row_and_rows_of_another_width_are_refused(tmp_path: 
     [
         ({"logits": [[1.0]]}, "holds logits; expected files"),
         ({"files": ["a"]}, "holds files; expected files, and logits"),
-        ({"files": ["a"], "logits": [1.0]}, r"files has shape \(1,\), logits \(1,\)"),
         ({"files": ["a", "b"], "logits": [[1.0]]}, r"files has shape \(2,\), logits \(1, 1\)"),
         ({"files": ["a"], "logits": [[np.nan]]}, "a: has NaN"),
         ({"files": ["a"], "logits": [["x"]]}, "logits are not numbers"),
         ({"files": ["a", "a"], "logits": [[1.0], [2.0]]}, "a name stands in files twice"),
-        ({"files": ["a"], "probabilities": [[2.0, 1.0]]}, "do not lie in"),
+        ({"files": ["a"], "probabilities": [[2.0, 1.0]]}, "does not lie in"),
         ({"files": ["a"], "probabilities": [[1.0]], "logits": [[1.0]]}, "keep the logits"),
+        ({"files": ["a"], "log_probabilities": [[-1.0, 0.1]]}, "is above 0"),
         ({"files": ["a"], "logits": [[1.0, 2.0]], "labels": ["x"]}, r"labels has shape \(1,\)"),
     ],
 )
@@ -94,8 +84,6 @@ def test_a_file_of_another_kind_is_refused_with_the_way_to_make_one(
 
     with pytest.raises(ArtifactError, match=r"not an npz file.*python -m importer\.notebook"):
         read_reference(tmp_path / "reference")
-    with pytest.raises(ArtifactError, match="No such file"):
-        read_reference(tmp_path / "absent")
 
 
 class Payload:
@@ -108,13 +96,12 @@ class Payload:
 
 def test_a_pickle_in_an_npz_does_not_run(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
-    payload = np.array([Payload(victim)], dtype=object)
 
     with pytest.raises(ArtifactError, match="not an npz file of plain arrays"):
-        npz(tmp_path, files=payload, logits=[[1.0]])
+        npz(tmp_path, files=np.array([Payload(victim)], dtype=object), logits=[[1.0]])
 
     assert not victim.exists()
-    pickle.loads(pickle.dumps(payload))
+    np.load(tmp_path / "reference.npz", allow_pickle=True)["files"]
     assert victim.exists()
 
 

@@ -134,17 +134,6 @@ def test_weights_without_the_prefix_of_a_wrapper_class_load_and_the_prefix_is_na
     assert loaded.notes == ("'model.' was put in front of all names of the weights",)
 
 
-def test_a_prefix_that_the_network_has_itself_stays(tmp_path: Path) -> None:
-    network = Wrapped()
-
-    loaded = load(
-        network, {f"module.model.{name}": item for name, item in good().items()}, tmp_path
-    )
-
-    assert_good(network.model)
-    assert loaded.notes == ()
-
-
 def test_weights_behind_the_prefix_of_some_names_are_pointed_out(tmp_path: Path) -> None:
     content = {f"encoder.{name}": value for name, value in good().items()}
     content["criterion.weight"] = torch.ones(2)
@@ -166,8 +155,8 @@ def test_two_prefixes_that_fit_are_both_offered(tmp_path: Path) -> None:
 
 
 def test_tensors_of_known_tools_are_ignored_and_listed(tmp_path: Path) -> None:
-    counted = {"total_ops": torch.zeros(1), "conv.total_ops": torch.ones(1),
-               "conv.total_params": torch.ones(1)}  # fmt: skip
+    counted = {"total_ops": torch.zeros(1), "conv.total_params": torch.ones(1),
+               "n_averaged": torch.tensor(2)}  # fmt: skip
     network = Net()
 
     loaded = load(network, good() | counted, tmp_path)
@@ -175,23 +164,9 @@ def test_tensors_of_known_tools_are_ignored_and_listed(tmp_path: Path) -> None:
     assert_good(network)
     assert loaded.ignored == tuple(counted)
     assert loaded.notes == (
-        "3 tensors of a tool that counts operations were ignored (total_ops, total_params)",
+        "the weights are an average of 2 steps",
+        "2 tensors of a tool that counts operations were ignored (total_ops, total_params)",
     )
-
-
-def test_the_average_of_torch_optim_swa_utils_is_read(tmp_path: Path) -> None:
-    network = nn.Linear(3, 2)
-    averaged = torch.optim.swa_utils.AveragedModel(network)
-    for bias in ([1.0, 2.0], [3.0, 6.0]):
-        network.bias.data = torch.tensor(bias)
-        averaged.update_parameters(network)
-    content = {"model": network.state_dict(), "model_ema": averaged.state_dict()}
-
-    loaded = load(network, content, tmp_path)
-
-    assert network.bias.tolist() == [2.0, 4.0]
-    assert loaded.ignored == ("n_averaged",)
-    assert "the weights are an average of 2 steps" in loaded.notes
 
 
 # Tied weights and other state
@@ -293,26 +268,19 @@ def test_missing_unexpected_and_misshapen_names_are_listed_like_a_diff(tmp_path:
     tensors["head.weight"] = torch.ones(1)
     tensors["norm.weight"] = torch.ones(3)
     tensors["conv.weight"] = torch.ones(1, 2, 1, 1)
+    tensors |= {f"more.{index}": torch.ones(1) for index in range(20)}
 
     message = failure(Net(), tensors, tmp_path)
 
-    assert "1 missing, 1 unexpected, 2 of another shape" in message
-    assert message.splitlines()[1:5] == [
+    assert "1 missing, 21 unexpected, 2 of another shape" in message
+    lines = message.splitlines()
+    assert [*lines[1:3], *lines[10:13]] == [
         "  - conv.bias",
         "  + head.weight",
+        "  + … and 13 more",
         "  ! conv.weight: shape is (1, 2, 1, 1), expected (2, 1, 1, 1)",
         "  ! norm.weight: shape is (3,), expected (2,)",
     ]
-
-
-def test_a_long_diff_is_cut_but_counts_all(tmp_path: Path) -> None:
-    tensors = {**good(), **{f"extra.{index}": torch.ones(1) for index in range(20)}}
-
-    message = failure(Net(), tensors, tmp_path)
-
-    assert "0 missing, 20 unexpected, 0 of another shape" in message
-    assert message.count("\n  + extra.") == 8
-    assert "  + … and 12 more" in message
 
 
 @pytest.mark.parametrize(
@@ -344,22 +312,13 @@ def test_a_counter_lost_from_a_checkpoint_that_states_its_version_is_missed(
     assert f"- {name}.num_batches_tracked" in failure(network(), tensors, tmp_path)
 
 
-def test_weights_from_before_batch_counters_load(tmp_path: Path) -> None:
-    tensors = good()
-    del tensors["norm.num_batches_tracked"]
-    network = Net()
-
-    load(network, tensors, tmp_path)
-
-    assert network.norm.running_mean.tolist() == [9.0, 10.0]
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_precisions_become_that_of_the_network(tmp_path: Path, dtype: torch.dtype) -> None:
     network = Net()
     tensors = {
         name: value.to(dtype) if value.is_floating_point() else value
         for name, value in good().items()
+        if name != "norm.num_batches_tracked"  # files from before torch 0.4 have none
     }
 
     load(network, tensors, tmp_path)
@@ -369,10 +328,9 @@ def test_other_precisions_become_that_of_the_network(tmp_path: Path, dtype: torc
 
 
 @pytest.mark.parametrize("name", ["norm.running_var", "conv.bias"])
-@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+@pytest.mark.parametrize("value", [float("nan"), 1e300])  # infinite in float32
 def test_values_that_are_not_finite_are_refused(tmp_path: Path, name: str, value: float) -> None:
-    tensors = good()
-    tensors[name][1] = value
+    tensors = good() | {name: torch.tensor([1.0, value], dtype=torch.float64)}
 
     assert f"{name}: 1 of 2 values are NaN or infinite" in failure(Net(), tensors, tmp_path)
 
@@ -385,14 +343,6 @@ def test_an_attention_mask_of_minus_infinity_is_no_damage(tmp_path: Path) -> Non
     load(network, {**good(), "mask": mask}, tmp_path)
 
     assert torch.equal(network.mask, mask)
-
-
-def test_double_precision_beyond_the_range_of_the_network_is_refused(tmp_path: Path) -> None:
-    tensors = {**good(), "conv.bias": torch.tensor([1e300, 0.0], dtype=torch.float64)}
-
-    assert "conv.bias: 1 of 2 values are NaN or infinite in torch.float32" in failure(
-        Net(), tensors, tmp_path
-    )
 
 
 @pytest.mark.parametrize(
@@ -413,14 +363,6 @@ def test_tensors_without_dense_data_are_refused(tmp_path: Path) -> None:
     for tensor in (sparse, meta):
         message = failure(Net(), {**good(), "conv.bias": tensor}, tmp_path)
         assert "quantized, sparse or without data" in message
-
-
-def test_an_expanded_tensor_of_absurd_size_costs_nothing(tmp_path: Path) -> None:
-    huge = torch.ones(1).expand(10**12)
-
-    message = failure(Net(), {**good(), "conv.bias": huge, "other": huge}, tmp_path)
-
-    assert "conv.bias: shape is (1000000000000,), expected (2,)" in message
 
 
 # Names of older code
@@ -456,9 +398,14 @@ def test_the_names_of_torchvisions_published_files_load(tmp_path: Path) -> None:
     renamed(trained, network, tmp_path, ("norm1.", "norm.1."), ("conv2.", "conv.2."))
 
 
-def test_an_mnasnet_loads_without_versions(tmp_path: Path) -> None:
+@pytest.mark.parametrize("saved_as", ["bare", "without versions", "in a wrapper"])
+def test_an_mnasnet_loads_with_and_without_versions(tmp_path: Path, saved_as: str) -> None:
+    # Its own migration refuses a file whose version it does not know.
     trained, network = (torchvision.models.mnasnet0_5(num_classes=3) for _ in range(2))
+    wrapper = nn.ModuleDict({"model": trained})
+    files = {"bare": trained.state_dict(), "without versions": dict(trained.state_dict()),
+             "in a wrapper": wrapper.state_dict()}  # fmt: skip
 
-    load(network, dict(trained.state_dict()), tmp_path)
+    load(network, files[saved_as], tmp_path)
 
     assert torch.equal(network.classifier[1].weight, trained.classifier[1].weight)

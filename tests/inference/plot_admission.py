@@ -105,7 +105,7 @@ def this_project(clock: Clock, interval_s: float) -> Admission:
     )
 
 
-RULES: dict[str, Callable[[Clock, float], Rule]] = {
+RULES: dict[str, Callable[..., Rule]] = {
     "estimate": Estimate,
     "standing queue": StandingQueue,
     "this project": this_project,

@@ -1,5 +1,6 @@
 """Who is let in: bounds and estimates by hand."""
 
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 
 import pytest
@@ -37,7 +38,7 @@ def admission(clock: Clock | None = None, **changes: float) -> Admission:
     )
 
 
-def entered(door: Admission, count: int) -> list[AbstractContextManager[Reservation]]:
+def entered(door: Admission, count: int) -> Sequence[AbstractContextManager[Reservation]]:
     """Requests in flight; the test ends them."""
     visits = [door.reserve() for _ in range(count)]
     for visit in visits:
@@ -80,52 +81,41 @@ def test_the_wait_is_the_work_of_the_requests_before() -> None:
     assert waits == pytest.approx([0, 0, 10, 20, 30])
 
 
-def test_those_who_would_wait_too_long_are_refused() -> None:
-    # They wait 0, 10, … 100 ms; a twelfth would wait 110.
-    assert admitted_at_once(admission()) == 11
+@pytest.mark.parametrize(
+    ("door", "admitted"),
+    [
+        # They wait 0, 10, … 100 ms; a twelfth would wait 110.
+        pytest.param(lambda: admission(), 11, id="who-would-wait-too-long-is-refused"),
+        # They wait 0, 10, … 50 ms.
+        pytest.param(lambda: overloaded(Clock()), 6, id="during-overload-the-shorter-wait-counts"),
+        *(
+            pytest.param(
+                lambda parallel=parallel: admission(answer_interval_ms=400, parallel=parallel),
+                parallel,
+                id=f"a-slow-model-still-answers-{parallel}-at-a-time",
+            )
+            for parallel in (1, 4)
+        ),
+        pytest.param(
+            lambda: admission(max_in_flight=3, answer_interval_ms=0.001), 3, id="places-are-bounded"
+        ),
+    ],
+)
+def test_how_many_of_a_burst_are_let_in(door: Callable[[], Admission], admitted: int) -> None:
+    assert admitted_at_once(door()) == admitted
 
 
-def test_during_overload_only_those_within_the_shorter_wait_are_let_in() -> None:
-    # They wait 0, 10, … 50 ms.
-    assert admitted_at_once(overloaded(Clock())) == 6
-
-
-@pytest.mark.parametrize("parallel", [1, 4])
-def test_a_model_slower_than_the_longest_wait_still_answers_as_many_as_it_works_on(
-    parallel: int,
-) -> None:
-    assert admitted_at_once(admission(answer_interval_ms=400, parallel=parallel)) == parallel
-
-
-def test_the_places_are_bounded_whatever_the_estimate() -> None:
-    assert admitted_at_once(admission(max_in_flight=3, answer_interval_ms=0.001)) == 3
-
-
-def test_a_refusal_takes_no_place() -> None:
+def test_a_refusal_and_a_question_take_no_place_and_a_failure_gives_its_own_back() -> None:
     door = admission(max_in_flight=1)
-    with door.reserve():
+    door.refuse_if_overloaded()
+    with pytest.raises(KeyError), door.reserve():
         for _ in range(5):
             with pytest.raises(Overloaded), door.reserve():
                 pass
         assert door.in_flight == 1
-
-    assert door.in_flight == 0
-
-
-def test_a_failed_request_gives_its_place_back() -> None:
-    door = admission(max_in_flight=1)
-    with pytest.raises(KeyError), door.reserve():
         raise KeyError
 
-    with door.reserve():
-        assert door.in_flight == 1
-
-
-def test_asking_before_the_body_comes_holds_no_place() -> None:
-    door = admission(max_in_flight=1)
-    door.refuse_if_overloaded()
-    with door.reserve(), pytest.raises(Overloaded):
-        door.refuse_if_overloaded()
+    assert door.in_flight == 0
 
 
 def test_accepted_work_expires_after_the_longest_wait_and_sooner_once_overload_begins() -> None:
@@ -151,30 +141,21 @@ def test_work_that_found_a_free_place_does_not_expire() -> None:
 
 
 @pytest.mark.parametrize(
-    ("in_flight", "seconds"),
-    # Each takes 300 ms, that of the refused client too: 0.6, 1.2, 2.4 s, in whole seconds.
-    [(1, 1), (3, 2), (7, 3)],
+    ("in_flight", "refused_before", "interval_ms", "seconds"),
+    # The work of those in flight and of all that were refused, in whole seconds: 0.6, 1.2, 2.4 s,
+    # and 3.01 s.
+    [(1, 0, 300, 1), (3, 0, 300, 2), (7, 0, 300, 3), (1, 299, 10, 4)],
 )
-def test_a_refused_client_learns_when_to_come_back(in_flight: int, seconds: int) -> None:
-    door = admission(max_in_flight=in_flight, max_wait_ms=1e6, answer_interval_ms=300)
+def test_a_refused_client_learns_when_to_come_back(
+    in_flight: int, refused_before: int, interval_ms: float, seconds: int
+) -> None:
+    door = admission(max_in_flight=in_flight, max_wait_ms=1e6, answer_interval_ms=interval_ms)
     door.in_flight = in_flight
-    with pytest.raises(Overloaded) as refused, door.reserve():
-        pass
+    for _ in range(refused_before + 1):
+        with pytest.raises(Overloaded) as refused, door.reserve():
+            pass
 
     assert refused.value.retry_after_s == seconds
-
-
-def test_the_more_are_refused_the_later_they_are_told_to_come_back() -> None:
-    door = admission(max_in_flight=1)
-    door.in_flight = 1
-    for _ in range(299):
-        with pytest.raises(Overloaded), door.reserve():
-            pass
-    with pytest.raises(Overloaded) as refused, door.reserve():
-        pass
-
-    # One in flight and 300 refused, 10 ms each.
-    assert refused.value.retry_after_s == 4
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Who is let in: bursts, overload, impatient clients and pauses, in simulation."""
 
+from collections.abc import Callable
+
 import pytest
 
 from image_classifier.inference.admission import Admission
@@ -35,9 +37,10 @@ def test_a_burst_on_an_idle_service_is_answered() -> None:
     assert fast_network().run(Load(arrivals=[1.0] * 64)).answered_share == 1
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("network", [slow_network, fast_network])
-def test_at_four_fifths_of_the_capacity_nearly_all_are_answered(network, seed: int) -> None:
+@pytest.mark.parametrize(("network", "seed"), [(slow_network, 0), (fast_network, 1)])
+def test_at_four_fifths_of_the_capacity_nearly_all_are_answered(
+    network: Callable[[], Service], seed: int
+) -> None:
     service = network()
     # 1,600 requests.
     seconds = 2_000 / service.capacity_per_s
@@ -48,13 +51,15 @@ def test_at_four_fifths_of_the_capacity_nearly_all_are_answered(network, seed: i
 
 def test_bursts_on_top_of_it_are_worked_off() -> None:
     # Together 0.92 of the capacity, so that a burst takes some seconds.
-    arrivals = poisson(0.8 * 40, 180) + bursts(24, every_s=5, seconds=180)
+    arrivals = poisson(0.8 * 40, 90) + bursts(24, every_s=5, seconds=90)
 
     assert slow_network().run(Load(arrivals=arrivals)).answered_share >= 0.95
 
 
 @pytest.mark.parametrize("network", [slow_network, fast_network])
-def test_at_three_times_the_capacity_the_servers_stay_busy_and_nobody_waits_long(network) -> None:
+def test_at_three_times_the_capacity_the_servers_stay_busy_and_nobody_waits_long(
+    network: Callable[[], Service],
+) -> None:
     service = network()
     result = service.run(Load(arrivals=poisson(3 * service.capacity_per_s, 8)))
 
@@ -65,7 +70,9 @@ def test_at_three_times_the_capacity_the_servers_stay_busy_and_nobody_waits_long
 
 
 @pytest.mark.parametrize("network", [slow_network, fast_network])
-def test_after_an_overload_a_burst_is_answered_again(network) -> None:
+def test_after_an_overload_a_burst_is_answered_again(
+    network: Callable[[], Service],
+) -> None:
     service = network()
     rate = service.capacity_per_s
     arrivals = poisson(3 * rate, 4) + poisson(rate / 2, 7, begin=4)
@@ -82,7 +89,7 @@ def test_an_overload_that_begins_slowly_is_one_all_the_same() -> None:
     assert result.goodput(0.11, 60) >= 0.85
 
 
-@pytest.mark.parametrize("rate_per_s", [60, 120, 240])
+@pytest.mark.parametrize("rate_per_s", [60, 240])
 def test_clients_who_leave_do_not_make_the_servers_look_faster(rate_per_s: float) -> None:
     load = Load(arrivals=poisson(rate_per_s, 10), patience_s=0.09)
     result = slow_network().run(load)
@@ -103,7 +110,7 @@ def test_the_estimate_follows_servers_that_are_not_as_fast_as_was_measured(facto
     assert settled.goodput(1, 4) >= 0.9
 
 
-@pytest.mark.parametrize("pause_s", [0.2, 1, 10])
+@pytest.mark.parametrize("pause_s", [0.2, 10])
 def test_a_pause_of_the_machine_does_not_shut_the_door(pause_s: float) -> None:
     service = Service(admission, servers=2, service_s=0.05, pause=(5.005, pause_s))
     result = service.run(Load(arrivals=[number / 32 for number in range(32 * 30)]))
@@ -118,11 +125,12 @@ def test_while_nothing_waits_the_gaps_between_answers_say_nothing_of_the_speed()
 
     # Answers come 250 ms apart because requests do.
     (rule,) = service.rules
+    assert isinstance(rule, Admission)
     rule.in_flight = 2
     assert rule.estimated_wait_ms() == pytest.approx(25, rel=0.01)
 
 
-@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize("processes", [1, 4])
 def test_who_comes_again_when_told_finds_the_queue_of_a_burst_worked_off(processes: int) -> None:
     rules = [lambda clock: admission(clock, answer_interval_ms=25 * processes)] * processes
     service = Service(*rules, servers=2, service_s=0.05)
@@ -135,7 +143,7 @@ def test_who_comes_again_when_told_finds_the_queue_of_a_burst_worked_off(process
     assert last_answer == pytest.approx(2, abs=0.15)
     at_once = [one for one in refused if one.refused == one.arrived]
     # Never sooner than the queue is worked off, nor later than all 200 would be.
-    assert all(2 < one.retry_after_s <= 6 for one in at_once)
+    assert all(2 < (one.retry_after_s or 0) <= 6 for one in at_once)
 
 
 def test_work_that_has_waited_too_long_when_overload_begins_is_dropped_unbegun() -> None:
@@ -145,6 +153,8 @@ def test_work_that_has_waited_too_long_when_overload_begins_is_dropped_unbegun()
     assert len(dropped) > 20
     assert not [one for one in dropped if one.begun]
     # From the moment overload is noticed nothing begins that has waited longer than the budget.
-    noticed = min(one.refused for one in dropped)
-    begun = [one for one in result.requests if one.begun and one.begun > noticed]
-    assert max(one.begun - one.arrived for one in begun) <= BUDGET_MS / 1e3
+    noticed = min(one.refused or 0 for one in dropped)
+    waits = [
+        one.begun - one.arrived for one in result.requests if one.begun and one.begun > noticed
+    ]
+    assert max(waits) <= BUDGET_MS / 1e3

@@ -10,8 +10,84 @@ from image_classifier.errors import NotReady, Overloaded
 from image_classifier.inference.admission import Admission
 from image_classifier.inference.batcher import Answer, Batcher
 from image_classifier.inference.engine import Batch, EngineError, Logits
-from tests.inference.simulated_traffic import Client, Poison, simulate
+from tests.inference.simulated_traffic import Client, simulate
 from tests.inference.virtual_time import run_in_virtual_time
+
+
+def clients(*times: int) -> list[Client]:
+    return [Client(arrives=time) for time in times]
+
+
+LEAVES = Client(arrives=1, leaves=5)
+
+
+@pytest.mark.parametrize(
+    ("traffic", "cap", "streams", "batches"),
+    [
+        pytest.param(  # 1, 2 and 3 came before the first ended at 10, 4 before 20
+            clients(0, 1, 2, 9, 11),
+            8,
+            1,
+            [(0, (0,)), (10, (1, 2, 3)), (20, (4,))],
+            id="what-arrives-while-the-stream-is-busy-forms-the-next-batch",
+        ),
+        pytest.param(
+            clients(0, 0, 0, 0, 0, 0),
+            2,
+            1,
+            [(0, (0,)), (10, (1, 2)), (20, (3, 4)), (30, (5,))],
+            id="the-rest-of-a-full-batch-waits",
+        ),
+        pytest.param(  # the streams end at 10 and at 13
+            clients(0, 3, 4, 5),
+            1,
+            2,
+            [(0, (0,)), (3, (1,)), (10, (2,)), (13, (3,))],
+            id="a-second-stream-takes-the-second-arrival-at-once",
+        ),
+        pytest.param(
+            [*clients(0), LEAVES, *clients(2, 2)],
+            2,
+            1,
+            [(0, (0,)), (10, (2, 3))],
+            id="who-leaves-while-waiting-makes-room",
+        ),
+        pytest.param(
+            [*clients(0), LEAVES, *clients(30)],
+            2,
+            1,
+            [(0, (0,)), (30, (2,))],
+            id="when-all-have-left-the-stream-is-free",
+        ),
+        pytest.param(  # (1, 2, 3) fails at 20; alone they take until 50; then 4, which came at 20
+            [*clients(0, 1), Client(arrives=1, poisonous=True), *clients(1, 20)],
+            4,
+            1,
+            [(0, (0,)), (10, (1, 2, 3)), (20, (1,)), (30, (2,)), (40, (3,)), (50, (4,))],
+            id="a-failed-batch-runs-again-one-by-one",
+        ),
+        pytest.param(
+            [
+                *clients(0, 1),
+                Client(arrives=1, poisonous=True),
+                Client(arrives=1, leaves=25),
+            ],
+            4,
+            1,
+            [(0, (0,)), (10, (1, 2, 3)), (20, (1,)), (30, (2,))],
+            id="who-left-after-the-batch-failed-is-not-run-again",
+        ),
+        pytest.param(
+            [Client(arrives=0, poisonous=True)], 4, 1, [(0, (0,))], id="one-alone-is-not-run-again"
+        ),
+    ],
+)
+def test_batches_of_ten_seconds_each_start_when_and_with_whom(
+    traffic: list[Client], cap: int, streams: int, batches: list[tuple[float, tuple[int, ...]]]
+) -> None:
+    history = simulate(traffic, max_batch_size=cap, concurrency=streams, seconds=lambda _: 10)
+
+    assert [(run.started, run.ids) for run in history.runs] == batches
 
 
 def submit_at_once(
@@ -28,81 +104,6 @@ def submit_at_once(
         )
 
     return run_in_virtual_time(main())
-
-
-def batches(
-    clients: list[Client], cap: int, concurrency: int
-) -> list[tuple[float, tuple[int, ...]]]:
-    """(start, ids) of every engine call, each 10 s long."""
-    history = simulate(clients, max_batch_size=cap, concurrency=concurrency, seconds=lambda _: 10)
-    return [(run.started, run.ids) for run in history.runs]
-
-
-def test_what_arrives_while_the_stream_is_busy_forms_the_next_batch() -> None:
-    clients = [Client(arrives=time) for time in (0, 1, 2, 9, 11)]
-
-    # 0 starts at once and alone; 1, 2 and 3 came before it ended at 10, 4 before 20.
-    assert batches(clients, 8, 1) == [(0, (0,)), (10, (1, 2, 3)), (20, (4,))]
-
-
-def test_a_batch_ends_at_the_cap_and_the_rest_waits() -> None:
-    clients = [Client(arrives=0)] * 6
-
-    assert batches(clients, 2, 1) == [(0, (0,)), (10, (1, 2)), (20, (3, 4)), (30, (5,))]
-
-
-def test_a_second_stream_takes_the_second_arrival_at_once() -> None:
-    clients = [Client(arrives=time) for time in (0, 3, 4, 5)]
-
-    # The streams end at 10 and at 13.
-    assert batches(clients, 1, 2) == [(0, (0,)), (3, (1,)), (10, (2,)), (13, (3,))]
-
-
-def test_a_client_who_leaves_while_waiting_makes_room() -> None:
-    clients = [Client(arrives=0), Client(arrives=1, leaves=5)] + [Client(arrives=2)] * 2
-
-    assert batches(clients, 2, 1) == [(0, (0,)), (10, (2, 3))]
-
-
-def test_when_all_who_wait_have_left_the_stream_stays_free_for_the_next() -> None:
-    clients = [Client(arrives=0), Client(arrives=1, leaves=5), Client(arrives=30)]
-
-    assert batches(clients, 2, 1) == [(0, (0,)), (30, (2,))]
-
-
-def test_a_client_who_leaves_while_its_batch_runs_harms_nobody() -> None:
-    clients = [Client(arrives=0), Client(arrives=1), Client(arrives=1, leaves=15)]
-    history = simulate(clients, max_batch_size=4, concurrency=1, seconds=lambda _: 10)
-
-    assert [run.ids for run in history.runs] == [(0,), (1, 2)]
-    assert isinstance(history.outcomes[1], Answer)
-    assert isinstance(history.outcomes[2], asyncio.CancelledError)
-
-
-def test_a_failed_batch_runs_again_item_by_item_on_the_same_stream() -> None:
-    clients = [Client(arrives=0), *(Client(arrives=1, poisonous=one == 2) for one in (1, 2, 3))]
-    clients.append(Client(arrives=20))
-
-    # (1, 2, 3) fails at 20; 1, 2 and 3 alone take until 50; what came at 20 starts then.
-    assert batches(clients, 4, 1) == [
-        (0, (0,)), (10, (1, 2, 3)), (20, (1,)), (30, (2,)), (40, (3,)), (50, (4,)),
-    ]  # fmt: skip
-
-
-def test_a_client_who_leaves_after_the_batch_failed_is_not_run_again() -> None:
-    clients = [Client(arrives=0), Client(arrives=1), Client(arrives=1, poisonous=True)]
-    clients.append(Client(arrives=1, leaves=25))
-
-    assert [ids for _, ids in batches(clients, 4, 1)] == [(0,), (1, 2, 3), (1,), (2,)]
-
-
-def test_a_batch_of_one_that_fails_is_not_run_again() -> None:
-    history = simulate(
-        [Client(arrives=0, poisonous=True)], max_batch_size=4, concurrency=1, seconds=lambda _: 10
-    )
-
-    assert len(history.runs) == 1
-    assert isinstance(history.outcomes[0], Poison)
 
 
 @pytest.mark.parametrize("rows", [0, 1, 4])
@@ -124,19 +125,6 @@ def test_a_batch_too_short_once_is_answered_item_by_item() -> None:
     outcomes = submit_at_once(run_batch, 4)
 
     assert [one.logits[0] for one in outcomes if isinstance(one, Answer)] == [0, 1, 2, 3]
-
-
-def test_inputs_that_cannot_be_stacked_are_run_alone() -> None:
-    async def main() -> list[int]:
-        async def run_batch(batch: Batch) -> Logits:
-            return np.full((len(batch), 1), batch.shape[1], np.float32)
-
-        batcher = Batcher(run_batch, max_batch_size=4, concurrency=1)
-        shapes = [(5, 1, 1), (6, 1, 1), (7, 1, 1)]
-        answers = await asyncio.gather(*(batcher.submit(np.zeros(shape)) for shape in shapes))
-        return [int(answer.logits[0]) for answer in answers]
-
-    assert run_in_virtual_time(main()) == [5, 6, 7]
 
 
 def test_nobody_waits_for_an_engine_that_was_ended() -> None:

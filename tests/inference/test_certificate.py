@@ -8,10 +8,12 @@ from pydantic import ValidationError
 
 from image_classifier.artifact.evidence import Certificate
 from image_classifier.artifact.format import Precision
-from image_classifier.inference.certificate import Gates, certify
+from image_classifier.artifact.manifest import Outputs
+from image_classifier.inference.certificate import Gates, GoldenAnswers, certify
 from image_classifier.inference.engine import Logits
 
 UNKNOWN = (None,) * 400
+SIGMOID = Outputs(activation="sigmoid", threshold=0.75)  # its logit is log 3 = 1.0986
 
 
 def rows(*logits: list[float]) -> Logits:
@@ -28,8 +30,12 @@ def judged(
     reference: Logits,
     precision: Precision = "fp32",
     class_ids: tuple[int | None, ...] = UNKNOWN,
+    outputs: Outputs | None = None,
 ) -> tuple[Certificate, str]:
-    return certify(logits, reference, class_ids[: len(reference)], precision, Gates())
+    truth = GoldenAnswers(
+        logits=reference, class_ids=class_ids[: len(reference)], outputs=outputs or Outputs()
+    )
+    return certify(logits, truth, precision, Gates())
 
 
 def test_equal_logits_pass_with_difference_zero_and_full_agreement() -> None:
@@ -39,6 +45,7 @@ def test_equal_logits_pass_with_difference_zero_and_full_agreement() -> None:
     assert certificate == Certificate(
         samples=3,
         max_logit_difference=0,
+        max_probability_difference=0,
         tolerance=1e-3,
         top1_agreement=1,
         required_agreement=1,
@@ -61,14 +68,9 @@ OFF = "a logit is off by "
         pytest.param("fp32", [[-2001.9, 9e3]], [[-2e3, 9e3]], "", id="above-one-it-is-relative"),
         pytest.param("fp32", [[-2002.1, 9e3]], [[-2e3, 9e3]], OFF, id="above-one-and-beyond"),
         pytest.param(
-            "fp32",
-            [[10.5, 0]],
-            [[10, 0]],
-            "a logit is off by 0.05 (relative), allowed is 0.001",
-            id="the-message-has-both-numbers",
+            "fp32", [[10.5, 0]], [[10, 0]], f"{OFF}0.05 (relative), allowed is 0.001", id="numbers"
         ),
         pytest.param("fp32", ONE_OFF, [[5, 1, 0]] * 100, OFF, id="one-logit-among-many"),
-        pytest.param("fp32", [[1.0], [2.0]], [[1.0], [2.0]], "", id="a-network-of-one-class"),
         pytest.param("int8", [[3.0, 2]], [[10, 0]], "", id="int8-logits-may-move-if-top-1-stays"),
     ],
 )
@@ -82,11 +84,11 @@ def test_fp32_logits_may_differ_by_a_thousandth_and_reduced_ones_as_far_as_top_1
 
 
 @pytest.mark.parametrize("damaged", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("outputs", [Outputs(), SIGMOID])
 def test_logits_that_are_not_finite_fail_and_the_certificate_stays_json(
-    damaged: float, precision: Precision
+    damaged: float, outputs: Outputs
 ) -> None:
-    certificate, failure = judged(rows([1, damaged]), rows([1, 0]), precision)
+    certificate, failure = judged(rows([1, damaged]), rows([1, 0]), "int8", outputs=outputs)
 
     assert failure == "its logits contain NaN or infinity"
     assert math.isfinite(certificate.max_logit_difference)
@@ -105,23 +107,17 @@ def test_logits_that_are_not_finite_fail_and_the_certificate_stays_json(
 def test_a_changed_top_1_counts_unless_the_reference_is_a_near_tie(
     precision: Precision, logits: list[float], reference: list[float], agreement: float
 ) -> None:
-    certificate, _ = judged(rows(logits), rows(reference), precision)
-
-    assert certificate.top1_agreement == agreement
+    assert judged(rows(logits), rows(reference), precision)[0].top1_agreement == agreement
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16", "int8"])
 @pytest.mark.parametrize(
     ("changed", "failure"),
     [(2, ""), (3, "top-1 agrees on 98.5% of the golden samples, required is 99.0%")],
 )
-def test_reduced_precision_must_keep_99_of_100_top_1(
-    precision: Precision, changed: int, failure: str
-) -> None:
-    reference = one_hot(*[0] * 200)
+def test_reduced_precision_must_keep_99_of_100_top_1(changed: int, failure: str) -> None:
     logits = one_hot(*[1] * changed, *[0] * (200 - changed))
 
-    certificate, message = judged(logits, reference, precision)
+    certificate, message = judged(logits, one_hot(*[0] * 200), "bf16")
 
     assert certificate.top1_agreement == pytest.approx(1 - changed / 200)
     assert message == failure
@@ -133,40 +129,79 @@ def test_reduced_precision_must_keep_99_of_100_top_1(
 def test_a_loss_of_accuracy_of_exactly_what_is_allowed_passes(lost: int, failure: str) -> None:
     # 200 labelled samples: the reference reads 199 of them, the engine 198: 0.5 points less.
     truth = (0,) * 199 + (1,)
-    reference = one_hot(*[0] * 200)
     logits = one_hot(*[2] * lost, *[0] * (200 - lost))
 
-    certificate, message = judged(logits, reference, "int8", truth)
+    certificate, message = judged(logits, one_hot(*[0] * 200), "int8", truth)
 
     assert certificate.reference_accuracy == 0.995
     assert certificate.accuracy == pytest.approx(0.995 - lost / 200)
     assert message == failure
 
 
-def test_one_logit_answers_the_second_of_two_classes_where_it_is_positive() -> None:
-    logits = np.array([[2.0], [-0.5], [0.1], [-3.0]], dtype=np.float32)
-    worse = np.array([[2.0], [0.5], [0.1], [-3.0]], dtype=np.float32)
-
-    certificate, failure = certify(worse, logits, (1, 0, 1, 1), "int8", Gates())
-
-    # The signs say 1, 0, 1, 0: three of four right; with the second one turned, two.
-    assert (certificate.reference_accuracy, certificate.accuracy) == (0.75, 0.5)
-    assert certificate.top1_agreement == 0.75
-    assert failure
-
-
 def test_accuracy_counts_labelled_samples_only() -> None:
-    certificate, _ = judged(one_hot(0, 1, 2, 2), one_hot(0, 1, 2, 0), class_ids=(0, None, 1, None))
+    certificate, _ = judged(one_hot(0, 1, 2, 2), one_hot(0, 1, 1, 0), class_ids=(0, None, 1, None))
 
-    # Of the labelled first and third the engine reads the first.
-    assert certificate.accuracy == 0.5
-    assert certificate.reference_accuracy == 0.5
+    # Of the labelled first and third the engine reads the first, the reference both.
+    assert (certificate.accuracy, certificate.reference_accuracy) == (0.5, 1)
 
 
 def test_an_engine_that_reads_more_than_the_reference_has_lost_nothing() -> None:
     reference = one_hot(*[1] * 2, *[0] * 198)
 
     assert judged(one_hot(*[0] * 200), reference, "int8", (0,) * 200)[1] == ""
+
+
+@pytest.mark.parametrize(
+    ("threshold", "reference_accuracy"),
+    # The probabilities are 0.88, 0.38, 0.52 and 0.05; the truth is yes, no, yes, yes.
+    [(None, 0.75), (0.6, 0.5), (0.04, 0.75)],
+)
+def test_one_sigmoid_output_decides_between_two_classes_at_the_threshold(
+    threshold: float | None, reference_accuracy: float
+) -> None:
+    logits = rows([2.0], [-0.5], [0.1], [-3.0])
+    outputs = Outputs(activation="sigmoid", threshold=threshold)
+
+    certificate, failure = judged(logits, logits, "int8", (1, 0, 1, 1), outputs)
+
+    assert certificate.reference_accuracy == certificate.accuracy == reference_accuracy
+    assert (certificate.label_agreement, failure) == (1, "")
+
+
+def test_with_a_sigmoid_the_decision_on_each_label_must_be_kept() -> None:
+    # 100 samples, two labels; the engine decides the second label of two samples otherwise.
+    reference = np.tile(rows([3.0, 2.0]), (100, 1))
+    logits = reference.copy()
+    logits[:2, 1] = 1.0
+
+    certificate, failure = judged(logits, reference, "int8", outputs=SIGMOID)
+
+    assert (certificate.label_agreement, certificate.top1_agreement) == (0.98, None)
+    # sigmoid(2) - sigmoid(1) = 0.8808 - 0.7311
+    assert certificate.max_probability_difference == pytest.approx(0.1497, abs=1e-3)
+    assert failure == (
+        "the decision on label 1 agrees on 98.0% of the golden samples, required is 99.0%"
+    )
+    # Another order of labels, each decided as before, is no disagreement.
+    assert judged(rows([3.0, 2.0]), rows([2.0, 3.0]), "int8", outputs=SIGMOID)[1] == ""
+
+
+@pytest.mark.parametrize(("reference", "agreement"), [(1.0980, 1), (1.0970, 0)])
+def test_an_fp32_logit_next_to_the_threshold_may_fall_on_either_side(
+    reference: float, agreement: float
+) -> None:
+    # The threshold's logit is 1.0986; the tolerance of such a logit is 0.0011.
+    certificate, _ = judged(rows([1.0987]), rows([reference]), outputs=SIGMOID)
+
+    assert certificate.label_agreement == agreement
+
+
+def test_a_single_score_is_served_in_fp32_only() -> None:
+    score = Outputs(activation="none")
+
+    assert judged(rows([2.0], [3.0]), rows([2.0], [3.0]), "fp32", outputs=score)[1] == ""
+    reduced = judged(rows([2.0], [9.0]), rows([2.0], [3.0]), "int8", outputs=score)[1]
+    assert "served in fp32" in reduced
 
 
 def test_the_difference_has_three_digits_so_that_noise_does_not_change_the_evidence() -> None:
@@ -178,14 +213,9 @@ def test_the_difference_has_three_digits_so_that_noise_does_not_change_the_evide
 @pytest.mark.parametrize(
     "gates",
     [
-        {"fp32_tolerance": math.nan},
-        {"fp32_tolerance": 0},
-        {"fp32_tolerance": -1},
-        {"fp32_tolerance": math.inf},
-        {"min_agreement": math.nan},
-        {"min_agreement": 1.1},
-        {"max_accuracy_loss": -0.1},
-        {"max_accuracy_loss": math.nan},
+        *({"fp32_tolerance": value} for value in (math.nan, 0, math.inf)),
+        *({"min_agreement": value} for value in (math.nan, 1.1)),
+        *({"max_accuracy_loss": value} for value in (math.nan, -0.1)),
     ],
     ids=str,
 )

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ import torch
 from image_classifier.artifact.evidence import EngineGraph, EngineKind
 from image_classifier.artifact.format import ArtifactError
 from image_classifier.artifact.record import Plan
-from image_classifier.inference.engines.load import open_graph
+from image_classifier.inference.engine import EngineUnavailable
+from image_classifier.inference.engines.load import effective_precision, open_graph
+from importer import certification
 from importer.pixels_to_logits import PixelsToLogits
 from tests.imports import PATIENCE_S, ROOT
 from tests.inference.tiny import (
@@ -23,6 +26,7 @@ from tests.inference.tiny import (
     tiny_network,
 )
 
+pytestmark = pytest.mark.xdist_group("tiny engines")  # one worker exports the graphs
 KINDS: tuple[EngineKind, ...] = ("openvino", "onnxruntime", "torchscript")
 
 
@@ -48,21 +52,14 @@ class Channels(torch.nn.Module):
 def test_normalisation_is_inside_and_follows_by_hand() -> None:
     batch = np.zeros((1, *SHAPE), np.uint8)
     batch[0, 1, 2] = (255, 51, 102)
+    ready = INPUT_SPEC.model_copy(update={"dtype": "float32", "mean": None, "std": None})
 
     logits = PixelsToLogits(Channels(), INPUT_SPEC)(torch.from_numpy(batch))
+    of_ready = PixelsToLogits(Channels(), ready)(torch.from_numpy(batch.astype(np.float32)))
 
     # (1 - 0.1) / 0.5 = 1.8, (0.2 - 0.4) / 0.25 = -0.8, (0.4 - 0.6) / 0.2 = -1
     assert logits.tolist() == [pytest.approx([1.8, -0.8, -1.0], abs=1e-6)]
-
-
-def test_a_preprocessing_that_has_normalised_is_left_as_it_is() -> None:
-    input_spec = INPUT_SPEC.model_copy(update={"dtype": "float32", "mean": None, "std": None})
-    batch = np.zeros((1, *SHAPE), np.float32)
-    batch[0, 1, 2] = (255, -3, 0.5)
-
-    logits = PixelsToLogits(Channels(), input_spec)(torch.from_numpy(batch))
-
-    assert logits.tolist() == [[255, -3, 0.5]]
+    assert of_ready.tolist() == [[255, 51, 102]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -80,39 +77,21 @@ def test_an_engine_equals_eager_torch_at_every_compiled_size(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_answer_belongs_to_the_caller_and_outlives_the_next_call(
+def test_answers_are_the_callers_and_inputs_stay_as_they_were(
     folder: Path, kind: EngineKind
 ) -> None:
-    engine = tiny_engine(folder, kind, 1)
-    first = engine.run(tiny_inputs(2)[:1])
-    before = first.copy()
-
-    engine.run(tiny_inputs(2)[1:])
-
-    assert first.tolist() == before.tolist()
-    first[:] = 0  # writable: it is the caller's
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_inputs_need_not_lie_in_one_piece_and_stay_as_they_were(
-    folder: Path, kind: EngineKind
-) -> None:
-    engine = tiny_engine(folder, kind, 2)
-    spread = tiny_inputs(4)[::2]
-    spread.setflags(write=False)
-
-    logits = engine.run(spread)
-
-    np.testing.assert_allclose(logits, eager(tiny_inputs(4)[::2].copy()), rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_same_input_gives_the_same_bits_each_time(folder: Path, kind: EngineKind) -> None:
     engine = tiny_engine(folder, kind, 2, streams=2)
+    spread = tiny_inputs(4)[::2]  # not in one piece
+    spread.setflags(write=False)
+    first = engine.run(spread)
+    before = first.copy()
+    np.testing.assert_allclose(first, eager(spread.copy()), rtol=1e-5, atol=1e-5)
 
-    answers = {engine.run(tiny_inputs(2)).tobytes() for _ in range(20)}
-
-    assert len(answers) == 1
+    engine.run(tiny_inputs(4)[1::2])
+    assert first.tolist() == before.tolist()
+    # The same input gives the same bits each time.
+    assert {engine.run(spread).tobytes() for _ in range(20)} == {before.tobytes()}
+    first[:] = 0  # writable
 
 
 def test_an_engine_whose_library_is_missing_is_the_operators_to_install(
@@ -127,6 +106,23 @@ def test_an_engine_whose_library_is_missing_is_the_operators_to_install(
 
     with pytest.raises(ArtifactError, match="onnxruntime is not installed; install"):
         open_graph(graph, tmp_path, SHAPE)(plan)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision"), [(["FP32", "BF16", "INT8"], "bf16"), (["FP32", "INT8"], "fp32")]
+)
+def test_on_a_processor_without_bf16_an_engine_of_this_name_runs_fp32_and_is_not_certified(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capabilities: list[str], precision: str
+) -> None:
+    core = SimpleNamespace(get_property=lambda *_: capabilities)
+    monkeypatch.setattr("image_classifier.inference.engines.openvino.shared_core", lambda: core)
+    bf16 = EngineGraph(kind="openvino", precision="bf16", file="network.onnx")
+
+    assert effective_precision(bf16) == precision
+    assert effective_precision(bf16.model_copy(update={"precision": "int8"})) == "int8"
+    if precision == "fp32":
+        with pytest.raises(EngineUnavailable, match="no bf16, and the engine runs in fp32"):
+            certification._logits(bf16, tmp_path, tiny_inputs(1), 1, INPUT_SPEC, 4)
 
 
 STRESS = """

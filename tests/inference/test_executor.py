@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from image_classifier.inference.engine import Batch, EngineError
-from image_classifier.inference.executor import Streams, split
+from image_classifier.inference.executor import split
 from tests.inference.fakes import ConstantEngine, SumEngine, executor, expected, inputs
 
 
@@ -17,7 +17,6 @@ from tests.inference.fakes import ConstantEngine, SumEngine, executor, expected,
     ("count", "sizes", "parts"),
     [
         pytest.param(7, (1, 4), [4, 1, 1, 1], id="largest-first"),
-        pytest.param(8, (1, 4), [4, 4], id="twice"),
         pytest.param(3, (4,), [4], id="padded"),
         pytest.param(5, (2, 4), [4, 2], id="rest-padded-to-the-smallest-that-holds-it"),
     ],
@@ -47,7 +46,7 @@ def test_row_i_of_the_logits_belongs_to_input_i(sizes: tuple[int, ...]) -> None:
         logits = executor(engine, *sizes, streams=2).run(inputs(count))
 
         assert logits.tolist() == expected(count)
-        assert set(engine.sizes) <= set(sizes)
+        assert sorted(engine.sizes) == sorted(split(count, sizes))
 
 
 def test_the_order_of_the_logits_is_not_the_order_in_which_parts_end() -> None:
@@ -113,10 +112,13 @@ def test_an_error_in_one_part_fails_the_batch_and_frees_the_stream() -> None:
         if 3 in batch:
             raise ZeroDivisionError
 
-    fragile = executor(SumEngine(fail), 1, streams=1)
+    wide = ConstantEngine(np.zeros((1, 3), np.float32))
+    fragile = executor(SumEngine(fail), 1, streams=1, single_stream_engine=wide)
 
     with pytest.raises(ZeroDivisionError):
         fragile.run(inputs(4))
+    with pytest.raises(EngineError, match=r"expected \(1, 2\)"):
+        fragile.run(inputs(1))
     assert fragile.run(inputs(2)).tolist() == expected(2)
 
 
@@ -139,7 +141,6 @@ def test_a_batch_of_another_shape_or_dtype_does_not_reach_the_engine(batch: Batc
 
 def test_a_closed_executor_takes_no_more_batches() -> None:
     closed = executor(SumEngine(), 1, streams=2)
-    closed.run(inputs(3))
 
     closed.close()
 
@@ -147,45 +148,24 @@ def test_a_closed_executor_takes_no_more_batches() -> None:
         closed.run(inputs(3))
 
 
-def test_an_idle_executor_gives_all_streams_to_one_call_and_a_busy_one_does_not() -> None:
-    streams = Streams(3)
-
-    with streams.hold(all_if_idle=True) as all_held:
-        assert all_held
-    with streams.hold(all_if_idle=False) as first, streams.hold(all_if_idle=True) as second:
-        assert not first
-        assert not second
-    with streams.hold(all_if_idle=True) as all_held:  # all came back
-        assert all_held
-
-
 @pytest.mark.parametrize(
     ("count", "more_expected", "sizes", "single_stream_sizes"),
     [
         pytest.param(1, False, [], [1], id="a-single-input"),
-        pytest.param(1, True, [1], [], id="more-on-their-way"),
-        pytest.param(2, False, [1, 1], [], id="two-inputs"),
+        pytest.param(1, True, [4], [], id="more-on-their-way"),
+        pytest.param(2, False, [4], [], id="two-inputs"),
     ],
 )
 def test_a_single_input_takes_the_single_stream_engine_unless_more_are_expected(
     count: int, more_expected: bool, sizes: list[int], single_stream_sizes: list[int]
 ) -> None:
     engine, single = SumEngine(), SumEngine()
-    idle = executor(engine, 1, streams=2, single_stream_engine=single)
+    idle = executor(engine, 4, streams=2, single_stream_engine=single)
 
     logits = idle.run(inputs(count), more_expected=more_expected)
 
     assert logits.tolist() == expected(count)
     assert (engine.sizes, single.sizes) == (sizes, single_stream_sizes)
-
-
-def test_without_a_single_stream_engine_a_single_input_is_padded() -> None:
-    engine = SumEngine()
-
-    logits = executor(engine, 4, streams=2).run(inputs(1))
-
-    assert logits.tolist() == expected(1)
-    assert engine.sizes == [4]
 
 
 class Gate:
@@ -240,12 +220,3 @@ def test_nothing_runs_beside_the_single_stream_engine(
 
         assert [call.result(10).tolist() for call in calls] == [expected(1)] * (waiting + 1)
     assert (engine.sizes, single.sizes) == (sizes, single_stream_sizes)
-
-
-def test_an_error_of_the_single_stream_engine_frees_the_streams() -> None:
-    wide = ConstantEngine(np.zeros((1, 3), np.float32))
-    broken = executor(SumEngine(), 1, streams=2, single_stream_engine=wide)
-
-    with pytest.raises(EngineError, match=r"expected \(1, 2\)"):
-        broken.run(inputs(1))
-    assert broken.run(inputs(2)).tolist() == expected(2)

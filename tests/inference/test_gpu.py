@@ -5,47 +5,45 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-import torch
 
 from image_classifier.artifact.artifact import Artifact, open_artifact
 from image_classifier.artifact.record import LatencyPoint, Plan
 from image_classifier.inference import startup
 from image_classifier.inference.engine import EngineUnavailable
-from image_classifier.inference.engines import torchscript as engine_torch
 from image_classifier.inference.engines.load import accelerator_of
-from image_classifier.inference.engines.torchscript import TorchScriptEngine
 from image_classifier.inference.executor import Executor
 from image_classifier.inference.machine import ABSENT_GPU, this_machine
 from image_classifier.inference.startup import load_executor
 from importer import pipeline
 from tests.imports import ROOT, digits_options, import_quietly, isolated_store
 
+pytestmark = pytest.mark.xdist_group("import for a GPU")  # one worker imports it
+
 
 @pytest.fixture(autouse=True)
-def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the machine has: engines run on its CPU."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever the machine has: engines run on its CPU, and no plan of it is known."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
 def for_gpu(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """The example, imported for a GPU on a machine without."""
+    """The example, imported for a GPU called GPU A, on a machine without: it runs on the CPU."""
     home = tmp_path_factory.mktemp("for_gpu")
     with isolated_store(home / "bentoml"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.cuda, "is_available", lambda: False)
+        patch.setattr("torch.cuda.is_available", lambda: False)
+        patch.setattr(pipeline, "accelerator_of", lambda kind: "GPU A")
         imported = import_quietly(digits_options(device="cuda"), home / "model.lock")
     return open_artifact(home / "bentoml" / "models" / imported.lock.tag.replace(":", "/"))
 
 
 def measured_on(artifact: Artifact, accelerator: str | None) -> Artifact:
     assert artifact.record is not None
-    machine = this_machine(accelerator)
-    return dataclasses.replace(
-        artifact, record=artifact.record.model_copy(update={"machine": machine})
-    )
+    record = artifact.record.model_copy(update={"machine": this_machine(accelerator)})
+    return dataclasses.replace(artifact, record=record)
 
 
 def start(artifact: Artifact) -> Executor:
@@ -54,38 +52,25 @@ def start(artifact: Artifact) -> Executor:
 
 @pytest.fixture
 def measurements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """An item for each curve that is measured; the curve is that of a quick engine."""
+    """An item for each engine that is measured; its points are those of a quick one."""
     measured: list[str] = []
 
-    def measure(*_: object, **__: object) -> tuple[LatencyPoint, ...]:
-        measured.append("measured")
+    def measure(engine: str, *_: object, **__: object) -> tuple[LatencyPoint, ...]:
+        measured.append(engine)
         return (LatencyPoint(batch_size=1, streams=1, threads=1, latency_ms=1, images_per_s=1_000),)
 
-    monkeypatch.setattr(startup, "measure_curve", measure)
+    monkeypatch.setattr(startup, "measure_engine", measure)
     return measured
 
 
-def report_gpu(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> None:
-    """Make the module see a GPU called GPU A; the engine itself runs on the CPU."""
-    monkeypatch.setattr(
-        module, "accelerator_of", lambda kind: "GPU A" if kind == "torchscript" else None
-    )
-
-
-def test_the_gpu_is_the_one_torch_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert accelerator_of("torchscript") is None
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "GPU A")
-
-    assert accelerator_of("torchscript") == "GPU A"
-    assert accelerator_of("openvino") is None
-
-
 @pytest.mark.parametrize(("gpu", "device", "tf32"), [("GPU A", "cuda", False), (None, "cpu", True)])
-def test_the_torchscript_engine_runs_on_that_gpu_and_keeps_float32_whole(
+def test_the_torchscript_engine_runs_on_the_gpu_torch_reports_and_keeps_float32_whole(
     monkeypatch: pytest.MonkeyPatch, gpu: str | None, device: str, tf32: bool
 ) -> None:
+    import torch
+
+    from image_classifier.inference.engines.torchscript import TorchScriptEngine
+
     loaded_onto: list[str] = []
 
     def load(_: str, map_location: torch.device) -> torch.jit.ScriptModule:
@@ -94,15 +79,17 @@ def test_the_torchscript_engine_runs_on_that_gpu_and_keeps_float32_whole(
             warnings.simplefilter("ignore")
             return torch.jit.script(torch.nn.Identity())
 
-    monkeypatch.setattr(engine_torch, "gpu_name", lambda: gpu)
-    monkeypatch.setattr(torch.jit, "load", load)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu is not None)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: gpu)
+    monkeypatch.setattr("torch.jit.load", load)
+    monkeypatch.setattr("torch.backends.cudnn.allow_tf32", True)
     plan = Plan(engine="one", streams=1, threads=1, batch_sizes=(1,), service_time_ms=1)
 
     TorchScriptEngine(Path("network.pt"), "fp32", plan)
 
     assert loaded_onto == [device]
     assert torch.backends.cudnn.allow_tf32 == tf32
+    assert accelerator_of("torchscript") == gpu
 
 
 def test_asking_for_the_gpu_of_a_cpu_engine_imports_no_torch() -> None:
@@ -118,59 +105,40 @@ def test_asking_for_the_gpu_of_a_cpu_engine_imports_no_torch() -> None:
     assert done.stdout == "None None False\n"
 
 
-def test_an_import_records_the_gpu_it_was_for_or_that_it_was_absent(
-    for_gpu: Artifact, digits_folder: Path
-) -> None:
+def test_an_import_records_the_gpu_it_was_for(for_gpu: Artifact, digits_folder: Path) -> None:
     for_cpu = open_artifact(digits_folder)
 
     assert for_gpu.record is not None
     assert for_cpu.record is not None
-    assert for_gpu.record.machine == this_machine(ABSENT_GPU)
+    assert for_gpu.record.machine == this_machine("GPU A")
     assert for_cpu.record.machine.accelerator is None
 
 
-def test_an_import_for_a_gpu_records_its_name(
-    monkeypatch: pytest.MonkeyPatch, store: Path, tmp_path: Path
-) -> None:
-    report_gpu(monkeypatch, pipeline)
-
-    imported = import_quietly(digits_options(device="cuda"), tmp_path / "model.lock")
-
-    assert imported.record.machine == this_machine("GPU A")
-
-
-def test_a_plan_measured_on_the_same_gpu_is_taken(
-    monkeypatch: pytest.MonkeyPatch, measurements: list[str], for_gpu: Artifact
-) -> None:
-    report_gpu(monkeypatch, startup)
-    artifact = measured_on(for_gpu, "GPU A")
-
-    executor = start(artifact)
-
-    assert artifact.record is not None
-    assert executor.plan == artifact.record.plan
-    assert not measurements
-
-
 @pytest.mark.parametrize(
-    "imported_on",
+    ("imported_on", "measured"),
     [
-        pytest.param("GPU B", id="another-gpu"),
-        pytest.param(ABSENT_GPU, id="imported-where-no-gpu-was"),
-        pytest.param(None, id="imported-for-a-cpu"),
+        pytest.param("GPU A", [], id="the-same-gpu"),
+        pytest.param("GPU B", ["torchscript-fp32"], id="another-gpu"),
+        pytest.param(ABSENT_GPU, ["torchscript-fp32"], id="imported-where-no-gpu-was"),
+        pytest.param(None, ["torchscript-fp32"], id="imported-for-a-cpu"),
     ],
 )
-def test_a_plan_measured_elsewhere_is_measured_again(
+def test_a_plan_measured_elsewhere_is_measured_again_once(
     monkeypatch: pytest.MonkeyPatch,
     measurements: list[str],
     for_gpu: Artifact,
     imported_on: str | None,
+    measured: list[str],
 ) -> None:
-    report_gpu(monkeypatch, startup)
+    monkeypatch.setattr(startup, "accelerator_of", lambda kind: "GPU A")
+    artifact = measured_on(for_gpu, imported_on)
 
-    start(measured_on(for_gpu, imported_on))
+    plans = [start(artifact).plan for _ in range(2)]
 
-    assert measurements == ["measured"]
+    assert measurements == measured
+    assert plans[0] == plans[1]
+    assert artifact.record is not None
+    assert measured or plans[0] == artifact.record.plan
 
 
 @pytest.mark.parametrize("imported_on", ["GPU A", ABSENT_GPU])
@@ -187,17 +155,11 @@ def test_a_model_imported_for_a_gpu_does_not_start_without_one(
     assert not measurements
 
 
-def test_a_model_imported_for_a_cpu_starts_without_a_gpu_and_is_not_measured_again(
-    measurements: list[str], for_gpu: Artifact
+def test_a_cpu_engine_starts_without_the_gpu_of_the_import(
+    measurements: list[str], for_gpu: Artifact, digits_folder: Path
 ) -> None:
     start(measured_on(for_gpu, None))
+    assert not measurements  # it was measured on this CPU
 
-    assert not measurements
-
-
-def test_a_cpu_engine_starts_without_the_gpu_of_the_import(
-    measurements: list[str], digits_folder: Path
-) -> None:
     start(measured_on(open_artifact(digits_folder), "GPU A"))
-
-    assert measurements == ["measured"]
+    assert len(measurements) == 1

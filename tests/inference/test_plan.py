@@ -1,230 +1,332 @@
-"""Plans from latency curves drawn by hand."""
+"""Plans of small artificial machines, whose speeds are given as data."""
 
-import threading
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 
-from image_classifier.artifact.record import LatencyPoint, Plan
-from image_classifier.inference import plan as planning
+from image_classifier.artifact.record import EngineAttempt, LatencyPoint, Plan
+from image_classifier.inference import measurement
 from image_classifier.inference.engine import Batch, Logits
+from image_classifier.inference.measurement import opener
 from image_classifier.inference.plan import (
-    best_point,
+    MAX_ROUNDS,
+    Sample,
+    Way,
     fastest_plan,
-    measure_curve,
+    measure_engine,
     plan_for,
     stream_counts,
 )
+from preprocessing import PreprocessingSpec, SpecPreprocessing
+from tests.preprocessing.files import encoded, noise
+
+Shape = tuple[int, int]
+"""Streams, batch size."""
 
 
-def point(
-    batch_size: int, latency_ms: float, *, streams: int = 1, threads: int = 2
-) -> LatencyPoint:
-    """A point whose throughput follows from its latency: streams × batch / latency."""
-    return LatencyPoint(
-        batch_size=batch_size,
-        streams=streams,
-        threads=threads,
-        latency_ms=latency_ms,
-        images_per_s=streams * batch_size / latency_ms * 1e3,
-    )
+@dataclass
+class Machine:
+    """Samples ways by a table, with noise; its clock advances by one second a sample.
+
+    Attributes:
+        rates: Images per second; None for a shape that has to be slower than any other.
+        single_ms: Milliseconds of a call of one image, by number of streams.
+        noise: Each sample is off by up to this share, at random.
+        load: Factor by which other programs slow a sample that is taken at a time.
+    """
+
+    rates: Mapping[Shape, float]
+    single_ms: Mapping[int, float]
+    noise: float = 0.0
+    load: Callable[[float], float] = lambda _: 1.0
+    seed: int = 0
+    seconds: float = 0.0
+    taken: list[Way] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._random = random.Random(self.seed)
+
+    def open_way(self, way: Way) -> Callable[[], Sample]:
+        def sample() -> Sample:
+            self.taken.append(way)
+            self.seconds += 1
+            slowed = self.load(self.seconds) * (1 + self.noise * self._random.uniform(-1, 1))
+            rate = self.rates.get((way.streams, way.batch_size), 1.0)
+            return Sample(
+                images_per_s=rate / slowed,
+                batch_ms=way.streams * way.batch_size / rate * 1e3 * slowed,
+                single_ms=self.single_ms[way.streams] * slowed,
+            )
+
+        return sample
+
+    def plan(self, engine: str = "openvino-fp32", cores: int = 2, *, budget_ms: float = 50) -> Plan:
+        points = measure_engine(
+            engine,
+            cores,
+            self.open_way,
+            budget_ms=budget_ms,
+            limit_s=10_000,
+            clock=lambda: self.seconds,
+        )
+        return plan_for(engine, points, budget_ms)
 
 
-def plan(engine: str, service_time_ms: float, *, threads: int = 2) -> Plan:
-    return Plan(
-        engine=engine, streams=1, threads=threads, batch_sizes=(1,), service_time_ms=service_time_ms
-    )
+# ResNet-50 int8 on two AVX2 cores: two streams bring a fifth, one gives a lone image both cores.
+RESNET = {(2, 1): 32.0, (1, 1): 27.0, (2, 2): 31.0, (2, 4): 31.5}
+RESNET_MS = {2: 62.0, 1: 36.0}
 
 
-@pytest.mark.parametrize(("cores", "counts"), [(1, (1,)), (2, (1, 2)), (3, (1, 3)), (8, (1, 4, 8))])
-def test_one_half_and_all_cores_are_tried_as_streams(cores: int, counts: tuple[int, ...]) -> None:
-    assert stream_counts(cores) == counts
+def shape(plan: Plan) -> tuple[int, tuple[int, ...], bool]:
+    return plan.streams, plan.batch_sizes, plan.single_stream
 
 
-# 100/s, 133/s, 160/s, 178/s.
-RISING = [point(1, 10), point(2, 15), point(4, 25), point(8, 45)]
-# 100/s, then 118/s, 130/s and 138/s in batches.
-BATCHES = [point(1, 10), point(2, 17), point(4, 30.7), point(8, 58)]
-# 45/s and 50/s; one stream answers two images after 22 and 44 ms, two streams both after 40.
-STREAMS = [point(1, 22), point(1, 40, streams=2)]
-# 100/s three times.
-EQUAL = [point(1, 10), point(2, 20), point(1, 20, streams=2)]
+def test_several_streams_and_a_single_stream_engine_for_a_lone_image() -> None:
+    assert shape(Machine(RESNET, RESNET_MS).plan()) == (2, (1,), True)
+
+
+@pytest.mark.parametrize("faster", [1.0, 1.05])
+def test_within_the_noise_several_streams_win(faster: float) -> None:
+    equal = {(2, 1): 30.0, (1, 1): 30.0 * faster}
+
+    assert Machine(equal, RESNET_MS, noise=0.1).plan().streams == 2
+
+
+def test_one_stream_that_is_clearly_faster_wins_and_needs_no_second_engine() -> None:
+    plan = Machine({(2, 1): 30.0, (1, 1): 45.0}, RESNET_MS, noise=0.1).plan()
+
+    assert shape(plan) == (1, (1,), False)
+    assert plan.service_time_ms == pytest.approx(1e3 / 45, rel=0.1)
+
+
+@pytest.mark.parametrize(("several_ms", "second_engine"), [(1.9, False), (2.2, True)])
+def test_a_single_stream_engine_must_save_a_millisecond(
+    several_ms: float, second_engine: bool
+) -> None:
+    plan = Machine({(2, 1): 900.0, (1, 1): 800.0}, {2: several_ms, 1: 1.0}).plan()
+
+    assert (plan.streams, plan.single_stream) == (2, second_engine)
 
 
 @pytest.mark.parametrize(
-    ("engine", "curve", "budget_ms", "best"),
+    ("gain", "budget_ms", "sizes"),
     [
-        pytest.param("openvino-fp32", RISING, 50, 2, id="most-images-within-half-the-budget"),
-        pytest.param("openvino-fp32", RISING, 49, 1, id="less-budget"),
-        pytest.param("openvino-fp32", RISING, 90, 3, id="more-budget"),
-        pytest.param(  # 104/s
-            "openvino-fp32", [point(1, 10), point(2, 19.2)], 50, 0, id="a-batch-hardly-faster"
-        ),
-        pytest.param("openvino-fp32", BATCHES[:2], 100, 0, id="a-batch-of-two-must-bring-a-fifth"),
-        pytest.param("openvino-fp32", BATCHES[:3], 100, 2, id="a-batch-that-brings-30-percent"),
-        pytest.param("openvino-fp32", BATCHES, 200, 3, id="from-batch-to-batch-5-percent-do"),
-        pytest.param("openvino-fp32", STREAMS, 50, 1, id="streams-may-take-the-whole-budget"),
-        pytest.param("openvino-fp32", STREAMS, 39, 0, id="streams-beyond-the-budget"),
-        pytest.param("torchscript-fp32", STREAMS, 50, 0, id="no-single-stream-engine-in-torch"),
-        pytest.param(  # 100/s and 167/s
-            "openvino-fp32", [point(1, 10), point(1, 12, streams=2)], 50, 1, id="faster-streams"
-        ),
-        pytest.param("openvino-fp32", EQUAL, 50, 2, id="more-streams-and-smaller-batches-if-equal"),
-        pytest.param("torchscript-fp32", EQUAL, 50, 0, id="fewer-streams-in-torch-if-equal"),
-        pytest.param(
-            "openvino-fp32",
-            [point(1, 80), point(2, 120), point(1, 70, streams=2)],
-            50,
-            2,
-            id="the-quickest-where-none-fits-the-budget",
-        ),
-        pytest.param(  # 3,000/s and 10,000/s, of which 2,000/s can be decoded
-            "openvino-fp32",
-            [point(1, 1 / 3, threads=1), point(4, 0.4, threads=1)],
-            50,
-            0,
-            id="no-more-than-a-core-can-decode",
-        ),
+        pytest.param(1.18, 400, (1,), id="less-than-a-fifth"),
+        pytest.param(1.35, 400, (1, 2, 4), id="a-third"),
+        # Two batches of four at 135/s take 59 ms, more than half the budget.
+        pytest.param(1.35, 100, (1,), id="a-third-beyond-the-budget"),
     ],
 )
-def test_the_best_point_is_chosen_by_throughput_latency_and_budget(
-    engine: str, curve: list[LatencyPoint], budget_ms: float, best: int
+def test_batches_must_bring_a_fifth_within_half_the_budget(
+    gain: float, budget_ms: float, sizes: tuple[int, ...]
 ) -> None:
-    assert best_point(engine, curve, budget_ms) == curve[best]
-    assert best_point(engine, reversed(curve), budget_ms) == curve[best]
+    rates = {(2, 1): 100.0, (1, 1): 90.0, (2, 2): 110.0, (2, 4): 100.0 * gain}
+
+    assert Machine(rates, {2: 20.0, 1: 11.0}).plan(budget_ms=budget_ms).batch_sizes == sizes
 
 
-@pytest.mark.parametrize(
-    ("engine", "single_ms", "beside_ms", "single_stream"),
-    [
-        ("openvino-fp32", 9.6, 12, True),  # 0.8 of 12 ms
-        ("onnxruntime-fp32", 9.6, 12, True),
-        ("openvino-fp32", 9.7, 12, False),
-        ("torchscript-fp32", 9.6, 12, False),  # its threads are those of the process
-        ("openvino-fp32", 1.0, 1.9, False),  # saves less than 1 ms
-        ("openvino-fp32", 1.3, 2.4, True),
-    ],
-)
-def test_a_single_stream_engine_must_be_much_quicker(
-    engine: str, single_ms: float, beside_ms: float, single_stream: bool
-) -> None:
-    # Two streams give more images a second in any case.
-    chosen = plan_for(engine, [point(1, single_ms), point(1, beside_ms, streams=2)], 50)
+def test_no_more_than_a_core_can_answer_is_asked_of_a_small_network() -> None:
+    # 2,000 a second and core are more than HTTP gives: batches are no gain.
+    rates = {(2, 1): 4_000.0, (1, 1): 3_900.0, (2, 2): 8_000.0, (2, 4): 16_000.0}
 
-    assert (chosen.streams, chosen.single_stream) == (2, single_stream)
+    assert Machine(rates, {2: 0.4, 1: 0.3}).plan().batch_sizes == (1,)
 
 
-def test_a_plan_of_one_stream_needs_no_single_stream_engine() -> None:
-    chosen = plan_for("openvino-fp32", [point(1, 10), point(1, 30, streams=2)], 50)
+def test_torch_takes_one_stream_unless_throughput_pays_for_the_lone_image() -> None:
+    rates = {(2, 1): 32.0, (1, 1): 27.0}
 
-    assert (chosen.streams, chosen.single_stream) == (1, False)
+    # Twice the latency for a fifth more images is a loss; for three times as many it is not.
+    assert shape(Machine(rates, RESNET_MS).plan("torchscript-fp32")) == (1, (1,), False)
+    assert Machine({**rates, (2, 1): 81.0}, RESNET_MS).plan("torchscript-fp32").streams == 2
 
 
-def test_the_plan_compiles_the_sizes_measured_up_to_the_best_one() -> None:
-    curve = [point(4, 25), point(1, 10), point(2, 15), point(8, 60), point(1, 30, streams=2)]
+def test_the_budget_bounds_the_streams_of_many_cores_but_never_to_one() -> None:
+    counts = stream_counts(16)
+    assert counts == (1, 2, 4, 8, 16)
+    rates = {(streams, 1): 80.0 + streams for streams in counts}
+    single_ms = {streams: 12.0 * streams for streams in counts}
 
-    assert plan_for("openvino-fp32", curve, 50) == Plan(
-        engine="openvino-fp32", streams=1, threads=2, batch_sizes=(1, 2, 4), service_time_ms=6.25
+    # All streams busy a call takes 16 / 96/s = 167, 91, 48, 24 and 12 ms.
+    assert Machine(rates, single_ms).plan(cores=16, budget_ms=50).streams == 4
+    assert Machine(rates, single_ms).plan(cores=16, budget_ms=200).streams == 16
+    assert Machine(rates, single_ms).plan(cores=16, budget_ms=5).streams == 2
+
+
+@pytest.mark.parametrize("cores", [1, 3])
+def test_any_number_of_cores_has_a_plan(cores: int) -> None:
+    rates = {(streams, 1): 30.0 for streams in stream_counts(cores)}
+
+    plan = Machine(rates, dict.fromkeys(stream_counts(cores), 30.0)).plan(cores=cores)
+
+    assert (plan.streams, plan.threads) == (cores, cores)
+
+
+def busy(seed: int) -> Callable[[float], float]:
+    """Other programs: slowed up to six times, by another factor every forty samples."""
+    factors = random.Random(seed)
+    changes = [factors.uniform(1, 6) for _ in range(100)]
+    return lambda seconds: changes[int(seconds // 40)]
+
+
+@pytest.mark.parametrize("network", ["resnet", "equal streams", "batches"])
+def test_ten_imports_in_a_row_on_a_busy_machine_choose_the_same_plan(network: str) -> None:
+    rates, single_ms, budget_ms = {
+        "resnet": (RESNET, RESNET_MS, 50.0),
+        "equal streams": ({(2, 1): 27.2, (1, 1): 27.0}, RESNET_MS, 50.0),
+        "batches": (
+            {(2, 1): 700.0, (1, 1): 600.0, (2, 2): 1_000.0, (2, 4): 1_400.0, (2, 8): 1_420.0},
+            {2: 2.9, 1: 1.7},
+            400.0,
+        ),
+    }[network]
+
+    plans = {
+        shape(
+            Machine(rates, single_ms, noise=0.2, load=busy(seed), seed=seed).plan(
+                budget_ms=budget_ms
+            )
+        )
+        for seed in range(10)
+    }
+
+    calm = Machine(rates, single_ms).plan(budget_ms=budget_ms)
+    assert plans == {shape(calm)}
+
+
+def test_a_clear_order_ends_the_measurement_early_and_an_unclear_one_in_time() -> None:
+    clear = Machine(RESNET, RESNET_MS)
+    clear.plan()
+    unclear = Machine({(2, 1): 30.0, (1, 1): 33.0}, RESNET_MS, noise=0.1)
+    unclear.plan()
+
+    assert len(clear.taken) < len(unclear.taken) <= MAX_ROUNDS * (2 + 7)
+    # In turn: forwards, then backwards.
+    assert [way.streams for way in clear.taken[:4]] == [2, 1, 1, 2]
+
+
+def test_where_time_is_short_the_prior_order_decides() -> None:
+    machine = Machine({(2, 1): 30.0, (1, 1): 90.0}, RESNET_MS)
+
+    points = measure_engine(
+        "openvino-fp32",
+        2,
+        machine.open_way,
+        budget_ms=50,
+        limit_s=4,
+        batch_sizes=(1,),
+        clock=lambda: machine.seconds,
     )
 
+    assert machine.seconds <= 4
+    assert shape(plan_for("openvino-fp32", points, 50)) == (2, (1,), True)
 
-def test_the_plan_takes_sizes_of_its_own_number_of_streams_only() -> None:
-    chosen = plan_for(
-        "one", [point(1, 10), point(2, 19), point(4, 37), point(1, 11, streams=2)], 50
+
+def test_batches_beyond_the_budget_are_not_loaded() -> None:
+    machine = Machine(RESNET, RESNET_MS)
+    machine.plan(budget_ms=70)
+
+    # Two streams at 31/s answer two batches of two in 129 ms.
+    assert {way.batch_size for way in machine.taken} == {1, 2}
+
+
+def test_for_another_budget_the_plan_follows_from_the_recorded_points() -> None:
+    rates = {(2, 1): 100.0, (1, 1): 90.0, (2, 2): 140.0}
+    machine = Machine(rates, {2: 20.0, 1: 11.0})
+    points = measure_engine(
+        "openvino-fp32",
+        2,
+        machine.open_way,
+        budget_ms=100,
+        limit_s=10_000,
+        clock=lambda: machine.seconds,
     )
 
-    assert (chosen.batch_sizes, chosen.streams) == ((1,), 2)
+    assert plan_for("openvino-fp32", points, 100).batch_sizes == (1, 2)
+    assert plan_for("openvino-fp32", points, 50).batch_sizes == (1,)
 
 
-def test_the_fastest_plan_wins_and_an_earlier_one_where_the_gain_is_noise() -> None:
-    plans = [plan("a", 10), plan("b", 9.6), plan("c", 5), plan("d", 4.9)]
+def test_the_points_of_releases_that_measured_once_still_give_a_plan() -> None:
+    points = [
+        LatencyPoint(batch_size=1, streams=streams, threads=2, latency_ms=ms, images_per_s=rate)
+        for streams, ms, rate in [(1, 10, 100), (2, 12, 167)]
+    ]
 
-    # b is 4 % faster than a, c twice as fast, d 2 % faster than c.
-    assert fastest_plan(plans).engine == "c"
-    assert fastest_plan(plans[:2]).engine == "a"
-
-
-def test_an_engine_faster_than_decoding_does_not_replace_an_earlier_one() -> None:
-    # Two cores decode 4,000 images a second at best: 0.25 ms each.
-    plans = [plan("certified-first", 0.25), plan("faster-than-needed", 0.01)]
-
-    assert fastest_plan(plans).engine == "certified-first"
+    assert shape(plan_for("openvino-fp32", points, 50)) == (2, (1,), True)
 
 
-class CountingEngine:
-    """Records the plan it was loaded for and the batches it ran."""
+def attempt(engine: str, *rates: float) -> EngineAttempt:
+    point = LatencyPoint(
+        batch_size=1,
+        streams=2,
+        threads=2,
+        latency_ms=1,
+        images_per_s=rates[0],
+        images_per_s_by_round=rates,
+        single_ms_by_round=(1.0,) * len(rates),
+    )
+    return EngineAttempt(engine=engine, verdict="passed", curve=(point,), compared=point)
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+
+def test_the_first_engine_serves_unless_a_later_one_is_faster_beyond_the_noise() -> None:
+    first = attempt("first", 100, 60, 90, 80, 100)
+    noisy = attempt("noisy", 130, 90, 80, 110, 90)  # slower than the first in two of five rounds
+    faster = attempt("faster", 120, 72, 108, 96, 120)  # by a fifth in each round
+    hardly = attempt("hardly", 105, 63, 94.5, 84, 105)
+    failed = EngineAttempt(engine="failed", verdict="failed")
+
+    assert fastest_plan([failed, first, noisy, hardly], 50).engine == "first"
+    assert fastest_plan([first, noisy, faster], 50).engine == "faster"
+    # Two cores answer 4,000 images a second at best.
+    enough = attempt("enough", *[4_000] * 5)
+    assert fastest_plan([enough, attempt("more", *[90_000] * 5)], 50).engine == "enough"
+
+
+class SlowEngine:
+    """Takes 20 ms a batch in the clock of the test; records what it ran."""
+
+    def __init__(self, plan: Plan, clock: "Clock") -> None:
+        self.plan, self._clock = plan, clock
         self.shapes: set[tuple[int, ...]] = set()
-        self.dtypes: set[str] = set()
 
     def run(self, batch: Batch) -> Logits:
-        self.shapes.add(batch.shape)
-        self.dtypes.add(str(batch.dtype))
+        self.shapes.add((*batch.shape, batch.dtype == np.uint8))
+        self._clock.seconds += 0.02
         return np.zeros((len(batch), 1), np.float32)
-
-
-def test_a_curve_is_measured_with_real_inputs_at_each_size_and_number_of_streams() -> None:
-    engines: list[CountingEngine] = []
-
-    def load(plan: Plan) -> CountingEngine:
-        engines.append(CountingEngine(plan))
-        return engines[-1]
-
-    example = np.zeros((3, 4, 5, 1), np.uint8)
-    curve = measure_curve(load, example, 2, budget_ms=1e6, seconds=0.001)
-
-    measured = [(engine.plan.streams, engine.plan.batch_sizes[0]) for engine in engines]
-    assert measured == [*((one.streams, one.batch_size) for one in curve), (2, 1), (1, 1)]
-    assert {one.streams for one in curve} == {1, 2}
-    for engine in engines:
-        assert engine.shapes == {(*engine.plan.batch_sizes, 4, 5, 1)}
-        assert engine.dtypes == {"uint8"}
-        assert engine.plan.threads == 2
 
 
 class Clock:
     """Stands in for `time`; advances only while an engine runs."""
 
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self._lock = threading.Lock()
+    seconds = 0.0
 
     def perf_counter(self) -> float:
         return self.seconds
 
-    def advance(self, seconds: float) -> None:
-        with self._lock:
-            self.seconds += seconds
 
-
-def test_a_moment_in_which_the_machine_was_busy_does_not_count(
+def test_a_sample_runs_real_inputs_of_the_batch_size_and_counts_images(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    first: set[int] = set()
     clock = Clock()
-    monkeypatch.setattr(planning, "time", clock)
+    monkeypatch.setattr(measurement, "time", clock)
+    engines: list[SlowEngine] = []
 
-    class Disturbed:
-        def __init__(self, plan: Plan) -> None:
-            # Something else runs while the first engine of one stream is measured.
-            self.seconds = 0.02 if plan.streams == 1 and 1 not in first else 0.002
-            first.add(plan.streams)
+    def load(plan: Plan) -> SlowEngine:
+        engines.append(SlowEngine(plan, clock))
+        return engines[-1]
 
-        def run(self, batch: Batch) -> Logits:
-            clock.advance(self.seconds)
-            return np.zeros((len(batch), 1), np.float32)
+    preprocessing = SpecPreprocessing(PreprocessingSpec(crop=4))
+    inputs = np.zeros((3, 4, 4, 3), np.uint8)
+    files = [encoded(noise(9, 9), "PNG")]
+    open_way = opener(lambda _: load, inputs, files, preprocessing, 0.2)
 
-    example = np.zeros((1, 1, 1, 1), np.uint8)
-    curve = measure_curve(Disturbed, example, 2, budget_ms=1e-9, seconds=0.05)
+    sample = open_way(Way("openvino-fp32", 1, 1, 5))()
 
-    assert (curve[0].streams, curve[0].latency_ms) == (1, pytest.approx(2))
-
-
-def test_batches_beyond_the_budget_are_not_tried() -> None:
-    curve = measure_curve(
-        CountingEngine, np.zeros((1, 1, 1, 1), np.uint8), 1, budget_ms=1e-9, seconds=0.001
-    )
-
-    assert [one.batch_size for one in curve] == [1]
+    (engine,) = engines
+    assert (engine.plan.streams, engine.plan.threads, engine.plan.batch_sizes) == (1, 1, (5,))
+    assert engine.shapes == {(5, 4, 4, 3, True)}
+    assert sample.batch_ms == pytest.approx(20)
+    assert sample.single_ms == pytest.approx(20)
+    assert sample.images_per_s == pytest.approx(250)  # five images in 20 ms, on one stream

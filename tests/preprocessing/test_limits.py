@@ -1,6 +1,7 @@
 """Each limit refuses what exceeds it, with its own error, and before it costs anything."""
 
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from tests.preprocessing.files import encoded, noise
 
 IMAGENET = SpecPreprocessing(PreprocessingSpec.imagenet())
 TALL = png((4, 40), 8, PNG_GREY, [bytes(4)] * 40)
+WIDE = png((40, 4), 8, PNG_GREY, [bytes(40)] * 4)
+PAGE = (Path(__file__).parents[2] / "docs" / "preprocessing.md").read_text()
 
 
 def decode(data: bytes, **limits: float) -> Image.Image:
@@ -34,20 +37,60 @@ def test_an_empty_file_is_not_an_image():
 
 
 @pytest.mark.parametrize(
-    "data",
-    [
-        b"x",
-        b"II*\0\x08\0\0\0",
-        b"%PDF-1.7",
-        b"<svg/>",
-        b"RIFF\0\0\0\0WAVEfmt ",
-        b"GIF88a",
-        b"\0" * 99,
-    ],
+    "data", [b"x", b"II*\0\x08\0\0\0", b"%PDF-1.7", b"<svg/>", b"RIFF\0\0\0\0WAVEfmt ", b"GIF88a"]
 )
 def test_what_is_none_of_the_five_kinds_is_an_unsupported_media_type(data):
     with pytest.raises(UnsupportedImage):
         decode(data)
+
+
+# 10 scans in Pillow's script of a progressive file.
+PROGRESSIVE = encoded(noise(16, 16), "JPEG", progressive=True)
+LAST_SCAN = PROGRESSIVE[PROGRESSIVE.rindex(b"\xff\xda") : -2]
+# 4 bytes a pixel, and 6 more for the coefficients of a progressive file.
+MEGAPIXEL, PROGRESSIVE_MEGAPIXEL = (
+    encoded(Image.new("RGB", (1000, 1000)), "JPEG", progressive=progressive)
+    for progressive in (False, True)
+)
+MANY_READS = {
+    "gif comment": gif(
+        (1, 1), [(0, 0, 0)], b"!\xfe" + b"\1x" * 20_000 + b"\0", gif_frame((0, 0, 1, 1), b"\0")
+    ),
+    "png chunks": png((1, 1), 8, PNG_GREY, [b"\0"], png_chunk(b"tEXt", b"a\0b") * 20_000),
+    "jpeg junk": PROGRESSIVE[:20] + bytes(20_000) + PROGRESSIVE[20:],
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "limit", "passes", "refused", "message"),
+    [
+        *(
+            (encoded(noise(30, 20), kind), "max_pixels", 600, 599, "30×20 = 600 pixels, .* is 599")
+            for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+        ),
+        (TALL, "max_aspect_ratio", 10, 9.9, r"4×40, .* at most 9\.9 times"),
+        (WIDE, "max_aspect_ratio", 10, 9.9, r"40×4, .* at most 9\.9 times"),
+        (PROGRESSIVE, "max_jpeg_scans", 10, 9, "10 scans, the limit is 9"),
+        (MEGAPIXEL, "max_decode_memory_bytes", 13_000_000, 12_000_000, "bytes of memory"),
+        (
+            PROGRESSIVE_MEGAPIXEL,
+            "max_decode_memory_bytes",
+            19_000_000,
+            13_000_000,
+            "bytes of memory",
+        ),
+        *(
+            (file, "max_decode_reads", 500_000, 10_000, "more than 10000 reads")
+            for file in MANY_READS.values()
+        ),
+    ],
+)
+def test_a_file_at_the_limit_passes_and_one_beyond_it_is_too_large(
+    file, limit, passes, refused, message
+):
+    assert decode(file, **{limit: passes})
+    with pytest.raises(ImageTooLarge, match=message):
+        decode(file, **{limit: refused})
 
 
 def test_bytes():
@@ -56,53 +99,46 @@ def test_bytes():
         decode(TALL, max_bytes=len(TALL) - 1)
 
 
-@pytest.mark.parametrize("container", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
-def test_pixels(container):
-    file = encoded(noise(30, 20), container)
-
-    assert decode(file, max_pixels=600).size == (30, 20)
-    with pytest.raises(ImageTooLarge, match="30×20 = 600 pixels, the limit is 599"):
-        decode(file, max_pixels=599)
-
-
-def test_pixels_are_counted_before_the_data_are_looked_at():
-    claims = png((5001, 5000), 8, PNG_GREY, [])  # no data at all
-
-    with pytest.raises(ImageTooLarge, match="25005000 pixels"):
-        decode(claims)
-
-
 @pytest.mark.parametrize(
-    "options", [{"lossless": True}, {"quality": 50}, {"lossless": True, "exif": b"x"}]
+    ("file", "limits", "message"),
+    [
+        pytest.param(png((5001, 5000), 8, PNG_GREY, []), {}, "25005000 pixels", id="no data"),
+        *(  # cut short: Pillow cannot open it
+            pytest.param(
+                encoded(Image.new("RGB", (70, 60)), "WEBP", **options)[:40],
+                {"max_pixels": 4199},
+                "70×60",
+                id=f"webp {name}",
+            )
+            for name, options in {
+                "lossless": {"lossless": True},
+                "lossy": {"quality": 50},
+                "extended": {"lossless": True, "exif": b"x"},
+            }.items()
+        ),
+        pytest.param(
+            gif((1, 1), [(0, 0, 0)], gif_frame((0, 0, 20, 20), bytes(400))),
+            {"max_pixels": 399},
+            "20×20",
+            id="gif frame larger than the screen",
+        ),
+        pytest.param(
+            gif((1, 1), [(0, 0, 0)], gif_frame((0, 0, 65535, 65535), b"")),
+            {},
+            "more pixels than the service reads",
+            id="gif frame beyond Pillow's own limit",
+        ),
+        pytest.param(
+            PROGRESSIVE[:-2] + LAST_SCAN * 90 + PROGRESSIVE[-2:],
+            {},
+            "100 scans, the limit is 64",
+            id="many scans",
+        ),
+    ],
 )
-def test_pixels_of_a_webp_are_counted_before_its_canvas_is_allocated(options):
-    file = encoded(Image.new("RGB", (70, 60)), "WEBP", **options)
-
-    with pytest.raises(ImageTooLarge, match="70×60"):
-        decode(file[:40], max_pixels=4199)  # cut short: Pillow cannot open it
-
-
-def test_pixels_of_a_gif_frame_larger_than_the_screen():
-    file = gif((1, 1), [(0, 0, 0)], gif_frame((0, 0, 20, 20), bytes(400)))
-
-    with pytest.raises(ImageTooLarge, match="20×20"):
-        decode(file, max_pixels=399)
-
-
-def test_gif_frame_beyond_the_limit_of_pillow_itself():
-    file = gif((1, 1), [(0, 0, 0)], gif_frame((0, 0, 65535, 65535), b""))
-
-    with pytest.raises(ImageTooLarge):
-        decode(file)
-
-
-@pytest.mark.parametrize("size", [(4, 40), (40, 4)])
-def test_aspect_ratio(size):
-    file = png(size, 8, PNG_GREY, [bytes(size[0])] * size[1])
-
-    assert decode(file, max_aspect_ratio=10).size == size
-    with pytest.raises(ImageTooLarge, match=r"at most 9\.9 times"):
-        decode(file, max_aspect_ratio=9.9)
+def test_what_a_file_declares_is_refused_before_anything_is_decoded(file, limits, message):
+    with pytest.raises(ImageTooLarge, match=message):
+        decode(file, **limits)
 
 
 def test_pixels_after_the_resize_are_counted_before_it():
@@ -119,20 +155,8 @@ def test_a_side_that_would_become_nothing():
         to_input(TALL, SpecPreprocessing(spec), DecodeLimits())
 
 
-def test_memory_is_estimated_from_the_header():
-    file = encoded(Image.new("RGB", (1000, 1000)), "JPEG")
-    progressive = encoded(Image.new("RGB", (1000, 1000)), "JPEG", progressive=True)
-
-    # 4 bytes a pixel, and 6 more for the coefficients of a progressive file
-    assert decode(file, max_decode_memory_bytes=13_000_000)
-    assert decode(progressive, max_decode_memory_bytes=19_000_000)
-    with pytest.raises(ImageTooLarge, match="bytes of memory"):
-        decode(progressive, max_decode_memory_bytes=13_000_000)
-
-
 def test_time_is_checked_at_every_read():
-    run = bytes([1, 0]) * 200_000
-    file = bmp((2000, 2000), 8, run, bytes(1024), rle=1)
+    file = bmp((2000, 2000), 8, bytes([1, 0]) * 200_000, bytes(1024), rle=1)
     started = time.thread_time()
 
     with pytest.raises(ImageTooLarge, match=r"more than 0\.01 s"):
@@ -140,38 +164,10 @@ def test_time_is_checked_at_every_read():
     assert time.thread_time() - started < 0.1
 
 
-@pytest.mark.parametrize(
-    "file",
-    [
-        gif(
-            (1, 1), [(0, 0, 0)], b"!\xfe" + b"\1x" * 20_000 + b"\0", gif_frame((0, 0, 1, 1), b"\0")
-        ),
-        png((1, 1), 8, PNG_GREY, [b"\0"], extra=png_chunk(b"tEXt", b"a\0b") * 20_000),
-        encoded(noise(8, 8), "JPEG")[:20] + bytes(20_000) + encoded(noise(8, 8), "JPEG")[20:],
-    ],
-    ids=["gif comment", "png chunks", "jpeg junk"],
-)
-def test_reads_are_counted(file):
-    assert decode(file)
-    with pytest.raises(ImageTooLarge, match="more than 10000 reads"):
-        decode(file, max_decode_reads=10_000)
-
-
-def test_scans_of_a_progressive_jpeg():
-    file = encoded(noise(16, 16), "JPEG", progressive=True)  # 10 scans in Pillow's script
-    last = file.rindex(b"\xff\xda")
-    many = file[:-2] + file[last:-2] * 90 + file[-2:]
-
-    assert decode(file, max_jpeg_scans=10)
-    with pytest.raises(ImageTooLarge, match="100 scans, the limit is 64"):
-        decode(many)
-
-
 def test_scans_of_a_baseline_jpeg_are_one_whatever_its_data_contain():
-    thumbnail = encoded(noise(8, 8), "JPEG", progressive=True)
-    file = encoded(noise(16, 16), "JPEG", exif=b"Exif\0\0" + thumbnail)
+    file = encoded(noise(16, 16), "JPEG", exif=b"Exif\0\0" + PROGRESSIVE)
 
-    assert decode(file + thumbnail, max_jpeg_scans=1)
+    assert decode(file + PROGRESSIVE, max_jpeg_scans=1)
 
 
 def test_photos_of_25_megapixels_pass():
@@ -180,10 +176,16 @@ def test_photos_of_25_megapixels_pass():
     assert decode(file).size == (5760, 4320)
 
 
-@pytest.mark.parametrize(
-    "limits",
-    [{"max_pixels": 0}, {"max_aspect_ratio": 0.5}, {"max_pixel": 5}, {"max_bytes": "many"}],
-)
+@pytest.mark.parametrize("limits", [{"max_pixels": 0}, {"max_aspect_ratio": 0.5}, {"max_pixel": 5}])
 def test_limits_that_make_no_sense_are_refused(limits):
     with pytest.raises(ValidationError):
         DecodeLimits(**limits)
+
+
+@pytest.mark.parametrize("name", DecodeLimits.model_fields)
+def test_every_limit_is_on_the_page_with_its_default(name):
+    default = DecodeLimits.model_fields[name].default
+
+    shown = f"{default:,}" if isinstance(default, int) else f"{default:g}"
+
+    assert f"`{name}` ({shown})" in PAGE

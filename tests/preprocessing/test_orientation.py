@@ -34,19 +34,22 @@ STORED = {
 COLOURS = {"a": (255, 0, 0), "b": (0, 255, 0), "c": (0, 0, 255), "d": (255, 255, 255)}
 
 
-def stored_picture(layout: str, short: int = 16, long: int = 32) -> Image.Image:
-    """Blocks are 16 high and 32 wide upright, so they are stored standing for 5 to 8."""
+def jpeg(layout: str, short: int = 16, long: int = 32) -> bytes:
     image = Image.new("RGB", (2 * long, 2 * short))
     for y, row in enumerate(layout.split("/")):
         for x, name in enumerate(row):
             image.paste(COLOURS[name], (x * long, y * short, (x + 1) * long, (y + 1) * short))
-    return image
+    return encoded(image, "JPEG", quality=100, subsampling=0)
 
 
-def jpeg(value: int, order: str = "<") -> bytes:
+PLAIN = jpeg("ab/cd")
+
+
+def tagged(value: int, order: str = "<") -> bytes:
+    """Blocks are 16 high and 32 wide upright, so they are stored standing for 5 to 8."""
     block = (32, 16) if value >= 5 else (16, 32)
-    plain = encoded(stored_picture(STORED[value], *block), "JPEG", quality=100, subsampling=0)
-    return jpeg_with_segment(plain, APP1, b"Exif\0\0" + exif_orientation(value, order))
+    exif = b"Exif\0\0" + exif_orientation(value, order)
+    return jpeg_with_segment(jpeg(STORED[value], *block), APP1, exif)
 
 
 def layout_of(image: Image.Image) -> str:
@@ -63,41 +66,35 @@ def layout_of(image: Image.Image) -> str:
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("value", range(1, 9))
-def test_each_orientation_comes_out_upright(value, order):
-    image = decode_image(jpeg(value, order), UPRIGHT, LIMITS)
+def test_each_orientation_comes_out_upright_and_is_not_turned_again(value, order):
+    image = decode_image(tagged(value, order), UPRIGHT, LIMITS)
 
     assert image.size == (64, 32)
     assert layout_of(image) == "ab/cd"
-
-
-def test_an_upright_picture_is_not_turned_again_by_a_class_that_looks_at_its_metadata():
-    image = decode_image(jpeg(6), UPRIGHT, LIMITS)
-
+    # By a class of the user that looks at the metadata.
     assert layout_of(ImageOps.exif_transpose(image)) == "ab/cd"
 
 
 def test_without_the_rule_the_picture_stays_as_stored():
-    image = decode_image(jpeg(6), DecodeRules(), LIMITS)
+    image = decode_image(tagged(6), DecodeRules(), LIMITS)
 
     assert image.size == (32, 64)
     assert layout_of(image) == STORED[6]
 
 
-@pytest.mark.parametrize("value", [0, 9, 65535])
-def test_undefined_orientation_is_none(value):
-    plain = encoded(stored_picture("ab/cd"), "JPEG")
-    file = jpeg_with_segment(plain, APP1, b"Exif\0\0" + exif_orientation(value))
-
-    assert layout_of(decode_image(file, UPRIGHT, LIMITS)) == "ab/cd"
-
-
 @pytest.mark.parametrize(
-    "block",
-    [b"", b"II", b"II*\0\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff", b"nonsense" * 9],
-    ids=["empty", "no header", "directory outside", "entries missing", "not TIFF"],
+    "exif",
+    [
+        *(pytest.param(exif_orientation(value), id=str(value)) for value in (0, 9, 65535)),
+        pytest.param(b"", id="empty"),
+        pytest.param(b"II", id="no header"),
+        pytest.param(b"II*\0\xff\xff\xff\xff", id="directory outside"),
+        pytest.param(b"II*\0\x08\0\0\0\xff\xff", id="entries missing"),
+        pytest.param(b"nonsense" * 9, id="not TIFF"),
+    ],
 )
-def test_damaged_exif_is_no_orientation_and_no_error(block):
-    file = jpeg_with_segment(encoded(stored_picture("ab/cd"), "JPEG"), APP1, b"Exif\0\0" + block)
+def test_undefined_or_damaged_exif_is_no_orientation_and_no_error(exif):
+    file = jpeg_with_segment(PLAIN, APP1, b"Exif\0\0" + exif)
 
     assert layout_of(decode_image(file, UPRIGHT, LIMITS)) == "ab/cd"
 
@@ -116,17 +113,23 @@ def test_thousands_of_damaged_entries_cause_no_warning():
     # Pillow's own parser, which also runs when it opens a JPEG, warns of each. Warnings fail tests.
     entries = b"".join(struct.pack("<HHII", tag, 1, 60_000, 8) for tag in range(1, 5001))
     block = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 5000) + entries
-    plain = jpeg_without_segment(encoded(stored_picture("ab/cd"), "JPEG"), APP0)
-    file = jpeg_with_segment(plain, APP1, block)
+    file = jpeg_with_segment(jpeg_without_segment(PLAIN, APP0), APP1, block)
 
     assert layout_of(decode_image(file, UPRIGHT, LIMITS)) == "ab/cd"
 
 
-def test_xmp_orientation_counts_where_exif_has_none():
+def test_orientation_is_read_from_xmp_and_from_png_and_webp_too():
     xmp = b'http://ns.adobe.com/xap/1.0/\0<x tiff:Orientation="3"/>'
-    file = jpeg_with_segment(encoded(stored_picture(STORED[3]), "JPEG"), APP1, xmp)
+    image = Image.new("RGB", (2, 1), "red")
+    image.putpixel((1, 0), (0, 0, 255))
+    three, six = (b"Exif\0\0" + exif_orientation(value, ">") for value in (3, 6))
 
-    assert layout_of(decode_image(file, UPRIGHT, LIMITS)) == "ab/cd"
+    with_xmp = decode_image(jpeg_with_segment(jpeg(STORED[3]), APP1, xmp), UPRIGHT, LIMITS)
+
+    assert layout_of(with_xmp) == "ab/cd"
+    red, blue = (255, 0, 0), (0, 0, 255)
+    assert pixels(encoded(image, "PNG", exif=six), UPRIGHT) == [[red], [blue]]
+    assert pixels(encoded(image, "WEBP", lossless=True, exif=three), UPRIGHT) == [[blue, red]]
 
 
 @needs_shared_data

@@ -59,18 +59,13 @@ def test_each_step_has_its_picture_size_mode_and_time():
     assert np.array_equal(steps[-1].picture, to_input(file, preprocessing, LIMITS))
 
 
-def test_steps_that_change_nothing_are_left_out():
-    steps = trace(encoded(noise(6, 6), "PNG"), spec(resize=None), LIMITS)
+def test_steps_that_change_nothing_are_left_out_and_a_grey_input_is_a_picture():
+    grey = SpecPreprocessing(PreprocessingSpec(decode=DecodeRules(mode="L"), crop=6))
+
+    steps = trace(encoded(noise(6, 6, channels=1), "PNG"), grey, LIMITS)
 
     assert [step.name for step in steps] == ["decode", "input"]
-
-
-def test_a_grey_input_is_shown_as_a_picture():
-    preprocessing = SpecPreprocessing(PreprocessingSpec(decode=DecodeRules(mode="L"), crop=4))
-
-    step = trace(encoded(noise(4, 4, channels=1), "PNG"), preprocessing, LIMITS)[-1]
-
-    assert step.picture.mode == "L"
+    assert steps[-1].picture.mode == "L"
 
 
 def test_a_class_of_the_user_is_one_step_and_its_floats_have_no_picture(tmp_path):
@@ -100,44 +95,30 @@ def test_the_command_prints_the_steps_and_saves_the_pictures(tmp_path, capsys):
 
     assert main([photo, "--spec", yaml, "--save", steps]) == 0
 
+    names = ["decode", "colour", "resize", "crop", "input"]
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == str(tmp_path / "photo.jpg")
     assert lines[1].split()[:5] == ["decode", "40", "×", "30", "CMYK"]
-    assert [line.split()[0] for line in lines[1:]] == [
-        "decode",
-        "colour",
-        "resize",
-        "crop",
-        "input",
-    ]
+    assert [line.split()[0] for line in lines[1:]] == names
     saved = sorted(path.name for path in (tmp_path / "steps").iterdir())
-    assert saved == [
-        f"photo.{number}.{name}.png"
-        for number, name in enumerate(["decode", "colour", "resize", "crop", "input"])
-    ]
+    assert saved == [f"photo.{number}.{name}.png" for number, name in enumerate(names)]
     with Image.open(tmp_path / "steps" / "photo.4.input.png") as picture:
         assert picture.size == (6, 6)
 
 
 def test_the_command_names_the_error_of_each_file_and_goes_on(tmp_path, capsys):
+    (tmp_path / "own.py").write_text(OWN)
     (tmp_path / "bad.png").write_bytes(b"none")
     (tmp_path / "good.png").write_bytes(encoded(noise(9, 9), "PNG"))
+    files = [str(tmp_path / name) for name in ("bad.png", "missing.png", "good.png")]
 
-    status = main([str(tmp_path / name) for name in ("bad.png", "missing.png", "good.png")])
+    status = main([*files, "--class", f"{tmp_path / 'own.py'}:Own"])
 
     lines = capsys.readouterr().out.splitlines()
     assert status == 1
     assert "bad.png: unsupported_media_type" in lines[0]
     assert "missing.png: FileNotFoundError" in lines[1]
-    assert lines[-1].split()[0] == "input"
-
-
-def test_the_command_takes_a_class_of_the_user(tmp_path, capsys):
-    (tmp_path / "own.py").write_text(OWN)
-    (tmp_path / "good.png").write_bytes(encoded(noise(9, 9), "PNG"))
-
-    assert main([str(tmp_path / "good.png"), "--class", f"{tmp_path / 'own.py'}:Own"]) == 0
-    assert "float32" in capsys.readouterr().out
+    assert lines[-1].split()[:5] == ["input", "4", "×", "4", "float32"]
 
 
 @pytest.mark.parametrize("option", [["--class", "Own"], ["--spec", "nowhere.yaml"]])

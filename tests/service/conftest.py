@@ -1,27 +1,16 @@
 """Server processes: two that all reading tests share, and a way to start others."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.service.places import Place
+from tests.service.places import NewPlace as NewPlace
 from tests.service.server import Server
 
-PATIENT = {"max_wait_ms": 50_000, "overload_wait_ms": 50_000, "timeout_ms": 50_000}
+PATIENT: dict[str, Any] = {"max_wait_ms": 50_000, "overload_wait_ms": 50_000, "timeout_ms": 50_000}
 """No admission by estimated wait: a busy machine would rightly refuse some requests."""
-
-NewPlace = Callable[[], Place]
-
-
-@pytest.fixture(scope="session")
-def new_place(imported: Place, tmp_path_factory: pytest.TempPathFactory) -> NewPlace:
-    """Makes a place for one more server: the shared directory, a store of its own."""
-
-    def make() -> Place:
-        return imported.with_own_store(tmp_path_factory.mktemp("home"))
-
-    return make
 
 
 @pytest.fixture(scope="session")

@@ -5,13 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.imports import PATIENCE_S, ROOT
 
-PROGRAM = ("*.py", "bentofile.yaml", "model.lock")
-FOLDERS = (*("deploy", "docs", "image_classifier", "importer", "preprocessing", "tools"),)
 EXAMPLE = "examples/digits"
 
 
@@ -50,6 +49,20 @@ class Place:
             **{f"CLASSIFIER_{name.upper()}": str(value) for name, value in settings.items()},
         }
 
+    def run(self, *words: str, umask: int = 0o022, **settings: object) -> str:
+        """Run Python here, which must succeed; returns what it printed."""
+        done = subprocess.run(
+            [sys.executable, *words],
+            cwd=self.directory,
+            env=self.environment(**settings),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            umask=umask,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
     def with_own_store(self, home: Path) -> "Place":
         """This directory with a copy of the store: each server needs a home of its own.
 
@@ -59,32 +72,22 @@ class Place:
         return Place(directory=self.directory, home=home)
 
 
+NewPlace = Callable[[], Place]
+
+
 def copy_checkout(target: Path) -> None:
-    """Copy what serving, importing and building need: edits during a test change nothing."""
-    target.mkdir(parents=True)
-    for pattern in PROGRAM:
-        for path in ROOT.glob(pattern):
-            shutil.copy(path, target)
-    for folder in (*FOLDERS, EXAMPLE):
-        shutil.copytree(
-            ROOT / folder, target / folder, ignore=shutil.ignore_patterns("__pycache__")
-        )
-    (target / "model.lock").unlink(missing_ok=True)
+    """Copy the checkout: edits during a test change nothing."""
+    unwanted = shutil.ignore_patterns(".*", "__pycache__", "build", "logs", "model.lock")
+    shutil.copytree(ROOT, target, ignore=unwanted)
 
 
 def import_digits(place: Place) -> None:
     """Run the command line of an import, as `make import` does, measuring only briefly."""
-    arguments = ["--name", "digits", "--network", f"{EXAMPLE}/network.py:build"]
-    arguments += ["--weights", f"{EXAMPLE}/weights.safetensors"]
-    arguments += ["--preprocessing", f"{EXAMPLE}/preprocessing.py:DigitsPreprocessing"]
-    arguments += ["--labels", f"{EXAMPLE}/labels.txt", "--golden", f"{EXAMPLE}/samples"]
-    arguments += ["--golden-labels", f"{EXAMPLE}/labels.csv"]
-    done = subprocess.run(
-        [sys.executable, "model_import.py", *arguments, "--quiet", "--measure-seconds", "0.002"],
-        cwd=place.directory,
-        env=place.environment(),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
+    place.run(
+        *("model_import.py", "--quiet", "--name", "digits", "--measure-seconds", "0.002"),
+        *("--network", f"{EXAMPLE}/network.py:build"),
+        *("--weights", f"{EXAMPLE}/weights.safetensors"),
+        *("--preprocessing", f"{EXAMPLE}/preprocessing.py:DigitsPreprocessing"),
+        *("--labels", f"{EXAMPLE}/labels.txt", "--golden", f"{EXAMPLE}/samples"),
+        *("--golden-labels", f"{EXAMPLE}/labels.csv"),
     )
-    assert done.returncode == 0, done.stderr

@@ -38,7 +38,8 @@ class Server:
 
     Args:
         place: Where it runs; each running server needs a BENTOML_HOME of its own.
-        target: What to serve: nothing for the directory, or the tag of a bento.
+        target: What to serve: nothing for the directory, or the tag of a bento; or an option.
+        port: Where it listens; None finds a free one.
         environment: Further variables.
         settings: Set as CLASSIFIER_<NAME>.
     """
@@ -48,14 +49,15 @@ class Server:
         place: Place,
         *,
         target: str = "",
+        port: int | None = None,
         environment: dict[str, str] | None = None,
         **settings: object,
     ) -> None:
-        self.port = free_port()
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.connections = contextlib.ExitStack()
         self.client = httpx.Client(base_url=self.url, timeout=PATIENCE_S)
-        self.log_file = place.home / f"serve-{self.port}.log"
+        self.log_file = place.home / f"serve-{self.port}-{time.monotonic_ns()}.log"
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
                 command(self.port, target),
@@ -183,7 +185,7 @@ def command(port: int, target: str = "") -> list[str]:
     return [*words, "--timeout-keep-alive", "600", *([target] if target else [])]
 
 
-def refused_start(place: Place, **settings: object) -> str:
+def refused_start(place: Place, **settings: Any) -> str:
     """Start a server that must refuse; returns the one line it says.
 
     The log has BentoML's own line of a start and of its end, with a time in front.

@@ -2,13 +2,13 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.imports import PATIENCE_S, SAMPLES
+from tests.service.answers import assert_close, predictions
 from tests.service.places import Place
 from tests.service.server import Server
 
@@ -17,49 +17,24 @@ ROUNDS = 10
 CONCURRENT = 32
 
 
-def predictions(response: httpx.Response) -> list[dict[str, Any]]:
-    assert response.status_code == 200, response.text
-    found: list[dict[str, Any]] = response.json()["predictions"]
-    return found
+def test_every_sample_is_read_right_and_alike_by_every_way_of_sending_it(embedded: Server) -> None:
+    client = embedded.client
+    for path in FILES:
+        data = path.read_bytes()
+        form = client.post("/classify", files={"image": (path.name, data)}, data={"top_k": "10"})
+        answer = predictions(form)
 
-
-def by_form(server: Server, path: Path, top_k: int = 10) -> list[dict[str, Any]]:
-    form = {"image": (path.name, path.read_bytes())}
-    return predictions(server.client.post("/classify", files=form, data={"top_k": str(top_k)}))
-
-
-def by_body(
-    server: Server, path: Path, method: str = "POST", content_type: str | None = None
-) -> list[dict[str, Any]]:
-    headers = {} if content_type is None else {"content-type": content_type}
-    return predictions(
-        server.client.request(
-            method, "/classify?top_k=10", content=path.read_bytes(), headers=headers
-        )
-    )
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_a_sample_is_read_as_the_digit_its_name_begins_with(embedded: Server, path: Path) -> None:
-    # The example's README: all 30 samples are read right.
-    first = by_form(embedded, path)[0]
-
-    assert first["label"] == path.name[0]
-    assert first["class_id"] == int(path.name[0])
-    assert first["probability"] > 0.1
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_form_and_raw_body_by_post_and_put_agree_to_the_bit(embedded: Server, path: Path) -> None:
-    answers = [
-        by_form(embedded, path),
-        by_body(embedded, path),
-        by_body(embedded, path, "PUT"),
-        by_body(embedded, path, "POST", "image/png"),
-        by_body(embedded, path, "PUT", "application/octet-stream"),
-    ]
-
-    assert all(answer == answers[0] for answer in answers)
+        # The example's README: all 30 samples are read right.
+        assert (answer[0]["label"], answer[0]["class_id"]) == (path.name[0], int(path.name[0]))
+        for method, content_type in [
+            ("POST", None),
+            ("PUT", None),
+            ("POST", "image/png"),
+            ("PUT", "application/octet-stream"),
+        ]:
+            headers = {"content-type": content_type} if content_type else {}
+            body = client.request(method, "/classify?top_k=10", content=data, headers=headers)
+            assert predictions(body) == answer, (path.name, method, content_type)
 
 
 def test_an_answer_names_the_model_and_the_request(embedded: Server, imported: Place) -> None:
@@ -79,8 +54,9 @@ def test_an_answer_names_the_model_and_the_request(embedded: Server, imported: P
 
 
 def test_predictions_are_ranked_and_sum_to_one_over_all_classes(embedded: Server) -> None:
-    ranked = by_form(embedded, FILES[0], top_k=10)
+    response = embedded.client.post("/classify?top_k=10", content=FILES[0].read_bytes())
 
+    ranked = predictions(response)
     probabilities = [one["probability"] for one in ranked]
     assert probabilities == sorted(probabilities, reverse=True)
     assert sum(probabilities) == pytest.approx(1, abs=1e-6)
@@ -88,60 +64,50 @@ def test_predictions_are_ranked_and_sum_to_one_over_all_classes(embedded: Server
     assert all(one["label"] == str(one["class_id"]) for one in ranked)
 
 
-@pytest.mark.parametrize(("top_k", "expected"), [(None, 5), (1, 1), (3, 3), (10, 10)])
-def test_as_many_predictions_as_asked_for(
-    embedded: Server, top_k: int | None, expected: int
+def test_there_are_as_many_predictions_as_asked_for(embedded: Server) -> None:
+    data = FILES[0].read_bytes()
+    for query, expected in {"": 5, "?top_k=1": 1, "?top_k=3": 3, "?top_k=10": 10}.items():
+        by_body = embedded.client.post(f"/classify{query}", content=data)
+        by_form = embedded.client.post(f"/classify{query}", files={"image": ("digit", data)})
+
+        assert len(predictions(by_body)) == len(predictions(by_form)) == expected
+
+
+def test_under_concurrency_both_topologies_answer_every_request_as_alone(
+    embedded: Server, through_runner: Server
 ) -> None:
-    query = "" if top_k is None else f"?top_k={top_k}"
+    files = {path.name: path.read_bytes() for path in FILES}
+    alone = {
+        name: predictions(embedded.client.post("/classify?top_k=10", content=data))
+        for name, data in files.items()
+    }
+    # No two samples are as close as two batch sizes may make the answers of one.
+    assert len({json.dumps(answer) for answer in alone.values()}) == len(FILES)
 
-    response = embedded.client.post(f"/classify{query}", content=FILES[0].read_bytes())
+    for server in (embedded, through_runner):
+        answers = concurrent_answers(server, files)
 
-    assert len(predictions(response)) == expected
-
-
-def test_top_k_may_come_in_the_query_of_a_form_as_well(embedded: Server) -> None:
-    form = {"image": ("digit", FILES[0].read_bytes())}
-
-    assert len(predictions(embedded.client.post("/classify?top_k=2", files=form))) == 2
+        assert len(answers) == ROUNDS * len(FILES)
+        for name, answer in answers:
+            assert_close(answer, alone[name])
 
 
-def concurrent_answers(server: Server) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Every sample `ROUNDS` times, 32 requests at a time, forms and bodies mixed."""
+def concurrent_answers(
+    server: Server, files: dict[str, bytes]
+) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Every file `ROUNDS` times, 32 requests at a time, forms and bodies mixed."""
     limits = httpx.Limits(max_connections=CONCURRENT)
-    sends = [(path, form) for form in (True, False) for path in FILES] * (ROUNDS // 2)
+    uploads: list[tuple[str, dict[str, Any]]] = []
+    for _ in range(ROUNDS // 2):
+        uploads += [(name, {"files": {"image": data}}) for name, data in files.items()]
+        uploads += [(name, {"content": data}) for name, data in files.items()]
     with (
         httpx.Client(base_url=server.url, timeout=PATIENCE_S, limits=limits) as client,
         ThreadPoolExecutor(CONCURRENT) as pool,
     ):
 
-        def send(path: Path, form: bool) -> list[dict[str, Any]]:
-            data = path.read_bytes()
-            upload: Any = {"files": {"image": data}} if form else {"content": data}
-            return predictions(client.post("/classify?top_k=10", **upload))
+        def send(named: tuple[str, dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
+            name, upload = named
+            return name, predictions(client.post("/classify?top_k=10", **upload))
 
-        futures = [(path.name, pool.submit(send, path, form)) for path, form in sends]
-        return [(name, future.result()) for name, future in futures]
-
-
-@pytest.mark.slow
-def test_under_concurrency_both_topologies_answer_every_request_as_alone(
-    embedded: Server, through_runner: Server
-) -> None:
-    alone = {path.name: by_body(embedded, path) for path in FILES}
-    assert len({json.dumps(answer) for answer in alone.values()}) == len(FILES)  # no two alike
-
-    for server in (embedded, through_runner):
-        answers = concurrent_answers(server)
-
-        assert len(answers) == ROUNDS * len(FILES)
-        # Another batch size may move a logit by 1e-5, and with it each probability, however
-        # small, by 1e-5 of itself; no two samples are that close.
-        for name, answer in answers:
-            assert_close(answer, alone[name])
-
-
-def assert_close(answer: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
-    found = {one["class_id"]: one["probability"] for one in answer}
-    wanted = {one["class_id"]: one["probability"] for one in expected}
-    assert found == pytest.approx(wanted, rel=1e-3, abs=0)
-    assert answer[0]["class_id"] == expected[0]["class_id"]
+        return list(pool.map(send, uploads))

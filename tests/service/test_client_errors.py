@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from tests.imports import PATIENCE_S, SAMPLES
+from tests.service.answers import assert_close
 from tests.service.errors_seen import checked
 from tests.service.server import Server, read_answer
-from tests.service.test_answers import assert_close
 
 GOOD = (SAMPLES / "3-03.webp").read_bytes()
 JPEG = (SAMPLES / "2-01.jpg").read_bytes()
@@ -30,17 +30,10 @@ def too_many_pixels() -> bytes:
 
 BODIES = [
     pytest.param({"content": b""}, 400, "malformed_request", id="empty-body"),
-    pytest.param({"files": {"image": ("a.png", b"")}}, 400, "malformed_request", id="empty-part"),
+    pytest.param({"files": {"photo": GOOD}}, 400, "malformed_request", id="other-part"),
     pytest.param({"content": JPEG[: len(JPEG) // 2]}, 422, "undecodable_image", id="half-a-jpeg"),
     pytest.param(
         {"files": {"image": GOOD[:-20]}}, 422, "undecodable_image", id="form-with-a-cut-file"
-    ),
-    pytest.param({"content": b"just text"}, 415, "unsupported_media_type", id="text"),
-    pytest.param(
-        {"content": b"<svg xmlns='http://www.w3.org/2000/svg'/>"},
-        415,
-        "unsupported_media_type",
-        id="svg",
     ),
     pytest.param(
         {"files": {"image": ("a.jpg", b"<!doctype html><p>no", "image/jpeg")}},
@@ -54,53 +47,6 @@ BODIES = [
         "unsupported_media_type",
         id="json",
     ),
-    pytest.param({"data": {"image": "x"}}, 415, "unsupported_media_type", id="urlencoded-form"),
-    pytest.param(
-        {"content": GOOD, "headers": {"content-type": "multipart/form-data"}},
-        400,
-        "malformed_request",
-        id="no-boundary",
-    ),
-    pytest.param(
-        {"content": GOOD, "headers": {"content-type": "multipart/form-data; boundary=x"}},
-        400,
-        "malformed_request",
-        id="no-form",
-    ),
-    pytest.param({"files": {"photo": GOOD}}, 400, "malformed_request", id="other-part"),
-    pytest.param(
-        {"files": [("image", GOOD), ("image", GOOD)]}, 400, "malformed_request", id="two-images"
-    ),
-    pytest.param(
-        {"files": {"image": GOOD}, "data": {"colour": "red"}},
-        400,
-        "malformed_request",
-        id="unknown-part",
-    ),
-    pytest.param(
-        {"files": {"image": GOOD, "top_k": ("k.txt", b"3")}},
-        400,
-        "malformed_request",
-        id="top_k-as-a-file",
-    ),
-    pytest.param(
-        {"files": {"image": GOOD}, "data": {"top_k": ["1", "2"]}},
-        400,
-        "malformed_request",
-        id="two-top_k",
-    ),
-    pytest.param(
-        {"content": GOOD, "headers": {"content-encoding": "gzip"}},
-        415,
-        "unsupported_media_type",
-        id="compressed",
-    ),
-    pytest.param(
-        {"files": {"image": GOOD}, "data": {"top_k": "5"}, "params": {"top_k": "2"}},
-        400,
-        "malformed_request",
-        id="two-different-top_k",
-    ),
     pytest.param({"content": too_many_pixels()}, 413, "image_too_large", id="too-many-pixels"),
     pytest.param({"content": b"\0" * (LIMIT + 1)}, 413, "body_too_large", id="too-many-bytes"),
 ]
@@ -113,34 +59,10 @@ def test_a_wrong_body_is_answered_with_its_code(
     checked(embedded.client.post("/classify", **request_of), status, code)
 
 
-@pytest.mark.parametrize(
-    "query",
-    [
-        "top_k=0",
-        "top_k=-1",
-        "top_k=11",
-        "top_k=abc",
-        "top_k=1e9",
-        "top_k=3.0",
-        "top_k=",
-        "top_k=%2B3",
-        "top_k=%D9%A3",  # Arabic-Indic digit three: Python's int() would take it
-        "top_k=%C2%B2",  # superscript two: str.isdigit() would take it
-        "top_k=99999999999999999999",
-        "top_k=1&top_k=2",
-        "topk=3",
-        "top_k=3&image=http://127.0.0.1/",
-    ],
-)
+# Arabic-Indic digit three: Python's int() would take it
+@pytest.mark.parametrize("query", ["top_k=0", "top_k=11", "top_k=%D9%A3", "topk=3"])
 def test_a_wrong_query_is_the_clients_error(embedded: Server, query: str) -> None:
     checked(embedded.client.post(f"/classify?{query}", content=GOOD), 400, "malformed_request")
-
-
-@pytest.mark.parametrize("value", ["0", "11", "-1", "x", "", "٣"])
-def test_a_wrong_top_k_in_a_form_is_the_clients_error(embedded: Server, value: str) -> None:
-    response = embedded.client.post("/classify", files={"image": GOOD}, data={"top_k": value})
-
-    checked(response, 400, "malformed_request")
 
 
 def test_a_refused_encoding_is_told_the_one_that_is_accepted(embedded: Server) -> None:
@@ -201,7 +123,7 @@ def test_a_url_in_place_of_a_file_is_refused_and_never_fetched(either: Server) -
 
 
 def test_bad_requests_do_not_touch_their_concurrent_neighbours(either: Server) -> None:
-    bad = [case.values for case in BODIES if case.id != "too-many-bytes"]
+    bad: list[Any] = [case.values for case in BODIES if case.id != "too-many-bytes"]
     alone = either.client.post("/classify", content=GOOD).json()["predictions"]
     with (
         httpx.Client(base_url=either.url, timeout=PATIENCE_S) as client,

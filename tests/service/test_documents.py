@@ -1,17 +1,16 @@
-"""What the service says of itself: Swagger UI, OpenAPI, the model, metrics, BentoML's client."""
+"""What the service says of itself: Swagger UI, the model, metrics; and clients that read it."""
 
 import json
-import re
+import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from html.parser import HTMLParser
-from typing import Any
+from pathlib import Path
 
 import pytest
 
-from image_classifier.http.schemas import ERRORS
-from tests.imports import PATIENCE_S, SAMPLES
+from tests.imports import PATIENCE_S, ROOT, SAMPLES
 from tests.service.places import Place
 from tests.service.server import Server
 
@@ -42,96 +41,6 @@ def test_the_page_shows_swagger_ui_from_this_server_alone(either: Server) -> Non
     # No tracker: BentoML's own page loads Google Tag Manager.
     assert "http" not in page.text.replace("http-equiv", "")
     assert "url: './docs.json'" in page.text
-
-
-def references(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):
-        if isinstance(value.get("$ref"), str):
-            yield value["$ref"]
-        for item in value.values():
-            yield from references(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from references(item)
-
-
-def operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for path in document["paths"].values():
-        yield from path.values()
-
-
-def test_the_document_is_openapi_3(embedded: Server, imported: Place) -> None:
-    document = embedded.client.get("/docs.json").json()
-
-    assert re.fullmatch(r"3\.1\.\d", document["openapi"])
-    assert document["info"]["title"]
-    assert document["info"]["version"] == imported.tag
-    for reference in references(document):
-        target: Any = document
-        for step in reference.removeprefix("#/").split("/"):
-            target = target[step]
-        assert target["type"] == "object"
-    # OpenAPI 3.1.0: responses is required and not empty, each has a description, parameters
-    # have name, in and schema, ids are unique, a path begins with a slash.
-    for operation in operations(document):
-        assert operation["responses"]
-        for status, response in operation["responses"].items():
-            assert re.fullmatch(r"[1-5]\d\d", status)
-            assert response["description"]
-        for parameter in operation.get("parameters", []):
-            assert {"name", "in", "schema"} <= parameter.keys()
-    ids = [one["operationId"] for one in operations(document) if "operationId" in one]
-    assert len(ids) == len(set(ids))
-    assert all(path.startswith("/") for path in document["paths"])
-    for schema in document["components"]["schemas"].values():
-        assert set(schema.get("required", [])) <= schema["properties"].keys()
-
-
-def test_the_document_lists_every_code_a_classification_can_be_answered_with(
-    embedded: Server,
-) -> None:
-    document = embedded.client.get("/docs.json").json()
-
-    responses = document["paths"]["/classify"]["post"]["responses"]
-    listed = {
-        (int(status), code)
-        for status, response in responses.items()
-        if status != "200"
-        for code in response["content"]["application/json"]["examples"]
-    }
-    assert {(int(row.status), code) for code, row in ERRORS.items()} <= listed
-    # The table of issue A and the design, written out.
-    assert {
-        (400, "malformed_request"),
-        (408, "body_too_slow"),
-        (413, "body_too_large"),
-        (413, "image_too_large"),
-        (415, "unsupported_media_type"),
-        (422, "undecodable_image"),
-        (429, "overloaded"),
-        (500, "internal_error"),
-        (503, "not_ready"),
-        (504, "deadline_exceeded"),
-    } <= listed
-
-
-def test_the_documented_answer_has_the_shape_of_a_real_one(embedded: Server) -> None:
-    document = embedded.client.get("/docs.json").json()
-    answer = embedded.client.post("/classify", content=SAMPLE.read_bytes()).json()
-
-    operation = document["paths"]["/classify"]["post"]
-    example = operation["responses"]["200"]["content"]["application/json"]["example"]
-    assert shape(example) == shape({**answer, "predictions": answer["predictions"][:1]})
-    assert operation["requestBody"]["content"].keys() >= {
-        "multipart/form-data",
-        "application/octet-stream",
-    }
-
-
-def shape(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: shape(item) for name, item in value.items()}
-    return [shape(item) for item in value] if isinstance(value, list) else type(value).__name__
 
 
 def test_the_card_shows_what_is_loaded_and_its_proof(either: Server, imported: Place) -> None:
@@ -197,18 +106,27 @@ def test_what_a_client_asks_for_makes_no_series(embedded: Server, folder: str) -
     assert not any("client-" in name or "CLIENT" in name for name in after)
 
 
-@pytest.mark.parametrize(("top_k", "expected"), [(3, 3), (None, 5)])
-def test_bentomls_own_client_classifies_a_file(
-    either: Server, imported: Place, top_k: int | None, expected: int
+CLIENTS = ROOT / "examples" / "clients"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param([sys.executable, "client.py"], id="python"),
+        pytest.param([sys.executable, "bentoml_client.py"], id="bentoml"),
+        pytest.param(["node", "client.mjs"], id="javascript"),
+    ],
+)
+def test_the_example_clients_print_the_predictions(
+    either: Server, imported: Place, words: list[str]
 ) -> None:
-    code = (
-        "import bentoml, json, pathlib, sys\n"
-        "with bentoml.SyncHTTPClient(sys.argv[1]) as client:\n"
-        f"    print(json.dumps(client.classify(image=pathlib.Path(sys.argv[2]), top_k={top_k})))"
-    )
-    # A process of its own: the client warns of what its libraries deprecate.
+    if not shutil.which(words[0]):
+        pytest.skip(f"{words[0]} is not installed")
+
+    # A process of its own: the client may warn of what its libraries deprecate.
     done = subprocess.run(
-        [sys.executable, "-c", code, either.url, str(SAMPLE)],
+        [*words, str(SAMPLE), either.url],
+        cwd=CLIENTS,
         env=imported.environment(),
         capture_output=True,
         text=True,
@@ -216,6 +134,60 @@ def test_bentomls_own_client_classifies_a_file(
     )
 
     assert done.returncode == 0, done.stderr
-    predictions = json.loads(done.stdout)["predictions"]
-    assert [one["label"] for one in predictions][:1] == ["7"]
-    assert len(predictions) == expected
+    first, *others = done.stdout.splitlines()
+    assert first.startswith("7 ")
+    assert len(others) == 2
+
+
+def test_the_health_check_of_the_image_asks_this_machine_whatever_the_proxy(
+    embedded: Server,
+) -> None:
+    text = (ROOT / "deploy" / "Containerfile.j2").read_text()
+    _, *words = json.loads(text.partition("HEALTHCHECK")[2].partition("CMD ")[2].splitlines()[0])
+    proxies = {"HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
+
+    def status(port: int) -> int:
+        environment = {**os.environ, **proxies, "BENTOML_PORT": str(port)}
+        return subprocess.run(
+            [sys.executable, *words], env=environment, stderr=subprocess.DEVNULL, timeout=PATIENCE_S
+        ).returncode
+
+    assert status(embedded.port) == 0
+    assert status(9) == 1
+
+
+GENERATED = """
+import sys
+from generated.api.classify import classify
+from generated.client import Client
+from generated.models import ClassifyFilesBody
+from generated.types import File
+
+client = Client(base_url=sys.argv[1])
+with open(sys.argv[2], "rb") as form, open(sys.argv[2], "rb") as raw:
+    for body in (ClassifyFilesBody(image=File(form, "a.jpg"), top_k=2), File(raw)):
+        answer = classify.sync(client=client, body=body)
+        print(answer.predictions[0].label, len(answer.predictions))
+"""
+
+
+@pytest.mark.all
+def test_a_client_that_a_tool_generates_from_the_document_classifies(
+    embedded: Server, tmp_path: Path
+) -> None:
+    (tmp_path / "docs.json").write_bytes(embedded.client.get("/docs.json").content)
+    tool = "openapi-python-client"
+    # In an environment of its own, from the package index.
+    run = [sys.executable, "-m", "uv", "run", "--quiet", "--no-project", "--with", tool]
+    generate = ["generate", "--path", "docs.json", "--meta", "none", "--output-path", "generated"]
+    subprocess.run([*run, tool, *generate], cwd=tmp_path, check=True, timeout=PATIENCE_S)
+
+    done = subprocess.run(
+        [*run, "python", "-c", GENERATED, embedded.url, str(SAMPLE)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+
+    assert done.stdout.splitlines() == ["7 2", "7 5"], done.stderr

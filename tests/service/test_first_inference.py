@@ -1,11 +1,7 @@
 """The first inferences of a process may come from several threads at once."""
 
-import subprocess
-import sys
-
 import pytest
 
-from tests.imports import PATIENCE_S
 from tests.service.places import Place
 
 PROGRAM = """
@@ -40,13 +36,4 @@ def test_threads_that_infer_first_do_not_wait_for_each_other(imported: Place) ->
     # OpenVINO 2026.4.1 deadlocked in about half of these runs where its tensors had not been
     # looked at before by one thread alone: three runs miss that once in eight.
     for _ in range(3):
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, str(imported.artifact)],
-            cwd=imported.directory,
-            env=imported.environment(),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-        )
-
-        assert done.returncode == 0, done.stderr
+        imported.run("-c", PROGRAM, str(imported.artifact))

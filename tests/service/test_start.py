@@ -11,7 +11,7 @@ import pytest
 from image_classifier.artifact.format import sha256_bytes
 from tests.service.conftest import NewPlace
 from tests.service.places import Place
-from tests.service.server import refused_start
+from tests.service.server import refusal, refused_start
 
 pytestmark = pytest.mark.slow
 
@@ -32,57 +32,53 @@ def test_without_the_model_the_line_names_its_tag(imported: Place, tmp_path: Pat
     (tmp_path / "home").mkdir()
     empty = Place(directory=imported.directory, home=tmp_path / "home")
 
-    line = refused_start(empty)
+    message = refusal(empty)
 
-    assert f"model store: {imported.tag} is not there; import the model (make import" in line
-
-
-def test_an_unknown_setting_is_refused_with_the_one_that_was_meant(imported: Place) -> None:
-    line = refused_start(imported, max_quee=3)
-
-    assert "environment: unknown CLASSIFIER_MAX_QUEE; did you mean CLASSIFIER_MAX_QUEUE?" in line
-
-
-def test_a_value_that_is_not_allowed_is_refused_with_the_value(imported: Place) -> None:
-    line = refused_start(imported, topology="both")
-
-    assert "environment variable CLASSIFIER_TOPOLOGY: found 'both'" in line
-    assert "'embedded' or 'runner'" in line
-
-
-def test_an_engine_that_was_not_certified_is_refused_with_those_that_were(
-    imported: Place,
-) -> None:
-    line = refused_start(imported, engine="tensorrt-fp8")
-
-    assert "no certified engine 'tensorrt-fp8'; there are openvino-fp32" in line
+    assert f"model store: {imported.tag} is not there; import the model (make import" in message
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("settings", "said"),
     [
-        "labels.json",
-        "golden/0007.png",
-        "golden/logits.npy",
-        "preprocessing/own/preprocessing.py",
-        "architecture/network.py",
-        # The large ones are verified in the process that opens them.
-        "weights.safetensors",
-        "engines/network.onnx",
+        (
+            {"max_quee": 3},
+            "environment: unknown CLASSIFIER_MAX_QUEE; did you mean CLASSIFIER_MAX_QUEUE?",
+        ),
+        (
+            {"engine": "tensorrt-fp8"},
+            "no certified engine 'tensorrt-fp8'; there are openvino-fp32",
+        ),
     ],
 )
-def test_a_changed_file_is_named_with_both_digests(new_place: NewPlace, name: str) -> None:
+def test_a_wrong_setting_is_refused_with_what_to_do(
+    imported: Place, settings: dict[str, object], said: str
+) -> None:
+    assert said in refusal(imported, **settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "refused"),
+    [
+        ("preprocessing/own/preprocessing.py", refused_start),  # by the supervisor
+        ("engines/network.onnx", refused_start),  # by the worker, which opens it
+        ("labels.json", refusal),
+        ("golden/logits.npy", refusal),
+    ],
+)
+def test_a_changed_file_is_named_with_both_digests(
+    new_place: NewPlace, name: str, refused: Callable[[Place], str]
+) -> None:
     place = new_place()
     expected = sha256_bytes((place.artifact / name).read_bytes())
     flip_a_byte(place.artifact / name)
 
-    line = refused_start(place)
+    message = refused(place)
 
-    assert str(place.artifact) in line
-    assert name in line
-    assert expected in line
-    assert sha256_bytes((place.artifact / name).read_bytes()) in line
-    assert line.endswith("; import the model again")
+    assert str(place.artifact) in message
+    assert name in message
+    assert expected in message
+    assert sha256_bytes((place.artifact / name).read_bytes()) in message
+    assert message.endswith("; import the model again")
 
 
 @pytest.mark.parametrize("name", ["manifest", "evidence"])
@@ -93,19 +89,19 @@ def test_a_changed_manifest_or_evidence_is_refused_by_its_digest_in_the_lock(
     path = place.artifact / f"{name}.json"
     path.write_bytes(path.read_bytes().replace(b"}\n", b"} \n"))
 
-    line = refused_start(place)
+    message = refusal(place)
 
     expected = json.loads(place.lock.read_bytes())[f"{name}_sha256"]
     actual = sha256_bytes(path.read_bytes())
-    assert f"{name}.json: sha256 is {actual}, expected {expected}; " in line
-    assert "import the model again" in line
+    assert f"{name}.json: sha256 is {actual}, expected {expected}; " in message
+    assert "import the model again" in message
 
 
 def test_a_file_that_the_manifest_does_not_list_is_refused(new_place: NewPlace) -> None:
     place = new_place()
     (place.artifact / "golden" / "more.png").write_bytes(b"x")
 
-    assert "golden/more.png" in refused_start(place)
+    assert "golden/more.png" in refusal(place)
 
 
 Change = Callable[[dict[str, Any], Path], None]
@@ -156,7 +152,6 @@ def golden_sample_that_is_no_image(manifest: dict[str, Any], root: Path) -> None
     (root / manifest["golden"][0]["file"]).write_bytes(b"not an image")
 
 
-@pytest.mark.parametrize("topology", ["embedded", "runner"])
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -165,16 +160,24 @@ def golden_sample_that_is_no_image(manifest: dict[str, Any], root: Path) -> None
         pytest.param(wrong_case_digest, "conformance cases (decode/png-", id="cases"),
     ],
 )
-def test_a_failed_self_check_in_a_worker_stops_the_whole_server(
-    new_place: NewPlace, change: Change, said: str, topology: str
-) -> None:
-    place = relocked(new_place(), change)
+def test_a_failed_self_check_is_refused(new_place: NewPlace, change: Change, said: str) -> None:
+    message = refusal(relocked(new_place(), change))
 
-    line = refused_start(place, topology=topology)
+    assert said in message
+    assert "import the model again" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),  # what the runner checks, what the API process does
+    [(wrong_reference_logit, "a logit is off by"), (wrong_case_digest, "conformance cases (")],
+)
+def test_a_failed_self_check_in_a_worker_stops_the_whole_server(
+    new_place: NewPlace, change: Change, said: str
+) -> None:
+    line = refused_start(relocked(new_place(), change), topology="runner")
 
     assert line.startswith("image_classifier: ")
     assert said in line
-    assert "import the model again" in line
 
 
 def test_whatever_fails_in_a_worker_is_one_line_and_the_end_of_the_server(

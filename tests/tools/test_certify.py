@@ -122,25 +122,18 @@ def test_the_example_of_the_document_is_what_the_command_proposes() -> None:
 
 
 def test_the_proposal_shows_its_arithmetic() -> None:
-    text = proposal(SLO, rate_per_s=200, here=SLO.machine)
-
-    # 200 ÷ 70 = 2.857
-    assert text.startswith("for 200/s: 4 replica(s)")
-    assert "200/s ÷ (0.7 × 100/s) = 2.86, rounded up, and 1 that may be missing" in text
-    assert "CLASSIFIER_BUDGET_MS=50 CLASSIFIER_WORKERS=1" in text
-
-
-def test_another_machine_has_to_be_measured() -> None:
     elsewhere = SLO.machine.model_copy(update={"cpu": "another"})
-
-    assert "run `make certify` on the machine" in proposal(SLO, rate_per_s=50, here=elsewhere)
-    assert "make certify" not in proposal(SLO, rate_per_s=50, here=SLO.machine)
-
-
-def test_with_a_runner_every_core_decodes() -> None:
     slo = SLO.model_copy(update={"topology": "runner"})
     own = slo.model_copy(update={"settings": {"CLASSIFIER_WORKERS": "5"}})
 
+    here, there = (proposal(SLO, rate_per_s=200, here=one) for one in (SLO.machine, elsewhere))
+
+    # 200 ÷ 70 = 2.857
+    assert here.startswith("for 200/s: 4 replica(s)")
+    assert "200/s ÷ (0.7 × 100/s) = 2.86, rounded up, and 1 that may be missing" in here
+    assert "CLASSIFIER_BUDGET_MS=50 CLASSIFIER_WORKERS=1" in here
+    assert "make certify" not in here
+    assert "run `make certify` on the machine" in there
     assert "CLASSIFIER_WORKERS=2" in proposal(slo, rate_per_s=1, here=SLO.machine)
     assert "CLASSIFIER_WORKERS=5" in proposal(own, rate_per_s=1, here=SLO.machine)
 

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from tests.tools.runs import run
 from tests.tools.tiny_servers import named, right, serving, target
 from tools import load
 from tools.load import (
@@ -18,29 +19,6 @@ from tools.load import (
     read_answer,
     search_highest_rate,
 )
-
-
-def run(**changes: object) -> Run:
-    """100 answers of 10 ms in a second."""
-    given = {
-        "rate_per_s": 100.0,
-        "duration_s": 1.0,
-        "elapsed_s": 1.0,
-        "sent": 100,
-        "latencies_ms": (10.0,) * 100,
-        "failed": {},
-        "wrong": 0,
-    }
-    return Run(**{**given, **changes})  # type: ignore[arg-type]
-
-
-def test_right_answers_are_counted_and_timed() -> None:
-    with serving(right) as port:
-        found = open_run(target(port), rate_per_s=200, duration_s=0.5, seed=1)
-
-    assert found.failures == found.wrong == 0
-    assert len(found.latencies_ms) == found.sent == len(poisson_arrivals(200, 0.5, 3, 1))
-    assert found.client_cpu_s > 0
 
 
 def test_open_loop_keeps_its_schedule_while_the_server_stalls() -> None:
@@ -58,10 +36,11 @@ def test_open_loop_keeps_its_schedule_while_the_server_stalls() -> None:
     # 0..1000 ms, so about half of them waited more than half a second.
     assert sum(latency > 500 for latency in found.latencies_ms) > 25
     assert max(found.latencies_ms) > 950
-    assert found.failures == 0
+    assert found.failures == found.wrong == 0
+    assert len(found.latencies_ms) == found.sent == len(poisson_arrivals(100, 2.0, 3, 5))
 
 
-def test_an_answer_for_another_image_is_wrong() -> None:
+def test_an_answer_for_another_image_or_one_that_cannot_be_read_is_wrong() -> None:
     def swaps_two(_number: int, body: bytes) -> tuple[int, bytes]:
         return 200, named({0: 1, 1: 0, 2: 2}[int(body)])
 
@@ -70,47 +49,22 @@ def test_an_answer_for_another_image_is_wrong() -> None:
 
     # Image 2, one of three, is right.
     assert (found.sent, found.wrong) == (30, 20)
+    for body in (b'{"predictions": []}', b"not JSON", b"null"):
+        assert not target(0).is_right(0, body)
 
 
-@pytest.mark.parametrize("body", [b'{"predictions": []}', b"not JSON", b"null"])
-def test_an_answer_that_cannot_be_read_is_wrong(body: bytes) -> None:
-    with serving(lambda _number, _body: (200, body)) as port:
-        found = closed_run(target(port), connections=1, duration_s=60, most_requests=5)
+def test_failures_are_counted_by_reason_and_are_not_timed() -> None:
+    def fails_twice(number: int, body: bytes) -> tuple[int, bytes]:
+        return {4: (429, b"{}"), 5: (0, b"")}.get(number) or right(number, body)
 
-    assert found.wrong == len(found.latencies_ms) == 5
-
-
-def test_failures_are_counted_by_status_and_are_not_timed() -> None:
-    def refuses_every_third(number: int, body: bytes) -> tuple[int, bytes]:
-        return (429, b"{}") if number % 3 == 2 else right(number, body)
-
-    with serving(refuses_every_third) as port:
-        found = open_run(target(port), rate_per_s=300, duration_s=0.5, seed=2)
-
-    assert found.failed == {"429": found.sent // 3}
-    assert len(found.latencies_ms) == found.sent - found.sent // 3
-
-
-def test_a_closed_connection_is_a_lost_request_and_the_next_goes_on() -> None:
-    def drops_one(number: int, body: bytes) -> tuple[int, bytes]:
-        return (0, b"") if number == 4 else right(number, body)
-
-    with serving(drops_one) as port:
+    with serving(fails_twice) as port:
         found = closed_run(target(port), connections=2, duration_s=60, most_requests=30)
+    nobody = open_run(target(port), rate_per_s=50, duration_s=0.2, seed=1)
 
-    assert found.failed == {"lost": 1}
-    assert (found.sent, found.wrong) == (30, 0)
-
-
-def test_with_nobody_listening_every_request_fails() -> None:
-    with serving(right) as port:
-        pass
-
-    found = open_run(target(port), rate_per_s=50, duration_s=0.2, seed=1)
-
-    assert found.failed == {"lost": found.sent}
-    assert found.latencies_ms == ()
-    assert not found.within(1e9)
+    assert found.failed == {"429": 1, "lost": 1}
+    assert (found.sent, len(found.latencies_ms), found.wrong) == (30, 28, 0)
+    assert nobody.failed == {"lost": nobody.sent}
+    assert not nobody.within(1e9)
 
 
 def test_an_answer_after_the_longest_wait_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,27 +89,21 @@ def test_closed_load_pauses_after_a_refusal(monkeypatch: pytest.MonkeyPatch) -> 
     assert found.failed == {"429": 3}
 
 
-def test_a_probe_that_cannot_be_within_the_budget_ends_early() -> None:
+def test_a_probe_that_is_late_or_failed_ends_early() -> None:
     # No answer takes 0 ms. Of about 500 arrivals 1 % may be late; one more ends the run.
     with serving(right) as port:
         late = open_run(target(port), rate_per_s=50, duration_s=10, seed=1, give_up_above_ms=0)
         timely = open_run(target(port), rate_per_s=50, duration_s=0.2, seed=1, give_up_above_ms=6e4)
-
-    assert late.given_up
-    assert late.sent < 100
-    assert not timely.given_up
-
-
-def test_one_failure_ends_a_probe_but_no_other_run() -> None:
     with serving(lambda _number, _body: (429, b"{}")) as port:
-        probe = open_run(target(port), rate_per_s=50, duration_s=10, seed=1, give_up_above_ms=6e4)
+        failed = open_run(target(port), rate_per_s=50, duration_s=10, seed=1, give_up_above_ms=6e4)
         plain = open_run(target(port), rate_per_s=50, duration_s=0.5, seed=1)
 
-    assert probe.given_up
+    assert late.given_up and failed.given_up and not timely.given_up
+    assert late.sent < 100
     assert plain.failures == len(poisson_arrivals(50, 0.5, 3, 1))
 
 
-def test_arrivals_are_those_of_a_poisson_process() -> None:
+def test_arrivals_are_those_of_a_poisson_process_and_of_the_seed() -> None:
     arrivals = poisson_arrivals(200, 100, images=4, seed=1)
     times = [time_s for time_s, _ in arrivals]
 
@@ -167,19 +115,14 @@ def test_arrivals_are_those_of_a_poisson_process() -> None:
     gaps = [after - before for before, after in itertools.pairwise(times)]
     assert sum(gap > 1 / 200 for gap in gaps) / len(gaps) == pytest.approx(0.3679, abs=0.014)
     assert {image for _, image in arrivals} == {0, 1, 2, 3}
+    assert arrivals == poisson_arrivals(200, 100, images=4, seed=1)
+    assert arrivals != poisson_arrivals(200, 100, images=4, seed=2)
 
 
-def test_the_seed_decides_the_arrivals() -> None:
-    assert poisson_arrivals(50, 10, 7, seed=3) == poisson_arrivals(50, 10, 7, seed=3)
-    assert poisson_arrivals(50, 10, 7, seed=3) != poisson_arrivals(50, 10, 7, seed=4)
-
-
-# Of 1, 2, …, 200: 198 of them, 99 %, do not exceed 198; half do not exceed 100.
-@pytest.mark.parametrize(("percent", "expected"), [(99, 198), (50, 100), (100, 200), (0.1, 1)])
-def test_a_percentile_is_a_sample_that_so_many_do_not_exceed(
-    percent: float, expected: float
-) -> None:
-    assert nearest_rank(range(1, 201), percent) == expected
+def test_a_percentile_is_a_sample_that_so_many_do_not_exceed() -> None:
+    # Of 1, 2, …, 200: 198 of them, 99 %, do not exceed 198; half do not exceed 100.
+    for percent, expected in {99: 198, 50: 100, 100: 200, 0.1: 1}.items():
+        assert nearest_rank(range(1, 201), percent) == expected
 
 
 # 100 requests: the 99th of the sorted latencies is the p99, so one may be late.
@@ -227,18 +170,12 @@ def test_a_search_of_a_slow_server_says_how_few_requests_decided() -> None:
         return run(given_up=True)
 
     found = search_highest_rate(fails, saturated_per_s=10, budget_ms=50, probes=1, probe_s=5)
+    silent = search_highest_rate(fails, saturated_per_s=0, budget_ms=50, probes=4, probe_s=5)
 
-    # sqrt(1 · 10) = 3.16/s for at most 3 × 5 s: 47 arrivals.
+    # sqrt(1 · 10) = 3.16/s for at most 3 × 5 s: 47 arrivals. Who answers nothing is not searched.
     assert durations == [15]
     assert (found.passed_per_s, found.failed_per_s, found.arrivals) == (0, 3.16, 47)
-
-
-def test_a_server_that_answers_nothing_is_not_searched() -> None:
-    found = search_highest_rate(
-        lambda *_: pytest.fail("offered"), saturated_per_s=0, budget_ms=50, probes=4, probe_s=5
-    )
-
-    assert (found.passed_per_s, found.failed_per_s) == (0, None)
+    assert (silent.passed_per_s, silent.failed_per_s) == (0, None)
 
 
 PLAIN = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
@@ -258,18 +195,15 @@ def answer_in(data: bytes) -> tuple[int, bytes]:
     return asyncio.run(read())
 
 
-@pytest.mark.parametrize(("data", "status"), [(PLAIN, 200), (CHUNKED, 503)])
-def test_an_answer_is_read_with_a_length_and_in_chunks(data: bytes, status: int) -> None:
-    assert answer_in(data) == (status, b"hello")
+def test_an_answer_is_read_with_a_length_and_in_chunks() -> None:
+    assert answer_in(PLAIN) == (200, b"hello")
+    assert answer_in(CHUNKED) == (503, b"hello")
 
 
-@pytest.mark.parametrize("data", [PLAIN[:-1], CHUNKED[:-2], PLAIN[:20]])
-def test_an_answer_that_ends_early_is_none(data: bytes) -> None:
-    with pytest.raises(EOFError):
-        answer_in(data)
-
-
-@pytest.mark.parametrize("data", [b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"])
-def test_an_answer_without_a_readable_head_is_none(data: bytes) -> None:
-    with pytest.raises(ValueError, match=r"expected HTTP/1\.1|neither Content-Length"):
-        answer_in(data)
+def test_an_answer_that_ends_early_or_has_no_readable_head_is_none() -> None:
+    for data in (PLAIN[:-1], CHUNKED[:-2], PLAIN[:20]):
+        with pytest.raises(EOFError):
+            answer_in(data)
+    for data in (b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"):
+        with pytest.raises(ValueError, match=r"expected HTTP/1\.1|neither Content-Length"):
+            answer_in(data)

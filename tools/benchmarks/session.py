@@ -11,11 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
 
+from importer.source_commit import source_commit
 from tools.load import HighestRate, Run, nearest_rank
-from tools.serving import ROOT, commit_of
+from tools.serving import ROOT
 
 RESULTS = ROOT / "tools" / "benchmarks" / "results"
 CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
@@ -208,7 +209,7 @@ def begin_session(name: str, versions: dict[str, str]) -> Session:
     return Session(
         name=name,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
-        commit=commit_of(ROOT) or "unknown",
+        commit=source_commit(ROOT, digits=10) or "unknown",
         machine=this_machine(),
         load_average=round(os.getloadavg()[0], 2),
         versions=versions,

@@ -28,7 +28,8 @@ def main(arguments: list[str]) -> str:
         return f"verified: {manifest.name}:{manifest.version}, {len(manifest.files)} files"
     if options.command == "verify-rebuild":
         return verify_rebuild(CHECKOUT, options.bentofile)
-    manifest, path = build_bento(CHECKOUT, options.bentofile)
+    start = options.command == "build" and not options.skip_start
+    manifest, path = build_bento(CHECKOUT, options.bentofile, start=start)
     if options.command == "image":
         base = [f"build-arg=BASE={options.base}"] if options.base else []
         return build_image(manifest, *base, *options.opt)
@@ -39,12 +40,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.release", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in {
-        "build": "build the bento; its version is the digest of its content",
+        "build": "build the bento and start it once in an environment made of its own lock",
         "verify-rebuild": "build the bento twice in different surroundings and compare every byte",
         "image": "build the bento and its container image",
     }.items():
         command = commands.add_parser(name, help=text)
         command.add_argument("-f", "--bentofile", default=BENTOFILE)
+        if name == "build":
+            text = "do not start the bento: no packages are installed"
+            command.add_argument("--skip-start", action="store_true", help=text)
         if name == "image":
             command.add_argument("--base", help="Python image to start from, with its digest")
             text = "further option of the image builder, without dashes; may be repeated"

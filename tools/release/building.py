@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from image_classifier.artifact.format import SERVING_REQUIREMENTS_NAME
+from image_classifier.artifact.store import LOCK_NAME, read_lock
 from tools.release import ReleaseError
 from tools.release.content import read_description
 from tools.release.manifest import BentoManifest, verify_bento
-from tools.release.sealing import seal, source_commit
+from tools.release.sealing import commit_of_packed, seal
+from tools.release.starting import start_once
 
 BENTOFILE = "bentofile.yaml"
 
@@ -21,24 +24,35 @@ def bentoml_home() -> Path:
     return Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml")
 
 
-def build_bento(checkout: Path, bentofile: str = BENTOFILE) -> tuple[BentoManifest, Path]:
+def build_bento(
+    checkout: Path, bentofile: str = BENTOFILE, *, start: bool = False
+) -> tuple[BentoManifest, Path]:
     """Build the bento of a checkout and move it into the store when it is complete.
 
     Args:
         checkout: Directory with service.py and model.lock.
         bentofile: Path of the bentofile, relative to `checkout`.
+        start: Whether to start the bento once, see `start_once`.
 
     Returns:
         The manifest, and the directory of the bento.
 
     A plain `bentoml build` does the work in a staging store that links to the real models, so
-    that its content and ours cannot differ.
+    that its content and ours cannot differ. A lock that came with the model
+    (--serving-requirements) takes the place of the project's.
     """
     home = bentoml_home()
     with _staging_home(home) as staging:
         _bentoml_build(checkout, staging, bentofile)
         (root,) = (staging / "bentos").glob("*/staged")
-        manifest = seal(root, source_commit(checkout, root))
+        own_lock = home / "models" / _model(root) / SERVING_REQUIREMENTS_NAME
+        if own_lock.is_file():
+            name = read_description(root)["python"]["requirements_txt"]
+            for path in (root / "src" / name, root / "env" / "python" / "requirements.txt"):
+                shutil.copyfile(own_lock, path)
+        manifest = seal(root, commit_of_packed(checkout, root))
+        if start:
+            start_once(root, staging)
         final = home / "bentos" / manifest.name / manifest.version
         if final.exists():
             return verify_bento(final), final
@@ -46,6 +60,10 @@ def build_bento(checkout: Path, bentofile: str = BENTOFILE) -> tuple[BentoManife
         root.rename(final)
     (final.parent / "latest").write_text(manifest.version)
     return manifest, final
+
+
+def _model(bento: Path) -> str:
+    return read_lock(bento / "src" / LOCK_NAME).tag.replace(":", "/")
 
 
 @contextmanager

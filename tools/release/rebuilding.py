@@ -66,7 +66,16 @@ def _build(checkout: Path, bentofile: str, temporary: Path, surroundings: Surrou
     model = Path("models") / read_lock(copy / LOCK_NAME).tag.replace(":", "/")
     shutil.copytree(bentoml_home() / model, home / "bentoml" / model)
     clock = ["faketime", "-f", f"@{surroundings.clock}"] if shutil.which("faketime") else []
-    build = [*clock, sys.executable, "-m", "tools.release", "build", "-f", bentofile]
+    build = [
+        *clock,
+        sys.executable,
+        "-m",
+        "tools.release",
+        "build",
+        "--skip-start",
+        "-f",
+        bentofile,
+    ]
     done = subprocess.run(  # noqa: S603
         ["sh", "-c", f'umask {surroundings.umask} && exec "$@"', "sh", *build],  # noqa: S607
         cwd=copy,

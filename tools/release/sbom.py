@@ -1,66 +1,14 @@
 """The packages and the model of a bento as a CycloneDX 1.6 document."""
 
 import json
-import re
 import uuid
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
-
 from image_classifier.artifact.store import ModelLock
-from tools.release import ReleaseError
+from importer.serving_requirements import Pinned
 
 NAMESPACE = uuid.UUID("5b1f1d5e-6a52-5f0c-9d0b-2f6f8e0f6c11")
 """Namespace of the serial numbers, which are uuid5 of it and the bento's digest."""
-_HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pinned:
-    """One package of a requirement lock.
-
-    Attributes:
-        marker: Environment marker (PEP 508); empty means every environment.
-        sha256: Sorted digests of the files that may be installed.
-    """
-
-    name: str
-    version: str
-    marker: str
-    sha256: tuple[str, ...]
-
-
-def read_requirements(path: Path) -> tuple[Pinned, ...]:
-    """Read a requirement lock.
-
-    Raises:
-        ReleaseError: The file is missing, or a line is not pinned or has no hash.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ReleaseError(f"{path}: {error.strerror}; run `make lock`") from error
-    lines = text.replace("\\\n", " ").splitlines()
-    return tuple(
-        _pinned(line, path) for line in lines if line.strip() and not line.lstrip().startswith("#")
-    )
-
-
-def _pinned(line: str, path: Path) -> Pinned:
-    requirement = Requirement(line.partition("--hash")[0])
-    specifiers = list(requirement.specifier)
-    hashes = tuple(sorted(_HASH.findall(line)))
-    if len(specifiers) != 1 or specifiers[0].operator != "==" or not hashes:
-        raise ReleaseError(f"{path}: {requirement} is not pinned with a hash; run `make lock`")
-    return Pinned(
-        name=canonicalize_name(requirement.name),
-        version=specifiers[0].version,
-        marker=str(requirement.marker or ""),
-        sha256=hashes,
-    )
 
 
 def sbom_bytes(tag: str, digest: str, model: ModelLock, requirements: tuple[Pinned, ...]) -> bytes:

@@ -1,11 +1,12 @@
 """The last step of a build: content version, fixed times and modes, manifest, SBOM."""
 
 import os
-import subprocess
 from pathlib import Path
 
 from image_classifier.artifact.format import file_names, sha256_tree
 from image_classifier.artifact.store import LOCK_NAME, read_lock
+from importer.serving_requirements import read_requirements
+from importer.source_commit import source_commit
 from tools.release.content import (
     BENTO_YAML,
     FIXED_EPOCH_S,
@@ -18,10 +19,10 @@ from tools.release.content import (
     read_description,
 )
 from tools.release.manifest import VERSION_DIGITS, BentoManifest
-from tools.release.sbom import read_requirements, sbom_bytes
+from tools.release.sbom import sbom_bytes
 
 
-def seal(root: Path, source_commit: str | None) -> BentoManifest:
+def seal(root: Path, commit: str | None) -> BentoManifest:
     """Give the bento below `root` its version, manifest and SBOM, and fix its times and modes.
 
     Raises:
@@ -43,7 +44,7 @@ def seal(root: Path, source_commit: str | None) -> BentoManifest:
         version=version,
         digest=digest,
         model=lock,
-        source_commit=source_commit,
+        source_commit=commit,
         files=sha256_tree(root, [*content_names(root), SBOM_NAME]),
     )
     (root / MANIFEST_NAME).write_bytes(manifest.to_json())
@@ -61,26 +62,9 @@ def _fix_times_and_modes(root: Path) -> None:
         os.utime(path, (FIXED_EPOCH_S, FIXED_EPOCH_S))
 
 
-def source_commit(checkout: Path, bento: Path) -> str | None:
+def commit_of_packed(checkout: Path, bento: Path) -> str | None:
     """Return the commit of the files packed from `checkout`; see `BentoManifest`."""
-    head = _git(checkout, "rev-parse", "HEAD")
-    if head is None:
-        return None
     # model.lock is no source: each checkout has its own, and git ignores or lacks it.
     packed = file_names(bento / "src") - {LOCK_NAME}
     sources = sorted(name for name in packed if (checkout / name).is_file())
-    changed = _git(checkout, "status", "--porcelain", "--untracked-files=all", "--", *sources)
-    return f"{head}-dirty" if changed else head
-
-
-def _git(checkout: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(  # noqa: S603
-            ["git", "-C", str(checkout), *arguments],  # noqa: S607
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
+    return source_commit(checkout, *sources)

@@ -4,6 +4,7 @@ import functools
 from pathlib import Path
 
 from image_classifier.artifact.evidence import EngineGraph, EngineKind
+from image_classifier.artifact.format import Precision
 from image_classifier.inference.engine import EngineUnavailable, LoadEngine
 
 
@@ -45,6 +46,19 @@ def open_graph(graph: EngineGraph, root: Path, input_shape: tuple[int, ...]) -> 
             f"engine {graph.name}: {error.name} is not installed; install the requirements of "
             "this engine, or set CLASSIFIER_ENGINE to another"
         ) from error
+
+
+def effective_precision(graph: EngineGraph) -> Precision:
+    """Return the precision that this machine computes a graph in.
+
+    On a processor without bf16, OpenVINO 2026.4.1 takes the hint and runs fp32.
+    """
+    if (graph.kind, graph.precision) != ("openvino", "bf16"):
+        return graph.precision
+    from image_classifier.inference.engines.openvino import shared_core
+
+    capabilities = shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "bf16" if "BF16" in capabilities else "fp32"
 
 
 def accelerator_of(kind: EngineKind) -> str | None:

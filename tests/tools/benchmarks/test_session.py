@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.tools.benchmarks.samples import case_result, session, visit
-from tests.tools.test_load import run
+from tests.tools.runs import run
 from tools.benchmarks.session import (
     BenchmarkError,
     packed,

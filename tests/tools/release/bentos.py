@@ -1,16 +1,9 @@
-"""Bentos for tests: a small one written by hand, and a checkout that real ones are built from."""
+"""A small bento, written by hand."""
 
-import hashlib
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import yaml
-
-from tests.imports import PATIENCE_S, ROOT
 
 MODEL_DIGEST = "ab" * 32
 MODEL_TAG = f"digits:{MODEL_DIGEST[:16]}"
@@ -50,31 +43,3 @@ def write_bento(root: Path, **changes: object) -> Path:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
     return root
-
-
-def copy_checkout(root: Path, model: Path) -> Path:
-    """Copy this checkout and an artifact; the copy's BENTOML_HOME is `home` beside it."""
-    unwanted = shutil.ignore_patterns(".*", "__pycache__", "build", "tests")
-    shutil.copytree(ROOT, root / "checkout", ignore=unwanted)
-    shutil.copytree(model, root / "home" / "models" / model.parent.name / model.name)
-    lock = {"tag": f"{model.parent.name}:{model.name}"} | {
-        f"{name}_sha256": hashlib.sha256((model / f"{name}.json").read_bytes()).hexdigest()
-        for name in ("manifest", "evidence")
-    }
-    (root / "checkout" / "model.lock").write_text(json.dumps(lock))
-    return root / "checkout"
-
-
-def run(checkout: Path, *words: str, umask: int = 0o022, **variables: str) -> str:
-    """Run `python -m` in a copied checkout and return what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", *words],
-        cwd=checkout,
-        env={**os.environ, "BENTOML_HOME": str(checkout.with_name("home")), **variables},
-        capture_output=True,
-        text=True,
-        timeout=3 * PATIENCE_S,
-        umask=umask,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()

@@ -5,13 +5,14 @@ import os
 import resource
 import socket
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from tests.imports import PATIENCE_S
+from tests.ports import free_port
+from tests.service.server import wait_until
 
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 PIP_CONFIGS = (Path("/etc/pip.conf"), Path.home() / ".config/pip/pip.conf")
@@ -97,13 +98,6 @@ def debian_python(folder: Path, name: str, variant: str, packages: str) -> str:
     return f"localhost/{name}:3.11"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 class Container:
     """A context manager: runs an image until it is ready, removes the container at the end."""
 
@@ -118,13 +112,17 @@ class Container:
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=PATIENCE_S)
 
     def __enter__(self) -> "Container":
-        deadline = time.monotonic() + PATIENCE_S
-        while not is_ready(self.client):
-            if time.monotonic() > deadline or not inspect(self.name)["State"]["Running"]:
-                done = subprocess.run(["podman", "logs", self.name], capture_output=True, text=True)
-                self.__exit__()
-                raise RuntimeError(f"not ready: {done.stdout}{done.stderr}")
-            time.sleep(0.1)
+        def ready() -> bool:
+            if not inspect(self.name)["State"]["Running"]:
+                logs = subprocess.run(["podman", "logs", self.name], capture_output=True, text=True)
+                raise RuntimeError(f"not ready: {logs.stdout}{logs.stderr}")
+            return is_ready(self.client)
+
+        try:
+            wait_until(ready, PATIENCE_S, "readiness")
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,46 +1,40 @@
 """Real builds: `make bento`, plain `bentoml build`, the GPU's bentofile, two builds far apart."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from tests.tools.release.bentos import copy_checkout, run
+from tests.service.places import NewPlace, Place
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.all, pytest.mark.xdist_group("builds")]
+RELEASE = ("-m", "tools.release")
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory, digits_folder: Path) -> Path:
-    return copy_checkout(tmp_path_factory.mktemp("release"), digits_folder)
+def place(new_place: NewPlace) -> Place:
+    return new_place()
 
 
-def test_a_plain_build_has_the_content_that_gives_the_sealed_one_its_version(
-    checkout: Path,
+def test_plain_and_sealed_builds_have_one_content_whatever_the_building_shell(
+    place: Place,
 ) -> None:
-    tag, digest, path = run(checkout, "tools.release", "build").splitlines()
-    run(checkout, "bentoml", "build", "--version", "plain", umask=0o077)
+    tag, digest, path = place.run(*RELEASE, "build", "--skip-start").splitlines()
+    place.run("-m", "bentoml", "build", "--version", "plain", umask=0o077)
+    with_settings = place.run(*RELEASE, "build", "--skip-start", topology="runner", workers=3)
 
-    plain = run(checkout, "tools.release", "digest", "image_classifier:plain")
+    plain = place.run(*RELEASE, "digest", "image_classifier:plain")
 
     assert digest == f"digest sha256:{plain}"
     assert tag == f"image_classifier:{plain[:16]}"
     assert Path(path).name == plain[:16]
-    assert run(checkout, "tools.release", "verify-bento", tag).startswith(f"verified: {tag}, ")
-    assert not list(checkout.with_name("home").glob(".image-classifier-*"))
+    assert with_settings.splitlines() == [tag, digest, path]
+    assert place.run(*RELEASE, "verify-bento", tag).startswith(f"verified: {tag}, ")
+    assert not list(place.home.glob(".image-classifier-*"))
 
 
-def test_settings_of_the_building_shell_do_not_change_the_bento(checkout: Path) -> None:
-    plain = run(checkout, "tools.release", "build")
-
-    with_settings = run(
-        checkout, "tools.release", "build", CLASSIFIER_TOPOLOGY="runner", CLASSIFIER_WORKERS="3"
-    )
-
-    assert with_settings == plain
-
-
-def test_the_bento_for_gpus_is_built_from_the_bentofile_in_deploy(checkout: Path) -> None:
-    built = run(checkout, "tools.release", "build", "-f", "deploy/bentofile.gpu.yaml")
+def test_the_bento_for_gpus_is_built_from_the_bentofile_in_deploy(place: Place) -> None:
+    built = place.run(*RELEASE, "build", "--skip-start", "-f", "deploy/bentofile.gpu.yaml")
 
     tag, _, path = built.splitlines()
     assert tag.startswith("image_classifier_gpu:")
@@ -50,8 +44,24 @@ def test_the_bento_for_gpus_is_built_from_the_bentofile_in_deploy(checkout: Path
     assert "ENV CLASSIFIER_TOPOLOGY=runner" in dockerfile
 
 
-def test_two_builds_in_different_surroundings_are_the_same_bytes(checkout: Path) -> None:
-    report = run(checkout, "tools.release", "verify-rebuild")
+def test_two_builds_in_different_surroundings_are_the_same_bytes(place: Place) -> None:
+    report = place.run(*RELEASE, "verify-rebuild")
 
     assert report.startswith("identical: ")
     assert "umask, locale, " in report
+
+
+def test_a_bento_is_built_when_it_starts_with_its_own_lock_and_not_when_a_package_is_missing(
+    new_place: NewPlace,
+) -> None:
+    place = new_place()
+    lock = place.directory / "deploy" / "requirements" / "serve-cpu.txt"
+    complete = lock.read_text()
+    lock.write_text(re.sub(r"^pillow==.*(\n    --hash.*)*\n", "", complete, flags=re.MULTILINE))
+
+    with pytest.raises(AssertionError, match="the finished bento: ended with"):
+        place.run(*RELEASE, "build")
+    assert not list(place.home.glob("bentos/*/*"))
+    lock.write_text(complete)
+
+    assert place.run(*RELEASE, "build").startswith("image_classifier:")

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,14 +14,15 @@ import httpx
 import pytest
 import yaml
 
-from tests.deploy.test_kubernetes import KUBERNETES, of_kind, pod_of, rendered
+from tests.deploy.manifests import KUBERNETES, of_kind, pod_of, rendered
 from tests.imports import PATIENCE_S, SAMPLES
+from tests.ports import free_port
+from tests.service.places import NewPlace, Place
+from tests.service.server import Server, read_to_end, wait_until
 from tests.signing import make_key
-from tests.tools.release.bentos import copy_checkout, run
 from tests.tools.release.podman import (
     Container,
     debian_python,
-    free_port,
     inspect,
     is_ready,
     podman,
@@ -31,7 +31,8 @@ from tests.tools.release.podman import (
 
 BASE = os.environ.get("CLASSIFIER_TEST_IMAGE_BASE")
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.all,
+    pytest.mark.xdist_group("image"),
     pytest.mark.skipif(not BASE, reason="builds an image: make image-test"),
     pytest.mark.skipif(
         os.geteuid() != 0 or not shutil.which("podman") or not shutil.which("runc"),
@@ -46,14 +47,14 @@ UPLOAD = b"POST /classify HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n%s
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory, digits_folder: Path) -> Path:
-    return copy_checkout(tmp_path_factory.mktemp("image"), digits_folder)
+def place(new_place: NewPlace) -> Place:
+    return new_place()
 
 
 @pytest.fixture(scope="module")
-def contents(checkout: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def contents(place: Place) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """The name of the image, and what each of two builds without a cache made."""
-    folder = checkout.with_name("podman")
+    folder = place.home / "podman"
     folder.mkdir()
     write_configuration(folder)
     variables = {
@@ -71,10 +72,12 @@ def contents(checkout: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
             tools = "python3,python3-venv,python3-pip,ca-certificates"
             build_base = debian_python(folder, "python-build", "minbase", tools)
         options = ("--opt", f"build-arg=BUILD_BASE={build_base}", "--opt", "no-cache")
-        build = ("tools.release", "image", "--base", base, *options)
+        build = ("-m", "tools.release", "image", "--base", base, *options)
         found = []
         for _ in range(2):
-            name = run(checkout, *build, CONTAINERS_CONF=str(folder / "build.conf"))
+            with patch.context() as building:
+                building.setenv("CONTAINERS_CONF", str(folder / "build.conf"))
+                name = place.run(*build)
             image = inspect(name, kind="image")
             # Not the id: podman 4.3 writes random names of intermediate images into the history.
             found.append({part: image[part] for part in ("RootFS", "Config", "Healthcheck")})
@@ -112,9 +115,9 @@ def test_the_image_is_small_and_its_code_is_above_its_weights(image: str) -> Non
     assert sum(size for _, size in layers) - layers[model][1] < 450e6
 
 
-def test_the_image_names_its_model_bento_and_commit(image: str, checkout: Path) -> None:
+def test_the_image_names_its_model_bento_and_commit(image: str, place: Place) -> None:
     labels = inspect(image, kind="image")["Labels"]
-    lock = json.loads((checkout / "model.lock").read_bytes())
+    lock = json.loads(place.lock.read_bytes())
 
     assert labels["image-classifier.model.digest"] == f"sha256:{lock['manifest_sha256']}"
     assert labels["image-classifier.bento.digest"].startswith("sha256:")
@@ -157,34 +160,16 @@ def test_there_is_nothing_to_build_or_fetch_with(container: Container) -> None:
 
 
 def test_the_answers_are_those_of_the_checkout_to_the_bit(
-    container: Container, checkout: Path
+    container: Container, place: Place
 ) -> None:
-    port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(port)],
-        cwd=checkout,
-        env={**os.environ, "BENTOML_HOME": str(checkout.with_name("home"))},
-    )
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S) as client:
-            wait_for_readiness(client)
-            for path in sorted(SAMPLES.iterdir()):
-                expected, answer = (
-                    one.post("/classify?top_k=10", content=path.read_bytes()).json()
-                    for one in (client, container.client)
-                )
-                assert answer["predictions"] == expected["predictions"], path.name
-                assert answer["model"] == expected["model"]
-    finally:
-        process.terminate()
-        process.wait(PATIENCE_S)
-
-
-def wait_for_readiness(client: httpx.Client) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not is_ready(client):
-        assert time.monotonic() < deadline, "not ready"
-        time.sleep(0.1)
+    with Server(place) as server:
+        for path in sorted(SAMPLES.iterdir()):
+            expected, answer = (
+                client.post("/classify?top_k=10", content=path.read_bytes()).json()
+                for client in (server.client, container.client)
+            )
+            assert answer["predictions"] == expected["predictions"], path.name
+            assert answer["model"] == expected["model"]
 
 
 @pytest.mark.parametrize(
@@ -223,10 +208,6 @@ def test_sigterm_lets_accepted_requests_finish(image: str) -> None:
         assert read_to_end(held).startswith(b"HTTP/1.1 200 OK")
         stopping.join()
         assert inspect(running.name)["State"]["ExitCode"] == 0
-
-
-def read_to_end(connection: Any) -> bytes:
-    return b"".join(iter(lambda: connection.recv(65_536), b""))
 
 
 def test_a_container_exits_when_its_worker_is_killed(image: str) -> None:
@@ -275,7 +256,7 @@ def test_the_deployment_of_the_manifests_runs_with_its_rights_and_limits(
     podman("play", "kube", str(path))
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S) as client:
-            wait_for_readiness(client)
+            wait_until(lambda: is_ready(client), PATIENCE_S, "readiness")
             answer = client.post("/classify", content=SAMPLE).json()
         played = inspect("image-classifier-pod-0-classifier")
     finally:

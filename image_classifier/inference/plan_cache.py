@@ -1,0 +1,44 @@
+"""Keeps plans that were measured on this machine, for the next start."""
+
+import contextlib
+import logging
+import os
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from image_classifier.artifact.format import sha256_bytes
+from image_classifier.artifact.record import Machine, Plan
+
+logger = logging.getLogger("classifier")
+
+
+def cache_file(identity_sha256: str, machine: Machine, engine: str, budget_ms: float) -> Path:
+    """Return where the plan of an engine is kept: its name is a digest of what it depends on.
+
+    The folder is `image-classifier/plans` in $XDG_CACHE_HOME, or in ~/.cache.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    key = f"{identity_sha256} {machine.model_dump_json()} {engine} {budget_ms:g}"
+    return Path(home) / "image-classifier" / "plans" / f"{sha256_bytes(key.encode())}.json"
+
+
+def read_plan(path: Path) -> Plan | None:
+    """Return the plan kept in a file, or None where there is none that can be read."""
+    try:
+        return Plan.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def keep_plan(path: Path, plan: Plan) -> None:
+    """Replace the file in one step; where that is not allowed the next start measures again."""
+    temporary = path.with_suffix(f".{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(plan.model_dump_json())
+        temporary.replace(path)
+    except OSError as error:
+        logger.info("the measured plan is not kept: %s", error)
+        with contextlib.suppress(OSError):
+            temporary.unlink()

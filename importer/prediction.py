@@ -1,0 +1,119 @@
+"""Predictions for image files, made by the pipeline that serves, without a server."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from image_classifier.artifact.artifact import Artifact
+from image_classifier.inference.classifier import Classifier
+from image_classifier.inference.executor import Executor
+from image_classifier.inference.machine import usable_cores
+from image_classifier.inference.predictions import DamagedLogits, Prediction, Score
+from image_classifier.inference.runner import LocalRunner
+from preprocessing import DecodeLimits
+from preprocessing.decode import container_of
+from preprocessing.errors import ClientError, PreprocessingBug
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
+NO_LIMIT_MS = 1e12
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileAnswer:
+    """What became of one file.
+
+    Attributes:
+        file: Its path, as it was given or found.
+        predictions: Most probable first; empty where there is an error.
+        code: Of the error, as clients get it; "unreadable" where the file cannot be read; empty
+            where there is none.
+        message: What is wrong with the file.
+    """
+
+    file: str
+    predictions: tuple[Prediction | Score, ...] = ()
+    code: str = ""
+    message: str = ""
+
+
+def image_files(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Return the files to classify, and those in folders that are no images.
+
+    A file that is named counts in any case. Of folders and their sub-folders, sorted, those that
+    begin like an image or are called like one; hidden files are left out.
+    """
+    files: list[Path] = []
+    others: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        for file in sorted(path.rglob("*")):
+            hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
+            if file.is_file() and not hidden:
+                (files if _may_be_image(file) else others).append(file)
+    return files, others
+
+
+def _may_be_image(file: Path) -> bool:
+    if file.suffix.lower() in IMAGE_SUFFIXES:
+        return True
+    try:
+        with file.open("rb") as opened:
+            return container_of(opened.read(12)) is not None
+    except OSError:
+        return True  # becomes a row with the reason
+
+
+async def classify_files(
+    artifact: Artifact, executor: Executor, files: Sequence[Path], top_k: int
+) -> AsyncIterator[FileAnswer]:
+    """Yield the answer to each file, in their order.
+
+    Args:
+        executor: Of the artifact, loaded and checked.
+        top_k: Predictions an image; all classes where there are fewer.
+    """
+    runner = LocalRunner(executor)
+    limits = DecodeLimits()
+    cores = usable_cores()
+    at_a_time = 2 * (runner.concurrency * runner.max_batch_size + cores)
+    classifier = Classifier(
+        artifact,
+        runner,
+        limits=limits,
+        cores=cores,
+        workers=1,
+        max_in_flight=at_a_time,
+        max_wait_ms=NO_LIMIT_MS,
+        overload_wait_ms=NO_LIMIT_MS,
+        timeout_ms=NO_LIMIT_MS,
+        default_top_k=top_k,
+    )
+
+    async def classified(path: Path) -> FileAnswer:
+        try:
+            data = await asyncio.to_thread(_read, path, limits.max_bytes + 1)
+            answer = await classifier.classify(data, None)
+        except OSError as error:
+            return FileAnswer(file=str(path), code="unreadable", message=error.strerror or "")
+        except ClientError as error:
+            return FileAnswer(file=str(path), code=error.code, message=str(error))
+        except (PreprocessingBug, DamagedLogits) as error:
+            return FileAnswer(file=str(path), code="internal_error", message=str(error))
+        return FileAnswer(file=str(path), predictions=answer.predictions)
+
+    waiting: deque[asyncio.Task[FileAnswer]] = deque()
+    for path in files:
+        if len(waiting) == at_a_time:
+            yield await waiting.popleft()
+        waiting.append(asyncio.create_task(classified(path)))
+    while waiting:
+        yield await waiting.popleft()
+
+
+def _read(path: Path, max_bytes: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(max_bytes)

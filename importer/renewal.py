@@ -1,0 +1,133 @@
+"""The options that import an artifact again, from nothing but its own files."""
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from image_classifier.artifact.artifact import Artifact
+from image_classifier.artifact.format import LABELS_NAME, WEIGHTS_NAME
+from image_classifier.inference.engine import Logits
+from image_classifier.inference.predictions import answered_classes
+from image_classifier.inference.startup import gates_of
+from importer.errors import ImportRefused
+from importer.network import ARCHITECTURE_FOLDER, ORIGINAL_FOLDER
+from importer.options import PRECISIONS, ImportOptions, mistakes_of
+
+
+def renewed_options(
+    artifact: Artifact, folder: Path, changes: Mapping[str, object]
+) -> ImportOptions:
+    """Return the options of an import that makes the same artifact again.
+
+    Args:
+        artifact: The one to renew, all its files verified.
+        folder: An empty directory for files that an import reads and the artifact has in another
+            form: golden images under their own names, a table of classes, a spec, a reference.
+        changes: Options of an import that the operator gave; they win.
+
+    Raises:
+        ImportRefused: The artifact and the changes do not fit together.
+    """
+    manifest = artifact.manifest
+    values: dict[str, object] = {
+        "name": manifest.name,
+        **_network(artifact),
+        "preprocessing": _preprocessing(artifact, folder),
+        "labels": artifact.path_of(LABELS_NAME),
+        "activation": manifest.outputs.activation,
+        "threshold": manifest.outputs.threshold,
+        **_golden(artifact, folder / "golden"),
+        "golden_count": max(2, len(manifest.golden)),
+        **_engines(artifact),
+        **changes,
+    }
+    if artifact.evidence.reference == "given":
+        values["reference"] = folder / "reference.npz"
+        names = [entry.name for entry in manifest.golden]
+        np.savez(folder / "reference.npz", files=names, logits=artifact.reference()[0])
+    try:
+        return ImportOptions.model_validate(values)
+    except ValidationError as error:
+        raise ImportRefused("; ".join(mistakes_of(error, ImportOptions))) from error
+
+
+def compared(before: Logits, renewed: Artifact) -> str:
+    """Compare the reference logits of an artifact with those of its renewal, in a sentence."""
+    after, outputs = renewed.reference()[0], renewed.manifest.outputs
+    same = int((answered_classes(before, outputs) == answered_classes(after, outputs)).sum())
+    difference = float(np.abs(before - after).max())
+    return (
+        f"the reference answers {same} of {len(before)} golden images as before; logits differ by "
+        f"at most {difference:.2g}"
+    )
+
+
+def _network(artifact: Artifact) -> dict[str, object]:
+    architecture = artifact.manifest.architecture
+    if architecture is None:
+        graphs = artifact.path_of(ORIGINAL_FOLDER).glob("network.*")
+        return {"weights": str(min(path for path in graphs if path.suffix in (".onnx", ".pt")))}
+    network = f"torchvision:{architecture.torchvision}"
+    if architecture.file is not None:
+        source = artifact.path_of(ARCHITECTURE_FOLDER) / architecture.file
+        network = f"{source}:{architecture.builder}"
+    return {
+        "network": network,
+        "network_kwargs": architecture.kwargs,
+        "weights": str(artifact.path_of(WEIGHTS_NAME)),
+    }
+
+
+def _preprocessing(artifact: Artifact, folder: Path) -> str:
+    entry = artifact.manifest.preprocessing
+    if entry.spec is None:
+        return f"{artifact.path_of(str(entry.file))}:{entry.class_name}"
+    (folder / "spec.json").write_text(json.dumps(entry.spec.model_dump(mode="json")))
+    return str(folder / "spec.json")
+
+
+def _golden(artifact: Artifact, folder: Path) -> dict[str, object]:
+    """Write the golden images by the names that the researcher gave them."""
+    folder.mkdir()
+    rows = []
+    for entry in artifact.manifest.golden:
+        path = (folder / entry.name).resolve()
+        if not path.is_relative_to(folder.resolve()) or path.exists():
+            raise ImportRefused(f"golden sample {entry.name!r}: its name leaves the folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(artifact.path_of(entry.file).read_bytes())
+        if entry.class_id is not None:
+            rows.append((entry.name, entry.class_id))
+    if not rows:
+        return {"golden": folder}
+    table = folder.with_suffix(".csv")
+    with table.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("file", "class_index"), *rows])
+    return {"golden": folder, "golden_labels": table}
+
+
+def _engines(artifact: Artifact) -> dict[str, object]:
+    """Return what was asked for of the engines, as far as evidence and record tell."""
+    values: dict[str, object] = {}
+    for entry in artifact.evidence.engines:
+        gates = gates_of(entry)
+        if entry.precision == "fp32":
+            values["gate_fp32_tolerance"] = gates.fp32_tolerance
+        else:
+            values["gate_agreement"] = gates.min_agreement
+            values["gate_accuracy_loss"] = gates.max_accuracy_loss
+    if record := artifact.record:
+        values["budget_ms"] = record.budget_ms
+        values["device"] = "cuda" if record.machine.accelerator else "cpu"
+        tried = [attempt.engine.rpartition("-") for attempt in record.attempts]
+        for name, found in (
+            ("engine", {kind for kind, _, _ in tried} & PRECISIONS.keys()),
+            ("precision", {precision for _, _, precision in tried}),
+        ):
+            if len(found) == 1:
+                values[name] = found.pop()
+    return values

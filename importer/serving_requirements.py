@@ -1,0 +1,110 @@
+"""Requirement locks: what they pin, and whether a preprocessing class finds its packages there."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from importer.errors import ImportRefused
+
+LOCKS = Path(__file__).resolve().parents[1] / "deploy" / "requirements"
+SERVING_LOCKS = {"cpu": LOCKS / "serve-cpu.txt", "cuda": LOCKS / "serve-gpu.txt"}
+"""Device → the lock of the bento that serves on it."""
+SAME_MODULE = re.compile(r"^opencv-(contrib-)?python(-headless)?$")
+"""Distributions of which each provides the module cv2."""
+_HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pinned:
+    """One package of a requirement lock.
+
+    Attributes:
+        marker: Environment marker (PEP 508); empty means every environment.
+        sha256: Sorted digests of the files that may be installed.
+    """
+
+    name: str
+    version: str
+    marker: str
+    sha256: tuple[str, ...]
+
+
+def read_requirements(path: Path) -> tuple[Pinned, ...]:
+    """Read a requirement lock.
+
+    Raises:
+        ImportRefused: The file is missing, or a line is not pinned or has no hash.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ImportRefused(f"{path}: cannot be read ({error}); run `make lock`") from error
+    lines = text.replace("\\\n", " ").splitlines()
+    return tuple(
+        _pinned(line, path) for line in lines if line.strip() and not line.lstrip().startswith("#")
+    )
+
+
+def _pinned(line: str, path: Path) -> Pinned:
+    try:
+        requirement = Requirement(line.partition("--hash")[0])
+    except InvalidRequirement as error:
+        raise ImportRefused(
+            f"{path}: {line.strip()!r} is no requirement; expected NAME==VERSION --hash=sha256:…"
+        ) from error
+    specifiers = list(requirement.specifier)
+    hashes = tuple(sorted(_HASH.findall(line)))
+    if len(specifiers) != 1 or specifiers[0].operator != "==" or not hashes:
+        raise ImportRefused(
+            f"{path}: {requirement} is not pinned with a hash; make the lock with "
+            "`uv pip compile --generate-hashes` or `make lock`"
+        )
+    return Pinned(
+        name=canonicalize_name(requirement.name),
+        version=specifiers[0].version,
+        marker=str(requirement.marker or ""),
+        sha256=hashes,
+    )
+
+
+def check_serving_packages(
+    imports: Mapping[str, tuple[str, ...]], device: str, own_lock: Path | None
+) -> None:
+    """Refuse a preprocessing class whose packages the bento would not have.
+
+    Args:
+        imports: Name of a module the class or a file beside it imports → the distributions that
+            provide it here.
+        device: "cpu" or "cuda".
+        own_lock: The lock of this model's bento (--serving-requirements); None: the project's.
+
+    Raises:
+        ImportRefused: With the package, and what to do.
+    """
+    standard = {pin.name for pin in read_requirements(SERVING_LOCKS[device])}
+    locked = standard
+    if own_lock is not None:
+        locked = {pin.name for pin in read_requirements(own_lock)}
+        if missing := sorted(standard - locked):
+            raise ImportRefused(
+                f"{own_lock}: lacks {', '.join(missing[:3])} of {SERVING_LOCKS[device].name}, "
+                "without which nothing serves; compile it together with pyproject.toml "
+                "(docs/preprocessing.md, Packages)"
+            )
+    locked = {SAME_MODULE.sub("opencv-python", name) for name in locked}
+    lacking = sorted(
+        module
+        for module, names in imports.items()
+        if names and locked.isdisjoint(SAME_MODULE.sub("opencv-python", name) for name in names)
+    )
+    if lacking:
+        raise ImportRefused(
+            f"preprocessing: imports {', '.join(lacking)}, which "
+            f"{(own_lock or SERVING_LOCKS[device]).name}, the lock of the bento, does not have; "
+            "write the steps as a spec, or give a lock that has it with --serving-requirements "
+            "FILE (docs/preprocessing.md, Packages)"
+        )

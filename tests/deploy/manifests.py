@@ -1,0 +1,36 @@
+"""Kubernetes manifests as kustomize renders them."""
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.imports import PATIENCE_S, ROOT
+
+KUBERNETES = ROOT / "deploy" / "kubernetes"
+Manifest = dict[str, Any]
+
+
+def rendered(folder: Path) -> list[Manifest]:
+    if not shutil.which("kubectl"):
+        pytest.skip("kubectl is not there")
+    done = subprocess.run(
+        ["kubectl", "kustomize", str(folder)], capture_output=True, text=True, timeout=PATIENCE_S
+    )
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def of_kind(manifests: list[Manifest], kind: str) -> Manifest:
+    (found,) = [one for one in manifests if one["kind"] == kind]
+    return found
+
+
+def pod_of(manifests: list[Manifest]) -> tuple[Manifest, Manifest]:
+    """Specification of the pod, and its only container."""
+    spec: Manifest = of_kind(manifests, "Deployment")["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    return spec, container

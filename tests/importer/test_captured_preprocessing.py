@@ -1,0 +1,124 @@
+"""A user's preprocessing class at import: what it needs travels with it, or is refused by name."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from importer.captured_preprocessing import capture_preprocessing
+from importer.errors import ImportRefused
+from preprocessing.errors import OperatorError
+from tests.imports import ROOT, digits_options, import_quietly
+
+SOURCE = """
+import numpy as np
+{imports}
+from pathlib import Path
+from preprocessing import DecodeRules
+
+
+class Own:
+    decode = DecodeRules(mode="L")
+    input_shape = (32, 32, 1)
+    input_dtype = "float32"
+    mean = None
+    std = None
+
+    def to_input(self, image):
+        array = np.asarray(image.resize((32, 32)), np.float32)[..., None]
+        {steps}
+"""
+CPU_LOCK = (ROOT / "deploy/requirements/serve-cpu.txt").read_text()
+TORCHVISION = f"torchvision==0.29.1 \\\n    --hash=sha256:{'1' * 64}\n"
+
+
+def capture(folder: Path, imports: str = "", steps: str = "return array", lock: str = "") -> Path:
+    """Capture a class into `folder`/staging, and return that."""
+    (folder / "own.py").write_text(SOURCE.format(imports=imports, steps=steps))
+    (folder / "staging").mkdir()
+    if lock:
+        (folder / "lock.txt").write_text(lock)
+    capture_preprocessing(
+        f"{folder}/own.py:Own",
+        None,
+        folder / "staging",
+        serving_requirements=folder / "lock.txt" if lock else None,
+    )
+    return folder / "staging"
+
+
+@pytest.mark.parametrize(
+    ("imports", "lock", "message"),
+    [
+        ("from torchvision.transforms import v2", "", "imports torchvision, which serve-cpu.txt"),
+        ("def late(): import scipy, torch", "", "imports scipy, torch, which serve-cpu.txt"),
+        ("import scipy", CPU_LOCK + TORCHVISION, r"imports scipy, which lock\.txt, the lock of th"),
+        ("import torchvision", TORCHVISION, r"lock\.txt: lacks .* of serve-cpu\.txt, without whi"),
+        ("import torchvision", "torchvision==0.29.1\n", "is not pinned with a hash"),
+        ("import torchvision", "<html>\n", "'<html>' is no requirement"),
+    ],
+)
+def test_packages_that_the_bento_would_lack_are_named(
+    tmp_path: Path, imports: str, lock: str, message: str
+) -> None:
+    with pytest.raises(ImportRefused, match=message):
+        capture(tmp_path, imports, lock=lock)
+
+
+def test_a_lock_with_the_package_becomes_part_of_the_artifact(tmp_path: Path) -> None:
+    staging = capture(tmp_path, "import torchvision, PIL", lock=CPU_LOCK + TORCHVISION)
+
+    kept = staging / "preprocessing" / "requirements.txt"
+    assert kept.read_text() == CPU_LOCK + TORCHVISION
+    with pytest.raises(ImportRefused, match="belongs to a preprocessing class; leave it out"):
+        capture_preprocessing("x.yaml", None, staging, serving_requirements=tmp_path / "lock.txt")
+
+
+@pytest.mark.parametrize(
+    ("imports", "steps"),
+    [
+        ("TABLE = np.load('means.npy')", "return array"),
+        ("", "return array - np.load('means.npy')"),
+        ("", "return array - np.load(Path(__file__).parent / ('mea' + 'ns.npy'))"),
+    ],
+    ids=["at import, relative", "at each image, relative", "name in parts"],
+)
+def test_a_data_file_that_would_not_be_found_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, imports: str, steps: str
+) -> None:
+    (tmp_path / "means.npy").write_bytes(b"data")
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(OperatorError, match=r"means\.npy.*Path\(__file__\)\.parent / 'NAME'"):
+        capture(tmp_path, imports, steps)
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ("return array.transpose(2, 0, 1)", r"float32 of shape \(1, 32, 32\), the class declares"),
+        ("return array.astype(np.float64)", r"returned float64 .*\.astype\(np\.float32\)"),
+        ("import torch; return torch.from_numpy(array)", r"torch\.float32 .*\.numpy\(\)"),
+        ("return array[0, 0, 0, 0]", "raised IndexError on a .* L image: too many indices"),
+    ],
+)
+def test_what_a_class_returns_or_raises_is_one_line(
+    store: Path, tmp_path: Path, steps: str, message: str
+) -> None:
+    (tmp_path / "own.py").write_text(SOURCE.format(imports="", steps=steps))
+    lock = tmp_path / "lock.txt"
+    lock.write_text(CPU_LOCK + TORCHVISION.replace("torchvision", "torch"))
+    options = digits_options(preprocessing=f"{tmp_path}/own.py:Own", serving_requirements=lock)
+
+    with pytest.raises(ImportRefused, match=message) as caught:
+        import_quietly(options, tmp_path / "model.lock")
+
+    assert str(caught.value).startswith("preprocessing, on golden image ")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_image_that_a_class_rejects_at_the_trial_says_nothing(tmp_path: Path) -> None:
+    Image.new("L", (4, 4)).save(tmp_path / "unused.png")
+    steps = "raise UndecodableImage('too plain')"
+
+    assert capture(tmp_path, "from preprocessing.errors import UndecodableImage", steps).is_dir()

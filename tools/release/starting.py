@@ -1,0 +1,81 @@
+"""Start a bento once, in an environment made of its own lock."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from image_classifier.artifact.store import LOCK_NAME, read_lock
+from tools.load import LOOPBACK
+from tools.release import ReleaseError
+from tools.release.content import read_description
+from tools.serving import ServerFailed, ask, free_port, http_request, running
+
+READY_WITHIN_S = 600.0
+
+
+def start_once(bento: Path, home: Path) -> None:
+    """Install what a bento's lock names, serve the bento with it, and have an image classified.
+
+    Neither this checkout nor its environment can be seen from there, so that what is missing in
+    the bento is missed here and not where it is sent.
+
+    Args:
+        bento: Directory of the bento.
+        home: BENTOML_HOME with its model; takes the environment while it is needed.
+
+    Raises:
+        ReleaseError: The packages cannot be installed, or the bento does not answer.
+    """
+    lock = bento / "src" / read_description(bento)["python"]["requirements_txt"]
+    model = home / "models" / read_lock(bento / "src" / LOCK_NAME).tag.replace(":", "/")
+    image = min((model / "golden").glob("0000.*"))
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("CLASSIFIER_", "BENTOML_", "PROMETHEUS_", "PYTHON", "VIRTUAL"))
+    }
+    log = Path(tempfile.gettempdir()) / f"bento-start-{os.getpid()}.log"
+    with tempfile.TemporaryDirectory(dir=home, prefix=".start-") as folder:
+        python = Path(folder) / "venv" / "bin" / "python"
+        _uv("venv", "--python", sys.executable, str(python.parents[1]))
+        # No dependencies beyond the lock: what it lacks, the image would lack too.
+        options = ("--no-deps", "--require-hashes", "--only-binary", ":all:")
+        _uv("pip", "install", "--python", str(python), *options, "-r", str(lock))
+        port = free_port()
+
+        def classify(port: int) -> str:
+            headers = {"Content-Type": "application/octet-stream"}
+            status, _ = ask(port, http_request("/classify", headers, image.read_bytes()))
+            return "" if status == 200 else f"status {status} for {image.name}"
+
+        address = ("--host", LOOPBACK, "--port", str(port))
+        try:
+            with running(
+                "the finished bento",
+                [str(python), "-m", "bentoml", "serve", str(bento), *address],
+                port=port,
+                environment=kept
+                | {
+                    "BENTOML_HOME": str(home),
+                    "BENTOML_DO_NOT_TRACK": "True",
+                    "PYTHONDONTWRITEBYTECODE": "1",
+                },
+                log_path=log,
+                probe=classify,
+                ready_within_s=READY_WITHIN_S,
+                directory=Path(folder),
+            ):
+                log.unlink()
+        except ServerFailed as error:
+            raise ReleaseError(f"{error}; --skip-start builds without this test") from error
+
+
+def _uv(*words: str) -> None:
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-m", "uv", *words], capture_output=True, text=True
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise ReleaseError(f"uv {words[0]} failed: {last}; --skip-start builds without this test")
