@@ -37,12 +37,8 @@ def test_the_bento_holds_exactly_what_serving_needs(contents: Path, imported: Pl
             path.relative_to(imported.directory).as_posix()
             for path in (imported.directory / package).rglob("*.py")
         }
-    page = imported.directory / "image_classifier" / "ui"
-    expected |= {
-        path.relative_to(imported.directory).as_posix()
-        for path in page.rglob("*")
-        if path.is_file()
-    }
+    page = (imported.directory / "image_classifier" / "ui").rglob("*")
+    expected |= {path.relative_to(imported.directory).as_posix() for path in page if path.is_file()}
 
     packed = {
         path.relative_to(contents / "src").as_posix()
