@@ -274,7 +274,10 @@ class Sampler:
         before = await asyncio.to_thread(_read, self._metrics.collect)
         while True:
             await asyncio.sleep(SAMPLE_EVERY_S)
-            after = await asyncio.to_thread(_read, self._metrics.collect)
+            try:
+                after = await asyncio.to_thread(_read, self._metrics.collect)
+            except FileNotFoundError:  # of a process that ended meanwhile
+                continue
             async with self._sampled:
                 self.samples.append(between(before, after))
                 self._sampled.notify_all()

@@ -28,6 +28,7 @@ function go() {
     SHOW[name](model, inspection);
   }
   document.dispatchEvent(new CustomEvent("view", { detail: name }));
+  scrollTo(0, 0);
   const card = document.getElementById(location.hash.slice(1).replace("/", "-"));
   if (card) {
     card.scrollIntoView({ block: "center" });

@@ -197,9 +197,8 @@ def test_labels_are_found_and_engines_and_curves_are_shown(open_page: OpenPage) 
     assert page.locator("#inspector-labels li").all_inner_texts() == ["7 7"]
     assert "serves" in page.inner_text("#inspector-engines")
     assert page.locator("#inspector-curves canvas").count() == 2
-    assert "fc" in page.inner_text("#inspector-weights") or "(" in page.inner_text(
-        "#inspector-weights td"
-    )
+    row = page.locator("#inspector-weights tr", has_text="block1.0.weight")
+    assert row.inner_text().split("\t") == ["block1.0.weight", "(16, 1, 3, 3)", "F32", "144"]
     assert page.locator("#inspector-sources .token.keyword").count() > 0
     assert "unproven" in page.inner_text("#inspector-proof")
 
