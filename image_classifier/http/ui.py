@@ -188,7 +188,7 @@ class SelfCheck(BaseModel):
     expected: str
     served: str
     max_logit_difference: float
-    allowed: float | None = Field(description="Factor of max(1, |logit|); None: top-1 decides.")
+    allowed: float | None = Field(description="Factor of max(1, |logit|); None: the labels decide.")
     passed: bool
     milliseconds: float
 
@@ -487,16 +487,21 @@ async def _check_sample(artifact: Artifact, classifier: Any, plan: Plan, index: 
     difference = np.abs(answer.logits - reference)
     tolerance = artifact.evidence.engine(plan.engine).certificate.tolerance
     expected, served = _top(reference, labels), _top(answer.logits, labels)
-    within = tolerance is None or bool(
-        (difference <= tolerance * np.maximum(1, np.abs(reference))).all()
-    )
+    if tolerance is not None:
+        passed = bool((difference <= tolerance * np.maximum(1, np.abs(reference))).all())
+    elif artifact.manifest.outputs.activation == "sigmoid":
+        share = artifact.manifest.outputs.threshold or 0.5
+        bound = np.log(share / (1 - share))
+        passed = bool(((answer.logits >= bound) == (reference >= bound)).all())
+    else:
+        passed = expected == served
     return SelfCheck(
         name=entry.name,
         expected=expected,
         served=served,
         max_logit_difference=float(difference.max()),
         allowed=tolerance,
-        passed=within and (tolerance is not None or expected == served),
+        passed=passed,
         milliseconds=elapsed_ms,
     )
 
@@ -661,7 +666,7 @@ def statements(
         "engine": entry.name,
         "samples": certificate.samples,
         "difference": certificate.max_logit_difference,
-        "agreement": certificate.top1_agreement,
+        "agreement": certificate.agreement,
         "required": certificate.required_agreement,
     }
     if certificate.tolerance is None:
@@ -670,7 +675,7 @@ def statements(
         measured["tolerance"] = certificate.tolerance
         yield Statement(code="engine_equal", proven=True, values=measured)
     if evidence.shrinking is not None:
-        shrunk: Values = {"agreement": evidence.shrinking.top1_agreement}
+        shrunk: Values = {"agreement": evidence.shrinking.agreement}
         yield Statement(code="shrinking", proven=True, values=shrunk)
     checked: Values = {"cases": len(manifest.conformance), "samples": len(manifest.golden)}
     yield Statement(code="preprocessing", proven=True, values=checked)

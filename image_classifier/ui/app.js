@@ -29,7 +29,7 @@ function go() {
   }
   document.dispatchEvent(new CustomEvent("view", { detail: name }));
   scrollTo(0, 0);
-  const card = document.getElementById(location.hash.slice(1).replace("/", "-"));
+  const card = location.hash.includes("/") ? document.getElementById(location.hash.slice(1).replace("/", "-")) : null;
   if (card) {
     card.scrollIntoView({ block: "center" });
     card.focus({ preventScroll: true });
