@@ -131,7 +131,7 @@ const TEXTS = {
   verdict_passed: ["passed", "réussi"],
   verdict_failed: ["refused", "refusé"],
   verdict_unavailable: ["unavailable", "indisponible"],
-  why_serves: ["Chosen: {rate} images/s by the plan’s measurement; {streams} stream(s), {threads} threads, batch sizes {batches}. A later engine must be 5 % faster to be chosen.", "Choisi : {rate} images/s selon la mesure du plan ; {streams} flux, {threads} threads, lots {batches}. Un autre moteur doit être 5 % plus rapide."],
+  why_serves: ["Chosen: {rate} images/s by the plan’s measurement; {streams} stream(s), {threads} threads, batch sizes {batches}. A later engine must be a tenth faster, beyond the noise, to be chosen.", "Choisi : {rate} images/s selon la mesure du plan ; {streams} flux, {threads} threads, lots {batches}. Un moteur suivant doit être plus rapide d’un dixième, au-delà du bruit."],
   curves_title: ["Latency and throughput curves", "Courbes de latence et de débit"],
   curves_note: ["Measured at import; one line per engine and number of streams.", "Mesurées à l’import ; une ligne par moteur et nombre de flux."],
   no_curves: ["Nothing was measured.", "Rien n’a été mesuré."],
