@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import re
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,7 +34,7 @@ SAFETENSORS_HEADER = json.dumps(
     {"__metadata__": {}, "fc.weight": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}}
 ).encode()
 RECORD = ImportRecord(
-    imported_at="2026-01-01T00:00:00+00:00",
+    imported_at=datetime(2026, 1, 1, tzinfo=UTC),
     command="model_import.py --name insects",
     source_commit=None,
     machine=MACHINE,
@@ -106,7 +107,7 @@ def classifier() -> FakeClassifier:
 
 @pytest.fixture
 def client(root: Path, classifier: FakeClassifier) -> Client:
-    app = create_app(Settings(), LOCK)
+    app = create_app(Settings.from_env({}), LOCK)
     app.state.classifier = classifier
     app.state.artifact = open_artifact(root)
     return Client(app)
@@ -154,7 +155,7 @@ def test_only_files_of_the_page_are_served(client: Client, name: str) -> None:
 
 
 def test_the_page_can_be_switched_off() -> None:
-    client = Client(create_app(Settings(ui=False), LOCK))
+    client = Client(create_app(Settings.from_env({"CLASSIFIER_UI": "false"}), LOCK))
 
     assert client.get("/ui/").status_code == 404
 

@@ -33,13 +33,15 @@ def open_page(served: str, chromium: Any) -> Iterator[OpenPage]:
     contexts: list[Any] = []
     errors: list[str] = []
 
-    def open_it(view: str = "try", prepare: Callable[[Page], None] | None = None, **options: Any):
+    def open_it(
+        view: str = "try", prepare: Callable[[Page], None] | None = None, **options: Any
+    ) -> Page:
         context = chromium.new_context(**{"locale": "en-GB", **options})
         context.set_default_timeout(PATIENCE_MS)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda line: line.type == "error" and errors.append(line.text))
+        page.on("console", lambda line: errors.extend([line.text] * (line.type == "error")))
         if prepare is not None:
             prepare(page)
         page.goto(f"{served}/ui/#{view}")
