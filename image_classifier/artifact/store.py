@@ -316,13 +316,14 @@ def _describe_to_bentoml(root: Path, tag: str) -> None:
     store = BentoMLContainer.model_store.get()
     try:
         labels = {"classes": str(entry.classes)}
-        metadata = {
+        facts = {
             "network": entry.network,
             "classes": entry.classes,
             "engine": entry.engine,
             "engines": list(entry.engines),
             "accuracy": entry.accuracy,
         }
+        metadata = {name: fact for name, fact in facts.items() if fact is not None}
         with bentoml.models.create(
             tag, labels=labels, metadata=metadata, _model_store=type(store)(single)
         ):
