@@ -300,7 +300,8 @@ def _verify(given: Given, progress: "TerminalProgress") -> Outcome:
 
     rows = verify_engines(artifact, progress)
     tag = lock_of(artifact).tag
-    value = {"tag": tag, "engines": [row.model_dump(exclude={"curve"}) for row in rows]}
+    speed = {"curve", "compared", "load_average"}  # not measured by this command
+    value = {"tag": tag, "engines": [row.model_dump(exclude=speed) for row in rows]}
     status = 0 if all(row.verdict == "passed" for row in rows) else 1
     return value, lambda: print_verification(tag, rows), status
 

@@ -123,9 +123,11 @@ def _load_copy(file: Path, class_name: str) -> Preprocessing:
             with contextlib.suppress(ImageRejected):
                 image_to_input(Image.new(preprocessing.decode.mode, (640, 480)), preprocessing)
         except (SpecError, PreprocessingBug) as error:
-            if isinstance(error.__cause__, OSError):
+            cause = error.__cause__
+            if isinstance(cause, OSError):
+                name = Path(str(cause.filename)).name if cause.filename else one_line(cause)
                 raise ImportRefused(
-                    f"preprocessing {file.name}: {one_line(error)}; it may open files only as "
+                    f"preprocessing {file.name}: cannot open {name}; it may open files only as "
                     "Path(__file__).parent / 'NAME', with the name as one string, so that they "
                     "travel with it"
                 ) from error
