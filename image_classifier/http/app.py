@@ -351,7 +351,7 @@ async def _http_exception(request: Request, error: HTTPException) -> Response:
             return _error_response(request, NotFound.code, "no such path; / lists them")
         case HTTPStatus.METHOD_NOT_ALLOWED:
             # Not the header of the exception: of several routes of a path it names one.
-            allow = ", ".join(sorted(_methods(request.app, path)))
+            allow = ", ".join(sorted(_methods(request.app, path))) or "GET, HEAD"  # a file's
             return _error_response(
                 request, MethodNotAllowed.code, f"{path} takes {allow}", {"allow": allow}
             )

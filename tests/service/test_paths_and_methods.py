@@ -13,14 +13,17 @@ GOOD = (SAMPLES / "3-03.webp").read_bytes()
 
 
 NOT_THERE: dict[str, tuple[str, ...]] = {
-    "GET": ("/nope", "/classify/../../etc/passwd", "/static_content/../bentoml.py"),
-    "POST": ("/classify/", "/infer", "/static_content/nope.css"),
+    "GET": (
+        *("/nope", "/classify/../../etc/passwd", "/static_content/../bentoml.py"),
+        *("/static_content/nope.css", "/static_content/"),
+    ),
+    "POST": ("/classify/", "/infer"),
 }
 NOT_ALLOWED: dict[str, tuple[str, ...]] = {
     "GET": ("/classify",),
     "DELETE": ("/classify", "/livez"),
     "OPTIONS": ("/classify",),
-    "POST": ("/model", "/", "/metrics", "/readyz"),
+    "POST": ("/model", "/", "/metrics", "/readyz", "/static_content/swagger-ui.css"),
 }
 
 
