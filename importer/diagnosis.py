@@ -356,7 +356,8 @@ class CauseSearch:
         nearest = None
         for variant in variants:
             excess = self._excess(variant, rows, limit=left)
-            if excess <= left:
+            # Of equal ones the first, which is the most usual.
+            if excess < left or (nearest is None and excess == left):
                 nearest, left = variant, excess
             if (nearest is not None and left <= 1) or time.process_time() > deadline:
                 break
