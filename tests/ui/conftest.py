@@ -24,7 +24,7 @@ def served(imported: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterato
                 pass
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # no longer: meanwhile no other test can use an event loop
 def chromium() -> Iterator[object]:
     """The browser; a test that needs it is skipped where it or Playwright is not installed."""
     playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
