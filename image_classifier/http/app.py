@@ -90,8 +90,6 @@ def create_app(settings: Settings, lock: ModelLock) -> FastAPI:
     app.add_middleware(RequestEnvelope, metrics=metrics)
     bodies = BodyBudget(settings.max_body_bytes, settings.max_bodies_bytes)
     model = ModelReference(tag=lock.tag, digest=lock.manifest_sha256)
-    if settings.ui:
-        app.include_router(page_router(settings, lock, metrics, bodies))
 
     async def classify(request: Request) -> Response:
         """Classify one image.
@@ -177,6 +175,9 @@ def create_app(settings: Settings, lock: ModelLock) -> FastAPI:
             swagger_css_url=f"{files}/swagger-ui.css",
             swagger_favicon_url=f"{files}/favicon-light-32x32.png",
         )
+
+    if settings.ui:  # last: routes are tried in their order, and /classify is the busy one
+        app.include_router(page_router(settings, lock, metrics, bodies))
 
     def openapi() -> dict[str, Any]:
         # The number of classes and the kind of answer are known once the model is loaded.
