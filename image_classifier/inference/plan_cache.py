@@ -18,7 +18,10 @@ def cache_file(identity_sha256: str, machine: Machine, engine: str, budget_ms: f
 
     The folder is `image-classifier/plans` in $XDG_CACHE_HOME, or in ~/.cache.
     """
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    try:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:  # a user without a home: nothing can be kept
+        home = os.devnull
     key = f"{identity_sha256} {machine.model_dump_json()} {engine} {budget_ms:g}"
     return Path(home) / "image-classifier" / "plans" / f"{sha256_bytes(key.encode())}.json"
 

@@ -31,6 +31,7 @@ def artifact(digits_folder: Path) -> Artifact:
     return open_artifact(digits_folder)
 
 
+@pytest.mark.slow
 def test_the_tag_is_the_same_on_another_kind_of_processor_and_is_the_one_of_the_readme(
     tmp_path: Path, digits_folder: Path
 ) -> None:

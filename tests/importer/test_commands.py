@@ -350,6 +350,7 @@ def test_predict_writes_json_and_csv_in_the_order_of_the_files(
     assert len(rows) == 3
 
 
+@pytest.mark.slow
 def test_renew_imports_an_old_artifact_from_nothing_but_its_files(
     copied: Path, lock: Path, capsys: Output
 ) -> None:

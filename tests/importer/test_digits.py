@@ -108,6 +108,7 @@ def test_labels_and_weights_are_those_that_were_given_and_no_path_of_the_machine
     assert "/tmp" not in text
 
 
+@pytest.mark.slow
 def test_a_second_import_is_the_same_artifact_measured_anew(
     store: Path, tmp_path: Path, artifact: Artifact
 ) -> None:

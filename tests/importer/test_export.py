@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 import torch
 from onnx import numpy_helper
 
@@ -65,6 +66,7 @@ def test_no_path_of_this_machine_is_in_the_files(tmp_path: Path) -> None:
         assert b"network.py" not in data
 
 
+@pytest.mark.slow
 def test_two_processes_in_two_folders_write_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
