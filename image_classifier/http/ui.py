@@ -35,8 +35,10 @@ from image_classifier.errors import NotFound, Overloaded
 from image_classifier.http.metrics import RequestMetrics
 from image_classifier.http.protocol import ClassifierProtocol
 from image_classifier.http.uploads import BodyBudget, read_upload
+from image_classifier.inference.certificate import GoldenAnswers, certify
 from image_classifier.inference.machine import this_machine
-from image_classifier.inference.startup import START_STEPS
+from image_classifier.inference.predictions import answered_classes
+from image_classifier.inference.startup import START_STEPS, gates_of
 from image_classifier.settings import Settings
 from preprocessing.trace import Step, trace
 
@@ -478,38 +480,30 @@ def _golden(artifact: Artifact, index: int) -> Any:
 
 
 async def _check_sample(artifact: Artifact, classifier: Any, plan: Plan, index: int) -> SelfCheck:
-    entry, labels = _golden(artifact, index), artifact.labels()
-    samples = await asyncio.to_thread(artifact.golden_samples)
-    reference = samples[index].logits
+    entry, engine = _golden(artifact, index), artifact.evidence.engine(plan.engine)
+    data = await asyncio.to_thread(artifact.path_of(entry.file).read_bytes)
+    reference = (await asyncio.to_thread(artifact.reference))[0][index]
     begun = time.perf_counter()
-    answer = await classifier.classify(samples[index].data, 1)
+    answer = await classifier.classify(data, 1)
     elapsed_ms = (time.perf_counter() - begun) * 1e3
-    difference = np.abs(answer.logits - reference)
-    tolerance = artifact.evidence.engine(plan.engine).certificate.tolerance
-    expected, served = _top(reference, labels), _top(answer.logits, labels)
-    if tolerance is not None:
-        passed = bool((difference <= tolerance * np.maximum(1, np.abs(reference))).all())
-    elif artifact.manifest.outputs.activation == "sigmoid":
-        share = artifact.manifest.outputs.threshold or 0.5
-        bound = np.log(share / (1 - share))
-        passed = bool(((answer.logits >= bound) == (reference >= bound)).all())
-    else:
-        passed = expected == served
+    outputs = artifact.manifest.outputs
+    truth = GoldenAnswers(logits=reference[np.newaxis], class_ids=(None,), outputs=outputs)
+    _, failure = certify(answer.logits[np.newaxis], truth, engine.precision, gates_of(engine))
     return SelfCheck(
         name=entry.name,
-        expected=expected,
-        served=served,
-        max_logit_difference=float(difference.max()),
-        allowed=tolerance,
-        passed=passed,
+        expected=_answered_label(reference, artifact),
+        served=_answered_label(answer.logits, artifact),
+        max_logit_difference=float(np.abs(answer.logits - reference).max()),
+        allowed=engine.certificate.tolerance,
+        passed=not failure,
         milliseconds=elapsed_ms,
     )
 
 
-def _top(logits: npt.NDArray[np.float32], labels: tuple[str, ...]) -> str:
-    if len(logits) < len(labels):  # one sigmoid output between two labels
-        return labels[int(logits[0] > 0)]
-    return labels[int(logits.argmax())]
+def _answered_label(logits: npt.NDArray[np.float32], artifact: Artifact) -> str:
+    labels = artifact.labels()
+    (answered,) = answered_classes(logits[np.newaxis], artifact.manifest.outputs)
+    return labels[answered if len(labels) > 1 else 0]
 
 
 def _cards(steps: Iterable[Step], input_spec: InputSpec) -> tuple[StepCard, ...]:
