@@ -242,7 +242,9 @@ def load_executor(
             cached = cache_file(artifact.evidence.identity_sha256, here, entry.name, budget_ms)
             plan = read_plan(cached)
             if plan is None:
-                plan = _measured_plan(artifact, entry.name, budget_ms, load, inputs.result())
+                plan = _measured_plan(
+                    artifact, preprocessing, entry.name, budget_ms, load, inputs.result()
+                )
                 keep_plan(cached, plan)
         if deterministic:
             one_shape = {"batch_sizes": plan.batch_sizes[:1], "single_stream": False}
@@ -324,14 +326,19 @@ def _plan_of_import(
 
 
 def _measured_plan(
-    artifact: Artifact, engine: str, budget_ms: float, load: LoadEngine, inputs: Batch
+    artifact: Artifact,
+    preprocessing: Preprocessing,
+    engine: str,
+    budget_ms: float,
+    load: LoadEngine,
+    inputs: Batch,
 ) -> Plan:
     """Measure numbers of streams, and of the batch sizes only the one the import chose."""
     open_way = opener(
         lambda _: load,
         inputs,
         [sample.data for sample in artifact.golden_samples()],
-        artifact.preprocessing(),
+        preprocessing,
         REMEASURE_SECONDS,
     )
     record = artifact.record
