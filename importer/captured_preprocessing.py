@@ -11,7 +11,7 @@ from image_classifier.artifact.manifest import TORCHVISION, PreprocessingEntry
 from importer.captured_source import capture_source
 from importer.errors import ImportRefused
 from importer.failures import one_line
-from importer.options import PREPROCESSING_FORMS, SPEC_SUFFIXES
+from importer.options import PREPROCESSING_FORMS, SPEC_SUFFIXES, split_published
 from importer.serving_requirements import check_serving_packages
 from importer.torchvision_models import TorchvisionWeights, torchvision_meta
 from preprocessing import (
@@ -67,7 +67,7 @@ def capture_preprocessing(
             )
         return _from_spec(published_spec(published))
     if origin == TORCHVISION:
-        network, _, weights = class_name.partition("/")
+        network, weights = split_published(class_name)
         return _from_spec(published_spec(torchvision_meta(network, weights or "DEFAULT")))
     if text.endswith(SPEC_SUFFIXES):
         return _from_spec(PreprocessingSpec.from_file(Path(text)))

@@ -259,9 +259,7 @@ class ImportOptions(Options):
         if origin == TORCHVISION:
             _check_published(name, None)
         elif text is not None:
-            if not origin.endswith(".py") or not name.isidentifier():
-                raise ValueError(f"expected {NETWORK_FORMS}, found {text!r}")
-            _check_file(origin)
+            _check_source(text, NETWORK_FORMS)
         return text
 
     @field_validator("weights")
@@ -279,8 +277,7 @@ class ImportOptions(Options):
     def _check_labels(cls, text: str | None) -> str | None:
         origin, _, name = (text or "").partition(":")
         if origin == TORCHVISION:
-            network, _, weights = name.partition("/")
-            _check_published(network, weights or None)
+            _check_published(*split_published(name))
         elif text is not None:
             _check_file(text)
         return text
@@ -290,20 +287,31 @@ class ImportOptions(Options):
     def _check_preprocessing(cls, text: str | None) -> str | None:
         origin, _, name = (text or "").rpartition(":")
         if origin == TORCHVISION:
-            network, _, weights = name.partition("/")
-            _check_published(network, weights or None)
+            _check_published(*split_published(name))
         elif text is not None and text.endswith(SPEC_SUFFIXES):
             _check_file(text)
         elif text is not None:
-            if not origin.endswith(".py") or not name.isidentifier():
-                raise ValueError(f"expected {PREPROCESSING_FORMS}, found {text!r}")
-            _check_file(origin)
+            _check_source(text, PREPROCESSING_FORMS)
         return text
 
 
 def _check_file(text: str) -> None:
     if not Path(text).is_file():
         raise ValueError(no_such(Path(text), "file"))
+
+
+def _check_source(text: str, forms: str) -> None:
+    """Refuse what is not `PATH.py:NAME` of a file that is there."""
+    origin, _, name = text.rpartition(":")
+    if not origin.endswith(".py") or not name.isidentifier():
+        raise ValueError(f"expected {forms}, found {text!r}")
+    _check_file(origin)
+
+
+def split_published(text: str) -> tuple[str, str | None]:
+    """Return network and weights of `NAME/WEIGHTS`; None where no weights are named."""
+    network, _, weights = text.partition("/")
+    return network, weights or None
 
 
 def _check_published(network: str, weights: str | None) -> None:

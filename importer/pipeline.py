@@ -44,7 +44,7 @@ from importer.network import (
     read_network,
     takes_batches,
 )
-from importer.options import ImportOptions
+from importer.options import ImportOptions, split_published
 from importer.pixels_to_logits import PixelsToLogits, run_reference
 from importer.plausibility import (
     channel_order,
@@ -296,7 +296,7 @@ def _tell(progress: Progress, *notes: Iterable[str]) -> None:
 
 def _labels(text: str | None, model: ModelSource, given: Reference | None) -> LabelFile:
     if text is not None and text.startswith(f"{TORCHVISION}:"):
-        network, _, weights = text.partition(":")[2].partition("/")
+        network, weights = split_published(text.partition(":")[2])
         return LabelFile(labels=torchvision_meta(network, weights or "DEFAULT").labels)
     if text is not None:
         return read_labels(Path(text))
