@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from image_classifier.artifact.format import SERVING_REQUIREMENTS_NAME
-from image_classifier.artifact.store import LOCK_NAME, read_lock
 from tools.release import ReleaseError
-from tools.release.content import read_description
+from tools.release.content import locked_model, read_description
 from tools.release.manifest import BentoManifest, verify_bento
 from tools.release.sealing import commit_of_packed, seal
 from tools.release.starting import start_once
@@ -45,7 +44,7 @@ def build_bento(
     with _staging_home(home) as staging:
         _bentoml_build(checkout, staging, bentofile)
         (root,) = (staging / "bentos").glob("*/staged")
-        own_lock = home / "models" / _model(root) / SERVING_REQUIREMENTS_NAME
+        own_lock = home / locked_model(root / "src") / SERVING_REQUIREMENTS_NAME
         if own_lock.is_file():
             name = read_description(root)["python"]["requirements_txt"]
             for path in (root / "src" / name, root / "env" / "python" / "requirements.txt"):
@@ -60,10 +59,6 @@ def build_bento(
         root.rename(final)
     (final.parent / "latest").write_text(manifest.version)
     return manifest, final
-
-
-def _model(bento: Path) -> str:
-    return read_lock(bento / "src" / LOCK_NAME).tag.replace(":", "/")
 
 
 @contextmanager

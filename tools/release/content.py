@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from image_classifier.artifact.format import file_names, sha256_bytes, sha256_file
+from image_classifier.artifact.store import LOCK_NAME, read_lock
 from tools.release import ReleaseError
 
 BENTO_YAML = "bento.yaml"
@@ -17,6 +18,11 @@ MODELS = "models/"
 FIXED_TIME = "1980-01-01T00:00:00+00:00"
 FIXED_EPOCH_S = 315_532_800
 """`FIXED_TIME` in Unix seconds: the earliest time that a zip archive can hold."""
+
+
+def locked_model(folder: Path) -> Path:
+    """Return where the model that a folder's model.lock names is, below a BENTOML_HOME."""
+    return Path(MODELS) / read_lock(folder / LOCK_NAME).tag.replace(":", "/")
 
 
 def content_names(root: Path) -> list[str]:

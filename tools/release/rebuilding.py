@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from image_classifier.artifact.format import describe_differences, file_names, sha256_tree
-from image_classifier.artifact.store import LOCK_NAME, read_lock
 from tools.release import ReleaseError
 from tools.release.building import bentoml_home
+from tools.release.content import locked_model
 
 
 class Surroundings(NamedTuple):
@@ -63,7 +63,7 @@ def _build(checkout: Path, bentofile: str, temporary: Path, surroundings: Surrou
     # Without history, environments and what a build does not read.
     unwanted = shutil.ignore_patterns(".*", "__pycache__", "build", "tests")
     shutil.copytree(checkout, copy, ignore=unwanted)
-    model = Path("models") / read_lock(copy / LOCK_NAME).tag.replace(":", "/")
+    model = locked_model(copy)
     shutil.copytree(bentoml_home() / model, home / "bentoml" / model)
     clock = ["faketime", "-f", f"@{surroundings.clock}"] if shutil.which("faketime") else []
     build = [

@@ -6,10 +6,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from image_classifier.artifact.store import LOCK_NAME, read_lock
 from tools.load import LOOPBACK
 from tools.release import ReleaseError
-from tools.release.content import read_description
+from tools.release.content import locked_model, read_description
 from tools.serving import ServerFailed, ask, free_port, http_request, running
 
 READY_WITHIN_S = 600.0
@@ -29,8 +28,7 @@ def start_once(bento: Path, home: Path) -> None:
         ReleaseError: The packages cannot be installed, or the bento does not answer.
     """
     lock = bento / "src" / read_description(bento)["python"]["requirements_txt"]
-    model = home / "models" / read_lock(bento / "src" / LOCK_NAME).tag.replace(":", "/")
-    image = min((model / "golden").glob("0000.*"))
+    image = min((home / locked_model(bento / "src") / "golden").glob("0000.*"))
     kept = {
         name: value
         for name, value in os.environ.items()
