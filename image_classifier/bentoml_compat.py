@@ -9,7 +9,6 @@ import atexit
 import ctypes
 import errno
 import functools
-import json
 import logging
 import os
 import shutil
@@ -32,6 +31,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from image_classifier.errors import NotReady
+from image_classifier.http.schemas import ErrorAnswer, ErrorDetail
 from preprocessing.errors import OperatorError
 
 logger = logging.getLogger("classifier")
@@ -338,15 +338,14 @@ def _replace_ended(supervisor: Any, loop: asyncio.AbstractEventLoop) -> None:
 def _refusal() -> bytes:
     request_id = uuid.uuid4().hex
     message = "the service starts or stops; try again later"
-    body = json.dumps(
-        {"error": {"code": NotReady.code, "message": message, "request_id": request_id}}
-    )
+    detail = ErrorDetail(code=NotReady.code, message=message, request_id=request_id)
+    body = ErrorAnswer(error=detail).model_dump_json()
     head = (
         "HTTP/1.1 503 Service Unavailable",
         "Content-Type: application/json",
         f"Content-Length: {len(body)}",
         f"X-Request-Id: {request_id}",
-        "Retry-After: 1",
+        f"Retry-After: {NotReady.retry_after_s}",
         "Connection: close",
     )
     return "\r\n".join([*head, "", body]).encode()
