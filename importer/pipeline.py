@@ -21,7 +21,7 @@ from image_classifier.artifact.store import (
     tag_of,
     write_lock,
 )
-from image_classifier.inference.certificate import GoldenAnswers
+from image_classifier.inference.certificate import GoldenAnswers, count_right
 from image_classifier.inference.engine import Batch
 from image_classifier.inference.engines.load import accelerator_of
 from image_classifier.inference.machine import ABSENT_GPU, this_machine
@@ -52,7 +52,6 @@ from importer.plausibility import (
     check_findings,
     check_repeatable,
     constant_logits,
-    count_right,
     implausible_labels,
     input_range,
     mean_std_scale,

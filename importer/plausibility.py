@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from image_classifier.artifact.manifest import Outputs
+from image_classifier.inference.certificate import count_right
 from image_classifier.inference.engine import Batch, Logits
 from image_classifier.inference.predictions import answered_classes
 from importer.errors import ImportRefused
@@ -283,12 +284,6 @@ def check_activation(logits: Logits, activation: str, *, asked: str | None) -> F
     if kind == "unit-interval" and asked == "sigmoid":
         return Finding("sigmoid-twice", in_unit_interval)
     return None
-
-
-def count_right(answers: Classes, targets: Targets) -> tuple[int, int]:
-    """Return how many labelled images are answered right, and how many are labelled."""
-    labelled = [row for row, target in enumerate(targets) if target is not None]
-    return sum(int(answers[row]) == targets[row] for row in labelled), len(labelled)
 
 
 def chance_of(hits: int, images: int, classes: int) -> float:

@@ -1,6 +1,7 @@
 """Compares an engine with the reference, and says whether it may serve."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -157,15 +158,20 @@ def _probability_difference(logits: Logits, reference: Logits, outputs: Outputs)
     return _rounded(np.abs(activate(logits, outputs) - activate(reference, outputs)).max())
 
 
+def count_right(answers: npt.NDArray[np.int64], class_ids: Sequence[int | None]) -> tuple[int, int]:
+    """Return how many labelled images are answered right, and how many are labelled.
+
+    Args:
+        answers: Class that each image is answered with, (n,).
+        class_ids: True class of each image, or None.
+    """
+    labelled = [row for row, class_id in enumerate(class_ids) if class_id is not None]
+    return sum(int(answers[row]) == class_ids[row] for row in labelled), len(labelled)
+
+
 def _accuracy(logits: Logits, truth: GoldenAnswers) -> float | None:
-    right = [
-        answer == class_id
-        for answer, class_id in zip(
-            answered_classes(logits, truth.outputs), truth.class_ids, strict=True
-        )
-        if class_id is not None
-    ]
-    return float(np.mean(right)) if right else None
+    right, labelled = count_right(answered_classes(logits, truth.outputs), truth.class_ids)
+    return right / labelled if labelled else None
 
 
 def _rounded(value: float) -> float:
