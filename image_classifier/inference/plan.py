@@ -22,7 +22,7 @@ WORTHWHILE_BATCHING = 1.2
 """Batches of more than one must bring a fifth: they need two thread pools, and an image waits for
 the others of its batch (docs/performance.md has the measurement)."""
 SINGLE_STREAM_SAVES_MS = 1.0
-"""What a single-stream engine, a second copy of the weights, must save a lone image."""
+"""What a single-stream engine, a second copy of the weights, must save a single image."""
 ENOUGH_PER_CORE = 2_000
 """Images per second and core beyond which a faster engine is no gain: receiving and answering a
 request takes longer."""
@@ -280,7 +280,7 @@ def _singles(point: LatencyPoint) -> Sequence[float]:
 
 
 def _both_ends(point: LatencyPoint) -> list[float]:
-    """Images per second at full load, divided by the latency of a lone image."""
+    """Images per second at full load, divided by the latency of a single image."""
     return [rate / alone for rate, alone in zip(_throughputs(point), _singles(point), strict=True)]
 
 

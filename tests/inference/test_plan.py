@@ -75,7 +75,7 @@ class Machine:
         return plan_for(engine, points, budget_ms)
 
 
-# ResNet-50 int8 on two AVX2 cores: two streams bring a fifth, one gives a lone image both cores.
+# ResNet-50 int8 on two AVX2 cores: two streams bring a fifth, one gives a single image both cores.
 RESNET = {(2, 1): 32.0, (1, 1): 27.0, (2, 2): 31.0, (2, 4): 31.5}
 RESNET_MS = {2: 62.0, 1: 36.0}
 
