@@ -4,7 +4,7 @@ import asyncio
 import functools
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from image_classifier.artifact.record import ImportRecord, Plan
 from image_classifier.errors import NotReady
@@ -21,51 +21,15 @@ PROBE_TIMEOUT_S = 2
 Result = TypeVar("Result")
 
 
-class Runner(Protocol):
-    """Runs batches. Belongs to one event loop."""
-
-    @property
-    def max_batch_size(self) -> int:
-        """Inputs of one batch, at most."""
-
-    @property
-    def concurrency(self) -> int:
-        """Batches at a time."""
-
-    @property
-    def service_time_ms(self) -> float:
-        """Milliseconds per image at full load, as measured."""
-
-    @property
-    def executor(self) -> Executor | None:
-        """The executor, where it is in this process."""
-
-    async def run(self, batch: Batch) -> Logits:
-        """Run a batch.
-
-        Args:
-            batch: (n, H, W, C) of the manifest's dtype, n in 1..max_batch_size.
-
-        Returns:
-            Logits, float32, shape (n, classes), row i for input i.
-
-        Raises:
-            NotReady: The process that owns the network cannot be reached.
-        """
-
-    async def is_ready(self) -> bool:
-        """Return whether a batch could be run at present."""
-
-    async def describe(self) -> Plan:
-        """Return the plan by which the network runs.
-
-        Raises:
-            NotReady: As for `run`.
-        """
-
-
 class LocalRunner:
-    """Runs batches in threads of this process; see `Runner`."""
+    """Runs batches in threads of this process. Belongs to one event loop.
+
+    Attributes:
+        executor: Owns the network.
+        max_batch_size: Inputs of one batch, at most.
+        concurrency: Batches at a time.
+        service_time_ms: Milliseconds per image at full load, as measured.
+    """
 
     def __init__(self, executor: Executor) -> None:
         self.executor = executor
@@ -75,7 +39,14 @@ class LocalRunner:
         self._threads = ThreadPoolExecutor(self.concurrency, "batch")
 
     async def run(self, batch: Batch) -> Logits:
-        """See `Runner.run`."""
+        """Run a batch.
+
+        Args:
+            batch: (n, H, W, C) of the manifest's dtype, n in 1..max_batch_size.
+
+        Returns:
+            Logits, float32, shape (n, classes), row i for input i.
+        """
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, self.executor.run, batch)
 
@@ -84,12 +55,12 @@ class LocalRunner:
         return True
 
     async def describe(self) -> Plan:
-        """See `Runner.describe`."""
+        """Return the plan by which the network runs."""
         return self.executor.plan
 
 
 class RemoteRunner:
-    """Runs batches in the process of a BentoML service; see `Runner`.
+    """Runs batches in the process of a BentoML service; attributes as of `LocalRunner`.
 
     Args:
         proxy: What `bentoml.depends` gives for a service with the methods `infer`, which takes a
@@ -99,16 +70,16 @@ class RemoteRunner:
         unavailable: What `proxy` raises where the service does not take a call.
     """
 
+    executor = None
+    concurrency = CALLS_IN_FLIGHT
+
     def __init__(
         self,
         proxy: Any,
         record: ImportRecord | None,
-        *,
         budget_ms: float,
         unavailable: type[Exception],
     ) -> None:
-        self.executor = None
-        self.concurrency = CALLS_IN_FLIGHT
         self.service_time_ms = record.plan.service_time_ms if record else 1.0
         fitting = int(budget_ms / 2 / self.service_time_ms)
         self.max_batch_size = max(1, min(MAX_CALL_INPUTS, fitting))
@@ -116,7 +87,7 @@ class RemoteRunner:
         self._unavailable = unavailable
 
     async def run(self, batch: Batch) -> Logits:
-        """See `Runner.run`."""
+        """Run a batch, see `LocalRunner.run`; raise NotReady where the service is not reached."""
         infer = functools.partial(self._proxy.to_async.infer, batch)
         logits: Logits = await self._call(infer, CALL_TIMEOUT_S)
         return logits
@@ -129,7 +100,7 @@ class RemoteRunner:
             return False
 
     async def describe(self) -> Plan:
-        """See `Runner.describe`."""
+        """Return the plan by which the network runs; raise NotReady as `run` does."""
         return Plan.model_validate(await self._call(self._proxy.to_async.plan, PROBE_TIMEOUT_S))
 
     async def _call(self, call: Callable[[], Awaitable[Result]], timeout_s: float) -> Result:
@@ -146,3 +117,6 @@ class RemoteRunner:
                     return await call()
         except (aiohttp.ClientError, TimeoutError, self._unavailable) as error:
             raise NotReady("the model cannot be reached; try again") from error
+
+
+Runner = LocalRunner | RemoteRunner

@@ -265,9 +265,9 @@ def load_executor(
 
 
 def log_start(
-    artifact: Artifact, tag: str, plan: Plan, settings: Settings, topology: str, address: str
+    artifact: Artifact, tag: str, plan: Plan, settings: Settings, place: Mapping[str, str]
 ) -> None:
-    """Write the one line that says what serves, how, and where."""
+    """Write the one line that says what serves, how, and where: in which `place`."""
     facts = {
         "model": tag,
         "digest": artifact.evidence.identity_sha256,
@@ -276,8 +276,7 @@ def log_start(
         "batch_sizes": list(plan.batch_sizes),
         "streams": plan.streams,
         "threads": plan.threads,
-        "topology": topology,
-        "address": address,
+        **place,
         "signature": "verified" if settings.public_key else "not asked for",
         "settings": settings.changed or "defaults",
     }
