@@ -236,7 +236,8 @@ API_PROCESSES = "service"
 LISTENING_SOCKET = "_bento_api_server"
 """BentoML's names for the processes of the entry service and for their socket
 (_bentoml_impl/server/serving.py)."""
-CHECK_EVERY_MS = 500
+CHECK_EVERY_MS = 1_000
+"""How often the supervisor looks for processes that died."""
 
 
 def supervise(supervisor: type[Any], refusal: Path) -> None:
@@ -283,12 +284,14 @@ def supervise(supervisor: type[Any], refusal: Path) -> None:
 
         def started(future: Any) -> None:
             stand_in.open(self.sockets[LISTENING_SOCKET])
+            self.ctrl.caller.stop()
+            self.ctrl.caller.callback_time = CHECK_EVERY_MS
+            self.ctrl.caller.start()
             for watcher in self.iter_watchers():
                 watcher.hooks["after_reap"] = died
             if cb is not None:
                 cb(future)
 
-        self.ctrl.check_delay = CHECK_EVERY_MS
         try:
             return start_all(self, started)
         except (OSError, RuntimeError) as error:

@@ -1,9 +1,11 @@
-"""Where the network runs: in this process, or in one of its own."""
+"""Where the network runs, in this process or in one of its own, and whether it still answers."""
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from image_classifier.artifact.record import ImportRecord, Plan
@@ -17,14 +19,60 @@ CALLS_IN_FLIGHT = 2
 """Calls to another process at a time: one runs while the next one travels."""
 CALL_TIMEOUT_S = 30
 PROBE_TIMEOUT_S = 2
+STALLED_S = 8.0
+"""Seconds after which a run of the engine counts as hung: longer than a request may take by
+default (CLASSIFIER_TIMEOUT_MS), and short enough for /livez to tell within 10 s."""
 
 Result = TypeVar("Result")
+
+
+class EngineWatch:
+    """Watches the runs of an engine. Thread-safe.
+
+    Args:
+        stalled_s: Seconds after which a run counts as hung.
+        clock: Monotonic seconds.
+
+    Attributes:
+        stalled_s: As given.
+        failing: The last run that ended failed, perhaps because of its input alone.
+    """
+
+    def __init__(
+        self, stalled_s: float = STALLED_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.failing = False
+        self.stalled_s = stalled_s
+        self._clock = clock
+        self._started: dict[object, float] = {}
+
+    @contextmanager
+    def run(self) -> Iterator[None]:
+        """Watch one run: the block."""
+        run = object()
+        self._started[run] = self._clock()
+        try:
+            yield
+        except Exception:
+            self.failing = True
+            raise
+        else:
+            self.failing = False
+        finally:
+            del self._started[run]
+
+    @property
+    def stalled(self) -> bool:
+        """Whether a run has been going on for too long."""
+        oldest = min(self._started.copy().values(), default=None)
+        return oldest is not None and self._clock() - oldest > self.stalled_s
 
 
 class LocalRunner:
     """Runs batches in threads of this process. Belongs to one event loop.
 
     Attributes:
+        watch: Watches the runs.
         executor: Owns the network.
         max_batch_size: Inputs of one batch, at most.
         concurrency: Batches at a time.
@@ -32,6 +80,7 @@ class LocalRunner:
     """
 
     def __init__(self, executor: Executor) -> None:
+        self.watch = EngineWatch()
         self.executor = executor
         self.max_batch_size = executor.plan.batch_sizes[-1]
         self.concurrency = executor.plan.streams
@@ -48,7 +97,8 @@ class LocalRunner:
             Logits, float32, shape (n, classes), row i for input i.
         """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self.executor.run, batch)
+        with self.watch.run():
+            return await loop.run_in_executor(self._threads, self.executor.run, batch)
 
     async def is_ready(self) -> bool:
         """Return True: the executor was loaded and checked before this object was made."""
@@ -83,13 +133,15 @@ class RemoteRunner:
         self.service_time_ms = record.plan.service_time_ms if record else 1.0
         fitting = int(budget_ms / 2 / self.service_time_ms)
         self.max_batch_size = max(1, min(MAX_CALL_INPUTS, fitting))
+        self.watch = EngineWatch()
         self._proxy = proxy
         self._unavailable = unavailable
 
     async def run(self, batch: Batch) -> Logits:
         """Run a batch, see `LocalRunner.run`; raise NotReady where the service is not reached."""
         infer = functools.partial(self._proxy.to_async.infer, batch)
-        logits: Logits = await self._call(infer, CALL_TIMEOUT_S)
+        with self.watch.run():
+            logits: Logits = await self._call(infer, CALL_TIMEOUT_S)
         return logits
 
     async def is_ready(self) -> bool:

@@ -23,6 +23,9 @@ from tests.imports import PATIENCE_S, isolated_store
 from tests.ports import free_port
 from tests.service.places import Place
 
+PATIENT: dict[str, Any] = {"max_wait_ms": 50_000, "overload_wait_ms": 50_000, "timeout_ms": 50_000}
+"""No admission by estimated wait: a busy machine would rightly refuse some requests."""
+
 
 def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
     """Poll: what is waited for is in another process and cannot wake this one."""
@@ -53,6 +56,7 @@ class Server:
         environment: dict[str, str] | None = None,
         **settings: object,
     ) -> None:
+        self.place = place
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.connections = contextlib.ExitStack()

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,8 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.imports import PATIENCE_S, SAMPLES
-from tests.service.answers import assert_close
-from tests.service.errors_seen import checked
+from tests.service.answers import assert_close, checked_error
 from tests.service.server import Server, read_answer
 
 GOOD = (SAMPLES / "3-03.webp").read_bytes()
@@ -28,75 +28,77 @@ def too_many_pixels() -> bytes:
     return file.getvalue()
 
 
-BODIES = [
-    pytest.param({"content": b""}, 400, "malformed_request", id="empty-body"),
-    pytest.param({"files": {"photo": GOOD}}, 400, "malformed_request", id="other-part"),
-    pytest.param({"content": JPEG[: len(JPEG) // 2]}, 422, "undecodable_image", id="half-a-jpeg"),
-    pytest.param(
-        {"files": {"image": GOOD[:-20]}}, 422, "undecodable_image", id="form-with-a-cut-file"
-    ),
-    pytest.param(
+BODIES: list[tuple[dict[str, Any], int, str]] = [
+    ({"content": b""}, 400, "malformed_request"),
+    ({"files": {"photo": GOOD}}, 400, "malformed_request"),
+    ({"content": JPEG[: len(JPEG) // 2]}, 422, "undecodable_image"),
+    ({"files": {"image": GOOD[:-20]}}, 422, "undecodable_image"),
+    (
         {"files": {"image": ("a.jpg", b"<!doctype html><p>no", "image/jpeg")}},
         415,
         "unsupported_media_type",
-        id="html-called-jpeg",
     ),
-    pytest.param(
+    (
         {"content": GOOD, "headers": {"content-type": "application/json"}},
         415,
         "unsupported_media_type",
-        id="json",
     ),
-    pytest.param({"content": too_many_pixels()}, 413, "image_too_large", id="too-many-pixels"),
-    pytest.param({"content": b"\0" * (LIMIT + 1)}, 413, "body_too_large", id="too-many-bytes"),
+    ({"content": too_many_pixels()}, 413, "image_too_large"),
+    # Arabic-Indic digit three: Python's int() would take it
+    *(
+        ({"content": GOOD, "params": query}, 400, "malformed_request")
+        for query in ({"top_k": "0"}, {"top_k": "11"}, {"top_k": "\u0663"}, {"topk": "3"})
+    ),
 ]
 
 
-@pytest.mark.parametrize(("request_of", "status", "code"), BODIES)
-def test_a_wrong_body_is_answered_with_its_code(
-    embedded: Server, request_of: dict[str, Any], status: int, code: str
+def test_bad_requests_are_told_why_and_do_not_touch_their_concurrent_neighbours(
+    either: Server,
 ) -> None:
-    checked(embedded.client.post("/classify", **request_of), status, code)
+    alone = either.client.post("/classify", content=GOOD).json()["predictions"]
+    with (
+        httpx.Client(base_url=either.url, timeout=PATIENCE_S) as client,
+        ThreadPoolExecutor(32) as pool,
+    ):
+        pairs = [
+            (
+                pool.submit(client.post, "/classify", **request_of),
+                pool.submit(client.post, "/classify", content=GOOD),
+                *expected,
+            )
+            for request_of, *expected in BODIES * 4
+        ]
 
-
-# Arabic-Indic digit three: Python's int() would take it
-@pytest.mark.parametrize("query", ["top_k=0", "top_k=11", "top_k=%D9%A3", "topk=3"])
-def test_a_wrong_query_is_the_clients_error(embedded: Server, query: str) -> None:
-    checked(embedded.client.post(f"/classify?{query}", content=GOOD), 400, "malformed_request")
+        for bad, good, status, code in pairs:
+            checked_error(bad.result(), status, code)
+            assert good.result().status_code == 200
+            assert_close(good.result().json()["predictions"], alone)
 
 
 def test_a_refused_encoding_is_told_the_one_that_is_accepted(embedded: Server) -> None:
     response = embedded.client.put("/classify", content=GOOD, headers={"Content-Encoding": "br"})
 
-    assert "'br'" in checked(response, 415, "unsupported_media_type")["message"]
+    assert "'br'" in checked_error(response, 415, "unsupported_media_type")["message"]
     assert response.headers["accept-encoding"] == "identity"
 
 
-def test_a_body_in_chunks_is_refused_as_soon_as_it_is_too_large(embedded: Server) -> None:
+def test_a_body_that_is_too_large_is_refused_as_soon_as_that_is_known(embedded: Server) -> None:
     def chunks() -> Any:
         for _ in range(21):
             yield b"\0" * 2**20
 
-    checked(embedded.client.post("/classify", content=chunks()), 413, "body_too_large")
-
-
-def test_a_declared_size_beyond_the_limit_is_refused_before_the_body_is_sent(
-    embedded: Server,
-) -> None:
-    head = f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: {LIMIT + 1}\r\n\r\n"
-    with embedded.connect() as connection:
-        connection.sendall(head.encode())
-        status, body = read_answer(connection)
-
-    assert status == 413
-    assert json.loads(body)["error"]["code"] == "body_too_large"
-
-
-def test_a_body_of_exactly_the_limit_is_read(embedded: Server) -> None:
+    for body in (b"\0" * (LIMIT + 1), chunks()):
+        response = embedded.client.post("/classify", content=body)
+        checked_error(response, 413, "body_too_large")
     # Zeros after the end of a JPEG are no part of it.
-    response = embedded.client.post("/classify", content=JPEG + b"\0" * (LIMIT - len(JPEG)))
-
-    assert response.status_code == 200
+    whole = embedded.client.post("/classify", content=JPEG + b"\0" * (LIMIT - len(JPEG)))
+    assert whole.status_code == 200
+    # Declared, and refused before it is sent.
+    with embedded.connect() as connection:
+        head = f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: {LIMIT + 1}\r\n\r\n"
+        connection.sendall(head.encode())
+        status, answer = read_answer(connection)
+    assert (status, json.loads(answer)["error"]["code"]) == (413, "body_too_large")
 
 
 def test_a_url_in_place_of_a_file_is_refused_and_never_fetched(either: Server) -> None:
@@ -122,19 +124,64 @@ def test_a_url_in_place_of_a_file_is_refused_and_never_fetched(either: Server) -
     assert "the part `image` is text" in responses[0].json()["error"]["message"]
 
 
-def test_bad_requests_do_not_touch_their_concurrent_neighbours(either: Server) -> None:
-    bad: list[Any] = [case.values for case in BODIES if case.id != "too-many-bytes"]
-    alone = either.client.post("/classify", content=GOOD).json()["predictions"]
-    with (
-        httpx.Client(base_url=either.url, timeout=PATIENCE_S) as client,
-        ThreadPoolExecutor(32) as pool,
-    ):
-        pairs = []
-        for request_of, status, _ in bad * 4:
-            pairs.append((pool.submit(client.post, "/classify", **request_of), status))
-            pairs.append((pool.submit(client.post, "/classify", content=GOOD), 200))
+NOT_THERE: dict[str, tuple[str, ...]] = {
+    "GET": (
+        *("/nope", "/classify/../../etc/passwd", "/static_content/../bentoml.py"),
+        *("/static_content/nope.css", "/static_content/"),
+    ),
+    "POST": ("/classify/", "/infer"),
+}
+NOT_ALLOWED: dict[str, tuple[str, ...]] = {
+    "GET": ("/classify",),
+    "DELETE": ("/classify", "/livez"),
+    "OPTIONS": ("/classify",),
+    "POST": ("/model", "/", "/metrics", "/readyz", "/static_content/swagger-ui.css"),
+}
 
-        for future, status in pairs:
-            assert future.result().status_code == status
-            if status == 200:
-                assert_close(future.result().json()["predictions"], alone)
+
+def test_a_wrong_path_or_method_has_the_same_shape(either: Server) -> None:
+    for paths_of, status, code in [
+        (NOT_THERE, 404, "not_found"),
+        (NOT_ALLOWED, 405, "method_not_allowed"),
+    ]:
+        for method, paths in paths_of.items():
+            for path in paths:
+                checked_error(either.client.request(method, path), status, code)
+    for path, status in {"/": 200, "/model": 200, "/livez": 200, "/classify": 405}.items():
+        response = either.client.head(path)
+        assert (response.status_code, response.content) == (status, b"")
+
+
+def test_a_request_id_comes_back_with_an_error_unless_it_is_hostile(embedded: Server) -> None:
+    def request_id_of_error(given: Any) -> str:
+        response = embedded.client.get("/nope", headers={"X-Request-Id": given})
+        return str(checked_error(response, 404, "not_found")["request_id"])
+
+    for given in ("a" * 128, "trace-1.B_2"):
+        assert request_id_of_error(given) == given
+    for hostile in ("a" * 129, "", "two words", "<script>", "{}", "ünï".encode("latin-1")):
+        assert re.fullmatch(r"[0-9a-f]{32}", request_id_of_error(hostile))
+
+
+def test_bytes_that_are_no_http_end_their_connection_only(embedded: Server) -> None:
+    answer = embedded.raw(b"\x16\x03\x01\x00\xa5 hello\r\n\r\n")
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"Traceback" not in answer
+    assert embedded.client.get("/livez").status_code == 200
+
+
+def test_a_connection_that_offers_an_upgrade_serves_its_file_and_the_next_after_an_error(
+    embedded: Server,
+) -> None:
+    head = (
+        b"PUT /classify?top_k=1 HTTP/1.1\r\nHost: x\r\nConnection: Upgrade%s\r\nUpgrade: %s\r\n"
+        b"Content-Length: %d\r\n\r\n%s"
+    )
+    websocket = head % (b"", b"websocket", len(GOOD), GOOD)
+    bad = head % (b"", b"h2c", 9, b"just text")
+
+    answers = embedded.raw(websocket + bad + head % (b", close", b"h2c", len(GOOD), GOOD))
+
+    assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"200", b"415", b"200"]
+    assert answers.count(b'{"label":"3","class_id":3,') == 2
