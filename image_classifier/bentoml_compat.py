@@ -20,7 +20,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from _bentoml_sdk import Service
 from bentoml._internal.configuration.containers import BentoMLContainer
@@ -96,10 +96,15 @@ class MountedAppFirst(Service[Any]):  # type: ignore[misc]  # BentoML's is untyp
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Raise what BentoML prints in one line, with exit status 1, for an OperatorError."""
+    """Raise what BentoML prints in one line, with exit status 1, for an OperatorError.
+
+    In a worker, which is started anew for ever, it stops the server: `stop_server_on_failure`.
+    """
     try:
         yield
     except OperatorError as error:
+        if _has_supervisor():
+            _stop_server(error)
         raise BentoMLException(str(error)) from error
 
 
@@ -199,16 +204,21 @@ def stop_server_on_failure(start: Callable[[Any], None]) -> Callable[[Any], None
         except Exception as error:
             if not _has_supervisor():
                 raise
-            text = str(error)
-            if not isinstance(error, OperatorError):
-                text = f"the start failed: {type(error).__name__}: {' '.join(text.split())}"
-            refusal = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"], REFUSAL)
-            draft = refusal.with_suffix(f".{os.getpid()}")
-            draft.write_text(text, encoding="utf-8")
-            draft.replace(refusal)
-            os._exit(1)
+            _stop_server(error)
 
     return guarded
+
+
+def _stop_server(error: Exception) -> NoReturn:
+    """End this worker and leave the message to its supervisor, which then ends, see `supervise`."""
+    text = str(error)
+    if not isinstance(error, OperatorError):
+        text = f"the start failed: {type(error).__name__}: {' '.join(text.split())}"
+    refusal = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"], REFUSAL)
+    draft = refusal.with_suffix(f".{os.getpid()}")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(refusal)
+    os._exit(1)
 
 
 def tell_supervisor_ready() -> None:
@@ -245,7 +255,7 @@ def supervise(supervisor: type[Any], refusal: Path) -> None:
 
     - It removes the directory of the runner's socket and then stops all processes at once
       (bentoml/_internal/utils/circus, `Arbiter.stop`): what an API process had accepted and not
-      yet sent to the runner was lost (tests/service/test_stopping.py). Here the API processes end
+      yet sent to the runner was lost (tests/service/test_lives.py). Here the API processes end
       first. Until: BentoML stops processes in the order of their dependencies.
     - It holds the port open while no API process accepts: at the start, at the end, and while a
       new one replaces one that died. Clients and probes then hang. Here they are answered 503.

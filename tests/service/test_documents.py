@@ -76,21 +76,6 @@ def test_metrics_count_requests_by_outcome_and_time_their_stages(embedded: Serve
     assert after["classifier_in_flight"] == 0
 
 
-def test_what_a_client_asks_for_makes_no_series(embedded: Server) -> None:
-    embedded.client.get("/nope")
-    embedded.client.delete("/livez")
-    before = embedded.metrics().keys()
-
-    for number in range(20):
-        for folder in ("", "/static_content", "/assets", "/classify", "/metrics"):
-            embedded.client.get(f"{folder}/client-{number}")
-        embedded.client.request(f"CLIENT{number}", "/livez")
-
-    after = embedded.metrics().keys()
-    assert before == after
-    assert not any("client-" in name or "CLIENT" in name for name in after)
-
-
 @pytest.mark.parametrize(
     "words",
     [
@@ -100,14 +85,14 @@ def test_what_a_client_asks_for_makes_no_series(embedded: Server) -> None:
     ],
 )
 def test_the_example_clients_print_the_predictions(
-    either: Server, imported: Place, words: list[str]
+    embedded: Server, imported: Place, words: list[str]
 ) -> None:
     if not shutil.which(words[0]):
         pytest.skip(f"{words[0]} is not installed")
 
     # A process of its own: the client may warn of what its libraries deprecate.
     done = subprocess.run(
-        [*words, str(SAMPLE), either.url],
+        [*words, str(SAMPLE), embedded.url],
         cwd=CLIENTS,
         env=imported.environment(),
         capture_output=True,

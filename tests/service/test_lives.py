@@ -7,6 +7,7 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import psutil
 
 from tests.imports import PATIENCE_S, SAMPLES
 from tests.service.places import NewPlace
@@ -32,14 +33,6 @@ def idle_connection(server: Server) -> socket.socket:
     while not received.endswith(b"\r\n\r\n\n"):  # the body of /livez is one line feed
         received += connection.recv(1)
     return connection
-
-
-def is_running(process_id: int) -> bool:
-    try:
-        os.kill(process_id, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def test_an_embedded_server_from_its_start_to_its_end(new_place: NewPlace) -> None:
@@ -191,5 +184,7 @@ def workers_end_with_a_supervisor_that_is_killed(server: Server) -> None:
     server.process.kill()
     server.process.wait()
 
-    wait_until(lambda: not any(map(is_running, workers)), PATIENCE_S, "the end of the workers")
+    wait_until(
+        lambda: not any(map(psutil.pid_exists, workers)), PATIENCE_S, "the end of the workers"
+    )
     assert not is_open(server.port)
