@@ -129,7 +129,7 @@ def page_router(
         return {
             "process": process.pid,
             "uptime_s": time.time() - began_at,
-            "steps": [(step.name, step.began_at - began_at, step.seconds) for step in START_STEPS],
+            "steps": [(name, begin - began_at, seconds) for name, begin, seconds in START_STEPS],
             "lines": list(recent.lines),
             "runner_elsewhere": request.app.state.classifier.runner.executor is None,
         }

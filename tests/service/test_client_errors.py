@@ -64,9 +64,10 @@ def test_bad_requests_are_told_why_and_do_not_touch_their_concurrent_neighbours(
             (
                 pool.submit(client.post, "/classify", **request_of),
                 pool.submit(client.post, "/classify", content=GOOD),
-                *expected,
+                status,
+                code,
             )
-            for request_of, *expected in BODIES * 4
+            for request_of, status, code in BODIES * 4
         ]
 
         for bad, good, status, code in pairs:
