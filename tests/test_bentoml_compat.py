@@ -26,6 +26,7 @@ from image_classifier.http.protocol import ClassifierProtocol
 from tests.http.fakes import Answering, app_of, send
 from tests.http.test_protocol import SMUGGLED, echo, exchange, upgrade
 from tests.imports import PATIENCE_S, ROOT
+from tests.service.answers import checked_error
 
 with warnings.catch_warnings():
     # BentoML uses a deprecated name of pathspec 1 while it is imported.
@@ -157,14 +158,17 @@ def test_the_mounted_application_answers_first_and_hands_on_what_it_does_not_hav
     assert send(app, "GET", "/livez").text == "\n"
     assert send(app, "GET", "/schema.json").json()["name"] == "Mounting"
     assert send(app, "GET", "/static_content/swagger-ui.css").status_code == 200
-    for method, path, status, code in [
-        ("GET", "/nope", 404, "not_found"),
-        ("GET", "/static_content/nope", 404, "not_found"),
-        ("POST", "/livez", 405, "method_not_allowed"),
+    not_there = ("/nope", "/classify/", "/infer", "/static_content/nope", "/static_content/")
+    for status, code, method, paths in [
+        (404, "not_found", "GET", (*not_there, "/static_content/../bentoml.py")),
+        (405, "method_not_allowed", "POST", ("/livez", "/readyz", "/static_content/swagger-ui.css")),
+        (405, "method_not_allowed", "OPTIONS", ("/classify", "/livez", "/metrics", "/")),
     ]:
-        response = send(app, method, path)
-        assert (response.status_code, response.json()["error"]["code"]) == (status, code)
-        assert response.json()["error"]["request_id"] == response.headers["x-request-id"]
+        for path in paths:
+            checked_error(send(app, method, path), status, code)
+    for path, status in {"/": 200, "/livez": 200, "/classify": 405}.items():
+        response = send(app, "HEAD", path)
+        assert (response.status_code, response.content) == (status, b""), path
 
 
 ASK_FROM_TWO_ORIGINS = """

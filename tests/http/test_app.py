@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 
 import pytest
 from starlette.exceptions import HTTPException
@@ -9,7 +10,7 @@ from starlette.exceptions import HTTPException
 from image_classifier.http import uploads
 from image_classifier.http.schemas import ERRORS
 from image_classifier.inference.batcher import Answer
-from tests.http.fakes import ANSWER, Answering, Connection, app_of, ask, body, outcomes
+from tests.http.fakes import ANSWER, LOCK, Answering, Connection, app_of, ask, body, outcomes
 
 MAX_BODIES_BYTES = 2_000
 
@@ -18,16 +19,19 @@ def test_an_answer_is_rendered_counted_and_timed() -> None:
     app = app_of(Answering())
     before = outcomes(app)
 
-    connection = ask(app, Connection(body(b"image")))
+    connection = ask(app, Connection(body(b"image")), headers={"X-Request-Id": "my-id.7"})
 
     assert connection.status == 200
-    assert connection.body["predictions"] == [
-        {"label": "seven", "class_id": 7, "probability": 0.75}
-    ]
+    assert connection.body == {
+        "predictions": [{"label": "seven", "class_id": 7, "probability": 0.75}],
+        "model": {"tag": LOCK.tag, "digest": LOCK.manifest_sha256},
+        "request_id": "my-id.7",
+    }
+    assert connection.headers["content-type"] == "application/json"
     assert connection.headers["server-timing"] == (
         "decode;dur=1.50, queue;dur=0.25, infer;dur=2.00"
     )
-    assert connection.headers["x-request-id"] == connection.body["request_id"]
+    assert connection.headers["x-request-id"] == "my-id.7"
     # Every outcome is counted from 0, so that the first burst is a rise.
     assert before == dict.fromkeys(("ok", "client_gone", *ERRORS), 0)
     assert outcomes(app) == before | {"ok": 1}
@@ -143,6 +147,27 @@ def test_what_a_framework_answers_by_itself_has_the_one_shape(
     assert (connection.status, connection.code) == (status, code)
     assert connection.headers.get("allow") == allow
     assert ("retry-after" in connection.headers) == (status == 503)
+
+
+def test_a_request_id_comes_back_unless_it_is_hostile() -> None:
+    app = app_of(Answering())
+
+    def request_id_of_error(given: str) -> str:
+        answer = ask(app, Connection(), path="/nope", headers={"X-Request-Id": given})
+        assert answer.body["error"]["request_id"] == answer.headers["x-request-id"]
+        return answer.headers["x-request-id"]
+
+    for given in ("a" * 128, "trace-1.B_2"):
+        assert request_id_of_error(given) == given
+    for hostile in ("a" * 129, "", "two words", "<script>", "{}", "ünï"):
+        assert re.fullmatch(r"[0-9a-f]{32}", request_id_of_error(hostile))
+
+
+def test_a_refused_encoding_is_told_the_one_that_is_accepted() -> None:
+    connection = ask(app_of(Answering()), Connection(), headers={"Content-Encoding": "br"})
+
+    assert (connection.status, connection.code) == (415, "unsupported_media_type")
+    assert connection.headers["accept-encoding"] == "identity"
 
 
 def test_probes_scrapes_and_files_are_not_counted() -> None:

@@ -9,7 +9,6 @@ import pytest
 
 from tests.imports import PATIENCE_S, SAMPLES
 from tests.service.answers import assert_close, predictions
-from tests.service.places import Place
 from tests.service.server import Server
 
 FILES = sorted(SAMPLES.iterdir())
@@ -36,22 +35,6 @@ def test_every_sample_is_read_right_and_alike_by_every_way_of_sending_it(embedde
             assert predictions(body) == answer, (path.name, method, kind)
     for query, expected in {"": 5, "?top_k=1": 1, "?top_k=3": 3}.items():
         assert predictions(client.post(f"/classify{query}", content=data)) == answer[:expected]
-
-
-def test_an_answer_names_the_model_and_the_request(embedded: Server, imported: Place) -> None:
-    response = embedded.client.post(
-        "/classify?top_k=3", content=FILES[0].read_bytes(), headers={"X-Request-Id": "my-id.7"}
-    )
-
-    answer = response.json()
-    lock = json.loads(imported.lock.read_bytes())
-    assert set(answer) == {"predictions", "model", "request_id"}
-    assert answer["model"] == {"tag": lock["tag"], "digest": lock["manifest_sha256"]}
-    assert answer["request_id"] == response.headers["x-request-id"] == "my-id.7"
-    assert response.headers["content-type"] == "application/json"
-    stages = [stage.partition(";dur=") for stage in response.headers["server-timing"].split(", ")]
-    assert [name for name, _, _ in stages] == ["decode", "queue", "infer"]
-    assert all(float(milliseconds) >= 0 for _, _, milliseconds in stages)
 
 
 def test_under_concurrency_both_topologies_answer_every_request_as_alone(

@@ -76,13 +76,6 @@ def test_bad_requests_are_told_why_and_do_not_touch_their_concurrent_neighbours(
             assert_close(good.result().json()["predictions"], alone)
 
 
-def test_a_refused_encoding_is_told_the_one_that_is_accepted(embedded: Server) -> None:
-    response = embedded.client.put("/classify", content=GOOD, headers={"Content-Encoding": "br"})
-
-    assert "'br'" in checked_error(response, 415, "unsupported_media_type")["message"]
-    assert response.headers["accept-encoding"] == "identity"
-
-
 def test_a_body_that_is_too_large_is_refused_as_soon_as_that_is_known(embedded: Server) -> None:
     def chunks() -> Any:
         for _ in range(21):
@@ -123,53 +116,6 @@ def test_a_url_in_place_of_a_file_is_refused_and_never_fetched(either: Server) -
 
     assert [response.status_code for response in responses] == [400, 415, 415, 415, 400]
     assert "the part `image` is text" in responses[0].json()["error"]["message"]
-
-
-NOT_THERE: dict[str, tuple[str, ...]] = {
-    "GET": (
-        *("/nope", "/classify/../../etc/passwd", "/static_content/../bentoml.py"),
-        *("/static_content/nope.css", "/static_content/"),
-    ),
-    "POST": ("/classify/", "/infer"),
-}
-NOT_ALLOWED: dict[str, tuple[str, ...]] = {
-    "GET": ("/classify",),
-    "DELETE": ("/classify", "/livez"),
-    "OPTIONS": ("/classify",),
-    "POST": ("/model", "/", "/metrics", "/readyz", "/static_content/swagger-ui.css"),
-}
-
-
-def test_a_wrong_path_or_method_has_the_same_shape(either: Server) -> None:
-    for paths_of, status, code in [
-        (NOT_THERE, 404, "not_found"),
-        (NOT_ALLOWED, 405, "method_not_allowed"),
-    ]:
-        for method, paths in paths_of.items():
-            for path in paths:
-                checked_error(either.client.request(method, path), status, code)
-    for path, status in {"/": 200, "/model": 200, "/livez": 200, "/classify": 405}.items():
-        response = either.client.head(path)
-        assert (response.status_code, response.content) == (status, b"")
-
-
-def test_a_request_id_comes_back_with_an_error_unless_it_is_hostile(embedded: Server) -> None:
-    def request_id_of_error(given: Any) -> str:
-        response = embedded.client.get("/nope", headers={"X-Request-Id": given})
-        return str(checked_error(response, 404, "not_found")["request_id"])
-
-    for given in ("a" * 128, "trace-1.B_2"):
-        assert request_id_of_error(given) == given
-    for hostile in ("a" * 129, "", "two words", "<script>", "{}", "ünï".encode("latin-1")):
-        assert re.fullmatch(r"[0-9a-f]{32}", request_id_of_error(hostile))
-
-
-def test_bytes_that_are_no_http_end_their_connection_only(embedded: Server) -> None:
-    answer = embedded.raw(b"\x16\x03\x01\x00\xa5 hello\r\n\r\n")
-
-    assert answer.startswith(b"HTTP/1.1 400 ")
-    assert b"Traceback" not in answer
-    assert embedded.client.get("/livez").status_code == 200
 
 
 def test_a_connection_that_offers_an_upgrade_serves_its_file_and_the_next_after_an_error(
