@@ -304,10 +304,13 @@ def supervise(supervisor: type[Any], refusal: Path) -> None:
 
         try:
             return start_all(self, started)
-        except (OSError, RuntimeError) as error:
-            if refusal.exists():
-                raise BentoMLException(refusal.read_text(encoding="utf-8")) from error
-            if not isinstance(error, OSError) or error.errno not in ADDRESS_ERRORS:
+        except RuntimeError as error:
+            if "No active process" not in str(error):  # circus' end, a service has no process left
+                raise
+            message = refusal.read_text("utf-8") if refusal.exists() else "a process has ended"
+            raise BentoMLException(message) from error
+        except OSError as error:
+            if error.errno not in ADDRESS_ERRORS:
                 raise
             listening = self.sockets[LISTENING_SOCKET]  # circus binds the sockets in `start`
             raise BentoMLException(
