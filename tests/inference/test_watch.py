@@ -6,7 +6,7 @@ import pytest
 
 from image_classifier.errors import DeadlineExceeded
 from image_classifier.inference.engine import Batch, EngineError, Logits
-from image_classifier.inference.watch import EngineWatch
+from image_classifier.inference.runner import EngineWatch
 from tests.imports import PATIENCE_S
 from tests.inference.test_classifier import WAYS, ColourEngine, HeldBack, classifier, png
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.imports import SAMPLES
-from tests.service.errors_seen import checked
+from tests.service.answers import checked_error
 from tests.service.server import Server
 
 GOOD = (SAMPLES / "7-01.png").read_bytes()
@@ -76,7 +76,8 @@ def test_nothing_a_client_sends_makes_a_metric_series(embedded: Server) -> None:
     before = embedded.metrics().keys()
 
     for i in range(50):
-        embedded.client.get(f"/made-up-{i}")
+        for folder in ("", "/static_content", "/classify", "/metrics"):
+            embedded.client.get(f"{folder}/made-up-{i}")
         embedded.client.request(f"METHOD{i}", "/classify")
         embedded.client.post(
             f"/classify?made_up={i}", content=GOOD, headers={"x-request-id": f"id-{i}"}
@@ -127,4 +128,4 @@ def png(width: int, height: int) -> bytes:
 def test_a_decompression_bomb_is_refused(embedded: Server) -> None:
     answer = embedded.client.post("/classify", content=png(20_000, 20_000))
 
-    checked(answer, 413, "image_too_large")
+    checked_error(answer, 413, "image_too_large")

@@ -20,8 +20,7 @@ import httpx
 import pytest
 
 from tests.imports import PATIENCE_S, SAMPLES
-from tests.service.conftest import NewPlace
-from tests.service.places import Place
+from tests.service.places import NewPlace, Place
 from tests.service.server import Server, wait_until
 
 pytestmark = [pytest.mark.all, pytest.mark.slow]

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tests.imports import PATIENCE_S, SAMPLES
+from tests.service.server import Server
 
 pytestmark = pytest.mark.all
 
@@ -14,12 +15,12 @@ pytestmark = pytest.mark.all
     "content_type", ["multipart/form-data", "application/octet-stream", "image/*"]
 )
 def test_a_file_is_classified_with_every_content_type_and_parameter(
-    served: str, chromium: Any, method: str, content_type: str
+    embedded: Server, chromium: Any, method: str, content_type: str
 ) -> None:
     context = chromium.new_context()
     context.set_default_timeout(PATIENCE_S * 1_000)
     page = context.new_page()
-    page.goto(served)
+    page.goto(embedded.url)
     block = page.locator(f".opblock-{method}", has_text="/classify")
     block.locator(".opblock-summary-control").click()
     block.get_by_role("button", name="Try it out").click()
