@@ -85,7 +85,7 @@ def test_resize_and_crop_equal_torchvision(
         resized = functional.resize(image, sides, interpolation, max_size=max_size)
     expected = np.array(functional.center_crop(resized, list(crop)))
 
-    got = input_of(image, resize and Resize.model_validate(resize), crop)
+    got = input_of(image, None if resize is None else Resize.model_validate(resize), crop)
 
     assert got.dtype == np.uint8
     assert got.flags.c_contiguous
