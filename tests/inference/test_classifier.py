@@ -4,6 +4,7 @@ import asyncio
 import threading
 from io import BytesIO
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,7 +90,12 @@ def classifier(
         preprocessing=lambda: preprocessing or FirstPixel(),
         manifest=SimpleNamespace(outputs=outputs or Outputs(), input=spec),
     )
-    given = {"max_in_flight": 64, "max_wait_ms": 1e6, "timeout_ms": 600_000, **changes}
+    given: dict[str, Any] = {
+        "max_in_flight": 64,
+        "max_wait_ms": 1e6,
+        "timeout_ms": 600_000,
+        **changes,
+    }
     return Classifier(
         artifact,  # type: ignore[arg-type]
         runner,
