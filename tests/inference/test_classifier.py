@@ -104,7 +104,7 @@ def classifier(
         workers=1,
         overload_wait_ms=1e6,
         default_top_k=2,
-        **given,
+        **{**given, **changes},
     )
 
 
