@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-import torchvision
 from torch import nn
 
 from importer.errors import ImportRefused
@@ -388,6 +387,8 @@ def renamed(
 
 
 def test_the_names_of_torchvisions_published_files_load(tmp_path: Path) -> None:
+    import torchvision.models
+
     vit = {"image_size": 32, "patch_size": 16, "num_layers": 1, "num_heads": 1}
     vit |= {"hidden_dim": 4, "mlp_dim": 8, "num_classes": 3}
     dense = {"growth_rate": 4, "block_config": (1, 1), "num_init_features": 4, "num_classes": 3}
@@ -400,6 +401,8 @@ def test_the_names_of_torchvisions_published_files_load(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("saved_as", ["bare", "without versions", "in a wrapper"])
 def test_an_mnasnet_loads_with_and_without_versions(tmp_path: Path, saved_as: str) -> None:
+    import torchvision.models
+
     # Its own migration refuses a file whose version it does not know.
     trained, network = (torchvision.models.mnasnet0_5(num_classes=3) for _ in range(2))
     wrapper = nn.ModuleDict({"model": trained})

@@ -15,7 +15,6 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
-from torchvision.transforms._presets import ImageClassification
 
 from image_classifier.artifact.manifest import Architecture
 from importer.errors import ImportRefused
@@ -261,6 +260,8 @@ def test_other_endings_of_names_are_no_digest(tmp_path: Path, name: str) -> None
 def test_published_weights_reproduce_their_golden_logits(
     weights: str, network: str, preset: tuple[int, int], model: str
 ) -> None:
+    from torchvision.transforms._presets import ImageClassification
+
     built = build_network(Architecture.parse(network, {}), Path(__file__).parent)
     load_strictly(built, read_state_dict(SHARED / "weights" / weights))
 
