@@ -149,10 +149,8 @@ def import_model(
         with progress.step(f"run the reference on {len(images)} golden images"):
             logits = run_reference(network, inputs, root / ARCHITECTURE_FOLDER)
             judge(unstable_network(network, inputs, logits))
-        one_input = torch.from_numpy(inputs[:1])
         outputs = Outputs(
-            activation=activation_of(model, network, one_input, options.activation),
-            threshold=options.threshold,
+            activation=activation_of(model, options.activation), threshold=options.threshold
         )
         judge(check_activation(logits, outputs.activation, asked=options.activation))
         check_label_count(named.labels, logits.shape[1], outputs.activation)
@@ -204,7 +202,7 @@ def import_model(
         )
         _tell(progress, [note] if note else [])
         graphs = graphs_of(candidates)
-        batches = takes_batches(model.network, network, torch.from_numpy(inputs[[0, -1]]))
+        batches = takes_batches(model, network, torch.from_numpy(inputs[[0, -1]]))
         failed_exports = export_all(
             graphs, network, inputs if batches else inputs[:1], calibration, root, progress
         )

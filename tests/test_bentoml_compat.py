@@ -161,7 +161,12 @@ def test_the_mounted_application_answers_first_and_hands_on_what_it_does_not_hav
     not_there = ("/nope", "/classify/", "/infer", "/static_content/nope", "/static_content/")
     for status, code, method, paths in [
         (404, "not_found", "GET", (*not_there, "/static_content/../bentoml.py")),
-        (405, "method_not_allowed", "POST", ("/livez", "/readyz", "/static_content/swagger-ui.css")),
+        (
+            405,
+            "method_not_allowed",
+            "POST",
+            ("/livez", "/readyz", "/static_content/swagger-ui.css"),
+        ),
         (405, "method_not_allowed", "OPTIONS", ("/classify", "/livez", "/metrics", "/")),
     ]:
         for path in paths:
