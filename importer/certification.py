@@ -40,7 +40,6 @@ COMPARED = {
 }
 """Numbers of a certificate that the record of an attempt has, too."""
 
-
 LIMIT_IN_POINTS = 60
 """The measurement of one engine ends after this many times the duration of one point."""
 
