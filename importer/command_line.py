@@ -194,7 +194,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _add_option(group: Any, name: str, field: FieldInfo) -> None:
-    description = " ".join((field.description or "").replace("%", "%%").split())
+    description = " ".join(str(field.description).split())
     if field.annotation is bool:
         group.add_argument(option_of(name), action="store_true", help=description)
         return

@@ -127,7 +127,7 @@ def check_label_order(reference: Reference, labels: Sequence[str]) -> None:
 
 def _arrays(path: Path) -> dict[str, NDArray[np.generic]]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     # TypeError: an npy file, which is one array.
     except (ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
