@@ -4,7 +4,6 @@ import asyncio
 import threading
 from io import BytesIO
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
