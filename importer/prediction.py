@@ -1,7 +1,6 @@
 """Predictions for image files, made by the pipeline that serves, without a server."""
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +77,7 @@ async def classify_files(
     """
     runner = LocalRunner(executor)
     cores = usable_cores()
-    at_a_time = 2 * (runner.concurrency * runner.max_batch_size + cores)
+    at_a_time = 4 * (runner.concurrency * runner.max_batch_size + cores)
     # `model_copy` checks nothing: a server may not wait so long.
     no_limit = dict.fromkeys(("timeout_ms", "max_wait_ms", "overload_wait_ms"), NO_LIMIT_MS)
     changed = {"max_queue": at_a_time, "default_top_k": top_k, **no_limit}
@@ -97,13 +96,9 @@ async def classify_files(
             return FileAnswer(file=str(path), code="internal_error", message=str(error))
         return FileAnswer(file=str(path), predictions=answer.predictions)
 
-    waiting: deque[asyncio.Task[FileAnswer]] = deque()
-    for path in files:
-        if len(waiting) == at_a_time:
-            yield await waiting.popleft()
-        waiting.append(asyncio.create_task(classified(path)))
-    while waiting:
-        yield await waiting.popleft()
+    for start in range(0, len(files), at_a_time):
+        for made in await asyncio.gather(*map(classified, files[start : start + at_a_time])):
+            yield made
 
 
 def _read(path: Path, max_bytes: int) -> bytes:

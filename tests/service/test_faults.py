@@ -179,7 +179,10 @@ def test_a_killed_process_is_replaced(new_place: NewPlace, service: str) -> None
             PATIENCE_S,
             "another process",
         )
-    assert load.counts().keys() <= {"200", "503", "504", "ReadError", "RemoteProtocolError"}
+    assert load.counts().keys() <= {
+        *("200", "429", "503", "504"),
+        *("ReadError", "RemoteProtocolError"),  # connections of the process that died
+    }
 
 
 def test_a_container_ends_where_a_process_died(new_place: NewPlace) -> None:
@@ -288,7 +291,7 @@ def test_a_full_disk_changes_nothing(new_place: NewPlace, tmp_path: Path) -> Non
     place = new_place()
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk])
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", disk])
     if mounted.returncode:
         pytest.skip("no right to mount")
     try:

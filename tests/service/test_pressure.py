@@ -1,5 +1,6 @@
 """Clients that leave, and more clients than a service can answer, which nobody may misuse."""
 
+import functools
 import io
 import socket
 import threading
@@ -35,14 +36,12 @@ sys.addaudithook(record)
 """Runs in every process of a server before anything else: Python imports sitecustomize."""
 
 
-def slow_to_decode() -> bytes:
+@functools.cache
+def slow_image() -> bytes:
     """9 megapixels of noise: some 200 ms of one core."""
     file = io.BytesIO()
     Image.effect_noise((3_000, 3_000), 60).save(file, "PNG", compress_level=0)
     return file.getvalue()
-
-
-SLOW = slow_to_decode()
 
 
 def head(length: int) -> bytes:
@@ -51,16 +50,17 @@ def head(length: int) -> bytes:
 
 def test_clients_that_leave_free_their_places(either: Server) -> None:
     before = either.metrics()['classifier_requests_total{outcome="client_gone"}']
+    slow = slow_image()
     connections = [either.connect() for _ in range(2 * HELD)]
     for connection in connections[:HELD]:
-        connection.sendall(head(len(SLOW)) + SLOW[:-1])
+        connection.sendall(head(len(slow)) + slow[:-1])
     for connection in connections[HELD:]:
-        connection.sendall(head(len(SLOW)) + SLOW[:1_000])
+        connection.sendall(head(len(slow)) + slow[:1_000])
     either.wait_for_in_flight(2 * HELD)
 
     # Half of them leave while their picture is decoded, half while they send it.
     for connection in connections[:HELD]:
-        connection.sendall(SLOW[-1:])
+        connection.sendall(slow[-1:])
         connection.close()
     for connection in connections[HELD:]:
         connection.close()
@@ -101,7 +101,9 @@ def burst(server: Server, count: int) -> list[httpx.Response]:
         httpx.Client(base_url=server.url, timeout=PATIENCE_S, limits=limits) as client,
         ThreadPoolExecutor(count) as pool,
     ):
-        return list(pool.map(lambda _: client.post("/classify", content=SLOW), range(count)))
+        return list(
+            pool.map(lambda _: client.post("/classify", content=slow_image()), range(count))
+        )
 
 
 def test_what_finds_no_place_is_refused_at_once(one_place: Server) -> None:
@@ -146,7 +148,7 @@ def test_a_refusal_does_not_wait_for_the_body_and_the_connection_stays_of_use(
 
     def take_the_place() -> None:
         while not found.is_set():
-            one_place.client.post("/classify", content=SLOW)
+            one_place.client.post("/classify", content=slow_image())
 
     with ThreadPoolExecutor(2) as pool:
         busy = [pool.submit(take_the_place) for _ in range(2)]
