@@ -263,6 +263,8 @@ def supervise(supervisor: type[Any], refusal: Path) -> None:
     - It ends with a traceback where the port is taken. Until: it says so in one line.
     - It says nothing of a process that died, and looks for one every 10 s only.
       Until: BentoML logs and replaces it at once.
+    - It takes commands, also to run programs, from whoever reaches two ports of the loopback
+      address. Here it takes none, unless `--reload` needs them. Until: BentoML opens no ports.
 
     Args:
         supervisor: The class whose `start` and `stop` run the server; a circus arbiter.
@@ -302,6 +304,9 @@ def supervise(supervisor: type[Any], refusal: Path) -> None:
             if cb is not None:
                 cb(future)
 
+        if not any(watcher.name.startswith("plugin:") for watcher in self.watchers):
+            self.ctrl.endpoint = f"inproc://control-{id(self)}"
+            self.pubsub_endpoint = f"inproc://events-{id(self)}"
         try:
             return start_all(self, started)
         except RuntimeError as error:

@@ -306,4 +306,6 @@ def test_bentoml_still_does_what_the_workarounds_are_for(
     assert create_watcher("service", []).respawn
     stop = inspect.getsource(circus.Arbiter.stop)
     assert stop.index("exit_stack") < stop.index("super().stop")
-    assert 'pop("check_delay", 10)' in inspect.getsource(circus.create_standalone_arbiter)
+    create = inspect.getsource(circus.create_standalone_arbiter)
+    assert 'pop("check_delay", 10)' in create
+    assert 'endpoint=f"tcp://127.0.0.1' in create
