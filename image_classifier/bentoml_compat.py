@@ -244,8 +244,8 @@ def place_of_service() -> dict[str, str]:
 ADDRESS_ERRORS = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
 API_PROCESSES = "service"
 LISTENING_SOCKET = "_bento_api_server"
-"""BentoML's names for the processes of the entry service and for their socket
-(_bentoml_impl/server/serving.py)."""
+"""BentoML's names for the processes of the entry service, with which the names of all processes of
+services begin, and for their socket (_bentoml_impl/server/serving.py)."""
 CHECK_EVERY_MS = 1_000
 """How often the supervisor looks for processes that died."""
 
@@ -304,7 +304,7 @@ def supervise(supervisor: type[Any], refusal: Path) -> None:
             if cb is not None:
                 cb(future)
 
-        if not any(watcher.name.startswith("plugin:") for watcher in self.watchers):
+        if all(watcher.name.startswith(API_PROCESSES) for watcher in self.watchers):
             self.ctrl.endpoint = f"inproc://control-{id(self)}"
             self.pubsub_endpoint = f"inproc://events-{id(self)}"
         try:
