@@ -270,7 +270,8 @@ def supervise(supervisor: type[Any], refusal: Path) -> None:
         supervisor: The class whose `start` and `stop` run the server; a circus arbiter.
         refusal: File in which a worker says why it cannot start, see `stop_server_on_failure`.
     """
-    from tornado import gen  # of no use in a worker
+    from circus.exc import ConflictError  # of no use in a worker
+    from tornado import gen
 
     start_all, stop_all = supervisor.start, supervisor.stop
     stand_in = StandIn()
@@ -294,11 +295,16 @@ def supervise(supervisor: type[Any], refusal: Path) -> None:
                     "another one is started" if watcher.respawn else "the server ends",
                 )
 
+        def check() -> Any:
+            with suppress(ConflictError):  # it starts, stops or reloads processes
+                return self.manage_watchers()
+
         def started(future: Any) -> None:
             stand_in.open(self.sockets[LISTENING_SOCKET])
-            self.ctrl.caller.stop()
-            self.ctrl.caller.callback_time = CHECK_EVERY_MS
-            self.ctrl.caller.start()
+            checks = self.ctrl.caller
+            checks.stop()
+            checks.callback, checks.callback_time = check, CHECK_EVERY_MS
+            checks.start()
             for watcher in self.iter_watchers():
                 watcher.hooks["after_reap"] = died
             if cb is not None:
