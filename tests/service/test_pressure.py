@@ -135,6 +135,7 @@ def refused_before_its_body(server: Server) -> socket.socket | None:
     try:
         connection.recv(1, socket.MSG_PEEK)
     except TimeoutError:
+        connection.close()  # accepted: the server would wait for its body
         return None
     connection.settimeout(PATIENCE_S)
     assert read_answer(connection)[0] == 429
