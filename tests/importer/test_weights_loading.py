@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-import torchvision
 from torch import nn
 
 from importer.errors import ImportRefused
@@ -138,23 +137,26 @@ def test_tensors_of_known_tools_are_ignored_and_listed(tmp_path: Path) -> None:
 # torchvision's published files have names of older code
 
 
+def tiny_vit() -> nn.Module:
+    import torchvision.models
+
+    return torchvision.models.VisionTransformer(
+        image_size=32, patch_size=16, num_layers=1, num_heads=1, hidden_dim=4, mlp_dim=8
+    )
+
+
+def tiny_densenet() -> nn.Module:
+    import torchvision.models
+
+    return torchvision.models.DenseNet(growth_rate=4, block_config=(1, 1), num_init_features=4)
+
+
 @pytest.mark.parametrize(
     ("build", "changes"),
     [
-        (
-            lambda: torchvision.models.VisionTransformer(
-                image_size=32, patch_size=16, num_layers=1, num_heads=1, hidden_dim=4, mlp_dim=8
-            ),
-            {"mlp.0.": "mlp.linear_1.", "mlp.3.": "mlp.linear_2."},
-        ),
-        (
-            lambda: torchvision.models.DenseNet(
-                growth_rate=4, block_config=(1, 1), num_init_features=4
-            ),
-            {"norm1.": "norm.1.", "conv2.": "conv.2."},
-        ),
+        (tiny_vit, {"mlp.0.": "mlp.linear_1.", "mlp.3.": "mlp.linear_2."}),
+        (tiny_densenet, {"norm1.": "norm.1.", "conv2.": "conv.2."}),
     ],
-    ids=["vit", "densenet"],
 )
 def test_the_names_of_torchvisions_published_files_load(
     tmp_path: Path, build: Callable[[], nn.Module], changes: dict[str, str]
@@ -171,6 +173,8 @@ def test_the_names_of_torchvisions_published_files_load(
 
 
 def test_an_mnasnet_loads_with_and_without_versions(tmp_path: Path) -> None:
+    import torchvision.models
+
     # Its own migration refuses a file whose version it does not know.
     trained, network = (torchvision.models.mnasnet0_5(num_classes=3) for _ in range(2))
 
