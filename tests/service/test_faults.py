@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -131,7 +132,7 @@ class Load:
 
 @contextmanager
 def loaded(
-    place: Place, *, environment: dict[str, str] | None = None, **settings: object
+    place: Place, *, environment: dict[str, str] | None = None, **settings: Any
 ) -> Iterator[tuple[Server, Load]]:
     """A server under load, which must answer at the end as it did at the beginning."""
     with Server(
