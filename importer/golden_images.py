@@ -1,12 +1,13 @@
 """Golden images: the chosen files, and the class that a table or a folder gives each of them."""
 
 import csv as csv_module
-import hashlib
 import io
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from io import BytesIO
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -83,8 +84,6 @@ def read_golden_images(
     Raises:
         ArtifactError: No image, or a table that cannot be read.
     """
-    if wanted < 1:
-        raise ArtifactError(f"golden images: {wanted} wanted, expected at least 1")
     names, notes = _image_names(folder)
     if among is not None:
         names = [name for name in names if {name, name.rpartition("/")[2]} & set(among)]
@@ -124,15 +123,18 @@ def balanced_choice(
     Images without a class count as one more class. A name's place is its rank in its class
     and then its sha256, so adding a class does not disturb the choice within the others.
     """
-    groups: dict[str | None, list[str]] = defaultdict(list)
-    for name in sorted(names, key=_name_digest):
-        groups[class_by_name.get(name)].append(name)
-    ranked = [
-        (rank, _name_digest(name), name)
-        for group in groups.values()
-        for rank, name in enumerate(group)
-    ]
-    return sorted(name for _, _, name in sorted(ranked)[:wanted])
+    ranked: list[tuple[int, str]] = []
+    taken: Counter[str | None] = Counter()
+    for name in sorted(names, key=_digest):
+        label = class_by_name.get(name)
+        ranked.append((taken[label], name))
+        taken[label] += 1
+    ranked.sort(key=itemgetter(0))  # stable: images of one rank stay in the order of their sha256
+    return sorted(name for _, name in ranked[:wanted])
+
+
+def _digest(name: str) -> bytes:
+    return sha256(name.encode("utf-8", "surrogateescape")).digest()
 
 
 def decoding_notes(images: Iterable[GoldenImage], rules: DecodeRules) -> tuple[str, ...]:
@@ -225,10 +227,6 @@ def _classes_from_table(
     if not classes:
         raise ArtifactError(f"{path}: column {FILE_COLUMN!r} names none of the images; check it")
     return column == INDEX_COLUMN, classes
-
-
-def _name_digest(name: str) -> str:
-    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _image_names(folder: Path) -> tuple[list[str], list[str]]:

@@ -37,8 +37,9 @@ UNUSED = ("total_ops", "total_params", "n_averaged", "_extra_state")
 what `Module.get_extra_state` saves, which may be any plain value."""
 MAX_DEPTH = 4
 """Levels of a checkpoint that are searched for weights."""
-DIGEST_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.\w+$")
-"""The convention of torch.hub: the start of the file's sha256 ends its name."""
+DIGEST_IN_NAME = re.compile(r"-(?=\d*[a-f])([0-9a-f]{8,64})\.\w+$")
+"""The convention of torch.hub: the start of the file's sha256 ends its name. Digits without a
+letter are rather a date."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +83,7 @@ def read_state_dict(
         ignore: Shell patterns of names to leave out, e.g. "aux_head.*".
 
     Raises:
-        ImportRefused: The file is missing, damaged, of another kind, needs pickle, or holds
-            no weights.
+        ImportRefused: The file is damaged, of another kind, needs pickle, or holds no weights.
     """
     check_published_digest(path)
     content = _content(path)
@@ -204,21 +204,11 @@ def load_strictly(
 def check_published_digest(path: Path) -> None:
     """Compare a file with the start of a sha256 at the end of its name, where there is one.
 
-    Digits without a letter are rather a date.
-
     Raises:
-        ImportRefused: The file cannot be read, or its name promises another content.
+        ImportRefused: The name promises another content.
     """
-    try:
-        with path.open("rb") as file:
-            file.read(1)
-    except OSError as error:
-        raise ImportRefused(f"{path}: {error.strerror}; expected a file of weights") from error
     match = DIGEST_IN_NAME.search(path.name)
-    if match is None or match[1].isdecimal():
-        return
-    actual = sha256_file(path)
-    if not actual.startswith(match[1]):
+    if match and not (actual := sha256_file(path)).startswith(match[1]):
         raise ImportRefused(
             f"{path}: the name says that the sha256 starts with {match[1]}, it is {actual[:16]}…; "
             "the file is damaged or not the published one: fetch it again, or rename it where "
@@ -445,13 +435,16 @@ def _match_names(
     by_plain_name = {_without_wrappers(name): name for name in reversed([*expected])}
 
     def matched(cut: str, added: str) -> dict[str, str]:
-        found = {}
+        found: dict[str, str] = {}
+        used = set()
         for name in names:
             plain = added + _without_wrappers(name).removeprefix(cut)
             if plain not in by_plain_name:
                 # torchvision's published DenseNets say `norm.1` where the network says `norm1`.
                 plain = re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.\w+)$", r"\1\2", plain)
-            found[name] = by_plain_name.get(plain, plain)
+            own = by_plain_name.get(plain, plain)
+            found[name] = name if own in used else own  # of two that fit, one is too many
+            used.add(own)
         return found
 
     own = [_without_wrappers(name) for name in names if _last_segment(name) not in UNUSED]

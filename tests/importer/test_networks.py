@@ -13,7 +13,7 @@ from importer.errors import ImportRefused
 from importer.options import ImportOptions
 from importer.report import print_artifact
 from model_import import main
-from tests.imports import digits_options, import_quietly
+from tests.imports import SAMPLES, digits_options, import_quietly
 
 LINEAR = """
 import torch
@@ -57,16 +57,22 @@ def options(folder: Path, end: str, **changes: object) -> ImportOptions:
     )
 
 
-def test_a_network_of_ones_own_is_imported_and_the_weights_it_ignores_are_listed(
+def test_a_network_of_ones_own_is_imported_with_one_image_and_its_ignored_weights_are_listed(
     store: Path, linear: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = load_file(linear / "linear.safetensors")
     save_file(weights | {"aux.bias": torch.ones(3)}, linear / "linear.safetensors")
 
-    imported = import_quietly(
-        options(linear, "return logits", engine="onnxruntime", weights_ignore=("aux.*",)),
-        linear / "model.lock",
+    golden = linear / "golden"
+    golden.mkdir()
+    (golden / "8.png").write_bytes((SAMPLES / "8-02.png").read_bytes())
+
+    given = options(
+        linear, "return logits", engine="onnxruntime", weights_ignore=("aux.*",), golden=golden
     )
+    imported = import_quietly(given, linear / "model.lock")
+
+    assert len(imported.manifest.golden) == 1
 
     opened = open_artifact(locate(imported.lock.tag), imported.lock.manifest_sha256)
     assert opened.path_of("architecture/linear.py").read_text() == LINEAR.format(

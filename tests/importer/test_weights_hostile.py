@@ -181,12 +181,6 @@ def test_finished_graphs_are_called_what_they_are(tmp_path: Path) -> None:
             read_state_dict(tmp_path / name)
 
 
-def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
-    for path, reason in ((tmp_path / "absent.pt", "No such file"), (tmp_path, "Is a directory")):
-        with pytest.raises(ImportRefused, match=f"{reason}.*; expected a file of weights"):
-            read_state_dict(path)
-
-
 def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(1000, 1000)}, tmp_path / "stored.pt")
     with (
