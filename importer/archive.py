@@ -8,7 +8,6 @@ from pathlib import Path
 
 from image_classifier.artifact.artifact import Artifact, open_artifact
 from image_classifier.artifact.format import (
-    CHUNK_BYTES,
     EVIDENCE_NAME,
     MANIFEST_NAME,
     RECORD_NAME,
@@ -49,7 +48,7 @@ def pack(artifact: Artifact, path: Path) -> None:
                     artifact.path_of(name).open("rb") as source,
                     archive.open(member, "w") as target,
                 ):
-                    shutil.copyfileobj(source, target, CHUNK_BYTES)
+                    shutil.copyfileobj(source, target)
         part.replace(path)
     except OSError as error:
         raise ImportRefused(f"{path}: {error.strerror}; choose another place") from error
@@ -78,7 +77,7 @@ def unpack(path: Path, root: Path, expected_digest: str | None) -> Artifact:
                 target = root / member.filename
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(member) as source, target.open("xb") as file:
-                    shutil.copyfileobj(source, file, CHUNK_BYTES)
+                    shutil.copyfileobj(source, file)
     # zipfile and the file system have many exceptions for hostile names and numbers.
     except (zipfile.BadZipFile, OSError, KeyError, EOFError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]

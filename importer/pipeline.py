@@ -164,12 +164,10 @@ def import_model(
         network = PixelsToLogits(model.network, input_spec).eval()
         with progress.step(f"run the reference on {len(images)} golden images"):
             logits = run_reference(network, inputs, root / ARCHITECTURE_FOLDER)
-            batches = takes_batches(model.network, network, torch.from_numpy(inputs[[0, -1]]))
+            batches = takes_batches(model, network, torch.from_numpy(inputs[[0, -1]]))
             judge(unstable_network(network, inputs, logits, takes_batches=batches))
-        one_input = torch.from_numpy(inputs[:1])
         outputs = Outputs(
-            activation=activation_of(model, network, one_input, options.activation),
-            threshold=options.threshold,
+            activation=activation_of(model, options.activation), threshold=options.threshold
         )
         judge(check_activation(logits, outputs.activation, asked=options.activation))
         check_label_count(named.labels, logits.shape[1], outputs.activation)

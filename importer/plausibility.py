@@ -241,7 +241,7 @@ def check_activation(logits: Logits, activation: str, *, asked: str | None) -> F
     )
     if kind == "unit-interval" and asked is None:
         raise ImportRefused(in_unit_interval)
-    if kind == "unit-interval" and asked == "sigmoid":
+    if kind == "unit-interval" and asked != "none":
         return Finding("sigmoid-twice", in_unit_interval)
     return None
 

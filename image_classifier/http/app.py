@@ -339,9 +339,8 @@ async def _client_error(request: Request, error: ClientError) -> Response:
 
 
 async def _validation_error(request: Request, _: Exception) -> Response:
-    return _error_response(
-        request, MalformedRequest.code, "the request does not have the documented form"
-    )
+    message = "the request does not have the documented form"
+    return _error_response(request, MalformedRequest.code, message)
 
 
 async def _http_exception(request: Request, error: HTTPException) -> Response:

@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 from safetensors.torch import save_file
-from torchvision.transforms import v2
 
 from importer.errors import ImportRefused
 from importer.options import ImportOptions
@@ -104,16 +103,22 @@ def on_white(path: Path) -> np.ndarray:
     return logits(squeezed(Image.alpha_composite(white, image).convert("RGB")))
 
 
-def without_antialias(path: Path) -> np.ndarray:
+def small_without_antialias(path: Path) -> np.ndarray:
+    from torchvision.transforms import v2
+
     pixels = v2.functional.pil_to_tensor(decoded(path))
     small = v2.functional.resize(pixels, [18, 24], antialias=False)
-    return logits(small.permute(1, 2, 0).numpy()[1:17, 4:20].astype(np.float64))
+    array: np.ndarray = small.permute(1, 2, 0).numpy()
+    return array
+
+
+def without_antialias(path: Path) -> np.ndarray:
+    return logits(small_without_antialias(path)[1:17, 4:20].astype(np.float64))
 
 
 def a_grey_level_off(path: Path) -> np.ndarray:
     """Without antialias, in a library that loses the lowest bit of green."""
-    pixels = v2.functional.pil_to_tensor(decoded(path))
-    small = v2.functional.resize(pixels, [18, 24], antialias=False).permute(1, 2, 0).numpy()
+    small = small_without_antialias(path)
     return logits((small[1:17, 4:20] & [255, 254, 255]).astype(np.float64))
 
 

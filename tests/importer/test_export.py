@@ -66,7 +66,7 @@ def test_no_path_of_this_machine_is_in_the_files(tmp_path: Path) -> None:
         assert b"network.py" not in data
 
 
-@pytest.mark.slow
+@pytest.mark.all  # tests/artifact/test_identity.py compares another process for the digits
 def test_two_processes_in_two_folders_write_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()

@@ -9,7 +9,6 @@ from PIL import Image
 
 from importer.candidates import choose_candidates
 from importer.captured_preprocessing import capture_preprocessing
-from importer.errors import ImportRefused
 from importer.options import ImportOptions
 from preprocessing import PreprocessingSpec, Resize
 from tests.importer.linear_graphs import PIXELS, onnx_linear, options_for
@@ -59,18 +58,6 @@ def test_a_preset_is_what_torchvision_documents(
     assert preprocessing.input_shape == (crop, crop, 3)
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("torchvision:resnet51", "close are resnet50"),
-        ("torchvision:resnet50/IMAGENET22K", "there are IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT"),
-    ],
-)
-def test_a_preset_that_does_not_exist_is_refused(tmp_path: Path, text: str, reason: str) -> None:
-    with pytest.raises(ImportRefused, match=reason):
-        capture_preprocessing(text, None, tmp_path)
-
-
 def images(folder: Path) -> Path:
     folder.mkdir()
     for number, pixels in enumerate(PIXELS[:2]):
@@ -79,13 +66,19 @@ def images(folder: Path) -> Path:
 
 
 def test_what_is_changed_in_a_graph_is_told(store: Path, tmp_path: Path) -> None:
-    graph = onnx_linear(tmp_path / "network.onnx", batch=2, flat_batch=2, softmax=True)
+    graph = onnx_linear(
+        tmp_path / "network.onnx",
+        inputs="float[4,3,4,4] image",
+        outputs="float[4,3] out",
+        flat="Reshape (planes, four_rows)",
+        end="out = Softmax <axis = 1> (scores)",
+    )
 
     notes = notes_of(options_for(graph, images(tmp_path / "golden")), tmp_path)
 
     assert notes == [
         "the graph ends in softmax; its input, the logits, is served",
-        "the graph has a fixed batch size of 2; it is made free",
+        "the graph has a fixed batch size of 4; it is made free",
         "classes of the golden images are not known, so no accuracy is compared",
     ]
 

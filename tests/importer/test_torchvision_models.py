@@ -7,15 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-import torchvision.models
 from PIL import Image
 from torch import nn
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms._presets import ImageClassification
 
 from image_classifier.artifact.manifest import Architecture
 from importer.errors import ImportRefused
 from importer.network import build_network
+from importer.options import torchvision_weights
 from importer.torchvision_models import (
     UNSEEN_ARGUMENTS,
     TorchvisionWeights,
@@ -117,6 +115,8 @@ def plain_attributes(network: nn.Module) -> dict[str, object]:
 
 
 def assert_built_as_with_published_weights(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchvision.models
+
     # torchvision's own builder with weights, their download replaced by nothing.
     monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", lambda *_, **__: {})
     monkeypatch.setattr(nn.Module, "load_state_dict", lambda *_, **__: None)
@@ -156,7 +156,7 @@ def test_a_network_is_built_as_torchvision_builds_it_with_weights(
 
 @pytest.mark.all
 @pytest.mark.filterwarnings("ignore:The default weight initialization")
-@pytest.mark.parametrize("name", known_torchvision_names())
+@pytest.mark.parametrize("name", sorted(torchvision_weights()))
 def test_every_network_is_built_as_torchvision_builds_it_with_weights(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +177,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def published(folder: Path, *, scheme: str = "https://example.invalid") -> TorchvisionWeights:
     """A SqueezeNet with two classes, saved as torch.hub names files."""
+    import torchvision.models
+
     network = torchvision.models.squeezenet1_1(num_classes=2)
     torch.save(network.state_dict(), folder / "net.pth")
     digest = hashlib.sha256((folder / "net.pth").read_bytes()).hexdigest()
@@ -200,6 +202,10 @@ def test_resnet50_v2_comes_with_its_own_transform_and_labels() -> None:
 
 
 def test_the_transform_is_the_one_torchvision_applies() -> None:
+    import torchvision.models
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms._presets import ImageClassification
+
     meta = torchvision_meta("efficientnet_b0", "IMAGENET1K_V1")
     ours = ImageClassification(
         crop_size=meta.crop_size,

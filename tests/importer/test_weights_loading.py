@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-import torchvision
 from torch import nn
 
 from importer.errors import ImportRefused
 from importer.network import save_weights
-from importer.weights import Checkpoint, Loaded, load_strictly, read_state_dict
+from importer.weights import Checkpoint, load_strictly, read_state_dict
 
 
 class Net(nn.Module):
@@ -19,12 +18,6 @@ class Net(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(1, 2, 1)
         self.norm = nn.BatchNorm2d(2)
-
-
-class Wrapped(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.model = Net()
 
 
 def good() -> dict[str, torch.Tensor]:
@@ -44,7 +37,9 @@ def checkpoint_of(tensors: object, tmp_path: Path, **where: str) -> Checkpoint:
     return read_state_dict(tmp_path / "weights.pt", **where)
 
 
-def load(network: nn.Module, tensors: object, tmp_path: Path) -> Loaded:
+def load(
+    network: nn.Module, tensors: object, tmp_path: Path
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return load_strictly(network, checkpoint_of(tensors, tmp_path))
 
 
@@ -63,10 +58,10 @@ def assert_good(network: nn.Module) -> None:
 def test_every_value_arrives(tmp_path: Path) -> None:
     network = Net()
 
-    loaded = load(network, good(), tmp_path)
+    told = load(network, good(), tmp_path)
 
     assert_good(network)
-    assert (loaded.ignored, loaded.notes) == ((), ())
+    assert told == ((), ())
 
 
 # Names
@@ -112,26 +107,26 @@ def test_a_network_with_wrappers_of_its_own_takes_weights_without_them(tmp_path:
     assert_good(network.module)
 
 
-@pytest.mark.parametrize("prefix", ["model.", "net.", "classifier.backbone.", "model._orig_mod."])
+@pytest.mark.parametrize("prefix", ["model.", "classifier.backbone.", "model._orig_mod."])
 def test_a_prefix_that_all_names_share_is_cut_off_and_named(tmp_path: Path, prefix: str) -> None:
     network = Net()
 
-    loaded = load(network, {f"{prefix}{name}": item for name, item in good().items()}, tmp_path)
+    _, notes = load(network, {f"{prefix}{name}": item for name, item in good().items()}, tmp_path)
 
     assert_good(network)
     plain = prefix.replace("_orig_mod.", "")
-    assert loaded.notes == (f"all names of the weights start with {plain!r}, which was cut off",)
+    assert notes == (f"all names of the weights start with {plain!r}, which was cut off",)
 
 
 def test_weights_without_the_prefix_of_a_wrapper_class_load_and_the_prefix_is_named(
     tmp_path: Path,
 ) -> None:
-    network = Wrapped()
+    network = nn.ModuleDict({"model": Net()})
 
-    loaded = load(network, good(), tmp_path)
+    _, notes = load(network, good(), tmp_path)
 
-    assert_good(network.model)
-    assert loaded.notes == ("'model.' was put in front of all names of the weights",)
+    assert_good(network["model"])
+    assert notes == ("'model.' was put in front of all names of the weights",)
 
 
 def test_weights_behind_the_prefix_of_some_names_are_pointed_out(tmp_path: Path) -> None:
@@ -144,28 +139,17 @@ def test_weights_behind_the_prefix_of_some_names_are_pointed_out(tmp_path: Path)
     load_strictly(Net(), checkpoint_of(content, tmp_path, prefix="encoder."))
 
 
-def test_two_prefixes_that_fit_are_both_offered(tmp_path: Path) -> None:
-    content = {
-        f"{who}.{name}": item for who in ("teacher", "student") for name, item in good().items()
-    }
-
-    message = failure(Net(), content, tmp_path)
-
-    assert "--weights-prefix student. or --weights-prefix teacher." in message
-
-
 def test_tensors_of_known_tools_are_ignored_and_listed(tmp_path: Path) -> None:
     counted = {"total_ops": torch.zeros(1), "conv.total_params": torch.ones(1),
                "n_averaged": torch.tensor(2)}  # fmt: skip
     network = Net()
 
-    loaded = load(network, good() | counted, tmp_path)
+    ignored, notes = load(network, good() | counted, tmp_path)
 
     assert_good(network)
-    assert loaded.ignored == tuple(counted)
-    assert loaded.notes == (
-        "the weights are an average of 2 steps",
-        "2 tensors of a tool that counts operations were ignored (total_ops, total_params)",
+    assert ignored == tuple(counted)
+    assert notes == (
+        "3 entries that no answer depends on were ignored (n_averaged, total_ops, total_params)",
     )
 
 
@@ -207,18 +191,15 @@ def test_the_file_that_our_own_advice_makes_of_tied_weights_loads(tmp_path: Path
 def test_tied_names_with_different_values_are_refused(tmp_path: Path) -> None:
     content = {"first.weight": KERNEL, "second.weight": KERNEL + 1}
 
-    assert "first.weight and second.weight differ" in failure(Tied(), content, tmp_path) or (
-        "second.weight and first.weight differ" in failure(Tied(), content, tmp_path)
-    )
+    assert "first.weight and second.weight differ" in failure(Tied(), content, tmp_path)
 
 
-def test_a_tied_network_is_written_once_and_read_again(tmp_path: Path) -> None:
+def test_a_tied_network_is_written_and_read_again(tmp_path: Path) -> None:
     trained, network = Tied(), Tied()
     save_weights(trained, tmp_path / "weights.safetensors")
 
     load_strictly(network, read_state_dict(tmp_path / "weights.safetensors"))
 
-    assert len(safetensors.torch.load_file(tmp_path / "weights.safetensors")) == 1
     assert torch.equal(network.second.weight, trained.second.weight)
 
 
@@ -242,11 +223,11 @@ def test_extra_state_reaches_a_network_that_has_it_and_is_ignored_by_one_without
     with_state, without = Scaled(3, 2), nn.Linear(3, 2)
 
     load(with_state, trained.state_dict(), tmp_path)
-    loaded = load(without, trained.state_dict(), tmp_path)
+    ignored, _ = load(without, trained.state_dict(), tmp_path)
 
     assert with_state.scale == 2.5
     assert torch.equal(without.weight, trained.weight)
-    assert loaded.ignored == ("_extra_state",)
+    assert ignored == ("_extra_state",)
     save_weights(with_state, tmp_path / "saved.safetensors")
     assert safetensors.torch.load_file(tmp_path / "saved.safetensors").keys() == {"weight", "bias"}
 
@@ -301,15 +282,12 @@ def test_the_diff_ends_with_a_remedy(
         load(Net(), tensors, tmp_path)
 
 
-@pytest.mark.parametrize(("network", "name"), [(Net, "norm"), (Wrapped, "model.norm")])
-def test_a_counter_lost_from_a_checkpoint_that_states_its_version_is_missed(
-    tmp_path: Path, network: type[nn.Module], name: str
-) -> None:
+def test_a_counter_lost_from_a_checkpoint_that_states_its_version_is_missed(tmp_path: Path) -> None:
     # Without a version the counter counts as older than counters, see the test below.
-    tensors = nn.DataParallel(network()).state_dict()
-    del tensors[f"module.{name}.num_batches_tracked"]
+    tensors = Net().state_dict()
+    del tensors["norm.num_batches_tracked"]
 
-    assert f"- {name}.num_batches_tracked" in failure(network(), tensors, tmp_path)
+    assert "- norm.num_batches_tracked" in failure(Net(), tensors, tmp_path)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -368,44 +346,41 @@ def test_tensors_without_dense_data_are_refused(tmp_path: Path) -> None:
 # Names of older code
 
 
-def renamed(
-    trained: nn.Module, network: nn.Module, tmp_path: Path, *changes: tuple[str, str]
-) -> None:
-    tensors = OrderedDict(trained.state_dict())
-    for old, replacement in changes:
-        count = len(tensors.keys())
-        before = set(tensors)
-        tensors = OrderedDict(
-            (name.replace(old, replacement), item) for name, item in tensors.items()
-        )
-        assert len(tensors) == count
-        assert set(tensors) != before
-
-    load(network, tensors, tmp_path)
-
-    for name, value in trained.state_dict().items():
-        assert torch.equal(network.state_dict()[name], value), name
-
-
 def test_the_names_of_torchvisions_published_files_load(tmp_path: Path) -> None:
+    import torchvision.models
+
     vit = {"image_size": 32, "patch_size": 16, "num_layers": 1, "num_heads": 1}
     vit |= {"hidden_dim": 4, "mlp_dim": 8, "num_classes": 3}
     dense = {"growth_rate": 4, "block_config": (1, 1), "num_init_features": 4, "num_classes": 3}
+    for build, changes in (
+        (lambda: torchvision.models.VisionTransformer(**vit),
+         {"mlp.0.": "mlp.linear_1.", "mlp.3.": "mlp.linear_2."}),
+        (lambda: torchvision.models.DenseNet(**dense),
+         {"norm1.": "norm.1.", "conv2.": "conv.2."}),
+    ):  # fmt: skip
+        trained, network = build(), build()
+        older: dict[str, torch.Tensor] = dict(trained.state_dict())
+        for name, before in changes.items():
+            assert any(name in own for own in older)
+            older = {own.replace(name, before): item for own, item in older.items()}
 
-    trained, network = (torchvision.models.VisionTransformer(**vit) for _ in range(2))
-    renamed(trained, network, tmp_path, ("mlp.0.", "mlp.linear_1."), ("mlp.3.", "mlp.linear_2."))
-    trained, network = (torchvision.models.DenseNet(**dense) for _ in range(2))
-    renamed(trained, network, tmp_path, ("norm1.", "norm.1."), ("conv2.", "conv.2."))
+        load(network, older, tmp_path)
+
+        for own, value in trained.state_dict().items():
+            assert torch.equal(network.state_dict()[own], value), own
 
 
-@pytest.mark.parametrize("saved_as", ["bare", "without versions", "in a wrapper"])
-def test_an_mnasnet_loads_with_and_without_versions(tmp_path: Path, saved_as: str) -> None:
+def test_an_mnasnet_loads_with_and_without_versions(tmp_path: Path) -> None:
+    import torchvision.models
+
     # Its own migration refuses a file whose version it does not know.
     trained, network = (torchvision.models.mnasnet0_5(num_classes=3) for _ in range(2))
-    wrapper = nn.ModuleDict({"model": trained})
-    files = {"bare": trained.state_dict(), "without versions": dict(trained.state_dict()),
-             "in a wrapper": wrapper.state_dict()}  # fmt: skip
 
-    load(network, files[saved_as], tmp_path)
-
-    assert torch.equal(network.classifier[1].weight, trained.classifier[1].weight)
+    for content in (
+        trained.state_dict(),
+        dict(trained.state_dict()),  # without versions
+        nn.ModuleDict({"model": trained}).state_dict(),
+    ):
+        nn.init.zeros_(network.classifier[1].weight)
+        load(network, content, tmp_path)
+        assert torch.equal(network.classifier[1].weight, trained.classifier[1].weight)

@@ -5,8 +5,9 @@ import asyncio
 import pytest
 
 from image_classifier.errors import DeadlineExceeded
+from image_classifier.inference.batcher import Answer
 from image_classifier.inference.engine import Batch, EngineError, Logits
-from image_classifier.inference.watch import EngineWatch
+from image_classifier.inference.runner import EngineWatch
 from tests.imports import PATIENCE_S
 from tests.inference.test_classifier import WAYS, ColourEngine, HeldBack, classifier, png
 
@@ -71,7 +72,7 @@ def test_past_the_callers_limit_no_decoding_and_no_inference_begins(way: str) ->
     preprocessing, engine = HeldBack(), ColourEngine()
     service = classifier(way, preprocessing, engine=engine, cores=1)
 
-    async def run() -> list[object]:
+    async def run() -> list[Answer | BaseException]:
         calls = [service.classify(png(red, 0, 0), None, timeout_ms=50) for red in (10, 20)]
         answers = await asyncio.gather(*calls, return_exceptions=True)
         preprocessing.go_on.set()
