@@ -10,6 +10,7 @@ from pydantic import JsonValue
 
 from image_classifier.artifact.manifest import TORCHVISION
 from importer.errors import ImportRefused
+from importer.options import torchvision_weights
 from preprocessing import PreprocessingSpec
 
 UNSEEN_ARGUMENTS = {"googlenet": "transform_input", "inception_v3": "transform_input"}
@@ -35,13 +36,6 @@ class TorchvisionWeights:
     labels: tuple[str, ...]
     builder_kwargs: dict[str, JsonValue]
     preprocessing: PreprocessingSpec
-
-
-def known_torchvision_names() -> tuple[str, ...]:
-    """Return the names of all torchvision classification models, sorted."""
-    import torchvision.models
-
-    return tuple(sorted(torchvision.models.list_models(module=torchvision.models)))
 
 
 def torchvision_meta(network: str, weights: str) -> TorchvisionWeights:
@@ -175,9 +169,9 @@ def _weights_of(network: str) -> Any:
     """Return torchvision's enumeration of the weights of a network."""
     import torchvision.models
 
-    if network not in (known := known_torchvision_names()):
+    if network not in (known := torchvision_weights()):
         raise ImportRefused(
             f"network {TORCHVISION}:{network}: not a classification model of torchvision; there "
-            f"are {', '.join(known)}"
+            f"are {', '.join(sorted(known))}"
         )
     return torchvision.models.get_model_weights(network)
