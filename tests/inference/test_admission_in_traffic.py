@@ -128,6 +128,7 @@ def test_while_nothing_waits_the_gaps_between_answers_say_nothing_of_the_speed()
 
     # Answers come 250 ms apart because requests do.
     (rule,) = service.rules
+    assert isinstance(rule, Admission)
     rule.in_flight = 2
     assert rule.estimated_wait_ms() == pytest.approx(25, rel=0.01)
 
