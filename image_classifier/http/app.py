@@ -57,6 +57,9 @@ PAGE = "\n[The page](./ui/) tries images, shows the artifact and its proof, and 
 error_log = ErrorLog()
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 CLIENT_GONE = "client_gone"
+ASSETS = ("/ui/", "/static_content/")
+ANSWER_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
+"""A browser neither takes an answer for a page nor keeps it."""
 UNCOUNTED = re.compile(r"/(livez|healthz|readyz|metrics|schema\.json|static_content/.*|ui(/.*)?)")
 """Paths of probes, of the scrape itself, of the page and of Swagger UI's files: no requests of
 clients."""
@@ -257,7 +260,11 @@ class RequestEnvelope:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", request_id.encode()),
+                    *(() if scope["path"].startswith(ASSETS) else ANSWER_HEADERS),
+                ]
             await send(message)
 
         counted = not UNCOUNTED.fullmatch(scope["path"])

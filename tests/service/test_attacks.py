@@ -130,3 +130,15 @@ def test_a_decompression_bomb_is_refused(embedded: Server) -> None:
     answer = embedded.client.post("/classify", content=png(20_000, 20_000))
 
     checked_error(answer, 413, "image_too_large")
+
+
+def test_a_browser_neither_keeps_an_answer_nor_takes_it_for_a_page(embedded: Server) -> None:
+    for answer in (
+        embedded.client.post("/classify", content=GOOD),
+        embedded.client.post("/classify", content=b"<script>"),
+        embedded.client.get("/model"),
+        embedded.client.get("/<script>"),
+    ):
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["content-type"] == "application/json"
