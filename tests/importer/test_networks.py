@@ -11,7 +11,7 @@ from image_classifier.artifact.artifact import open_artifact
 from image_classifier.artifact.store import locate
 from importer.errors import ImportRefused
 from importer.options import ImportOptions
-from importer.report import print_artifact
+from importer.report import describe_artifact
 from model_import import main
 from tests.imports import SAMPLES, digits_options, import_quietly
 
@@ -58,7 +58,7 @@ def options(folder: Path, end: str, **changes: object) -> ImportOptions:
 
 
 def test_a_network_of_ones_own_is_imported_with_one_image_and_its_ignored_weights_are_listed(
-    store: Path, linear: Path, capsys: pytest.CaptureFixture[str]
+    store: Path, linear: Path
 ) -> None:
     weights = load_file(linear / "linear.safetensors")
     save_file(weights | {"aux.bias": torch.ones(3)}, linear / "linear.safetensors")
@@ -79,8 +79,7 @@ def test_a_network_of_ones_own_is_imported_with_one_image_and_its_ignored_weight
         end="return logits"
     )
     assert opened.evidence.ignored_weights == ("aux.bias",)
-    print_artifact(imported.lock.tag, opened)
-    assert "aux.bias" in capsys.readouterr().out
+    assert "aux.bias" in "\n".join(describe_artifact(imported.lock.tag, opened))
 
 
 @pytest.mark.parametrize(
