@@ -244,8 +244,8 @@ def place_of_service() -> dict[str, str]:
 ADDRESS_ERRORS = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
 API_PROCESSES = "service"
 LISTENING_SOCKET = "_bento_api_server"
-"""BentoML's names for the processes of the entry service and for their socket
-(_bentoml_impl/server/serving.py)."""
+"""BentoML's names for the processes of the entry service, with which the names of all processes of
+services begin, and for their socket (_bentoml_impl/server/serving.py)."""
 CHECK_EVERY_MS = 1_000
 """How often the supervisor looks for processes that died."""
 
@@ -263,12 +263,15 @@ def supervise(supervisor: type[Any], refusal: Path) -> None:
     - It ends with a traceback where the port is taken. Until: it says so in one line.
     - It says nothing of a process that died, and looks for one every 10 s only.
       Until: BentoML logs and replaces it at once.
+    - It takes commands, also to run programs, from whoever reaches two ports of the loopback
+      address. Here it takes none, unless `--reload` needs them. Until: BentoML opens no ports.
 
     Args:
         supervisor: The class whose `start` and `stop` run the server; a circus arbiter.
         refusal: File in which a worker says why it cannot start, see `stop_server_on_failure`.
     """
-    from tornado import gen  # of no use in a worker
+    from circus.exc import ConflictError  # of no use in a worker
+    from tornado import gen
 
     start_all, stop_all = supervisor.start, supervisor.stop
     stand_in = StandIn()
@@ -292,22 +295,33 @@ def supervise(supervisor: type[Any], refusal: Path) -> None:
                     "another one is started" if watcher.respawn else "the server ends",
                 )
 
+        def check() -> Any:
+            with suppress(ConflictError):  # it starts, stops or reloads processes
+                return self.manage_watchers()
+
         def started(future: Any) -> None:
             stand_in.open(self.sockets[LISTENING_SOCKET])
-            self.ctrl.caller.stop()
-            self.ctrl.caller.callback_time = CHECK_EVERY_MS
-            self.ctrl.caller.start()
+            checks = self.ctrl.caller
+            checks.stop()
+            checks.callback, checks.callback_time = check, CHECK_EVERY_MS
+            checks.start()
             for watcher in self.iter_watchers():
                 watcher.hooks["after_reap"] = died
             if cb is not None:
                 cb(future)
 
+        if all(watcher.name.startswith(API_PROCESSES) for watcher in self.watchers):
+            self.ctrl.endpoint = f"inproc://control-{id(self)}"
+            self.pubsub_endpoint = f"inproc://events-{id(self)}"
         try:
             return start_all(self, started)
-        except (OSError, RuntimeError) as error:
-            if refusal.exists():
-                raise BentoMLException(refusal.read_text(encoding="utf-8")) from error
-            if not isinstance(error, OSError) or error.errno not in ADDRESS_ERRORS:
+        except RuntimeError as error:
+            if "No active process" not in str(error):  # circus' end, a service has no process left
+                raise
+            message = refusal.read_text("utf-8") if refusal.exists() else "a process has ended"
+            raise BentoMLException(message) from error
+        except OSError as error:
+            if error.errno not in ADDRESS_ERRORS:
                 raise
             listening = self.sockets[LISTENING_SOCKET]  # circus binds the sockets in `start`
             raise BentoMLException(

@@ -164,7 +164,8 @@ def import_model(
         network = PixelsToLogits(model.network, input_spec).eval()
         with progress.step(f"run the reference on {len(images)} golden images"):
             logits = run_reference(network, inputs, root / ARCHITECTURE_FOLDER)
-            judge(unstable_network(network, inputs, logits))
+            batches = takes_batches(model, network, torch.from_numpy(inputs[[0, -1]]))
+            judge(unstable_network(network, inputs, logits, takes_batches=batches))
         outputs = Outputs(
             activation=activation_of(model, options.activation), threshold=options.threshold
         )
@@ -220,7 +221,6 @@ def import_model(
         if left_out:
             progress.note(left_out)
         graphs = graphs_of(candidates)
-        batches = takes_batches(model, network, torch.from_numpy(inputs[[0, -1]]))
         failed_exports = export_all(
             graphs, network, inputs if batches else inputs[:1], calibration, root, progress
         )

@@ -21,6 +21,7 @@ from image_classifier.artifact.manifest import Outputs
 from image_classifier.inference.engine import Batch, Logits
 from image_classifier.inference.predictions import answered_classes
 from importer.errors import ImportRefused
+from importer.network import run_network
 from importer.options import FindingName
 from importer.pixels_to_logits import run_reference
 
@@ -33,8 +34,7 @@ REPEAT_TOLERANCE = 1e-5
 """Times max(1, |logit|). One image, one thread: torch repeats the same bits; a runtime that sums
 in another order stays below this."""
 BATCH_TOLERANCE = 1e-3
-"""Times max(1, |logit|), the tolerance of the fp32 gate. Measured: batches of 1 to 100 of trained
-fp32 networks differ by less than 1e-5."""
+"""Times max(1, |logit|), as in the fp32 gate. Trained networks differ by less than 1e-5."""
 SAME_LOGITS = 1e-3
 """Range of a logit over the images ÷ standard deviation of the logits of one image. Trained
 networks have 8 and more, networks with random weights rarely less than 1e-3."""
@@ -136,7 +136,9 @@ def check_repeatable(names: Sequence[str], first: Batch, second: Batch) -> None:
         )
 
 
-def unstable_network(network: nn.Module, inputs: Batch, logits: Logits) -> Finding | None:
+def unstable_network(
+    network: nn.Module, inputs: Batch, logits: Logits, *, takes_batches: bool
+) -> Finding | None:
     """Find a network that answers the same images differently, again or together in a batch."""
     inputs, logits = inputs[:PAIRED_IMAGES], logits[:PAIRED_IMAGES]
     again = run_reference(network, inputs)
@@ -148,8 +150,10 @@ def unstable_network(network: nn.Module, inputs: Batch, logits: Logits) -> Findi
             "stochastic depth or noise that is active in evaluation mode, such as "
             "functional.dropout(x) without training=self.training",
         )
-    batched = _run_batch(network, inputs)
-    if batched is not None and _relative(logits, batched) > BATCH_TOLERANCE:
+    if not takes_batches:
+        return None
+    batched = run_network(network, torch.from_numpy(np.array(inputs)), None).numpy()
+    if _relative(logits, batched) > BATCH_TOLERANCE:
         return Finding(
             "batch-dependent",
             "network: its answer to an image depends on the other images of the batch: logits "
@@ -158,23 +162,6 @@ def unstable_network(network: nn.Module, inputs: Batch, logits: Logits) -> Findi
             "track_running_stats=False), or a sum, mean or softmax over the batch dimension",
         )
     return None
-
-
-def _run_batch(network: nn.Module, inputs: Batch) -> Logits | None:
-    """Return the logits of all inputs computed as one batch.
-
-    None where the network takes no batch, or answers with another shape: single images are
-    what an import demands.
-    """
-    # The network may be the user's own program: it can raise anything.
-    try:
-        with torch.inference_mode():
-            output = network(torch.from_numpy(np.array(inputs)))
-    except Exception:
-        return None
-    if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != len(inputs):
-        return None
-    return np.asarray(output.float().numpy())
 
 
 def _relative(first: Logits, second: Logits) -> float:

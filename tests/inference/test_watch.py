@@ -38,6 +38,23 @@ def test_a_failing_run_is_remembered_until_one_succeeds() -> None:
     assert not watch.failing
 
 
+@pytest.mark.parametrize(("timeout_s", "longest_s"), [(5, 8), (20, 20)])
+def test_a_classifier_is_dead_once_a_run_takes_longer_than_any_request(
+    timeout_s: float, longest_s: float
+) -> None:
+    service = classifier("batched", timeout_ms=timeout_s * 1e3)
+    seconds = 0.0
+    service.runner.watch._clock = lambda: seconds
+
+    with service.runner.watch.run():
+        seconds = longest_s - 0.1
+        slow = asyncio.run(service.is_alive())
+        seconds = longest_s + 0.1
+        hung = asyncio.run(service.is_alive())
+
+    assert (slow, hung) == (True, False)
+
+
 class Breakable(ColourEngine):
     broken = False
 

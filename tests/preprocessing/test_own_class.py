@@ -45,9 +45,9 @@ def with_body(body: str) -> str:
 
 def test_classes_of_two_files_of_one_name_are_used_as_they_are(tmp_path: Path) -> None:
     first = load(tmp_path, GOOD)
-    second = load(
-        tmp_path, FLOAT.replace("[..., None]", "[:, ::-1, None].astype(np.float32) / 255")
-    )
+    plain = "np.asarray(image.resize((3, 2)))[..., None]"
+    view = "(np.float32(image.resize((3, 2)))[..., None] / 255)[:, ::-1]"
+    second = load(tmp_path, FLOAT.replace(plain, view))
 
     expected = np.asarray(noise(12, 8).convert("L").resize((3, 2)))[..., None]
     np.testing.assert_array_equal(to_input(PHOTO, first, LIMITS), expected)
