@@ -42,7 +42,7 @@ PREPROCESSING_FORMS = "a spec file (.yaml, .json), PATH.py:CLASS or torchvision:
 PRECISIONS = {
     "openvino": ("fp32", "bf16", "int8"),
     "onnxruntime": ("fp32",),
-    "torchscript": ("fp32", "bf16", "fp16"),
+    "torch": ("fp32", "bf16", "fp16"),
 }
 """Kind of engine → the precisions it may be tried in; importer/candidates.py has the graphs."""
 
@@ -203,7 +203,7 @@ class ImportOptions(Options):
         description="bf16, fp16, int8: share of labelled images that may be lost",
     )
     device: Literal["cpu", "cuda"] = Field("cpu", description="where it will serve")
-    engine: Literal["auto", "openvino", "onnxruntime", "torchscript"] = Field(
+    engine: Literal["auto", "openvino", "onnxruntime", "torch"] = Field(
         "auto", description="one kind of engine; auto: all that fit the device"
     )
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
