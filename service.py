@@ -13,6 +13,7 @@ from bentoml.exceptions import ServiceUnavailable
 from bentoml.models import BentoModel
 
 from image_classifier.artifact.artifact import Artifact
+from image_classifier.artifact.record import read_record
 from image_classifier.artifact.store import locate, read_lock
 from image_classifier.bentoml_compat import (
     API_CONFIG,
@@ -20,16 +21,16 @@ from image_classifier.bentoml_compat import (
     MountedAppFirst,
     address_of,
     configure_uvicorn,
-    first_of_its_kind,
     one_line_errors,
     prepare_process,
     prepare_supervisor,
     stop_server_on_failure,
     tell_supervisor_ready,
+    worker_number,
 )
 from image_classifier.http.app import create_app
 from image_classifier.inference.classifier import Classifier
-from image_classifier.inference.machine import usable_cores
+from image_classifier.inference.machine import usable_cores, visible_gpus
 from image_classifier.inference.runner import (
     CALL_TIMEOUT_S,
     MAX_CALL_INPUTS,
@@ -52,10 +53,13 @@ with one_line_errors():
     settings = Settings.from_env(os.environ)
     lock = read_lock(Path(__file__).resolve().parent / settings.lock)
     model_root = locate(lock.tag)
+    record = read_record(model_root)
 configure_logging(settings.log_format)
 configure_uvicorn(settings.keep_alive_s)
 
-embedded = settings.topology == "embedded"
+for_gpu = record is not None and record.machine.accelerator is not None
+gpus = visible_gpus(os.environ) if for_gpu else ()
+embedded = (settings.topology or ("runner" if gpus else "embedded")) == "embedded"
 cores = usable_cores()
 api_workers = settings.workers or (1 if embedded else cores)
 app = create_app(settings, lock)
@@ -70,7 +74,8 @@ def open_locked(*, graphs: bool = True) -> Artifact:
 
 @bentoml.service(
     name="ModelRunner",
-    workers=1,
+    workers=max(1, len(gpus)),
+    resources={"gpu": 1} if for_gpu else {},
     traffic={"timeout": CALL_TIMEOUT_S},
     runner_connection=KEEP_CONNECTIONS,
     logging={"access": {"enabled": False}},  # a line per batch says nothing the metrics do not
@@ -82,6 +87,8 @@ class ModelRunner:
 
     @stop_server_on_failure
     def __init__(self) -> None:
+        if gpus:  # this process sees no other: torch is not imported yet
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpus[(worker_number() - 1) % len(gpus)]
         artifact = open_locked()
         self.executor = load_executor(
             artifact,
@@ -90,7 +97,7 @@ class ModelRunner:
             deterministic=settings.deterministic,
         )
         app.state.metrics.serves(lock.tag, artifact.evidence.engine(self.executor.plan.engine))
-        if first_of_its_kind():
+        if worker_number() == 1:
             topology = "runner" if address_of("ModelRunner") else "embedded"
             address = address_of("ImageClassifier")
             log_start(artifact, lock.tag, self.executor.plan, settings, topology, address)

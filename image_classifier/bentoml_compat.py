@@ -116,6 +116,9 @@ def prepare_process() -> None:
       its own. Until: BentoML has one for each server.
     - Telemetry: BentoML reports its use unless told otherwise; say BENTOML_DO_NOT_TRACK=False to
       allow it. Until: BentoML asks.
+    - GPUs: BentoML gives the entry service the first ones, and each worker of the runner all of
+      its own, by indices that fit neither UUIDs nor slices (MIG). `service.py` chooses.
+      Until: each worker of a service gets a GPU of its own.
     - Orphans: the workers of a supervisor that is killed would go on to hold the port.
       Until: BentoML issue 4193.
     """
@@ -128,6 +131,7 @@ def prepare_process() -> None:
     if "BENTOML_DO_NOT_TRACK" not in os.environ:
         os.environ["BENTOML_DO_NOT_TRACK"] = "True"
         usage_stats.do_not_track.cache_clear()
+    os.environ.setdefault("BENTOML_DISABLE_GPU_ALLOCATION", "True")
     if SUPERVISOR in os.environ:
         _end_with_supervisor(int(os.environ[SUPERVISOR].partition(":")[0]))
 
@@ -403,11 +407,11 @@ class StandIn:
                     pass
 
 
-def first_of_its_kind() -> bool:
-    """Return whether this process is the first worker of its service."""
+def worker_number() -> int:
+    """Return the number of this process among the workers of its service, from 1."""
     from bentoml._internal.context import server_context
 
-    return server_context.worker_index in (None, 1)
+    return server_context.worker_index or 1
 
 
 def address_of(service_name: str) -> str:

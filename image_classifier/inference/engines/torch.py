@@ -43,10 +43,10 @@ class Program:
 
     def __init__(self, path: Path, weights: Path, precision: Precision) -> None:
         self.device = torch.device("cpu" if gpu_name() is None else "cuda")
-        # torch 2.14 lets cuDNN convolve float32 in TF32, with 10 bits of mantissa, not 23. Of its
-        # two interfaces only this one: reading the older one then raises.
-        torch.backends.cudnn.conv.fp32_precision = "ieee"
-        torch.backends.cuda.matmul.fp32_precision = "ieee"
+        # torch 2.14 lets cuDNN convolve float32 in TF32, with 10 bits of mantissa, not 23. Not by
+        # its other interface, `fp32_precision`: torch.export of 2.14.1 then raises in this process.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
         program = torch.export.load(path)
         program.example_inputs = None
         _fill(program.state_dict, weights, self.device)
