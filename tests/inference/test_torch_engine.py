@@ -56,9 +56,8 @@ def test_reduced_precision_is_torchs_own_autocast_to_the_bit(
     assert logits.tobytes() != run(folder, batch).tobytes()
 
 
-def test_float32_is_kept_whole_on_a_gpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.backends.cudnn.allow_tf32", True)
-    monkeypatch.setattr("torch.backends.cuda.matmul.allow_tf32", True)
+def test_float32_is_kept_whole_on_a_gpu(folder: Path) -> None:
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
 
     run(folder, tiny_inputs(1))
 
