@@ -124,8 +124,11 @@ def _export_eager(network: PixelsToLogits, inputs: npt.NDArray[np.generic], path
 def _export_script(network: PixelsToLogits, inputs: npt.NDArray[np.generic], path: Path) -> None:
     # torch 2.14's exporter takes no ScriptModule; the older one, which does, is deprecated.
     with torch.no_grad():
+        traced = torch.jit.trace(  # type: ignore[no-untyped-call]
+            network, _example(inputs), check_trace=False
+        )
         torch.onnx.export(
-            network,
+            traced,
             (_example(inputs),),
             path,
             dynamo=False,

@@ -153,7 +153,7 @@ class CudaDevice:
 
     def stream(self) -> torch.cuda.Stream:
         """See `Device`."""
-        return torch.cuda.Stream()
+        return torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     def enqueue(self, stream: torch.cuda.Stream, work: Callable[[], object]) -> None:
         """See `Device`."""
@@ -162,7 +162,7 @@ class CudaDevice:
 
     def mark(self, stream: torch.cuda.Stream) -> torch.cuda.Event:
         """See `Device`."""
-        event = torch.cuda.Event(blocking=True)
+        event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         event.record(stream)
         return event
 
