@@ -1,6 +1,7 @@
 """The GPU an engine runs on: recorded at import, compared and required at the start."""
 
 import dataclasses
+import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
@@ -34,8 +35,23 @@ def for_gpu(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     with isolated_store(home / "bentoml"), pytest.MonkeyPatch.context() as patch:
         patch.setattr("torch.cuda.is_available", lambda: False)
         patch.setattr(pipeline, "accelerator_of", lambda kind: "GPU A")
+        without(patch, "nncf", "openvino")
         imported = import_quietly(digits_options(device="cuda"), home / "model.lock")
     return open_artifact(home / "bentoml" / "models" / imported.lock.tag.replace(":", "/"))
+
+
+def without(patch: pytest.MonkeyPatch, *packages: str) -> None:
+    """Have packages neither be imported nor found."""
+    version = importlib.metadata.version
+
+    def found(package: str) -> str:
+        if package in packages:
+            raise importlib.metadata.PackageNotFoundError(package)
+        return version(package)
+
+    patch.setattr("importlib.metadata.version", found)
+    for package in packages:
+        patch.setitem(sys.modules, package, None)
 
 
 def measured_on(artifact: Artifact, accelerator: str | None) -> Artifact:
@@ -72,6 +88,12 @@ def test_asking_for_the_gpu_of_a_cpu_engine_imports_no_torch() -> None:
     )
 
     assert done.stdout == "None None False\n"
+
+
+def test_an_import_for_a_gpu_needs_no_package_of_cpu_engines(for_gpu: Artifact) -> None:
+    assert [engine.name for engine in for_gpu.evidence.engines] == ["torch-fp32"]
+    assert {"nncf", "openvino"}.isdisjoint(for_gpu.evidence.versions)
+    assert "torch" in for_gpu.evidence.versions
 
 
 def test_an_import_records_the_gpu_it_was_for(for_gpu: Artifact, digits_folder: Path) -> None:
