@@ -12,7 +12,7 @@ EXAMPLE := examples/digits
 export BENTOML_DO_NOT_TRACK := True
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup import serve test test-fast test-all lint types check bento verify-rebuild verify-bento image image-test validate lock lock-check certify screenshots bench bench-quick bench-gpu clean FORCE
+.PHONY: help setup import serve test test-fast test-all lint types check bento verify-rebuild verify-bento image image-test validators lock lock-check audit certify screenshots bench bench-quick bench-gpu clean FORCE
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -40,7 +40,8 @@ serve: $(READY) | model.lock ## serve the locked model (the example, if none is 
 	@exec $(BIN)/bentoml serve --host $(HOST) --port $(PORT)
 
 # Test processes may write bytecode: without it, each rewrites the assertions of every test anew.
-PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n logical --dist loadgroup --durations=15
+# There are as many as cores, so torch has one thread in each.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadgroup --durations=15
 
 test: $(READY) ## run the tests and print their coverage
 	@$(PYTEST) --cov
@@ -76,9 +77,8 @@ image: $(READY) | model.lock ## build the image with podman, buildah or docker: 
 image-test: $(READY) | model.lock ## build the image twice with podman, compare, run it locked down
 	@CLASSIFIER_TEST_IMAGE_BASE=$(or $(BASE),debian) $(BIN)/python -m pytest -m all tests/tools/release/test_image.py
 
-validate: $(READY) ## install further validators, then test releases and manifests
+validators: $(READY) ## install further validators of releases and manifests, which the tests then use
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r $(LOCKS)/validate.txt
-	@$(BIN)/python -m pytest tests/tools/release tests/deploy
 
 # Not `uv lock`: uv.lock holds the addresses of the package registry it was made with, and
 # everybody's differ. What is pinned stays pinned; to renew a package, delete its lines first.
@@ -96,6 +96,11 @@ lock-check: lock ## fail if the committed locks do not fit pyproject.toml
 
 screenshots: $(READY) | model.lock ## take the pictures of the page for README and docs, with Debian's chromium
 	@$(BIN)/python -m tools.screenshots
+
+audit: $(READY) ## ask PyPI for known vulnerabilities of the pinned packages (docs/security.md)
+	@for lock in serve-cpu serve-gpu dev; do \
+		$(BIN)/uv tool run --quiet pip-audit@2.10.1 --strict --no-deps --disable-pip -r $(LOCKS)/$$lock.txt || exit 1; \
+	done
 
 certify: $(READY) | model.lock ## measure the rate this machine holds; RATE=200 proposes replicas
 	@$(BIN)/python -m tools.certify $(if $(RATE),--rate $(RATE))

@@ -12,23 +12,12 @@ import numpy as np
 from bentoml.exceptions import ServiceUnavailable
 from bentoml.models import BentoModel
 
+from image_classifier import bentoml_compat as compat
 from image_classifier.artifact.artifact import Artifact
 from image_classifier.artifact.record import read_record
 from image_classifier.artifact.store import locate, read_lock
-from image_classifier.bentoml_compat import (
-    API_CONFIG,
-    KEEP_CONNECTIONS,
-    MountedAppFirst,
-    address_of,
-    configure_uvicorn,
-    one_line_errors,
-    prepare_process,
-    prepare_supervisor,
-    stop_server_on_failure,
-    tell_supervisor_ready,
-    worker_number,
-)
 from image_classifier.http.app import create_app
+from image_classifier.inference import startup
 from image_classifier.inference.classifier import Classifier
 from image_classifier.inference.machine import usable_cores, visible_gpus
 from image_classifier.inference.runner import (
@@ -38,38 +27,32 @@ from image_classifier.inference.runner import (
     RemoteRunner,
     Runner,
 )
-from image_classifier.inference.startup import (
-    check_preprocessing,
-    freeze_garbage,
-    load_executor,
-    log_start,
-    open_for_serving,
-)
 from image_classifier.logs import configure_logging
 from image_classifier.settings import Settings
 
-prepare_process()
-with one_line_errors():
+with compat.one_line_errors():
     settings = Settings.from_env(os.environ)
     lock = read_lock(Path(__file__).resolve().parent / settings.lock)
     model_root = locate(lock.tag)
     record = read_record(model_root)
 configure_logging(settings.log_format)
-configure_uvicorn(settings.keep_alive_s)
+compat.prepare_process(settings.keep_alive_s)
 
+cores = usable_cores()
 for_gpu = record is not None and record.machine.accelerator is not None
 gpus = visible_gpus(os.environ) if for_gpu else ()
 embedded = (settings.topology or ("runner" if gpus else "embedded")) == "embedded"
-cores = usable_cores()
-api_workers = settings.workers or (1 if embedded else cores)
+workers = settings.workers or (1 if embedded else cores)
 app = create_app(settings, lock)
 
 
 @functools.cache
 def open_locked(*, graphs: bool = True) -> Artifact:
-    """Open the artifact of the lock, verified once a process; `graphs` as there."""
+    """Open the artifact of the lock, verified once a process; `graphs` as for `open_artifact`."""
     digests = lock.manifest_sha256, lock.evidence_sha256
-    return open_for_serving(model_root, *digests, public_key=settings.public_key, graphs=graphs)
+    return startup.open_for_serving(
+        model_root, *digests, public_key=settings.public_key, graphs=graphs
+    )
 
 
 @bentoml.service(
@@ -77,7 +60,7 @@ def open_locked(*, graphs: bool = True) -> Artifact:
     workers=max(1, len(gpus)),
     resources={"gpu": 1} if for_gpu else {},
     traffic={"timeout": CALL_TIMEOUT_S},
-    runner_connection=KEEP_CONNECTIONS,
+    runner_connection=compat.KEEP_CONNECTIONS,
     logging={"access": {"enabled": False}},  # a line per batch says nothing the metrics do not
 )
 class ModelRunner:
@@ -85,23 +68,22 @@ class ModelRunner:
 
     model = BentoModel(lock.tag)
 
-    @stop_server_on_failure
+    @compat.stop_server_on_failure
     def __init__(self) -> None:
         if gpus:  # this process sees no other: torch is not imported yet
-            os.environ["CUDA_VISIBLE_DEVICES"] = gpus[(worker_number() - 1) % len(gpus)]
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpus[(compat.worker_number() - 1) % len(gpus)]
         artifact = open_locked()
-        self.executor = load_executor(
+        self.executor = startup.load_executor(
             artifact,
             engine=settings.engine,
             budget_ms=settings.budget_ms,
             deterministic=settings.deterministic,
         )
         app.state.metrics.serves(lock.tag, artifact.evidence.engine(self.executor.plan.engine))
-        if worker_number() == 1:
-            topology = "runner" if address_of("ModelRunner") else "embedded"
-            address = address_of("ImageClassifier")
-            log_start(artifact, lock.tag, self.executor.plan, settings, topology, address)
-        freeze_garbage()
+        if compat.worker_number() == 1:
+            place = compat.place_of_service()
+            startup.log_start(artifact, lock.tag, self.executor.plan, settings, place)
+        startup.freeze_garbage()
 
     # max_latency_ms is no window to wait in: the dispatcher drops what would wait longer.
     # Admission, in the API processes, refuses far earlier.
@@ -122,7 +104,10 @@ class ModelRunner:
 
 
 @bentoml.service(
-    name="ImageClassifier", workers=api_workers, service_class=MountedAppFirst, **API_CONFIG
+    name="ImageClassifier",
+    workers=workers,
+    service_class=compat.MountedAppFirst,
+    **compat.API_CONFIG,
 )
 @bentoml.asgi_app(app)
 class ImageClassifier:
@@ -135,11 +120,11 @@ class ImageClassifier:
     @staticmethod
     def prepare() -> None:
         """Check the artifact once, in the supervisor, before a worker starts."""
-        prepare_supervisor(ImageClassifier, with_runner=not embedded)
-        with one_line_errors():
+        compat.prepare_supervisor(ImageClassifier, with_runner=not embedded)
+        with compat.one_line_errors():
             open_locked(graphs=False).labels()
 
-    @stop_server_on_failure
+    @compat.stop_server_on_failure
     def __init__(self) -> None:
         owner = self.runner  # the object, or a proxy where it has a process of its own
         runner: Runner
@@ -148,18 +133,13 @@ class ImageClassifier:
             runner = LocalRunner(owner.executor)
         else:
             artifact = open_locked(graphs=False)
-            check_preprocessing(artifact, artifact.preprocessing())
-            budget_ms = settings.budget_ms
-            runner = RemoteRunner(
-                owner, artifact.record, budget_ms=budget_ms, unavailable=ServiceUnavailable
-            )
-        self.classifier = Classifier.from_settings(
-            artifact, runner, settings, cores=cores, workers=api_workers
-        )
+            startup.check_preprocessing(artifact, artifact.preprocessing())
+            runner = RemoteRunner(owner, artifact.record, settings.budget_ms, ServiceUnavailable)
+        self.classifier = Classifier(artifact, runner, settings, cores=cores, workers=workers)
         app.state.artifact = artifact
         app.state.classifier = self.classifier
-        freeze_garbage()
-        tell_supervisor_ready()
+        startup.freeze_garbage()
+        compat.tell_supervisor_ready()
 
     @bentoml.api
     async def classify(self, image: Path, top_k: int | None = None) -> dict[str, Any]:

@@ -20,10 +20,11 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from _bentoml_sdk import Service
 from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml._internal.context import server_context
 from bentoml.exceptions import BentoMLException
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
@@ -95,66 +96,64 @@ class MountedAppFirst(Service[Any]):  # type: ignore[misc]  # BentoML's is untyp
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Raise what BentoML prints in one line, with exit status 1, for an OperatorError."""
+    """Raise what BentoML prints in one line, with exit status 1, for an OperatorError.
+
+    In a worker, which is started anew for ever, it stops the server: `stop_server_on_failure`.
+    """
     try:
         yield
     except OperatorError as error:
+        if _has_supervisor():
+            _stop_server(error)
         raise BentoMLException(str(error)) from error
 
 
 SUPERVISOR = "IMAGE_CLASSIFIER_SUPERVISOR"
-"""Environment variable, inherited by the workers: the supervisor's process id, a colon, and the
-folder in which a worker that fails leaves its message."""
-MESSAGE = "message"
+"""Environment variable that the supervisor sets for its workers: its process id."""
+REFUSAL = "refusal"
+"""File, in the metrics folder of a server, in which a worker says why it cannot start."""
 
 
-def prepare_process() -> None:
+def prepare_process(keep_alive_s: float) -> None:
     """Call at the import of the service module, in every process.
 
-    - Metrics: BentoML empties `BENTOML_HOME/prometheus_multiproc_dir` at each start, so a second
-      server, even one that fails to start, silences the first. The supervisor gets a folder of
-      its own. Until: BentoML has one for each server.
-    - Telemetry: BentoML reports its use unless told otherwise; say BENTOML_DO_NOT_TRACK=False to
-      allow it. Until: BentoML asks.
-    - GPUs: BentoML gives the entry service the first ones, and each worker of the runner all of
-      its own, by indices that fit neither UUIDs nor slices (MIG). `service.py` chooses.
-      Until: each worker of a service gets a GPU of its own.
-    - Orphans: the workers of a supervisor that is killed would go on to hold the port.
-      Until: BentoML issue 4193.
+    Args:
+        keep_alive_s: Seconds an idle connection stays open, unless the command line says it.
     """
-    from bentoml._internal.utils.analytics import usage_stats
-
-    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-        home = BentoMLContainer.bentoml_home.get()
-        folder = Path(home, "prometheus_multiproc_dir", str(os.getpid()))
-        BentoMLContainer.prometheus_multiproc_dir.set(str(folder))
+    if SUPERVISOR in os.environ:
+        _prepare_worker(int(os.environ[SUPERVISOR]), keep_alive_s)
+        return
+    # BentoML empties `BENTOML_HOME/prometheus_multiproc_dir` at each start, so a second server,
+    # even one that fails to start, would silence the first. Each gets a folder of its own.
+    # Until: BentoML has one for each server.
+    home = BentoMLContainer.bentoml_home.get()
+    metrics = Path(home, "prometheus_multiproc_dir", str(os.getpid()))
+    BentoMLContainer.prometheus_multiproc_dir.set(str(metrics))
+    # BentoML reports its use unless told otherwise; BENTOML_DO_NOT_TRACK=False allows it.
+    # Until: BentoML asks.
     if "BENTOML_DO_NOT_TRACK" not in os.environ:
+        from bentoml._internal.utils.analytics import usage_stats
+
         os.environ["BENTOML_DO_NOT_TRACK"] = "True"
         usage_stats.do_not_track.cache_clear()
+    # BentoML gives all workers of a service the same GPUs, by indices that fit neither UUIDs nor
+    # slices (MIG); `service.py` chooses. Until: each worker gets a GPU of its own.
     os.environ.setdefault("BENTOML_DISABLE_GPU_ALLOCATION", "True")
-    if SUPERVISOR in os.environ:
-        _end_with_supervisor(int(os.environ[SUPERVISOR].partition(":")[0]))
 
 
-def _end_with_supervisor(supervisor: int) -> None:
+def _prepare_worker(supervisor: int, keep_alive_s: float) -> None:
+    # The workers of a supervisor that is killed would go on to hold the port.
+    # Until: BentoML issue 4193.
     if sys.platform == "linux":
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG, prctl(2)
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
         if os.getppid() != supervisor:  # it had ended before
             sys.exit("image_classifier: the supervisor has ended")
-
-
-def configure_uvicorn(keep_alive_s: float) -> None:
-    """Have uvicorn, which BentoML starts without a choice of protocol, use ours in this process.
-
-    It ignores `Upgrade` and keeps idle connections open for `keep_alive_s`: BentoML passes 5 s,
-    less than load balancers and its own client to the runner keep them (60 s, 15 s), which then
-    send a request on a connection that is being closed.
-    Until: uvicorn reads the body of a request whose upgrade it does not know (uvicorn issue 2722),
-    and BentoML has a setting for all its processes.
-    """
-    if SUPERVISOR not in os.environ:  # the supervisor, which answers no requests
-        return
+    # BentoML starts uvicorn without a choice of protocol and has it close idle connections after
+    # 5 s. Load balancers and BentoML's own client to the runner keep them longer (60 s, 15 s) and
+    # would send a request on a connection that is being closed.
+    # Until: uvicorn reads the body of a request whose upgrade it does not know (uvicorn issue
+    # 2722), and BentoML has a setting of the time for all its processes.
     from uvicorn.config import HTTP_PROTOCOLS
 
     from image_classifier.http.protocol import ClassifierProtocol
@@ -176,22 +175,24 @@ def prepare_supervisor(service: Service[Any], *, with_runner: bool) -> None:
     from bentoml._internal.utils.circus import Arbiter  # of no use in a worker
 
     try:
-        folder = tempfile.mkdtemp(prefix="image-classifier-")
+        tempfile.TemporaryFile().close()  # BentoML's own try, soon after this, ends in a traceback
     except OSError as error:
         raise BentoMLException(f"{error}; set TMPDIR to a directory that can be written") from error
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     metrics = BentoMLContainer.prometheus_multiproc_dir.get()
     atexit.register(shutil.rmtree, metrics, ignore_errors=True)
-    os.environ[SUPERVISOR] = f"{os.getpid()}:{folder}"
-    signal.signal(signal.SIGUSR1, _stop)
-    supervise(Arbiter)
+    os.environ[SUPERVISOR] = str(os.getpid())
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # would end the supervisor, not its workers
+    supervise(Arbiter, Path(metrics, REFUSAL))
     if not with_runner:
         service.dependencies.pop("runner", None)
 
 
-def stop_server_on_failure(
-    start: Callable[[Any], None],
-) -> Callable[[Any], None]:
+def _has_supervisor() -> bool:
+    """Return False in tests and other in-process use of the services."""
+    return os.environ.get(SUPERVISOR) == str(os.getppid())
+
+
+def stop_server_on_failure(start: Callable[[Any], None]) -> Callable[[Any], None]:
     """Decorate the constructor of a service: an exception in it stops the server with one line.
 
     BentoML starts a worker that fails anew for ever, with the port open.
@@ -206,59 +207,58 @@ def stop_server_on_failure(
         except Exception as error:
             if not _has_supervisor():
                 raise
-            _leave_message(error, Path(os.environ[SUPERVISOR].partition(":")[2]))
-            os.kill(os.getppid(), signal.SIGUSR1)
-            os._exit(1)
+            _stop_server(error)
 
     return guarded
 
 
-def _has_supervisor() -> bool:
-    """Return False in tests and other in-process use of the services."""
-    return os.environ.get(SUPERVISOR, "").partition(":")[0] == str(os.getppid())
-
-
-def _leave_message(error: Exception, folder: Path) -> None:
+def _stop_server(error: Exception) -> NoReturn:
+    """End this worker and leave the message to its supervisor, which then ends, see `supervise`."""
     text = str(error)
     if not isinstance(error, OperatorError):
         text = f"the start failed: {type(error).__name__}: {' '.join(text.split())}"
-    draft = folder / f"{MESSAGE}.{os.getpid()}"
-    draft.write_text(f"image_classifier: {text}\n", encoding="utf-8")
-    with suppress(FileExistsError):  # another worker was first, mostly with the same message
-        os.link(draft, folder / MESSAGE)
-
-
-def _stop(_signal: int, _frame: object) -> None:
-    folder = os.environ[SUPERVISOR].partition(":")[2]
-    message = Path(folder, MESSAGE)
-    if not message.exists():  # somebody else's signal
-        return
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    sys.stderr.write(message.read_text(encoding="utf-8"))
-    sys.stderr.flush()
-    atexit.register(_leave, folder)  # the supervisor's own way out ends with status 0
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _leave(folder: str) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.rmtree(BentoMLContainer.prometheus_multiproc_dir.get(), ignore_errors=True)
+    refusal = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"], REFUSAL)
+    draft = refusal.with_suffix(f".{os.getpid()}")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(refusal)
     os._exit(1)
+
+
+def tell_supervisor_ready() -> None:
+    """Call in an API process that is about to accept requests: its supervisor need not."""
+    if _has_supervisor():
+        os.kill(os.getppid(), signal.SIGUSR2)
+
+
+def worker_number() -> int:
+    """Return the number of this process among the workers of its service, from 1."""
+    return server_context.worker_index or 1
+
+
+def place_of_service() -> dict[str, str]:
+    """Return the topology in which BentoML started this server, and the address it answers at."""
+    addresses: dict[str, str] = BentoMLContainer.remote_runner_mapping.get()
+    return {
+        "topology": "runner" if "ModelRunner" in addresses else "embedded",
+        "address": addresses.get("ImageClassifier", ""),
+    }
 
 
 ADDRESS_ERRORS = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
 API_PROCESSES = "service"
 LISTENING_SOCKET = "_bento_api_server"
-"""BentoML's names for the processes of the entry service and for their socket
-(_bentoml_impl/server/serving.py)."""
+"""BentoML's names for the processes of the entry service, with which the names of all processes of
+services begin, and for their socket (_bentoml_impl/server/serving.py)."""
+CHECK_EVERY_MS = 1_000
+"""How often the supervisor looks for processes that died."""
 
 
-def supervise(supervisor: type[Any]) -> None:
+def supervise(supervisor: type[Any], refusal: Path) -> None:
     """Amend what BentoML's supervisor does.
 
     - It removes the directory of the runner's socket and then stops all processes at once
       (bentoml/_internal/utils/circus, `Arbiter.stop`): what an API process had accepted and not
-      yet sent to the runner was lost (tests/service/test_stopping.py). Here the API processes end
+      yet sent to the runner was lost (tests/service/test_lives.py). Here the API processes end
       first. Until: BentoML stops processes in the order of their dependencies.
     - It holds the port open while no API process accepts: at the start, at the end, and while a
       new one replaces one that died. Clients and probes then hang. Here they are answered 503.
@@ -266,51 +266,67 @@ def supervise(supervisor: type[Any]) -> None:
     - It ends with a traceback where the port is taken. Until: it says so in one line.
     - It says nothing of a process that died, and looks for one every 10 s only.
       Until: BentoML logs and replaces it at once.
+    - It takes commands, also to run programs, from whoever reaches two ports of the loopback
+      address. Here it takes none, unless `--reload` needs them. Until: BentoML opens no ports.
 
     Args:
         supervisor: The class whose `start` and `stop` run the server; a circus arbiter.
+        refusal: File in which a worker says why it cannot start, see `stop_server_on_failure`.
     """
-    from tornado import gen  # of no use in a worker
+    from circus.exc import ConflictError  # of no use in a worker
+    from tornado import gen
 
     start_all, stop_all = supervisor.start, supervisor.stop
     stand_in = StandIn()
     signal.signal(signal.SIGUSR2, lambda *_: stand_in.end_soon())  # see `tell_supervisor_ready`
-
     # circus' own line, written twice, about a port that is taken; `start` says it better
     logging.getLogger("circus").addFilter(lambda record: "not bind" not in record.getMessage())
 
     def start(self: Any, cb: Callable[[Any], Any] | None = None) -> Any:
         def died(watcher: Any, process_pid: int, exit_code: int | None, **_: object) -> None:
-            if self._stopping:
-                return
-            if watcher.name == API_PROCESSES and not watcher.processes:
-                stand_in.begin()
-            logger.error(
-                "a process of %s (%d) ended with status %s; %s",
-                "the API"
-                if watcher.name == API_PROCESSES
-                else watcher.name.removeprefix("service_"),
-                process_pid,
-                exit_code,
-                "another one is started" if watcher.respawn else "the server ends",
-            )
+            if refusal.exists():
+                watcher.numprocesses = 0  # a service without processes ends the server
+            elif not self._stopping:
+                is_api = watcher.name == API_PROCESSES
+                if is_api and not watcher.processes:
+                    stand_in.begin()
+                logger.error(
+                    "a process of %s (%d) ended with status %s; %s",
+                    "the API" if is_api else watcher.name.removeprefix("service_"),
+                    process_pid,
+                    exit_code,
+                    "another one is started" if watcher.respawn else "the server ends",
+                )
+
+        def check() -> Any:
+            with suppress(ConflictError):  # it starts, stops or reloads processes
+                return self.manage_watchers()
 
         def started(future: Any) -> None:
             stand_in.open(self.sockets[LISTENING_SOCKET])
+            checks = self.ctrl.caller
+            checks.stop()
+            checks.callback, checks.callback_time = check, CHECK_EVERY_MS
+            checks.start()
             for watcher in self.iter_watchers():
                 watcher.hooks["after_reap"] = died
-            with suppress(ValueError, RuntimeError):  # no signals in a thread: bentoml.serve(...)
-                loop = asyncio.get_running_loop()
-                loop.add_signal_handler(signal.SIGCHLD, _replace_ended, self, loop)
             if cb is not None:
                 cb(future)
 
+        if all(watcher.name.startswith(API_PROCESSES) for watcher in self.watchers):
+            self.ctrl.endpoint = f"inproc://control-{id(self)}"
+            self.pubsub_endpoint = f"inproc://events-{id(self)}"
         try:
             return start_all(self, started)
-        except OSError as error:  # circus binds the sockets here
+        except RuntimeError as error:
+            if "No active process" not in str(error):  # circus' end, a service has no process left
+                raise
+            message = refusal.read_text("utf-8") if refusal.exists() else "a process has ended"
+            raise BentoMLException(message) from error
+        except OSError as error:
             if error.errno not in ADDRESS_ERRORS:
                 raise
-            listening = self.sockets[LISTENING_SOCKET]
+            listening = self.sockets[LISTENING_SOCKET]  # circus binds the sockets in `start`
             raise BentoMLException(
                 f"{listening.host}:{listening.port}: {os.strerror(error.errno).lower()}; "
                 "choose another address with --host and --port"
@@ -328,15 +344,6 @@ def supervise(supervisor: type[Any]) -> None:
         yield stop_all(self)
 
     supervisor.start, supervisor.stop = start, stop
-
-
-def _replace_ended(supervisor: Any, loop: asyncio.AbstractEventLoop) -> None:
-    from circus.exc import ConflictError
-
-    try:
-        supervisor.manage_watchers()
-    except ConflictError:  # it is about to start or stop some
-        loop.call_later(0.5, _replace_ended, supervisor, loop)
 
 
 def _refusal() -> bytes:
@@ -405,22 +412,3 @@ class StandIn:
                 # To close it with data unread would reset it, and the answer could be lost.
                 while await self._loop.sock_recv(connection, 65_536):
                     pass
-
-
-def worker_number() -> int:
-    """Return the number of this process among the workers of its service, from 1."""
-    from bentoml._internal.context import server_context
-
-    return server_context.worker_index or 1
-
-
-def address_of(service_name: str) -> str:
-    """Return the address at which this server offers a service, "" where it has none."""
-    addresses: dict[str, str] = BentoMLContainer.remote_runner_mapping.get()
-    return addresses.get(service_name, "")
-
-
-def tell_supervisor_ready() -> None:
-    """Call in an API process that is about to accept requests: its supervisor need not."""
-    if _has_supervisor():
-        os.kill(os.getppid(), signal.SIGUSR2)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from image_classifier.artifact.artifact import Artifact, open_artifact
 from image_classifier.artifact.format import (
-    CHUNK_BYTES,
     EVIDENCE_NAME,
     MANIFEST_NAME,
     RECORD_NAME,
@@ -25,7 +24,6 @@ MAX_DESCRIPTION_BYTES = 64 << 20
 """Of files that are read whole; the manifest of 4096 golden samples takes 1 MB."""
 UNPINNED_MEMBERS = {RECORD_NAME, SIGNATURE_NAME}
 """Members of an archive beside the pinned files, each where the artifact has it."""
-DESCRIPTIONS = {MANIFEST_NAME, EVIDENCE_NAME, *UNPINNED_MEMBERS}
 
 
 def pack(artifact: Artifact, path: Path) -> None:
@@ -50,7 +48,7 @@ def pack(artifact: Artifact, path: Path) -> None:
                     artifact.path_of(name).open("rb") as source,
                     archive.open(member, "w") as target,
                 ):
-                    shutil.copyfileobj(source, target, CHUNK_BYTES)
+                    shutil.copyfileobj(source, target)
         part.replace(path)
     except OSError as error:
         raise ImportRefused(f"{path}: {error.strerror}; choose another place") from error
@@ -61,8 +59,8 @@ def pack(artifact: Artifact, path: Path) -> None:
 def unpack(path: Path, root: Path, expected_digest: str | None) -> Artifact:
     """Write the files of an archive into a staging directory, and verify every one.
 
-    Only files that the manifest names are written, as plain files. Nothing of the archive is run
-    or loaded: it may come from anywhere.
+    Only files that the manifest names are written, as plain files, and no more bytes than the
+    archive has. Nothing of it is run or loaded: it may come from anywhere.
 
     Args:
         path: The archive.
@@ -74,13 +72,14 @@ def unpack(path: Path, root: Path, expected_digest: str | None) -> Artifact:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            for member in _checked_members(archive, path, root, expected_digest):
+            _check_members(archive, path, expected_digest)
+            for member in archive.infolist():
                 target = root / member.filename
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(member) as source, target.open("xb") as file:
-                    shutil.copyfileobj(source, file, CHUNK_BYTES)
+                    shutil.copyfileobj(source, file)
     # zipfile and the file system have many exceptions for hostile names and numbers.
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError) as error:
+    except (zipfile.BadZipFile, OSError, KeyError, EOFError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise ImportRefused(
             f"{path}: no complete archive of `pack` ({type(error).__name__}: {reason}); copy it "
@@ -89,29 +88,19 @@ def unpack(path: Path, root: Path, expected_digest: str | None) -> Artifact:
     return open_artifact(root)
 
 
-def _checked_members(
-    archive: zipfile.ZipFile, path: Path, root: Path, expected_digest: str | None
-) -> list[zipfile.ZipInfo]:
-    """Return the members, which are those that the manifest in the archive names."""
+def _check_members(archive: zipfile.ZipFile, path: Path, expected_digest: str | None) -> None:
+    """Refuse an archive whose files are not those that the manifest in it names."""
     members = archive.infolist()
-    names = [member.filename for member in members]
-    for member in members:
-        if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG) or member.is_dir():
-            raise ImportRefused(
-                f"{path}: {member.filename!r} is no plain file; nothing was imported"
-            )
-        if member.compress_type != zipfile.ZIP_STORED:
-            raise ImportRefused(f"{path}: {member.filename!r} is compressed; nothing was imported")
-        if member.filename in DESCRIPTIONS and member.file_size > MAX_DESCRIPTION_BYTES:
-            raise ImportRefused(f"{path}: {member.filename!r} is too large; nothing was imported")
-    total = sum(member.file_size for member in members)
-    if total > path.stat().st_size or total > shutil.disk_usage(root).free:
+    sizes = {member.filename: member.file_size for member in members}
+    read_whole = (MANIFEST_NAME, EVIDENCE_NAME, *UNPINNED_MEMBERS)
+    if (
+        any(member.compress_type != zipfile.ZIP_STORED for member in members)
+        or sum(member.file_size for member in members) > path.stat().st_size
+        or max(sizes.get(name, 0) for name in read_whole) > MAX_DESCRIPTION_BYTES
+    ):
         raise ImportRefused(
-            f"{path}: its {len(members)} files claim {total} bytes, more than the archive or the "
-            "free space has; nothing was imported"
+            f"{path}: a file in it is compressed or too large; nothing was imported"
         )
-    if MANIFEST_NAME not in names:
-        raise ImportRefused(f"{path}: holds no {MANIFEST_NAME}; expected an archive of `pack`")
     data = archive.read(MANIFEST_NAME)
     if expected_digest not in (None, sha256_bytes(data)):
         raise ImportRefused(
@@ -120,11 +109,8 @@ def _checked_members(
         )
     manifest = parse_manifest(data, f"{path}: {MANIFEST_NAME}")
     expected = {MANIFEST_NAME, EVIDENCE_NAME, REFERENCE_LOGITS_NAME, *manifest.files}
-    if unexpected := sorted((set(names) - UNPINNED_MEMBERS) ^ expected):
+    if unexpected := sorted((set(sizes) - UNPINNED_MEMBERS) ^ expected):
         raise ImportRefused(
             f"{path}: its files are not those of its manifest "
             f"({', '.join(map(repr, unexpected[:3]))}); nothing was imported"
         )
-    if len(set(names)) < len(names):
-        raise ImportRefused(f"{path}: holds a name twice; nothing was imported")
-    return members

@@ -65,17 +65,13 @@ def capture_preprocessing(
                 "--preprocessing is not given and the weights are not published by torchvision; "
                 f"expected {PREPROCESSING_FORMS}"
             )
-        return _from_spec(published_spec(published))
+        return _from_spec(published.preprocessing)
     if origin == TORCHVISION:
         network, weights = split_published(class_name)
-        return _from_spec(published_spec(torchvision_meta(network, weights or "DEFAULT")))
+        return _from_spec(torchvision_meta(network, weights or "DEFAULT").preprocessing)
     if text.endswith(SPEC_SUFFIXES):
         return _from_spec(PreprocessingSpec.from_file(Path(text)))
-    if not origin.endswith(".py"):
-        raise ImportRefused(f"preprocessing {text!r}: expected {PREPROCESSING_FORMS}")
     source = Path(origin)
-    if not source.is_file():
-        raise ImportRefused(f"preprocessing {source}: no such file; expected PATH.py:CLASS")
     captured = capture_source(source)
     check_serving_packages(captured.imports, device, serving_requirements)
     captured.copy_to(root / OWN_PREPROCESSING)
@@ -89,19 +85,6 @@ def capture_preprocessing(
         raise ImportRefused(str(error).replace(str(copy), str(source))) from error
     return preprocessing, PreprocessingEntry(
         file=name, class_name=class_name, decode=preprocessing.decode
-    )
-
-
-def published_spec(published: TorchvisionWeights) -> PreprocessingSpec:
-    """Return the preprocessing that torchvision publishes with its weights."""
-    resize = {"size": published.resize_size, "interpolation": published.interpolation}
-    return PreprocessingSpec.model_validate(
-        {
-            "resize": resize,
-            "crop": published.crop_size,
-            "mean": published.mean,
-            "std": published.std,
-        }
     )
 
 

@@ -51,37 +51,33 @@ def capture_source(file: Path) -> CapturedSource:
         ImportRefused: A file is missing or is no Python; something it uses could not travel
             with it: code that is neither installed nor beside it, or a file of this machine.
     """
-    folder = file.parent
-    sources = _reached_sources(file)
+    folder, pending = file.parent, [file]
+    files: dict[str, Path] = {}
     imports: dict[str, tuple[str, ...]] = {}
-    data_files: set[Path] = set()
     distributions = importlib.metadata.packages_distributions()
-    for path in sources:
-        for name in {parts[0] for parts in _imports(path, folder)}:
+    while pending:
+        path = pending.pop()
+        if (below := path.relative_to(folder).as_posix()) in files:
+            continue
+        files[below] = path
+        tree = _parsed(path)
+        for data in _data_files(tree, path, folder):
+            files[data.relative_to(folder).as_posix()] = data
+        for parts in _imports(tree, path, folder):
+            name = parts[0]
             _refuse_clash(path, name, file)
-            if not is_beside(folder, name) and name not in OUR_PACKAGES:
+            if is_beside(folder, name):
+                pending += _files_of_import(folder, parts)
+            elif name not in OUR_PACKAGES:
                 _refuse_uninstalled(path, name, file)
                 found = {canonicalize_name(item) for item in distributions.get(name, ())}
                 imports |= {name: tuple(sorted(found))} if found else {}
-        data_files.update(_data_files(path, folder))
-    files = {path.relative_to(folder).as_posix(): path for path in {*sources, *data_files}}
     return CapturedSource(files=dict(sorted(files.items())), imports=imports)
 
 
-def _reached_sources(file: Path) -> set[Path]:
-    folder, pending, found = file.parent, [file], set[Path]()
-    while pending:
-        path = pending.pop()
-        if path not in found:
-            found.add(path)
-            for parts in _imports(path, folder):
-                pending += _files_of_import(folder, parts)
-    return found
-
-
-def _imports(path: Path, folder: Path) -> Iterator[tuple[str, ...]]:
+def _imports(tree: ast.Module, path: Path, folder: Path) -> Iterator[tuple[str, ...]]:
     """Yield the dotted names that a file may import, as seen from `folder`."""
-    for node in ast.walk(_parsed(path)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (tuple(alias.name.split(".")) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -105,8 +101,6 @@ def _base_of_relative(node: ast.ImportFrom, path: Path, folder: Path) -> tuple[s
 
 
 def _files_of_import(folder: Path, parts: tuple[str, ...]) -> Iterator[Path]:
-    if not is_beside(folder, parts[0]):
-        return
     for length in range(1, len(parts) + 1):
         place = folder.joinpath(*parts[:length])
         for file in (place / "__init__.py", place.with_suffix(".py")):
@@ -149,8 +143,8 @@ def _entry_above(folder: Path, module: str) -> str:
     return f"write {entry} with `from {folder.name}.{module} import *` and give that file"
 
 
-def _data_files(path: Path, folder: Path) -> Iterator[Path]:
-    for node in ast.walk(_parsed(path)):
+def _data_files(tree: ast.Module, path: Path, folder: Path) -> Iterator[Path]:
+    for node in ast.walk(tree):
         if not (isinstance(node, ast.Constant) and isinstance(node.value, str)):
             continue
         text = node.value
@@ -176,7 +170,5 @@ def _data_files(path: Path, folder: Path) -> Iterator[Path]:
 def _parsed(path: Path) -> ast.Module:
     try:
         return ast.parse(path.read_bytes(), filename=str(path))
-    except OSError as error:
-        raise ImportRefused(f"{path}: {error.strerror}; expected a Python source file") from error
     except (SyntaxError, ValueError) as error:  # ValueError: null bytes
         raise ImportRefused(f"{path}: not valid Python: {error}") from error

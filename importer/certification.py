@@ -4,11 +4,12 @@ import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from image_classifier.artifact.artifact import Artifact
 from image_classifier.artifact.evidence import Certificate, CertifiedEngine, EngineGraph
 from image_classifier.artifact.manifest import InputSpec
-from image_classifier.artifact.record import EngineAttempt, LatencyPoint, Plan
+from image_classifier.artifact.record import EngineAttempt, Plan
 from image_classifier.inference.certificate import Gates, GoldenAnswers, certify
 from image_classifier.inference.engine import Batch, EngineUnavailable, LoadEngine, Logits
 from image_classifier.inference.engines.load import (
@@ -38,15 +39,6 @@ from preprocessing import Preprocessing
 PAIRED = 16
 """Golden samples that also run in batches of two. A graph that mixes the images of a batch, or
 has a batch size of one written into it, gives itself away on the first pair."""
-COMPARED = {
-    "max_logit_difference",
-    "max_probability_difference",
-    "top1_agreement",
-    "label_agreement",
-}
-"""Numbers of a certificate that the record of an attempt has, too."""
-
-
 LIMIT_IN_POINTS = 60
 """The measurement of one engine ends after this many times the duration of one point."""
 
@@ -121,12 +113,12 @@ def certify_all(
                     )
                     mixing = certify(pairs, alone, candidate.precision, gates)[1]
                     failure = f"in batches of 2: {mixing}" if mixing else ""
-                load_average = os.getloadavg()[0]
-                curve: tuple[LatencyPoint, ...] = ()
+                measured: dict[str, Any] = {}
                 if not failure:
                     on_gpu = accelerator_of(candidate.kind) is not None
                     sizes = GPU_BATCH_SIZES if on_gpu else BATCH_SIZES
-                    curve = measure_engine(
+                    measured["load_average"] = os.getloadavg()[0]
+                    measured["curve"] = measure_engine(
                         candidate.name,
                         usable_cores(),
                         open_way,
@@ -142,16 +134,7 @@ def certify_all(
             continue
         if not failure:
             engines.append(CertifiedEngine(**candidate.model_dump(), certificate=certificate))
-        attempts.append(
-            EngineAttempt(
-                engine=candidate.name,
-                verdict="failed" if failure else "passed",
-                reason=failure,
-                curve=curve,
-                load_average=load_average if curve else None,
-                **certificate.model_dump(include=COMPARED),
-            )
-        )
+        attempts.append(_attempt(candidate, certificate, failure, **measured))
     if len(engines) > 1:
         with progress.step("compare the engines"):
             attempts = _compared(attempts, open_way, budget_ms, limit_s)
@@ -220,12 +203,7 @@ def _verified(
         certificates.append(certificate)
         failures += [f"batch size {size}: {failure}"] if failure else []
     worst = max(certificates, key=lambda one: (-one.agreement, one.max_logit_difference))
-    return EngineAttempt(
-        engine=engine.name,
-        verdict="failed" if failures else "passed",
-        reason="; ".join(failures),
-        **worst.model_dump(include=COMPARED),
-    )
+    return _attempt(engine, worst, "; ".join(failures))
 
 
 def _open(graph: EngineGraph, root: Path, input_spec: InputSpec) -> LoadEngine:
@@ -268,6 +246,19 @@ def _logits(
         return executor.run_in_parts(inputs, batch_size)
     finally:
         executor.close()
+
+
+def _attempt(
+    engine: EngineGraph, certificate: Certificate, failure: str, **measured: Any
+) -> EngineAttempt:
+    shared = EngineAttempt.model_fields.keys() & Certificate.model_fields.keys()
+    return EngineAttempt(
+        engine=engine.name,
+        verdict="failed" if failure else "passed",
+        reason=failure,
+        **certificate.model_dump(include=shared),
+        **measured,
+    )
 
 
 def _unavailable(engine: EngineGraph, reason: str) -> EngineAttempt:

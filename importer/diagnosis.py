@@ -1,7 +1,7 @@
 """Why a reference is not reproduced: the preprocessing that would."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -30,9 +30,12 @@ from preprocessing.errors import ImageRejected, PreprocessingBug
 
 PROBABILITY_TOLERANCE = 1e-3
 """Allowed difference of a probability; an fp32 pipeline differs by less than 1e-5."""
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-"""Inception's and many vision transformers' normalisation."""
+NORMALISATIONS = (
+    ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # ImageNet
+    ((0.0,) * 3, (1.0,) * 3),  # none, pixels in [0, 1]
+    ((0.5,) * 3, (0.5,) * 3),  # Inception and many vision transformers, pixels in [-1, 1]
+    ((0.0,) * 3, (1 / 255,) * 3),  # no scaling, pixels in [0, 255]
+)
 RESIZE_RATIOS = (1.0, 256 / 224, 1 / 0.9, 1 / 0.95)
 """Shorter side ÷ crop, as timm's presets have it."""
 RESIZE_SIZES = (256, 224, 232, 236, 240, 246, 272, 288, 299, 320, 384, 518)
@@ -52,7 +55,7 @@ class Comparison:
         expected: float64 (n, classes).
         kind: What they are.
         outputs: What the network's outputs mean.
-        tolerance: Of logits and log-probabilities: a factor of max(1, |number|).
+        tolerance: Of logits: a factor of max(1, |logit|).
     """
 
     expected: npt.NDArray[np.float64]
@@ -71,60 +74,58 @@ class Comparison:
     ) -> "Comparison":
         """Take the rows of the golden images.
 
-        Numbers that are called logits, are not those of this pipeline, and look like
-        probabilities or log-probabilities are taken for these.
+        Numbers that are called logits, are not those of this pipeline, and look like what the
+        activation gives are taken for probabilities.
 
         Raises:
             ArtifactError: No row for an image, another width, or probabilities that the activation
                 does not give.
         """
         expected = given.rows([image.name for image in images], logits.shape[1])
-        looks, kind, activation = output_kind(expected), given.kind, outputs.activation
-        called = cls(expected=expected, kind=kind, outputs=outputs, tolerance=tolerance)
-        if kind == "logits" and activation != "none" and not called.agrees(logits):
-            if looks == "log-probabilities":
-                kind = "log_probabilities"
-            elif looks == "probabilities" or (looks, activation) == ("unit-interval", "sigmoid"):
-                kind = "probabilities"
-        if kind == "probabilities" and (looks, activation) == ("unit-interval", "softmax"):
+        looks = (output_kind(expected), outputs.activation)
+        called = cls(expected=expected, kind=given.kind, outputs=outputs, tolerance=tolerance)
+        if given.kind == "logits" and (
+            looks not in {("probabilities", "softmax"), ("unit-interval", "sigmoid")}
+            or called.excess(logits) <= 1
+        ):
+            return called
+        if looks == ("unit-interval", "softmax"):
             raise ArtifactError(
                 f"{given.path}: its probabilities do not sum to 1, as those of a softmax do; if "
                 "each label is right or not by itself, add --activation sigmoid"
             )
-        if kind == "probabilities" and (looks, activation) == ("probabilities", "sigmoid"):
+        if looks == ("probabilities", "sigmoid"):
             raise ArtifactError(
                 f"{given.path}: its probabilities sum to 1 in each row, as those of a softmax do; "
                 "leave --activation sigmoid out"
             )
-        return replace(called, kind=kind)
+        return replace(called, kind="probabilities")
 
-    def agrees(self, logits: Logits) -> bool:
-        """Say whether the logits of all images, (n, classes), give the researcher's numbers."""
-        return self.excess(logits, list(range(len(logits)))) <= 1
+    def differences(self, logits: Logits) -> npt.NDArray[np.float64]:
+        """Return the largest difference of each image, shape (n,)."""
+        return np.asarray(np.abs(self._numbers(logits) - self.expected).max(axis=1))
 
-    def differences(self, logits: Logits, rows: list[int]) -> npt.NDArray[np.float64]:
-        """Return the largest difference of each of some rows, shape (len(rows),)."""
-        return np.asarray(np.abs(self._numbers(logits) - self.expected[rows]).max(axis=1))
+    def excess(self, logits: Logits, row: int | None = None) -> float:
+        """Return the largest difference over what is allowed; 1 or less agrees.
 
-    def excess(self, logits: Logits, rows: list[int]) -> float:
-        """Return the largest difference over what is allowed; 1 or less agrees."""
-        expected = self.expected[rows]
+        Args:
+            logits: Of all images, (n, classes); of one where `row` is given.
+            row: Place of this image.
+        """
+        expected = self.expected if row is None else self.expected[[row]]
         allowed = self.tolerance * np.maximum(1, np.abs(expected))
         if self.kind == "probabilities":
             allowed = np.full_like(expected, PROBABILITY_TOLERANCE)
         return float((np.abs(self._numbers(logits) - expected) / allowed).max())
 
     def golden_logits(self, logits: Logits) -> Logits:
-        """Return the researcher's logits, or, of other numbers, `logits` that reproduce them."""
+        """Return the researcher's logits, or, of probabilities, `logits` that reproduce them."""
         return self.expected.astype(np.float32) if self.kind == "logits" else logits
 
     def _numbers(self, logits: Logits) -> npt.NDArray[np.float64]:
-        if self.kind == "logits":
-            return logits.astype(np.float64)
-        probabilities = activate(logits, self.outputs)
-        if self.kind == "probabilities":
-            return probabilities
-        return np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
+        return (
+            logits.astype(np.float64) if self.kind == "logits" else activate(logits, self.outputs)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,243 +133,203 @@ class Variant:
     """One way the research pipeline may differ from the preprocessing that was given.
 
     Attributes:
-        axes: What it changes; two changes of one axis exclude each other.
         spec: The changed spec.
         reverse_channels: Whether the network is to get BGR.
         behind_class: Whether the inputs are those of the user's class, and only what comes after
             it is changed.
-        causes: What the reference seems to do that the given preprocessing does not, in words.
+        changes: What was changed, a key of `CHANGES` each → how, in words.
     """
 
-    axes: tuple[str, ...] = ()
     spec: PreprocessingSpec
     reverse_channels: bool = False
     behind_class: bool = False
-    causes: tuple[str, ...] = ()
+    changes: dict[str, str]
 
 
-Change = tuple[PreprocessingSpec, str]
+def further_variants(given: Variant) -> Iterator[Variant]:
+    """Yield all variants that differ from `given` in one thing more, the likelier ones first."""
+    channels = "channel order"
+    if channels not in given.changes and given.spec.input_shape[2] == 3:
+        words = f"{channels}: the reference feeds the channels in the opposite order (BGR for RGB)"
+        yield replace(given, reverse_channels=True, changes={**given.changes, channels: words})
+    for title, (describe, options) in CHANGES.items():
+        if title in given.changes or (given.behind_class and title != "normalisation"):
+            continue
+        before = describe(given.spec)
+        seen = {before}
+        for fields in options(given.spec):
+            try:
+                spec = PreprocessingSpec.model_validate({**given.spec.model_dump(), **fields})
+            except ValidationError:  # such as lanczos without antialias
+                continue
+            if (after := describe(spec)) not in seen:
+                seen.add(after)
+                words = f"{title}: given is {before}; the reference's numbers come with {after}"
+                yield replace(given, spec=spec, changes={**given.changes, title: words})
 
 
-def single_variants(given: Variant) -> Iterator[Variant]:
-    """Yield all variants that differ from `given` in one thing, the likelier mistakes first."""
-    if "channels" not in given.axes and given.spec.input_shape[2] == 3:
-        cause = (
-            "channel order: the reference feeds the channels in the opposite order (BGR for RGB)"
-        )
-        yield replace(
-            given,
-            axes=(*given.axes, "channels"),
-            reverse_channels=True,
-            causes=(*given.causes, cause),
-        )
-    for axis, changes in (
-        ("normalisation", _normalisation(given.spec)),
-        ("orientation", _decoding(given.spec, "exif_orientation", (True, False))),
-        ("grey16", _decoding(given.spec, "grey16", ("scale", "clip"))),
-        ("alpha", _decoding(given.spec, "alpha", ("drop", "white", "black"))),
-        ("geometry", _geometry(given.spec)),
-        ("interpolation", _interpolation(given.spec)),
-    ):
-        if axis not in given.axes and (axis == "normalisation" or not given.behind_class):
-            for spec, cause in changes:
-                yield replace(
-                    given, axes=(*given.axes, axis), spec=spec, causes=(*given.causes, cause)
-                )
+Fields = Iterator[dict[str, Any]]
+"""Changed fields of a spec, one variant each."""
 
 
-def _normalisation(spec: PreprocessingSpec) -> Iterator[Change]:
+def _normalisations(spec: PreprocessingSpec) -> Fields:
     channels = spec.input_shape[2]
-    options = [
-        (IMAGENET[0][:channels], IMAGENET[1][:channels], "ImageNet's mean and std"),
-        ((0.0,) * channels, (1.0,) * channels, "no mean and std, pixels in [0, 1]"),
-        (HALF[0][:channels], HALF[1][:channels], "mean 0.5 and std 0.5, pixels in [-1, 1]"),
-        ((0.0,) * channels, (1 / 255,) * channels, "no scaling, pixels in [0, 255]"),
-    ]
-    for mean, std, words in options:
-        if (mean, std) != (spec.mean, spec.std):
-            yield (
-                _changed(spec, mean=mean, std=std),
-                f"normalisation: the reference uses {words}, given is mean {list(spec.mean)}, std "
-                f"{list(spec.std)}",
-            )
+    for mean, std in NORMALISATIONS:
+        yield {"mean": mean[:channels], "std": std[:channels]}
 
 
-def _decoding(spec: PreprocessingSpec, rule: str, values: tuple[object, ...]) -> Iterator[Change]:
-    words = {
-        "exif_orientation": "EXIF: the orientation in the file",
-        "grey16": "16-bit grey",
-        "alpha": "transparency",
-    }[rule]
-    given = getattr(spec.decode, rule)
-    for value in values:
-        if value != given:
-            shown, before = (str(one).lower() for one in (value, given))
-            yield (
-                _changed(spec, decode=spec.decode.model_copy(update={rule: value})),
-                f"{words}: the reference decodes as decode.{rule}: {shown}, given is {before}",
-            )
+def _decoding(rule: str, *values: object) -> tuple[Callable[..., str], Callable[..., Fields]]:
+    def describe(spec: PreprocessingSpec) -> str:
+        return f"decode.{rule}: {str(getattr(spec.decode, rule)).lower()}"
+
+    def options(spec: PreprocessingSpec) -> Fields:
+        for value in values:
+            yield {"decode": {**spec.decode.model_dump(), rule: value}}
+
+    return describe, options
 
 
-def _geometry(spec: PreprocessingSpec) -> Iterator[Change]:
-    before = describe_geometry(spec)
-    crops = [spec.input_shape[0], *CROPS] if spec.crop is not None else [spec.input_shape[0]]
-    seen = {before}
-    for crop in dict.fromkeys(crops):
-        sizes = [*(round(crop * ratio) for ratio in RESIZE_RATIOS), *RESIZE_SIZES]
-        resizes: list[dict[str, Any]] = [
-            {"mode": "shorter_side", "size": size} for size in sizes if size >= crop
-        ]
-        if spec.resize is not None and isinstance(spec.resize.size, int):
-            resizes.append({"mode": "shorter_side", "size": spec.resize.size})
-        resizes += [{"mode": "exact", "size": round(crop * ratio)} for ratio in RESIZE_RATIOS[:2]]
-        for resize in resizes:
-            changed = _with_resize(spec, resize, crop)
-            if changed is not None and describe_geometry(changed) not in seen:
-                seen.add(describe_geometry(changed))
-                yield (
-                    changed,
-                    "resize size, aspect ratio or crop: the reference does "
-                    f"{describe_geometry(changed)}, given is {before}",
-                )
+def _geometries(spec: PreprocessingSpec) -> Fields:
+    resize = {} if spec.resize is None else spec.resize.model_dump()
+    given = resize.get("size")
+    for crop in (spec.input_shape[0], *(CROPS if spec.crop is not None else ())):
+        sides = [round(crop * ratio) for ratio in RESIZE_RATIOS]
+        for size in (*sides, *RESIZE_SIZES, *([given] if isinstance(given, int) else [])):
+            if size >= crop:
+                yield {"resize": {**resize, "mode": "shorter_side", "size": size}, "crop": crop}
+        for size in sides[:2]:
+            exact = {"mode": "exact", "size": size, "max_size": None}
+            yield {"resize": {**resize, **exact}, "crop": crop}
 
 
-def _interpolation(spec: PreprocessingSpec) -> Iterator[Change]:
+def _interpolations(spec: PreprocessingSpec) -> Fields:
+    if spec.resize is not None:
+        for name in ("bilinear", "bicubic", "lanczos", "nearest"):
+            for backend, antialias in (("pil", True), ("tensor", True), ("tensor", False)):
+                change = {"interpolation": name, "backend": backend, "antialias": antialias}
+                yield {"resize": {**spec.resize.model_dump(), **change}}
+
+
+def _describe_filter(spec: PreprocessingSpec) -> str:
     if spec.resize is None:
-        return
-    before = _filter(spec.resize)
-    for name in ("bilinear", "bicubic", "lanczos", "nearest"):
-        for backend, antialias in (("pil", True), ("tensor", True), ("tensor", False)):
-            change = {"interpolation": name, "backend": backend, "antialias": antialias}
-            changed = _with_resize(spec, change, spec.crop)
-            if changed and changed.resize and _filter(changed.resize) != before:
-                yield (
-                    changed,
-                    "interpolation or antialias: the reference resizes with "
-                    f"{_filter(changed.resize)}, given is {before}",
-                )
+        return "none"
+    smoothed = "antialias" if spec.resize.antialias else "no antialias"
+    library = "PIL" if spec.resize.backend == "pil" else "tensor"
+    return f"{spec.resize.interpolation}, {smoothed} ({library})"
 
 
-def _filter(resize: Resize) -> str:
-    kind = "antialias (PIL)" if resize.backend == "pil" else "antialias (tensor)"
-    return f"{resize.interpolation}, {kind if resize.antialias else f'no {kind}'}"
+CHANGES: dict[str, tuple[Callable[..., str], Callable[..., Fields]]] = {
+    "normalisation": (
+        lambda spec: f"mean {list(spec.mean)}, std {list(spec.std)}",
+        _normalisations,
+    ),
+    "EXIF: the orientation in the file": _decoding("exif_orientation", True, False),
+    "16-bit grey": _decoding("grey16", "scale", "clip"),
+    "transparency": _decoding("alpha", "drop", "white", "black"),
+    "resize size, aspect ratio or crop": (describe_geometry, _geometries),
+    "interpolation or antialias": (_describe_filter, _interpolations),
+}
+"""What may be wrong → how a spec does it, in words, and the usual other ways."""
 
 
-def _with_resize(
-    spec: PreprocessingSpec, change: dict[str, Any], crop: int | tuple[int, int] | None
-) -> PreprocessingSpec | None:
-    before = {} if spec.resize is None else spec.resize.model_dump()
-    merged = {**before, **change}
-    if merged.get("mode") == "exact":
-        merged["max_size"] = None
-    # Some combinations are no spec (lanczos without antialias): there is no such variant.
-    try:
-        return _changed(spec, resize=merged, crop=crop)
-    except ValidationError:
-        return None
+def explain_difference(
+    logits: Logits,
+    comparison: Comparison,
+    *,
+    network: nn.Module,
+    preprocessing: PreprocessingEntry,
+    input_spec: InputSpec,
+    images: tuple[GoldenImage, ...],
+    inputs: Batch,
+) -> ImportRefused:
+    """Try variants of the preprocessing until one gives the reference's numbers.
 
-
-def _changed(spec: PreprocessingSpec, **update: Any) -> PreprocessingSpec:
-    return PreprocessingSpec.model_validate({**spec.model_dump(), **update})
-
-
-@dataclass(frozen=True, kw_only=True)
-class CauseSearch:
-    """Tries variants of the preprocessing until one gives the reference's numbers.
-
-    Attributes:
+    Args:
+        logits: What the given pipeline computes, (n, classes).
+        comparison: What they are compared with.
         network: The bare network, without normalisation.
         preprocessing: The one that was given.
         input_spec: Of the inputs it makes.
         images: The golden images, in the order of the comparison's rows.
         inputs: What the given preprocessing makes of them, (n, H, W, C).
-        comparison: What they are compared with.
+
+    Returns:
+        The refusal that names the likely cause, which is confirmed on all images.
     """
+    differences = comparison.differences(logits)
+    worst_first = [int(row) for row in np.argsort(-differences)]
+    deadline = time.process_time() + SEARCH_CPU_SECONDS
 
-    network: nn.Module
-    preprocessing: PreprocessingEntry
-    input_spec: InputSpec
-    images: tuple[GoldenImage, ...]
-    inputs: Batch
-    comparison: Comparison
-
-    def explain(self, logits: Logits) -> ImportRefused:
-        """Return the refusal that names the likely cause.
-
-        Args:
-            logits: What the given pipeline computes, (n, classes).
-        """
-        everything = list(range(len(logits)))
-        differences = self.comparison.differences(logits, everything)
-        worst_first = [int(row) for row in np.argsort(-differences)]
-        found = (
-            f"the reference is not reproduced: {self.comparison.kind} differ by up to "
-            f"{differences.max():.3g} (image {self.images[worst_first[0]].name}), median "
-            f"{np.median(differences):.3g}"
+    def excess_of(variant: Variant, row: int) -> float:
+        batch = inputs[[row]]
+        if not variant.behind_class:
+            made = to_input(images[row].data, SpecPreprocessing(variant.spec), DecodeLimits())
+            batch = made[np.newaxis]
+        if variant.reverse_channels:
+            batch = batch[..., ::-1]
+        spec = InputSpec(
+            shape=batch.shape[1:], dtype="uint8", mean=variant.spec.mean, std=variant.spec.std
         )
-        deadline = time.process_time() + SEARCH_CPU_SECONDS
-        left = max(1, NEARLY * self.comparison.excess(logits, everything))
-        singles = list(self._singles())
-        nearest, left = self._nearest(singles, worst_first, left, deadline)
-        if nearest is None or left > 1:
-            # Two mistakes: the one that explains most and another, or else any two.
-            starts = singles if nearest is None else [nearest]
-            pairs = chain.from_iterable(map(single_variants, starts))
-            pair, left = self._nearest(pairs, worst_first, left, deadline)
-            nearest = pair or nearest
-        if nearest is not None and left <= 1:
-            return ImportRefused(
-                f"{found}; likely cause: {'; and '.join(nearest.causes)}; change the preprocessing "
-                "to match"
-            )
-        if nearest is None:
-            return ImportRefused(
-                f"{found}; no usual difference of preprocessing explains it: check the weights, "
-                "the network and the order of the classes"
-            )
-        return ImportRefused(
-            f"{found}; nearly reproduced, up to {left:.3g} times the tolerance, with this change: "
-            f"{'; and '.join(nearest.causes)}; such a rest is left where the notebook decodes or "
-            "resizes with another library (cv2, skimage), which no spec repeats: resize with PIL "
-            "or torchvision in the notebook and save its numbers again, or give a preprocessing "
-            "class that makes the notebook's own calls"
-        )
+        return comparison.excess(run_reference(PixelsToLogits(network, spec).eval(), batch), row)
 
-    def _singles(self) -> Iterator[Variant]:
-        try:
-            start = self._given()
-        except ValidationError:  # a class whose inputs no spec makes
-            return
-        if self.preprocessing.spec is None and self.input_spec.dtype == "uint8":
-            yield from single_variants(replace(start, behind_class=True, causes=()))
-        if start.causes:
-            yield start
-        yield from single_variants(start)
+    def nearest(variants: Iterable[Variant], left: float) -> tuple[Variant | None, float]:
+        """Return the variant that leaves least of the difference; None where each leaves more.
 
-    def _nearest(
-        self, variants: Iterable[Variant], rows: list[int], left: float, deadline: float
-    ) -> tuple[Variant | None, float]:
-        """Return the variant that leaves least of the difference, and what it leaves.
-
-        One that leaves no more than is allowed ends the search, and so does the deadline. None
-        where each leaves more than `left`.
+        One that leaves no more than is allowed ends the search, and so does the deadline.
         """
-        nearest = None
+        best: Variant | None = None
         for variant in variants:
-            excess = self._excess(variant, rows, limit=left)
+            worst = 0.0
+            # A variant may not fit the network or the picture: then it is not the cause.
+            try:
+                for row in worst_first:
+                    worst = max(worst, excess_of(variant, row))
+                    if worst > left:
+                        break
+            except (ImageRejected, ImportRefused, PreprocessingBug):
+                continue
             # Of equal ones the first, which is the most usual.
-            if excess < left or (nearest is None and excess == left):
-                nearest, left = variant, excess
-            if (nearest is not None and left <= 1) or time.process_time() > deadline:
+            if worst < left or (best is None and worst == left):
+                best, left = variant, worst
+            if (best is not None and left <= 1) or time.process_time() > deadline:
                 break
-        return nearest, left
+        return best, left
 
-    def _given(self) -> Variant:
-        """Return where the search begins: the spec; for a class, the usual one of its shape."""
-        entry, input_spec = self.preprocessing, self.input_spec
-        if entry.spec is not None:
-            return Variant(spec=entry.spec)
-        height, width, channels = input_spec.shape
+    singles = list(_single_variants(preprocessing, input_spec))
+    best, left = nearest(singles, max(1, NEARLY * comparison.excess(logits)))
+    if best is None or left > 1:
+        # Two mistakes: the one that explains most and another, or else any two.
+        starts = singles if best is None else [best]
+        pair, left = nearest(chain.from_iterable(map(further_variants, starts)), left)
+        best = pair or best
+    found = (
+        f"the reference is not reproduced: {comparison.kind} differ by up to "
+        f"{differences.max():.3g} (image {images[worst_first[0]].name}), median "
+        f"{np.median(differences):.3g}"
+    )
+    if best is None:
+        return ImportRefused(
+            f"{found}; no usual difference of preprocessing explains it: check the weights, "
+            "the network and the order of the classes"
+        )
+    causes = "; and ".join(best.changes.values())
+    if left <= 1:
+        return ImportRefused(f"{found}; likely cause: {causes}; change the preprocessing to match")
+    return ImportRefused(
+        f"{found}; nearly reproduced, up to {left:.3g} times the tolerance, with this change: "
+        f"{causes}; such a rest is left where the notebook decodes or resizes with another library "
+        "(cv2, skimage), which no spec repeats: resize with PIL or torchvision in the notebook and "
+        "save its numbers again, or give a preprocessing class that makes the notebook's own calls"
+    )
+
+
+def _single_variants(entry: PreprocessingEntry, input_spec: InputSpec) -> Iterator[Variant]:
+    """Yield variants with one change; those of a class begin at the usual spec of its shape."""
+    if entry.spec is not None:
+        yield from further_variants(Variant(spec=entry.spec, changes={}))
+        return
+    height, width, channels = input_spec.shape
+    try:
         spec = PreprocessingSpec(
             decode=entry.decode,
             resize=Resize(size=round(height * 256 / 224)),
@@ -376,34 +337,14 @@ class CauseSearch:
             mean=input_spec.mean or (0.0,) * channels,
             std=input_spec.std or (1.0,) * channels,
         )
-        words = (
-            f"the class {entry.class_name} does not do what the reference does: "
-            f"{describe_geometry(spec)}, bilinear"
-        )
-        return Variant(spec=spec, causes=(words,))
-
-    def _excess(self, variant: Variant, rows: list[int], *, limit: float) -> float:
-        """Return the largest excess over some images; the first beyond the limit ends it."""
-        worst = 0.0
-        # A variant may not fit the network or the picture: then it is not the cause.
-        try:
-            for row in rows:
-                worst = max(worst, self._excess_of_image(variant, row))
-                if worst > limit:
-                    break
-        except (ImageRejected, ImportRefused, PreprocessingBug):
-            return float("inf")
-        return worst
-
-    def _excess_of_image(self, variant: Variant, row: int) -> float:
-        inputs = self.inputs[[row]]
-        if not variant.behind_class:
-            preprocessing = SpecPreprocessing(variant.spec)
-            inputs = to_input(self.images[row].data, preprocessing, DecodeLimits())[np.newaxis]
-        if variant.reverse_channels:
-            inputs = inputs[..., ::-1]
-        input_spec = InputSpec(
-            shape=inputs.shape[1:], dtype="uint8", mean=variant.spec.mean, std=variant.spec.std
-        )
-        logits = run_reference(PixelsToLogits(self.network, input_spec).eval(), inputs)
-        return self.comparison.excess(logits, [row])
+    except ValidationError:  # inputs that no spec makes
+        return
+    if input_spec.dtype == "uint8":
+        yield from further_variants(Variant(spec=spec, behind_class=True, changes={}))
+    words = (
+        f"the class {entry.class_name} does not do what the reference does: "
+        f"{describe_geometry(spec)}, bilinear"
+    )
+    usual = Variant(spec=spec, changes={"class": words})
+    yield usual
+    yield from further_variants(usual)

@@ -19,7 +19,6 @@ MAX_CHARACTERS = 200
 TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 OPERATOR = re.compile(r"OpOverload\(op='([\w.]+)'|\b(aten[.:]+\w+)")
 """How torch names an operator that its exporter cannot translate."""
-EXPORTERS = ("torch", "onnxscript", "onnx_ir")
 Result = TypeVar("Result")
 
 
@@ -103,9 +102,8 @@ def _user_frame(
 def quiet_exporter(step: str) -> Iterator[None]:
     """Keep what an exporter prints, warns and logs off the terminal; log it where it fails."""
     printed = StringIO()
-    levels = {name: logging.getLogger(name).level for name in EXPORTERS}
-    for name in EXPORTERS:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
         with (
             warnings.catch_warnings(),
@@ -115,9 +113,9 @@ def quiet_exporter(step: str) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except Exception:
+        logging.disable(disabled)
         if text := printed.getvalue().strip():
             LOG.info("%s printed:\n%s", step, text)
         raise
     finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
+        logging.disable(disabled)

@@ -1,14 +1,14 @@
 """Golden images: the chosen files, and the class that a table or a folder gives each of them."""
 
 import csv as csv_module
-import hashlib
 import io
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from io import BytesIO
+from operator import itemgetter
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -21,7 +21,6 @@ CSV_NAME = "labels.csv"
 FILE_COLUMN = "file"
 LABEL_COLUMN = "label"
 INDEX_COLUMN = "class_index"
-ClassesFrom = Literal["label", "class_index", "folders", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +31,14 @@ class GoldenImage:
         name: Path below the folder, forward slashes: "7-03.png" or "cat/001.jpg".
         data: The bytes of the file, unchanged.
         class_text: Its class as the table or the folder writes it; None where it is unknown.
+        class_from: Where that stands: "labels.csv, line 2" or "golden images, folder cat".
         label: Index of the true class, once it is known.
     """
 
     name: str
     data: bytes
     class_text: str | None = None
+    class_from: str = ""
     label: int | None = None
 
 
@@ -47,17 +48,14 @@ class GoldenImages:
 
     Attributes:
         images: In the order of their names.
-        classes_from: What `class_text` is: an entry of the column "label" or "class_index" of
-            the table, or the name of a sub-folder.
+        indexed: Whether `class_text` is an index, from the column "class_index" of the table.
         folders: All sub-folders with images, sorted as text, where classes come from them.
-        lines: Line of the table, by the name of an image.
         notes: Sentences for the operator: what was left out, and why.
     """
 
     images: tuple[GoldenImage, ...]
-    classes_from: ClassesFrom
+    indexed: bool = False
     folders: tuple[str, ...] = ()
-    lines: Mapping[str, str]
     notes: tuple[str, ...]
 
 
@@ -86,8 +84,6 @@ def read_golden_images(
     Raises:
         ArtifactError: No image, or a table that cannot be read.
     """
-    if wanted < 1:
-        raise ArtifactError(f"golden images: {wanted} wanted, expected at least 1")
     names, notes = _image_names(folder)
     if among is not None:
         names = [name for name in names if {name, name.rpartition("/")[2]} & set(among)]
@@ -95,29 +91,28 @@ def read_golden_images(
             raise ArtifactError(f"{folder}: the reference names none of its images")
     if csv is None and (folder / CSV_NAME).is_file():
         csv = folder / CSV_NAME
-    classes_from: ClassesFrom = "none"
-    classes: dict[str, str] = {}
-    lines: dict[str, str] = {}
+    indexed = False
+    classes: dict[str, tuple[str, str]] = {}
+    folders: tuple[str, ...] = ()
     if csv is not None:
-        classes_from, classes, lines = _classes_from_table(csv, names)
+        indexed, classes = _classes_from_table(csv, names)
         if unlabelled := len(names) - len(classes):
             notes.append(f"{unlabelled} images have no row in {csv.name} and no class")
     elif all("/" in name for name in names):
-        classes_from = "folders"
-        classes = {name: name.split("/")[0] for name in names}
-    chosen = balanced_choice(names, classes, wanted)
+        classes = {
+            name: (name.split("/")[0], f"golden images, folder {name.split('/')[0]}")
+            for name in names
+        }
+        folders = tuple(sorted({text for text, _ in classes.values()}))
+    chosen = balanced_choice(names, {name: text for name, (text, _) in classes.items()}, wanted)
     if len(chosen) < len(names):
         notes.append(f"{len(chosen)} of {len(names)} images chosen, evenly over the classes")
-    return GoldenImages(
-        images=tuple(
-            GoldenImage(name=name, data=_bytes(folder / name), class_text=classes.get(name))
-            for name in chosen
-        ),
-        classes_from=classes_from,
-        folders=tuple(sorted(set(classes.values()))) if classes_from == "folders" else (),
-        lines=lines,
-        notes=tuple(notes),
-    )
+    images = []
+    for name in chosen:
+        text, source = classes.get(name, (None, ""))
+        data = (folder / name).read_bytes()
+        images.append(GoldenImage(name=name, data=data, class_text=text, class_from=source))
+    return GoldenImages(images=tuple(images), indexed=indexed, folders=folders, notes=tuple(notes))
 
 
 def balanced_choice(
@@ -128,15 +123,18 @@ def balanced_choice(
     Images without a class count as one more class. A name's place is its rank in its class
     and then its sha256, so adding a class does not disturb the choice within the others.
     """
-    groups: dict[str | None, list[str]] = defaultdict(list)
-    for name in sorted(names, key=_name_digest):
-        groups[class_by_name.get(name)].append(name)
-    ranked = [
-        (rank, _name_digest(name), name)
-        for group in groups.values()
-        for rank, name in enumerate(group)
-    ]
-    return sorted(name for _, _, name in sorted(ranked)[:wanted])
+    ranked: list[tuple[int, str]] = []
+    taken: Counter[str | None] = Counter()
+    for name in sorted(names, key=_digest):
+        label = class_by_name.get(name)
+        ranked.append((taken[label], name))
+        taken[label] += 1
+    ranked.sort(key=itemgetter(0))  # stable: images of one rank stay in the order of their sha256
+    return sorted(name for _, name in ranked[:wanted])
+
+
+def _digest(name: str) -> bytes:
+    return sha256(name.encode("utf-8", "surrogateescape")).digest()
 
 
 def decoding_notes(images: Iterable[GoldenImage], rules: DecodeRules) -> tuple[str, ...]:
@@ -186,16 +184,14 @@ def _count(names: Sequence[str]) -> str:
 
 def _classes_from_table(
     path: Path, names: Sequence[str]
-) -> tuple[ClassesFrom, dict[str, str], dict[str, str]]:
-    """Return the column of the class, and by the name of an image its entry and its line.
+) -> tuple[bool, dict[str, tuple[str, str]]]:
+    """Return whether the classes are indexes, and by the name of an image its class and line.
 
     Rows of other files are ignored. A file is named as below the folder, or by its last part
     where that is unique.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise ArtifactError(f"{path}: {error.strerror}; expected a table of labels") from error
     except UnicodeDecodeError as error:
         raise ArtifactError(f"{path}: byte {error.start} is not UTF-8; save it as UTF-8") from error
     reader = csv_module.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
@@ -212,8 +208,7 @@ def _classes_from_table(
     by_given = {name.rpartition("/")[2]: name for name in names}
     by_given = {part: name for part, name in by_given.items() if last_parts[part] == 1}
     by_given |= {name: name for name in names}
-    classes: dict[str, str] = {}
-    lines: dict[str, str] = {}
+    classes: dict[str, tuple[str, str]] = {}
     try:
         for row in reader:
             given = (row[FILE_COLUMN] or "").strip().replace("\\", "/").removeprefix("./")
@@ -224,18 +219,14 @@ def _classes_from_table(
             entry = (row[column] or "").strip()
             if not entry:
                 raise ArtifactError(f"{line}: {name} has no {column}; give one or remove the row")
-            if classes.setdefault(name, entry) != entry:
-                raise ArtifactError(f"{line}: {name} is {entry!r}, and {classes[name]!r} above")
-            lines.setdefault(name, line)
+            above, _ = classes.setdefault(name, (entry, line))
+            if above != entry:
+                raise ArtifactError(f"{line}: {name} is {entry!r}, and {above!r} above")
     except csv_module.Error as error:
         raise ArtifactError(f"{path}, line {reader.line_num}: {error}") from error
     if not classes:
         raise ArtifactError(f"{path}: column {FILE_COLUMN!r} names none of the images; check it")
-    return ("label" if column == LABEL_COLUMN else "class_index"), classes, lines
-
-
-def _name_digest(name: str) -> str:
-    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
+    return column == INDEX_COLUMN, classes
 
 
 def _image_names(folder: Path) -> tuple[list[str], list[str]]:
@@ -247,7 +238,9 @@ def _image_names(folder: Path) -> tuple[list[str], list[str]]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and not any(part.startswith(".") for part in name.split("/")):
-            (names if _begins_like_image(path) else others).append(name)
+            with path.open("rb") as file:
+                is_image = container_of(file.read(12)) is not None
+            (names if is_image else others).append(name)
     if not names:
         raise ArtifactError(
             f"{folder}: holds no image ({len(others)} other files); expected JPEG, PNG, WebP, GIF "
@@ -258,18 +251,3 @@ def _image_names(folder: Path) -> tuple[list[str], list[str]]:
         return names, []
     shown = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
     return names, [f"{len(others)} files that are no image left out: {shown}"]
-
-
-def _begins_like_image(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return container_of(file.read(12)) is not None
-    except OSError as error:
-        raise ArtifactError(f"{path}: {error.strerror}; expected a readable image") from error
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ArtifactError(f"{path}: {error.strerror}; expected a readable image") from error

@@ -1,11 +1,8 @@
 """Networks that come as a finished graph: a TorchScript archive or an ONNX file."""
 
-import ast
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,23 +13,23 @@ import onnx.inliner
 import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from onnx.external_data_helper import ExternalDataInfo, _get_all_tensors, uses_external_data
 from torch import nn
 
 from image_classifier.artifact.manifest import InputSpec
 from importer.errors import ImportRefused
 from importer.failures import one_line
-from importer.weights import is_torchscript
 
-FinalOperation = Literal[
-    "softmax", "log_softmax", "sigmoid", "log_sigmoid", "hard_sigmoid", "argmax", "topk"
-]
-KNOWN_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
-"""Operator sets that need no library of the user's: ONNX itself and onnxruntime's own."""
 FILE_ACCESS = re.compile(rb"\b((?:torch|ops\.aten)\.(?:save|from_file))\(")
 MAX_CODE_BYTES = 64 << 20
 """The code of ResNet-152 takes 0.3 MB."""
-NUMPY_TYPES = {"float32": np.float32, "float16": np.float16, "uint8": np.uint8}
-"""Of images that a graph may take."""
+NUMPY_TYPES: dict[str, npt.DTypeLike] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(uint8)": np.uint8,
+}
+"""Types of images that a graph may take, as onnxruntime calls them."""
+FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
 EXTERNAL_BYTES = 1 << 20
 """Tensors of this size or more are written beside an ONNX file: it takes 2 GiB at most, and they
 are written one by one. Exporting ViT-B/16 (346 MB) then peaks at 1.18 GB, as much as before the
@@ -49,10 +46,8 @@ def load_torchscript(path: Path) -> torch.jit.ScriptModule:
     so take archives from people you trust.
 
     Raises:
-        ImportRefused: Not a complete TorchScript archive, or one of reduced precision.
+        ImportRefused: The archive is not complete, or of reduced precision.
     """
-    if not path.is_file() or not is_torchscript(path):
-        raise ImportRefused(f"{path}: not a TorchScript archive; expected a file of torch.jit.save")
     _refuse_file_access(path)
     try:
         with warnings.catch_warnings():
@@ -101,11 +96,11 @@ def _read_onnx(path: Path) -> tuple[onnx.ModelProto, dict[str, Path]]:
     """Read an ONNX file without running it; only standard operators and onnxruntime's.
 
     Returns:
-        The graph, and the file and those of its weights beside it, by name. Such weights are not
-        loaded.
+        The graph, and the file and those of its weights, by name below the folder of the file.
+        Such weights are not loaded.
 
     Raises:
-        ImportRefused: Not valid ONNX, or with weights that do not lie beside it.
+        ImportRefused: Not valid ONNX, or with weights that do not lie there.
     """
     if not path.is_file():
         raise ImportRefused(f"{path}: not an ONNX file")
@@ -116,142 +111,78 @@ def _read_onnx(path: Path) -> tuple[onnx.ModelProto, dict[str, Path]]:
             f"--network is not given and {path} is no TorchScript and no ONNX file "
             f"({one_line(error)}); expected --network torchvision:NAME or PATH.py:FUNCTION"
         ) from error
-    files = {path.name: path} | _external_files(model, path)
     try:
+        # It also refuses weights outside the folder of the file and symbolic links to them.
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:  # ValidationError, InferenceError and plain RuntimeErrors from C++
         raise ImportRefused(
-            f"{path}: not valid ONNX ({one_line(error)}); export it again"
+            f"{path}: not valid ONNX ({one_line(error)}); export it again, and copy all its files"
         ) from error
-    _refuse_unsupported_operators(model, path)
-    return model, files
-
-
-def _image_input(model: onnx.ModelProto, path: Path) -> tuple[str, str, tuple[int | None, ...]]:
-    """Return name, dtype and four sizes of the one input; a size is None where it is open.
-
-    Raises:
-        ImportRefused: Not one image input of four dimensions and one output of two.
-    """
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    weights = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in weights]
-    outputs = list(graph.output)
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise ImportRefused(
-            f"{path}: inputs {[value.name for value in inputs]} and outputs "
-            f"{[value.name for value in outputs]}; expected one image input and one output of "
-            "logits: export it with those alone"
-        )
-    (image, image_type), (scores, scores_type) = _shape(inputs[0]), _shape(outputs[0])
-    if len(image) != 4 or image_type not in NUMPY_TYPES:
-        raise ImportRefused(
-            f"{path}: input {inputs[0].name!r} is {image_type} {image}, expected four dimensions "
-            f"of {', '.join(sorted(NUMPY_TYPES))}"
-        )
-    if len(scores) != 2 or not scores_type.startswith("float"):
-        raise ImportRefused(
-            f"{path}: output {outputs[0].name!r} is {scores_type} {scores}, expected floats of "
-            "shape (batch, classes)"
-        )
-    return inputs[0].name, image_type, image
-
-
-def _shape(value: onnx.ValueInfoProto) -> tuple[tuple[int | None, ...], str]:
-    tensor = value.type.tensor_type
-    sizes = tuple(
-        size.dim_value if size.HasField("dim_value") and size.dim_value > 0 else None
-        for size in tensor.shape.dim
-    )
-    dtype = TensorProto.DataType.Name(tensor.elem_type).lower()
-    return sizes, {"float": "float32", "double": "float64"}.get(dtype, dtype)
-
-
-def _external_files(model: onnx.ModelProto, path: Path) -> dict[str, Path]:
-    """Return files with the weights beside the graph; each must be a plain file in its folder."""
-    files = {}
-    for tensor in _tensors(model):
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                files[entry.value] = path.parent / entry.value
-    for name, file in files.items():
-        if Path(name).name != name or name in {"", ".", ".."}:
-            raise ImportRefused(
-                f"{path}: refers to weights in {name!r}; they must lie in the folder of the file"
-            )
-        if file.is_symlink() or not file.is_file():
-            raise ImportRefused(f"{path}: its weights {name!r} are not beside it; copy both files")
-    return files
-
-
-def _tensors(model: onnx.ModelProto) -> Iterator[Any]:
-    """Yield every tensor of the graph, of its functions and of graphs inside operators."""
-    pending: list[Any] = [model.graph, *model.functions]
-    while pending:
-        graph = pending.pop()
-        yield from getattr(graph, "initializer", ())
-        for sparse in getattr(graph, "sparse_initializer", ()):
-            yield from (sparse.values, sparse.indices)
-        for node in graph.node:
-            for attribute in node.attribute:
-                yield from (attribute.t, *attribute.tensors)
-                pending += [attribute.g, *attribute.graphs]
-
-
-def _refuse_unsupported_operators(model: onnx.ModelProto, path: Path) -> None:
-    known = KNOWN_DOMAINS | {function.domain for function in model.functions}
-    if unknown := sorted({entry.domain for entry in model.opset_import} - known):
-        raise ImportRefused(
-            f"{path}: uses operators of {', '.join(unknown)}, which need a library of their own; "
-            "export it with standard operators"
-        )
-    opset = max(entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"})
-    if opset < OLDEST_OPSET:
-        raise ImportRefused(
-            f"{path}: ONNX operator set {opset}, expected {OLDEST_OPSET} or newer; export it "
-            "again, or convert it with onnx.version_converter"
-        )
-
-
-OLDEST_OPSET = 7
-"""From there on arithmetic broadcasts as the normalisation in front needs it (ONNX 1.2, 2018)."""
+    tensors = filter(uses_external_data, _get_all_tensors(model))
+    names = {ExternalDataInfo(tensor).location for tensor in tensors}
+    return model, {path.name: path} | {name: path.parent / name for name in sorted(names)}
 
 
 class OnnxNetwork(nn.Module):
     """Pixels (n, C, H, W) in, logits (n, classes) out, as a network of torch would.
 
-    A final Softmax or Sigmoid is left out: what serves applies it to the logits before it.
+    A final Softmax or Sigmoid is left out: what serves applies it to the logits before it. A batch
+    size that the file is fixed to is made free where that does not change its answers.
 
     Attributes:
-        model: The graph without a final Softmax or Sigmoid; files beside it are not loaded.
-        files: The file and its external data, all in one folder: name → file.
+        model: The graph so changed; files beside it are not loaded.
+        files: The file and its external data: name below the folder of the file → file.
         input_name: Name of the image input.
-        input_dtype: "float32", "float16" or "uint8".
-        input_shape: Four sizes; None where the graph leaves one open.
-        ends_in: Last operation of the file that decides what its output means, or None.
-        activation_cut: Whether that was a Softmax or a Sigmoid, which was left out.
+        input_dtype: Type of the pixels: float32, float16 or uint8.
+        input_shape: Four sizes; None where the file leaves one open.
+        activation: What was left out at the end.
+        takes_batches: Whether any batch size works; else only 1 does.
 
     Raises:
         ImportRefused: The file is no ONNX, or no image classifier.
     """
 
-    model: onnx.ModelProto
-    files: dict[str, Path]
-    input_name: str
-    input_dtype: str
-    input_shape: tuple[int | None, ...]
-    ends_in: FinalOperation | None
-    activation_cut: bool
-
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.folder = path.parent
         self.model, self.files = _read_onnx(path)
-        self.input_name, self.input_dtype, self.input_shape = _image_input(self.model, path)
         if self.model.functions:  # an exporter may write Softmax as a function of its own
             self.model = onnx.inliner.inline_local_functions(self.model)
-        self.ends_in, self.activation_cut = _cut_final_activation(self.model.graph)
-        self._session = self._session_of(self.model)
+        self.activation = _cut_final_activation(self.model.graph, path)
+        try:
+            self._session = self._session_of(self.model)
+        # onnxruntime's exceptions have no public base.
+        except Exception as error:
+            raise ImportRefused(
+                f"{path}: onnxruntime cannot run it ({one_line(error)}); export it again, with "
+                "standard operators"
+            ) from error
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise ImportRefused(
+                f"{path}: inputs {[value.name for value in inputs]} and outputs "
+                f"{[value.name for value in outputs]}; expected one image input and one output of "
+                "logits: export it with those alone"
+            )
+        for kind, value, types, sizes in (
+            ("input", inputs[0], NUMPY_TYPES, "(batch, channels, height, width)"),
+            ("output", outputs[0], FLOATS, "(batch, classes)"),
+        ):
+            if value.type not in types or len(value.shape) != sizes.count(",") + 1:
+                raise ImportRefused(
+                    f"{path}: {kind} {value.name!r} is {value.type} of shape {value.shape}, "
+                    f"expected {', '.join(types)} of shape {sizes}"
+                )
+        self.input_name, self.input_dtype = inputs[0].name, NUMPY_TYPES[inputs[0].type]
+        self.input_shape = tuple(
+            size if isinstance(size, int) and size > 0 else None for size in inputs[0].shape
+        )
+        self.takes_batches = self.input_shape[0] is None or self._free_batch_size()
+        if not self.takes_batches and self.input_shape[0] != 1:
+            raise ImportRefused(
+                f"{path}: works with batches of {self.input_shape[0]} only; export it with a "
+                "dynamic batch axis, or with a batch size of 1"
+            )
 
     @property
     def channels_last(self) -> bool:
@@ -259,69 +190,50 @@ class OnnxNetwork(nn.Module):
         _, first, _, last = self.input_shape
         return first not in (1, 3) and last in (1, 3)
 
-    @property
-    def batch_size(self) -> int | None:
-        """The batch size the file is fixed to; None where it is free."""
-        return self.input_shape[0]
-
-    @cached_property
-    def takes_batches(self) -> bool:
-        """Whether any batch size works, a fixed one being freed: two images answer as alone."""
-        if self.batch_size is None:
-            return True
-        shape = [size or 224 for size in self.input_shape[1:]]
-        scale = 255 if self.input_dtype == "uint8" else 1
-        batch = np.random.default_rng(0).uniform(0, scale, (2, *shape))
-        batch = batch.astype(NUMPY_TYPES[self.input_dtype])
-        try:
-            together = self._run(self._session_of(self.with_free_batch()), batch)
-            alone = self._run_fixed(batch)
-        # onnxruntime's exceptions have no public base.
-        except Exception:
-            return False
-        return together.shape == alone.shape and np.allclose(together, alone, 1e-3, 1e-3)
-
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return logits of normalised float32 pixels (n, C, H, W).
 
         A graph that takes uint8 normalises by itself: its pixels come in [0, 1].
         """
-        if self.input_dtype == "uint8":
+        if self.input_dtype is np.uint8:
             pixels = (pixels * 255).round().clamp(0, 255)
         if self.channels_last:
             pixels = pixels.permute(0, 2, 3, 1)
-        dtype = NUMPY_TYPES[self.input_dtype]
-        batch = np.ascontiguousarray(pixels.numpy(), dtype=dtype)
+        batch = np.ascontiguousarray(pixels.numpy(), dtype=self.input_dtype)
         try:
-            logits = self._run_fixed(batch)
+            return torch.from_numpy(self._run(self._session, batch))
         # onnxruntime's exceptions have no public base; torch's callers expect RuntimeError.
         except Exception as error:
             raise RuntimeError(one_line(error)) from error
-        return torch.from_numpy(logits)
-
-    def _run_fixed(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Run the file itself; of a fixed batch size, one image fills all places."""
-        if self.batch_size is None:
-            return self._run(self._session, batch)
-        rows = [np.repeat(batch[at : at + 1], self.batch_size, axis=0) for at in range(len(batch))]
-        return np.concatenate([self._run(self._session, row)[:1] for row in rows])
 
     def _run(self, session: Any, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         (logits,) = session.run(None, {self.input_name: batch})
         return np.asarray(logits, dtype=np.float32)
 
-    def with_free_batch(self) -> onnx.ModelProto:
-        """Return a copy of `model` whose batch size is free, as far as that can be done."""
+    def _free_batch_size(self) -> bool:
+        """Make the batch size free; return False if two images are then answered otherwise."""
+        fixed, *shape = (size or 224 for size in self.input_shape)
+        scale = 255 if self.input_dtype is np.uint8 else 1
+        images = np.random.default_rng(0).uniform(0, scale, (2, *shape))
+        images = images.astype(self.input_dtype)
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
-        if self.batch_size is not None:
-            _free_batch_dimension(model, self.batch_size)
-        return model
+        _free_batch_dimension(model, fixed)
+        try:
+            session = self._session_of(model)
+            together = self._run(session, images)
+            alone = [self._run(self._session, np.stack([image] * fixed))[0] for image in images]
+        except Exception:  # onnxruntime's exceptions have no public base
+            return False
+        if together.shape != np.shape(alone) or not np.allclose(together, alone, 1e-3, 1e-3):
+            return False
+        self.model, self._session = model, session
+        return True
 
     def _session_of(self, model: onnx.ModelProto) -> Any:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # the reference is computed on one thread
-        options.log_severity_level = 3  # its warnings are about the user's graph, not the import
+        options.log_severity_level = 4  # what it raises says enough
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(self.folder)
         )
@@ -331,106 +243,37 @@ class OnnxNetwork(nn.Module):
 
 
 PASSING = frozenset({"Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Dropout"})
-FORMS: tuple[tuple[FinalOperation, str], ...] = (
-    ("softmax", "Softmax(x)"),
-    ("softmax", "Div(Exp(Sub(x, ReduceMax(x))), ReduceSum(Exp(Sub(x, ReduceMax(x)))))"),
-    ("softmax", "Div(Exp(x), ReduceSum(Exp(x)))"),
-    ("softmax", "Mul(Exp(x), Reciprocal(ReduceSum(Exp(x))))"),
-    ("softmax", "Exp(LogSoftmax(x))"),
-    ("log_softmax", "LogSoftmax(x)"),
-    ("log_softmax", "Log(Softmax(x))"),
-    ("log_softmax", "Log(Div(Exp(x), ReduceSum(Exp(x))))"),
-    ("log_softmax", "Sub(x, ReduceLogSumExp(x))"),
-    ("log_softmax", "Sub(x, Log(ReduceSum(Exp(x))))"),
-    ("log_softmax", "Sub(Sub(x, ReduceMax(x)), Log(ReduceSum(Exp(Sub(x, ReduceMax(x))))))"),
-    ("sigmoid", "Sigmoid(x)"),
-    ("sigmoid", "Div(1, Add(1, Exp(Neg(x))))"),
-    ("sigmoid", "Reciprocal(Add(1, Exp(Neg(x))))"),
-    ("hard_sigmoid", "HardSigmoid(x)"),
-    ("hard_sigmoid", "Div(Clip(Add(x, 3), 0, 6), 6)"),
-    ("hard_sigmoid", "Mul(Clip(Add(x, 3), 0, 6), constant)"),
-    ("hard_sigmoid", "Clip(Add(Mul(x, constant), constant), 0, 1)"),
-    ("log_sigmoid", "Log(Sigmoid(x))"),
-    ("log_sigmoid", "Neg(Softplus(Neg(x)))"),
-    ("argmax", "ArgMax(x)"),
-    ("topk", "TopK(x)"),
-)
-"""What a graph may end in, in the forms that exporters write; x is what is before it."""
+"""Operators that pass scores on."""
 
 
-def _cut_final_activation(graph: onnx.GraphProto) -> tuple[FinalOperation | None, bool]:
-    """Leave out a Softmax over the classes or a Sigmoid at the end of a graph.
+def _cut_final_activation(
+    graph: onnx.GraphProto, path: Path
+) -> Literal["softmax", "sigmoid"] | None:
+    """Leave out a Softmax over the classes or a Sigmoid at the end of a graph; return which.
 
-    Returns:
-        The operation that decides what the output means, where it is a known one, and whether
-        it was left out.
+    One that is spelled out in smaller operators stays: its outputs show it.
+
+    Raises:
+        ImportRefused: The graph ends in ArgMax or TopK.
     """
     producers = {name: node for node in graph.node for name in node.output}
-    constants = _constants(graph)
-    last = _origin(graph.output[0].name, producers)
-    for operation, form in FORMS:
-        pattern = ast.parse(form, mode="eval").body
-        found = _match(pattern, last, producers, constants)
-        if found is None:
-            continue
-        node = producers[last]
-        axis = next((item.i for item in node.attribute if item.name == "axis"), 1)
-        cut = operation == "sigmoid" or (operation == "softmax" and axis in (1, -1))
-        if cut:
-            node.op_type = "Identity"
-            del node.input[:], node.attribute[:]
-            node.input.append(found["x"])
-        return operation, cut
-    return None, False
-
-
-def _origin(value: str, producers: Mapping[str, onnx.NodeProto]) -> str:
-    """Return the value that nodes which only pass it on have made `value` of."""
-    while value in producers and producers[value].op_type in PASSING:
-        value = producers[value].input[0]
-    return value
-
-
-def _match(
-    pattern: ast.expr,
-    value: str,
-    producers: Mapping[str, onnx.NodeProto],
-    constants: Mapping[str, onnx.TensorProto],
-) -> dict[str, str] | None:
-    """Return what the names in a pattern of `FORMS` stand for where it made `value`, else None."""
-    value = _origin(value, producers)
-    if isinstance(pattern, ast.Constant):
-        number = _array(constants[value]) if value in constants else np.array(())
-        return {} if number.size and (number == pattern.value).all() else None
-    if isinstance(pattern, ast.Name):
-        if pattern.id == "constant":
-            return {} if value in constants else None
-        return {pattern.id: value}
-    node = producers.get(value)
-    if not isinstance(pattern, ast.Call) or node is None or node.op_type != pattern.func.id:  # type: ignore[attr-defined]
+    node = producers.get(graph.output[0].name)
+    while node is not None and node.op_type in PASSING:
+        node = producers.get(node.input[0])
+    if node is None:
         return None
-    orders = [list(node.input)]
-    if node.op_type in ("Add", "Mul"):
-        orders.append(orders[0][::-1])
-    for inputs in orders:
-        # Clip and others have had their limits as attributes, and may have inputs beyond these.
-        parts = [
-            _match(part, name, producers, constants)
-            for part, name in zip(pattern.args, inputs, strict=False)
-        ]
-        names = [part["x"] for part in parts if part]
-        if None not in parts and len(set(names)) <= 1:
-            return {"x": names[0]} if names else {}
-    return None
-
-
-def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
-    """Return the tensors that a graph holds, as initializers or Constant nodes, by name."""
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            constants[node.output[0]] = node.attribute[0].t
-    return constants
+    if node.op_type in ("ArgMax", "TopK"):
+        raise ImportRefused(
+            f"{path}: ends in {node.op_type}, so its outputs are no scores; export it without, and "
+            "import what that is computed from"
+        )
+    axis = next((item.i for item in node.attribute if item.name == "axis"), 1)
+    if node.op_type != "Sigmoid" and (node.op_type != "Softmax" or axis not in (1, -1)):
+        return None
+    cut: Literal["softmax", "sigmoid"] = "softmax" if node.op_type == "Softmax" else "sigmoid"
+    node.op_type = "Identity"
+    del node.attribute[:]
+    return cut
 
 
 PREFIX = "pixels_to_logits."
@@ -442,8 +285,8 @@ OLDEST_IR = 4
 def write_graph_of_pixels(network: OnnxNetwork, input_spec: InputSpec, path: Path) -> None:
     """Write the graph with the normalisation in front: batch (n, H, W, C) in, logits out.
 
-    n is free, or 1 where a batch size of one cannot be freed (`takes_batches`). Large tensors go
-    into a file beside it, `path` with ".data" behind it.
+    n is free, or 1 where the network takes no batches. Large tensors go into a file beside it,
+    `path` with ".data" behind it.
 
     Args:
         network: The original.
@@ -451,18 +294,10 @@ def write_graph_of_pixels(network: OnnxNetwork, input_spec: InputSpec, path: Pat
         path: Where to write it.
 
     Raises:
-        ImportRefused: The graph normalises too, or has a larger batch size written into it.
+        ImportRefused: The graph takes uint8 pixels and would be normalised twice.
     """
-    if not network.takes_batches and network.batch_size != 1:
-        raise ImportRefused(
-            f"the ONNX file works with batches of {network.batch_size} only; export it with a "
-            "dynamic batch axis, or with a batch size of 1"
-        )
     model = onnx.ModelProto()
-    if network.takes_batches:
-        model = network.with_free_batch()
-    else:
-        model.CopyFrom(network.model)
+    model.CopyFrom(network.model)
     graph = model.graph
     nodes, constants = _front(network, input_spec)
     nodes.extend(graph.node)
@@ -474,11 +309,6 @@ def write_graph_of_pixels(network: OnnxNetwork, input_spec: InputSpec, path: Pat
     graph.node.extend(nodes)
     graph.initializer.extend(constants)
     model.ir_version = max(model.ir_version, OLDEST_IR)
-    _save(model, network, path)
-    onnx.checker.check_model(str(path))
-
-
-def _save(model: onnx.ModelProto, network: OnnxNetwork, path: Path) -> None:
     if len(network.files) > 1:
         onnx.load_external_data_for_model(model, str(network.folder))
     data_name = f"{path.name}.data"
@@ -487,11 +317,12 @@ def _save(model: onnx.ModelProto, network: OnnxNetwork, path: Path) -> None:
         model,
         str(path),
         save_as_external_data=any(
-            len(tensor.raw_data) >= EXTERNAL_BYTES for tensor in model.graph.initializer
+            len(tensor.raw_data) >= EXTERNAL_BYTES for tensor in graph.initializer
         ),
         location=data_name,
         size_threshold=EXTERNAL_BYTES,
     )
+    onnx.checker.check_model(str(path))
 
 
 def _front(
@@ -504,15 +335,21 @@ def _front(
     steps: list[tuple[str, npt.NDArray[np.float32] | None, dict[str, Any]]] = []
     if not network.channels_last:
         steps.append(("Transpose", None, {"perm": [0, 3, 1, 2]}))
-    if network.input_dtype == "uint8":
-        _refuse_second_normalisation(input_spec)
+    if network.input_dtype is np.uint8:
+        channels = input_spec.shape[2]
+        given = (input_spec.dtype, *(input_spec.mean or ()), *(input_spec.std or ()))
+        if given != ("uint8", *[0.0] * channels, *[1.0] * channels):
+            raise ImportRefused(
+                f"the ONNX file takes uint8 pixels and normalises by itself, the preprocessing has "
+                f"mean {input_spec.mean} and std {input_spec.std}; leave both out of it"
+            )
     elif input_spec.mean is not None and input_spec.std is not None:
         shape = (-1,) if network.channels_last else (1, -1, 1, 1)
         steps.append(("Cast", None, {"to": TensorProto.FLOAT}))
         steps.append(("Div", np.array(255, np.float32), {}))
         steps.append(("Sub", np.array(input_spec.mean, np.float32).reshape(shape), {}))
         steps.append(("Div", np.array(input_spec.std, np.float32).reshape(shape), {}))
-    if network.input_dtype == "float16":
+    if network.input_dtype is np.float16:
         steps.append(("Cast", None, {"to": TensorProto.FLOAT16}))
     steps = steps or [("Identity", None, {})]
     nodes, constants, before = [], [], f"{PREFIX}batch"
@@ -527,31 +364,31 @@ def _front(
     return nodes, constants
 
 
-def _refuse_second_normalisation(input_spec: InputSpec) -> None:
-    given = (*(input_spec.mean or ()), *(input_spec.std or ()))
-    channels = input_spec.shape[2]
-    if input_spec.dtype != "uint8" or given != (0.0,) * channels + (1.0,) * channels:
-        raise ImportRefused(
-            f"the ONNX file takes uint8 pixels and normalises by itself, the preprocessing has "
-            f"mean {input_spec.mean} and std {input_spec.std}; leave both out of it"
-        )
-
-
 def _free_batch_dimension(model: onnx.ModelProto, fixed: int) -> None:
     """Make the first size of input and output free.
 
     Shapes that Reshape nodes spell out with the batch size in front follow their input. A batch
-    size may hide in other places, so `takes_batches` runs the result.
+    size may hide in other places, so the result has to be tried.
     """
     graph = model.graph
     inferred = onnx.shape_inference.infer_shapes(model).graph
     values = (*inferred.input, *inferred.value_info, *inferred.output)
-    starts_fixed = {value.name for value in values if _shape(value)[0][:1] == (fixed,)}
-    constants = _constants(graph)
+    starts_fixed = {
+        value.name
+        for value in values
+        if [size.dim_value for size in value.type.tensor_type.shape.dim[:1]] == [fixed]
+    }
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            constants[node.output[0]] = node.attribute[0].t
     for node in graph.node:
         if node.op_type != "Reshape" or node.input[0] not in starts_fixed:
             continue
-        shape = _array(constants[node.input[1]]) if node.input[1] in constants else np.array(())
+        target = constants.get(node.input[1])
+        if target is None or target.data_location == TensorProto.EXTERNAL:
+            continue
+        shape = numpy_helper.to_array(target)
         if shape[:1] == fixed:
             name = f"{PREFIX}{node.output[0]}.shape"
             follows = np.array([0, *shape[1:]], np.int64)  # 0: as in the input
@@ -562,10 +399,3 @@ def _free_batch_dimension(model: onnx.ModelProto, fixed: int) -> None:
     for value in (*graph.input, *graph.output):
         if len(value.type.tensor_type.shape.dim) and value.name not in weights:
             value.type.tensor_type.shape.dim[0].dim_param = "n"
-
-
-def _array(tensor: onnx.TensorProto) -> npt.NDArray[Any]:
-    """Return a constant as an array; empty where it is large and lies in a file beside."""
-    if tensor.data_location == TensorProto.EXTERNAL:
-        return np.array(())
-    return numpy_helper.to_array(tensor)

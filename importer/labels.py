@@ -2,23 +2,18 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from image_classifier.artifact.format import ArtifactError
 
-MAX_BYTES = 16 << 20
-"""ImageNet-21k takes 0.5 MB; a larger file was given by mistake."""
 WORDNET_ID = re.compile(r"n\d{8}")
 HEADER = re.compile(
     r"(?:(?:id|index|idx|class_?id|class_?index)\s*[,;:\t]\s*)?"
     r"(?:labels?|class(?:es)?|class[ _]?names?|label[ _]?names?|names?|categor(?:y|ies))",
     re.IGNORECASE,
 )
-INDEX_FIRST = re.compile(r"(\d+)\s*[,;:\t]\s*(.+)")
-INDEX_LAST = re.compile(r"(.+?)\s*[,;:\t]\s*(\d+)")
 QUOTED = re.compile(r"""(["'])(.*)\1,?""")
 AS_JSON = 'if this is the name of a class, give the names as a JSON list: ["…", "…"]'
 
@@ -86,11 +81,7 @@ def check_label_count(labels: Sequence[str], num_classes: int, activation: str) 
 
 def _text(path: Path) -> str:
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ArtifactError(f"{path}: larger than {MAX_BYTES} bytes; expected a file of names")
         text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise ArtifactError(f"{path}: {error.strerror}; expected a file of labels") from error
     except UnicodeDecodeError as error:
         raise ArtifactError(
             f"{path}: byte {error.start} is not UTF-8; save the labels as UTF-8"
@@ -134,47 +125,46 @@ def _without_index(lines: list[str], path: Path, first_line: int) -> tuple[list[
         ArtifactError: Some lines have an index and others not, or the indexes do not count all
             classes from 0 or 1.
     """
-    for place, pattern, index, name in (("first", INDEX_FIRST, 1, 2), ("last", INDEX_LAST, 2, 1)):
-        matches = [match for line in lines if (match := pattern.fullmatch(line))]
-        if not matches:
-            continue
-        if len(matches) < len(lines):
-            if place == "last" or len(matches) == 1:
-                continue  # a name such as "Route 66: 2"
-            odd = next(n for n, line in enumerate(lines) if not pattern.fullmatch(line))
+    for place, pattern in (
+        ("first", r"(?P<index>\d+)\s*[,;:\t]\s*(?P<name>.+)"),
+        ("last", r"(?P<name>.+?)\s*[,;:\t]\s*(?P<index>\d+)"),
+    ):
+        found = [re.fullmatch(pattern, line) for line in lines]
+        matches = [match for match in found if match]
+        if place == "first" and 1 < len(matches) < len(lines):  # one may be a name: "101, road"
+            number = found.index(None)
             raise ArtifactError(
-                f"{path}, line {odd + first_line}: {lines[odd]!r} has no index in front, other "
-                f"lines have one, such as {matches[0][0]!r}; {AS_JSON}"
+                f"{path}, line {number + first_line}: {lines[number]!r} has no index in front, "
+                f"other lines have one, such as {matches[0][0]!r}; {AS_JSON}"
             )
-        indexes = [int(match[index]) for match in matches]
-        start = min(indexes)
-        if start > 1 or sorted(indexes) != list(range(start, start + len(lines))):
+        if not lines or len(matches) < len(lines):
+            continue
+        names = {int(match["index"]): match["name"] for match in matches}
+        start = min(names)
+        if start > 1 or sorted(names) != [*range(start, start + len(lines))]:
             raise ArtifactError(
                 f"{path}, line {first_line}: {lines[0]!r} looks like an index and a name, but the "
                 f"indexes do not count from {min(start, 1)} to {min(start, 1) + len(lines) - 1}; "
                 f"{AS_JSON}"
             )
-        by_index = {int(match[index]): match[name] for match in matches}
-        example = matches[0]
         note = (
             f"the {place} column is taken for the index of the class, from {start}, and left out: "
-            f"{example[0]!r} is {example[name]!r}, class {int(example[index]) - start}"
+            f"{matches[0][0]!r} is {matches[0]['name']!r}, class {int(matches[0]['index']) - start}"
         )
-        return [by_index[position] for position in sorted(by_index)], note
-    numbered = [re.fullmatch(r"(\d+)[ .)-]+(\D.*)", line) for line in lines]
-    if len(lines) > 1 and all(numbered):
-        counted = [int(match[1]) for match in numbered if match]
-        if counted == list(range(counted[0], counted[0] + len(lines))):
-            raise ArtifactError(
-                f"{path}, line {first_line}: {lines[0]!r} begins with its number, as every line "
-                f"does; expected the names alone; {AS_JSON}"
-            )
+        return [names[index] for index in sorted(names)], note
+    numbers = [re.match(r"(\d+)[ .)-]+\D", line) for line in lines]
+    counted = [int(match[1]) for match in numbers if match]
+    if len(lines) > 1 and counted in ([*range(len(lines))], [*range(1, len(lines) + 1)]):
+        raise ArtifactError(
+            f"{path}, line {first_line}: {lines[0]!r} begins with its number, as every line "
+            f"does; expected the names alone; {AS_JSON}"
+        )
     return lines, ""
 
 
 def _names_from_json(text: str, path: Path) -> list[str]:
     try:
-        value = json.loads(text, object_pairs_hook=_without_duplicates)
+        value = json.loads(text)
     except ValueError as error:
         raise ArtifactError(
             f"{path}: starts like JSON, but {error}; expected a list of names or an object "
@@ -183,23 +173,12 @@ def _names_from_json(text: str, path: Path) -> list[str]:
     if isinstance(value, list):
         return [_name(entry, position, path) for position, entry in enumerate(value)]
     by_id = {_class_id(key, path): entry for key, entry in value.items()}
-    if len(by_id) != len(value):
-        raise ArtifactError(f"{path}: two spellings of one class id, such as 1 and 01")
     if missing := sorted(set(range(len(by_id))) - by_id.keys()):
         raise ArtifactError(
             f"{path}: {len(by_id)} labels, but class {missing[0]} has none (ids go up to "
             f"{max(by_id)}); expected ids 0 to {len(by_id) - 1}"
         )
     return [_name(by_id[class_id], class_id, path) for class_id in range(len(by_id))]
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"{twice!r} stands there twice")
-    return result
 
 
 def _class_id(key: str, path: Path) -> int:

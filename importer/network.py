@@ -1,5 +1,6 @@
 """The trained network: built from its source, loaded with its weights, asked for its logits."""
 
+import functools
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,25 +9,20 @@ from typing import Any, Literal
 
 import torch
 from pydantic import JsonValue
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from image_classifier.artifact.format import WEIGHTS_NAME
 from image_classifier.artifact.manifest import Architecture
 from importer.captured_source import capture_source
 from importer.errors import ImportRefused
 from importer.failures import call_user_code
-from importer.graphs import (
-    FinalOperation,
-    OnnxNetwork,
-    load_torchscript,
-    refuse_other_precision,
-)
+from importer.graphs import OnnxNetwork, load_torchscript, refuse_other_precision
 from importer.torchvision_models import (
     TorchvisionWeights,
     build_torchvision,
     builder_arguments,
-    check_torchvision_name,
     published_file,
     published_weights,
 )
@@ -52,13 +48,15 @@ class ModelSource:
         network: With its weights, in evaluation mode, on the CPU.
         architecture: How to build it; None where the file is a finished graph.
         published: What torchvision says of the weights, where it published them.
+        activation: What was cut off at the end of a finished graph, to be applied to its outputs.
         ignored_weights: Names in the file that the network did not get.
         notes: Sentences for the operator.
     """
 
     network: nn.Module
-    architecture: Architecture | None
-    published: TorchvisionWeights | None
+    architecture: Architecture | None = None
+    published: TorchvisionWeights | None = None
+    activation: Activation | None = None
     ignored_weights: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -94,7 +92,7 @@ def read_network(
     published = None if name is None else published_weights(name, weights)
     path = Path(weights)
     if published is not None and not path.is_file():
-        path = published_file(published, progress=True)
+        path = published_file(published)
     checkpoint = read_state_dict(
         path, key=weights_key, prefix=weights_prefix or "", ignore=weights_ignore
     )
@@ -105,14 +103,14 @@ def read_network(
         source = capture_source(Path(network_text.rpartition(":")[0]))
         source.copy_to(staging_dir / ARCHITECTURE_FOLDER)
     network = build_network(architecture, staging_dir / ARCHITECTURE_FOLDER)
-    loaded = load_strictly(network, checkpoint)
+    ignored, notes = load_strictly(network, checkpoint)
     save_weights(network, staging_dir / WEIGHTS_NAME)
     return ModelSource(
         network=network,
         architecture=architecture,
         published=published,
-        ignored_weights=loaded.ignored,
-        notes=loaded.notes,
+        ignored_weights=ignored,
+        notes=notes,
     )
 
 
@@ -128,22 +126,24 @@ def read_graph(path: Path, staging_dir: Path) -> ModelSource:
     if is_torchscript(path):
         kept = folder / "network.torchscript.pt"
         shutil.copyfile(path, kept)
-        return ModelSource(network=load_torchscript(kept), architecture=None, published=None)
+        return ModelSource(network=load_torchscript(kept))
     network = OnnxNetwork(path)
     for name, file in network.files.items():
         # The graph refers to files beside it by their names; its own is free to choose.
-        shutil.copyfile(file, folder / ("network.onnx" if file == path else name))
+        copy = folder / ("network.onnx" if file == path else name)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
     notes = []
-    if network.activation_cut:
-        notes.append(f"the graph ends in {network.ends_in}; its input, the logits, is served")
+    if network.activation is not None:
+        notes.append(f"the graph ends in {network.activation}; its input, the logits, is served")
     if not network.takes_batches:
         notes.append(
-            f"the graph has a batch size of {network.batch_size} written into it that cannot be "
-            "freed, so one image at a time is served; export it with a dynamic batch axis"
+            "the graph has a batch size of 1 written into it that cannot be freed, so one image "
+            "at a time is served; export it with a dynamic batch axis"
         )
-    elif network.batch_size is not None:
-        notes.append(f"the graph has a fixed batch size of {network.batch_size}; it is made free")
-    return ModelSource(network=network, architecture=None, published=None, notes=tuple(notes))
+    elif (fixed := network.input_shape[0]) is not None:
+        notes.append(f"the graph has a fixed batch size of {fixed}; it is made free")
+    return ModelSource(network=network, activation=network.activation, notes=tuple(notes))
 
 
 def build_network(architecture: Architecture, source_dir: Path) -> nn.Module:
@@ -158,17 +158,19 @@ def build_network(architecture: Architecture, source_dir: Path) -> nn.Module:
             of float32 parameters.
     """
     where = f"network {architecture}: "
+    remedy = "check the arguments in --network-kwargs"
     if architecture.torchvision is not None:
-        name = architecture.torchvision
-        check_torchvision_name(name)
-        network = call_user_code(
-            lambda: build_torchvision(name, architecture.kwargs),
-            what=f"{where}the builder",
-            folder=None,
-            remedy="check the arguments in --network-kwargs",
+        builder = functools.partial(
+            build_torchvision, architecture.torchvision, architecture.kwargs
         )
     else:
-        network = _network_of_file(architecture, source_dir)
+        function = _function_of_file(architecture, source_dir, where)
+        builder = functools.partial(function, **architecture.kwargs)
+        remedy += (
+            ", and that it opens files only as Path(__file__).parent / 'NAME', with the name as "
+            "one string"
+        )
+    network = call_user_code(builder, what=f"{where}the builder", folder=source_dir, remedy=remedy)
     if not isinstance(network, nn.Module):
         hint = ", not its state dict" if isinstance(network, Mapping) else ""
         raise ImportRefused(
@@ -182,8 +184,7 @@ def build_network(architecture: Architecture, source_dir: Path) -> nn.Module:
     return network.eval()
 
 
-def _network_of_file(architecture: Architecture, source_dir: Path) -> Any:
-    where = f"network {architecture}: "
+def _function_of_file(architecture: Architecture, source_dir: Path, where: str) -> Any:
     module = call_user_code(
         lambda: load_isolated(source_dir / str(architecture.file)),
         what=f"{where}the file",
@@ -201,38 +202,23 @@ def _network_of_file(architecture: Architecture, source_dir: Path) -> Any:
             f"{where}the file defines no function {architecture.builder!r}; it defines "
             f"{', '.join(defined) or 'none'}"
         )
-    return call_user_code(
-        lambda: builder(**architecture.kwargs),
-        what=f"{where}the builder",
-        folder=source_dir,
-        remedy="check the arguments in --network-kwargs, and that it opens files only as "
-        "Path(__file__).parent / 'NAME', with the name as one string",
-    )
+    return builder
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
-    """Write the tensors of a network as safetensors; a tied tensor once, under its first name.
+    """Write the tensors of a network as safetensors.
 
     Raises:
         ImportRefused: The file cannot be written.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     tensors: dict[str, torch.Tensor] = {}
-    stored: dict[int, torch.Tensor] = {}
+    storages: set[int] = set()
     for name, item in network.state_dict().items():
-        if not isinstance(item, torch.Tensor):  # extra state of a module; the graphs hold it
-            continue
-        first = stored.setdefault(item.untyped_storage().data_ptr(), item)
-        if first is item:
-            tensors[name] = item.contiguous()
-        elif (first.shape, first.stride(), first.data_ptr()) != (
-            item.shape,
-            item.stride(),
-            item.data_ptr(),
-        ):
-            tensors[name] = item.clone()  # another part of the same memory
+        if isinstance(item, torch.Tensor):  # not extra state of a module; the graphs hold it
+            storage = item.untyped_storage().data_ptr()
+            # safetensors takes no tensors that share memory, as tied weights do.
+            tensors[name] = (item.clone() if storage in storages else item).contiguous()
+            storages.add(storage)
     try:
         save_file(tensors, path)
     except SafetensorError as error:  # a full disk is one too, not an OSError
@@ -276,7 +262,7 @@ def run_network(network: nn.Module, batch: torch.Tensor, source_dir: Path | None
     if output.ndim != 2 or len(output) != len(batch) or not output.shape[1]:
         raise ImportRefused(
             f"network: forward returns shape {tuple(output.shape)} for {len(batch)} image(s), "
-            f"expected (n, classes); {_shape_remedy(output, len(batch))}"
+            f"expected (n, classes); {_shape_remedy(output)}"
         )
     return output.float()
 
@@ -293,137 +279,46 @@ def _described(output: object) -> str:
     return type(output).__name__
 
 
-def _shape_remedy(output: torch.Tensor, count: int) -> str:
+def _shape_remedy(output: torch.Tensor) -> str:
     if output.ndim > 2 and output.shape[2:].numel() == 1:
         return "add .flatten(1)"
-    if output.ndim == 1 and len(output) == count and count > 1:
-        return "one score an image needs a dimension of its own: add .unsqueeze(1)"
-    if output.ndim < 2 and count == 1:
+    if output.ndim < 2:
         return "keep the batch dimension: squeeze the last dimensions only, or not at all"
     return "return one row of scores an image"
 
 
-def activation_of(
-    source: ModelSource, network: nn.Module, batch: torch.Tensor, asked: Activation | None = None
-) -> Activation:
+def activation_of(source: ModelSource, asked: Activation | None) -> Activation:
     """Return what the service must apply to the outputs of a network to get probabilities.
 
     Args:
         source: What was trained.
-        network: The same network as it takes `batch`.
-        batch: Inputs of `network`, (n, …).
         asked: What the operator says of the outputs; None: nothing.
 
     Raises:
-        ImportRefused: The network ends in an operation whose outputs are no logits, or that
-            contradicts what was asked.
+        ImportRefused: The graph contradicts what was asked.
     """
-    if isinstance(source.network, OnnxNetwork):
-        operation, is_cut = source.network.ends_in, source.network.activation_cut
-    else:
-        operation, is_cut = final_operation(network, batch), False
-    if operation in ("argmax", "topk"):
+    if source.activation is not None and asked not in (None, source.activation):
         raise ImportRefused(
-            f"network: ends in {operation}, so its outputs are no scores; take that off and "
-            "import what it is computed from"
+            f"--activation {asked}: the network ends in {source.activation}, so it is "
+            f"{source.activation}; leave the option out"
         )
-    shown: Activation | None = None
-    if operation == "log_softmax" or (operation == "softmax" and is_cut):
-        shown = "softmax"  # of the logits; softmax of log-probabilities gives the probabilities
-    elif operation == "sigmoid" and is_cut:
-        shown = "sigmoid"
-    if shown is not None and asked not in (None, shown):
-        raise ImportRefused(
-            f"--activation {asked}: the network ends in {operation}, so it is {shown}; leave the "
-            "option out"
-        )
-    if operation is not None and shown is None and asked != "none":
-        wanted = "softmax" if operation == "softmax" else "sigmoid"
-        raise ImportRefused(
-            f"network: ends in {operation}, so its outputs are probabilities already; either leave "
-            f"that out of the network and add --activation {wanted}, or serve its outputs as they "
-            "are with --activation none"
-        )
-    return shown or asked or "softmax"
+    return source.activation or asked or "softmax"
 
 
-def final_operation(network: nn.Module, batch: torch.Tensor) -> FinalOperation | None:
-    """Return the operation that decides what the output of a network means, where it is known.
-
-    The network is run, and the operation that made the output is looked up, behind such as only
-    pass it on. What spells out a softmax in smaller operations is not seen; its outputs show it.
-
-    Args:
-        network: In evaluation mode.
-        batch: An input it takes, (n, …).
-    """
-    recorder = _OperationRecorder()
-    with torch.no_grad(), recorder:
-        output = network(batch)
-    name, tensor = recorder.made.get(id(output), ("", None))
-    while name in PASSING_OPERATIONS and tensor is not None:
-        name, tensor = recorder.made.get(id(tensor), ("", None))
-    return FINAL_OPERATIONS.get(name)
-
-
-PASSING_OPERATIONS = frozenset(
-    f"aten::{name}"
-    for name in (
-        *("_to_copy", "_unsafe_view", "alias", "clone", "contiguous", "detach"),
-        *("dropout", "reshape", "squeeze", "unsqueeze", "view"),
-    )
-)
-FINAL_OPERATIONS: dict[str, FinalOperation] = {
-    "aten::_softmax": "softmax",
-    "aten::softmax": "softmax",
-    "aten::_log_softmax": "log_softmax",
-    "aten::log_softmax": "log_softmax",
-    "aten::sigmoid": "sigmoid",
-    "aten::sigmoid_": "sigmoid",
-    "aten::log_sigmoid_forward": "log_sigmoid",
-    "aten::hardsigmoid": "hard_sigmoid",
-    "aten::hardsigmoid_": "hard_sigmoid",
-    "aten::argmax": "argmax",
-    "aten::topk": "topk",
-    "aten::sort": "topk",
-}
-
-
-class _OperationRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records which operation made each tensor, and from which first tensor."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.made: dict[int, tuple[str, torch.Tensor | None]] = {}
-        self._alive: list[object] = []  # else the id of a freed tensor would be given again
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        output = func(*args, **(kwargs or {}))
-        source = next((item for item in args if isinstance(item, torch.Tensor)), None)
-        for item in output if isinstance(output, (tuple, list)) else (output,):
-            self.made[id(item)] = (func.name().partition(".")[0], source)
-            self._alive.append(item)
-        return output
-
-
-def takes_batches(network: nn.Module, pixels_to_logits: nn.Module, batch: torch.Tensor) -> bool:
+def takes_batches(source: ModelSource, network: nn.Module, batch: torch.Tensor) -> bool:
     """Return whether a network can be served in batches; a finished graph may be fixed to one.
 
     That it answers images together as it answers each alone is checked elsewhere.
 
     Args:
-        network: As read.
-        pixels_to_logits: The same network as it takes `batch`.
+        source: What was trained.
+        network: The same network as it takes `batch`.
         batch: Two inputs, (2, H, W, C).
     """
-    if isinstance(network, OnnxNetwork):
-        return network.takes_batches
-    if not isinstance(network, torch.jit.ScriptModule):
+    if source.architecture is not None:
         return True
     try:
         with torch.inference_mode():
-            return len(pixels_to_logits(batch)) == len(batch)
+            return len(network(batch)) == len(batch)
     except RuntimeError:  # torch's one error for shapes that do not fit
         return False

@@ -1,19 +1,27 @@
 """An import, from a trained network to an artifact in the store."""
 
 import functools
-from collections.abc import Iterable
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from image_classifier.artifact.evidence import Evidence
-from image_classifier.artifact.format import BENTOML_NAME, RECORD_NAME, SCHEMA_VERSION
+from image_classifier.artifact.format import (
+    BENTOML_NAME,
+    EVIDENCE_NAME,
+    LABELS_NAME,
+    MANIFEST_NAME,
+    RECORD_NAME,
+    SCHEMA_VERSION,
+    file_names,
+    sha256_tree,
+)
 from image_classifier.artifact.manifest import TORCHVISION, InputSpec, Manifest, Outputs
-from image_classifier.artifact.record import EngineAttempt, ImportRecord
+from image_classifier.artifact.record import ImportRecord
 from image_classifier.artifact.store import (
     ModelLock,
     add,
@@ -30,7 +38,7 @@ from image_classifier.inference.predictions import answered_classes
 from importer.candidates import choose_candidates, graphs_of
 from importer.captured_preprocessing import capture_preprocessing
 from importer.certification import certify_all
-from importer.diagnosis import CauseSearch, Comparison
+from importer.diagnosis import Comparison, explain_difference
 from importer.errors import ImportRefused
 from importer.export import export_all
 from importer.failures import one_line
@@ -66,13 +74,10 @@ from importer.source_commit import source_commit
 from importer.targets import decide_targets
 from importer.torchvision_models import torchvision_meta
 from importer.writing import (
-    identity_files,
     installed_versions,
     keep_graphs,
-    write_evidence,
+    write_description,
     write_golden,
-    write_labels,
-    write_manifest,
     write_reference,
 )
 from preprocessing import DecodeLimits, Preprocessing, conformance_digests, to_input
@@ -114,7 +119,18 @@ def import_model(
     with staging_dir() as root:
         # 1. What was given: network, preprocessing, labels, golden images.
         with progress.step("read the network and its weights"):
-            model = _model(options, root)
+            if options.network is None:
+                model = read_graph(Path(options.weights), root)
+            else:
+                model = read_network(
+                    options.network,
+                    options.network_kwargs,
+                    options.weights,
+                    root,
+                    weights_key=options.weights_key,
+                    weights_prefix=options.weights_prefix,
+                    weights_ignore=options.weights_ignore,
+                )
         preprocessing, entry = capture_preprocessing(
             options.preprocessing,
             model.published,
@@ -125,7 +141,6 @@ def import_model(
         input_spec = InputSpec.of(preprocessing)
         given = None if options.reference is None else read_reference(options.reference)
         named = _labels(options.labels, model, given)
-        judge(mean_std_scale(input_spec.mean, input_spec.std))
 
         with progress.step("read and preprocess the golden images"):
             among = None if given is None else given.by_name.keys()
@@ -139,37 +154,37 @@ def import_model(
             if options.calibration is not None:
                 chosen = read_golden_images(options.calibration, options.calibration_count)
                 calibration = _inputs(chosen.images, preprocessing)
-        _tell(progress, model.notes, named.notes, golden.notes)
-        _tell(progress, decoding_notes(images, preprocessing.decode))
+        decoding = decoding_notes(images, preprocessing.decode)
+        for note in (*model.notes, *named.notes, *golden.notes, *decoding):
+            progress.note(note)
         check_repeatable([image.name for image in images], inputs, repeated)
-        judge(input_range(inputs))
+        judge(mean_std_scale(input_spec.mean, input_spec.std), input_range(inputs))
 
         # 2. What the research pipeline answers, and what its numbers mean.
         network = PixelsToLogits(model.network, input_spec).eval()
         with progress.step(f"run the reference on {len(images)} golden images"):
             logits = run_reference(network, inputs, root / ARCHITECTURE_FOLDER)
-            judge(unstable_network(network, inputs, logits))
-        one_input = torch.from_numpy(inputs[:1])
+            batches = takes_batches(model, network, torch.from_numpy(inputs[[0, -1]]))
+            judge(unstable_network(network, inputs, logits, takes_batches=batches))
         outputs = Outputs(
-            activation=activation_of(model, network, one_input, options.activation),
-            threshold=options.threshold,
+            activation=activation_of(model, options.activation), threshold=options.threshold
         )
         judge(check_activation(logits, outputs.activation, asked=options.activation))
         check_label_count(named.labels, logits.shape[1], outputs.activation)
         if given is not None:
             tolerance = options.gate_fp32_tolerance
             comparison = Comparison.of(given, images, logits, outputs, tolerance)
-            if not comparison.agrees(logits):
-                search = CauseSearch(
-                    network=model.network,
-                    preprocessing=entry,
-                    input_spec=input_spec,
-                    images=images,
-                    inputs=inputs,
-                    comparison=comparison,
-                )
+            if comparison.excess(logits) > 1:
                 with progress.step("look for what differs from the reference"):
-                    raise search.explain(logits)
+                    raise explain_difference(
+                        logits,
+                        comparison,
+                        network=model.network,
+                        preprocessing=entry,
+                        input_spec=input_spec,
+                        images=images,
+                        inputs=inputs,
+                    )
             logits = comparison.golden_logits(logits)
 
         # 3. Whether the answers fit the labels.
@@ -184,7 +199,8 @@ def import_model(
         labels, class_ids = targets.labels, targets.class_ids
         if given is not None:
             check_label_order(given, labels)
-        _tell(progress, targets.notes)
+        for note in targets.notes:
+            progress.note(note)
         judge(
             constant_logits(logits, inputs),
             channel_order(network, inputs, answers, class_ids, outputs),
@@ -199,12 +215,12 @@ def import_model(
         # 4. Which engines give the same answers, and how fast.
         truth = GoldenAnswers(logits=logits, class_ids=class_ids, outputs=outputs)
         shrinking = certify_shrinking(preprocessing, images, inputs, network, truth, options.gates)
-        candidates, note = choose_candidates(
+        candidates, left_out = choose_candidates(
             options.engine, options.precision, options.device, len(inputs)
         )
-        _tell(progress, [note] if note else [])
+        if left_out:
+            progress.note(left_out)
         graphs = graphs_of(candidates)
-        batches = takes_batches(model.network, network, torch.from_numpy(inputs[[0, -1]]))
         failed_exports = export_all(
             graphs, network, inputs if batches else inputs[:1], calibration, root, progress
         )
@@ -224,11 +240,15 @@ def import_model(
             progress=progress,
         )
         if not engines:
-            raise ImportRefused(f"no engine passed: {_reasons(attempts)}")
+            engines_of: dict[str, list[str]] = {}  # with the same reason: named together
+            for attempt in attempts:
+                engines_of.setdefault(attempt.reason, []).append(attempt.engine)
+            reasons = [f"{', '.join(names)}: {reason}" for reason, names in engines_of.items()]
+            raise ImportRefused(f"no engine passed: {'; '.join(reasons)}")
 
         # 5. The artifact.
         with progress.step("write the artifact"):
-            write_labels(root, labels)
+            (root / LABELS_NAME).write_text(json.dumps(labels, ensure_ascii=False) + "\n")
             golden_entries = write_golden(root, targets.images, inputs)
             manifest = Manifest(
                 schema_version=SCHEMA_VERSION,
@@ -242,9 +262,9 @@ def import_model(
                 takes_batches=batches,
                 conformance=conformance_digests(preprocessing),
                 golden=golden_entries,
-                files=identity_files(root),
+                files=sha256_tree(root, file_names(root)),
             )
-            identity = write_manifest(root, manifest)
+            identity = write_description(root / MANIFEST_NAME, manifest)
             evidence = Evidence(
                 schema_version=SCHEMA_VERSION,
                 identity_sha256=identity,
@@ -258,11 +278,19 @@ def import_model(
             lock = ModelLock(
                 tag=tag_of(options.name, identity),
                 manifest_sha256=identity,
-                evidence_sha256=write_evidence(root, evidence),
+                evidence_sha256=write_description(root / EVIDENCE_NAME, evidence),
             )
             gpu = options.device == "cuda"
             accelerator = (accelerator_of(engines[0].kind) or ABSENT_GPU) if gpu else None
-            record = _record(attempts, options.budget_ms, accelerator, command)
+            record = ImportRecord(
+                imported_at=datetime.now(UTC).replace(microsecond=0),
+                command=command,
+                source_commit=source_commit(Path(__file__).parents[1]),
+                machine=this_machine(accelerator),
+                budget_ms=options.budget_ms,
+                attempts=attempts,
+                plan=fastest_plan(attempts, options.budget_ms),
+            )
             (root / RECORD_NAME).write_bytes(record.to_json())
             with uninterrupted():
                 # Of the same model measured again, the later measurement counts.
@@ -272,25 +300,6 @@ def import_model(
     return Imported(
         lock=lock, known=known, manifest=manifest, evidence=evidence, record=record, proof=proof
     )
-
-
-def _model(options: ImportOptions, root: Path) -> ModelSource:
-    if options.network is None:
-        return read_graph(Path(options.weights), root)
-    return read_network(
-        options.network,
-        options.network_kwargs,
-        options.weights,
-        root,
-        weights_key=options.weights_key,
-        weights_prefix=options.weights_prefix,
-        weights_ignore=options.weights_ignore,
-    )
-
-
-def _tell(progress: Progress, *notes: Iterable[str]) -> None:
-    for note in chain(*notes):
-        progress.note(note)
 
 
 def _labels(text: str | None, model: ModelSource, given: Reference | None) -> LabelFile:
@@ -327,29 +336,3 @@ def _inputs(images: tuple[GoldenImage, ...], preprocessing: Preprocessing) -> Ba
                 ".astype(np.float32)"
             ) from error
     return np.stack(inputs)
-
-
-def _reasons(attempts: tuple[EngineAttempt, ...]) -> str:
-    """Return the reasons of all attempts; engines with the same reason are named together."""
-    engines: dict[str, list[str]] = {}
-    for attempt in attempts:
-        engines.setdefault(attempt.reason, []).append(attempt.engine)
-    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in engines.items())
-
-
-def _record(
-    attempts: tuple[EngineAttempt, ...],
-    budget_ms: float,
-    accelerator: str | None,
-    command: str,
-) -> ImportRecord:
-    """Describe the import as it happened on this machine, with the plan of the fastest engine."""
-    return ImportRecord(
-        imported_at=datetime.now(UTC).replace(microsecond=0),
-        command=command,
-        source_commit=source_commit(Path(__file__).parents[1]),
-        machine=this_machine(accelerator),
-        budget_ms=budget_ms,
-        attempts=attempts,
-        plan=fastest_plan(attempts, budget_ms),
-    )

@@ -18,10 +18,10 @@ import torch
 from torch import nn
 
 from image_classifier.artifact.manifest import Outputs
-from image_classifier.inference.certificate import count_right
 from image_classifier.inference.engine import Batch, Logits
 from image_classifier.inference.predictions import answered_classes
 from importer.errors import ImportRefused
+from importer.network import run_network
 from importer.options import FindingName
 from importer.pixels_to_logits import run_reference
 
@@ -34,16 +34,13 @@ REPEAT_TOLERANCE = 1e-5
 """Times max(1, |logit|). One image, one thread: torch repeats the same bits; a runtime that sums
 in another order stays below this."""
 BATCH_TOLERANCE = 1e-3
-"""Times max(1, |logit|), the tolerance of the fp32 gate. Measured: batches of 1 to 100 of trained
-fp32 networks differ by less than 1e-5."""
+"""Times max(1, |logit|), as in the fp32 gate. Trained networks differ by less than 1e-5."""
 SAME_LOGITS = 1e-3
 """Range of a logit over the images ÷ standard deviation of the logits of one image. Trained
 networks have 8 and more, networks with random weights rarely less than 1e-3."""
 PAIRED_IMAGES = 8
 """Images that also run together in one batch. One pair would do to see batch normalisation in
 training mode; eight also see what depends on the position."""
-CHANNEL_ORDER_IMAGES = 64
-"""Most images that also run with their channels swapped."""
 SUM_TOLERANCE = 1e-3
 """Probabilities of 1000 classes rounded to half precision still sum to 1 within this."""
 
@@ -84,39 +81,27 @@ def check_findings(
 def mean_std_scale(mean: Sequence[float] | None, std: Sequence[float] | None) -> Finding | None:
     """Find means or standard deviations of pixels in [0, 255] where [0, 1] is expected.
 
-    The mean of values in [0, 1] lies in [0, 1]; their standard deviation is at most 0.5, and 1
-    means that none is applied.
-
     Args:
         mean: Per channel; None where the preprocessing normalises by itself.
         std: Per channel.
     """
     if mean is None or std is None:
         return None
-    odd_mean, odd_std = not 0 <= min(mean) <= max(mean) <= 1, not 0 < min(std) <= max(std) <= 1
-    if not odd_mean and not odd_std:
+    if 0 <= min(mean) <= max(mean) <= 1 and 0 < min(std) <= max(std) <= 1:
         return None
-    # With pixels in [0, 255], a std of 1 means "not scaled": it is divided as well.
-    by_mean, by_std = 255 if odd_mean else 1, 255 if odd_std or set(std) == {1} else 1
-    hint = (
-        f"divide by 255: mean {[round(value / by_mean, 6) for value in mean]}, "
-        f"std {[round(value / by_std, 6) for value in std]}"
-    )
-    if min(mean) < 0 or min(std) <= 0:
-        hint = "a mean of such pixels is never negative, and a std is above 0"
     return Finding(
         "mean-std-scale",
-        f"preprocessing: mean {list(mean)}, std {list(std)} are not of pixels in [0, 1], "
-        f"which they are applied to; {hint}",
+        f"preprocessing: mean {list(mean)}, std {list(std)} are not of pixels in [0, 1], which "
+        "they are applied to; such a mean lies in [0, 1], such a std is above 0 and at most 1: "
+        "divide by 255 what was computed from pixels in [0, 255]",
     )
 
 
 def input_range(inputs: Batch) -> Finding | None:
     """Find float32 inputs whose values hardly differ: pixels that were scaled twice.
 
-    uint8 inputs are normalised in the graph, and pass.
-    Pixels in [0, 1], [-1, 1] or divided by a std span 1 and more over some images; scaled by
-    255 once too often they span at most 0.02. Evenly coloured images may span little too.
+    Pixels in [0, 1], [-1, 1] or divided by a std span 1 and more over some images; scaled by 255
+    once too often they span at most 0.02.
     """
     low, high = float(inputs.min()), float(inputs.max())
     if inputs.dtype != np.float32 or not 0 < high - low < 0.05:
@@ -151,11 +136,13 @@ def check_repeatable(names: Sequence[str], first: Batch, second: Batch) -> None:
         )
 
 
-def unstable_network(network: nn.Module, inputs: Batch, logits: Logits) -> Finding | None:
+def unstable_network(
+    network: nn.Module, inputs: Batch, logits: Logits, *, takes_batches: bool
+) -> Finding | None:
     """Find a network that answers the same images differently, again or together in a batch."""
     inputs, logits = inputs[:PAIRED_IMAGES], logits[:PAIRED_IMAGES]
     again = run_reference(network, inputs)
-    if _differ(logits, again, REPEAT_TOLERANCE):
+    if _relative(logits, again) > REPEAT_TOLERANCE:
         return Finding(
             "unstable-reference",
             "network: it answers differently each time: logits of one image differ by up to "
@@ -163,8 +150,10 @@ def unstable_network(network: nn.Module, inputs: Batch, logits: Logits) -> Findi
             "stochastic depth or noise that is active in evaluation mode, such as "
             "functional.dropout(x) without training=self.training",
         )
-    batched = _run_batch(network, inputs)
-    if batched is not None and _differ(logits, batched, BATCH_TOLERANCE):
+    if not takes_batches:
+        return None
+    batched = run_network(network, torch.from_numpy(np.array(inputs)), None).numpy()
+    if _relative(logits, batched) > BATCH_TOLERANCE:
         return Finding(
             "batch-dependent",
             "network: its answer to an image depends on the other images of the batch: logits "
@@ -175,26 +164,9 @@ def unstable_network(network: nn.Module, inputs: Batch, logits: Logits) -> Findi
     return None
 
 
-def _run_batch(network: nn.Module, inputs: Batch) -> Logits | None:
-    """Return the logits of all inputs computed as one batch.
-
-    None where the network takes no batch, or answers with another shape: single images are
-    what an import demands.
-    """
-    # The network may be the user's own program: it can raise anything.
-    try:
-        with torch.inference_mode():
-            output = network(torch.from_numpy(np.array(inputs)))
-    except Exception:
-        return None
-    if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != len(inputs):
-        return None
-    return np.asarray(output.float().numpy())
-
-
-def _differ(first: Logits, second: Logits, tolerance: float) -> bool:
-    """Say whether a difference exceeds tolerance × max(1, |logit|)."""
-    return bool((np.abs(first - second) > tolerance * np.maximum(1, np.abs(first))).any())
+def _relative(first: Logits, second: Logits) -> float:
+    """Return the largest difference, over max(1, |logit|)."""
+    return float((np.abs(first - second) / np.maximum(1, np.abs(first))).max())
 
 
 def constant_logits(logits: Logits, inputs: Batch) -> Finding | None:
@@ -218,27 +190,20 @@ def constant_logits(logits: Logits, inputs: Batch) -> Finding | None:
     )
 
 
-OutputKind = Literal["unit-interval", "probabilities", "log-probabilities", "logits"]
-
-
-def output_kind(outputs: npt.NDArray[np.floating]) -> OutputKind:
+def output_kind(
+    outputs: npt.NDArray[np.floating],
+) -> Literal["unit-interval", "probabilities", "logits"]:
     """Say what rows of numbers (n, classes) look like.
 
     "probabilities": all in [0, 1], each of several to a row, and each row sums to 1.
     "unit-interval": all in [0, 1] without that, as a sigmoid makes them.
-    "log-probabilities": none above 0, and the exponentials of each row sum to 1.
     """
     rows = outputs.astype(np.float64)
-
-    def sum_to_one(numbers: npt.NDArray[np.float64]) -> bool:
-        return rows.shape[1] > 1 and bool((np.abs(numbers.sum(axis=1) - 1) <= SUM_TOLERANCE).all())
-
     # Logits of dead or untrained networks are all zero: no sigmoid gives that.
-    if ((rows >= 0) & (rows <= 1)).all() and rows.max() > 0:
-        return "probabilities" if sum_to_one(rows) else "unit-interval"
-    if (rows <= 0).all() and sum_to_one(np.exp(rows)):
-        return "log-probabilities"
-    return "logits"
+    if rows.min() < 0 or rows.max() > 1 or not rows.any():
+        return "logits"
+    sums_to_one = (np.abs(rows.sum(axis=1) - 1) <= SUM_TOLERANCE).all()
+    return "probabilities" if rows.shape[1] > 1 and sums_to_one else "unit-interval"
 
 
 def check_activation(logits: Logits, activation: str, *, asked: str | None) -> Finding | None:
@@ -269,11 +234,6 @@ def check_activation(logits: Logits, activation: str, *, asked: str | None) -> F
             "network: its outputs on the golden images are probabilities, expected logits; leave "
             f"its softmax out, else the service would apply another one, or {as_they_are}"
         )
-    if kind == "log-probabilities" and activation == "sigmoid":
-        raise ImportRefused(
-            "network: its outputs on the golden images are log-probabilities, whose softmax gives "
-            "the probabilities; leave --activation sigmoid out"
-        )
     in_unit_interval = (
         "network: its outputs all lie in [0, 1] and no row sums to 1, so it seems to end in a "
         "sigmoid; leave that out of the network and add --activation sigmoid, or "
@@ -281,7 +241,7 @@ def check_activation(logits: Logits, activation: str, *, asked: str | None) -> F
     )
     if kind == "unit-interval" and asked is None:
         raise ImportRefused(in_unit_interval)
-    if kind == "unit-interval" and asked == "sigmoid":
+    if kind == "unit-interval" and asked != "none":
         return Finding("sigmoid-twice", in_unit_interval)
     return None
 
@@ -297,11 +257,9 @@ def implausible_labels(answers: Classes, targets: Targets, labels: Sequence[str]
     if not rows:
         return None
     truth = np.array([targets[row] for row in rows])
-    answers = answers[rows]
-    return (
-        _known_order(answers, truth, labels)
-        or _permutation(answers, truth, labels)
-        or _chance(int((answers == truth).sum()), len(rows), len(labels))
+    right = answers[rows] == truth
+    return _permutation(answers[rows], truth, labels) or _chance(
+        int(right.sum()), len(rows), len(labels)
     )
 
 
@@ -322,27 +280,6 @@ def _chance(right: int, images: int, classes: int) -> Finding | None:
     )
 
 
-def _known_order(answers: Classes, truth: Classes, labels: Sequence[str]) -> Finding | None:
-    """Compare with the usual orders: these need no more than one image a class."""
-    positions = range(len(labels))
-    orders = {
-        "sorted as text, as ImageFolder sorts its folders": sorted(
-            positions, key=labels.__getitem__
-        ),
-        "sorted without regard to case": sorted(positions, key=lambda p: labels[p].lower()),
-        "reversed": positions[::-1],
-        "shifted by one (the first label is class 1)": [positions[-1], *positions[:-1]],
-        "shifted by one (the second label is class 0)": [*positions[1:], positions[0]],
-    }
-    for words, order in orders.items():
-        # order[class of the network] = position of its label in the file
-        explained = np.array(order)[answers] == truth
-        if _explains(explained, answers == truth):
-            shown = _listed([repr(labels[position]) for position in order])
-            return _permuted(explained, answers == truth, f"{words}: {shown}")
-    return None
-
-
 def _permutation(answers: Classes, truth: Classes, labels: Sequence[str]) -> Finding | None:
     """Look for any permutation: found on one half of the images, it must explain the other."""
     seen: Counter[int] = Counter()
@@ -357,11 +294,18 @@ def _permutation(answers: Classes, truth: Classes, labels: Sequence[str]) -> Fin
         explained[half] = mapped == truth[half]
     if not _explains(explained, answers == truth):
         return None
-    moved = sorted(pair for pair in _best_mapping(answers, truth).items() if pair[0] != pair[1])
-    shown = [
-        f"class {answer} is {labels[target]!r}, not {labels[answer]!r}" for answer, target in moved
+    moved = [
+        f"class {answer} is {labels[target]!r}, not {labels[answer]!r}"
+        for answer, target in sorted(_best_mapping(answers, truth).items())
+        if answer != target
     ]
-    return _permuted(explained, answers == truth, _listed(shown))
+    return Finding(
+        "permuted-labels",
+        f"labels: the reference is right on {(answers == truth).sum()} of {len(truth)} labelled "
+        f"golden images, and would be on {explained.sum()} with the labels in another order "
+        f"({', '.join(moved[:3])}{', …' * (len(moved) > 3)}); give the labels in the order of the "
+        "training, such as dataset.classes of ImageFolder, which sorts its folders as text",
+    )
 
 
 def _best_mapping(answers: Classes, truth: Classes) -> dict[int, int]:
@@ -377,39 +321,21 @@ def _best_mapping(answers: Classes, truth: Classes) -> dict[int, int]:
     return mapping
 
 
-def _permuted(
-    explained: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_], order: str
-) -> Finding:
-    return Finding(
-        "permuted-labels",
-        f"labels: the reference is right on {right.sum()} of {len(right)} "
-        f"labelled golden images, and would be on {explained.sum()} with the labels in another "
-        f"order ({order}); give the labels in the order of the training",
-    )
-
-
-def _listed(words: Sequence[str]) -> str:
-    return ", ".join(words[:3]) + ", …" * (len(words) > 3)
-
-
 def channel_order(
     network: nn.Module, inputs: Batch, answers: Classes, targets: Targets, outputs: Outputs
 ) -> Finding | None:
     """Find a network that classifies images better with their channels reversed.
 
-    The images run again only where a quarter and more are classified wrong, and enough to tell
-    anything: most imports do not pay for the check. Swapped channels cost a trained network more
-    than that.
+    The images run again only where a quarter and more are classified wrong: swapped channels cost
+    a trained network more than that, and most imports do not pay for the check.
     """
-    right, labelled = count_right(answers, targets)
-    wrong = labelled - right
-    if inputs.shape[3] != 3 or 4 * wrong < labelled or _at_least(wrong, wrong, 0.5) > RARE:
-        return None
     rows = [row for row, target in enumerate(targets) if target is not None]
-    rows = rows[:: math.ceil(len(rows) / CHANNEL_ORDER_IMAGES)]
     truth = np.array([targets[row] for row in rows])
+    given = answers[rows] == truth
+    if inputs.shape[3] != 3 or 4 * (~given).sum() < max(len(rows), 1):
+        return None
     swapped = run_reference(network, inputs[rows][..., ::-1])
-    given, other = answers[rows] == truth, answered_classes(swapped, outputs) == truth
+    other = answered_classes(swapped, outputs) == truth
     if not _explains(other, given):
         return None
     return Finding(

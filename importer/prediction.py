@@ -1,7 +1,6 @@
 """Predictions for image files, made by the pipeline that serves, without a server."""
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from image_classifier.inference.executor import Executor
 from image_classifier.inference.machine import usable_cores
 from image_classifier.inference.predictions import DamagedLogits, Prediction, Score
 from image_classifier.inference.runner import LocalRunner
-from preprocessing import DecodeLimits
+from image_classifier.settings import Settings
 from preprocessing.decode import container_of
 from preprocessing.errors import ClientError, PreprocessingBug
 
@@ -77,25 +76,17 @@ async def classify_files(
         top_k: Predictions an image; all classes where there are fewer.
     """
     runner = LocalRunner(executor)
-    limits = DecodeLimits()
     cores = usable_cores()
-    at_a_time = 2 * (runner.concurrency * runner.max_batch_size + cores)
-    classifier = Classifier(
-        artifact,
-        runner,
-        limits=limits,
-        cores=cores,
-        workers=1,
-        max_in_flight=at_a_time,
-        max_wait_ms=NO_LIMIT_MS,
-        overload_wait_ms=NO_LIMIT_MS,
-        timeout_ms=NO_LIMIT_MS,
-        default_top_k=top_k,
-    )
+    at_a_time = 4 * (runner.concurrency * runner.max_batch_size + cores)
+    # `model_copy` checks nothing: a server may not wait so long.
+    no_limit = dict.fromkeys(("timeout_ms", "max_wait_ms", "overload_wait_ms"), NO_LIMIT_MS)
+    changed = {"max_queue": at_a_time, "default_top_k": top_k, **no_limit}
+    settings = Settings.from_env({}).model_copy(update=changed)
+    classifier = Classifier(artifact, runner, settings, cores=cores, workers=1)
 
     async def classified(path: Path) -> FileAnswer:
         try:
-            data = await asyncio.to_thread(_read, path, limits.max_bytes + 1)
+            data = await asyncio.to_thread(_read, path, settings.max_body_bytes + 1)
             answer = await classifier.classify(data, None)
         except OSError as error:
             return FileAnswer(file=str(path), code="unreadable", message=error.strerror or "")
@@ -105,13 +96,9 @@ async def classify_files(
             return FileAnswer(file=str(path), code="internal_error", message=str(error))
         return FileAnswer(file=str(path), predictions=answer.predictions)
 
-    waiting: deque[asyncio.Task[FileAnswer]] = deque()
-    for path in files:
-        if len(waiting) == at_a_time:
-            yield await waiting.popleft()
-        waiting.append(asyncio.create_task(classified(path)))
-    while waiting:
-        yield await waiting.popleft()
+    for start in range(0, len(files), at_a_time):
+        for made in await asyncio.gather(*map(classified, files[start : start + at_a_time])):
+            yield made
 
 
 def _read(path: Path, max_bytes: int) -> bytes:

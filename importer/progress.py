@@ -3,35 +3,24 @@
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from contextlib import contextmanager
 
 from rich.console import Console
 
 
-class Progress(Protocol):
-    """Told what is being done."""
-
-    def note(self, text: str) -> None:
-        """Something worth knowing about the step."""
-
-    def step(self, title: str) -> AbstractContextManager[None]:
-        """A step, for as long as it takes."""
-
-
-class TerminalProgress:
+class Progress:
     """One line a step, with its duration, on standard error."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._console = Console(stderr=True, quiet=quiet, highlight=False)
 
     def note(self, text: str) -> None:
-        """See `Progress`."""
+        """Print something worth knowing about the step."""
         self._console.print(f"  {text}", style="dim", markup=False, soft_wrap=True)
 
     @contextmanager
     def step(self, title: str) -> Iterator[None]:
-        """See `Progress`."""
+        """Show a step, for as long as it takes."""
         started = time.perf_counter()
         with self._console.status(title):
             yield

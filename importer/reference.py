@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from image_classifier.artifact.format import ArtifactError
 from importer.plausibility import output_kind
 
-Kind = Literal["logits", "probabilities", "log_probabilities"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+Kind = Literal["logits", "probabilities"]
 HOW_TO = "`python -m importer.notebook` prints the lines for your notebook"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """Logits, probabilities or log-probabilities by image.
+    """Logits or probabilities by image.
 
     Attributes:
         kind: What the rows are.
@@ -62,7 +61,7 @@ class Reference:
 
 
 def read_reference(path: Path) -> Reference:
-    """Read an npz file: `files` (names) beside one of `KINDS`, a row a name.
+    """Read an npz file: `files` (names) beside `logits` or `probabilities`, a row a name.
 
     `labels`, the names of the classes in the order of the columns, may stand beside them.
 
@@ -70,13 +69,11 @@ def read_reference(path: Path) -> Reference:
         ArtifactError: Another form, or a value that is not finite.
     """
     arrays = _arrays(path)
-    kinds = [kind for kind in KINDS if kind in arrays]
-    if len(kinds) > 1:
-        raise ArtifactError(f"{path}: holds {' and '.join(kinds)}; keep the {kinds[0]} alone")
-    if "files" not in arrays or not kinds:
+    kinds = [kind for kind in get_args(Kind) if kind in arrays]
+    if "files" not in arrays or len(kinds) != 1:
         raise ArtifactError(
-            f"{path}: holds {', '.join(arrays) or 'nothing'}; expected files, and logits, "
-            f"probabilities or log_probabilities; {HOW_TO}"
+            f"{path}: holds {', '.join(arrays) or 'nothing'}; expected files, and either logits or "
+            f"probabilities; {HOW_TO}"
         )
     kind, names = kinds[0], arrays["files"]
     try:
@@ -93,10 +90,8 @@ def read_reference(path: Path) -> Reference:
         raise ArtifactError(f"{path}: a name stands in files twice")
     if bad := [name for name, row in by_name.items() if not np.isfinite(row).all()]:
         raise ArtifactError(f"{path}: {bad[0]}: has NaN or infinite values; compute it again")
-    if kind == "probabilities" and output_kind(rows) not in ("probabilities", "unit-interval"):
+    if kind == "probabilities" and output_kind(rows) == "logits":
         raise ArtifactError(f"{path}: what is called probabilities does not lie in [0, 1]")
-    if kind == "log_probabilities" and rows.max() > 0:
-        raise ArtifactError(f"{path}: what is called log_probabilities is above 0")
     labels = arrays.get("labels")
     if labels is not None and labels.shape != (rows.shape[1],):
         raise ArtifactError(
@@ -132,15 +127,10 @@ def check_label_order(reference: Reference, labels: Sequence[str]) -> None:
 
 def _arrays(path: Path) -> dict[str, NDArray[np.generic]]:
     try:
-        with path.open("rb") as file:
-            if file.read(4) != b"PK\x03\x04":
-                raise ArtifactError(f"{path}: not an npz file; {HOW_TO}")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    # TypeError: an npy file, which is one array.
+    except (ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise ArtifactError(
             f"{path}: not an npz file of plain arrays ({error}); {HOW_TO}"
         ) from error
-    except OSError as error:
-        raise ArtifactError(f"{path}: {error.strerror or error}; expected an npz file") from error

@@ -1,8 +1,6 @@
 """The options that import an artifact again, from nothing but its own files."""
 
 import csv
-import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,35 +13,37 @@ from image_classifier.inference.predictions import answered_classes
 from image_classifier.inference.startup import gates_of
 from importer.errors import ImportRefused
 from importer.network import ARCHITECTURE_FOLDER, ORIGINAL_FOLDER
-from importer.options import PRECISIONS, ImportOptions, mistakes_of
+from importer.options import PRECISIONS, EngineOptions, ImportOptions, mistakes_of
 
 
-def renewed_options(
-    artifact: Artifact, folder: Path, changes: Mapping[str, object]
-) -> ImportOptions:
+def renewed_options(artifact: Artifact, folder: Path, changes: EngineOptions) -> ImportOptions:
     """Return the options of an import that makes the same artifact again.
 
     Args:
         artifact: The one to renew, all its files verified.
         folder: An empty directory for files that an import reads and the artifact has in another
             form: golden images under their own names, a table of classes, a spec, a reference.
-        changes: Options of an import that the operator gave; they win.
+        changes: What was given of these; it wins over what the import used.
 
     Raises:
         ImportRefused: The artifact and the changes do not fit together.
     """
-    manifest = artifact.manifest
+    manifest, entry = artifact.manifest, artifact.manifest.preprocessing
+    preprocessing = f"{artifact.root / str(entry.file)}:{entry.class_name}"
+    if entry.spec is not None:
+        preprocessing = str(folder / "spec.json")
+        (folder / "spec.json").write_text(entry.spec.model_dump_json())
     values: dict[str, object] = {
         "name": manifest.name,
         **_network(artifact),
-        "preprocessing": _preprocessing(artifact, folder),
+        "preprocessing": preprocessing,
         "labels": artifact.path_of(LABELS_NAME),
         "activation": manifest.outputs.activation,
         "threshold": manifest.outputs.threshold,
         **_golden(artifact, folder / "golden"),
         "golden_count": max(2, len(manifest.golden)),
         **_engines(artifact),
-        **changes,
+        **changes.model_dump(exclude_unset=True),
     }
     if artifact.evidence.reference == "given":
         values["reference"] = folder / "reference.npz"
@@ -82,14 +82,6 @@ def _network(artifact: Artifact) -> dict[str, object]:
     }
 
 
-def _preprocessing(artifact: Artifact, folder: Path) -> str:
-    entry = artifact.manifest.preprocessing
-    if entry.spec is None:
-        return f"{artifact.path_of(str(entry.file))}:{entry.class_name}"
-    (folder / "spec.json").write_text(json.dumps(entry.spec.model_dump(mode="json")))
-    return str(folder / "spec.json")
-
-
 def _golden(artifact: Artifact, folder: Path) -> dict[str, object]:
     """Write the golden images by the names that the researcher gave them."""
     folder.mkdir()
@@ -124,10 +116,7 @@ def _engines(artifact: Artifact) -> dict[str, object]:
         values["budget_ms"] = record.budget_ms
         values["device"] = "cuda" if record.machine.accelerator else "cpu"
         tried = [attempt.engine.rpartition("-") for attempt in record.attempts]
-        for name, found in (
-            ("engine", {kind for kind, _, _ in tried} & PRECISIONS.keys()),
-            ("precision", {precision for _, _, precision in tried}),
-        ):
-            if len(found) == 1:
-                values[name] = found.pop()
+        kinds, precisions = {row[0] for row in tried} & PRECISIONS.keys(), {row[2] for row in tried}
+        values["engine"] = kinds.pop() if len(kinds) == 1 else "auto"
+        values["precision"] = precisions.pop() if len(precisions) == 1 else "auto"
     return values

@@ -126,33 +126,26 @@ def decide_targets(
 
 def _readings(golden: GoldenImages, labels: tuple[str, ...]) -> Iterator[Reading]:
     texts = [image.class_text for image in golden.images]
-    if golden.classes_from == "class_index":
-        ids = [_index(image, golden, labels, names_too=False) for image in golden.images]
+    if golden.indexed:
+        ids = [_index(image, labels, names_too=False) for image in golden.images]
         yield Reading(words="class_index", labels=labels, class_ids=tuple(ids))
         return
-    unknown = [folder for folder in golden.folders if labels.count(folder) != 1]
-    if golden.folders and len(unknown) == len(golden.folders):
-        numbers = all(map(_is_number, golden.folders))
-        orders = _numeric_orders(golden.folders, labels) if numbers else []
-        if not orders and len(golden.folders) == len(labels):
-            orders = [("folders in sorted order, as ImageFolder of torchvision", golden.folders)]
-        if orders or not numbers:  # numbers beyond the classes are refused below
-            for words, folders in orders:
-                places = {folder: place for place, folder in enumerate(folders)}
-                yield Reading(
-                    words=words, labels=labels, class_ids=tuple(places[str(t)] for t in texts)
-                )
-            if not orders:
-                yield Reading(
-                    words="unknown folders", labels=labels, class_ids=(None,) * len(texts)
-                )
+    if golden.folders and all(labels.count(folder) != 1 for folder in golden.folders):
+        orders = _folder_orders(golden.folders, labels)
+        for words, folders in orders:
+            ids = [folders.index(str(text)) for text in texts]
+            yield Reading(words=words, labels=labels, class_ids=tuple(ids))
+        if orders:
             return
-    ids = [_index(image, golden, labels, names_too=True) for image in golden.images]
+        if not all(map(_is_number, golden.folders)):
+            yield Reading(words="unknown folders", labels=labels, class_ids=(None,) * len(texts))
+            return
+    ids = [_index(image, labels, names_too=True) for image in golden.images]
     yield Reading(words="labels in the order of their file", labels=labels, class_ids=tuple(ids))
     as_text = tuple(sorted(labels))
-    if all(map(_is_number, labels)) and as_text != labels:
-        if sorted(labels, key=int) != list(labels) or len(set(labels)) != len(labels):
-            return  # an order of its own: somebody has decided it
+    # In an order of their own, somebody has decided it.
+    counted = all(map(_is_number, labels)) and list(labels) == sorted(set(labels), key=int)
+    if counted and as_text != labels:
         by_text = [None if i is None else as_text.index(labels[i]) for i in ids]
         yield Reading(
             words=f"labels sorted as text ({', '.join(as_text[:4])}, …), as ImageFolder sorts",
@@ -161,32 +154,28 @@ def _readings(golden: GoldenImages, labels: tuple[str, ...]) -> Iterator[Reading
         )
 
 
-def _numeric_orders(
+def _folder_orders(
     folders: tuple[str, ...], labels: tuple[str, ...]
-) -> list[tuple[str, tuple[str, ...]]]:
-    """Return the orders in which folders called by numbers may have been trained."""
+) -> list[tuple[str, list[str]]]:
+    """Return the orders in which folders that name no label may have been trained."""
+    if not all(map(_is_number, folders)):
+        as_trained = ("folders in sorted order, as ImageFolder of torchvision", sorted(folders))
+        return [as_trained] if len(folders) == len(labels) else []
+    counts = [[str(start + n) for n in range(len(labels))] for start in (0, 1)]
     if len(folders) == len(labels):
-        return [
-            ("folders in numeric order", tuple(sorted(folders, key=int))),
-            ("folders sorted as text, as ImageFolder sorts", tuple(sorted(folders))),
-        ]
-    orders = []
-    for start in (0, 1):
-        counted = tuple(map(str, range(start, start + len(labels))))
-        if set(folders) <= set(counted):
-            orders += [
-                (f"folders in numeric order from {start}", counted),
-                (
-                    f"folders from {start} sorted as text, as ImageFolder sorts",
-                    tuple(sorted(counted)),
-                ),
-            ]
-    return orders
+        counts = [sorted(folders, key=int)]
+    return [
+        order
+        for counted in counts
+        if set(folders) <= set(counted)
+        for order in (
+            (f"folders in numeric order from {counted[0]}", counted),
+            (f"folders from {counted[0]} sorted as text, as ImageFolder sorts", sorted(counted)),
+        )
+    ]
 
 
-def _index(
-    image: GoldenImage, golden: GoldenImages, labels: Sequence[str], *, names_too: bool
-) -> int | None:
+def _index(image: GoldenImage, labels: Sequence[str], *, names_too: bool) -> int | None:
     """Return the class that the text means: a label that is unique, else an index from 0."""
     text = image.class_text
     if text is None:
@@ -197,14 +186,13 @@ def _index(
     indexes = not names_too or not all(map(_is_number, labels))
     if indexes and _is_number(text) and int(text) < len(labels):
         return int(text)
-    where = golden.lines.get(image.name, f"golden images: folder {text}")
     if (count := labels.count(text)) > 1:
         raise ArtifactError(
-            f"{where}: {text!r} is the label of {count} classes; use the index of the class"
+            f"{image.class_from}: {text!r} is the label of {count} classes; give the index"
         )
     expected = [*(["a label"] if names_too else []), *(["an index"] if indexes else [])]
     raise ArtifactError(
-        f"{where}: {text!r} is not {' or '.join(expected)}"
+        f"{image.class_from}: {text!r} is not {' or '.join(expected)}"
         f"{f' from 0 to {len(labels) - 1}' if indexes else ''}; labels are "
         f"{', '.join(map(repr, labels[:3]))}{', …' * (len(labels) > 3)}"
     )
@@ -227,7 +215,7 @@ def _decides(
 def _what_classes_rest_on(golden: GoldenImages, reading: Reading) -> str:
     for image, target in zip(golden.images, reading.class_ids, strict=True):
         if target is not None:
-            source = "the sub-folders" if golden.classes_from == "folders" else "the table"
+            source = "the sub-folders" if golden.folders else "the table"
             return (
                 f"classes of the golden images come from {source}: "
                 f"{image.name} is {reading.labels[target]!r}, class {target}"

@@ -1,18 +1,17 @@
 """What torchvision knows: networks, published weights and what comes with them."""
 
-import difflib
-import enum
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 from urllib.parse import urlsplit
 
 from pydantic import JsonValue
 
 from image_classifier.artifact.manifest import TORCHVISION
 from importer.errors import ImportRefused
+from importer.options import torchvision_weights
+from preprocessing import PreprocessingSpec
 
 UNSEEN_ARGUMENTS = {"googlenet": "transform_input", "inception_v3": "transform_input"}
 """Network → the argument that changes its answers and leaves no trace in its weights. torchvision
@@ -20,30 +19,6 @@ sets it to true when it builds the network with published weights, and to false 
 compares the networks that all builders make with and without weights, attribute by attribute."""
 AUXILIARY_HEADS = {"googlenet": ".aux1.", "inception_v3": ".AuxLogits."}
 """Network → what names of an auxiliary head's weights contain; `aux_logits` turns the heads on."""
-SLOW_TO_INITIALISE = frozenset({"googlenet", "inception_v3"})
-"""Their builders warn unless `init_weights` is given, and take seconds to draw random weights."""
-
-
-def known_torchvision_names() -> tuple[str, ...]:
-    """Return the names of all torchvision classification models, sorted."""
-    import torchvision.models
-
-    return tuple(sorted(torchvision.models.list_models(module=torchvision.models)))
-
-
-def check_torchvision_name(name: str) -> None:
-    """Raise where torchvision has no classification model called `name`.
-
-    Raises:
-        ImportRefused: With the names that come close.
-    """
-    known = known_torchvision_names()
-    if name not in known:
-        close = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
-        hint = f"close are {', '.join(close)}" if close else f"there are {', '.join(known)}"
-        raise ImportRefused(
-            f"network {TORCHVISION}:{name}: not a classification model of torchvision; {hint}"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,32 +26,16 @@ class TorchvisionWeights:
     """What torchvision publishes beside the numbers; plain data.
 
     Attributes:
-        network: E.g. "resnet50".
-        weights: Member of the network's weights enum, e.g. "IMAGENET1K_V2".
-        url: Where the checkpoint is published.
+        url: Where the checkpoint is published; the name ends in the start of its sha256.
         labels: Names of the classes, in the order of the logits.
         builder_kwargs: Arguments the network must be built with for these weights.
-        resize_size: Pixels the shorter side is resized to.
-        crop_size: Side of the central square, in pixels.
-        interpolation: "bilinear" or "bicubic".
-        mean, std: RGB, of pixels scaled to [0, 1].
+        preprocessing: The transform that the weights were evaluated with.
     """
 
-    network: str
-    weights: str
     url: str
     labels: tuple[str, ...]
     builder_kwargs: dict[str, JsonValue]
-    resize_size: int
-    crop_size: int
-    interpolation: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @property
-    def file_name(self) -> str:
-        """Name of the published file; ends in the start of its sha256."""
-        return Path(urlsplit(self.url).path).name
+    preprocessing: PreprocessingSpec
 
 
 def torchvision_meta(network: str, weights: str) -> TorchvisionWeights:
@@ -89,25 +48,36 @@ def torchvision_meta(network: str, weights: str) -> TorchvisionWeights:
     Raises:
         ImportRefused: No such network, or no such weights of it.
     """
-    member = _member(network, weights)
-    preset = member.transforms()
+    known = _weights_of(network)
+    if weights not in known.__members__:
+        raise ImportRefused(
+            f"weights {weights!r}: not published for torchvision:{network}; there are "
+            f"{', '.join(known.__members__)}"
+        )
+    member = known[weights]
     if member.meta["categories"] is None:  # vgg16's IMAGENET1K_FEATURES: the classifier is NaN
         raise ImportRefused(
             f"weights {weights!r} of torchvision:{network} hold features without a classifier; "
             "take other weights"
         )
-    labels = tuple(member.meta["categories"])
+    # What torchvision's own builder derives from the weights (`_ovewrite_named_param`).
+    arguments: dict[str, JsonValue] = {}
+    if (num_classes := len(member.meta["categories"])) != 1000:
+        arguments["num_classes"] = num_classes
+    if network.startswith("vit_") and member.meta["min_size"][0] != 224:
+        arguments["image_size"] = member.meta["min_size"][0]
+    if network in UNSEEN_ARGUMENTS:
+        arguments[UNSEEN_ARGUMENTS[network]] = True
+    transform = member.transforms()
+    resize = {"size": transform.resize_size[0], "interpolation": transform.interpolation.value}
+    preprocessing = {"resize": resize, "crop": transform.crop_size[0]}
     return TorchvisionWeights(
-        network=network,
-        weights=member.name,
         url=member.url,
-        labels=labels,
-        builder_kwargs=_published_arguments(network, member, len(labels)),
-        resize_size=preset.resize_size[0],
-        crop_size=preset.crop_size[0],
-        interpolation=preset.interpolation.value,
-        mean=tuple(preset.mean),
-        std=tuple(preset.std),
+        labels=tuple(member.meta["categories"]),
+        builder_kwargs=arguments,
+        preprocessing=PreprocessingSpec.model_validate(
+            {**preprocessing, "mean": transform.mean, "std": transform.std}
+        ),
     )
 
 
@@ -123,10 +93,7 @@ def published_weights(network: str, weights: str) -> TorchvisionWeights | None:
     Raises:
         ImportRefused: No such network; or no such file, and no such member.
     """
-    import torchvision.models
-
-    check_torchvision_name(network)
-    for member in torchvision.models.get_model_weights(network):
+    for member in _weights_of(network):
         if member.url.endswith(f"/{Path(weights).name}"):
             return torchvision_meta(network, member.name)
     if not Path(weights).is_file() and weights.isidentifier():
@@ -134,25 +101,21 @@ def published_weights(network: str, weights: str) -> TorchvisionWeights | None:
     return None
 
 
-def published_file(meta: TorchvisionWeights, *, progress: bool = False) -> Path:
+def published_file(meta: TorchvisionWeights) -> Path:
     """Return the published file in torch.hub's cache; fetch it first where it is not there.
-
-    Args:
-        meta: What `torchvision_meta` returned.
-        progress: Whether to show a bar on standard error while fetching.
 
     Raises:
         ImportRefused: The file cannot be fetched, or is not the published one.
     """
     import torch.hub
 
-    path = Path(torch.hub.get_dir()) / "checkpoints" / meta.file_name
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(meta.url).path).name
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         expected = path.stem.rpartition("-")[2]
         try:
-            torch.hub.download_url_to_file(meta.url, str(path), expected, progress=progress)
-        except (URLError, OSError, RuntimeError) as error:  # RuntimeError: the digest differs
+            torch.hub.download_url_to_file(meta.url, str(path), expected)
+        except (OSError, RuntimeError) as error:  # RuntimeError: the digest differs
             raise ImportRefused(
                 f"{meta.url}: cannot be fetched ({error}); fetch it elsewhere and give the file "
                 "as the weights"
@@ -197,31 +160,18 @@ def build_torchvision(network: str, arguments: Mapping[str, JsonValue]) -> Any:
     import torchvision.models
 
     kwargs: dict[str, Any] = dict(arguments)
-    if network in SLOW_TO_INITIALISE:
+    if network in UNSEEN_ARGUMENTS:  # both draw their random weights for seconds and warn of that
         kwargs.setdefault("init_weights", False)
     return torchvision.models.get_model(network, weights=None, **kwargs)
 
 
-def _member(network: str, weights: str) -> Any:
+def _weights_of(network: str) -> Any:
+    """Return torchvision's enumeration of the weights of a network."""
     import torchvision.models
 
-    check_torchvision_name(network)
-    known: enum.EnumMeta = torchvision.models.get_model_weights(network)
-    if weights not in known.__members__:
+    if network not in (known := torchvision_weights()):
         raise ImportRefused(
-            f"weights {weights!r}: not published for torchvision:{network}; there are "
-            f"{', '.join(known.__members__)}"
+            f"network {TORCHVISION}:{network}: not a classification model of torchvision; there "
+            f"are {', '.join(sorted(known))}"
         )
-    return known.__members__[weights]
-
-
-def _published_arguments(network: str, member: Any, num_classes: int) -> dict[str, JsonValue]:
-    """Return what torchvision's own builder derives from the weights (`_ovewrite_named_param`)."""
-    arguments: dict[str, JsonValue] = {}
-    if num_classes != 1000:
-        arguments["num_classes"] = num_classes
-    if network.startswith("vit_") and member.meta["min_size"][0] != 224:
-        arguments["image_size"] = member.meta["min_size"][0]
-    if network in UNSEEN_ARGUMENTS:
-        arguments[UNSEEN_ARGUMENTS[network]] = True
-    return arguments
+    return torchvision.models.get_model_weights(network)

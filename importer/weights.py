@@ -9,32 +9,37 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import safetensors
+import safetensors.torch
 import torch
 
 from image_classifier.artifact.format import sha256_file
 from importer.errors import ImportRefused
 from importer.failures import one_line
 
-EMA_NAMES = (
-    "state_dict_ema",
-    "ema_state_dict",
-    "model_ema",
-    "model_ema_state_dict",
-    "ema_model",
-    "ema",
-    "averaged_model",
+KEYS = (
+    *("state_dict_ema", "ema_state_dict", "model_ema", "model_ema_state_dict"),
+    *("ema_model", "ema", "averaged_model"),
+    *("state_dict", "model_state_dict", "model", "network", "net", "weights", "params"),
 )
-RAW_NAMES = ("state_dict", "model_state_dict", "model", "network", "net", "weights", "params")
+"""Where training checkpoints keep weights. Averaged (EMA) weights come first, because training
+reports the accuracy of the average where it keeps one."""
+TRAINING_STATE = ("optim", "lr_sched", "sched", "scaler", "amp", "loops", "callbacks")
+"""Starts of the keys under which checkpoints keep tensors that are no weights."""
 WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """Segments that torch.compile, DataParallel, FSDP and activation checkpointing put into names."""
-TOOL_NAMES = ("total_ops", "total_params", "n_averaged")
-"""Buffers that thop and torch.optim.swa_utils add to a network; no output depends on them."""
-EXTRA_STATE = "_extra_state"
-"""Last segment of what `Module.get_extra_state` saves; it may be any plain value."""
+UNUSED = ("total_ops", "total_params", "n_averaged", "_extra_state")
+"""Last segments of names that a network may lack: counters of thop and of torch's averaging, and
+what `Module.get_extra_state` saves, which may be any plain value."""
 MAX_DEPTH = 4
+"""Levels of a checkpoint that are searched for weights."""
+DIGEST_IN_NAME = re.compile(r"-(?=\d*[a-f])([0-9a-f]{8,64})\.\w+$")
+"""The convention of torch.hub: the start of the file's sha256 ends its name. Digits without a
+letter are rather a date."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,36 +49,18 @@ class Checkpoint:
     Attributes:
         path: The file.
         state: Name → tensor on the CPU, in the order of the file, dtype as in the file; or what
-            a module saved beside its tensors (`EXTRA_STATE`).
-        found_at: Where in the file they lie, levels divided by "/"; empty: at the top.
-        alternatives: Other places in the file that hold weights; `key` chooses among them.
+            a module saved beside its tensors (`_extra_state`).
+        versions: Name of a module → the version of its format, for the migrations that modules
+            bring with them; empty where the file has none, or a prefix was cut off.
         ignored: Names that were left out because `ignore` says so.
-        versions: Format version of each module (`_metadata` of a state dict), for the
-            migrations that modules bring with them; empty where the file has none.
+        notes: Sentences for the operator.
     """
 
     path: Path
     state: Mapping[str, Any]
-    found_at: str
-    alternatives: tuple[str, ...]
-    ignored: tuple[str, ...]
-    versions: Mapping[str, Mapping[str, Any]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Loaded:
-    """What happened to the names of a checkpoint when it was loaded.
-
-    Attributes:
-        ignored: Names in the file that the network did not get.
-        notes: Sentences for the operator.
-    """
-
+    versions: Mapping[str, Mapping[str, object]]
     ignored: tuple[str, ...]
     notes: tuple[str, ...]
-
-
-# Reading
 
 
 def read_state_dict(
@@ -90,63 +77,138 @@ def read_state_dict(
     Args:
         path: The file. Where its name ends in the start of a sha256, as
             `resnet50-11ad3fa6.pth` does, that is checked first.
-        key: Where the weights lie, levels divided by "/", e.g. "model_ema"; None: averaged
-            (EMA) weights win over raw ones, because training reports the accuracy of the
-            average where it keeps one; among each, the first of `EMA_NAMES` and `RAW_NAMES`.
+        key: Where the weights lie, levels divided by "/", e.g. "model_ema"; None: at the first
+            of `KEYS` that the file has.
         prefix: Take only the tensors whose name starts so, e.g. "ema_model.", and cut it off.
         ignore: Shell patterns of names to leave out, e.g. "aux_head.*".
 
     Raises:
-        ImportRefused: The file is missing, damaged, of another kind, needs pickle, or holds
-            no weights.
+        ImportRefused: The file is damaged, of another kind, needs pickle, or holds no weights.
     """
-    _refuse_unreadable(path)
     check_published_digest(path)
-    places = dict(_state_dicts(content := _content(path)))
-    found_at = _chosen_place(places, key, content, path)
-    entries = places[found_at]
-    where = f"{path}: {f'key {found_at!r}' if found_at else 'the file'}"
-    if odd := [name for name in entries if not (isinstance(name, str) and name.isprintable())]:
-        raise ImportRefused(f"{where} holds {odd[0]!r}; expected names")
-    taken = {
-        name.removeprefix(prefix): item for name, item in entries.items() if name.startswith(prefix)
-    }
-    if not taken:
+    content = _content(path)
+    places = dict(_state_dicts(content))
+    if key is None:
+        key = _preferred_place(places, content, path)
+    others = ", ".join(place for place in places if place != key)
+    if key not in places:
+        raise ImportRefused(f"{path}: no weights at key {key!r}; weights are at: {others or '-'}")
+    entries = places[key]
+    where = f"{path}: {f'key {key!r}' if key else 'the file'}"
+    for name in entries:
+        if not (isinstance(name, str) and name.isprintable()):
+            raise ImportRefused(f"{where} holds {name!r}; expected names")
+    state = {name[len(prefix) :]: item for name, item in entries.items() if name.startswith(prefix)}
+    if not state:
         raise ImportRefused(
             f"{where} has no name that starts with {prefix!r}; the first is {next(iter(entries))!r}"
         )
-    ignored = _matching(taken, ignore, where)
-    state = {name: item for name, item in taken.items() if name not in ignored}
-    tensors = sum(isinstance(item, torch.Tensor) for item in state.values())
+    for pattern in ignore:
+        if not any(fnmatchcase(name, pattern) for name in state):
+            raise ImportRefused(f"{where} has no name like {pattern!r}; take --weights-ignore out")
+    ignored = [name for name in state if any(fnmatchcase(name, pattern) for pattern in ignore)]
+    for name in ignored:
+        del state[name]
     for name, item in state.items():
-        if not isinstance(item, torch.Tensor) and _last_segment(name) != EXTRA_STATE:
+        if not isinstance(item, torch.Tensor) and _last_segment(name) != "_extra_state":
+            tensors = sum(isinstance(item, torch.Tensor) for item in state.values())
             raise ImportRefused(
                 f"{where} holds {tensors} tensors and also {name!r} ({type(item).__name__}); "
                 f"leave it out with --weights-ignore {name!r}"
             )
+    note = f"weights are those at {key!r}; there are also {others} (--weights-key)"
     return Checkpoint(
         path=path,
         state=state,
-        found_at=found_at,
-        alternatives=tuple(place for place in places if place != found_at),
-        ignored=ignored,
-        versions=_versions(entries, prefix),
+        versions={} if prefix else _versions(entries),
+        ignored=tuple(ignored),
+        notes=(note,) if others else (),
     )
+
+
+def load_strictly(
+    network: torch.nn.Module, checkpoint: Checkpoint
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Give `network` the weights of `checkpoint`; every name and every shape must fit.
+
+    Wrappers (`WRAPPERS`) anywhere in a name, and a prefix that all names share, are bridged
+    where the names then fit. A tensor that the network ties to another may be left out. Names
+    that end in one of `UNUSED` may be too many. The modules' own migrations of older names run.
+
+    The values are copied into the tensors the network has, so its dtype stays: half precision
+    and bfloat16 widen to float32 exactly, float64 is rounded. Memory holds the weights twice
+    until the caller drops the checkpoint; nothing refers to the file any more after that.
+    After an error the network holds some of the weights and is of no use.
+
+    Returns:
+        Names in the file that the network did not get, and sentences for the operator.
+
+    Raises:
+        ImportRefused: Names or shapes differ, listed like a diff; a tensor is not dense, or of
+            another kind of dtype; a parameter or a running statistic is not finite.
+    """
+    path, expected = checkpoint.path, network.state_dict()
+    names, cut, added = _match_names(checkpoint.state, expected)
+    unused = [
+        name for name, own in names.items() if own not in expected and _last_segment(name) in UNUSED
+    ]
+    state = {own: checkpoint.state[name] for name, own in names.items() if name not in unused}
+    # A lazy layer has no shape: it takes the one it is given.
+    shaped = {
+        name: item
+        for name, item in expected.items()
+        if isinstance(item, torch.Tensor) and not torch.nn.parameter.is_lazy(item)
+    }
+    misshapen = {}
+    for name, item in state.items():
+        if isinstance(item, torch.Tensor):
+            _check_kind(f"{path}: {name}", item, shaped.get(name))
+            if name in shaped and item.shape != shaped[name].shape:
+                misshapen[name] = (tuple(item.shape), tuple(shaped[name].shape))
+    tied = _tied_to_given(path, state, shaped)
+
+    fitting: OrderedDict[str, Any] = OrderedDict(
+        (name, item) for name, item in state.items() if name not in misshapen
+    )
+    # safetensors and EMA copies carry no versions. Modules then run the migrations of their oldest
+    # format, except that torchvision's MNASNet, a root, refuses to load without a version.
+    versions = {"": getattr(expected, "_metadata", {}).get("", {})}
+    if all(name == own for name, own in names.items()):
+        versions |= checkpoint.versions
+    fitting._metadata = versions  # type: ignore[attr-defined]
+    try:
+        result = network.load_state_dict(fitting, strict=False)
+    except Exception as error:  # shapes behind a migration, an odd version, code of the user's
+        raise ImportRefused(f"{path}: does not fit the network: {one_line(error)}") from error
+    missing = [name for name in result.missing_keys if name not in {*tied, *misshapen}]
+    unexpected = list(result.unexpected_keys)
+    if missing or unexpected or misshapen:
+        remedy = _remedy(missing, unexpected, misshapen, checkpoint.state, expected)
+        raise ImportRefused(_diff(path, missing, unexpected, misshapen, remedy))
+    _check_finite(network, path)
+
+    notes = [*checkpoint.notes]
+    if cut:
+        notes.append(f"all names of the weights start with {cut!r}, which was cut off")
+    if added:
+        notes.append(f"{added!r} was put in front of all names of the weights")
+    if unused:
+        kinds = ", ".join(sorted(set(map(_last_segment, unused))))
+        notes.append(f"{len(unused)} entries that no answer depends on were ignored ({kinds})")
+    return (*checkpoint.ignored, *unused), tuple(notes)
+
+
+# Reading files
 
 
 def check_published_digest(path: Path) -> None:
     """Compare a file with the start of a sha256 at the end of its name, where there is one.
 
-    Eight digits without a letter are rather a date, so only a match would mean something.
-
     Raises:
         ImportRefused: The name promises another content.
     """
     match = DIGEST_IN_NAME.search(path.name)
-    if match is None or match[1].isdecimal():
-        return
-    actual = sha256_file(path)
-    if not actual.startswith(match[1]):
+    if match and not (actual := sha256_file(path)).startswith(match[1]):
         raise ImportRefused(
             f"{path}: the name says that the sha256 starts with {match[1]}, it is {actual[:16]}…; "
             "the file is damaged or not the published one: fetch it again, or rename it where "
@@ -154,40 +216,28 @@ def check_published_digest(path: Path) -> None:
         )
 
 
-DIGEST_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.\w+$")
-"""The convention of torch.hub: the start of the file's sha256 ends its name."""
-
-
-def _refuse_unreadable(path: Path) -> None:
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            file.read(1)
-    except OSError as error:
-        raise ImportRefused(f"{path}: {error.strerror}; expected a file of weights") from error
-    if size == 0:
-        raise ImportRefused(f"{path}: empty file; expected weights: copy or fetch it again")
+def is_torchscript(path: Path) -> bool:
+    """Return whether `path` is an archive of `torch.jit.save`: a zip with code and constants."""
+    parts = [member.filename.split("/") for member in _zip_members(path)]
+    inside = {names[1] for names in parts if len(names) > 1}
+    return len({names[0] for names in parts}) == 1 and {"constants.pkl", "code"} <= inside
 
 
 def _content(path: Path) -> Any:
-    """What the file holds: tensors by name, or whatever else was saved."""
-    if path.name.endswith(INDEX_SUFFIX):
+    """Return what the file holds: tensors by name, or whatever else was saved."""
+    if path.name.endswith(".index.json"):
         return _shards(path)
-    if shard := SHARD_NAME.fullmatch(path.name):
-        return _shards(path.with_name(f"{shard[1]}.{shard[2]}{INDEX_SUFFIX}"))
-    return _safetensors(path) if _is_safetensors(path) else _torch_file(path)
-
-
-INDEX_SUFFIX = ".index.json"
-SHARD_NAME = re.compile(r"(.+)-\d{5}-of-(?!00001)\d{5}\.(safetensors|bin)")
-"""How Hugging Face names shards; their index is `(1).(2).index.json`."""
+    # How Hugging Face names shards.
+    if shard := re.fullmatch(r"(.+)-\d{5}-of-(?!00001)\d{5}\.(safetensors|bin)", path.name):
+        return _shards(path.with_name(f"{shard[1]}.{shard[2]}.index.json"))
+    return _one_file(path)
 
 
 def _shards(index: Path) -> dict[str, Any]:
-    """All tensors of the shards that an index lists; each must lie beside it."""
+    """Return all tensors of the shards that an index lists; each must lie beside it."""
     try:
         shards = json.loads(index.read_bytes())["weight_map"]
-        names = sorted({str(name) for name in shards.values()})
+        files = sorted({index.parent / str(name) for name in shards.values()})
     except FileNotFoundError as error:
         raise ImportRefused(
             f"{index}: not there; the weights are one shard of several: copy the index and all "
@@ -196,60 +246,33 @@ def _shards(index: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise ImportRefused(f"{index}: not an index of shards, a JSON with weight_map") from error
     tensors: dict[str, Any] = {}
-    for name in names:
-        shard = index.parent / name
-        if Path(name).name != name or not shard.is_file():
-            raise ImportRefused(f"{index}: its shard {name!r} is not beside it; copy all shards")
-        tensors.update(_safetensors(shard) if _is_safetensors(shard) else _torch_file(shard))
+    for file in files:
+        if file.parent != index.parent or not file.is_file():
+            raise ImportRefused(f"{index}: its shard {file.name!r} is not beside it; copy all")
+        tensors |= _one_file(file)
     if missing := sorted(shards.keys() - tensors.keys()):
         raise ImportRefused(f"{index}: lists {missing[0]!r}, which no shard has; fetch them again")
     return tensors
 
 
-def _is_safetensors(path: Path) -> bool:
-    """8 bytes little-endian length of the header, then the header: a JSON object."""
+def _one_file(path: Path) -> Any:
     with path.open("rb") as file:
         start = file.read(9)
+    # 8 bytes little-endian length of the header, then the header: a JSON object.
     length = int.from_bytes(start[:8], "little")
-    return start[8:] == b"{" and 0 < length <= 100_000_000
-
-
-def _safetensors(path: Path) -> dict[str, Any]:
-    import safetensors
-    import safetensors.torch
-
-    try:
-        tensors = dict(safetensors.torch.load_file(path, device="cpu"))
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except (safetensors.SafetensorError, KeyError, ValueError, OSError) as error:
+    if path.suffix == ".safetensors" or (start[8:] == b"{" and 0 < length <= 100_000_000):
+        return _safetensors(path)
+    if path.suffix == ".onnx" or is_torchscript(path):
         raise ImportRefused(
-            f"{path}: damaged safetensors file ({one_line(error)}); copy or fetch it again"
-        ) from error
-    # safetensors.torch.save_model stores a tied tensor once: left-out name → stored name.
-    for name, stored in metadata.items():
-        if stored in tensors:
-            tensors.setdefault(name, tensors[stored])
-    return tensors
-
-
-FINISHED_GRAPH = "a finished graph, which holds its network; leave --network out"
-ZIP_MAGIC = b"PK\x03\x04"
-FORBIDDEN_GLOBAL = re.compile(r"(?:GLOBAL|class|callable|function) ([\w.]+\.[\w]+)")
-
-
-def _torch_file(path: Path) -> Any:
-    if path.suffix == ".safetensors":  # torch.load goes by this name, and would misread the file
-        raise ImportRefused(
-            f"{path}: not a safetensors file in spite of its name; where torch.save wrote it, call "
-            "it .pt, else copy or fetch it again"
+            f"{path}: a finished graph, which holds its network; leave --network out"
         )
-    if path.suffix == ".onnx":
-        raise ImportRefused(f"{path}: {FINISHED_GRAPH}")
-    with path.open("rb") as file:
-        is_zip = file.read(4) == ZIP_MAGIC
-    if is_zip:
-        _refuse_other_archive(path)
+    is_zip = start.startswith(b"PK\x03\x04")
+    # torch.save stores without compression, and only then can tensors be mapped.
+    if is_zip and any(member.compress_type for member in _zip_members(path)):
+        raise ImportRefused(
+            f"{path}: a compressed zip archive, which torch.save does not write; unpack it and "
+            "import the checkpoint inside"
+        )
     try:
         # mmap needs the zip format: a training checkpoint with its optimizer state is three
         # times the weights, and only the weights are ever read.
@@ -264,6 +287,33 @@ def _torch_file(path: Path) -> Any:
             f"{path}: not a complete checkpoint ({type(error).__name__}: {one_line(error)}); "
             "expected a file of torch.save or safetensors: copy or fetch it again"
         ) from error
+
+
+def _zip_members(path: Path) -> list[zipfile.ZipInfo]:
+    """Return what a zip archive lists; empty where `path` is none or its list is damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.infolist()
+    # A damaged list raises BadZipFile, but also UnicodeDecodeError, struct.error and more.
+    except Exception:
+        return []
+
+
+def _safetensors(path: Path) -> dict[str, Any]:
+    try:
+        tensors = dict(safetensors.torch.load_file(path, device="cpu"))
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (safetensors.SafetensorError, KeyError, ValueError, OSError) as error:
+        raise ImportRefused(
+            f"{path}: not a complete safetensors file ({one_line(error)}); copy or fetch it "
+            "again, or, where torch.save wrote it, call it .pt"
+        ) from error
+    # safetensors.torch.save_model stores a tied tensor once: left-out name → stored name.
+    for name, stored in metadata.items():
+        if stored in tensors:
+            tensors.setdefault(name, tensors[stored])
+    return tensors
 
 
 class PlainValue:
@@ -281,6 +331,7 @@ def plain_dict(*_: object) -> OrderedDict[str, Any]:
     return OrderedDict()
 
 
+PATHS = ("Path", "PosixPath", "PurePosixPath", "PureWindowsPath", "WindowsPath")
 PLAIN_VALUES = {
     "builtins": ("bool", "dict", "float", "int", "list", "str", "tuple"),
     "collections": ("deque",),
@@ -289,8 +340,8 @@ PLAIN_VALUES = {
     "numpy": ("dtype", "ndarray"),
     "numpy.core.multiarray": ("_reconstruct", "scalar"),
     "numpy._core.multiarray": ("_reconstruct", "scalar"),
-    "pathlib": ("Path", "PosixPath", "PurePosixPath", "PureWindowsPath", "WindowsPath"),
-    "pathlib._local": ("Path", "PosixPath", "PurePosixPath", "PureWindowsPath", "WindowsPath"),
+    "pathlib": PATHS,
+    "pathlib._local": PATHS,
     "uuid": ("UUID",),
 }
 """Module → classes and functions that make plain values."""
@@ -304,45 +355,8 @@ stand-in takes the place of the value, which nothing here needs. `argparse.Names
 attributes and no code that reading runs."""
 
 
-def is_torchscript(path: Path) -> bool:
-    """Return whether `path` is an archive of `torch.jit.save`: a zip with code and constants."""
-    parts = [name.split("/") for name in (member.filename for member in _zip_members(path))]
-    inside = {names[1] for names in parts if len(names) > 1}
-    return len({names[0] for names in parts}) == 1 and {"constants.pkl", "code"} <= inside
-
-
-def _zip_members(path: Path) -> list[zipfile.ZipInfo]:
-    """Return what a zip archive lists; empty where `path` is none or its list is damaged."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.infolist()
-    # A damaged list raises BadZipFile, but also UnicodeDecodeError, struct.error and more.
-    except Exception:
-        return []
-
-
-def _refuse_other_archive(path: Path) -> None:
-    """Take only what torch.save writes: stored, not compressed, which also bounds memory."""
-    if is_torchscript(path):
-        raise ImportRefused(f"{path}: {FINISHED_GRAPH}")
-    members = _zip_members(path)
-    if not members:
-        raise ImportRefused(f"{path}: damaged archive, cut short perhaps; copy or fetch it again")
-    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-        raise ImportRefused(
-            f"{path}: a compressed zip archive, which torch.save does not write; unpack it and "
-            "import the checkpoint inside"
-        )
-    if not any(member.filename.endswith("data.pkl") for member in members):
-        names = ", ".join(member.filename for member in members[:3])
-        raise ImportRefused(
-            f"{path}: a zip archive without tensors (it holds {names}); expected a file of "
-            "torch.save or safetensors"
-        )
-
-
 def _refused_pickle(path: Path, message: str) -> ImportRefused:
-    found = FORBIDDEN_GLOBAL.search(message)
+    found = re.search(r"(?:GLOBAL|class|callable|function) ([\w.]+\.[\w]+)", message)
     if found is None:
         reason = message.partition("WeightsUnpickler error:")[2] or message
         return ImportRefused(
@@ -363,192 +377,92 @@ def _refused_pickle(path: Path, message: str) -> ImportRefused:
 # Finding the weights in what was read
 
 
-def _state_dicts(content: object, place: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+def _state_dicts(content: object, *place: str) -> Iterator[tuple[str, Mapping[Any, Any]]]:
     """Yield mappings of names to at least one tensor, outermost first; none inside another."""
-    if not isinstance(content, Mapping) or depth > MAX_DEPTH:
+    if not isinstance(content, Mapping):
         return
     entries = {name: item for name, item in content.items() if isinstance(name, str)}
-    if any(isinstance(item, torch.Tensor) for item in entries.values()):
-        nested = any(isinstance(entries.get(name), Mapping) for name in (*EMA_NAMES, *RAW_NAMES))
-        # A training checkpoint may keep a tensor of its own beside the weights: a loss, a seed.
-        if not nested:
-            yield place, content
-            return
-    for name, item in entries.items():
-        if not name.startswith(TRAINING_STATE):
-            yield from _state_dicts(item, f"{place}/{name}" if place else name, depth + 1)
+    # A training checkpoint may keep a tensor of its own beside the weights: a loss, a seed.
+    nested = any(isinstance(entries.get(name), Mapping) for name in KEYS)
+    if not nested and any(isinstance(item, torch.Tensor) for item in entries.values()):
+        yield "/".join(place), content
+    elif len(place) < MAX_DEPTH:
+        for name, item in entries.items():
+            if not name.startswith(TRAINING_STATE):
+                yield from _state_dicts(item, *place, name)
 
 
-TRAINING_STATE = ("optim", "lr_sched", "sched", "scaler", "amp", "loops", "callbacks")
-"""Optimizers, schedulers and scalers keep tensors too, under no name of a weight."""
-
-
-def _chosen_place(
-    places: Mapping[str, Mapping[str, Any]], key: str | None, content: object, path: Path
-) -> str:
-    there = ", ".join(place for place in places if place) or "none"
-    if key is not None:
-        if key not in places:
-            raise ImportRefused(f"{path}: no weights at key {key!r}; weights are at: {there}")
-        return key
-    if not places:
+def _preferred_place(places: Collection[str], content: object, path: Path) -> str:
+    if len(places) == 1:
+        return next(iter(places))
+    for key in KEYS:
+        for place in places:
+            if place.partition("/")[0] == key:
+                return place
+    if places:
         raise ImportRefused(
-            f"{path}: holds no weights ({_outline(content)}); expected a state dict: "
-            "names → tensors"
+            f"{path}: weights at several keys ({', '.join(places)}); name one with --weights-key"
         )
-    known = (*EMA_NAMES, *RAW_NAMES)
-    by_rank = [place for name in known for place in places if place.partition("/")[0] == name]
-    if len(places) > 1 and not by_rank:
-        raise ImportRefused(
-            f"{path}: weights at several keys ({there}); name one with --weights-key"
-        )
-    return [*by_rank, *places][0]
+    names = f" with {one_line([*content][:8])}" if isinstance(content, Mapping) else ""
+    raise ImportRefused(
+        f"{path}: holds no weights but a {type(content).__name__}{names}; expected a state dict: "
+        "names → tensors"
+    )
 
 
-def _outline(content: object) -> str:
-    if not isinstance(content, Mapping):
-        return f"it is a {type(content).__name__}"
-    shown = ", ".join(f"{name!r}: {type(item).__name__}" for name, item in [*content.items()][:8])
-    return f"it has {shown}" if shown else "it is empty"
-
-
-def _matching(names: Collection[str], patterns: Sequence[str], where: str) -> tuple[str, ...]:
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise ImportRefused(f"{where} has no name like {pattern!r}; take --weights-ignore out")
-    return tuple(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
-
-
-def _versions(entries: object, prefix: str) -> dict[str, Mapping[str, Any]]:
+def _versions(entries: object) -> dict[str, Mapping[str, object]]:
     metadata = getattr(entries, "_metadata", None)
-    # Modules are listed without the final dot: "module" is the network itself.
     return {
-        f"{name}."[len(prefix) :].removesuffix("."): version
-        for name, version in (metadata.items() if isinstance(metadata, Mapping) else ())
-        if isinstance(name, str) and f"{name}.".startswith(prefix) and isinstance(version, Mapping)
+        name: {"version": entry.get("version")}
+        for name, entry in (metadata.items() if isinstance(metadata, Mapping) else ())
+        if isinstance(name, str) and isinstance(entry, Mapping)
     }
 
 
-# Loading
+# Matching names
 
 
-def load_strictly(network: torch.nn.Module, checkpoint: Checkpoint) -> Loaded:
-    """Give `network` the weights of `checkpoint`; every name and every shape must fit.
+def _match_names(
+    names: Collection[str], expected: Collection[str]
+) -> tuple[dict[str, str], str, str]:
+    """Read the file's names so that most of them are names of the network.
 
-    Wrappers (`WRAPPERS`) anywhere in a name, and a prefix that all names share, are bridged
-    where the names then fit. A tensor that the network ties to another may be left out.
-    `TOOL_NAMES` are ignored. The modules' own migrations of older names run first.
-
-    The values are copied into the tensors the network has, so its dtype stays: half precision
-    and bfloat16 widen to float32 exactly, float64 is rounded. Memory holds the weights twice
-    until the caller drops the checkpoint; nothing refers to the file any more after that.
-    After an error the network holds some of the weights and is of no use.
-
-    Raises:
-        ImportRefused: Names or shapes differ, listed like a diff; a tensor is not dense, or of
-            another kind of dtype; a parameter or a running statistic is not finite.
+    Returns:
+        Name in the file → name in the network, or what comes closest; what every name in the
+        file starts with and the network's names do not; what every name of the network starts
+        with and the file's names do not.
     """
-    path, expected = checkpoint.path, network.state_dict()
-    reading = _best_reading(checkpoint.state, expected)
-    names = {name: reading.network_name(name) for name in checkpoint.state}
-    unused = [
-        name
-        for name, own in names.items()
-        if own not in expected and _last_segment(name) in (EXTRA_STATE, *TOOL_NAMES)
-    ]
-    state = {names[name]: item for name, item in checkpoint.state.items() if name not in unused}
-    misshapen = _misshapen(state, expected)
-    fitting = {name: item for name, item in state.items() if name not in misshapen}
-    for name, item in fitting.items():
-        _check_kind(f"{path}: {name}", item, expected.get(name))
-    present_by_tie = _present_by_tie(path, fitting, expected)
-    versions = reading.network_versions(checkpoint.versions, network)
-    missing, unexpected = _copied(network, fitting, versions, path)
-    missing = [name for name in missing if name not in {*present_by_tie, *misshapen}]
-    if missing or unexpected or misshapen:
-        remedy = _remedy(missing, unexpected, misshapen, checkpoint.state, expected)
-        shapes = [
-            f"{name}: shape is {actual}, expected {built}"
-            for name, (actual, built) in misshapen.items()
-        ]
-        raise ImportRefused(_diff(path, missing, unexpected, shapes, remedy))
-    _check_finite(network, path)
-    return Loaded(
-        ignored=(*checkpoint.ignored, *unused),
-        notes=(*_place_notes(checkpoint), *reading.notes(), *_unused_notes(checkpoint, unused)),
+    by_plain_name = {_without_wrappers(name): name for name in reversed([*expected])}
+
+    def matched(cut: str, added: str) -> dict[str, str]:
+        found: dict[str, str] = {}
+        used = set()
+        for name in names:
+            plain = added + _without_wrappers(name).removeprefix(cut)
+            if plain not in by_plain_name:
+                # torchvision's published DenseNets say `norm.1` where the network says `norm1`.
+                plain = re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.\w+)$", r"\1\2", plain)
+            own = by_plain_name.get(plain, plain)
+            found[name] = name if own in used else own  # of two that fit, one is too many
+            used.add(own)
+        return found
+
+    own = [_without_wrappers(name) for name in names if _last_segment(name) not in UNUSED]
+    readings = product(_shared_starts(own), _shared_starts(by_plain_name))
+    cut, added = max(
+        readings, key=lambda pair: sum(name in expected for name in matched(*pair).values())
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Reading:
-    """One way to read the names of a file as names of a network.
-
-    Attributes:
-        by_plain_name: Name of the network without wrapper segments → the name.
-        cut: What every name in the file starts with and the network's names do not.
-        added: What every name of the network starts with and the file's names do not.
-    """
-
-    by_plain_name: Mapping[str, str]
-    cut: str
-    added: str
-
-    def _plain(self, name: str) -> str:
-        return self.added + _without_wrappers(name).removeprefix(self.cut)
-
-    def network_name(self, name: str) -> str:
-        plain = self._plain(name)
-        if plain not in self.by_plain_name:
-            plain = OLD_DENSENET_NAME.sub(r"\1\2", plain)
-        return self.by_plain_name.get(plain, plain)
-
-    def network_versions(
-        self, versions: Mapping[str, Mapping[str, Any]], network: torch.nn.Module
-    ) -> Mapping[str, Mapping[str, Any]]:
-        """Return the versions by the network's names of modules."""
-        # safetensors and EMA copies carry no versions. Modules then run the migrations of their
-        # oldest format, except that torchvision's MNASNet, a root, refuses to load without one.
-        root = getattr(network.state_dict(), "_metadata", {}).get("", {})
-        by_plain = {self._plain(name and f"{name}."): item for name, item in versions.items()}
-        modules = {
-            name: _without_wrappers(name and f"{name}.") for name, _ in network.named_modules()
-        }
-        return {"": root} | {
-            name: by_plain[plain] for name, plain in modules.items() if plain in by_plain
-        }
-
-    def notes(self) -> Iterator[str]:
-        if self.cut:
-            yield f"all names of the weights start with {self.cut!r}, which was cut off"
-        if self.added:
-            yield f"{self.added!r} was put in front of all names of the weights"
-
-
-OLD_DENSENET_NAME = re.compile(r"^(.*denselayer\d+\.(?:norm|conv))\.([12]\.\w+)$")
-"""torchvision's published DenseNets say `norm.1` where the network says `norm1`."""
-
-
-def _best_reading(names: Collection[str], expected: Collection[str]) -> _Reading:
-    """Choose the reading of the file's names under which most of them are the network's."""
-    by_plain_name: dict[str, str] = {}
-    for name in expected:
-        by_plain_name.setdefault(_without_wrappers(name), name)
-    own = [_without_wrappers(name) for name in names if _last_segment(name) not in TOOL_NAMES]
-    readings = [
-        _Reading(by_plain_name=by_plain_name, cut=cut, added=added)
-        for cut in _shared_starts(own)
-        for added in _shared_starts(by_plain_name)
-    ]
-    return max(
-        readings, key=lambda reading: sum(reading.network_name(name) in expected for name in names)
-    )
+    return matched(cut, added), cut, added
 
 
 def _shared_starts(names: Collection[str]) -> list[str]:
     """Return "" and each run of whole segments that all names start with, shortest first."""
-    first = next(iter(names), "")
-    ends = [0, *(match.end() for match in re.finditer(r"\.", first))]
-    return [first[:end] for end in ends if all(name.startswith(first[:end]) for name in names)]
+    starts = _starts(next(iter(names), ""))
+    return ["", *(start for start in starts if all(name.startswith(start) for name in names))]
+
+
+def _starts(name: str) -> list[str]:
+    return [name[: match.end()] for match in re.finditer(r"\.", name)]
 
 
 def _without_wrappers(name: str) -> str:
@@ -559,75 +473,45 @@ def _last_segment(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def _misshapen(
-    state: Mapping[str, Any], expected: Mapping[str, Any]
-) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Return name → shape in the file and in the network, where they differ."""
-    return {
-        name: (tuple(item.shape), tuple(expected[name].shape))
-        for name, item in state.items()
-        if _has_shape(item) and _has_shape(expected.get(name))
-        if item.shape != expected[name].shape
-    }
+# Checking tensors
 
 
-def _has_shape(item: object) -> bool:
-    """Return False for what a lazy layer has: it takes the shape it is given."""
-    return isinstance(item, torch.Tensor) and not torch.nn.parameter.is_lazy(item)
-
-
-def _check_kind(where: str, item: object, expected: object) -> None:
-    if not isinstance(item, torch.Tensor):  # extra state
-        return
+def _check_kind(where: str, item: torch.Tensor, expected: torch.Tensor | None) -> None:
     if item.layout != torch.strided or item.is_quantized or item.device.type != "cpu":
         raise ImportRefused(
             f"{where}: is quantized, sparse or without data; expected a dense tensor of numbers"
         )
-    if isinstance(expected, torch.Tensor) and (
-        (item.is_floating_point(), item.is_complex())
-        != (expected.is_floating_point(), expected.is_complex())
+    if expected is not None and (item.is_floating_point(), item.is_complex()) != (
+        expected.is_floating_point(),
+        expected.is_complex(),
     ):
         raise ImportRefused(f"{where}: dtype is {item.dtype}, the network has {expected.dtype}")
 
 
-def _present_by_tie(path: Path, state: Mapping[str, Any], expected: Mapping[str, Any]) -> set[str]:
+def _tied_to_given(
+    path: Path, state: Mapping[str, Any], shaped: Mapping[str, torch.Tensor]
+) -> set[str]:
     """Return the names whose tensor the network shares with a name that the file has.
 
     Raises:
         ImportRefused: The file has different values for two names of one tensor.
     """
     by_memory: dict[object, list[str]] = {}
-    for name, item in expected.items():
-        if _has_shape(item) and item.numel():
-            memory = (item.device, item.data_ptr(), tuple(item.shape), item.stride())
+    for name, item in shaped.items():
+        if item.numel():
+            memory = (item.device, item.data_ptr(), item.shape, item.stride())
             by_memory.setdefault(memory, []).append(name)
-    present: set[str] = set()
+    tied: set[str] = set()
     for group in by_memory.values():
-        there = [name for name in group if name in state]
-        for name in there[1:]:
-            if not torch.equal(state[there[0]], state[name]):
+        given = [name for name in group if name in state]
+        for name in given[1:]:
+            if not torch.equal(state[given[0]], state[name]):
                 raise ImportRefused(
-                    f"{path}: {there[0]} and {name} differ, and the network has one tensor for "
+                    f"{path}: {given[0]} and {name} differ, and the network has one tensor for "
                     "both; take the network that these weights were trained in"
                 )
-        present.update(group if there else ())
-    return present
-
-
-def _copied(
-    network: torch.nn.Module,
-    state: Mapping[str, object],
-    versions: Mapping[str, Mapping[str, Any]],
-    path: Path,
-) -> tuple[list[str], list[str]]:
-    """Copy the state into the network; return missing and unexpected names."""
-    ordered: OrderedDict[str, Any] = OrderedDict(state)
-    ordered._metadata = versions  # type: ignore[attr-defined]
-    try:
-        result = network.load_state_dict(ordered, strict=False)
-    except Exception as error:  # shapes behind a migration, an odd version, code of the user's
-        raise ImportRefused(f"{path}: does not fit the network: {one_line(error)}") from error
-    return list(result.missing_keys), list(result.unexpected_keys)
+        tied.update(group if given else ())
+    return tied
 
 
 def _check_finite(network: torch.nn.Module, path: Path) -> None:
@@ -647,59 +531,42 @@ def _check_finite(network: torch.nn.Module, path: Path) -> None:
             )
 
 
-def _place_notes(checkpoint: Checkpoint) -> Iterator[str]:
-    if checkpoint.alternatives:
-        yield (
-            f"weights are those at {checkpoint.found_at!r}; there are also "
-            f"{', '.join(checkpoint.alternatives)} (--weights-key)"
-        )
-
-
-def _unused_notes(checkpoint: Checkpoint, unused: Sequence[str]) -> Iterator[str]:
-    for name in unused:
-        if _last_segment(name) == "n_averaged":
-            yield f"the weights are an average of {int(checkpoint.state[name].sum())} steps"
-    tools = sorted({_last_segment(name) for name in unused} & {"total_ops", "total_params"})
-    if tools:
-        count = sum(_last_segment(name) in tools for name in unused)
-        yield f"{count} tensors of a tool that counts operations were ignored ({', '.join(tools)})"
-
-
-# What is wrong, and what to do
-
+# Reporting what does not fit
 
 MAX_LINES = 8
 """Names shown of each kind of difference; the counts are always whole."""
+Shapes = Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+"""Name → shape in the file and shape in the network."""
 
 
 def _diff(
-    path: Path,
-    missing: Sequence[str],
-    unexpected: Sequence[str],
-    shapes: Sequence[str],
-    remedy: str,
+    path: Path, missing: Sequence[str], unexpected: Sequence[str], misshapen: Shapes, remedy: str
 ) -> str:
-    parts = [
+    shapes = [
+        f"{name}: shape is {actual}, expected {built}"
+        for name, (actual, built) in misshapen.items()
+    ]
+    lines = [
         f"{path}: does not fit the network: {len(missing)} missing, "
         f"{len(unexpected)} unexpected, {len(shapes)} of another shape "
         "(- the network needs, + the checkpoint has, ! differs)"
     ]
     for sign, names in (("-", missing), ("+", unexpected), ("!", shapes)):
-        parts += [f"  {sign} {name}" for name in names[:MAX_LINES]]
+        lines += [f"  {sign} {name}" for name in names[:MAX_LINES]]
         if len(names) > MAX_LINES:
-            parts.append(f"  {sign} … and {len(names) - MAX_LINES} more")
-    return "\n".join([*parts, remedy])
+            lines.append(f"  {sign} … and {len(names) - MAX_LINES} more")
+    return "\n".join([*lines, remedy])
 
 
 def _remedy(
     missing: Sequence[str],
     unexpected: Sequence[str],
-    misshapen: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]],
+    misshapen: Shapes,
     names: Collection[str],
     expected: Collection[str],
 ) -> str:
     if missing and (prefixes := _fitting_prefixes(names, expected)):
-        starts = " or ".join(repr(prefix) for prefix in prefixes)
+        starts = " or ".join(map(repr, prefixes))
         options = " or ".join(f"--weights-prefix {prefix}" for prefix in prefixes)
         return f"Names that start with {starts} fit; take them with {options}."
     if unexpected and not missing and not misshapen:
@@ -712,10 +579,8 @@ def _remedy(
         return "Take the network that these weights were trained in."
     remedy = "Give the network the arguments it was trained with, such as num_classes"
     widths = {(actual[:1], built[:1]) for actual, built in misshapen.values()}
-    same_otherwise = all(actual[1:] == built[1:] for actual, built in misshapen.values())
-    # Weight and bias of a head, and of two auxiliary ones.
-    if same_otherwise and len(widths) == 1 and len(misshapen) <= 6:
-        ((actual, *_), (built, *_)) = next(iter(widths))
+    if len(widths) == 1 and all(actual[1:] == built[1:] for actual, built in misshapen.values()):
+        ((actual, *_), (built, *_)) = widths.pop()
         return (
             f"The weights have {actual} outputs, the network was built with {built}. {remedy}: add "
             f"--network-kwargs '{{\"num_classes\": {actual}}}'."
@@ -726,10 +591,9 @@ def _remedy(
 def _fitting_prefixes(names: Collection[str], expected: Collection[str]) -> list[str]:
     """Return the prefixes whose names, without it, are all that the network expects."""
     needed = {_without_wrappers(name) for name in expected}
-    prefixes = {name[: match.end()] for name in names for match in re.finditer(r"\.", name)}
     return sorted(
         prefix
-        for prefix in prefixes
+        for prefix in {start for name in names for start in _starts(name)}
         if needed
         <= {_without_wrappers(name[len(prefix) :]) for name in names if name.startswith(prefix)}
     )

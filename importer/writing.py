@@ -2,25 +2,19 @@
 
 import contextlib
 import importlib.metadata
-import json
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
 
-from image_classifier.artifact.evidence import Evidence
 from image_classifier.artifact.format import (
-    EVIDENCE_NAME,
-    LABELS_NAME,
-    MANIFEST_NAME,
     REFERENCE_LOGITS_NAME,
-    file_names,
+    FrozenModel,
     sha256_bytes,
     sha256_file,
-    sha256_tree,
 )
-from image_classifier.artifact.manifest import GoldenEntry, Graph, Manifest
+from image_classifier.artifact.manifest import GoldenEntry, Graph
 from image_classifier.inference.engine import Logits
 from importer.golden_images import GoldenImage
 
@@ -44,11 +38,6 @@ def installed_versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             installed[package] = importlib.metadata.version(package)
     return installed
-
-
-def write_labels(root: Path, labels: tuple[str, ...]) -> None:
-    """Write labels.json, in the order of the logits."""
-    (root / LABELS_NAME).write_text(json.dumps(labels, ensure_ascii=False) + "\n")
 
 
 def keep_graphs(root: Path, graphs: Iterable[Graph]) -> tuple[Graph, ...]:
@@ -91,15 +80,10 @@ def write_golden(
     return tuple(entries)
 
 
-def identity_files(root: Path) -> dict[str, str]:
-    """Return the sha256 of each file written so far. The evidence must not be among them."""
-    return sha256_tree(root, file_names(root))
-
-
-def write_manifest(root: Path, manifest: Manifest) -> str:
-    """Write manifest.json; return its sha256, the identity."""
-    data = manifest.to_json()
-    (root / MANIFEST_NAME).write_bytes(data)
+def write_description(path: Path, value: FrozenModel) -> str:
+    """Write the manifest or the evidence; return the sha256 of the file."""
+    data = value.to_json()
+    path.write_bytes(data)
     return sha256_bytes(data)
 
 
@@ -108,10 +92,3 @@ def write_reference(root: Path, logits: Logits) -> str:
     path = root / REFERENCE_LOGITS_NAME
     np.save(path, logits, allow_pickle=False)
     return sha256_file(path)
-
-
-def write_evidence(root: Path, evidence: Evidence) -> str:
-    """Write evidence.json; return its sha256."""
-    data = evidence.to_json()
-    (root / EVIDENCE_NAME).write_bytes(data)
-    return sha256_bytes(data)

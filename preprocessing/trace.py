@@ -12,14 +12,13 @@ from preprocessing.transform import SpecPreprocessing
 from preprocessing.user_class import Preprocessing, image_to_input
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Step:
     """One step of the preprocessing of one file.
 
     Attributes:
         name: "decode", "colour", "orient", "resize", "crop" or "input".
         picture: The image after the step; None for an input that is not an 8-bit image.
-        size: (width, height) after the step.
         mode: Pillow mode, or the dtype of the input.
         milliseconds: Time the step took.
         array: The input itself, (H, W, C); None for other steps.
@@ -27,7 +26,6 @@ class Step:
 
     name: str
     picture: Image.Image | None
-    size: tuple[int, int]
     mode: str
     milliseconds: float
     array: np.ndarray | None = None
@@ -47,49 +45,32 @@ def trace(data: bytes, preprocessing: Preprocessing, limits: DecodeLimits) -> tu
     steps: list[Step] = []
     started = time.perf_counter()
 
-    def keep(name: str, after: Image.Image) -> Image.Image:
+    def keep(name: str, picture: Image.Image | None, array: np.ndarray | None = None) -> None:
         nonlocal started
-        elapsed_ms = (time.perf_counter() - started) * 1e3
-        if not steps or after is not steps[-1].picture:
-            steps.append(
-                Step(
-                    name=name,
-                    picture=after,
-                    size=after.size,
-                    mode=after.mode,
-                    milliseconds=elapsed_ms,
-                )
-            )
+        milliseconds = (time.perf_counter() - started) * 1e3
+        mode = str(array.dtype) if array is not None else picture.mode if picture else ""
+        if array is not None or not steps or picture is not steps[-1].picture:
+            steps.append(Step(name, picture, mode, milliseconds, array))
         started = time.perf_counter()
-        return after
 
-    image = keep("decode", read_image(data, rules, limits))
+    image: Image.Image = read_image(data, rules, limits)
+    keep("decode", image)
     turn = upright_turn(image) if rules.exif_orientation else None
-    image = keep("colour", to_colour_mode(image, rules))
+    image = to_colour_mode(image, rules)
+    keep("colour", image)
     if turn is not None:
-        image = keep("orient", turn_upright(image, turn))
+        image = turn_upright(image, turn)
+        keep("orient", image)
     if isinstance(preprocessing, SpecPreprocessing):
         check_resized_size(image.size, preprocessing.resized_size(image.size), limits)
-        image = keep("resize", preprocessing.resize(image))
-        image = keep("crop", preprocessing.crop(image))
+        image = preprocessing.resize(image)
+        keep("resize", image)
+        image = preprocessing.crop(image)
+        keep("crop", image)
         array: np.ndarray = preprocessing.as_input(image)
     else:
         array = image_to_input(image, preprocessing)
-    elapsed_ms = (time.perf_counter() - started) * 1e3
-    steps.append(_input_step(array, elapsed_ms))
+    shown = array.dtype == np.uint8 and array.shape[2] in (1, 3)
+    pixels = array.squeeze(2) if array.shape[2] == 1 else array
+    keep("input", Image.fromarray(pixels) if shown else None, array)
     return tuple(steps)
-
-
-def _input_step(array: np.ndarray, milliseconds: float) -> Step:
-    height, width, channels = array.shape
-    picture = None
-    if array.dtype == np.uint8 and channels in (1, 3):
-        picture = Image.fromarray(array.squeeze(2) if channels == 1 else array)
-    return Step(
-        name="input",
-        picture=picture,
-        size=(width, height),
-        mode=str(array.dtype),
-        milliseconds=milliseconds,
-        array=array,
-    )

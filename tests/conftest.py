@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.imports import isolated_store, made_once
 from tests.service.places import NewPlace, Place, copy_checkout, import_digits
+from tests.service.server import PATIENT, Server
 
 # Before anything imports BentoML: no test may see or change the store of the person running it.
 os.environ["BENTOML_HOME"] = tempfile.mkdtemp(prefix="image-classifier-tests-")
@@ -26,7 +27,7 @@ settings.register_profile(
 )
 settings.load_profile("same")
 
-SERVERS = {"embedded", "through_runner", "either"}
+SERVERS = {"embedded", "through_runner", "either", "one_place"}
 """Fixtures of the servers that tests share."""
 
 
@@ -64,6 +65,29 @@ def new_place(imported: Place, tmp_path_factory: pytest.TempPathFactory) -> NewP
         return imported.with_own_store(tmp_path_factory.mktemp("home"))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def embedded(new_place: NewPlace) -> Iterator[Server]:
+    """A server in the embedded topology: ask it anything, stop it never."""
+    with Server(new_place(), **PATIENT) as server:
+        yield server
+    assert server.process.returncode == 0, server.log
+
+
+@pytest.fixture(scope="session")
+def through_runner(new_place: NewPlace) -> Iterator[Server]:
+    """A server in the runner topology: ask it anything, stop it never."""
+    with Server(new_place(), topology="runner", **PATIENT) as server:
+        yield server
+    assert server.process.returncode == 0, server.log
+
+
+@pytest.fixture(params=["embedded", "through_runner"])
+def either(request: pytest.FixtureRequest) -> Server:
+    """Both of them, one after the other."""
+    server: Server = request.getfixturevalue(request.param)
+    return server
 
 
 @pytest.fixture(scope="session")

@@ -84,6 +84,6 @@ def import_quietly(
 ) -> "Imported":
     """What `model_import.py --quiet` does, in this process; `progress` is told of it."""
     from importer.pipeline import import_model
-    from importer.progress import TerminalProgress
+    from importer.progress import Progress
 
-    return import_model(options, lock, "a test", progress or TerminalProgress(quiet=True))
+    return import_model(options, lock, "a test", progress or Progress(quiet=True))

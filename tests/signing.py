@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import model_signing
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.hazmat.primitives.serialization import PublicFormat as Public
@@ -21,6 +20,8 @@ def make_key(private: Path) -> Path:
 
 def sign(root: Path, private: Path) -> None:
     """Sign an artifact as docs/deploy.md says."""
+    import model_signing
+
     ignored = [root / name for name in UNPINNED]
     # model-signing 1.1.1 leaves its constructors without types.
     hashing = model_signing.hashing.Config()  # type: ignore[no-untyped-call]

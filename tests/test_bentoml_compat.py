@@ -16,7 +16,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import httpx
 import pytest
 import uvicorn
 from uvicorn.config import HTTP_PROTOCOLS
@@ -24,9 +23,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from image_classifier.http.protocol import ClassifierProtocol
-from tests.http.fakes import Answering, app_of
+from tests.http.fakes import Answering, app_of, send
 from tests.http.test_protocol import SMUGGLED, echo, exchange, upgrade
 from tests.imports import PATIENCE_S, ROOT
+from tests.service.answers import checked_error
 
 with warnings.catch_warnings():
     # BentoML uses a deprecated name of pathspec 1 while it is imported.
@@ -41,13 +41,13 @@ with warnings.catch_warnings():
     from bentoml._internal.utils.analytics import usage_stats
     from bentoml.serving import create_watcher, ensure_prometheus_dir
 
-    from image_classifier import bentoml_compat
     from image_classifier.bentoml_compat import (
         API_CONFIG,
         KEEP_CONNECTIONS,
+        SUPERVISOR,
         MountedAppFirst,
         StandIn,
-        configure_uvicorn,
+        prepare_process,
         supervise,
     )
 
@@ -57,23 +57,21 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-class Watcher:
-    """The processes of one service: they need a moment to end."""
-
-    def __init__(self, name: str, events: list[str]) -> None:
-        self.name = name
-        self._events = events
-
-    async def _stop(self, close_output_streams: bool) -> None:
-        self._events.append(f"{self.name} told")
-        await asyncio.sleep(0)
-        self._events.append(f"{self.name} ended")
-
-
 def test_api_processes_end_before_the_runner_however_often_a_server_is_told(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     events: list[str] = []
+
+    class Watcher:
+        """The processes of one service: they need a moment to end."""
+
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        async def _stop(self, close_output_streams: bool) -> None:
+            events.append(f"{self.name} told")
+            await asyncio.sleep(0)
+            events.append(f"{self.name} ended")
 
     class Supervisor:
         _stopping = False
@@ -81,7 +79,7 @@ def test_api_processes_end_before_the_runner_however_often_a_server_is_told(
         def start(self, cb: object = None) -> None: ...
 
         def iter_watchers(self) -> list[Watcher]:
-            return [Watcher(name, events) for name in ("service_ModelRunner", "service")]
+            return [Watcher(name) for name in ("service_ModelRunner", "service")]
 
         async def stop(self) -> None:
             events.append("everything told")
@@ -91,7 +89,7 @@ def test_api_processes_end_before_the_runner_however_often_a_server_is_told(
         await asyncio.gather(supervisor.stop(), supervisor.stop())
 
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    supervise(Supervisor)
+    supervise(Supervisor, tmp_path / "refusal")
 
     asyncio.run(stop_twice())
 
@@ -99,9 +97,8 @@ def test_api_processes_end_before_the_runner_however_often_a_server_is_told(
 
 
 def test_the_stand_in_answers_503_until_an_api_process_is_ready() -> None:
-    request = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 300000\r\n\r\n" + bytes(
-        300_000
-    )
+    length = 300_000
+    request = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % length + bytes(length)
 
     async def ask(port: int) -> bytes:
         async with asyncio.timeout(PATIENCE_S):
@@ -153,51 +150,31 @@ def asgi_of(service_class: type[Any]) -> Any:
     return Mounting.to_asgi()  # type: ignore[attr-defined]
 
 
-def ask(asgi: Any, method: str, path: str, **sent: Any) -> httpx.Response:
-    async def send() -> httpx.Response:
-        transport = httpx.ASGITransport(asgi)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return await client.request(method, path, **sent)
-
-    return asyncio.run(send())
-
-
-def test_the_mounted_application_answers_before_the_api_of_the_same_path() -> None:
-    response = ask(asgi_of(MountedAppFirst), "POST", "/classify", content=b"image")
-
-    assert response.json()["predictions"][0]["label"] == "seven"
-
-
-def test_what_the_application_does_not_have_is_handed_on_to_bentoml() -> None:
+def test_the_mounted_application_answers_first_and_hands_on_what_it_does_not_have() -> None:
     app = asgi_of(MountedAppFirst)
 
-    assert ask(app, "GET", "/livez").text == "\n"
-    assert ask(app, "GET", "/schema.json").json()["name"] == "Mounting"
-    assert ask(app, "GET", "/static_content/swagger-ui.css").status_code == 200
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "status", "code"),
-    [
-        ("GET", "/nope", 404, "not_found"),
-        ("GET", "/static_content/nope", 404, "not_found"),
-        ("POST", "/livez", 405, "method_not_allowed"),
-    ],
-)
-def test_errors_of_bentomls_routes_have_the_applications_shape(
-    method: str, path: str, status: int, code: str
-) -> None:
-    response = ask(asgi_of(MountedAppFirst), method, path)
-
-    assert response.status_code == status
-    assert response.json()["error"]["code"] == code
-    assert response.json()["error"]["request_id"] == response.headers["x-request-id"]
+    classified = send(app, "POST", "/classify", content=b"image").json()
+    assert classified["predictions"][0]["label"] == "seven"
+    assert send(app, "GET", "/livez").text == "\n"
+    assert send(app, "GET", "/schema.json").json()["name"] == "Mounting"
+    assert send(app, "GET", "/static_content/swagger-ui.css").status_code == 200
+    not_there = ("/nope", "/classify/", "/infer", "/static_content/nope", "/static_content/")
+    for status, code, method, paths in [
+        (404, "not_found", "GET", (*not_there, "/static_content/../bentoml.py")),
+        (405, "method_not_allowed", "POST", ("/readyz", "/static_content/swagger-ui.css")),
+        (405, "method_not_allowed", "OPTIONS", ("/classify", "/livez", "/metrics", "/")),
+    ]:
+        for path in paths:
+            checked_error(send(app, method, path), status, code)
+    for path, status in {"/": 200, "/livez": 200, "/classify": 405}.items():
+        response = send(app, "HEAD", path)
+        assert (response.status_code, response.content) == (status, b""), path
 
 
 ASK_FROM_TWO_ORIGINS = """
 import warnings
 warnings.simplefilter("ignore")
-from tests.test_bentoml_compat import MountedAppFirst, ask, asgi_of
+from tests.test_bentoml_compat import MountedAppFirst, asgi_of, send
 
 app = asgi_of(MountedAppFirst)
 for origin in ("https://example.org", "https://other.org"):
@@ -207,8 +184,8 @@ for origin in ("https://example.org", "https://other.org"):
         "Access-Control-Request-Headers": "content-type, x-request-id",
     }
     for answer in (
-        ask(app, "POST", "/classify", content=b"image", headers={"Origin": origin}),
-        ask(app, "OPTIONS", "/classify", headers=asked),
+        send(app, "POST", "/classify", content=b"image", headers={"Origin": origin}),
+        send(app, "OPTIONS", "/classify", headers=asked),
     ):
         print(answer.status_code, answer.headers.get("access-control-allow-origin"))
 """
@@ -239,7 +216,8 @@ def test_the_documented_cors_setting_of_bentoml_holds_for_the_applications_paths
 def test_idle_connections_are_kept_as_long_as_the_setting_or_the_command_says(
     words: list[str], seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(bentoml_compat.SUPERVISOR, f"{os.getppid()}:")
+    monkeypatch.setenv(SUPERVISOR, str(os.getppid()))
+    monkeypatch.setattr("image_classifier.bentoml_compat.ctypes", mock_of_ctypes())
     monkeypatch.setattr(sys, "argv", ["worker", *words])
     monkeypatch.setattr(ClassifierProtocol, "keep_alive_s", None)
     monkeypatch.setitem(HTTP_PROTOCOLS, "auto", "")
@@ -249,9 +227,14 @@ def test_idle_connections_are_kept_as_long_as_the_setting_or_the_command_says(
         config.load()
         return config.http_protocol_class(config, ServerState(), {})  # type: ignore[call-arg]
 
-    configure_uvicorn(75)
+    prepare_process(75)
 
     assert asyncio.run(protocol()).timeout_keep_alive == seconds
+
+
+def mock_of_ctypes() -> Any:
+    """So that this process does not end with its parent."""
+    return SimpleNamespace(CDLL=lambda _: SimpleNamespace(prctl=lambda *_: 0))
 
 
 def test_bentoml_closes_the_calls_in_flight_when_it_renews_a_connection() -> None:
@@ -293,14 +276,6 @@ def test_uvicorn_takes_the_body_of_a_request_with_an_upgrade_for_the_next_reques
     assert b"[GET /smuggled]" in answer + lost
 
 
-def test_a_stray_signal_of_the_kind_workers_send_does_not_stop_the_server(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(bentoml_compat.SUPERVISOR, f"{os.getpid()}:{tmp_path}")
-
-    bentoml_compat._stop(signal.SIGUSR1, None)  # would send SIGTERM to this process
-
-
 def test_bentoml_still_does_what_the_workarounds_are_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -324,7 +299,6 @@ def test_bentoml_still_does_what_the_workarounds_are_for(
     monkeypatch.delenv("BENTOML_DO_NOT_TRACK")
     assert not usage_stats.do_not_track.__wrapped__()
     assert "prctl" not in inspect.getsource(worker)
-    # configure_uvicorn
     options = {option.name: option.default for option in worker.main.params}
     assert options["timeout_keep_alive"] == 5
     # prepare_supervisor, stop_server_on_failure, supervise
@@ -332,4 +306,6 @@ def test_bentoml_still_does_what_the_workarounds_are_for(
     assert create_watcher("service", []).respawn
     stop = inspect.getsource(circus.Arbiter.stop)
     assert stop.index("exit_stack") < stop.index("super().stop")
-    assert 'pop("check_delay", 10)' in inspect.getsource(circus.create_standalone_arbiter)
+    create = inspect.getsource(circus.create_standalone_arbiter)
+    assert 'pop("check_delay", 10)' in create
+    assert 'endpoint=f"tcp://127.0.0.1' in create

@@ -51,13 +51,10 @@ def test_the_trees_in_the_docstrings_have_every_error() -> None:
                 assert re.search(rf"── {error.__name__} +{error.code} +\w", module.__doc__ or "")
 
 
-def test_only_what_passes_by_itself_tells_when_to_retry() -> None:
+def test_only_what_passes_by_itself_tells_when_to_retry_and_none_is_for_operators() -> None:
     codes = {error.code for error in CLIENT_ERRORS.values() if hasattr(error, "retry_after_s")}
 
     assert codes == {"overloaded", "not_ready"}
-
-
-def test_no_error_is_for_clients_and_for_operators() -> None:
     assert not issubclass(OperatorError, ClientError)
     assert not issubclass(ClientError, OperatorError)
 

@@ -231,38 +231,32 @@ def proposal(certificate: SloCertificate, *, rate_per_s: float, here: Machine) -
     Raises:
         CertifyError: No rate was within the budget, so that no number of replicas helps.
     """
-    machine, plan, budget_ms = certificate.machine, certificate.plan, certificate.budget_ms
+    machine, budget_ms = certificate.machine, certificate.budget_ms
     highest_per_s = certificate.highest_rate_per_s
+    accelerator = f", {machine.accelerator}" if machine.accelerator else ""
+    words = f"{machine.cpu}, {machine.cores} core(s){accelerator}"
     if highest_per_s <= 0:
         raise CertifyError(
-            f"slo.json: no rate was within {budget_ms:g} ms on {machine.cpu}, {machine.cores} "
-            f"core(s), where one image costs {plan.service_time_ms:.1f} ms of inference; replicas "
-            "do not shorten a request: certify a faster machine, a faster engine, or a longer "
-            "--budget-ms"
+            f"slo.json: no rate was within {budget_ms:g} ms on {words}, where one image costs "
+            f"{certificate.plan.service_time_ms:.1f} ms of inference; replicas do not shorten a "
+            "request: certify a faster machine, a faster engine, or a longer --budget-ms"
         )
     replicas = replicas_for(rate_per_s, highest_per_s)
     embedded = certificate.topology == "embedded"
     workers = certificate.settings.get(f"{PREFIX}WORKERS", 1 if embedded else machine.cores)
-    accelerator = f", {machine.accelerator}" if machine.accelerator else ""
-    words = f"{machine.cpu}, {machine.cores} core(s){accelerator}"
-    return "\n".join(
-        [
-            f"for {rate_per_s:g}/s: {replicas} replica(s) of this machine, each with",
-            f"  {PREFIX}BUDGET_MS={budget_ms:g} {PREFIX}WORKERS={workers}",
-            f"- replicas: {rate_per_s:g}/s ÷ ({LOAD_PART:g} × {highest_per_s:g}/s) = "
-            f"{rate_per_s / (LOAD_PART * highest_per_s):.2f}, rounded up, and {SPARE} that may be "
-            "missing; Poisson arrivals divided at random are Poisson arrivals",
-            f"- budget: {budget_ms:g} ms; p99 was {certificate.p99_ms:.1f} ms at that rate",
-            f"- plan: {plan.engine}, {plan.streams} stream(s), {plan.threads} thread(s), batches "
-            f"of up to {plan.batch_sizes[-1]}, chosen by the service itself",
-            "- workers: the streams of 1 API process use all cores"
-            if embedded
-            else f"- workers: one API process a core decodes, {machine.cores}; one runner infers",
-            f"- machine: each replica needs what was measured: {words}"
-            if machine == here
-            else f"- machine: measured on {words}, which is not this one; run `make certify` on "
-            "the machine that will serve, the number does not carry over",
-        ]
+    where = (
+        f"each replica needs what was measured: {words}"
+        if machine == here
+        else f"measured on {words}, which is not this one; run `make certify` on the machine that "
+        "will serve, the number does not carry over"
+    )
+    return (
+        f"for {rate_per_s:g}/s: {replicas} replica(s) of this machine, each with\n"
+        f"  {PREFIX}BUDGET_MS={budget_ms:g} {PREFIX}WORKERS={workers}\n"
+        f"- replicas: {rate_per_s:g}/s ÷ ({LOAD_PART:g} × {highest_per_s:g}/s) = "
+        f"{rate_per_s / (LOAD_PART * highest_per_s):.2f}, rounded up, and {SPARE} that may be "
+        "missing; Poisson arrivals divided at random are Poisson arrivals\n"
+        f"- machine: {where}"
     )
 
 

@@ -1,8 +1,5 @@
 """A server under test as a process tree: its start, readiness, memory, processor time and end."""
 
-# psutil ships no types.
-# mypy: disable-error-code="import-untyped"
-
 import contextlib
 import http.client
 import os

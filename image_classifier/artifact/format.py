@@ -28,21 +28,15 @@ def first_problem(error: ValidationError, whole: str = "the file") -> str:
     return f"{place or whole}: {first['msg']}"
 
 
-CHUNK_BYTES = 1 << 20
-
-
 def sha256_bytes(data: bytes) -> str:
     """Hexadecimal SHA-256 of `data`."""
     return hashlib.sha256(data).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file, read in chunks so that memory stays small."""
-    digest = hashlib.sha256()
+    """Hexadecimal SHA-256 of a file, which is not held in memory."""
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_tree(root: Path, names: Iterable[str]) -> dict[str, str]:

@@ -244,18 +244,7 @@ class RequestEnvelope:
         """Answer one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-        elif UNCOUNTED.fullmatch(scope["path"]):
-            await self._answer(scope, receive, send)
-        else:
-            self._metrics.begin()
-            outcome = INTERNAL_ERROR
-            try:
-                outcome = await self._answer(scope, receive, send)
-            finally:
-                self._metrics.end(outcome)
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> str:
-        """Return the outcome: "ok", "client_gone" or the code of the error."""
+            return
         request = Request(scope)
         request_id = request.headers.get("x-request-id", "")
         if not REQUEST_ID.fullmatch(request_id):
@@ -268,28 +257,29 @@ class RequestEnvelope:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] = [
-                    *message["headers"],
-                    (b"x-request-id", request_id.encode()),
-                ]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
 
+        counted = not UNCOUNTED.fullmatch(scope["path"])
+        if counted:
+            self._metrics.begin()
+        outcome = INTERNAL_ERROR
         try:
             await self._app(scope, receive, send_with_id)
+            outcome = request.state.outcome
         except ClientDisconnect:
-            return CLIENT_GONE
+            outcome = CLIENT_GONE
         # A bug: the client learns no more than the request id, the log has the rest.
         except Exception:
             fields = {"request_id": request_id, "code": INTERNAL_ERROR}
             logger.exception("request %s failed", request_id, extra={"fields": fields})
             if not started:
-                response = _error_response(
-                    request, INTERNAL_ERROR, "internal error; see the service log"
-                )
+                message = "internal error; see the service log"
+                response = _error_response(request, INTERNAL_ERROR, message)
                 await response(scope, receive, send_with_id)
-            return INTERNAL_ERROR
-        outcome: str = request.state.outcome
-        return outcome
+        finally:
+            if counted:
+                self._metrics.end(outcome)
 
 
 async def _unless_disconnected(receive: Receive, work: Awaitable[Answer]) -> Answer:
@@ -339,9 +329,8 @@ async def _client_error(request: Request, error: ClientError) -> Response:
 
 
 async def _validation_error(request: Request, _: Exception) -> Response:
-    return _error_response(
-        request, MalformedRequest.code, "the request does not have the documented form"
-    )
+    message = "the request does not have the documented form"
+    return _error_response(request, MalformedRequest.code, message)
 
 
 async def _http_exception(request: Request, error: HTTPException) -> Response:

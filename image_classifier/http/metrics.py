@@ -29,7 +29,7 @@ PROBABILITY_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 
 
-class RequestMetrics:
+class RequestMetrics(Collector):
     """What an operator sees of the requests.
 
     The labels have few values, fixed by the program: nothing a client sends makes a series.
@@ -75,7 +75,6 @@ class RequestMetrics:
             multiprocess_mode="livesum",
             registry=self._registry,
         )
-
         self._model = Gauge(
             "classifier_model_info",
             "1 for the model that is served.",
@@ -108,70 +107,50 @@ class RequestMetrics:
         if answer.predictions and isinstance(answer.predictions[0], Prediction):
             self._top_probability.observe(answer.predictions[0].probability)
 
-    def collect(self) -> Iterable[Metric]:
-        """Return the series of requests of all processes of this server."""
+    def collect(self) -> Iterator[Metric]:
+        """Yield the series of all processes of this server, and what they cost together."""
         folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
         if folder is None:
-            return self._registry.collect()
-        return _AllProcesses(Path(folder), self._registry).collect()
+            yield from self._registry.collect()
+            return
+        # prometheus_client keeps no help texts in its files, and counts gauges of processes that
+        # have ended unless it is told of each end.
+        helps = {metric.name: metric.documentation for metric in self._registry.collect()}
+        for path in Path(folder).glob("gauge_live*_*.db"):
+            if not psutil.pid_exists(int(path.stem.rpartition("_")[2])):
+                path.unlink(missing_ok=True)
+        collector = MultiProcessCollector(None, folder)  # type: ignore[no-untyped-call]
+        for metric in collector.collect():  # type: ignore[no-untyped-call]
+            metric.documentation = helps.get(metric.name, metric.documentation)
+            yield metric
+        # Set in each process of `bentoml serve`; the supervisor is the parent.
+        yield from _costs_of(psutil.Process(os.getppid()))
 
     def exposition(self) -> bytes:
-        """Return the series of all processes of this server, in Prometheus' text format."""
-        folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-        if folder is None:
-            return generate_latest(self._registry)
-        # Set in each process of `bentoml serve`; the supervisor is the parent.
+        """Return the series in Prometheus' text format."""
         registry = CollectorRegistry()
-        registry.register(_AllProcesses(Path(folder), self._registry))
-        registry.register(_ProcessCosts(os.getppid()))
+        registry.register(self)
         return generate_latest(registry)
 
 
-class _AllProcesses(Collector):
-    """The series of all processes of a server, with the help texts of `described`.
-
-    prometheus_client keeps no help texts in its files, and counts gauges of processes that have
-    ended unless it is told of each end.
-    """
-
-    def __init__(self, folder: Path, described: CollectorRegistry) -> None:
-        self._folder = folder
-        self._help = {metric.name: metric.documentation for metric in described.collect()}
-
-    def collect(self) -> Iterator[Metric]:
-        for path in self._folder.glob("gauge_live*_*.db"):
-            if not psutil.pid_exists(int(path.stem.rpartition("_")[2])):
-                path.unlink(missing_ok=True)
-        collector = MultiProcessCollector(None, str(self._folder))  # type: ignore[no-untyped-call]
-        for metric in collector.collect():  # type: ignore[no-untyped-call]
-            metric.documentation = self._help.get(metric.name, metric.documentation)
-            yield metric
-
-
-class _ProcessCosts(Collector):
-    """Memory and processor time of a supervisor and its workers, together.
+def _costs_of(supervisor: psutil.Process) -> Iterator[Metric]:
+    """Yield memory and processor time of a supervisor and its workers, together.
 
     The names are those of prometheus_client's own collector, which knows one process only.
     """
-
-    def __init__(self, supervisor: int) -> None:
-        self._supervisor = supervisor
-
-    def collect(self) -> Iterator[Metric]:
-        memory_bytes, cpu_s = 0, 0.0
-        supervisor = psutil.Process(self._supervisor)
-        for process in (supervisor, *supervisor.children()):
-            with suppress(psutil.NoSuchProcess), process.oneshot():
-                memory_bytes += process.memory_info().rss
-                times = process.cpu_times()
-                cpu_s += times.user + times.system
-        yield GaugeMetricFamily(
-            "process_resident_memory_bytes",
-            "Resident memory of all processes of the server; pages they share count for each.",
-            memory_bytes,
-        )
-        yield CounterMetricFamily(
-            "process_cpu_seconds",
-            "Processor time of all processes of the server; falls when one is replaced.",
-            cpu_s,
-        )
+    memory_bytes, cpu_s = 0, 0.0
+    for process in (supervisor, *supervisor.children()):
+        with suppress(psutil.NoSuchProcess), process.oneshot():
+            memory_bytes += process.memory_info().rss
+            times = process.cpu_times()
+            cpu_s += times.user + times.system
+    yield GaugeMetricFamily(
+        "process_resident_memory_bytes",
+        "Resident memory of all processes of the server; pages they share count for each.",
+        memory_bytes,
+    )
+    yield CounterMetricFamily(
+        "process_cpu_seconds",
+        "Processor time of all processes of the server; falls when one is replaced.",
+        cpu_s,
+    )

@@ -33,6 +33,17 @@ class ClassifierProtocol(HttpToolsProtocol):
         """Write through `JoinedWrites`."""
         super().connection_made(cast(asyncio.Transport, JoinedWrites(transport, self.loop)))
 
+    def on_headers_complete(self) -> None:
+        """Refuse transfer codings other than one `chunked`.
+
+        llhttp frames `gzip, chunked`, and `identity` followed by `chunked`, as chunked; a proxy
+        in front may not.
+        """
+        codings = [value for name, value in self.headers if name == b"transfer-encoding"]
+        if codings and [coding.lower() for coding in codings] != [b"chunked"]:
+            raise httptools.HttpParserError(f"transfer codings {codings} are not supported")
+        super().on_headers_complete()
+
     def shutdown(self) -> None:
         """Finish the answer in progress, then close."""
         type(self).stopping = True

@@ -5,7 +5,7 @@ import logging
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -29,14 +29,8 @@ EXPECTED = (
 logging.getLogger("python_multipart").setLevel(logging.ERROR)  # else a line per malformed form
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Upload:
-    """What a client wants classified.
-
-    Attributes:
-        image: Bytes of the image file.
-        top_k: Number of predictions; None where the request does not say.
-    """
+class Upload(NamedTuple):
+    """What a client wants classified: the bytes of a file; `top_k` None where it does not say."""
 
     image: bytes
     top_k: int | None

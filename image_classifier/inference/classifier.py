@@ -14,13 +14,11 @@ from image_classifier.artifact.artifact import Artifact
 from image_classifier.errors import DeadlineExceeded, MalformedRequest
 from image_classifier.inference.admission import Admission, Reservation
 from image_classifier.inference.batcher import Answer, Batcher
-from image_classifier.inference.engine import Batch, EngineError, Logits
-from image_classifier.inference.executor import Executor
+from image_classifier.inference.engine import EngineError
 from image_classifier.inference.predictions import top_k_predictions
-from image_classifier.inference.runner import PROBE_TIMEOUT_S, Runner
-from image_classifier.inference.watch import STALLED_S, EngineWatch
+from image_classifier.inference.runner import PROBE_TIMEOUT_S, STALLED_S, LocalRunner, Runner
 from image_classifier.settings import Settings
-from preprocessing import DecodeLimits, to_input
+from preprocessing import to_input
 
 
 class Classifier:
@@ -29,85 +27,50 @@ class Classifier:
     Args:
         artifact: Gives preprocessing, labels and the meaning of the logits.
         runner: Runs the network.
-        limits: What one image file may cost.
+        settings: Limits of files, waits and requests in flight, and the predictions of a call
+            that does not say `top_k`: at most all classes, and with a threshold all of them.
         cores: Cores of the machine.
         workers: API processes that share the cores and the network.
-        max_in_flight, max_wait_ms, overload_wait_ms: As for `Admission`.
-        timeout_ms: Longest duration of one call.
-        default_top_k: Number of predictions where a call does not say; at most all classes. With a
-            threshold, all labels that reach it.
 
     Attributes:
         preprocessing: Makes an input of each image.
+        outputs: What the logits mean.
     """
 
     def __init__(
-        self,
-        artifact: Artifact,
-        runner: Runner,
-        *,
-        limits: DecodeLimits,
-        cores: int,
-        workers: int,
-        max_in_flight: int,
-        max_wait_ms: float,
-        overload_wait_ms: float,
-        timeout_ms: float,
-        default_top_k: int,
+        self, artifact: Artifact, runner: Runner, settings: Settings, *, cores: int, workers: int
     ) -> None:
         self.runner = runner
-        self._labels = artifact.labels()
         self.outputs = artifact.manifest.outputs
-        self._timeout_ms = timeout_ms
-        self._default_top_k = min(default_top_k, len(self._labels))
+        self.preprocessing = artifact.preprocessing()
+        self._labels = artifact.labels()
+        self._timeout_ms = settings.timeout_ms
+        self._default_top_k = min(settings.default_top_k, len(self._labels))
         if self.outputs.threshold is not None:
             self._default_top_k = len(self._labels)
         self._admission = Admission(
-            max_in_flight=max_in_flight,
-            max_wait_ms=max_wait_ms,
-            overload_wait_ms=overload_wait_ms,
-            answer_interval_ms=runner.service_time_ms * workers,
-            parallel=cores,
-        )
-        self._watch = EngineWatch(max(STALLED_S, timeout_ms / 1e3))
-        input_spec = artifact.manifest.input
-        self._blank = np.zeros((1, *input_spec.shape), input_spec.dtype)
-        self.preprocessing = artifact.preprocessing()
-        preprocess = functools.partial(to_input, preprocessing=self.preprocessing, limits=limits)
-        threads = max(1, cores // workers)
-        self._pipeline = (
-            DirectPipeline(
-                preprocess, runner.executor, self._watch, max(threads, runner.concurrency)
-            )
-            if runner.executor is not None and runner.max_batch_size == 1
-            else BatchedPipeline(
-                preprocess,
-                Batcher(
-                    self._run,
-                    max_batch_size=runner.max_batch_size,
-                    concurrency=runner.concurrency,
-                ),
-                threads,
-            )
-        )
-
-    @classmethod
-    def from_settings(
-        cls, artifact: Artifact, runner: Runner, settings: Settings, *, cores: int, workers: int
-    ) -> "Classifier":
-        """Make a classifier with the operator's settings."""
-        return cls(
-            artifact,
-            runner,
-            limits=settings.decode_limits,
-            cores=cores,
-            workers=workers,
             max_in_flight=settings.max_queue,
             max_wait_ms=settings.longest_wait_ms,
             overload_wait_ms=settings.longest_overload_wait_ms,
-            timeout_ms=settings.timeout_ms,
-            default_top_k=settings.default_top_k,
+            answer_interval_ms=runner.service_time_ms * workers,
+            parallel=cores,
         )
+        # A run may take as long as a request may.
+        runner.watch.stalled_s = max(STALLED_S, settings.timeout_ms / 1e3)
+        input_spec = artifact.manifest.input
+        self._blank = np.zeros((1, *input_spec.shape), input_spec.dtype)
+        preprocess = functools.partial(
+            to_input, preprocessing=self.preprocessing, limits=settings.decode_limits
+        )
+        threads = max(1, cores // workers)
+        self._pipeline: DirectPipeline | BatchedPipeline
+        if isinstance(runner, LocalRunner) and runner.max_batch_size == 1:
+            threads = max(threads, runner.concurrency)
+            self._pipeline = DirectPipeline(preprocess, runner, threads)
+        else:
+            size, concurrency = runner.max_batch_size, runner.concurrency
+            batcher = Batcher(runner.run, max_batch_size=size, concurrency=concurrency)
+            self._pipeline = BatchedPipeline(preprocess, batcher, threads)
 
     @property
     def num_classes(self) -> int:
@@ -120,20 +83,16 @@ class Classifier:
 
     async def is_alive(self) -> bool:
         """Return False where the engine hangs, or failed last and fails to run a blank input."""
-        if self._watch.stalled:
+        if self.runner.watch.stalled:
             return False
-        if not self._watch.failing:
+        if not self.runner.watch.failing:
             return True
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
-                await self._run(self._blank)
+                await self.runner.run(self._blank)
         except Exception:  # whatever an engine raises
             return False
         return True
-
-    async def _run(self, batch: Batch) -> Logits:
-        with self._watch.run():
-            return await self.runner.run(batch)
 
     async def classify(
         self, data: bytes, top_k: int | None, timeout_ms: float | None = None
@@ -174,20 +133,18 @@ class DirectPipeline:
 
     Args:
         preprocess: Converts a file to an input, (H, W, C); raises ImageRejected for a bad file.
-        watch: Watches the runs of the executor.
+        runner: Gives the executor and watches its runs.
         threads: Images at a time, at least the executor's streams.
     """
 
     def __init__(
         self,
         preprocess: Callable[[bytes], npt.NDArray[np.generic]],
-        executor: Executor,
-        watch: EngineWatch,
+        runner: LocalRunner,
         threads: int,
     ) -> None:
         self._preprocess = preprocess
-        self._executor = executor
-        self._watch = watch
+        self._runner = runner
         self._before_inference: set[object] = set()
         self._pool = ThreadPoolExecutor(threads, "classify")
 
@@ -216,8 +173,8 @@ class DirectPipeline:
         if image not in self._before_inference:  # the caller was cancelled while it was decoded
             raise EngineError("not run: nobody waits for the answer")
         self._before_inference.discard(image)
-        with self._watch.run():
-            logits = self._executor.run(batch, more_expected=bool(self._before_inference))
+        with self._runner.watch.run():
+            logits = self._runner.executor.run(batch, more_expected=bool(self._before_inference))
         return Answer(
             logits=logits[0],
             decode_ms=(decoded - begun) * 1e3,

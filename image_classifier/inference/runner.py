@@ -1,10 +1,12 @@
-"""Where the network runs: in this process, or in one of its own."""
+"""Where the network runs, in this process or in one of its own, and whether it still answers."""
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from image_classifier.artifact.record import ImportRecord, Plan
 from image_classifier.errors import NotReady
@@ -17,28 +19,73 @@ CALLS_IN_FLIGHT = 2
 """Calls to another process at a time: one runs while the next one travels."""
 CALL_TIMEOUT_S = 30
 PROBE_TIMEOUT_S = 2
+STALLED_S = 8.0
+"""Seconds after which a run of the engine counts as hung: longer than a request may take by
+default (CLASSIFIER_TIMEOUT_MS), and short enough for /livez to tell within 10 s."""
 
 Result = TypeVar("Result")
 
 
-class Runner(Protocol):
-    """Runs batches. Belongs to one event loop."""
+class EngineWatch:
+    """Watches the runs of an engine. Thread-safe.
+
+    Args:
+        stalled_s: Seconds after which a run counts as hung.
+        clock: Monotonic seconds.
+
+    Attributes:
+        stalled_s: As given.
+        failing: The last run that ended failed, perhaps because of its input alone.
+    """
+
+    def __init__(
+        self, stalled_s: float = STALLED_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.failing = False
+        self.stalled_s = stalled_s
+        self._clock = clock
+        self._started: dict[object, float] = {}
+
+    @contextmanager
+    def run(self) -> Iterator[None]:
+        """Watch one run: the block."""
+        run = object()
+        self._started[run] = self._clock()
+        try:
+            yield
+        except Exception:
+            self.failing = True
+            raise
+        else:
+            self.failing = False
+        finally:
+            del self._started[run]
 
     @property
-    def max_batch_size(self) -> int:
-        """Inputs of one batch, at most."""
+    def stalled(self) -> bool:
+        """Whether a run has been going on for too long."""
+        oldest = min(self._started.copy().values(), default=None)
+        return oldest is not None and self._clock() - oldest > self.stalled_s
 
-    @property
-    def concurrency(self) -> int:
-        """Batches at a time."""
 
-    @property
-    def service_time_ms(self) -> float:
-        """Milliseconds per image at full load, as measured."""
+class LocalRunner:
+    """Runs batches in threads of this process. Belongs to one event loop.
 
-    @property
-    def executor(self) -> Executor | None:
-        """The executor, where it is in this process."""
+    Attributes:
+        watch: Watches the runs.
+        executor: Owns the network.
+        max_batch_size: Inputs of one batch, at most.
+        concurrency: Batches at a time.
+        service_time_ms: Milliseconds per image at full load, as measured.
+    """
+
+    def __init__(self, executor: Executor) -> None:
+        self.watch = EngineWatch()
+        self.executor = executor
+        self.max_batch_size = executor.plan.batch_sizes[-1]
+        self.concurrency = executor.plan.streams
+        self.service_time_ms = executor.plan.service_time_ms
+        self._threads = ThreadPoolExecutor(self.concurrency, "batch")
 
     async def run(self, batch: Batch) -> Logits:
         """Run a batch.
@@ -48,48 +95,22 @@ class Runner(Protocol):
 
         Returns:
             Logits, float32, shape (n, classes), row i for input i.
-
-        Raises:
-            NotReady: The process that owns the network cannot be reached.
         """
-
-    async def is_ready(self) -> bool:
-        """Return whether a batch could be run at present."""
-
-    async def describe(self) -> Plan:
-        """Return the plan by which the network runs.
-
-        Raises:
-            NotReady: As for `run`.
-        """
-
-
-class LocalRunner:
-    """Runs batches in threads of this process; see `Runner`."""
-
-    def __init__(self, executor: Executor) -> None:
-        self.executor = executor
-        self.max_batch_size = executor.plan.batch_sizes[-1]
-        self.concurrency = executor.plan.streams
-        self.service_time_ms = executor.plan.service_time_ms
-        self._threads = ThreadPoolExecutor(self.concurrency, "batch")
-
-    async def run(self, batch: Batch) -> Logits:
-        """See `Runner.run`."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self.executor.run, batch)
+        with self.watch.run():
+            return await loop.run_in_executor(self._threads, self.executor.run, batch)
 
     async def is_ready(self) -> bool:
         """Return True: the executor was loaded and checked before this object was made."""
         return True
 
     async def describe(self) -> Plan:
-        """See `Runner.describe`."""
+        """Return the plan by which the network runs."""
         return self.executor.plan
 
 
 class RemoteRunner:
-    """Runs batches in the process of a BentoML service; see `Runner`.
+    """Runs batches in the process of a BentoML service; attributes as of `LocalRunner`.
 
     Args:
         proxy: What `bentoml.depends` gives for a service with the methods `infer`, which takes a
@@ -99,26 +120,28 @@ class RemoteRunner:
         unavailable: What `proxy` raises where the service does not take a call.
     """
 
+    executor = None
+    concurrency = CALLS_IN_FLIGHT
+
     def __init__(
         self,
         proxy: Any,
         record: ImportRecord | None,
-        *,
         budget_ms: float,
         unavailable: type[Exception],
     ) -> None:
-        self.executor = None
-        self.concurrency = CALLS_IN_FLIGHT
         self.service_time_ms = record.plan.service_time_ms if record else 1.0
         fitting = int(budget_ms / 2 / self.service_time_ms)
         self.max_batch_size = max(1, min(MAX_CALL_INPUTS, fitting))
+        self.watch = EngineWatch()
         self._proxy = proxy
         self._unavailable = unavailable
 
     async def run(self, batch: Batch) -> Logits:
-        """See `Runner.run`."""
+        """Run a batch, see `LocalRunner.run`; raise NotReady where the service is not reached."""
         infer = functools.partial(self._proxy.to_async.infer, batch)
-        logits: Logits = await self._call(infer, CALL_TIMEOUT_S)
+        with self.watch.run():
+            logits: Logits = await self._call(infer, CALL_TIMEOUT_S)
         return logits
 
     async def is_ready(self) -> bool:
@@ -129,7 +152,7 @@ class RemoteRunner:
             return False
 
     async def describe(self) -> Plan:
-        """See `Runner.describe`."""
+        """Return the plan by which the network runs; raise NotReady as `run` does."""
         return Plan.model_validate(await self._call(self._proxy.to_async.plan, PROBE_TIMEOUT_S))
 
     async def _call(self, call: Callable[[], Awaitable[Result]], timeout_s: float) -> Result:
@@ -146,3 +169,6 @@ class RemoteRunner:
                     return await call()
         except (aiohttp.ClientError, TimeoutError, self._unavailable) as error:
             raise NotReady("the model cannot be reached; try again") from error
+
+
+Runner = LocalRunner | RemoteRunner

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -40,16 +39,9 @@ from preprocessing import (
 logger = logging.getLogger("classifier")
 
 
-class StartStep(NamedTuple):
-    """One step of the start of this process; `began_at` in Unix seconds."""
-
-    name: str
-    began_at: float
-    seconds: float
-
-
-START_STEPS: list[StartStep] = []
-"""The steps so far, in order of their ends; the page shows them."""
+START_STEPS: list[tuple[str, float, float]] = []
+"""Name, begin in Unix seconds and duration in seconds of each step of the start of this process, in
+order of their ends; the page shows them."""
 
 
 @contextmanager
@@ -57,7 +49,7 @@ def start_step(name: str) -> Iterator[None]:
     """Measure one step of the start."""
     began_at, begun = time.time(), time.perf_counter()
     yield
-    START_STEPS.append(StartStep(name, began_at, time.perf_counter() - begun))
+    START_STEPS.append((name, began_at, time.perf_counter() - begun))
 
 
 def open_for_serving(
@@ -272,9 +264,9 @@ def load_executor(
 
 
 def log_start(
-    artifact: Artifact, tag: str, plan: Plan, settings: Settings, topology: str, address: str
+    artifact: Artifact, tag: str, plan: Plan, settings: Settings, place: Mapping[str, str]
 ) -> None:
-    """Write the one line that says what serves, how, and where."""
+    """Write the one line that says what serves, how, and where: in which `place`."""
     facts = {
         "model": tag,
         "digest": artifact.evidence.identity_sha256,
@@ -283,8 +275,7 @@ def log_start(
         "batch_sizes": list(plan.batch_sizes),
         "streams": plan.streams,
         "threads": plan.threads,
-        "topology": topology,
-        "address": address,
+        **place,
         "signature": "verified" if settings.public_key else "not asked for",
         "settings": settings.changed or "defaults",
     }

@@ -214,7 +214,6 @@ const TEXTS = {
   plot_flight: ["In flight", "En cours"],
   plot_refused: ["Refused and failed/s", "Refus et échecs/s"],
   plot_probability: ["Top probability, mean", "Première probabilité, moyenne"],
-  plot_drift: ["Drift", "Dérive"],
   p50_ms: ["median", "médiane"],
   p99_ms: ["99th percentile", "99e centile"],
   refused: ["refused", "refusées"],

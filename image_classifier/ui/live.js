@@ -37,25 +37,17 @@ function open() {
   });
 }
 
-function columns(fields) {
-  return [samples.map((sample) => sample.at), ...fields.map((field) => samples.map((sample) => (field.startsWith("drift:") ? sample.drift[field.slice(6)] : sample[field]) ?? null))];
-}
+const columns = (fields) => [samples.map((sample) => sample.at), ...fields.map((field) => samples.map((sample) => sample[field]))];
 
 function draw() {
-  const drift = Object.keys(samples.at(-1).drift);
-  const wanted = drift.length ? [...PLOTS, ["plot_drift", drift.map((name) => `drift:${name}`)]] : PLOTS;
-  if (redraws?.length !== wanted.length) {
-    $("plots").replaceChildren();
-    redraws = wanted.map(([title, fields]) => {
-      const value = h("output", {});
-      const canvas = h("div", { role: "img" });
-      $("plots").append(h("div", { className: "plot" }, h("h3", {}, h("span", { t: title }), value), canvas));
-      return [title, fields, value, canvas, plot(canvas, { series: fields, data: columns(fields), time: true })];
-    });
-  }
+  redraws ??= PLOTS.map(([title, fields]) => {
+    const value = h("output", {});
+    const canvas = h("div", { role: "img" });
+    $("plots").append(h("div", { className: "plot" }, h("h3", {}, h("span", { t: title }), value), canvas));
+    return [title, fields, value, canvas, plot(canvas, { series: fields, data: columns(fields), time: true })];
+  });
   for (const [title, fields, value, canvas, redraw] of redraws) {
-    const last = fields.map((field) => columns([field])[1].at(-1));
-    value.textContent = last.map((one) => (one === null ? "–" : number(one))).join(" / ");
+    value.textContent = fields.map((field) => samples.at(-1)[field]).map((one) => (one === null ? "–" : number(one))).join(" / ");
     canvas.setAttribute("aria-label", `${text(title)}: ${value.textContent}`);
     redraw(columns(fields));
   }

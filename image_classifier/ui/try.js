@@ -87,13 +87,13 @@ function failure(error) {
 
 function barsOf(predictions) {
   const { activation, threshold } = model.outputs;
-  const largest = Math.max(...predictions.map((one) => Math.abs(one.probability)), 1e-9);
-  const share = (value) => (activation === "none" ? Math.abs(value) / largest : value);
+  const valueOf = (one) => one.probability ?? one.score;
+  const largest = activation === "none" ? Math.max(...predictions.map((one) => Math.abs(one.score)), 1e-9) : 1;
   const items = predictions.map((one) => h("li", {},
-    h("i", { className: "fill", style: { width: `${100 * share(one.probability)}%` } }),
+    h("i", { className: "fill", style: { width: `${(100 * Math.abs(valueOf(one))) / largest}%` } }),
     threshold !== null && activation === "sigmoid" ? h("i", { className: "threshold", style: { width: `${100 * threshold}%` } }) : null,
     h("span", {}, one.label),
-    h("span", { className: "value" }, activation === "none" ? number(one.probability, 5) : `${number(100 * one.probability, 4)} %`)));
+    h("span", { className: "value" }, activation === "none" ? number(valueOf(one), 5) : `${number(100 * valueOf(one), 4)} %`)));
   const notes = [h("p", { className: "small-text", t: `${activation}_note` })];
   if (threshold !== null) notes.push(h("p", { className: "small-text", t: ["threshold_note", { threshold }] }));
   return [h("h3", { t: "predictions" }), items.length ? h("ol", { className: "bars" }, items) : h("p", { t: ["no_prediction", { threshold }] }), ...notes];

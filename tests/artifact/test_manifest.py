@@ -51,27 +51,24 @@ def test_an_unknown_key_anywhere_is_refused(value: dict[str, Any], place: tuple[
         parsed(value)
 
 
+OUTSIDE = ["/etc/passwd", "../outside", "engines/../../outside", "engines/..", "./labels.json",
+           "engines//network.onnx", "engines/network.onnx/", "", "."]  # fmt: skip
+RESERVED = ["evidence.json", "golden/logits.npy", "record.json", "model.sig", "manifest.json"]
+
+
 @pytest.mark.parametrize(
-    "name",
-    ["/etc/passwd", "../outside", "engines/../../outside", "engines/..", "./labels.json",
-     "engines//network.onnx", "engines/network.onnx/", "", "."],
-)  # fmt: skip
-def test_a_file_name_that_leaves_the_artifact_or_is_not_plain_is_refused(
-    value: dict[str, Any], name: str
+    ("name", "message"),
+    [
+        *((name, "leaves the artifact") for name in OUTSIDE),
+        *((name, f"{name} cannot be part of the identity") for name in RESERVED),
+    ],
+)
+def test_a_file_name_that_leaves_the_artifact_or_the_identity_is_refused(
+    value: dict[str, Any], name: str, message: str
 ) -> None:
     value["files"][name] = "0" * 64
 
-    with pytest.raises(ArtifactError, match="leaves the artifact"):
-        parsed(value)
-
-
-@pytest.mark.parametrize(
-    "name", ["evidence.json", "golden/logits.npy", "record.json", "model.sig", "manifest.json"]
-)
-def test_evidence_is_no_part_of_the_identity(value: dict[str, Any], name: str) -> None:
-    value["files"][name] = "0" * 64
-
-    with pytest.raises(ArtifactError, match=f"{name} cannot be part of the identity"):
+    with pytest.raises(ArtifactError, match=message):
         parsed(value)
 
 
@@ -86,16 +83,6 @@ def test_a_file_that_is_used_must_have_a_digest(value: dict[str, Any], name: str
     del value["files"][name]
 
     with pytest.raises(ArtifactError, match=f"no digest for {name}"):
-        parsed(value)
-
-
-@pytest.mark.parametrize("version", [0, 1, 3, "2", 2.5, True, None])
-def test_an_unknown_schema_version_is_refused_with_the_way_out(
-    value: dict[str, Any], version: object
-) -> None:
-    value["schema_version"] = version
-
-    with pytest.raises(ArtifactError, match=r"schema.version.*import the model again"):
         parsed(value)
 
 
@@ -114,6 +101,7 @@ def test_a_file_that_is_no_manifest_is_refused_in_one_line(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("place", "wrong"),
     [
+        *((("schema_version",), version) for version in (0, 1, 3, "2", 2.5, True, None)),
         (("name",), "Insects"),
         (("name",), "insects-"),
         (("num_classes",), 0),
@@ -132,7 +120,7 @@ def test_an_impossible_value_is_refused(
 ) -> None:
     at(value, place[:-1])[place[-1]] = wrong
 
-    with pytest.raises(ArtifactError, match=r"manifest\.json: "):
+    with pytest.raises(ArtifactError, match=r"manifest\.json: .*; import the model again"):
         parsed(value)
 
 

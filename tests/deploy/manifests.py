@@ -1,5 +1,6 @@
 """Kubernetes manifests as kustomize renders them."""
 
+import functools
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,13 +16,18 @@ Manifest = dict[str, Any]
 
 
 def rendered(folder: Path) -> list[Manifest]:
+    return list(yaml.safe_load_all(_rendered_text(folder)))
+
+
+@functools.cache
+def _rendered_text(folder: Path) -> str:
     if not shutil.which("kubectl"):
         pytest.skip("kubectl is not there")
     done = subprocess.run(
         ["kubectl", "kustomize", str(folder)], capture_output=True, text=True, timeout=PATIENCE_S
     )
     assert done.returncode == 0, done.stderr
-    return list(yaml.safe_load_all(done.stdout))
+    return done.stdout
 
 
 def of_kind(manifests: list[Manifest], kind: str) -> Manifest:

@@ -10,6 +10,7 @@ from image_classifier.settings import Settings
 from tests.deploy.manifests import KUBERNETES, Manifest, of_kind, pod_of, rendered
 
 OVERLAYS = ("cpu", "gpu", "canary")
+pytestmark = pytest.mark.xdist_group("kubectl")  # which takes a second: rendered once
 RESNET_50_BYTES = 301e6
 """Idle, in int8 (docs/performance.md)."""
 

@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -74,6 +75,7 @@ def test_samples_cover_the_formats_modes_and_sizes_that_the_readme_states() -> N
     assert sum(path.stat().st_size for path in SAMPLES) < 600_000
 
 
+@pytest.mark.all  # draws them again
 def test_the_samples_are_the_first_held_out_digits_as_drawn(tmp_path: Path) -> None:
     make_samples.main(["--out", str(tmp_path)])
 

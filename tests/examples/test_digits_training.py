@@ -69,7 +69,7 @@ def test_the_committed_weights_read_the_held_out_digits_as_recorded(uci_digits: 
 
 
 def test_a_digit_is_read_alike_alone_and_among_others() -> None:
-    network, inputs = trained_network(), held_out_inputs(held_out_digits())[:40]
+    network, inputs = trained_network(), held_out_inputs(held_out_digits())[:12]
 
     alone = [int(predicted_digits(network, one[np.newaxis])[0]) for one in inputs]
 
@@ -96,6 +96,7 @@ def test_normalisation_follows_by_hand_from_the_pixels(monkeypatch: pytest.Monke
     torch.testing.assert_close(batch, torch.tensor([[[[0.0, 2.0, -0.5]]]]))
 
 
+@pytest.mark.all  # draws all training inputs
 def test_mean_and_std_are_those_of_the_training_inputs() -> None:
     inputs = train.drawn_inputs(training_digits(), np.random.default_rng(1))
 

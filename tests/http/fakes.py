@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import httpx
 import numpy as np
 from fastapi import FastAPI
 
@@ -58,13 +60,15 @@ def app_of(classifier: Answering, **settings: Any) -> FastAPI:
 
 
 class Connection:
-    """One request: what it receives, what was sent to it."""
+    """One request: what it receives, each after `delay_s`, and what was sent to it."""
 
-    def __init__(self, *received: dict[str, Any]) -> None:
+    def __init__(self, *received: dict[str, Any], delay_s: float = 0) -> None:
         self.sent: list[Any] = []
         self._received = list(received)
+        self._delay_s = delay_s
 
     async def receive(self) -> dict[str, Any]:
+        await asyncio.sleep(self._delay_s)
         if not self._received:
             await asyncio.Event().wait()  # a client that waits
         return self._received.pop(0)
@@ -85,45 +89,40 @@ class Connection:
     def body(self) -> Any:
         return json.loads(self.sent[1]["body"])
 
-
-class SlowConnection(Connection):
-    """Takes `DELAY_S` to send its body."""
-
-    DELAY_S = 0.02
-
-    async def receive(self) -> dict[str, Any]:
-        await asyncio.sleep(self.DELAY_S)
-        return await super().receive()
+    @property
+    def code(self) -> str:
+        """Of the error that was sent."""
+        return str(self.body["error"]["code"])
 
 
 def ask(
     app: FastAPI,
-    connection: Connection,
+    *connections: Connection,
     path: str = "/classify",
     method: str = "POST",
     headers: dict[str, str] | None = None,
-) -> Any:
-    return ask_together(app, [connection], path, method, headers)[0]
+) -> Connection:
+    """Send requests together; returns the connection of the last."""
 
-
-def ask_together(
-    app: FastAPI,
-    connections: list[Connection],
-    path: str = "/classify",
-    method: str = "POST",
-    headers: dict[str, str] | None = None,
-) -> list[Connection]:
     async def within_time() -> None:
+        scopes = [scope_of(path, method, headers) for _ in connections]
         async with asyncio.timeout(60):
-            await asyncio.gather(
-                *(
-                    app(scope_of(path, method, headers), one.receive, one.send)
-                    for one in connections
-                )
-            )
+            pairs = zip(scopes, connections, strict=True)
+            await asyncio.gather(*(app(scope, one.receive, one.send) for scope, one in pairs))
 
     asyncio.run(within_time())
-    return connections
+    return connections[-1]
+
+
+def send(app: Any, method: str, path: str, **sent: Any) -> httpx.Response:
+    """Send one request to an ASGI application as a client would; `sent` as for httpx."""
+
+    async def request() -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.request(method, path, **sent)
+
+    return asyncio.run(request())
 
 
 def scope_of(
@@ -147,14 +146,7 @@ def body(data: bytes, more: bool = False) -> dict[str, Any]:
 
 
 def outcomes(app: FastAPI) -> dict[str, float]:
-    """Counts of the outcomes that happened, as /metrics has them."""
-    connection = Connection()
-    ask(app, connection, "/metrics", "GET")
-    lines = connection.sent[1]["body"].decode().splitlines()
-    prefix = 'classifier_requests_total{outcome="'
-    counts = {
-        line.removeprefix(prefix).partition('"')[0]: float(line.rpartition(" ")[2])
-        for line in lines
-        if line.startswith(prefix)
-    }
-    return {outcome: count for outcome, count in counts.items() if count}
+    """Counts of the outcomes, as /metrics has them."""
+    text = ask(app, Connection(), path="/metrics", method="GET").sent[1]["body"].decode()
+    found = re.findall(r'^classifier_requests_total\{outcome="(\w+)"\} (\S+)$', text, re.M)
+    return {outcome: float(count) for outcome, count in found}

@@ -1,21 +1,21 @@
 """The OpenAPI document: complete, and everything it offers is accepted."""
 
-import asyncio
 import itertools
 from typing import Any
 
-import httpx
 import pytest
 
 from image_classifier.artifact.manifest import Outputs
 from image_classifier.http.schemas import ERRORS
-from tests.http.fakes import Answering, app_of
+from tests.http.fakes import Answering, app_of, send
 
 IMAGE = b"\xff\xd8 an image"
 
 
-def document(default_top_k: int = 5) -> Any:
-    return app_of(Answering(), default_top_k=default_top_k).openapi()
+def document(outputs: Outputs | None = None) -> Any:
+    classifier = Answering()
+    classifier.outputs = outputs or Outputs()
+    return app_of(classifier).openapi()
 
 
 def operations() -> dict[str, Any]:
@@ -26,38 +26,28 @@ def operations() -> dict[str, Any]:
     }
 
 
-def test_it_lists_what_clients_and_operators_may_ask_for() -> None:
-    assert operations().keys() == {
-        "post /classify",
-        "put /classify",
-        "get /model",
-        "get /metrics",
-        "get /livez",
-        "get /readyz",
-    }
-
-
 def test_operations_have_ids_of_their_own_and_json_answers_a_schema_with_properties() -> None:
-    ids = [operation["operationId"] for operation in operations().values()]
-    schemas = document()["components"]["schemas"]
+    found = operations()
 
-    assert len(ids) == len(set(ids))
-    for operation in ("post /classify", "put /classify", "get /model"):
-        content = operations()[operation]["responses"]["200"]["content"]["application/json"]
-        assert schemas[content["schema"]["$ref"].rpartition("/")[2]]["properties"]
-    post, put = operations()["post /classify"], operations()["put /classify"]
-    assert {**post, "operationId": ""} == {**put, "operationId": ""}
+    classify = {"post /classify", "put /classify"}
+    others = {"get /model", "get /metrics", "get /livez", "get /readyz"}
+    assert found.keys() == classify | others
+    assert len({operation["operationId"] for operation in found.values()}) == len(found)
+    for name in (*classify, "get /model"):
+        content = found[name]["responses"]["200"]["content"]["application/json"]
+        schema = content["schema"]["$ref"].rpartition("/")[2]
+        assert document()["components"]["schemas"][schema]["properties"]
+    post, put = ({**found[name], "operationId": ""} for name in classify)
+    assert post == put
 
 
 def test_top_k_goes_up_to_the_number_of_classes_and_is_not_sent_by_default() -> None:
-    parameter = next(
-        one for one in operations()["post /classify"]["parameters"] if one["name"] == "top_k"
-    )
+    parameters = operations()["post /classify"]["parameters"]
+    (schema,) = (one["schema"] for one in parameters if one["name"] == "top_k")
 
-    assert parameter["schema"]["minimum"] == 1
-    assert parameter["schema"]["maximum"] == 10
-    assert "default" not in parameter["schema"]
-    assert "When not given: 5" in parameter["schema"]["description"]
+    assert (schema["minimum"], schema["maximum"]) == (1, 10)
+    assert "default" not in schema
+    assert "When not given: 5" in schema["description"]
 
 
 def test_every_error_is_listed_with_an_example_and_the_wait_before_another_try() -> None:
@@ -70,46 +60,33 @@ def test_every_error_is_listed_with_an_example_and_the_wait_before_another_try()
         assert ("Retry-After" in response.get("headers", {})) == row.retry
 
 
-def requests_offered() -> list[Any]:
-    """Every method, content type and place of `top_k` that the document offers."""
-    offered = []
+def test_what_the_document_offers_is_accepted() -> None:
+    """Every method, content type and place of a parameter."""
+    asked = 0
     for method in ("post", "put"):
         operation = operations()[f"{method} /classify"]
-        places: list[dict[str, str]] = [{}] + [
-            {parameter["in"]: parameter["name"]} for parameter in operation["parameters"]
-        ]
+        places = [{}, *({one["in"]: one["name"]} for one in operation["parameters"])]
         for kind, content in operation["requestBody"]["content"].items():
-            fields = (
-                [{}, {"top_k": "3"}] if "top_k" in content["schema"].get("properties", {}) else [{}]
-            )
-            for place, field in itertools.product(places, fields):
-                name = f"{method}-{kind}-{''.join(place)}-{field and 'field'}"
-                offered.append(pytest.param(method, kind, place, field, id=name))
-    return offered
+            has_field = "top_k" in content["schema"].get("properties", {})
+            for place, in_form in itertools.product(places, {False, has_field}):
+                accepts(method, kind, place, {"top_k": "3"} if in_form else {})
+                asked += 1
+    # Three kinds of body, three places each; the form also with a field of its own.
+    assert asked == 2 * 3 * (3 + 1)
 
 
-@pytest.mark.parametrize(("method", "kind", "place", "field"), requests_offered())
-def test_what_the_document_offers_is_accepted(
-    method: str, kind: str, place: dict[str, str], field: dict[str, str]
-) -> None:
+def accepts(method: str, kind: str, place: dict[str, str], field: dict[str, str]) -> None:
     classifier = Answering()
-    sent: dict[str, Any] = (
-        {"files": {"image": ("a.jpg", IMAGE)}, "data": field}
-        if kind == "multipart/form-data"
-        else {"content": IMAGE}
-    )
-    headers = {} if kind == "multipart/form-data" else {"content-type": kind}
-    headers |= {place["header"]: "3000"} if "header" in place else {}
+    sent: dict[str, Any] = {"content": IMAGE, "headers": {"content-type": kind}}
+    if kind == "multipart/form-data":
+        sent = {"files": {"image": ("a.jpg", IMAGE)}, "data": field, "headers": {}}
+    if "header" in place:
+        sent["headers"][place["header"]] = "3000"
     query = {place["query"]: "3"} if "query" in place else {}
 
-    async def send() -> httpx.Response:
-        transport = httpx.ASGITransport(app_of(classifier))
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return await client.request(method, "/classify", params=query, headers=headers, **sent)
+    response = send(app_of(classifier), method, "/classify", params=query, **sent)
 
-    response = asyncio.run(send())
-
-    assert response.status_code == 200, response.text
+    assert response.status_code == 200, (method, kind, place, field, response.text)
     assert classifier.seen == [(IMAGE, 3 if query or field else None)]
     assert (classifier.timeouts_ms != [None]) == ("header" in place)
 
@@ -125,14 +102,12 @@ def test_what_the_document_offers_is_accepted(
 def test_it_says_whether_answers_hold_probabilities_or_scores(
     outputs: Outputs, kind: str, number: str
 ) -> None:
-    classifier = Answering()
-    classifier.outputs = outputs
+    found = document(outputs)
 
-    found = app_of(classifier).openapi()
-
-    answer = found["components"]["schemas"]["ClassifyAnswer"]["properties"]
+    schemas = found["components"]["schemas"]
+    answer = schemas["ClassifyAnswer"]["properties"]
     assert answer["predictions"]["items"] == {"$ref": f"#/components/schemas/{kind}"}
-    assert number in found["components"]["schemas"][kind]["properties"]
+    assert number in schemas[kind]["properties"]
     assert ("threshold" in answer) == (outputs.threshold is not None)
     content = found["paths"]["/classify"]["post"]["responses"]["200"]["content"]
     example = content["application/json"]["example"]

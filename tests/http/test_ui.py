@@ -1,6 +1,7 @@
 """The page's files, and the JSON it shows of the process."""
 
 import asyncio
+import functools
 import gzip
 import hashlib
 import json
@@ -10,26 +11,28 @@ from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from fastapi import FastAPI
 from PIL import Image
 
 from image_classifier.artifact.artifact import open_artifact
-from image_classifier.artifact.record import EngineAttempt, ImportRecord, Plan
+from image_classifier.artifact.record import EngineAttempt, ImportRecord, Plan, write_slo
 from image_classifier.http.app import create_app
+from image_classifier.http.live import Sampler, between
 from image_classifier.http.metrics import RequestMetrics
-from image_classifier.http.ui import FILES, Reading, Sampler, between
+from image_classifier.http.schemas import ERRORS
+from image_classifier.http.ui import FILES
 from image_classifier.inference.batcher import Answer
 from image_classifier.settings import Settings
 from preprocessing import PreprocessingSpec, SpecPreprocessing
-from tests.artifact.builder import MACHINE, contents, write_artifact
-from tests.http.fakes import ANSWER, LOCK
+from tests.artifact.builder import MACHINE, SLO, contents, write_artifact
+from tests.http.fakes import LOCK, send
 
-PLAN = Plan(engine="openvino-fp32", streams=1, threads=2, batch_sizes=(1,), service_time_ms=4)
+PLAN = Plan(
+    engine="openvino-fp32", streams=1, threads=2, batch_sizes=(1, 4), service_time_ms=4.12345
+)
 SAFETENSORS_HEADER = json.dumps(
     {"__metadata__": {}, "fc.weight": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}}
 ).encode()
@@ -57,7 +60,6 @@ class FakeClassifier:
         self.runner = SimpleNamespace(describe=describe, executor=None)
         self.preprocessing = SpecPreprocessing(PreprocessingSpec.imagenet())
         self.logits = np.array([1, 2], np.float32)
-        self.num_classes = 2
 
     def refuse_if_overloaded(self) -> None:
         pass
@@ -70,22 +72,9 @@ class Client:
     """Asks an application in this process."""
 
     def __init__(self, app: FastAPI) -> None:
-        self._transport = httpx.ASGITransport(app)
-
-    def get(self, path: str) -> httpx.Response:
-        return self._ask("GET", path)
-
-    def post(self, path: str, **given: Any) -> httpx.Response:
-        return self._ask("POST", path, **given)
-
-    def _ask(self, method: str, path: str, **given: Any) -> httpx.Response:
-        async def ask() -> httpx.Response:
-            async with httpx.AsyncClient(
-                transport=self._transport, base_url="http://service"
-            ) as client:
-                return await client.request(method, path, **given)
-
-        return asyncio.run(ask())
+        self.app = app
+        self.get = functools.partial(send, app, "GET")
+        self.post = functools.partial(send, app, "POST")
 
 
 @pytest.fixture
@@ -114,18 +103,14 @@ def client(root: Path, classifier: FakeClassifier) -> Client:
 
 
 def page_sources() -> dict[str, str]:
-    return {
-        path.name: path.read_text()
-        for path in FILES.iterdir()
-        if path.suffix in (".js", ".css", ".html")
-    }
+    kinds = (".js", ".css", ".html")
+    return {path.name: path.read_text() for path in FILES.iterdir() if path.suffix in kinds}
 
 
 def test_the_page_forbids_inline_code_foreign_servers_and_frames(client: Client) -> None:
     answer = client.get("/ui/")
 
     policy = answer.headers["content-security-policy"]
-    assert answer.status_code == 200
     assert "default-src 'none'" in policy
     assert "frame-ancestors 'none'" in policy
     assert "require-trusted-types-for 'script'" in policy
@@ -140,18 +125,19 @@ def test_every_address_of_the_page_is_relative_and_exists(client: Client) -> Non
         assert not re.search(r"(?:https?:)?//(?!www\.w3\.org)\w[\w.-]*\.\w", text), name
         assert not re.search(r"""["'`]/(?!/)\w""", text), name
 
-    assert {name: client.get(f"/ui/{name}").status_code for name in names} == dict.fromkeys(
-        names, 200
-    )
+    assert {client.get(f"/ui/{name}").status_code for name in names} == {200}
     assert client.get("/ui").headers["location"] == "ui/"
 
 
-@pytest.mark.parametrize("name", ["../http/ui.py", "%2e%2e/errors.py", "vendor/vendor.json", "x"])
-def test_only_files_of_the_page_are_served(client: Client, name: str) -> None:
-    answer = client.get(f"/ui/{name}")
-
-    assert answer.status_code == 404
-    assert answer.json()["error"]["code"] == "not_found"
+def test_nothing_but_files_of_the_page_and_of_the_artifact_is_read(client: Client) -> None:
+    for name in ("../http/ui.py", "%2e%2e/errors.py", "vendor/vendor.json", "x"):
+        answer = client.get(f"/ui/{name}")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+    for name in ("../artifact/labels.json", "/etc/passwd", "record.json", ""):
+        assert client.post("/ui/api/digest", params={"name": name}).status_code == 404
+    for question in ("golden/2", "golden/-1"):
+        assert client.get(f"/ui/api/{question}").status_code == 404
+    assert client.post("/ui/api/selfcheck/2").status_code == 404
 
 
 def test_the_page_can_be_switched_off() -> None:
@@ -186,14 +172,11 @@ def test_every_text_of_the_page_exists_in_both_languages() -> None:
     known = {key for key, _, _ in table}
     used = set(re.findall(r'data-t(?:-label)?="(\w+)"', sources["index.html"]))
     for name in sources.keys() - {"i18n.js"}:
-        used |= set(re.findall(r'\bt: (?:\[)?"(\w+)"', sources[name]))
-        used |= set(re.findall(r'\btext\("(\w+)"', sources[name]))
+        used |= set(re.findall(r'(?:\bt: \[?|\btext\()"(\w+)"', sources[name]))
 
     assert used <= known
     for key, english, french in table:
         assert set(re.findall(r"\{\w+\}", english)) == set(re.findall(r"\{\w+\}", french)), key
-    from image_classifier.http.schemas import ERRORS
-
     assert {f"error_{code}" for code in ERRORS} <= known
 
 
@@ -203,11 +186,10 @@ def test_the_inspection_has_weights_refused_engines_and_what_is_unproven(
     inspection = client.get("/ui/api/inspection").json()
 
     assert inspection["tensors"] == [{"name": "fc.weight", "dtype": "F32", "shape": [2, 3]}]
-    engines = {one["attempt"]["engine"]: one for one in inspection["engines"]}
-    assert engines["openvino-fp32"]["serves"]
-    assert engines["openvino-fp32"]["certificate"]["tolerance"] == 0.001
-    assert engines["openvino-int8"]["certificate"] is None
-    assert engines["openvino-int8"]["attempt"]["reason"] == "top-1 agrees on 50.0%"
+    serving, refused = inspection["engines"]
+    assert (serving["serves"], serving["certificate"]["tolerance"]) == (True, 0.001)
+    assert (refused["serves"], refused["certificate"]) == (False, None)
+    assert refused["attempt"]["reason"] == "top-1 agrees on 50.0%"
     assert inspection["signature"] == "none"
     pinned = {one["name"]: one["pinned_by"] for one in inspection["files"]}
     assert pinned["weights.safetensors"] == "manifest"
@@ -224,21 +206,28 @@ def test_the_inspection_has_weights_refused_engines_and_what_is_unproven(
     assert any("class Own" in source["text"] for source in inspection["sources"])
 
 
+def test_the_model_card_has_the_plan_and_the_certificate_of_the_rate(
+    client: Client, root: Path
+) -> None:
+    write_slo(root, SLO)
+    client.app.state.artifact = open_artifact(root)
+
+    card = client.get("/model").json()
+
+    assert (card["slo"]["highest_rate_per_s"], card["slo"]["machine"]["cpu"]) == (100, "one")
+    assert (card["engine"]["name"], card["engine"]["batch_sizes"]) == ("openvino-fp32", [1, 4])
+    assert card["engine"]["service_time_ms"] == 4.123
+
+
 def test_a_digest_is_computed_from_the_file_as_it_is(client: Client, root: Path) -> None:
     before = client.post("/ui/api/digest?name=labels.json").json()
     (root / "labels.json").write_bytes(b"other")
 
     after = client.post("/ui/api/digest?name=labels.json").json()
 
-    assert before["equal"]
-    assert not after["equal"]
+    assert (before["equal"], after["equal"]) == (True, False)
     assert after["actual"] == hashlib.sha256(b"other").hexdigest()
     assert after["expected"] == before["actual"]
-
-
-@pytest.mark.parametrize("name", ["../artifact/labels.json", "/etc/passwd", "record.json", ""])
-def test_no_other_file_is_ever_read_for_a_digest(client: Client, name: str) -> None:
-    assert client.post("/ui/api/digest", params={"name": name}).status_code == 404
 
 
 def test_the_self_check_compares_served_with_reference_logits(
@@ -252,7 +241,6 @@ def test_the_self_check_compares_served_with_reference_logits(
     assert (same["passed"], same["max_logit_difference"], same["expected"]) == (True, 0.0, "bee")
     assert not off["passed"]
     assert off["max_logit_difference"] == pytest.approx(0.0021, rel=1e-3)
-    assert client.post("/ui/api/selfcheck/2").status_code == 404
 
 
 def test_a_golden_file_is_no_page_of_this_server(client: Client) -> None:
@@ -263,13 +251,12 @@ def test_a_golden_file_is_no_page_of_this_server(client: Client) -> None:
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-def test_the_steps_are_those_of_the_running_preprocessing(
-    client: Client, classifier: FakeClassifier
-) -> None:
+def test_the_steps_are_those_of_the_running_preprocessing(client: Client) -> None:
     file = BytesIO()
     Image.new("RGB", (512, 300), (255, 0, 51)).save(file, "PNG")
 
     steps = client.post("/ui/api/trace", content=file.getvalue()).json()
+    broken = client.post("/ui/api/trace", content=b"\x89PNG\r\n\x1a\n broken")
 
     # The shorter side to 256: 300 -> 256, 512 -> 436 (truncated); then the centre, 224 x 224.
     assert [(one["name"], one["width"], one["height"]) for one in steps] == [
@@ -282,13 +269,7 @@ def test_the_steps_are_those_of_the_running_preprocessing(
     assert (steps[3]["minimum"], steps[3]["maximum"]) == (0, 255)
     # The artifact's mean is 0 and its std 1.
     assert (steps[4]["minimum"], steps[4]["maximum"]) == (0, 1)
-
-
-def test_a_broken_file_has_no_steps(client: Client) -> None:
-    answer = client.post("/ui/api/trace", content=b"\x89PNG\r\n\x1a\n broken")
-
-    assert answer.status_code == 422
-    assert answer.json()["error"]["code"] == "undecodable_image"
+    assert (broken.status_code, broken.json()["error"]["code"]) == (422, "undecodable_image")
 
 
 def test_lines_of_the_log_are_shown_without_folders(client: Client) -> None:
@@ -302,66 +283,51 @@ def test_lines_of_the_log_are_shown_without_folders(client: Client) -> None:
 
 
 def test_a_sample_is_what_happened_between_two_readings() -> None:
-    bucket = "classifier_stage_seconds_bucket"
-    before = Reading(100.0, {("classifier_requests_total", "ok"): 5.0})
-    after = Reading(
-        102.0,
-        {
-            ("classifier_requests_total", "ok"): 25.0,
-            ("classifier_requests_total", "overloaded"): 4.0,
-            ("classifier_requests_total", "undecodable_image"): 2.0,
-            (bucket, "total,0.01"): 10.0,
-            (bucket, "total,0.02"): 20.0,
-            (bucket, "total,+Inf"): 20.0,
-            ("classifier_batch_size_sum", ""): 60.0,
-            ("classifier_batch_size_count", ""): 20.0,
-            ("classifier_in_flight", ""): 3.0,
-            ("classifier_drift_psi", "brightness"): 0.25,
-        },
-    )
+    before = {("time", ""): 100.0, ("classifier_requests_total", "ok"): 5.0}
+    after = {
+        ("time", ""): 102.0,
+        ("classifier_requests_total", "ok"): 25.0,
+        ("classifier_requests_total", "overloaded"): 4.0,
+        ("classifier_requests_total", "undecodable_image"): 2.0,
+        ("total_bucket", "0.01"): 10.0,
+        ("total_bucket", "0.02"): 20.0,
+        ("total_bucket", "+Inf"): 20.0,
+        ("classifier_batch_size_sum", ""): 60.0,
+        ("classifier_batch_size_count", ""): 20.0,
+        ("classifier_in_flight", ""): 3.0,
+    }
 
     sample = between(before, after)
 
-    assert (sample.rate, sample.refused, sample.errors, sample.in_flight) == (10, 2, 1, 3)
+    rates = [sample[name] for name in ("rate", "refused", "errors", "in_flight")]
+    assert rates == [10, 2, 1, 3]
     # 10 of 20 within 10 ms; the 99th of 100 is 98 % of the way through the second bucket.
-    assert sample.p50_ms == pytest.approx(10)
-    assert sample.p99_ms == pytest.approx(19.8)
-    assert sample.batch_size == 3
-    assert sample.top_probability is None
-    assert sample.drift == {"psi brightness": 0.25}
+    assert sample["p50_ms"] == pytest.approx(10)
+    assert sample["p99_ms"] == pytest.approx(19.8)
+    assert sample["batch_size"] == 3
+    assert sample["top_probability"] is None
 
 
 def test_one_sampler_serves_all_viewers_and_ends_with_the_last(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("image_classifier.http.ui.SAMPLE_EVERY_S", 0.001)
+    monkeypatch.setattr("image_classifier.http.live.SAMPLE_EVERY_S", 0.05)
     metrics = RequestMetrics(["ok"])
-    reads = 0
 
-    def collect() -> Any:
-        nonlocal reads
-        reads += 1
-        return RequestMetrics.collect(metrics)
-
-    monkeypatch.setattr(metrics, "collect", collect)
-
-    async def watch() -> tuple[int, int, int, int]:
+    async def watch() -> tuple[int, list[str], int]:
         before, sampler = asyncio.all_tasks(), Sampler(metrics)
-        metrics.classified(ANSWER, 0.005)
         views = [sampler.watch() for _ in range(5)]
         for view in views:
             assert await anext(view) == "retry: 2000\n\n"
         running = len(asyncio.all_tasks() - before)
-        events = [await anext(view) for view in views]
+        events = await asyncio.gather(*(anext(view) for view in views))
         for view in views:
             await view.aclose()  # type: ignore[attr-defined]
         await asyncio.sleep(0.01)
-        left, seen = len(asyncio.all_tasks() - before), reads
-        await asyncio.sleep(0.02)
-        assert all(event.startswith("data: {") for event in events)
-        return running, left, seen, reads
+        return running, events, len(asyncio.all_tasks() - before)
 
-    running, left, seen, later = asyncio.run(watch())
+    running, events, left = asyncio.run(watch())
 
     assert (running, left) == (1, 0)
-    assert seen == later
+    (event,) = set(events)  # all saw the same
+    assert event.startswith("data: {")

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx.parser
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 from torch import nn
 
 from importer.options import ImportOptions
@@ -17,7 +18,6 @@ SIDE, CLASSES = 4, 3
 RNG = np.random.default_rng(5)
 KERNEL = RNG.normal(size=(SIDE * SIDE * 3, CLASSES)).astype(np.float32)
 """Logits are the flattened (C, H, W) input times this matrix."""
-PLANES_FIRST = {"NCHW": [0, 1, 2, 3], "NHWC": [0, 3, 1, 2]}
 PIXELS = RNG.integers(0, 256, (4, SIDE, SIDE, 3), dtype=np.uint8)
 
 
@@ -41,39 +41,38 @@ def expected(normalised: bool = True) -> npt.NDArray[np.float64]:
 def onnx_linear(
     path: Path,
     *,
-    batch: int | str = "n",
-    layout: str = "NCHW",
-    dtype: int = TensorProto.FLOAT,
-    softmax: bool = False,
-    flat_batch: int = 0,
+    inputs: str = "float[n,3,4,4] image",
+    outputs: str = "float[n,3] out",
+    flat: str = "Flatten(planes)",
+    layout: str = "0,1,2,3",
+    end: str = "out = Identity(scores)",
+    operators: str = '"": 17',
 ) -> Path:
-    """Flatten by Reshape to (flat_batch, 48), multiply; (n, 3) out."""
-    sides = (batch, 3, SIDE, SIDE) if layout == "NCHW" else (batch, SIDE, SIDE, 3)
-    nodes = [
-        helper.make_node("Cast", ["image"], ["floats"], to=TensorProto.FLOAT),
-        helper.make_node(
-            "Transpose",
-            ["floats"],
-            ["planes"],
-            perm=[0, 1, 2, 3] if layout == "NCHW" else [0, 3, 1, 2],
-        ),
-        helper.make_node("Reshape", ["planes", "shape"], ["flat"]),
-        helper.make_node("MatMul", ["flat", "kernel"], ["scores" if softmax else "out"]),
-    ]
-    if softmax:
-        nodes.append(helper.make_node("Softmax", ["scores"], ["out"], axis=1))
-    graph = helper.make_graph(
-        nodes,
-        "linear",
-        [helper.make_tensor_value_info("image", dtype, sides)],
-        [helper.make_tensor_value_info("out", TensorProto.FLOAT, (batch, CLASSES))],
-        [
-            numpy_helper.from_array(KERNEL, "kernel"),
-            numpy_helper.from_array(np.array([flat_batch, SIDE * SIDE * 3], np.int64), "shape"),
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    path.write_bytes(model.SerializeToString())
+    """Write the network as an ONNX file; the parts are in the language of `onnx.parser`.
+
+    Args:
+        flat: Makes (n, 48) of "planes".
+        layout: Makes "planes", (n, C, H, W), of the input.
+        end: Makes "out" of "scores".
+        operators: Operator sets; a function `exporter.Normalised`, a softmax, is always there.
+    """
+    model = onnx.parser.parse_model(f"""
+        <ir_version: 8, opset_import: [{operators}, "exporter": 1]>
+        linear ({inputs}) => ({outputs})
+        <int64[2] one_row = {{1, 48}}, int64[2] four_rows = {{4, 48}}, int64[1] first = {{0}},
+         int64[1] last = {{1}}, float one = {{1}}, float half = {{0.5}}, float zero = {{0}}>
+        {{
+            floats = Cast <to = 1> (image)
+            planes = Transpose <perm = [{layout}]> (floats)
+            flat = {flat}
+            scores = MatMul (flat, kernel)
+            {end}
+        }}
+        <domain: "exporter", opset_import: ["": 17]>
+        Normalised (x) => (y) {{ y = Softmax <axis = 1> (x) }}
+    """)
+    model.graph.initializer.append(numpy_helper.from_array(KERNEL, "kernel"))
+    onnx.save(model, path)
     return path
 
 

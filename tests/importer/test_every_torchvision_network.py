@@ -8,15 +8,15 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-import torchvision.models
 from torch import nn
 
 from image_classifier.artifact.manifest import InputSpec
 from importer.export import export_onnx
 from importer.failures import quiet_exporter
 from importer.network import read_network
+from importer.options import torchvision_weights
 from importer.pixels_to_logits import PixelsToLogits
-from importer.torchvision_models import UNSEEN_ARGUMENTS, known_torchvision_names
+from importer.torchvision_models import UNSEEN_ARGUMENTS
 
 SMALL = ("googlenet", "mnasnet0_5", "mobilenet_v3_small", "regnet_y_400mf", "squeezenet1_1")
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), np.uint8)
@@ -32,6 +32,8 @@ def side_of(name: str) -> int:
 
 def trained(name: str, kwargs: dict[str, Any]) -> nn.Module:
     """A random network whose every parameter counts: some heads start at zero."""
+    import torchvision.models
+
     torch.manual_seed(0)
     more = {"init_weights": True} if name in UNSEEN_ARGUMENTS else {}
     network = torchvision.models.get_model(name, weights=None, **kwargs, **more).eval()
@@ -70,7 +72,7 @@ def test_a_saved_network_is_read_and_equals_eager(tmp_path: Path, name: str) -> 
 
 @pytest.mark.all
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("name", known_torchvision_names())
+@pytest.mark.parametrize("name", sorted(torchvision_weights()))
 def test_every_saved_network_is_read_and_its_graph_equals_eager(tmp_path: Path, name: str) -> None:
     network, pixels, expected = read_equal_to_eager(name, tmp_path)
 

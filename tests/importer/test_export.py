@@ -91,7 +91,7 @@ def test_a_finished_graph_becomes_no_program(tmp_path: Path) -> None:
         export_program(network, tiny_inputs(2), tmp_path / "network.pt2")
 
 
-@pytest.mark.slow
+@pytest.mark.all  # tests/artifact/test_identity.py compares another process for the digits
 def test_two_processes_in_two_folders_write_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()

@@ -1,6 +1,5 @@
 """Golden images: which are taken, what class each has, and in which order classes are counted."""
 
-import csv
 from collections import Counter
 from io import BytesIO
 from pathlib import Path
@@ -14,10 +13,8 @@ from PIL import Image
 from image_classifier.artifact.format import ArtifactError
 from importer.errors import ImportRefused
 from importer.golden_images import GoldenImage, balanced_choice, decoding_notes, read_golden_images
-from importer.labels import read_labels
 from importer.targets import Targets, decide_targets
 from preprocessing import DecodeRules
-from tests.shared_data import SHARED, needs_shared_data
 
 LABELS = ("cat", "dog", "red fox", "crane", "crane")
 IMAGE = b"\x89PNG\r\n\x1a\n and the rest"
@@ -103,17 +100,6 @@ def test_any_choice_is_stable_and_as_even_as_it_can_be(
     left = Counter(class_by_name.values()) - taken
     # A class with images left over is at most one behind the class with most.
     assert all(max(taken.values()) - taken[label] <= 1 for label in left)
-
-
-@needs_shared_data
-def test_the_delivered_photos_have_the_classes_of_their_table() -> None:
-    folder = SHARED / "images" / "nips17_dev"
-    with (folder / "labels.csv").open(newline="") as file:
-        expected = {row["file"]: int(row["class_index"]) for row in csv.DictReader(file)}
-
-    targets = targets_of(folder, read_labels(SHARED / "weights/imagenet_categories.txt").labels)
-
-    assert classes(targets) == expected
 
 
 @pytest.mark.parametrize(

@@ -7,27 +7,24 @@ from typing import Any
 
 import pytest
 import torch
-import torchvision.models
-from PIL import Image
 from torch import nn
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms._presets import ImageClassification
 
 from image_classifier.artifact.manifest import Architecture
 from importer.errors import ImportRefused
 from importer.network import build_network
+from importer.options import torchvision_weights
 from importer.torchvision_models import (
     UNSEEN_ARGUMENTS,
     TorchvisionWeights,
     builder_arguments,
-    known_torchvision_names,
     published_file,
     published_weights,
     torchvision_meta,
 )
 from importer.weights import DIGEST_IN_NAME, load_strictly, read_state_dict
+from preprocessing import PreprocessingSpec, Resize
 
-NO_FOLDER = Path()
+NO_FOLDER = Path("no folder")
 
 
 def built(name: str, **kwargs: Any) -> nn.Module:
@@ -35,35 +32,6 @@ def built(name: str, **kwargs: Any) -> nn.Module:
 
 
 # Names and arguments
-
-
-def test_every_torchvision_classifier_can_be_named() -> None:
-    names = known_torchvision_names()
-
-    # Each module of torchvision.models that defines a classifier contributes at least this one.
-    assert {
-        "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s",
-        "googlenet", "inception_v3", "maxvit_t", "mnasnet0_5", "mobilenet_v2",
-        "mobilenet_v3_small", "regnet_y_400mf", "resnet18", "resnext50_32x4d",
-        "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t", "swin_v2_t", "vgg11_bn", "vit_b_16",
-        "wide_resnet50_2",
-    } <= set(names)  # fmt: skip
-    assert not {"quantized_resnet18", "fcn_resnet50", "r3d_18"} & set(names)
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("resnet5", "resnet5: .*close are .*resnet50"),
-        ("qqqqqqqq", "there are alexnet, .*wide_resnet50_2"),
-        ("fcn_resnet50", "not a classification model"),
-    ],
-)
-def test_a_name_that_is_no_classifier_is_answered_with_those_there_are(
-    name: str, message: str
-) -> None:
-    with pytest.raises(ImportRefused, match=message):
-        built(name)
 
 
 def test_arguments_reach_the_builder_and_a_wrong_one_is_named() -> None:
@@ -117,6 +85,8 @@ def plain_attributes(network: nn.Module) -> dict[str, object]:
 
 
 def assert_built_as_with_published_weights(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchvision.models
+
     # torchvision's own builder with weights, their download replaced by nothing.
     monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", lambda *_, **__: {})
     monkeypatch.setattr(nn.Module, "load_state_dict", lambda *_, **__: None)
@@ -128,8 +98,7 @@ def assert_built_as_with_published_weights(name: str, monkeypatch: pytest.Monkey
             theirs = torchvision.models.get_model(name, weights=member)
             published = torchvision_meta(name, member.name)
             assert len(published.labels) == 1000
-            assert DIGEST_IN_NAME.search(published.file_name)
-            assert 0 < published.crop_size <= published.resize_size
+            assert DIGEST_IN_NAME.search(published.url)
             arguments = builder_arguments(name, {}, [*theirs.state_dict()], published)
             seen = {key: item for key, item in arguments.items() if key in SEEN_IN_TENSORS}
             untold = torchvision.models.get_model(name, weights=None, **seen)
@@ -156,7 +125,7 @@ def test_a_network_is_built_as_torchvision_builds_it_with_weights(
 
 @pytest.mark.all
 @pytest.mark.filterwarnings("ignore:The default weight initialization")
-@pytest.mark.parametrize("name", known_torchvision_names())
+@pytest.mark.parametrize("name", sorted(torchvision_weights()))
 def test_every_network_is_built_as_torchvision_builds_it_with_weights(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +146,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def published(folder: Path, *, scheme: str = "https://example.invalid") -> TorchvisionWeights:
     """A SqueezeNet with two classes, saved as torch.hub names files."""
+    import torchvision.models
+
     network = torchvision.models.squeezenet1_1(num_classes=2)
     torch.save(network.state_dict(), folder / "net.pth")
     digest = hashlib.sha256((folder / "net.pth").read_bytes()).hexdigest()
@@ -186,40 +157,29 @@ def published(folder: Path, *, scheme: str = "https://example.invalid") -> Torch
     return replace(meta, url=f"{scheme}/{name}", builder_kwargs={"num_classes": 2})
 
 
-def test_resnet50_v2_comes_with_its_own_transform_and_labels() -> None:
+def test_published_weights_come_with_the_transform_and_labels_that_torchvision_documents() -> None:
     meta = torchvision_meta("resnet50", "IMAGENET1K_V2")
 
-    assert (meta.resize_size, meta.crop_size, meta.interpolation) == (232, 224, "bilinear")
-    assert meta.mean == (0.485, 0.456, 0.406)
-    assert meta.std == (0.229, 0.224, 0.225)
+    assert meta.preprocessing == PreprocessingSpec.model_validate(
+        {"resize": {"size": 232, "interpolation": "bilinear"}, "crop": 224,
+         "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    )  # fmt: skip
     assert len(meta.labels) == 1000
     assert meta.labels[:2] == ("tench", "goldfish")
     assert meta.builder_kwargs == {}
-    assert meta.file_name == "resnet50-11ad3fa6.pth"
+    assert meta.url.endswith("/resnet50-11ad3fa6.pth")
     assert torchvision_meta("resnet50", "DEFAULT") == meta
-
-
-def test_the_transform_is_the_one_torchvision_applies() -> None:
-    meta = torchvision_meta("efficientnet_b0", "IMAGENET1K_V1")
-    ours = ImageClassification(
-        crop_size=meta.crop_size,
-        resize_size=meta.resize_size,
-        mean=meta.mean,
-        std=meta.std,
-        interpolation=InterpolationMode(meta.interpolation),
-    )
-    theirs = torchvision.models.EfficientNet_B0_Weights.IMAGENET1K_V1.transforms()
-    image = Image.linear_gradient("L").resize((300, 280)).convert("RGB")
-
-    assert meta.interpolation == "bicubic"
-    assert torch.equal(ours(image), theirs(image))
+    vit = torchvision_meta("vit_b_16", "IMAGENET1K_SWAG_E2E_V1")
+    assert vit.builder_kwargs == {"image_size": 384}
+    assert vit.preprocessing.resize == Resize(size=384, interpolation="bicubic")
 
 
 @pytest.mark.parametrize(
     ("network", "weights", "message"),
     [
         ("resnet50", "IMAGENET21K", "there are IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT"),
-        ("resnet51", "IMAGENET1K_V1", "not a classification model"),
+        ("resnet51", "IMAGENET1K_V1", "not a classification model.* there are alexnet, "),
+        ("fcn_resnet50", "DEFAULT", "not a classification model"),
         ("vgg16", "IMAGENET1K_FEATURES", "features without a classifier"),
     ],
 )
@@ -233,8 +193,7 @@ def test_published_weights_are_recognised_by_name_and_by_file_name(tmp_path: Pat
 
     for text in ("some/where/resnet50-11ad3fa6.pth", "IMAGENET1K_V2"):
         found = published_weights("resnet50", text)
-        assert found is not None
-        assert found.weights == "IMAGENET1K_V2"
+        assert found == torchvision_meta("resnet50", "IMAGENET1K_V2")
     assert published_weights("resnet50", "mine.pth") is None
     assert published_weights("resnet50", str(tmp_path / "mine")) is None
     assert published_weights("resnet50", "50-11ad3fa6.pth") is None
@@ -245,8 +204,9 @@ def test_a_cached_file_is_read_and_another_is_fetched_and_kept(cache: Path, tmp_
     (tmp_path / "server").mkdir()
     remote = published(tmp_path / "server", scheme=(tmp_path / "server").as_uri())
 
-    assert published_file(remote) == cache / remote.file_name
-    (tmp_path / "server" / remote.file_name).unlink()
+    fetched = published_file(remote)
+    assert fetched.parent == cache
+    (tmp_path / "server" / fetched.name).unlink()
     path = published_file(remote)
 
     network = built("squeezenet1_1", **remote.builder_kwargs)
@@ -261,9 +221,10 @@ def test_a_damaged_file_is_refused_cached_or_fetched(
 ) -> None:
     folder = cache if place == "cached" else tmp_path
     meta = published(folder, scheme=folder.as_uri())
-    data = bytearray((folder / meta.file_name).read_bytes())
+    (file,) = folder.glob("*.pth")
+    data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
-    (folder / meta.file_name).write_bytes(data)
+    file.write_bytes(data)
 
     with pytest.raises(ImportRefused, match=r"sha256 starts with|invalid hash value"):
         read_state_dict(published_file(meta))

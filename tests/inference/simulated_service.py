@@ -4,28 +4,13 @@ import asyncio
 import math
 import random
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
 
 from image_classifier.errors import Overloaded
+from image_classifier.inference.admission import Admission
 from tests.inference.virtual_time import now, run_in_virtual_time
 
 Clock = Callable[[], float]
-
-
-class Expiring(Protocol):
-    """The place of one request, as an `inference.admission.Reservation` is."""
-
-    def refuse_if_expired(self) -> None:
-        """Raise Overloaded where the request has waited too long."""
-
-
-class Rule(Protocol):
-    """What the service asks of an admission rule."""
-
-    def reserve(self) -> AbstractContextManager[Expiring]:
-        """Hold a place, or raise Overloaded."""
 
 
 @dataclass(kw_only=True)
@@ -52,9 +37,9 @@ class Load:
     patience_s: float | None = None
 
 
-def poisson(rate_per_s: float, seconds: float, *, begin: float = 0, seed: int = 0) -> list[float]:
-    """Arrivals at random and independent of each other, the same ones for the same seed."""
-    intervals = random.Random(seed)
+def poisson(rate_per_s: float, seconds: float, *, begin: float = 0) -> list[float]:
+    """Arrivals at random and independent of each other, the same ones each time."""
+    intervals = random.Random(0)
     arrivals = [begin + intervals.expovariate(rate_per_s)]
     while arrivals[-1] < begin + seconds:
         arrivals.append(arrivals[-1] + intervals.expovariate(rate_per_s))
@@ -80,7 +65,7 @@ class Service:
 
     def __init__(
         self,
-        *rules: Callable[[Clock], Rule],
+        *rules: Callable[[Clock], Admission],
         servers: int,
         service_s: float,
         pause: tuple[float, float] = (0, 0),
@@ -112,7 +97,7 @@ class Service:
         await asyncio.gather(*tasks)
         return Result(requests, self.capacity_per_s)
 
-    async def _send(self, request: Request, rule: Rule, patience_s: float | None) -> None:
+    async def _send(self, request: Request, rule: Admission, patience_s: float | None) -> None:
         try:
             async with asyncio.timeout(patience_s):
                 with rule.reserve() as reservation:

@@ -18,9 +18,6 @@ def clients(*times: int) -> list[Client]:
     return [Client(arrives=time) for time in times]
 
 
-LEAVES = Client(arrives=1, leaves=5)
-
-
 @pytest.mark.parametrize(
     ("traffic", "cap", "streams", "batches"),
     [
@@ -31,54 +28,25 @@ LEAVES = Client(arrives=1, leaves=5)
             [(0, (0,)), (10, (1, 2, 3)), (20, (4,))],
             id="what-arrives-while-the-stream-is-busy-forms-the-next-batch",
         ),
-        pytest.param(
-            clients(0, 0, 0, 0, 0, 0),
-            2,
-            1,
-            [(0, (0,)), (10, (1, 2)), (20, (3, 4)), (30, (5,))],
-            id="the-rest-of-a-full-batch-waits",
-        ),
-        pytest.param(  # the streams end at 10 and at 13
-            clients(0, 3, 4, 5),
+        pytest.param(  # the streams end at 10 and at 13; 2 leaves while it waits
+            [*clients(0, 3), Client(arrives=4, leaves=5), *clients(5, 6)],
             1,
             2,
-            [(0, (0,)), (3, (1,)), (10, (2,)), (13, (3,))],
+            [(0, (0,)), (3, (1,)), (10, (3,)), (13, (4,))],
             id="a-second-stream-takes-the-second-arrival-at-once",
         ),
-        pytest.param(
-            [*clients(0), LEAVES, *clients(2, 2)],
-            2,
-            1,
-            [(0, (0,)), (10, (2, 3))],
-            id="who-leaves-while-waiting-makes-room",
-        ),
-        pytest.param(
-            [*clients(0), LEAVES, *clients(30)],
-            2,
-            1,
-            [(0, (0,)), (30, (2,))],
-            id="when-all-have-left-the-stream-is-free",
-        ),
-        pytest.param(  # (1, 2, 3) fails at 20; alone they take until 50; then 4, which came at 20
-            [*clients(0, 1), Client(arrives=1, poisonous=True), *clients(1, 20)],
-            4,
-            1,
-            [(0, (0,)), (10, (1, 2, 3)), (20, (1,)), (30, (2,)), (40, (3,)), (50, (4,))],
-            id="a-failed-batch-runs-again-one-by-one",
-        ),
-        pytest.param(
+        pytest.param(  # (1, 2, 3, 4) fails at 20; then alone, but 4, who left; then 5, of 20
             [
                 *clients(0, 1),
                 Client(arrives=1, poisonous=True),
+                *clients(1),
                 Client(arrives=1, leaves=25),
+                *clients(20),
             ],
             4,
             1,
-            [(0, (0,)), (10, (1, 2, 3)), (20, (1,)), (30, (2,))],
-            id="who-left-after-the-batch-failed-is-not-run-again",
-        ),
-        pytest.param(
-            [Client(arrives=0, poisonous=True)], 4, 1, [(0, (0,))], id="one-alone-is-not-run-again"
+            [(0, (0,)), (10, (1, 2, 3, 4)), (20, (1,)), (30, (2,)), (40, (3,)), (50, (5,))],
+            id="a-failed-batch-runs-again-one-by-one",
         ),
     ],
 )
@@ -115,16 +83,6 @@ def test_an_answer_of_the_wrong_length_is_an_error_for_all_and_no_hang(rows: int
     outcomes = submit_at_once(run_batch, 4)
 
     assert [type(outcome) for outcome in outcomes] == [EngineError] * 4
-
-
-def test_a_batch_too_short_once_is_answered_item_by_item() -> None:
-    async def run_batch(batch: Batch) -> Logits:
-        answers: Logits = batch[:, 0, 0, :].astype(np.float32)
-        return answers if len(batch) == 1 else answers[1:]
-
-    outcomes = submit_at_once(run_batch, 4)
-
-    assert [one.logits[0] for one in outcomes if isinstance(one, Answer)] == [0, 1, 2, 3]
 
 
 def test_nobody_waits_for_an_engine_that_was_ended() -> None:

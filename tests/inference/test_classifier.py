@@ -17,7 +17,8 @@ from image_classifier.inference.classifier import Classifier
 from image_classifier.inference.engine import Batch, Logits
 from image_classifier.inference.executor import Executor
 from image_classifier.inference.runner import LocalRunner
-from preprocessing import DecodeLimits, DecodeRules
+from image_classifier.settings import Settings
+from preprocessing import DecodeRules
 from preprocessing.errors import ClientError
 from tests.imports import PATIENCE_S
 
@@ -89,17 +90,10 @@ def classifier(
         preprocessing=lambda: preprocessing or FirstPixel(),
         manifest=SimpleNamespace(outputs=outputs or Outputs(), input=spec),
     )
-    given = {"max_in_flight": 64, "max_wait_ms": 1e6, "timeout_ms": 600_000, **changes}
-    return Classifier(
-        artifact,  # type: ignore[arg-type]
-        runner,
-        limits=DecodeLimits(),
-        cores=cores,
-        workers=1,
-        overload_wait_ms=1e6,
-        default_top_k=2,
-        **given,
-    )
+    waits = {"max_wait_ms": 1e6, "overload_wait_ms": 1e6, "timeout_ms": 600_000}
+    chosen = {"default_top_k": 2, "max_queue": 64, **waits, **changes}
+    settings = Settings.from_env({}).model_copy(update=chosen)
+    return Classifier(artifact, runner, settings, cores=cores, workers=1)  # type: ignore[arg-type]
 
 
 def png(*colour: int) -> bytes:
@@ -168,7 +162,7 @@ def test_a_call_that_takes_too_long_is_ended_and_its_place_is_free_again(way: st
     slow = HeldBack()
 
     async def main() -> None:
-        hasty = classifier(way, slow, timeout_ms=20, max_in_flight=1)
+        hasty = classifier(way, slow, timeout_ms=20, max_queue=1)
         for _ in range(2):
             with pytest.raises(DeadlineExceeded, match="no answer within 20 ms"):
                 await hasty.classify(png(0, 0, 0), None)
@@ -182,7 +176,7 @@ def test_beyond_the_places_calls_are_refused_and_the_others_answered(way: str) -
     slow = HeldBack()
 
     async def main() -> list[Answer | BaseException]:
-        small = classifier(way, slow, max_in_flight=2)
+        small = classifier(way, slow, max_queue=2)
         calls = [asyncio.ensure_future(small.classify(png(0, 0, 0), 1)) for _ in range(5)]
         await asyncio.sleep(0)
         slow.go_on.set()

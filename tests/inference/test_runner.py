@@ -42,7 +42,7 @@ class Proxy:
 def runner(proxy: Proxy, *, service_time_ms: float = 1, budget_ms: float = 50) -> RemoteRunner:
     plan = PLAN.model_copy(update={"service_time_ms": service_time_ms})
     record: Any = SimpleNamespace(plan=plan)
-    return RemoteRunner(proxy, record, budget_ms=budget_ms, unavailable=Unavailable)
+    return RemoteRunner(proxy, record, budget_ms, Unavailable)
 
 
 LOST = aiohttp.ClientConnectionError()

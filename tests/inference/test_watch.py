@@ -5,8 +5,9 @@ import asyncio
 import pytest
 
 from image_classifier.errors import DeadlineExceeded
+from image_classifier.inference.batcher import Answer
 from image_classifier.inference.engine import Batch, EngineError, Logits
-from image_classifier.inference.watch import EngineWatch
+from image_classifier.inference.runner import EngineWatch
 from tests.imports import PATIENCE_S
 from tests.inference.test_classifier import WAYS, ColourEngine, HeldBack, classifier, png
 
@@ -35,6 +36,23 @@ def test_a_failing_run_is_remembered_until_one_succeeds() -> None:
 
     assert failing
     assert not watch.failing
+
+
+@pytest.mark.parametrize(("timeout_s", "longest_s"), [(5, 8), (20, 20)])
+def test_a_classifier_is_dead_once_a_run_takes_longer_than_any_request(
+    timeout_s: float, longest_s: float
+) -> None:
+    service = classifier("batched", timeout_ms=timeout_s * 1e3)
+    seconds = 0.0
+    service.runner.watch._clock = lambda: seconds
+
+    with service.runner.watch.run():
+        seconds = longest_s - 0.1
+        slow = asyncio.run(service.is_alive())
+        seconds = longest_s + 0.1
+        hung = asyncio.run(service.is_alive())
+
+    assert (slow, hung) == (True, False)
 
 
 class Breakable(ColourEngine):
@@ -71,7 +89,7 @@ def test_past_the_callers_limit_no_decoding_and_no_inference_begins(way: str) ->
     preprocessing, engine = HeldBack(), ColourEngine()
     service = classifier(way, preprocessing, engine=engine, cores=1)
 
-    async def run() -> list[object]:
+    async def run() -> list[Answer | BaseException]:
         calls = [service.classify(png(red, 0, 0), None, timeout_ms=50) for red in (10, 20)]
         answers = await asyncio.gather(*calls, return_exceptions=True)
         preprocessing.go_on.set()

@@ -149,7 +149,8 @@ def bmp_cases() -> Named:
 
 
 def gif_cases() -> Named:
-    colours = [tuple(noise(f"gif {index}", 3)) for index in range(128)]
+    values = (noise(f"gif {index}", 3) for index in range(128))
+    colours = [(red, green, blue) for red, green, blue in values]
     indices = bytes(value & 0x7F for value in noise("gif", 20 * 18))
     whole = (0, 0, 20, 18)
     second = gif_frame((3, 3, 5, 5), bytes(25))

@@ -1,6 +1,8 @@
 """The conformance cases notice every change of pixels and name the files it changes."""
 
 import hashlib
+import math
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -19,8 +21,10 @@ from preprocessing import (
     load_preprocessing,
     transform,
 )
+from preprocessing.conformance import CASES_FILE
 from tests.preprocessing import make_conformance_cases as script
 
+Size = tuple[int, int]
 FILES = {case.name: case.data for case in conformance_cases()}
 REJECTED = {
     "decode/png-cut-short": "rejected:undecodable_image",
@@ -46,7 +50,8 @@ TURNED = {
 
 
 def digests(**rules: object) -> dict[str, str]:
-    spec = PreprocessingSpec.imagenet().model_copy(update={"decode": DecodeRules(**rules)})
+    decode = DecodeRules.model_validate(rules)
+    spec = PreprocessingSpec.imagenet().model_copy(update={"decode": decode})
     return conformance_digests(SpecPreprocessing(spec))
 
 
@@ -61,7 +66,7 @@ def digest_of(array: np.ndarray) -> str:
 
 
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency:UserWarning")
-def test_the_outcomes_are_those_of_pillow_and_torchvision(imagenet):
+def test_the_outcomes_are_those_of_pillow_and_torchvision(imagenet: dict[str, str]) -> None:
     from torchvision import transforms
 
     preset = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
@@ -69,7 +74,7 @@ def test_the_outcomes_are_those_of_pillow_and_torchvision(imagenet):
     for name, data in FILES.items():
         if name in REJECTED:
             continue
-        image = Image.open(BytesIO(data))
+        image: Image.Image = Image.open(BytesIO(data))
         if name in WIDE_GREY:  # Pillow clips
             wide = np.asarray(image)
             expected[name] = digest_of(np.stack([(wide >> 8).astype(np.uint8)] * 3, axis=2))
@@ -84,7 +89,7 @@ def test_the_outcomes_are_those_of_pillow_and_torchvision(imagenet):
     assert imagenet == expected
 
 
-def test_every_container_mode_orientation_and_direction_of_resize_is_there():
+def test_every_container_mode_orientation_and_direction_of_resize_is_there() -> None:
     kinds, orientations, shorter_sides = set(), set(), set()
     for name in FILES.keys() - REJECTED.keys():
         with Image.open(BytesIO(FILES[name])) as image:
@@ -107,13 +112,13 @@ def test_every_container_mode_orientation_and_direction_of_resize_is_there():
     assert max(shorter_sides) > 256
 
 
-def longer_side_rounded(size, side, max_size=None):
+def longer_side_rounded(size: Size, side: int, max_size: int | None = None) -> Size:
     length = round(side * max(size) / min(size))
     return (side, length) if size[0] <= size[1] else (length, side)
 
 
-def crop_rounded(rounding):
-    def box(size, crop):
+def crop_rounded(rounding: Callable[[float], float]) -> Callable[[Size, Size], tuple[int, ...]]:
+    def box(size: Size, crop: Size) -> tuple[int, ...]:
         left, upper = (
             int(rounding((length - wanted) / 2)) for length, wanted in zip(size, crop, strict=True)
         )
@@ -129,18 +134,26 @@ def crop_rounded(rounding):
         ("shorter_side_size", longer_side_rounded, {"29x9", "9x17", "289x301", "rgb"}),
         # 24 · 256 / 19 = 323 and 17 · 256 / 9 = 483 pixels: the crop begins at 49.5, which is
         # rounded to 50, and at 129.5, which is rounded to 130.
-        ("centre_crop_box", crop_rounded(np.floor), {"grey", "9x17"}),
+        ("centre_crop_box", crop_rounded(math.floor), {"grey", "9x17"}),
         # 9 · 256 / 7 = 329 and 361 · 256 / 271 = 341 pixels: 52.5 → 52 and 58.5 → 58.
-        ("centre_crop_box", crop_rounded(np.ceil), {"7x9", "jpeg-361x271"}),
+        ("centre_crop_box", crop_rounded(math.ceil), {"7x9", "jpeg-361x271"}),
     ],
 )
-def test_another_rounding_is_noticed(imagenet, monkeypatch, function, other, cases):
+def test_another_rounding_is_noticed(
+    imagenet: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    function: str,
+    other: Callable[..., object],
+    cases: set[str],
+) -> None:
     monkeypatch.setattr(transform, function, other)
 
     assert set(differing_cases(imagenet, digests())) == {f"input/{name}" for name in cases}
 
 
-def test_another_rule_is_noticed_and_the_files_it_concerns_are_named(imagenet, monkeypatch):
+def test_another_rule_is_noticed_and_the_files_it_concerns_are_named(
+    imagenet: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert set(differing_cases(imagenet, digests(grey16="clip"))) == WIDE_GREY
     for alpha in ("white", "black"):
         assert set(differing_cases(digests(alpha=alpha), imagenet)) == TRANSPARENT
@@ -171,7 +184,7 @@ def own_digests(folder: Path, source: str) -> dict[str, str]:
     return conformance_digests(load_preprocessing(folder / "own.py", "Own"))
 
 
-def test_a_users_class_is_digested_with_its_dtype_and_shape(tmp_path):
+def test_a_users_class_is_digested_with_its_dtype_and_shape(tmp_path: Path) -> None:
     found = own_digests(tmp_path, OWN)
 
     image = Image.open(BytesIO(FILES["input/rgb"])).convert("L").resize((6, 4))
@@ -183,7 +196,7 @@ def test_a_users_class_is_digested_with_its_dtype_and_shape(tmp_path):
     ("result", "outcome"),
     [("1 / 0", "raised:ZeroDivisionError"), ("np.zeros(3)", "raised:PreprocessingBug")],
 )
-def test_what_a_users_class_raises_is_an_outcome(tmp_path, result, outcome):
+def test_what_a_users_class_raises_is_an_outcome(tmp_path: Path, result: str, outcome: str) -> None:
     source = OWN[: OWN.index("        return")] + f"        return {result}\n"
 
     found = own_digests(tmp_path, source)
@@ -192,16 +205,16 @@ def test_what_a_users_class_raises_is_an_outcome(tmp_path, result, outcome):
     assert raised == {name for name in FILES if name.startswith("input/")}
 
 
-def test_a_missing_case_differs_and_an_additional_one_does_not():
+def test_a_missing_case_differs_and_an_additional_one_does_not() -> None:
     before, after = {"a": "1", "b": "2", "c": "3"}, {"a": "1", "b": "9", "d": "4"}
 
     assert differing_cases(before, after) == ("b", "c")
 
 
-def test_the_script_makes_the_lossless_files_again_and_keeps_the_others(tmp_path):
+def test_the_script_makes_the_lossless_files_again_and_keeps_the_others(tmp_path: Path) -> None:
     archive = tmp_path / "cases.zip"
-    archive.write_bytes(script.CASES_FILE.read_bytes())
+    archive.write_bytes(CASES_FILE.read_bytes())
 
     script.write(archive)
 
-    assert archive.read_bytes() == script.CASES_FILE.read_bytes()
+    assert archive.read_bytes() == CASES_FILE.read_bytes()

@@ -56,7 +56,7 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
-def test_every_file_is_answered_as_expected_in_time_and_without_growth():
+def test_every_file_is_answered_as_expected_in_time_and_without_growth() -> None:
     # The rules of a model do not change what is a good file. The first pass fills the arenas of
     # the allocator; what the second adds is growth.
     other = answers(DecodeRules(alpha="white", exif_orientation=True, shrink_jpeg_to_side=16))
@@ -73,7 +73,7 @@ def test_every_file_is_answered_as_expected_in_time_and_without_growth():
     assert resident_bytes() - before < 50_000_000
 
 
-def test_decoded_pixels_are_those_of_the_table():
+def test_decoded_pixels_are_those_of_the_table() -> None:
     checked = 0
     for row in rows():
         if row["expect"] != "ok" or not row["mean_rgb"] or row["path"] in LARGER_THAN_THE_LIMITS:

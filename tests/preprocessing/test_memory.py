@@ -16,6 +16,8 @@ from PIL import Image
 from tests.preprocessing.encoders import PNG_RGB, gif, gif_control, gif_frame, png, png_chunk
 from tests.preprocessing.files import encoded, noise
 
+QUICK = {"progressive jpeg", "gif", "inflating texts", "disposed giant frame"}
+"""The others, of which each takes as long, are tested by `make test-all`."""
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [
     pytest.mark.slow,
@@ -103,8 +105,11 @@ FILES: dict[str, tuple[Callable[[], bytes], str, int]] = {
 }
 
 
-@pytest.mark.parametrize("kind", FILES)
-def test_a_process_grows_less_than_the_limit(kind, tmp_path):
+@pytest.mark.parametrize(
+    "kind",
+    [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.all) for kind in FILES],
+)
+def test_a_process_grows_less_than_the_limit(kind: str, tmp_path: Path) -> None:
     build, expected, limit_mb = FILES[kind]
     (tmp_path / "file").write_bytes(build())
     (tmp_path / "small").write_bytes(encoded(noise(60, 60), "PNG"))

@@ -1,9 +1,17 @@
 """A user's own class: loaded from its file, and held to what it declares."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from preprocessing import PreprocessingBug, SpecError, load_preprocessing, to_input
+from preprocessing import (
+    Preprocessing,
+    PreprocessingBug,
+    SpecError,
+    load_preprocessing,
+    to_input,
+)
 from preprocessing.errors import ClientError, OperatorError, UndecodableImage
 from tests.preprocessing.files import LIMITS, encoded, noise
 
@@ -25,34 +33,28 @@ FLOAT = GOOD.replace('"uint8"', '"float32"').replace("(0.5,)", "None").replace("
 PHOTO = encoded(noise(12, 8), "PNG")
 
 
-def load(folder, source, name="Halved"):
+def load(folder: Path, source: str) -> Preprocessing:
     (folder / "mine.py").write_text(source)
-    return load_preprocessing(folder / "mine.py", name)
+    return load_preprocessing(folder / "mine.py", "Halved")
 
 
-def test_a_class_is_loaded_and_used(tmp_path):
-    preprocessing = load(tmp_path, GOOD)
+def with_body(body: str) -> str:
+    """The class with another statement in place of its `return`."""
+    return GOOD[: GOOD.index("        return")] + f"        {body}\n"
 
-    array = to_input(PHOTO, preprocessing, LIMITS)
+
+def test_classes_of_two_files_of_one_name_are_used_as_they_are(tmp_path: Path) -> None:
+    first = load(tmp_path, GOOD)
+    plain = "np.asarray(image.resize((3, 2)))[..., None]"
+    view = "(np.float32(image.resize((3, 2)))[..., None] / 255)[:, ::-1]"
+    second = load(tmp_path, FLOAT.replace(plain, view))
 
     expected = np.asarray(noise(12, 8).convert("L").resize((3, 2)))[..., None]
-    np.testing.assert_array_equal(array, expected)
-
-
-def test_a_class_may_normalise_itself(tmp_path):
-    source = FLOAT.replace("[..., None]", "[..., None].astype(np.float32) / 255")
-
-    array = to_input(PHOTO, load(tmp_path, source), LIMITS)
-
-    assert array.dtype == np.float32
-    assert 0 < array.max() <= 1
-
-
-def test_two_files_of_the_same_name_do_not_mix(tmp_path):
-    first = load(tmp_path, GOOD)
-    second = load(tmp_path, GOOD.replace("(0.5,)", "(0.75,)"))
-
-    assert (first.mean, second.mean) == ((0.5,), (0.75,))
+    np.testing.assert_array_equal(to_input(PHOTO, first, LIMITS), expected)
+    mirrored = to_input(PHOTO, second, LIMITS)
+    np.testing.assert_array_equal(mirrored, expected[:, ::-1].astype(np.float32) / 255)
+    assert mirrored.flags.c_contiguous
+    assert (first.mean, second.mean) == ((0.5,), None)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +75,9 @@ def test_two_files_of_the_same_name_do_not_mix(tmp_path):
         ("def to_input", "def input", "to_input"),
     ],
 )
-def test_a_class_that_cannot_be_used_is_reported_in_one_line(tmp_path, find, replace, message):
+def test_a_class_that_cannot_be_used_is_reported_in_one_line(
+    tmp_path: Path, find: str, replace: str, message: str
+) -> None:
     assert find in GOOD
 
     with pytest.raises(SpecError, match=message) as caught:
@@ -83,17 +87,15 @@ def test_a_class_that_cannot_be_used_is_reported_in_one_line(tmp_path, find, rep
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["none.py", "."])
-def test_a_file_that_cannot_be_read_is_reported(tmp_path, name):
-    with pytest.raises(SpecError, match="cannot be read"):
-        load_preprocessing(tmp_path / name, "Halved")
-
-
-def test_a_file_that_is_not_python_is_reported(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("none.py", "cannot be read"), (".", "cannot be read"), ("mine.txt", r"must end in \.py")],
+)
+def test_what_is_no_file_of_python_is_reported(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "mine.txt").write_text(GOOD)
 
-    with pytest.raises(SpecError, match=r"must end in \.py"):
-        load_preprocessing(tmp_path / "mine.txt", "Halved")
+    with pytest.raises(SpecError, match=message):
+        load_preprocessing(tmp_path / name, "Halved")
 
 
 @pytest.mark.parametrize(
@@ -105,9 +107,10 @@ def test_a_file_that_is_not_python_is_reported(tmp_path):
         ("1 / 0", "raised ZeroDivisionError on a 12×8 L image"),
     ],
 )
-def test_a_class_that_breaks_its_word_is_a_bug_and_not_the_clients(tmp_path, result, message):
-    at = GOOD.index("        return")
-    preprocessing = load(tmp_path, GOOD[:at] + f"        return {result}\n")
+def test_a_class_that_breaks_its_word_is_a_bug_and_not_the_clients(
+    tmp_path: Path, result: str, message: str
+) -> None:
+    preprocessing = load(tmp_path, with_body(f"return {result}"))
 
     with pytest.raises(PreprocessingBug, match=message) as caught:
         to_input(PHOTO, preprocessing, LIMITS)
@@ -115,23 +118,11 @@ def test_a_class_that_breaks_its_word_is_a_bug_and_not_the_clients(tmp_path, res
     assert not isinstance(caught.value, (ClientError, OperatorError))
 
 
-def test_a_class_may_refuse_a_picture(tmp_path):
-    at = GOOD.index("        return")
-    refusing = "        raise UndecodableImage('too dark')\n"
-    source = "from preprocessing.errors import UndecodableImage\n" + GOOD[:at] + refusing
+def test_a_picture_may_be_refused_by_the_class_or_before_it_sees_it(tmp_path: Path) -> None:
+    source = "from preprocessing.errors import UndecodableImage\n"
+    preprocessing = load(tmp_path, source + with_body("raise UndecodableImage('too dark')"))
 
     with pytest.raises(UndecodableImage, match="too dark"):
-        to_input(PHOTO, load(tmp_path, source), LIMITS)
-
-
-def test_the_input_is_contiguous_whatever_the_class_returns(tmp_path):
-    source = GOOD.replace("[..., None]", "[:, ::-1, None]")
-
-    array = to_input(PHOTO, load(tmp_path, source), LIMITS)
-
-    assert array.flags.c_contiguous
-
-
-def test_the_file_of_the_client_is_what_decode_says(tmp_path):
-    with pytest.raises(UndecodableImage):
-        to_input(PHOTO[:50], load(tmp_path, GOOD), LIMITS)
+        to_input(PHOTO, preprocessing, LIMITS)
+    with pytest.raises(UndecodableImage, match="not one complete PNG"):
+        to_input(PHOTO[:50], preprocessing, LIMITS)

@@ -1,6 +1,7 @@
 """Specs say what is wrong with them in one line, and survive the way through a file."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -25,7 +26,7 @@ std: [0.25, 0.25, 0.25]
 PAGE = (Path(__file__).parents[2] / "docs" / "preprocessing.md").read_text()
 
 
-def test_yaml_and_json_give_the_same_spec_and_its_preprocessing_offers_it(tmp_path):
+def test_yaml_and_json_give_the_same_spec_and_its_preprocessing_offers_it(tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text(YAML)
     (tmp_path / "spec.json").write_text(EXPECTED.model_dump_json())
 
@@ -40,7 +41,7 @@ def test_yaml_and_json_give_the_same_spec_and_its_preprocessing_offers_it(tmp_pa
         preprocessing.spec.crop = 5
 
 
-def test_the_spec_of_the_page_is_the_imagenet_spec_with_every_key():
+def test_the_spec_of_the_page_is_the_imagenet_spec_with_every_key() -> None:
     written = yaml.safe_load(PAGE.split("```yaml\n")[1].split("```")[0])
 
     assert PreprocessingSpec.model_validate(written) == PreprocessingSpec.imagenet()
@@ -79,7 +80,9 @@ def test_the_spec_of_the_page_is_the_imagenet_spec_with_every_key():
         ("a.yaml", None, "No such file"),
     ],
 )
-def test_a_file_that_is_no_spec_is_reported_in_one_line(tmp_path, name, text, expected):
+def test_a_file_that_is_no_spec_is_reported_in_one_line(
+    tmp_path: Path, name: str, text: str | None, expected: str
+) -> None:
     if text is not None:
         (tmp_path / name).write_text(text)
 
@@ -91,7 +94,7 @@ def test_a_file_that_is_no_spec_is_reported_in_one_line(tmp_path, name, text, ex
 
 
 @pytest.mark.parametrize(
-    ("spec", "shape"),
+    ("fields", "shape"),
     [
         ({"crop": 7}, (7, 7, 3)),
         ({"crop": (7, 9)}, (7, 9, 3)),
@@ -99,8 +102,10 @@ def test_a_file_that_is_no_spec_is_reported_in_one_line(tmp_path, name, text, ex
         ({"resize": {"mode": "exact", "size": 4}, "decode": {"mode": "L"}}, (4, 4, 1)),
     ],
 )
-def test_the_input_is_height_width_channels_and_not_normalised_where_nothing_is_said(spec, shape):
-    spec = PreprocessingSpec.model_validate(spec)
+def test_the_input_is_height_width_channels_and_not_normalised_where_nothing_is_said(
+    fields: dict[str, Any], shape: tuple[int, int, int]
+) -> None:
+    spec = PreprocessingSpec.model_validate(fields)
 
     assert spec.input_shape == shape
     assert (spec.mean, spec.std) == ((0.0,) * shape[2], (1.0,) * shape[2])

@@ -12,16 +12,19 @@ import time
 import warnings
 from collections.abc import Callable
 from http.client import HTTPResponse
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import httpx
+import psutil
 import pytest
 
 from tests.imports import PATIENCE_S, isolated_store
 from tests.ports import free_port
 from tests.service.places import Place
+
+PATIENT: dict[str, Any] = {"max_wait_ms": 50_000, "overload_wait_ms": 50_000, "timeout_ms": 50_000}
+"""No admission by estimated wait: a busy machine would rightly refuse some requests."""
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
@@ -53,6 +56,7 @@ class Server:
         environment: dict[str, str] | None = None,
         **settings: object,
     ) -> None:
+        self.place = place
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.connections = contextlib.ExitStack()
@@ -128,14 +132,10 @@ class Server:
     def workers(self, service: str = "") -> list[int]:
         """Process ids below the supervisor; `service` picks those of one BentoML service."""
         ids = []
-        for entry in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                parent = int(entry.read_bytes().rpartition(b")")[2].split()[1])
-                words = (entry.parent / "cmdline").read_bytes().split(b"\0")
-            except (OSError, IndexError):  # ended meanwhile
-                continue
-            if parent == self.process.pid and (not service or service.encode() in words):
-                ids.append(int(entry.parent.name))
+        for worker in psutil.Process(self.process.pid).children():
+            with contextlib.suppress(psutil.Error):  # ended meanwhile
+                if not service or service in worker.cmdline():
+                    ids.append(worker.pid)
         return ids
 
     def card(self) -> Any:

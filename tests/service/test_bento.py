@@ -7,9 +7,8 @@ import pytest
 import yaml
 
 from tests.imports import SAMPLES
-from tests.service.conftest import PATIENT
 from tests.service.places import NewPlace, Place
-from tests.service.server import Server
+from tests.service.server import PATIENT, Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("bento")]
 PACKED_WHOLE = ("image_classifier", "preprocessing")
@@ -74,10 +73,10 @@ def words_of(requirements: Path) -> set[str]:
 
 @pytest.mark.parametrize("topology", ["embedded", pytest.param("runner", marks=pytest.mark.all)])
 def test_the_bento_answers_as_the_checkout_does_when_that_is_gone(
-    built: tuple[Place, str], embedded: Server, empty_directory: Path, topology: str
+    built: tuple[Place, str], embedded: Server, tmp_path: Path, topology: str
 ) -> None:
     place, tag = built
-    elsewhere = Place(directory=empty_directory, home=place.home)
+    elsewhere = Place(directory=tmp_path, home=place.home)
 
     with Server(elsewhere, target=tag, topology=topology, **PATIENT) as server:
         for path in sorted(SAMPLES.iterdir()):

@@ -2,9 +2,9 @@
 
 import csv
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
+import psutil
 
 from tests.imports import PATIENCE_S, SAMPLES
 from tests.service.answers import predictions
@@ -18,12 +18,8 @@ GROWTH_BYTES = 50_000_000
 
 def resident_bytes(server: Server) -> int:
     """Memory of the whole process tree."""
-    total = 0
-    for process_id in [server.process.pid, *server.workers()]:
-        for line in Path(f"/proc/{process_id}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                total += int(line.split()[1]) * 1_024
-    return total
+    ids = (server.process.pid, *server.workers())
+    return sum(psutil.Process(process_id).memory_info().rss for process_id in ids)
 
 
 def is_as_expected(row: dict[str, str], status: int) -> bool:

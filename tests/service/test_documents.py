@@ -2,10 +2,10 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -15,24 +15,13 @@ from tests.service.places import Place
 from tests.service.server import Server
 
 SAMPLE = SAMPLES / "7-02.jpg"
-
-
-class Resources(HTMLParser):
-    """Collects what a browser fetches for a page."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found += [value for name, value in attrs if name in ("src", "href") and value]
+CLIENTS = ROOT / "examples" / "clients"
 
 
 def test_the_page_shows_swagger_ui_from_this_server_alone(either: Server) -> None:
     page = either.client.get("/")
 
-    resources = Resources(page.text).found
+    resources = re.findall(r'(?:src|href)="([^"]+)"', page.text)
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert any("swagger-ui-bundle.js" in resource for resource in resources)
     assert all(resource.startswith("./static_content/") for resource in resources)
@@ -48,16 +37,16 @@ def test_the_card_shows_what_is_loaded_and_its_proof(either: Server, imported: P
 
     lock = json.loads(imported.lock.read_bytes())
     evidence = json.loads((imported.artifact / "evidence.json").read_bytes())
-    assert card["model"] == {"tag": lock["tag"], "digest": lock["manifest_sha256"]}
-    assert card["labels"] == [str(digit) for digit in range(10)]
-    assert card["golden_samples"] == 30
-    assert card["topology"] in ("embedded", "runner")
     record = json.loads((imported.artifact / "record.json").read_bytes())
     engine = record["plan"]["engine"]
     (entry,) = [one for one in evidence["engines"] if f"{one['kind']}-fp32" == engine]
+    assert card["model"] == {"tag": lock["tag"], "digest": lock["manifest_sha256"]}
+    assert card["labels"] == [str(digit) for digit in range(10)]
+    assert card["golden_samples"] == card["engine"]["certificate"]["samples"] == 30
+    assert card["topology"] in ("embedded", "runner")
+    assert card["slo"] is None
     assert card["engine"]["name"] == engine
     assert card["engine"]["certificate"] == entry["certificate"]
-    assert card["engine"]["certificate"]["samples"] == 30
     assert card["engine"]["certificate"]["max_logit_difference"] < 1e-3
     # Nothing of the machine it was imported or runs on.
     assert "/" not in json.dumps(card["engine"])
@@ -70,43 +59,21 @@ def test_metrics_count_requests_by_outcome_and_time_their_stages(embedded: Serve
     probability = answer["predictions"][0]["probability"]
     embedded.client.post("/classify", content=b"just text")
     embedded.client.get("/readyz")
-    embedded.client.get("/livez")
 
     after = embedded.metrics()
-    changes = {name: value - before.get(name, 0) for name, value in after.items()}
+    changes = {name: value - before[name] for name, value in after.items()}
     assert changes['classifier_requests_total{outcome="ok"}'] == 3
     assert changes['classifier_requests_total{outcome="unsupported_media_type"}'] == 1
+    seconds = {}
     for stage in ("decode", "queue", "infer", "total"):
         assert changes[f'classifier_stage_seconds_count{{stage="{stage}"}}'] == 3
+        seconds[stage] = changes[f'classifier_stage_seconds_sum{{stage="{stage}"}}']
+    total_s = seconds.pop("total")
+    assert 0 < sum(seconds.values()) <= total_s
     assert changes["classifier_batch_size_count"] == 3
     assert changes["classifier_top_probability_count"] == 3
     assert changes["classifier_top_probability_sum"] == pytest.approx(3 * probability)
     assert after["classifier_in_flight"] == 0
-    total = changes['classifier_stage_seconds_sum{stage="total"}']
-    parts = [
-        changes[f'classifier_stage_seconds_sum{{stage="{stage}"}}']
-        for stage in ("decode", "queue", "infer")
-    ]
-    assert 0 < sum(parts) <= total
-
-
-@pytest.mark.parametrize("folder", ["", "/static_content", "/assets", "/classify", "/metrics"])
-def test_what_a_client_asks_for_makes_no_series(embedded: Server, folder: str) -> None:
-    embedded.client.get("/nope")
-    embedded.client.delete("/livez")
-    embedded.metrics()
-    before = embedded.metrics().keys()
-
-    for number in range(50):
-        embedded.client.get(f"{folder}/client-{number}")
-    embedded.client.request(f"CLIENT{folder[:1].strip('/')}", "/livez")
-
-    after = embedded.metrics().keys()
-    assert before == after
-    assert not any("client-" in name or "CLIENT" in name for name in after)
-
-
-CLIENTS = ROOT / "examples" / "clients"
 
 
 @pytest.mark.parametrize(
@@ -118,14 +85,14 @@ CLIENTS = ROOT / "examples" / "clients"
     ],
 )
 def test_the_example_clients_print_the_predictions(
-    either: Server, imported: Place, words: list[str]
+    embedded: Server, imported: Place, words: list[str]
 ) -> None:
     if not shutil.which(words[0]):
         pytest.skip(f"{words[0]} is not installed")
 
     # A process of its own: the client may warn of what its libraries deprecate.
     done = subprocess.run(
-        [*words, str(SAMPLE), either.url],
+        [*words, str(SAMPLE), embedded.url],
         cwd=CLIENTS,
         env=imported.environment(),
         capture_output=True,

@@ -14,7 +14,7 @@ from bentoml._internal.context import server_context
 def stop(*_, **__):
     raise SystemExit(os.environ.get("CUDA_VISIBLE_DEVICES"))
 
-service.load_executor = stop
+service.startup.load_executor = stop
 config = service.ModelRunner.config
 print("embedded" if service.embedded else "runner", config["workers"], config["resources"])
 for worker in (1, 2, 3):

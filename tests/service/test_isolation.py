@@ -1,35 +1,18 @@
-"""What serving processes keep away from: torch, uvloop, the network."""
+"""What serving processes have in memory, and how their threads meet."""
 
 from pathlib import Path
 
 import pytest
 
 from tests.imports import SAMPLES
-from tests.service.places import NewPlace, Place
+from tests.service.places import Place
 from tests.service.server import Server
 
-pytestmark = pytest.mark.slow
-SAMPLE = (SAMPLES / "2-01.jpg").read_bytes()
 FORBIDDEN = {"torch", "torchvision", "uvloop", "nncf", "importer", "examples", "tests"}
-
-RECORDER = """\
-import sys
-
-
-def record(event, arguments):
-    if event in ("socket.connect", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname"):
-        what = arguments[0] if event.startswith("socket.get") else arguments[1]
-        with open({log!r}, "a") as log:
-            log.write(f"{{event}} {{what!r}}\\n")
-
-
-sys.addaudithook(record)
-"""
-"""Runs in every process of a server before anything else: Python imports sitecustomize."""
 
 
 def test_serving_processes_have_no_torch_and_no_uvloop_in_memory(either: Server) -> None:
-    either.client.post("/classify", content=SAMPLE)
+    either.client.post("/classify", content=(SAMPLES / "2-01.jpg").read_bytes())
 
     processes = [either.process.pid, *either.workers()]
     maps = [Path(f"/proc/{process_id}/maps").read_text() for process_id in processes]
@@ -41,34 +24,43 @@ def test_serving_processes_have_no_torch_and_no_uvloop_in_memory(either: Server)
     assert any(library in text for text in maps)
 
 
+@pytest.mark.slow
 def test_importing_the_service_imports_nothing_of_the_import_side(imported: Place) -> None:
     code = f"import sys, service; print({FORBIDDEN!r} & sys.modules.keys())"
 
     assert imported.run("-c", code, topology="runner") == "set()"
 
 
-def is_local(line: str) -> bool:
-    """Loopback, a Unix socket, or the address of this host looked up for itself."""
-    return "'127.0.0.1'" in line or "'/tmp/" in line or "bentoml-uds-" in line
+FIRST_INFERENCES = """
+import sys, threading
+import numpy as np
+from image_classifier.artifact.artifact import open_artifact
+from image_classifier.inference.engines.load import open_graph
+from pathlib import Path
+
+sys.setswitchinterval(1e-6)  # many chances for the threads to meet
+artifact = open_artifact(Path(sys.argv[1]))
+plan = artifact.record.plan.model_copy(update={"streams": 4, "threads": 4, "batch_sizes": (1,)})
+shape = artifact.manifest.input.shape
+engine = open_graph(artifact.evidence.engine("openvino-fp32"), artifact.root, shape)(plan)
+together = threading.Barrier(4)
+
+def run():
+    together.wait()
+    engine.run(np.zeros((1, *shape), np.uint8))
+
+threads = [threading.Thread(target=run, daemon=True) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join(20)
+sys.exit(any(thread.is_alive() for thread in threads))
+"""
 
 
-def test_a_server_connects_to_nothing_outside(new_place: NewPlace, tmp_path: Path) -> None:
-    log = tmp_path / "connections.txt"
-    (tmp_path / "sitecustomize.py").write_text(RECORDER.format(log=str(log)))
-    url = "http://192.0.2.1/digit.png"  # a network for documentation: nobody is there
-    part = f'--b\r\nContent-Disposition: form-data; name="image"\r\n\r\n{url}\r\n--b--\r\n'
-    with Server(
-        new_place(), environment={"PYTHONPATH": str(tmp_path)}, topology="runner"
-    ) as server:
-        form = {"content-type": "multipart/form-data; boundary=b"}
-        server.client.post("/classify", content=part.encode(), headers=form)
-        server.client.post("/classify", content=url.encode())
-        server.client.post("/classify", json={"image": url})
-        server.client.post("/classify", files={"image": SAMPLE})
-        for path in ("/", "/docs.json", "/model", "/metrics", "/readyz", "/livez", "/schema.json"):
-            # 503 where a stalled machine makes the runner late.
-            assert server.client.get(path).status_code in (200, 503)
-
-    lines = log.read_text().splitlines()
-    assert any(line.startswith("socket.connect ") for line in lines)  # API process to runner
-    assert [line for line in lines if not is_local(line)] == []
+@pytest.mark.slow
+def test_threads_that_infer_first_do_not_wait_for_each_other(imported: Place) -> None:
+    # OpenVINO 2026.4.1 deadlocked in about half of these runs where its tensors had not been
+    # looked at before by one thread alone: three runs miss that once in eight.
+    for _ in range(3):
+        imported.run("-c", FIRST_INFERENCES, str(imported.artifact))

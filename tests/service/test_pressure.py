@@ -1,10 +1,12 @@
-"""Clients that leave, clients that are slow, and more clients than the service can answer."""
+"""Clients that leave, and more clients than a service can answer, which nobody may misuse."""
 
+import functools
 import io
 import socket
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from pathlib import Path
 
 import httpx
 import pytest
@@ -13,21 +15,33 @@ from PIL import Image
 from image_classifier.inference.machine import usable_cores
 from tests.imports import PATIENCE_S, SAMPLES
 from tests.service.answers import assert_close
-from tests.service.conftest import PATIENT, NewPlace
-from tests.service.server import Server, read_answer
+from tests.service.places import NewPlace
+from tests.service.server import PATIENT, Server, read_answer
 
 SAMPLE = (SAMPLES / "2-01.jpg").read_bytes()
 HELD = 8
+RECORDER = """\
+import sys
 
 
-def slow_to_decode() -> bytes:
+def record(event, arguments):
+    if event in ("socket.connect", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname"):
+        what = arguments[0] if event.startswith("socket.get") else arguments[1]
+        with open({log!r}, "a") as log:
+            log.write(f"{{event}} {{what!r}}\\n")
+
+
+sys.addaudithook(record)
+"""
+"""Runs in every process of a server before anything else: Python imports sitecustomize."""
+
+
+@functools.cache
+def slow_image() -> bytes:
     """9 megapixels of noise: some 200 ms of one core."""
     file = io.BytesIO()
     Image.effect_noise((3_000, 3_000), 60).save(file, "PNG", compress_level=0)
     return file.getvalue()
-
-
-SLOW = slow_to_decode()
 
 
 def head(length: int) -> bytes:
@@ -35,17 +49,18 @@ def head(length: int) -> bytes:
 
 
 def test_clients_that_leave_free_their_places(either: Server) -> None:
-    before = either.metrics().get('classifier_requests_total{outcome="client_gone"}', 0)
+    before = either.metrics()['classifier_requests_total{outcome="client_gone"}']
+    slow = slow_image()
     connections = [either.connect() for _ in range(2 * HELD)]
     for connection in connections[:HELD]:
-        connection.sendall(head(len(SLOW)) + SLOW[:-1])
+        connection.sendall(head(len(slow)) + slow[:-1])
     for connection in connections[HELD:]:
-        connection.sendall(head(len(SLOW)) + SLOW[:1_000])
+        connection.sendall(head(len(slow)) + slow[:1_000])
     either.wait_for_in_flight(2 * HELD)
 
     # Half of them leave while their picture is decoded, half while they send it.
     for connection in connections[:HELD]:
-        connection.sendall(SLOW[-1:])
+        connection.sendall(slow[-1:])
         connection.close()
     for connection in connections[HELD:]:
         connection.close()
@@ -56,43 +71,60 @@ def test_clients_that_leave_free_their_places(either: Server) -> None:
     assert either.client.post("/classify", content=SAMPLE).status_code == 200
 
 
+@pytest.fixture(scope="module")
+def connections(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the file in which every process of `one_place` notes what it connects to."""
+    folder = tmp_path_factory.mktemp("recorder")
+    log = str(folder / "connections.txt")
+    (folder / "sitecustomize.py").write_text(RECORDER.format(log=log))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one_place(new_place: NewPlace, connections: Path) -> Iterator[Server]:
+    """A server in the runner topology whose one API process answers one request at a time."""
+    settings = {**PATIENT, "topology": "runner", "workers": 1, "max_queue": 1}
+    watched = {"PYTHONPATH": str(connections)}
+    with Server(new_place(), environment=watched, **settings) as server:
+        yield server
+        workers = server.workers()
+        assert server.interrupt() == 0
+    # Ctrl-C stops every process without a traceback.
+    assert "Traceback" not in server.log
+    assert workers
+    assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
+
+
 def burst(server: Server, count: int) -> list[httpx.Response]:
     limits = httpx.Limits(max_connections=count)
     with (
         httpx.Client(base_url=server.url, timeout=PATIENCE_S, limits=limits) as client,
         ThreadPoolExecutor(count) as pool,
     ):
-        return list(pool.map(lambda _: client.post("/classify", content=SLOW), range(count)))
+        return list(
+            pool.map(lambda _: client.post("/classify", content=slow_image()), range(count))
+        )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "settings",
-    [
-        pytest.param({**PATIENT, "max_queue": 1}, id="one-place"),
-        pytest.param({"timeout_ms": 50_000, "max_wait_ms": 0.001}, id="no-wait"),
-    ],
-)
-def test_what_cannot_be_answered_in_time_is_refused_at_once(
-    new_place: NewPlace, settings: dict[str, Any]
-) -> None:
-    with Server(new_place(), **settings) as server:
-        responses = burst(server, max(16, 4 * usable_cores()))
+def test_what_finds_no_place_is_refused_at_once(one_place: Server) -> None:
+    overloaded = 'classifier_requests_total{outcome="overloaded"}'
+    before = one_place.metrics()[overloaded]
 
-        statuses = [response.status_code for response in responses]
-        assert set(statuses) == {200, 429}
-        refused = [response for response in responses if response.status_code == 429]
-        for response in refused:
-            assert response.json()["error"]["code"] == "overloaded"
-            assert int(response.headers["retry-after"]) >= 1
-        accepted = [response for response in responses if response.status_code == 200]
-        first, *others = [response.json()["predictions"] for response in accepted]
-        for other in others:
-            assert_close(other, first)
-        metrics = server.metrics()
-        assert metrics['classifier_requests_total{outcome="overloaded"}'] == len(refused)
-        # After the burst there is room again.
-        assert server.client.post("/classify", content=SAMPLE).status_code == 200
+    responses = burst(one_place, max(16, 4 * usable_cores()))
+
+    refused = [response for response in responses if response.status_code == 429]
+    accepted = [response for response in responses if response.status_code == 200]
+    assert refused and accepted
+    assert len(refused) + len(accepted) == len(responses)
+    for response in refused:
+        assert response.json()["error"]["code"] == "overloaded"
+        assert int(response.headers["retry-after"]) >= 1
+    first, *others = [response.json()["predictions"] for response in accepted]
+    for other in others:
+        assert_close(other, first)
+    assert one_place.metrics()[overloaded] - before == len(refused)
+    # After the burst there is room again.
+    assert one_place.client.post("/classify", content=SAMPLE).status_code == 200
 
 
 def refused_before_its_body(server: Server) -> socket.socket | None:
@@ -109,26 +141,49 @@ def refused_before_its_body(server: Server) -> socket.socket | None:
     return connection
 
 
-@pytest.mark.slow
 def test_a_refusal_does_not_wait_for_the_body_and_the_connection_stays_of_use(
-    new_place: NewPlace,
+    one_place: Server,
 ) -> None:
-    with Server(new_place(), **PATIENT, max_queue=1) as server, ThreadPoolExecutor(2) as pool:
-        found = threading.Event()
+    found = threading.Event()
 
-        def take_the_place() -> None:
-            while not found.is_set():
-                server.client.post("/classify", content=SLOW)
+    def take_the_place() -> None:
+        while not found.is_set():
+            one_place.client.post("/classify", content=slow_image())
 
+    with ThreadPoolExecutor(2) as pool:
         busy = [pool.submit(take_the_place) for _ in range(2)]
         try:
-            tries = (refused_before_its_body(server) for _ in range(100))
+            tries = (refused_before_its_body(one_place) for _ in range(100))
             connection = next(filter(None, tries), None)
         finally:
             found.set()
         for one in busy:
             one.result()
-        assert connection is not None
+    assert connection is not None
 
-        connection.sendall(SAMPLE + head(len(SAMPLE)) + SAMPLE)
-        assert read_answer(connection)[0] == 200
+    connection.sendall(SAMPLE + head(len(SAMPLE)) + SAMPLE)
+
+    assert read_answer(connection)[0] == 200
+
+
+def is_local(line: str) -> bool:
+    """Loopback, a Unix socket, or the address of this host looked up for itself."""
+    return "'127.0.0.1'" in line or "'/tmp/" in line or "bentoml-uds-" in line
+
+
+def test_a_server_connects_to_nothing_outside(one_place: Server, connections: Path) -> None:
+    url = "http://192.0.2.1/digit.png"  # a network for documentation: nobody is there
+    part = f'--b\r\nContent-Disposition: form-data; name="image"\r\n\r\n{url}\r\n--b--\r\n'
+    client = one_place.client
+    form = {"content-type": "multipart/form-data; boundary=b"}
+    client.post("/classify", content=part.encode(), headers=form)
+    client.post("/classify", content=url.encode())
+    client.post("/classify", json={"image": url})
+    client.post("/classify", files={"image": SAMPLE})
+    for path in ("/", "/docs.json", "/model", "/metrics", "/readyz", "/livez", "/schema.json"):
+        # 503 where a stalled machine makes the runner late.
+        assert client.get(path).status_code in (200, 503)
+
+    lines = (connections / "connections.txt").read_text().splitlines()
+    assert any(line.startswith("socket.connect ") for line in lines)  # API process to runner
+    assert [line for line in lines if not is_local(line)] == []

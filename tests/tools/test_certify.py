@@ -1,8 +1,5 @@
 """What `make certify` stores, and what it proposes, worked out by hand."""
 
-# psutil ships no types.
-# mypy: disable-error-code="import-untyped"
-
 import contextlib
 import json
 from collections.abc import Iterator, Mapping

@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from tests.imports import PATIENCE_S, SAMPLES
+from tests.service.server import Server
 
 VIEWS = ("try", "inspector", "selfcheck", "flow", "live")
 MARKUP = "<img src=x onerror=alert(1)>"
@@ -28,7 +29,7 @@ OpenPage = Callable[..., Page]
 
 
 @pytest.fixture
-def open_page(served: str, chromium: Any) -> Iterator[OpenPage]:
+def open_page(embedded: Server, chromium: Any) -> Iterator[OpenPage]:
     """Opens the page; a test that leaves an error in the browser's console fails."""
     contexts: list[Any] = []
     errors: list[str] = []
@@ -44,7 +45,7 @@ def open_page(served: str, chromium: Any) -> Iterator[OpenPage]:
         page.on("console", lambda line: errors.extend([line.text] * (line.type == "error")))
         if prepare is not None:
             prepare(page)
-        page.goto(f"{served}/ui/#{view}")
+        page.goto(f"{embedded.url}/ui/#{view}")
         page.wait_for_selector("nav a[aria-current]")
         return page
 
@@ -77,7 +78,6 @@ def change_json(page: Page, path: str, change: Callable[[Any], None]) -> None:
     page.route(re.compile(path), answer)
 
 
-@pytest.mark.slow
 def test_an_uploaded_image_gets_bars_and_the_time_of_each_stage(open_page: OpenPage) -> None:
     page = open_page()
 
@@ -91,37 +91,24 @@ def test_an_uploaded_image_gets_bars_and_the_time_of_each_stage(open_page: OpenP
 
 
 @pytest.mark.all
-def test_several_images_are_answered_and_top_k_is_kept(open_page: OpenPage) -> None:
+def test_several_images_golden_samples_and_errors_are_answered(open_page: OpenPage) -> None:
     page = open_page()
     page.fill("#top-k", "3")
 
     upload(page, SAMPLES / "7-01.png", SAMPLES / "2-01.jpg")
     page.locator(".bars").nth(1).wait_for()
-
     assert first_prediction(page)[0] == "2"
     assert page.locator(".bars li").count() == 6
     assert "top_k=3" in page.inner_text("#requests")
 
-
-@pytest.mark.all
-def test_a_click_on_a_golden_sample_classifies_it(open_page: OpenPage) -> None:
-    page = open_page()
-
     page.click("#samples button[title^='5-01.jpg']")
-    page.wait_for_selector(".bars li")
-
+    page.locator(".bars").nth(2).wait_for()
     assert first_prediction(page)[0] == "5"
-
-
-@pytest.mark.all
-def test_an_error_is_explained_with_its_code(open_page: OpenPage) -> None:
-    page = open_page()
 
     upload(page, {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no image"})
     page.wait_for_selector("article .error")
-
-    assert "no JPEG, PNG, WebP, GIF or BMP" in page.inner_text("article")
-    assert "415 unsupported_media_type" in page.inner_text("article")
+    assert "no JPEG, PNG, WebP, GIF or BMP" in page.inner_text("article >> nth=0")
+    assert "415 unsupported_media_type" in page.inner_text("article >> nth=0")
 
 
 @pytest.mark.all
@@ -162,40 +149,46 @@ def test_labels_and_file_names_with_markup_are_text(open_page: OpenPage) -> None
 
 
 @pytest.mark.all
-def test_a_multi_label_model_has_bars_of_their_own_and_its_threshold(open_page: OpenPage) -> None:
+@pytest.mark.parametrize(
+    ("outputs", "prediction", "value", "note"),
+    [
+        (
+            {"activation": "sigmoid", "threshold": 0.5},
+            {"probability": 0.75},
+            "75 %",
+            "each label is right or not by itself",
+        ),
+        ({"activation": "none", "threshold": None}, {"score": 12.5}, "12.5", "values are logits"),
+    ],
+)
+def test_the_bars_of_models_without_softmax_have_their_values_and_a_note(
+    open_page: OpenPage, outputs: Any, prediction: Any, value: str, note: str
+) -> None:
+    def answer(body: Any) -> None:
+        body["predictions"] = [{"label": "a", "class_id": 0, **prediction}]
+
     def prepare(page: Page) -> None:
-        outputs = {"activation": "sigmoid", "threshold": 0.5}
         change_json(page, "/model$", lambda body: body.update(outputs=outputs))
+        change_json(page, "/classify", answer)
 
     page = open_page(prepare=prepare)
 
     upload(page, SAMPLES / "7-01.png")
     page.wait_for_selector(".bars li")
 
-    assert page.locator(".bars .threshold").first.evaluate("line => line.style.width") == "50%"
-    assert "each label is right or not by itself" in page.inner_text("article")
+    assert first_prediction(page) == ["a", value]
+    assert note in page.inner_text("article")
+    lines = page.locator(".bars .threshold").evaluate_all("all => all.map(one => one.style.width)")
+    assert lines == (["50%"] if outputs["threshold"] else [])
 
 
 @pytest.mark.all
-def test_a_digest_is_computed_again_by_a_click(open_page: OpenPage) -> None:
-    page = open_page("inspector")
-    row = page.locator("#inspector-files tr", has_text="engines/network.onnx")
-
-    row.get_by_role("button").click()
-    row.locator(".good").wait_for()
-
-    assert "equal" in row.inner_text()
-    digest = re.search(r"[0-9a-f]{64}", row.inner_text())
-    assert digest is not None
-    assert row.inner_text().count(digest[0][:16]) == 2
-
-
-@pytest.mark.all
-def test_labels_are_found_and_engines_and_curves_are_shown(open_page: OpenPage) -> None:
+def test_the_inspector_finds_labels_shows_engines_and_computes_digests(
+    open_page: OpenPage,
+) -> None:
     page = open_page("inspector")
 
     page.fill("#inspector-labels input", "7")
-
     assert page.locator("#inspector-labels li").all_inner_texts() == ["7 7"]
     assert "serves" in page.inner_text("#inspector-engines")
     assert page.locator("#inspector-curves canvas").count() == 2
@@ -203,6 +196,14 @@ def test_labels_are_found_and_engines_and_curves_are_shown(open_page: OpenPage) 
     assert row.inner_text().split("\t") == ["block1.0.weight", "(16, 1, 3, 3)", "F32", "144"]
     assert page.locator("#inspector-sources .token.keyword").count() > 0
     assert "unproven" in page.inner_text("#inspector-proof")
+
+    file = page.locator("#inspector-files tr", has_text="engines/network.onnx")
+    file.get_by_role("button").click()
+    file.locator(".good").wait_for()
+    assert "equal" in file.inner_text()
+    digest = re.search(r"[0-9a-f]{64}", file.inner_text())
+    assert digest is not None
+    assert file.inner_text().count(digest[0][:16]) == 2
 
 
 @pytest.mark.all
@@ -241,12 +242,12 @@ def test_the_replay_shows_what_was_recorded_and_lights_up_the_artifacts(
 
 
 @pytest.mark.all
-def test_live_plots_move_under_load(open_page: OpenPage, served: str) -> None:
+def test_live_plots_move_under_load(open_page: OpenPage, embedded: Server) -> None:
     page = open_page("live")
     page.wait_for_selector("#plots canvas")
     data = (SAMPLES / "7-01.png").read_bytes()
 
-    with httpx.Client(base_url=served, timeout=PATIENCE_S) as client:
+    with httpx.Client(base_url=embedded.url, timeout=PATIENCE_S) as client:
         while page.inner_text("#plots output >> nth=0") in ("0", ""):
             assert client.post("/classify", content=data).status_code == 200
 
@@ -312,7 +313,7 @@ def test_the_keyboard_alone_is_enough(open_page: OpenPage) -> None:
 
 
 @pytest.mark.all
-def test_the_page_works_behind_a_prefix(open_page: OpenPage, served: str) -> None:
+def test_the_page_works_behind_a_prefix(open_page: OpenPage, embedded: Server) -> None:
     def prepare(page: Page) -> None:
         def strip(route: Any) -> None:
             url = route.request.url
@@ -324,7 +325,7 @@ def test_the_page_works_behind_a_prefix(open_page: OpenPage, served: str) -> Non
         page.route(re.compile("."), strip)
 
     page = open_page(prepare=prepare)
-    page.goto(f"{served}/models/digits/ui/")
+    page.goto(f"{embedded.url}/models/digits/ui/")
     page.wait_for_selector("#samples button")
 
     upload(page, SAMPLES / "7-01.png")

@@ -39,25 +39,23 @@ def main(arguments: list[str]) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.release", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, text in {
-        "build": "build the bento and start it once in an environment made of its own lock",
-        "verify-rebuild": "build the bento twice in different surroundings and compare every byte",
-        "image": "build the bento and its container image",
-    }.items():
-        command = commands.add_parser(name, help=text)
+    text = "build the bento and start it once in an environment made of its own lock"
+    build = commands.add_parser("build", help=text)
+    text = "do not start the bento: no packages are installed"
+    build.add_argument("--skip-start", action="store_true", help=text)
+    text = "build the bento twice in different surroundings and compare every byte"
+    rebuild = commands.add_parser("verify-rebuild", help=text)
+    image = commands.add_parser("image", help="build the bento and its container image")
+    image.add_argument("--base", help="Python image to start from, with its digest")
+    text = "further option of the image builder, without dashes; may be repeated"
+    image.add_argument("--opt", action="append", default=[], help=text)
+    for command in (build, rebuild, image):
         command.add_argument("-f", "--bentofile", default=BENTOFILE)
-        if name == "build":
-            text = "do not start the bento: no packages are installed"
-            command.add_argument("--skip-start", action="store_true", help=text)
-        if name == "image":
-            command.add_argument("--base", help="Python image to start from, with its digest")
-            text = "further option of the image builder, without dashes; may be repeated"
-            command.add_argument("--opt", action="append", default=[], help=text)
-    for name, text in {
-        "digest": "print the digest of a bento's content; works for a plain `bentoml build` too",
-        "verify-bento": "compare a bento with its manifest",
-    }.items():
-        commands.add_parser(name, help=text).add_argument("bento", metavar="PATH|TAG")
+    text = "print the digest of a bento's content; works for a plain `bentoml build` too"
+    digest = commands.add_parser("digest", help=text)
+    verify = commands.add_parser("verify-bento", help="compare a bento with its manifest")
+    for command in (digest, verify):
+        command.add_argument("bento", metavar="PATH|TAG")
     return parser
 
 

@@ -1,6 +1,5 @@
 """The manifest of a bento: digest, model and files, and the check that they are all true."""
 
-import json
 from pathlib import Path
 from stat import S_ISREG
 from typing import Annotated, Literal
@@ -8,13 +7,12 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from image_classifier.artifact.artifact import open_artifact
-from image_classifier.artifact.format import MANIFEST_NAME as MODEL_MANIFEST_NAME
 from image_classifier.artifact.format import (
     Digest,
     FrozenModel,
     describe_differences,
     file_names,
-    sha256_bytes,
+    first_problem,
     sha256_tree,
 )
 from image_classifier.artifact.store import LOCK_NAME, ModelLock, read_lock
@@ -44,10 +42,6 @@ class BentoManifest(FrozenModel):
     source_commit: str | None
     files: dict[str, Digest]
 
-    def to_json(self) -> bytes:
-        """Return the canonical bytes."""
-        return (json.dumps(self.model_dump(), indent=2, sort_keys=True) + "\n").encode()
-
 
 def read_manifest(root: Path) -> BentoManifest:
     """Read the manifest of a bento.
@@ -64,9 +58,7 @@ def read_manifest(root: Path) -> BentoManifest:
             "`bentoml build` writes no manifest"
         ) from error
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ReleaseError(f"{path}: {place}: {first['msg']}; build the bento again") from error
+        raise ReleaseError(f"{path}: {first_problem(error)}; build the bento again") from error
 
 
 def verify_bento(root: Path) -> BentoManifest:
@@ -74,7 +66,7 @@ def verify_bento(root: Path) -> BentoManifest:
 
     Raises:
         ReleaseError: A file is missing, extra or changed, or the manifest contradicts itself.
-        ArtifactError: The model inside is damaged.
+        ArtifactError: The model inside is damaged, or another one.
     """
     manifest = read_manifest(root)
     names = {name for name in file_names(root) if not name.startswith(MODELS)} - {MANIFEST_NAME}
@@ -86,7 +78,8 @@ def verify_bento(root: Path) -> BentoManifest:
         raise ReleaseError(f"{root}: {differences[0]}{more}; build the bento again")
     _verify_identity(root, manifest)
     if (root / MODELS).is_dir():
-        _verify_model(root / MODELS / manifest.model.tag.replace(":", "/"), manifest)
+        folder = root / MODELS / manifest.model.tag.replace(":", "/")
+        open_artifact(folder, manifest.model.manifest_sha256, manifest.model.evidence_sha256)
     return manifest
 
 
@@ -104,12 +97,3 @@ def _verify_identity(root: Path, manifest: BentoManifest) -> None:
                 f"{root / MANIFEST_NAME}: {field} is {actual}, expected {expected}; "
                 "build the bento again"
             )
-
-
-def _verify_model(folder: Path, manifest: BentoManifest) -> None:
-    path = folder / MODEL_MANIFEST_NAME
-    if not path.is_file():
-        raise ReleaseError(f"{path}: not found; containerize the bento again")
-    if sha256_bytes(path.read_bytes()) != manifest.model.manifest_sha256:
-        raise ReleaseError(f"{path}: not the model of {MANIFEST_NAME}; containerize again")
-    open_artifact(folder, manifest.model.manifest_sha256, manifest.model.evidence_sha256)

@@ -1,23 +1,17 @@
 """The tables say what the samples say, worked out by hand."""
 
-import pytest
-
 from tests.tools.benchmarks.samples import case_result, limit, session, visit
 from tests.tools.runs import run
 from tools.benchmarks import report
 from tools.benchmarks.report import (
-    BEGIN,
-    END,
     HEADER,
     as_text,
     bracket,
-    case_section,
     check_page,
     generated_part,
-    page_with,
     server_row,
 )
-from tools.benchmarks.session import BenchmarkError, CaseResult, stored_sessions
+from tools.benchmarks.session import CaseResult, stored_sessions
 from tools.load import HighestRate, Run
 
 
@@ -137,29 +131,6 @@ def test_the_page_takes_each_case_from_its_newest_session() -> None:
     assert "| peer | 20.0 |" in text
     assert "| peer | 30.0 |" in text
     assert "| peer | 10.0 |" not in text
-
-
-def test_loadgens_verdict_stands_below_the_table() -> None:
-    verdict = {
-        "rate_per_s": 28.2,
-        "budget_ms": 100,
-        "valid": False,
-        "wrong": 0,
-        "failed": 1,
-        "summary": {"99.00 percentile latency (ns)": "85600000"},
-    }
-
-    text = case_section(case_result(visit("this project", closed(1), loadgen=verdict)))
-
-    assert "this project at 28.2/s: **invalid**, p99 85.6 ms" in text
-
-
-def test_the_rest_of_the_page_is_kept() -> None:
-    page = f"# Performance\n\n{BEGIN}\nold\n{END}\n\nwhat was tried\n"
-
-    assert page_with(page, "new") == f"# Performance\n\n{BEGIN}\nnew\n{END}\n\nwhat was tried\n"
-    with pytest.raises(BenchmarkError, match="a marker"):
-        page_with("# Performance\n", "new")
 
 
 def test_the_published_page_says_what_the_stored_sessions_say() -> None:

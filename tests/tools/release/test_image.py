@@ -186,14 +186,6 @@ def test_other_settings_serve_too(image: str, settings: dict[str, object]) -> No
     assert answer["predictions"][0]["label"] == "2"
 
 
-def test_probes_metrics_and_errors_answer(container: Container) -> None:
-    assert container.client.get("/livez").status_code == 200
-    assert container.client.get("/readyz").status_code == 200
-    assert container.client.post("/classify", content=b"no image").status_code == 415
-    container.client.post("/classify", content=SAMPLE)
-    assert "classifier_requests_total{" in container.client.get("/metrics").text
-
-
 def test_sigterm_lets_accepted_requests_finish(image: str) -> None:
     with Container(image) as running, running.send(UPLOAD[:-1]) as held:
         while "classifier_in_flight 1.0" not in running.client.get("/metrics").text:

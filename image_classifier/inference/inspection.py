@@ -1,0 +1,301 @@
+"""What the page shows of the loaded artifact, as JSON: its files, its proof, its surroundings."""
+
+import asyncio
+import base64
+import io
+import json
+import platform
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from image_classifier.artifact.artifact import Artifact
+from image_classifier.artifact.format import (
+    EVIDENCE_NAME,
+    LABELS_NAME,
+    MANIFEST_NAME,
+    SIGNATURE_NAME,
+    sha256_file,
+)
+from image_classifier.artifact.manifest import InputSpec
+from image_classifier.artifact.record import EngineAttempt, Machine, Plan
+from image_classifier.inference.certificate import GoldenAnswers, certify
+from image_classifier.inference.classifier import Classifier
+from image_classifier.inference.machine import this_machine
+from image_classifier.inference.predictions import answered_classes
+from image_classifier.inference.startup import gates_of
+from preprocessing import DecodeLimits, Preprocessing
+from preprocessing.trace import trace
+
+PROGRAM = Path(__file__).resolve().parents[2]
+"""The folder of service.py: a checkout, or `src` of a bento."""
+SHOWN_SIDE = 480
+"""Pixels of the longer side of the pictures of steps; larger images are reduced to it."""
+SHOWN_SOURCE_BYTES = 200_000
+PACKAGES = (
+    *("bentoml", "fastapi", "uvicorn", "httptools", "pydantic", "numpy", "pillow"),
+    *("openvino", "onnxruntime", "torch"),
+)
+
+Json = dict[str, Any]
+
+
+def describe(artifact: Artifact, tag: str, plan: Plan, *, verified: bool) -> Json:
+    """Return everything the inspector shows.
+
+    Args:
+        plan: By which the network runs.
+        verified: The signature was verified at the start.
+    """
+    manifest, evidence, record = artifact.manifest, artifact.evidence, artifact.record
+    signed = artifact.path_of(SIGNATURE_NAME).is_file()
+    signature = "verified" if verified else "present" if signed else "none"
+    here = this_machine(record.machine.accelerator if record else None)
+    labels = artifact.labels()
+    return {
+        "tag": tag,
+        "manifest_sha256": artifact.digest,
+        "evidence_sha256": artifact.evidence_digest,
+        "signature": signature,
+        "schema_version": manifest.schema_version,
+        "architecture": None if manifest.architecture is None else str(manifest.architecture),
+        "labels": labels,
+        "files": list(_files(artifact)),
+        "tensors": list(_tensors(artifact)),
+        "sources": list(_sources(artifact)),
+        "engines": list(_engines(artifact, plan)),
+        "plan": plan.model_dump(mode="json"),
+        "conformance": manifest.conformance,
+        "golden": [
+            {
+                "name": entry.name,
+                "label": None if entry.class_id is None else labels[entry.class_id],
+            }
+            for entry in manifest.golden
+        ],
+        "imported": record and record.model_dump(mode="json", exclude={"attempts", "plan"}),
+        "proof": list(statements(artifact, plan, signature, here)),
+        "environment": _environment(here, evidence.versions),
+    }
+
+
+def _files(artifact: Artifact) -> Iterator[Json]:
+    """Describe every file, and which document pins its digest."""
+    pinned = artifact.pinned_files()
+    for path in sorted(path for path in artifact.root.rglob("*") if path.is_file()):
+        name = path.relative_to(artifact.root).as_posix()
+        pinned_by = "nothing"
+        if name in artifact.manifest.files:
+            pinned_by = "manifest"
+        elif name in (MANIFEST_NAME, EVIDENCE_NAME):
+            pinned_by = "model.lock"
+        elif name in pinned:
+            pinned_by = "evidence"
+        yield {
+            "name": name,
+            "size_bytes": path.stat().st_size,
+            "sha256": pinned.get(name),
+            "pinned_by": pinned_by,
+        }
+
+
+def _tensors(artifact: Artifact) -> Iterator[Json]:
+    """Describe the tensors of the weights, from the header of their file."""
+    for name in artifact.manifest.files:
+        if name.endswith(".safetensors"):
+            with artifact.path_of(name).open("rb") as file:
+                header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            header.pop("__metadata__", None)
+            for tensor, entry in header.items():
+                yield {"name": tensor, "dtype": entry["dtype"], "shape": entry["shape"]}
+
+
+def _sources(artifact: Artifact) -> Iterator[Json]:
+    """Return the text files that say how images are prepared and what the network is."""
+    spec = artifact.manifest.preprocessing.model_dump(mode="json", exclude_none=True)
+    yield {"name": "preprocessing.json", "text": json.dumps(spec, indent=2)}
+    for name in sorted(artifact.manifest.files):
+        path = artifact.path_of(name)
+        shown = name.endswith((".py", ".json")) and name != LABELS_NAME
+        if shown and path.stat().st_size <= SHOWN_SOURCE_BYTES:
+            yield {"name": name, "text": path.read_text("utf-8", errors="replace")}
+
+
+def _engines(artifact: Artifact, plan: Plan) -> Iterator[Json]:
+    """Say what became of each engine at import, and which one serves."""
+    attempts = {one.engine: one for one in (artifact.record.attempts if artifact.record else ())}
+    certificates = {entry.name: entry.certificate for entry in artifact.evidence.engines}
+    for name in certificates:
+        attempts.setdefault(name, EngineAttempt(engine=name, verdict="passed"))
+    for name, attempt in attempts.items():
+        certificate = certificates.get(name)
+        yield {
+            "attempt": attempt.model_dump(mode="json"),
+            "certificate": certificate and certificate.model_dump(mode="json"),
+            "serves": name == plan.engine,
+        }
+
+
+def statements(artifact: Artifact, plan: Plan, signature: str, here: Machine) -> Iterator[Json]:
+    """Say what manifest, evidence and record prove of the running engine, and what they do not.
+
+    The page has the words of each code in every language.
+    """
+
+    def said(code: str, proven: bool, **values: str | float) -> Json:
+        return {"code": code, "proven": proven, "values": values}
+
+    manifest, evidence, record = artifact.manifest, artifact.evidence, artifact.record
+    certificate = evidence.engine(plan.engine).certificate
+    samples = len(manifest.golden)
+    labelled = sum(sample.class_id is not None for sample in manifest.golden)
+    if labelled and certificate.reference_accuracy is not None:
+        right = round(certificate.reference_accuracy * labelled)
+        yield said("labelled", True, right=right, images=labelled)
+    else:
+        yield said("unlabelled", False)
+    given = evidence.reference == "given"
+    yield said("notebook" if given else "no_notebook", given, samples=samples)
+    yield said(
+        "engine_agrees" if certificate.tolerance is None else "engine_equal",
+        True,
+        engine=plan.engine,
+        samples=certificate.samples,
+        difference=certificate.max_logit_difference,
+        agreement=certificate.agreement,
+        required=certificate.required_agreement,
+        tolerance=certificate.tolerance or 0,
+    )
+    if evidence.shrinking is not None:
+        yield said("shrinking", True, agreement=evidence.shrinking.agreement)
+    yield said("preprocessing", True, cases=len(manifest.conformance), samples=samples)
+    yield said(f"signature_{signature}", signature == "verified")
+    if record is not None:
+        same = record.machine == here
+        yield said("same_machine" if same else "other_machine", same, cpu=record.machine.cpu)
+    if artifact.slo is None:
+        yield said("no_rate", False)
+    else:
+        rate, budget_ms = artifact.slo.highest_rate_per_s, artifact.slo.budget_ms
+        machine = artifact.slo.machine
+        yield said("rate", machine == here, rate=rate, budget=budget_ms, cpu=machine.cpu)
+
+
+def _environment(here: Machine, at_import: dict[str, str]) -> Json:
+    packages = {}
+    for name in (*PACKAGES, *at_import):
+        with suppress(PackageNotFoundError):  # torch where it does not serve, and no packages
+            packages[name] = version(name)
+    lock = PROGRAM / "deploy" / "requirements" / "serve-cpu.txt"
+    built = PROGRAM.parent / "bento.yaml"
+    text = built.read_text("utf-8") if PROGRAM.name == "src" and built.is_file() else None
+    fields = dict(re.findall(r"(?m)^(name|version): (\S+)$", text or ""))
+    return {
+        "python": sys.version.partition(" ")[0],
+        "platform": platform.platform(),
+        "machine": here.model_dump(mode="json"),
+        "packages": packages,
+        "packages_at_import": at_import,
+        "requirements_sha256": sha256_file(lock) if lock.is_file() else None,
+        "bento": "{name}:{version}".format_map(fields) if len(fields) == 2 else None,
+        "bento_record": text,
+    }
+
+
+def describe_steps(
+    data: bytes, preprocessing: Preprocessing, input_spec: InputSpec, limits: DecodeLimits
+) -> list[Json]:
+    """Return the picture after each step of the preprocessing of a file, a PNG in base64.
+
+    The last one is what the network computes with, rescaled to be seen.
+
+    Raises:
+        ImageRejected, PreprocessingBug: As for `trace`.
+    """
+    cards = []
+    for step in trace(data, preprocessing, limits):
+        values = np.asarray(step.picture) if step.array is None else step.array
+        cards.append(_card(step.name, values, step.picture, step.mode, step.milliseconds))
+    if input_spec.mean is not None and input_spec.std is not None:  # `values` are the input
+        normalised = (values / 255 - np.array(input_spec.mean)) / np.array(input_spec.std)
+        cards.append(_card("normalise", normalised, None, "float32", None))
+    return cards
+
+
+def _card(
+    name: str,
+    values: npt.NDArray[Any],
+    picture: Image.Image | None,
+    mode: str,
+    milliseconds: float | None,
+) -> Json:
+    low, high = float(values.min()), float(values.max())
+    if picture is None:
+        scaled = (values.astype(np.float64) - low) / (high - low or 1) * 255
+        shown = scaled if scaled.shape[2] == 3 else scaled[:, :, 0]
+        picture = Image.fromarray(shown.astype(np.uint8))
+    small = picture.convert("RGBA" if "A" in picture.mode or mode == "P" else "RGB")
+    small.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+    file = io.BytesIO()
+    small.save(file, "PNG")
+    return {
+        "name": name,
+        "width": values.shape[1],
+        "height": values.shape[0],
+        "mode": mode,
+        "minimum": low,
+        "maximum": high,
+        "milliseconds": milliseconds,
+        "picture": base64.b64encode(file.getvalue()).decode(),
+    }
+
+
+async def check_sample(artifact: Artifact, classifier: Classifier, index: int) -> Json:
+    """Classify a golden sample through the path of requests and compare the logits."""
+    entry = artifact.manifest.golden[index]
+    engine = artifact.evidence.engine((await classifier.runner.describe()).engine)
+    data = await asyncio.to_thread(artifact.path_of(entry.file).read_bytes)
+    reference = (await asyncio.to_thread(artifact.reference))[0][index : index + 1]
+    begun = time.perf_counter()
+    answer = await classifier.classify(data, 1)
+    elapsed_ms = (time.perf_counter() - begun) * 1e3
+    served = answer.logits[np.newaxis]
+    outputs, labels = artifact.manifest.outputs, artifact.labels()
+    truth = GoldenAnswers(logits=reference, class_ids=(None,), outputs=outputs)
+    _, failure = certify(served, truth, engine.precision, gates_of(engine))
+
+    def label(logits: npt.NDArray[np.float32]) -> str:
+        (answered,) = answered_classes(logits, outputs)
+        return labels[answered if len(labels) > 1 else 0]
+
+    return {
+        "name": entry.name,
+        "expected": label(reference),
+        "served": label(served),
+        "max_logit_difference": float(np.abs(served - reference).max()),
+        "passed": not failure,
+        "milliseconds": elapsed_ms,
+    }
+
+
+def recompute_digest(artifact: Artifact, name: str, expected: str) -> Json:
+    """Compute the digest of a file from its bytes as they are."""
+    begun = time.perf_counter()
+    actual = sha256_file(artifact.path_of(name))
+    milliseconds = (time.perf_counter() - begun) * 1e3
+    return {
+        "name": name,
+        "expected": expected,
+        "actual": actual,
+        "equal": actual == expected,
+        "milliseconds": milliseconds,
+    }

@@ -1,0 +1,310 @@
+"""What breaks under a running server: stated behaviour, and no wrong answer meanwhile.
+
+docs/serving.md, "Faults", says the same in words.
+"""
+
+import os
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.imports import PATIENCE_S, SAMPLES
+from tests.service.places import NewPlace, Place
+from tests.service.server import Server, wait_until
+
+pytestmark = [pytest.mark.all, pytest.mark.slow]
+
+IMAGES = {path.name: path.read_bytes() for path in sorted(SAMPLES.iterdir())}
+"""Files named after the digit they show: 3-03.webp."""
+RATE_PER_S = 50
+CLIENTS = 10
+TIMEOUT_MS = 3_000
+
+FAULTS = """
+
+import pathlib as _pathlib
+import time as _time
+
+_sound_run = OpenVinoEngine.run
+_fault = _pathlib.Path({fault!r})
+
+
+def _faulty_run(self, batch):
+    match _fault.read_text() if _fault.exists() else "":
+        case "error":
+            raise RuntimeError("an injected fault")
+        case "memory":
+            raise MemoryError
+        case "hang":
+            while _fault.exists():
+                _time.sleep(0.05)
+    return _sound_run(self, batch)
+
+
+OpenVinoEngine.run = _faulty_run
+"""
+"""Appended to the copy of the engine that a server runs; the file's text chooses the fault."""
+
+CLOCK = """\
+import pathlib
+import time
+
+_time = time.time
+time.time = lambda: _time() + (86_400 if pathlib.Path({fault!r}).exists() else 0)
+"""
+"""A sitecustomize: while the file exists, the wall clock is a day ahead."""
+
+
+class Load:
+    """Requests at a steady rate, each answer checked: outcomes by status or by error.
+
+    Attributes:
+        outcomes: Times of (outcome, seconds it took) in order of completion. An outcome is a
+            status code, or the name of an exception of httpx.
+        wrong: Answers that are not what they must be.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self.outcomes: list[tuple[str, float]] = []
+        self.wrong: list[str] = []
+        self._url = server.url
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(i,)) for i in range(CLIENTS)]
+
+    def _run(self, number: int) -> None:
+        files = list(IMAGES.items())[number::CLIENTS]
+        with httpx.Client(base_url=self._url, timeout=PATIENCE_S) as client:
+            turn = 0
+            while not self._stop.wait(CLIENTS / RATE_PER_S):
+                name, file = files[turn % len(files)]
+                turn += 1
+                started = time.monotonic()
+                try:
+                    answer = client.post("/classify?top_k=1", content=file)
+                except httpx.TransportError as error:
+                    outcome = type(error).__name__
+                else:
+                    outcome = str(answer.status_code)
+                    self._check(name, answer)
+                self.outcomes.append((outcome, time.monotonic() - started))
+
+    def _check(self, name: str, answer: httpx.Response) -> None:
+        if answer.status_code == 200:
+            (prediction,) = answer.json()["predictions"]
+            if prediction["label"] != name[0]:
+                self.wrong.append(f"{name}: {answer.text}")
+        elif answer.json()["error"].keys() != {"code", "message", "request_id"}:
+            self.wrong.append(f"{name}: {answer.text}")
+
+    def counts(self) -> Counter[str]:
+        return Counter(outcome for outcome, _ in self.outcomes)
+
+    def wait_for(self, outcome: str, count: int = 1) -> None:
+        """Wait for further answers of this kind."""
+        before = self.counts()[outcome]
+        wait_until(
+            lambda: self.counts()[outcome] >= before + count,
+            PATIENCE_S,
+            f"{count} more times {outcome}, after {self.counts()}",
+        )
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+@contextmanager
+def loaded(
+    place: Place, *, environment: dict[str, str] | None = None, **settings: Any
+) -> Iterator[tuple[Server, Load]]:
+    """A server under load, which must answer at the end as it did at the beginning."""
+    with Server(
+        place, environment=environment, timeout_ms=TIMEOUT_MS, workers=1, **settings
+    ) as server:
+        load = Load(server)
+        load.start()
+        try:
+            load.wait_for("200", 20)
+            yield server, load
+            load.wait_for("200", 100)
+        finally:
+            load.stop()
+        assert load.wrong == []
+        assert server.client.get("/readyz").status_code == 200
+
+
+@pytest.fixture(scope="module")
+def fault(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file that makes engines fail while it exists; its text is the kind."""
+    return tmp_path_factory.mktemp("fault") / "fault"
+
+
+@pytest.fixture(scope="module")
+def breakable(imported: Place, fault: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A place whose engine fails on demand."""
+    home = tmp_path_factory.mktemp("breakable")
+    shutil.copytree(imported.directory, home / "checkout")
+    with (home / "checkout/image_classifier/inference/engines/openvino.py").open("a") as file:
+        file.write(FAULTS.format(fault=str(fault)))
+    return Place(directory=home / "checkout", home=imported.with_own_store(home).home)
+
+
+@pytest.mark.parametrize("service", ["API", "ModelRunner"])
+def test_a_killed_process_is_replaced(new_place: NewPlace, service: str) -> None:
+    with loaded(new_place(), topology="runner") as (server, load):
+        name = "ModelRunner" if service == "ModelRunner" else ""
+        runners = server.workers("ModelRunner")
+        victims = runners if name else [w for w in server.workers() if w not in runners]
+
+        os.kill(victims[0], signal.SIGKILL)
+
+        wait_until(
+            lambda: victims[0] not in server.workers() and len(server.workers()) == 2,
+            PATIENCE_S,
+            "another process",
+        )
+    assert load.counts().keys() <= {
+        *("200", "429", "503", "504"),
+        *("ReadError", "RemoteProtocolError"),  # connections of the process that died
+    }
+
+
+def test_a_container_ends_where_a_process_died(new_place: NewPlace) -> None:
+    server = Server(new_place(), environment={"BENTOML_CONTAINERIZED": "true"}).ready()
+    (worker,) = server.workers()
+
+    os.kill(worker, signal.SIGKILL)
+
+    assert server.wait() == 1
+    server.client.close()
+    assert f"a process of the API ({worker}) ended with status -9" in server.log
+
+
+@pytest.mark.parametrize(("kind", "code"), [("error", "500"), ("memory", "500")])
+def test_an_engine_that_fails_fails_its_requests_only(
+    breakable: Place, fault: Path, kind: str, code: str
+) -> None:
+    with loaded(breakable) as (server, load):
+        fault.write_text(kind)
+        try:
+            load.wait_for(code, 20)
+            assert server.client.get("/livez").status_code == 503
+        finally:
+            fault.unlink()
+        load.wait_for("200")
+        assert server.client.get("/livez").status_code == 200
+    assert load.counts().keys() <= {"200", code, "429"}
+
+
+def test_a_hung_engine_is_told_by_the_probe_and_answers_end_in_time(
+    breakable: Place, fault: Path
+) -> None:
+    with loaded(breakable) as (server, load):
+        fault.write_text("hang")
+        try:
+            load.wait_for("504", 5)
+            wait_until(
+                lambda: server.client.get("/livez").status_code == 503, PATIENCE_S, "/livez 503"
+            )
+        finally:
+            fault.unlink()
+        wait_until(lambda: server.client.get("/livez").status_code == 200, PATIENCE_S, "/livez 200")
+    assert load.counts().keys() <= {"200", "429", "504"}
+
+
+def test_a_stopped_process_goes_on_where_it_was(new_place: NewPlace) -> None:
+    with loaded(new_place()) as (server, load):
+        (worker,) = server.workers()
+
+        os.kill(worker, signal.SIGSTOP)
+        time.sleep(2 * TIMEOUT_MS / 1e3)
+        with pytest.raises(httpx.TimeoutException):
+            server.client.get("/livez", timeout=1)
+        os.kill(worker, signal.SIGCONT)
+    assert load.counts().keys() <= {"200", "429", "504"}
+
+
+def test_a_clock_that_jumps_changes_nothing(new_place: NewPlace, tmp_path: Path) -> None:
+    jump = tmp_path / "jump"
+    (tmp_path / "sitecustomize.py").write_text(CLOCK.format(fault=str(jump)))
+
+    with loaded(new_place(), environment={"PYTHONPATH": str(tmp_path)}) as (_, load):
+        jump.touch()
+        load.wait_for("200", 50)
+        jump.unlink()
+    assert load.counts().keys() == {"200"}
+
+
+def test_a_lost_model_store_changes_nothing_until_a_process_must_start(
+    new_place: NewPlace,
+) -> None:
+    place = new_place()
+    with loaded(place) as (_, load):
+        shutil.move(place.home / "models", place.home / "elsewhere")
+        load.wait_for("200", 50)
+        shutil.move(place.home / "elsewhere", place.home / "models")
+    assert load.counts().keys() == {"200"}
+
+    server = Server(place, workers=1).ready()
+    shutil.rmtree(place.home / "models")
+    os.kill(server.workers()[0], signal.SIGKILL)
+
+    assert server.wait() == 1
+    server.client.close()
+    assert f"model store: {place.tag} is not there" in server.log
+    assert "Traceback" not in server.log
+
+
+def test_connections_beyond_the_limit_of_open_files_wait(new_place: NewPlace) -> None:
+    with loaded(new_place()) as (server, load):
+        (worker,) = server.workers()
+        open_files = len(list(Path(f"/proc/{worker}/fd").iterdir()))
+        resource.prlimit(worker, resource.RLIMIT_NOFILE, (open_files + 8, open_files + 8))
+
+        idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(40)]
+        load.wait_for("200", 50)
+        assert len(list(Path(f"/proc/{worker}/fd").iterdir())) <= open_files + 8
+        for connection in idle:
+            connection.close()
+        assert httpx.get(f"{server.url}/livez", timeout=PATIENCE_S).status_code == 200
+    assert load.counts().keys() == {"200"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_changes_nothing(new_place: NewPlace, tmp_path: Path) -> None:
+    place = new_place()
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", disk])
+    if mounted.returncode:
+        pytest.skip("no right to mount")
+    try:
+        shutil.copytree(place.home / "models", disk / "models")
+        full = Place(directory=place.directory, home=disk)
+        environment = {"TMPDIR": str(disk)}
+        with loaded(full, environment=environment) as (_, load), (disk / "filler").open("wb") as f:
+            with pytest.raises(OSError, match="No space left"):
+                while True:
+                    f.write(b"\0" * 4096)
+                    f.flush()
+            load.wait_for("200", 100)
+        assert load.counts().keys() == {"200"}
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
