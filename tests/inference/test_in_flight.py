@@ -1,5 +1,6 @@
 """Batches in flight on a device: with every wait right answers, without any one of them not."""
 
+import functools
 import logging
 import random
 import threading
@@ -77,12 +78,14 @@ class LateDevice:
             if first.is_set():
                 stream.work.popleft()
         else:
-            stream.work.popleft()()
+            stream.work.popleft()
+            first()
 
     def zeros(self, shape: Sequence[int], dtype: str, *, on_host: bool) -> torch.Tensor:
         return torch.zeros(*shape, dtype=getattr(torch, dtype))
 
     def capture(self, stream: Stream, work: Callable[[], object]) -> Callable[[], object]:
+        assert isinstance(work, functools.partial)
         if len(work.args[0]) > self._room:
             raise MemoryError("out of memory")
         work()

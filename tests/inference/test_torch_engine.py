@@ -1,5 +1,6 @@
 """The torch engine on the CPU: reduced precision, its weights, and what it needs at serving."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,10 @@ def test_float32_is_kept_whole_on_a_gpu(folder: Path) -> None:
     ids=["missing", "another shape", "another type"],
 )
 def test_weights_that_do_not_fit_the_program_are_refused(
-    folder: Path, tmp_path: Path, change, said: str
+    folder: Path,
+    tmp_path: Path,
+    change: Callable[[dict[str, torch.Tensor]], object],
+    said: str,
 ) -> None:
     (tmp_path / PROGRAM).write_bytes((folder / PROGRAM).read_bytes())
     weights = load_file(folder / WEIGHTS_NAME)
@@ -103,7 +107,8 @@ class Tied(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         hidden = self.first(pixels.flatten(1)).to(torch.float32)
-        return self.second(hidden)[:, :4].float() * self.scale
+        logits: torch.Tensor = self.second(hidden)[:, :4].float() * self.scale
+        return logits
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 0.05)])
