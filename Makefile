@@ -12,7 +12,7 @@ EXAMPLE := examples/digits
 export BENTOML_DO_NOT_TRACK := True
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup import serve test test-fast test-all lint types check bento verify-rebuild verify-bento image image-test validators lock lock-check audit certify screenshots bench bench-quick clean FORCE
+.PHONY: help setup import serve test test-fast test-all lint types check bento verify-rebuild verify-bento image image-test validators lock lock-check audit certify screenshots bench bench-quick bench-gpu clean FORCE
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -123,6 +123,9 @@ bench: $(READY) $(BENCH_ENV)/.installed ## measure this project and its peers fo
 
 bench-quick: $(READY) $(BENCH_ENV)/.installed ## ResNet-50 int8, every peer once, about 6 minutes; printed
 	@$(BIN)/python -m tools.benchmarks quick
+
+bench-gpu: $(READY) ## measure large networks on the GPU of this machine, about 8 minutes; printed and stored
+	@$(BIN)/python -m tools.benchmarks.gpu
 
 bench-lock: $(READY) ## resolve the lock of the benchmark's environment anew
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \

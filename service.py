@@ -14,11 +14,12 @@ from bentoml.models import BentoModel
 
 from image_classifier import bentoml_compat as compat
 from image_classifier.artifact.artifact import Artifact
+from image_classifier.artifact.record import read_record
 from image_classifier.artifact.store import locate, read_lock
 from image_classifier.http.app import create_app
 from image_classifier.inference import startup
 from image_classifier.inference.classifier import Classifier
-from image_classifier.inference.machine import usable_cores
+from image_classifier.inference.machine import usable_cores, visible_gpus
 from image_classifier.inference.runner import (
     CALL_TIMEOUT_S,
     MAX_CALL_INPUTS,
@@ -33,11 +34,15 @@ with compat.one_line_errors():
     settings = Settings.from_env(os.environ)
     lock = read_lock(Path(__file__).resolve().parent / settings.lock)
     model_root = locate(lock.tag)
+    record = read_record(model_root)
 configure_logging(settings.log_format)
 compat.prepare_process(settings.keep_alive_s)
 
 cores = usable_cores()
-workers = settings.workers or (1 if settings.topology == "embedded" else cores)
+for_gpu = record is not None and record.machine.accelerator is not None
+gpus = visible_gpus(os.environ) if for_gpu else ()
+embedded = (settings.topology or ("runner" if gpus else "embedded")) == "embedded"
+workers = settings.workers or (1 if embedded else cores)
 app = create_app(settings, lock)
 
 
@@ -52,7 +57,8 @@ def open_locked(*, graphs: bool = True) -> Artifact:
 
 @bentoml.service(
     name="ModelRunner",
-    workers=1,
+    workers=max(1, len(gpus)),
+    resources={"gpu": 1} if for_gpu else {},
     traffic={"timeout": CALL_TIMEOUT_S},
     runner_connection=compat.KEEP_CONNECTIONS,
     logging={"access": {"enabled": False}},  # a line per batch says nothing the metrics do not
@@ -64,6 +70,8 @@ class ModelRunner:
 
     @compat.stop_server_on_failure
     def __init__(self) -> None:
+        if gpus:  # this process sees no other: torch is not imported yet
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpus[(compat.worker_number() - 1) % len(gpus)]
         artifact = open_locked()
         self.executor = startup.load_executor(
             artifact,
@@ -72,7 +80,7 @@ class ModelRunner:
             deterministic=settings.deterministic,
         )
         app.state.metrics.serves(lock.tag, artifact.evidence.engine(self.executor.plan.engine))
-        if compat.is_first_worker():
+        if compat.worker_number() == 1:
             place = compat.place_of_service()
             startup.log_start(artifact, lock.tag, self.executor.plan, settings, place)
         startup.freeze_garbage()
@@ -112,7 +120,7 @@ class ImageClassifier:
     @staticmethod
     def prepare() -> None:
         """Check the artifact once, in the supervisor, before a worker starts."""
-        compat.prepare_supervisor(ImageClassifier, with_runner=settings.topology == "runner")
+        compat.prepare_supervisor(ImageClassifier, with_runner=not embedded)
         with compat.one_line_errors():
             open_locked(graphs=False).labels()
 

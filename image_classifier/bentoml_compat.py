@@ -136,6 +136,9 @@ def prepare_process(keep_alive_s: float) -> None:
 
         os.environ["BENTOML_DO_NOT_TRACK"] = "True"
         usage_stats.do_not_track.cache_clear()
+    # BentoML gives all workers of a service the same GPUs, by indices that fit neither UUIDs nor
+    # slices (MIG); `service.py` chooses. Until: each worker gets a GPU of its own.
+    os.environ.setdefault("BENTOML_DISABLE_GPU_ALLOCATION", "True")
 
 
 def _prepare_worker(supervisor: int, keep_alive_s: float) -> None:
@@ -227,9 +230,9 @@ def tell_supervisor_ready() -> None:
         os.kill(os.getppid(), signal.SIGUSR2)
 
 
-def is_first_worker() -> bool:
-    """Return whether this process is the first worker of its service."""
-    return server_context.worker_index in (None, 1)
+def worker_number() -> int:
+    """Return the number of this process among the workers of its service, from 1."""
+    return server_context.worker_index or 1
 
 
 def place_of_service() -> dict[str, str]:

@@ -33,10 +33,11 @@ class Settings(BaseModel):
         description="PEM file of the key that must have signed the model; unset asks for no "
         "signature.",
     )
-    topology: Literal["embedded", "runner"] = Field(
-        "embedded",
-        description="Where the network runs: in each API process, or in one process of its own "
-        "(ModelRunner), which is the better choice with a GPU.",
+    topology: Literal["embedded", "runner"] | None = Field(
+        None,
+        description="Where the network runs: in each API process (embedded), or in a process of "
+        "its own (runner, ModelRunner); unset means runner where the model was imported for a GPU "
+        "and one is visible.",
     )
     engine: str | None = Field(
         None,

@@ -13,19 +13,17 @@ INT8_GRAPH = Graph(
     precision="int8",
     companions=("engines/network-int8.bin",),
 )
-TORCHSCRIPT_GRAPH = Graph(
-    file="engines/network.torchscript.pt", format="torchscript", precision="fp32"
-)
+TORCH_GRAPH = Graph(file="engines/network.pt2", format="torch", precision="fp32")
 CANDIDATES = (
     EngineGraph(kind="openvino", precision="fp32", file=ONNX_GRAPH.file),
     EngineGraph(kind="openvino", precision="bf16", file=ONNX_GRAPH.file),
     EngineGraph(kind="openvino", precision="int8", file=INT8_GRAPH.file),
     EngineGraph(kind="onnxruntime", precision="fp32", file=ONNX_GRAPH.file),
-    EngineGraph(kind="torchscript", precision="fp32", file=TORCHSCRIPT_GRAPH.file),
-    EngineGraph(kind="torchscript", precision="bf16", file=TORCHSCRIPT_GRAPH.file),
-    EngineGraph(kind="torchscript", precision="fp16", file=TORCHSCRIPT_GRAPH.file),
+    EngineGraph(kind="torch", precision="fp32", file=TORCH_GRAPH.file),
+    EngineGraph(kind="torch", precision="bf16", file=TORCH_GRAPH.file),
+    EngineGraph(kind="torch", precision="fp16", file=TORCH_GRAPH.file),
 )
-ENGINES_OF_DEVICE = {"cpu": ("openvino", "onnxruntime"), "cuda": ("torchscript",)}
+ENGINES_OF_DEVICE = {"cpu": ("openvino", "onnxruntime"), "cuda": ("torch",)}
 MIN_SAMPLES = 100
 """Golden images from which "auto" tries reduced precision: with fewer, an agreement of 99 % cannot
 be told from one of 100 %."""
@@ -72,6 +70,4 @@ def choose_candidates(
 def graphs_of(candidates: Iterable[EngineGraph]) -> tuple[Graph, ...]:
     """Return the graphs that the candidates run, in the order they are exported in."""
     files = {candidate.file for candidate in candidates}
-    return tuple(
-        graph for graph in (ONNX_GRAPH, INT8_GRAPH, TORCHSCRIPT_GRAPH) if graph.file in files
-    )
+    return tuple(graph for graph in (ONNX_GRAPH, INT8_GRAPH, TORCH_GRAPH) if graph.file in files)

@@ -1,5 +1,6 @@
 """Holds engines to the reference: at an import, and again on another machine."""
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,12 +12,17 @@ from image_classifier.artifact.manifest import InputSpec
 from image_classifier.artifact.record import EngineAttempt, Plan
 from image_classifier.inference.certificate import Gates, GoldenAnswers, certify
 from image_classifier.inference.engine import Batch, EngineUnavailable, LoadEngine, Logits
-from image_classifier.inference.engines.load import effective_precision, open_graph
+from image_classifier.inference.engines.load import (
+    accelerator_of,
+    effective_precision,
+    open_graph,
+)
 from image_classifier.inference.executor import Executor
 from image_classifier.inference.machine import usable_cores
 from image_classifier.inference.measurement import opener
 from image_classifier.inference.plan import (
     BATCH_SIZES,
+    GPU_BATCH_SIZES,
     MIN_ROUNDS,
     OpenWay,
     Way,
@@ -74,8 +80,9 @@ def certify_all(
     engines, attempts = [], []
     graphs = {candidate.name: candidate for candidate in candidates}
 
+    @functools.cache  # the weights of a torch program are on the device once
     def load(name: str) -> LoadEngine:
-        return open_graph(graphs[name], root, input_spec.shape)
+        return _open(graphs[name], root, input_spec)
 
     limit_s = LIMIT_IN_POINTS * measure_seconds
     open_way = opener(load, inputs, files, preprocessing, measure_seconds / MIN_ROUNDS)
@@ -88,10 +95,17 @@ def certify_all(
         # with its reason, and the import goes on with the others.
         try:
             with progress.step(f"{candidate.name}: verify and measure"):
-                single = _logits(candidate, root, inputs, 1, input_spec, num_classes)
+                run = functools.partial(
+                    _logits,
+                    candidate.name,
+                    load(candidate.name),
+                    input_spec=input_spec,
+                    num_classes=num_classes,
+                )
+                single = run(inputs, 1)
                 certificate, failure = certify(single, truth, candidate.precision, gates)
                 if takes_batches and not failure:
-                    pairs = _logits(candidate, root, inputs[:PAIRED], 2, input_spec, num_classes)
+                    pairs = run(inputs[:PAIRED], 2)
                     alone = GoldenAnswers(
                         logits=single[:PAIRED],
                         class_ids=(None,) * len(pairs),
@@ -101,6 +115,8 @@ def certify_all(
                     failure = f"in batches of 2: {mixing}" if mixing else ""
                 measured: dict[str, Any] = {}
                 if not failure:
+                    on_gpu = accelerator_of(candidate.kind) is not None
+                    sizes = GPU_BATCH_SIZES if on_gpu else BATCH_SIZES
                     measured["load_average"] = os.getloadavg()[0]
                     measured["curve"] = measure_engine(
                         candidate.name,
@@ -108,7 +124,8 @@ def certify_all(
                         open_way,
                         budget_ms=budget_ms,
                         limit_s=limit_s,
-                        batch_sizes=BATCH_SIZES if takes_batches else BATCH_SIZES[:1],
+                        batch_sizes=sizes if takes_batches else sizes[:1],
+                        on_gpu=on_gpu,
                     )
         except Exception as error:
             attempts.append(
@@ -177,8 +194,11 @@ def _verified(
         sizes |= set(artifact.record.plan.batch_sizes)
     certificates: list[Certificate] = []
     failures = []
+    load = _open(engine, artifact.root, input_spec)
     for size in sorted(sizes):
-        logits = _logits(engine, artifact.root, inputs, size, input_spec, num_classes)
+        logits = _logits(
+            engine.name, load, inputs, size, input_spec=input_spec, num_classes=num_classes
+        )
         certificate, failure = certify(logits, truth, engine.precision, gates_of(engine))
         certificates.append(certificate)
         failures += [f"batch size {size}: {failure}"] if failure else []
@@ -186,17 +206,8 @@ def _verified(
     return _attempt(engine, worst, "; ".join(failures))
 
 
-def _logits(
-    graph: EngineGraph,
-    root: Path,
-    inputs: Batch,
-    batch_size: int,
-    input_spec: InputSpec,
-    num_classes: int,
-) -> Logits:
-    """Return logits (n, classes) of `inputs`, run in batches of one size.
-
-    One size at a time: OpenVINO keeps a copy of the weights for each.
+def _open(graph: EngineGraph, root: Path, input_spec: InputSpec) -> LoadEngine:
+    """Do as `open_graph`.
 
     Raises:
         EngineUnavailable: This machine computes in another precision than the engine's name says:
@@ -207,15 +218,30 @@ def _logits(
             f"this processor has no {graph.precision}, and the engine runs in {actual} instead; "
             f"{graph.name} can be certified on a processor that has it"
         )
+    return open_graph(graph, root, input_spec.shape)
+
+
+def _logits(
+    name: str,
+    load: LoadEngine,
+    inputs: Batch,
+    batch_size: int,
+    *,
+    input_spec: InputSpec,
+    num_classes: int,
+) -> Logits:
+    """Return logits (n, classes) of `inputs`, run in batches of one size.
+
+    One size at a time: OpenVINO keeps a copy of the weights for each.
+    """
     plan = Plan(
-        engine=graph.name,
+        engine=name,
         streams=1,
         threads=usable_cores(),
         batch_sizes=(batch_size,),
         service_time_ms=1,
     )
-    engine = open_graph(graph, root, input_spec.shape)(plan)
-    executor = Executor(engine, plan, input_spec, num_classes)
+    executor = Executor(load(plan), plan, input_spec, num_classes)
     try:
         return executor.run_in_parts(inputs, batch_size)
     finally:

@@ -1,9 +1,7 @@
-"""Writes the network as graphs: ONNX, int8 and TorchScript, with a free batch dimension."""
+"""Writes the network as graphs: ONNX, int8 and torch's own, with a free batch dimension."""
 
 import warnings
-import zipfile
 from collections.abc import Iterable
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,8 @@ import onnx_ir
 import torch
 
 from image_classifier.artifact.manifest import Graph
-from importer.candidates import INT8_GRAPH, ONNX_GRAPH, TORCHSCRIPT_GRAPH
+from image_classifier.inference.engines.torch import WEIGHTS_PREFIX
+from importer.candidates import INT8_GRAPH, ONNX_GRAPH, TORCH_GRAPH
 from importer.errors import ImportRefused
 from importer.failures import describe_failure, quiet_exporter
 from importer.graphs import EXTERNAL_BYTES, OnnxNetwork, write_graph_of_pixels
@@ -24,8 +23,8 @@ from importer.quantise import quantise
 
 OPSET = 20
 """ONNX operator set: the newest that both OpenVINO 2026.4 and onnxruntime 1.32 run whole."""
-FIRST_DATE = (1980, 1, 1, 0, 0, 0)
-"""Of members of a zip archive: the earliest date of its format."""
+MAX_BATCH = 256
+"""Largest batch of an exported program; as in a plan."""
 
 
 def export_all(
@@ -60,7 +59,7 @@ def export_all(
                 elif graph == INT8_GRAPH:
                     quantise(root / ONNX_GRAPH.file, calibration, root / graph.file)
                 else:
-                    export_torchscript(network, inputs, root / graph.file)
+                    export_program(network, inputs, root / graph.file)
         except Exception as error:
             failures[graph.file] = describe_failure(step, error, root / "architecture")
             for path in (root / "engines").glob(f"{Path(graph.file).name}*"):
@@ -74,8 +73,8 @@ def export_all(
             failures[INT8_GRAPH.file] = failures[ONNX_GRAPH.file]
         else:
             attempt(INT8_GRAPH, "quantise to int8")
-    if TORCHSCRIPT_GRAPH in wanted:
-        attempt(TORCHSCRIPT_GRAPH, "export to TorchScript")
+    if TORCH_GRAPH in wanted:
+        attempt(TORCH_GRAPH, "export to a torch program")
     return failures
 
 
@@ -125,8 +124,11 @@ def _export_eager(network: PixelsToLogits, inputs: npt.NDArray[np.generic], path
 def _export_script(network: PixelsToLogits, inputs: npt.NDArray[np.generic], path: Path) -> None:
     # torch 2.14's exporter takes no ScriptModule; the older one, which does, is deprecated.
     with torch.no_grad():
+        traced = torch.jit.trace(  # type: ignore[no-untyped-call]
+            network, _example(inputs), check_trace=False
+        )
         torch.onnx.export(
-            _traced(network, inputs),
+            traced,
             (_example(inputs),),
             path,
             dynamo=False,
@@ -155,40 +157,54 @@ def _forget_origin(model: onnx_ir.Model) -> None:
         value.metadata_props.clear()
 
 
-def export_torchscript(
-    network: PixelsToLogits, inputs: npt.NDArray[np.generic], path: Path
-) -> None:
-    """Write a traced TorchScript graph; arguments as for `export_onnx`.
+def export_program(network: PixelsToLogits, inputs: npt.NDArray[np.generic], path: Path) -> None:
+    """Write a program of torch.export without the network's weights.
+
+    They stand once in the artifact, in weights.safetensors, where the engine takes them from.
 
     Raises:
-        ImportRefused: The network is an ONNX file.
+        ImportRefused: The network is a finished graph.
     """
-    if isinstance(network.network, OnnxNetwork):
-        raise ImportRefused("an ONNX file cannot become TorchScript")
-    archive = BytesIO()
-    with torch.no_grad(), warnings.catch_warnings():
-        # torch 2.14 says it will keep TorchScript for existing users only; ONNX is our default.
-        warnings.simplefilter("ignore")
-        torch.jit.save(torch.jit.freeze(_traced(network, inputs)), archive)
-    _write_without_origin(archive, path)
+    if isinstance(network.network, (OnnxNetwork, torch.jit.ScriptModule)):
+        raise ImportRefused(
+            "torch.export takes a network of Python source, no finished graph; give --network, or "
+            "take an engine that runs ONNX"
+        )
+    batch_size = torch.export.Dim("n", min=1, max=MAX_BATCH)
+    program = torch.export.export(network, (_example(inputs),), dynamic_shapes=({0: batch_size},))
+    program.example_inputs = None
+    program.graph_module.meta.clear()
+    for module in program.graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            _leave_operations_only(module)
+    # Of one memory stay of one memory: a tied tensor stands in the file of weights once.
+    empty: dict[int, torch.Tensor] = {}
+    for name, tensor in program.state_dict.items():
+        if name.startswith(WEIGHTS_PREFIX):
+            place = tensor.untyped_storage().data_ptr()
+            hollow = empty.setdefault(place, torch.zeros((), dtype=tensor.dtype))
+            hollow = hollow.expand(tensor.shape)
+            if isinstance(tensor, torch.nn.Parameter):
+                hollow = torch.nn.Parameter(hollow, requires_grad=False)
+            program.state_dict[name] = hollow
+    with warnings.catch_warnings():
+        # That one stored number stands for a whole tensor is meant.
+        warnings.filterwarnings("ignore", message="No complete tensor found in the group")
+        torch.export.save(program, path)
 
 
-def _traced(network: PixelsToLogits, inputs: npt.NDArray[np.generic]) -> Any:
-    return torch.jit.trace(  # type: ignore[no-untyped-call]
-        network, _example(inputs), check_trace=False
-    )
+def _leave_operations_only(module: torch.fx.GraphModule) -> None:
+    """Remove notes and checks of one traced program.
 
-
-def _write_without_origin(archive: BytesIO, path: Path) -> None:
-    """Copy a TorchScript archive without its debug members: paths of this machine.
-
-    The serialization id is a checksum over these too, and nothing reads it.
+    - Where in which file the network computes a value: paths of this machine.
+    - Assertions that an intermediate value is float32 and on a CPU: it need not be.
     """
-    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(path, "w") as target:
-        for member in source.infolist():
-            if not member.filename.endswith((".debug_pkl", ".data/serialization_id")):
-                plain = zipfile.ZipInfo(member.filename, FIRST_DATE)
-                target.writestr(plain, source.read(member))
+    for node in list(module.graph.nodes):
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:
+            module.graph.erase_node(node)
+        else:
+            node.meta = {key: value for key, value in node.meta.items() if key == "val"}
+    module.recompile()
 
 
 def _example(inputs: npt.NDArray[np.generic]) -> torch.Tensor:

@@ -51,8 +51,9 @@ def load_torchscript(path: Path) -> torch.jit.ScriptModule:
     _refuse_file_access(path)
     try:
         with warnings.catch_warnings():
-            # Deprecated in torch 2.14; an existing file has no other reader.
-            warnings.filterwarnings("ignore", message="`torch.jit.load`", category=FutureWarning)
+            # Deprecated (2.11 by DeprecationWarning, 2.14 by FutureWarning); an existing file has
+            # no other reader.
+            warnings.filterwarnings("ignore", message="`torch.jit.load`")
             module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError) as error:
         raise ImportRefused(f"{path}: damaged TorchScript archive ({one_line(error)})") from error

@@ -35,7 +35,7 @@ PREPROCESSING_FORMS = "a spec file (.yaml, .json), PATH.py:CLASS or torchvision:
 PRECISIONS = {
     "openvino": ("fp32", "bf16", "int8"),
     "onnxruntime": ("fp32",),
-    "torchscript": ("fp32", "bf16", "fp16"),
+    "torch": ("fp32", "bf16", "fp16"),
 }
 """Kind of engine → the precisions it may be tried in; importer/candidates.py has the graphs."""
 FindingName = Literal[
@@ -233,7 +233,7 @@ class EngineOptions(Options):
     """bf16, fp16, int8: share of labelled images that may be lost"""
     device: Literal["cpu", "cuda"] = "cpu"
     """where it will serve"""
-    engine: Literal["auto", "openvino", "onnxruntime", "torchscript"] = "auto"
+    engine: Literal["auto", "openvino", "onnxruntime", "torch"] = "auto"
     """one kind of engine; auto: all that fit the device"""
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
     """one precision; auto: all that the golden images can tell apart"""

@@ -1,5 +1,6 @@
 """The files of an artifact, written into its staging directory."""
 
+import contextlib
 import importlib.metadata
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -31,8 +32,12 @@ RELEVANT_PACKAGES = (
 
 
 def installed_versions() -> dict[str, str]:
-    """Return the version of each library that may change a number of the model."""
-    return {package: importlib.metadata.version(package) for package in RELEVANT_PACKAGES}
+    """Return the version of each installed library that may change a number of the model."""
+    installed = {}
+    for package in RELEVANT_PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            installed[package] = importlib.metadata.version(package)
+    return installed
 
 
 def keep_graphs(root: Path, graphs: Iterable[Graph]) -> tuple[Graph, ...]:

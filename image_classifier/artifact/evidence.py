@@ -14,7 +14,8 @@ from image_classifier.artifact.format import (
     first_problem,
 )
 
-EngineKind = Literal["openvino", "onnxruntime", "torchscript"]
+EngineKind = Literal["openvino", "onnxruntime", "torch", "torchscript"]
+"""The last one is that of earlier artifacts: such an engine is listed, and never run."""
 
 
 class Certificate(FrozenModel):

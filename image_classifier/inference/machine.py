@@ -1,8 +1,11 @@
-"""The machine: processor, usable cores, instruction sets, GPU."""
+"""The machine: processor, usable cores, instruction sets, GPUs."""
 
+import contextlib
+import itertools
 import math
 import os
 import platform
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from image_classifier.artifact.record import Machine
@@ -38,6 +41,48 @@ def _quota_cores(cgroup: Path) -> float | None:
     if not (limit.isdecimal() and period.isdecimal() and int(period)):
         return None  # "max", -1, or of a form that is not known
     return int(limit) / int(period)
+
+
+def visible_gpus(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the GPUs that this process may use, as entries of CUDA_VISIBLE_DEVICES.
+
+    Where that variable is set, its entries: an index, the UUID of a GPU or of a slice (MIG) of one.
+    As CUDA does, an entry of another form ends the list. Else all that NVIDIA's driver reports; of
+    a GPU that is divided, its slices.
+    """
+    given = environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        entries = (entry.strip() for entry in given.split(","))
+        return tuple(
+            itertools.takewhile(
+                lambda entry: entry.isdecimal() or entry.startswith(("GPU-", "MIG-")), entries
+            )
+        )
+    import pynvml  # comes with BentoML; rarely needed
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:  # there is no driver
+        return ()
+    try:
+        handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
+        return tuple(itertools.chain.from_iterable(map(_slices_or_whole, handles)))
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _slices_or_whole(gpu: object) -> Iterator[str]:
+    import pynvml
+
+    slices = 0
+    with contextlib.suppress(pynvml.NVMLError):  # this kind of GPU cannot be divided
+        if pynvml.nvmlDeviceGetMigMode(gpu)[0] == pynvml.NVML_DEVICE_MIG_ENABLE:
+            slices = pynvml.nvmlDeviceGetMaxMigDeviceCount(gpu)
+    if not slices:
+        yield pynvml.nvmlDeviceGetUUID(gpu)
+    for number in range(slices):
+        with contextlib.suppress(pynvml.NVMLError):  # not all possible slices exist
+            yield pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, number))
 
 
 def this_machine(accelerator: str | None = None) -> Machine:

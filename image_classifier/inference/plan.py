@@ -10,6 +10,9 @@ from typing import NamedTuple
 from image_classifier.artifact.record import EngineAttempt, LatencyPoint, Plan
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
+GPU_BATCH_SIZES = (*BATCH_SIZES, 64)
+GPU_STREAMS = 3
+"""Batches in flight on a GPU: one is copied there, one runs, one is copied back."""
 MIN_ROUNDS = 5
 """Of fewer rounds chance would too often be taken for a difference."""
 MAX_ROUNDS = 15
@@ -72,12 +75,14 @@ def measure_engine(
     budget_ms: float,
     limit_s: float,
     batch_sizes: Sequence[int] = BATCH_SIZES,
+    on_gpu: bool = False,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[LatencyPoint, ...]:
     """Measure numbers of streams at batch size one, then batch sizes at the number chosen.
 
     Args:
         cores: Threads of all streams together.
+        on_gpu: The streams are batches in flight on a GPU, whatever the cores.
         budget_ms: Latency of an answer.
         limit_s: Seconds after which nothing more is measured.
         batch_sizes: Ascending, from 1.
@@ -87,7 +92,8 @@ def measure_engine(
         return _decide(engine, points, budget_ms)[2]
 
     end = clock() + limit_s
-    prior = stream_counts(cores)[:: -1 if _single_stream_possible(engine) else 1]
+    counts = (GPU_STREAMS,) if on_gpu else stream_counts(cores)
+    prior = counts[:: -1 if _single_stream_possible(engine) else 1]
     ways = [Way(engine, streams, cores, 1) for streams in prior]
     by_streams = measure_in_rounds(
         ways, open_way, settled, budget_ms=budget_ms, limit_s=limit_s / 2, clock=clock
@@ -96,7 +102,7 @@ def measure_engine(
     if len(batch_sizes) == 1:
         return by_streams
     ways = [Way(engine, streams, cores, size) for size in batch_sizes]
-    if streams > 1:
+    if streams > 1 and not on_gpu:
         ways.insert(1, Way(engine, 1, cores, 1))  # what a single-stream engine would do
     by_size = measure_in_rounds(
         ways, open_way, settled, budget_ms=budget_ms, limit_s=end - clock(), clock=clock
@@ -248,7 +254,7 @@ def _decide(
 
 def _single_stream_possible(engine: str) -> bool:
     # Torch has one number of threads per process; a second copy cannot have another.
-    return not engine.startswith("torchscript")
+    return not engine.startswith("torch")
 
 
 def _first_unless_beaten(

@@ -235,7 +235,13 @@ def load_executor(
             plan = read_plan(cached)
             if plan is None:
                 plan = _measured_plan(
-                    artifact, preprocessing, entry.name, budget_ms, load, inputs.result()
+                    artifact,
+                    preprocessing,
+                    entry.name,
+                    budget_ms,
+                    load,
+                    inputs.result(),
+                    on_gpu=here.accelerator is not None,
                 )
                 keep_plan(cached, plan)
         if deterministic:
@@ -248,6 +254,7 @@ def load_executor(
             input_spec,
             artifact.manifest.num_classes,
             load(single_stream_plan) if plan.single_stream else None,
+            whole_batches=here.accelerator is not None,
         )
     with start_step("warm_up"):
         executor.warmup()
@@ -295,7 +302,7 @@ def _accelerator(entry: CertifiedEngine, record: ImportRecord | None) -> str | N
     """
     accelerator = accelerator_of(entry.kind)
     for_gpu = record is not None and record.machine.accelerator is not None
-    if for_gpu and entry.kind == "torchscript" and accelerator is None:
+    if for_gpu and entry.kind == "torch" and accelerator is None:
         raise EngineUnavailable(
             f"engine {entry.name}: the model was imported for a GPU and torch finds none; check "
             "the driver and that this process may use the GPU, or import the model with "
@@ -323,6 +330,8 @@ def _measured_plan(
     budget_ms: float,
     load: LoadEngine,
     inputs: Batch,
+    *,
+    on_gpu: bool,
 ) -> Plan:
     """Measure numbers of streams, and of the batch sizes only the one the import chose."""
     open_way = opener(
@@ -341,5 +350,6 @@ def _measured_plan(
         budget_ms=budget_ms,
         limit_s=REMEASURE_LIMIT_S,
         batch_sizes=sorted({1, largest}),
+        on_gpu=on_gpu,
     )
     return plan_for(engine, points, budget_ms)

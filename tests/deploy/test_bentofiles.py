@@ -4,7 +4,6 @@ from typing import Any
 
 import yaml
 
-from image_classifier.settings import Settings
 from tests.imports import ROOT
 
 
@@ -26,4 +25,4 @@ def test_both_pack_the_same_files_each_with_the_lock_it_installs() -> None:
         assert value["python"] == {"requirements_txt": path, "lock_packages": False}
         assert [one for one in value["include"] if "requirements" in one] == [f"/{path}"]
         assert value["docker"]["python_version"] in ("3.11", "3.12", "3.13")
-    assert Settings.from_env(gpu["docker"]["env"]).topology == "runner"
+    assert gpu["docker"]["env"]["NVIDIA_VISIBLE_DEVICES"] == "all"

@@ -65,6 +65,7 @@ def executor(
     *batch_sizes: int,
     streams: int = 1,
     single_stream_engine: SumEngine | ConstantEngine | None = None,
+    whole_batches: bool = False,
 ) -> Executor:
     plan = Plan(
         engine="fake",
@@ -74,4 +75,6 @@ def executor(
         service_time_ms=1,
         single_stream=single_stream_engine is not None,
     )
-    return Executor(engine, plan, INPUT_SPEC, CLASSES, single_stream_engine)
+    return Executor(
+        engine, plan, INPUT_SPEC, CLASSES, single_stream_engine, whole_batches=whole_batches
+    )

@@ -63,6 +63,17 @@ def test_the_order_of_the_logits_is_not_the_order_in_which_parts_end() -> None:
     assert logits.tolist() == expected(4)
 
 
+def test_where_whole_batches_are_taken_only_what_is_larger_than_all_sizes_is_split() -> None:
+    engine = SumEngine()
+    whole = executor(engine, 1, 4, streams=2, whole_batches=True)
+
+    answers = [whole.run(inputs(count)).tolist() for count in (1, 3, 4, 6)]
+
+    assert answers == [expected(count) for count in (1, 3, 4, 6)]
+    assert engine.sizes[:3] == [1, 3, 4]
+    assert sorted(engine.sizes[3:]) == [1, 1, 4]
+
+
 def test_run_in_parts_uses_one_batch_size_only() -> None:
     engine = SumEngine()
 

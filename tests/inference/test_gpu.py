@@ -1,18 +1,17 @@
 """The GPU an engine runs on: recorded at import, compared and required at the start."""
 
 import dataclasses
+import importlib.metadata
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
 
 from image_classifier.artifact.artifact import Artifact, open_artifact
-from image_classifier.artifact.record import LatencyPoint, Plan
+from image_classifier.artifact.record import LatencyPoint
 from image_classifier.inference import startup
 from image_classifier.inference.engine import EngineUnavailable
-from image_classifier.inference.engines.load import accelerator_of
 from image_classifier.inference.executor import Executor
 from image_classifier.inference.machine import ABSENT_GPU, this_machine
 from image_classifier.inference.startup import load_executor
@@ -36,8 +35,23 @@ def for_gpu(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     with isolated_store(home / "bentoml"), pytest.MonkeyPatch.context() as patch:
         patch.setattr("torch.cuda.is_available", lambda: False)
         patch.setattr(pipeline, "accelerator_of", lambda kind: "GPU A")
+        without(patch, "nncf", "openvino")
         imported = import_quietly(digits_options(device="cuda"), home / "model.lock")
     return open_artifact(home / "bentoml" / "models" / imported.lock.tag.replace(":", "/"))
+
+
+def without(patch: pytest.MonkeyPatch, *packages: str) -> None:
+    """Have packages neither be imported nor found."""
+    version = importlib.metadata.version
+
+    def found(package: str) -> str:
+        if package in packages:
+            raise importlib.metadata.PackageNotFoundError(package)
+        return version(package)
+
+    patch.setattr("importlib.metadata.version", found)
+    for package in packages:
+        patch.setitem(sys.modules, package, None)
 
 
 def measured_on(artifact: Artifact, accelerator: str | None) -> Artifact:
@@ -63,35 +77,6 @@ def measurements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return measured
 
 
-@pytest.mark.parametrize(("gpu", "device", "tf32"), [("GPU A", "cuda", False), (None, "cpu", True)])
-def test_the_torchscript_engine_runs_on_the_gpu_torch_reports_and_keeps_float32_whole(
-    monkeypatch: pytest.MonkeyPatch, gpu: str | None, device: str, tf32: bool
-) -> None:
-    import torch
-
-    from image_classifier.inference.engines.torchscript import TorchScriptEngine
-
-    loaded_onto: list[str] = []
-
-    def load(_: str, map_location: torch.device) -> torch.jit.ScriptModule:
-        loaded_onto.append(map_location.type)
-        with warnings.catch_warnings():  # torch 2.14 announces the end of TorchScript
-            warnings.simplefilter("ignore")
-            return torch.jit.script(torch.nn.Identity())
-
-    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu is not None)
-    monkeypatch.setattr("torch.cuda.get_device_name", lambda: gpu)
-    monkeypatch.setattr("torch.jit.load", load)
-    monkeypatch.setattr("torch.backends.cudnn.allow_tf32", True)
-    plan = Plan(engine="one", streams=1, threads=1, batch_sizes=(1,), service_time_ms=1)
-
-    TorchScriptEngine(Path("network.pt"), "fp32", plan)
-
-    assert loaded_onto == [device]
-    assert torch.backends.cudnn.allow_tf32 == tf32
-    assert accelerator_of("torchscript") == gpu
-
-
 def test_asking_for_the_gpu_of_a_cpu_engine_imports_no_torch() -> None:
     program = (
         "import sys; from image_classifier.inference.engines.load import accelerator_of; "
@@ -103,6 +88,12 @@ def test_asking_for_the_gpu_of_a_cpu_engine_imports_no_torch() -> None:
     )
 
     assert done.stdout == "None None False\n"
+
+
+def test_an_import_for_a_gpu_needs_no_package_of_cpu_engines(for_gpu: Artifact) -> None:
+    assert [engine.name for engine in for_gpu.evidence.engines] == ["torch-fp32"]
+    assert {"nncf", "openvino"}.isdisjoint(for_gpu.evidence.versions)
+    assert "torch" in for_gpu.evidence.versions
 
 
 def test_an_import_records_the_gpu_it_was_for(for_gpu: Artifact, digits_folder: Path) -> None:
@@ -118,9 +109,9 @@ def test_an_import_records_the_gpu_it_was_for(for_gpu: Artifact, digits_folder: 
     ("imported_on", "measured"),
     [
         pytest.param("GPU A", [], id="the-same-gpu"),
-        pytest.param("GPU B", ["torchscript-fp32"], id="another-gpu"),
-        pytest.param(ABSENT_GPU, ["torchscript-fp32"], id="imported-where-no-gpu-was"),
-        pytest.param(None, ["torchscript-fp32"], id="imported-for-a-cpu"),
+        pytest.param("GPU B", ["torch-fp32"], id="another-gpu"),
+        pytest.param(ABSENT_GPU, ["torch-fp32"], id="imported-where-no-gpu-was"),
+        pytest.param(None, ["torch-fp32"], id="imported-for-a-cpu"),
     ],
 )
 def test_a_plan_measured_elsewhere_is_measured_again_once(
@@ -149,7 +140,7 @@ def test_a_model_imported_for_a_gpu_does_not_start_without_one(
         start(measured_on(for_gpu, imported_on))
 
     assert str(refused.value) == (
-        "engine torchscript-fp32: the model was imported for a GPU and torch finds none; check the "
+        "engine torch-fp32: the model was imported for a GPU and torch finds none; check the "
         "driver and that this process may use the GPU, or import the model with --device cpu"
     )
     assert not measurements

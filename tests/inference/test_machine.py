@@ -1,11 +1,13 @@
-"""Cores of the container, from control groups written by hand."""
+"""Cores of the container, from control groups written by hand, and GPUs of a simulated driver."""
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
+import pynvml
 import pytest
 
-from image_classifier.inference.machine import this_machine, usable_cores
+from image_classifier.inference.machine import this_machine, usable_cores, visible_gpus
 
 QUOTA, PERIOD = "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"
 
@@ -47,3 +49,80 @@ def test_this_machine_is_the_same_each_time_and_names_its_processor() -> None:
     assert this_machine().cpu
     assert list(this_machine().features) == sorted(this_machine().features)
     assert this_machine("one").accelerator == "one"
+
+
+class Driver:
+    """What NVIDIA's driver says, for GPUs given by their slices; None: it cannot be divided."""
+
+    def __init__(self, *gpus: tuple[str, ...] | None) -> None:
+        self._gpus = gpus
+
+    def device_by_index(self, index: int) -> SimpleNamespace:
+        return SimpleNamespace(uuid=f"GPU-{index}", slices=self._gpus[index])
+
+    def slice_by_index(self, gpu: SimpleNamespace, index: int) -> SimpleNamespace:
+        if index >= len(gpu.slices):
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+        return SimpleNamespace(uuid=gpu.slices[index])
+
+    def is_divided(self, gpu: SimpleNamespace) -> list[int]:
+        if gpu.slices is None:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return [int(gpu.slices != ()), 0]
+
+    def replace(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, answer in {
+            "Init": lambda: None,
+            "Shutdown": lambda: None,
+            "DeviceGetCount": lambda: len(self._gpus),
+            "DeviceGetHandleByIndex": self.device_by_index,
+            "DeviceGetUUID": lambda device: device.uuid,
+            "DeviceGetMigMode": self.is_divided,
+            "DeviceGetMaxMigDeviceCount": lambda _: 7,
+            "DeviceGetMigDeviceHandleByIndex": self.slice_by_index,
+        }.items():
+            monkeypatch.setattr(pynvml, f"nvml{name}", answer)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "visible"),
+    [
+        pytest.param((), (), id="none"),
+        pytest.param((None,), ("GPU-0",), id="one"),
+        pytest.param(((), ()), ("GPU-0", "GPU-1"), id="two-that-could-be-divided"),
+        pytest.param((("MIG-a", "MIG-b"), None), ("MIG-a", "MIG-b", "GPU-1"), id="slices"),
+    ],
+)
+def test_without_a_choice_all_gpus_are_visible_and_the_slices_of_a_divided_one(
+    monkeypatch: pytest.MonkeyPatch, gpus: tuple[tuple[str, ...] | None, ...], visible: object
+) -> None:
+    Driver(*gpus).replace(monkeypatch)
+
+    assert visible_gpus({}) == visible
+
+
+def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", fail)
+
+    assert visible_gpus({}) == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "visible"),
+    [
+        ("0", ("0",)),
+        ("2, 0", ("2", "0")),
+        ("GPU-7f3a,MIG-11ac", ("GPU-7f3a", "MIG-11ac")),
+        ("", ()),
+        ("-1", ()),
+        ("1,-1,0", ("1",)),
+        ("NoDevFiles", ()),
+    ],
+)
+def test_a_choice_in_the_environment_counts_up_to_its_first_invalid_entry(
+    given: str, visible: tuple[str, ...]
+) -> None:
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": given}) == visible

@@ -63,13 +63,21 @@ class Machine:
 
         return sample
 
-    def plan(self, engine: str = "openvino-fp32", cores: int = 2, *, budget_ms: float = 50) -> Plan:
+    def plan(
+        self,
+        engine: str = "openvino-fp32",
+        cores: int = 2,
+        *,
+        budget_ms: float = 50,
+        on_gpu: bool = False,
+    ) -> Plan:
         points = measure_engine(
             engine,
             cores,
             self.open_way,
             budget_ms=budget_ms,
             limit_s=10_000,
+            on_gpu=on_gpu,
             clock=lambda: self.seconds,
         )
         return plan_for(engine, points, budget_ms)
@@ -139,8 +147,19 @@ def test_torch_takes_one_stream_unless_throughput_pays_for_the_lone_image() -> N
     rates = {(2, 1): 32.0, (1, 1): 27.0}
 
     # Twice the latency for a fifth more images is a loss; for three times as many it is not.
-    assert shape(Machine(rates, RESNET_MS).plan("torchscript-fp32")) == (1, (1,), False)
-    assert Machine({**rates, (2, 1): 81.0}, RESNET_MS).plan("torchscript-fp32").streams == 2
+    assert shape(Machine(rates, RESNET_MS).plan("torch-fp32")) == (1, (1,), False)
+    assert Machine({**rates, (2, 1): 81.0}, RESNET_MS).plan("torch-fp32").streams == 2
+
+
+def test_on_a_gpu_batches_are_measured_with_three_in_flight_whatever_the_cores() -> None:
+    rates = {(3, 1): 400.0, (3, 2): 790.0, (3, 4): 1_500.0, (3, 8): 2_400.0, (3, 16): 2_500.0}
+    machine = Machine(rates, {3: 2.0})
+
+    plan = machine.plan("torch-bf16", cores=16, on_gpu=True)
+
+    # Three batches of eight at 2,400/s take 10 ms; sixteen bring less than a tenth more.
+    assert shape(plan) == (3, (1, 2, 4, 8), False)
+    assert {way.streams for way in machine.taken} == {3}
 
 
 def test_the_budget_bounds_the_streams_of_many_cores_but_never_to_one() -> None:

@@ -7,11 +7,13 @@ import torch
 from torch import nn
 
 from image_classifier.artifact.evidence import EngineGraph, EngineKind
+from image_classifier.artifact.format import WEIGHTS_NAME
 from image_classifier.artifact.manifest import InputSpec
 from image_classifier.artifact.record import Plan
 from image_classifier.inference.engine import Batch, Engine
 from image_classifier.inference.engines.load import open_graph
-from importer.export import export_onnx, export_torchscript
+from importer.export import export_onnx, export_program
+from importer.network import save_weights
 from importer.pixels_to_logits import PixelsToLogits
 
 SHAPE = (6, 5, 3)
@@ -20,7 +22,7 @@ INPUT_SPEC = InputSpec(shape=SHAPE, dtype="uint8", mean=(0.1, 0.4, 0.6), std=(0.
 FILES: dict[EngineKind, str] = {
     "openvino": "network.onnx",
     "onnxruntime": "network.onnx",
-    "torchscript": "network.pt",
+    "torch": "network.pt2",
 }
 
 
@@ -37,9 +39,11 @@ def tiny_inputs(count: int) -> Batch:
 
 
 def export_tiny(folder: Path) -> None:
-    """Write both graphs."""
-    export_onnx(tiny_network(), tiny_inputs(2), folder / "network.onnx")
-    export_torchscript(tiny_network(), tiny_inputs(2), folder / "network.pt")
+    """Write both graphs, and the weights."""
+    network = tiny_network()
+    export_onnx(network, tiny_inputs(2), folder / "network.onnx")
+    export_program(network, tiny_inputs(2), folder / "network.pt2")
+    save_weights(network.network, folder / WEIGHTS_NAME)
 
 
 def tiny_engine(folder: Path, kind: EngineKind, *batch_sizes: int, streams: int = 1) -> Engine:

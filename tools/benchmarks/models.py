@@ -16,20 +16,14 @@ import numpy as np
 
 from tools.benchmarks.images import DIGITS_MIX, mix_files
 from tools.benchmarks.peers.common import Classifier
+from tools.benchmarks.seeded import CLASSES, SPEC, near_best, save_seeded_weights
 from tools.benchmarks.session import BenchmarkError
-from tools.benchmarks.workload import Array, InputMaker, Workload, read_workload, write_workload
+from tools.benchmarks.workload import InputMaker, Workload, read_workload, write_workload
 from tools.serving import ROOT
 
 BUILD = ROOT / "build" / "benchmarks"
 WITHIN_S = 1800
 EXAMPLE = "examples/digits"
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SPEC = {"resize": {"size": 256}, "crop": 224, "mean": MEAN, "std": STD}
-"""torchvision.transforms._presets.ImageClassification."""
-SEED = 20261101
-CLASSES = 1000
-LOUD_CLASSES = 12
-RESIDUAL_STRENGTH = 0.1
 
 NEAR_TIE = {"fp32": 1e-4, "bf16": 0.02, "int8": 0.02}
 """Classes within this part of the spread of an image's logits are all right: the order of
@@ -87,7 +81,9 @@ def make_workload(model: str, mix: str) -> Path:
         (folder / "labels.txt").write_text("".join(f"class {index}\n" for index in range(CLASSES)))
         weights = folder / f"{mix}.safetensors"
         if not weights.exists():
-            _save_seeded_weights(architecture, workload, weights)
+            to_input = InputMaker(workload.preprocessing)
+            pixels = np.stack([to_input(data) for data in workload.images()])
+            save_seeded_weights(architecture, pixels, weights)
         sources = {
             "--network": f"torchvision:{architecture}",
             "--weights": str(weights),
@@ -160,61 +156,6 @@ def _accepted(workload: Workload, near_tie: float) -> list[tuple[int, ...]]:
         near_best(classifier.forward(classifier.to_input(data)[None])[0], near_tie)
         for data in workload.images()
     ]
-
-
-def near_best(logits: Array, near_tie: float) -> tuple[int, ...]:
-    """Return the best class, and those whose logits are within a part of the spread, best first."""
-    least = logits.max() - near_tie * (logits.max() - logits.min())
-    return tuple(int(index) for index in np.argsort(-logits) if logits[index] >= least)
-
-
-def _save_seeded_weights(architecture: str, workload: Workload, path: Path) -> None:
-    """Write random weights whose answers differ from image to image.
-
-    Random weights alone name one class for every picture: swapped answers would pass. Batch norms
-    take their statistics from the images, and the last layer spreads the two directions in which
-    the features of the images differ most over 12 of the classes.
-    """
-    import torch
-    import torchvision
-    from safetensors.torch import save_file
-
-    to_input = InputMaker(workload.preprocessing)
-    pixels = torch.from_numpy(np.stack([to_input(data) for data in workload.images()]))
-    inputs = pixels.permute(0, 3, 1, 2) / 255  # (n, 3, H, W)
-    inputs = (inputs - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
-    torch.manual_seed(SEED)
-    network = getattr(torchvision.models, architecture)(weights=None).eval()
-    norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    with torch.inference_mode():
-        for block in network.modules():
-            # 50 random layers at full strength amplify any rounding until fp32 and int8 name
-            # different classes.
-            if isinstance(block, torchvision.models.resnet.Bottleneck):
-                block.bn3.weight.fill_(RESIDUAL_STRENGTH)
-        for norm in norms:
-            norm.momentum = None  # cumulative: the average over all batches
-            norm.train()
-        for batch in torch.split(inputs, 16) if norms else ():
-            network(batch)
-        network.eval()
-
-        *_, last = (it for it in network.modules() if isinstance(it, torch.nn.Linear))
-        seen: list[torch.Tensor] = []
-        last.register_forward_hook(lambda _module, features, _logits: seen.append(features[0]))
-        for batch in torch.split(inputs, 16):
-            network(batch)
-        features = torch.cat(seen)  # (n, features)
-        mean = features.mean(dim=0)
-        axes = torch.linalg.svd(features - mean, full_matrices=False)[2][:2]  # (2, features)
-        spread = ((features - mean) @ axes.T).std(dim=0)
-        # A ring of 12 loud classes: the best is well ahead of the second for most images.
-        angles = torch.arange(CLASSES) * (2 * torch.pi / LOUD_CLASSES)
-        classes = 4 * torch.stack([angles.cos(), angles.sin()], dim=1)  # (classes, 2)
-        classes[LOUD_CLASSES:] *= 0.5
-        last.weight.copy_(classes @ (axes / spread[:, None]))
-        last.bias.copy_(-last.weight @ mean)
-    save_file({name: it.contiguous() for name, it in network.state_dict().items()}, path)
 
 
 if __name__ == "__main__":

@@ -74,12 +74,14 @@ def _staging_home(home: Path) -> Iterator[Path]:
 
 
 def _bentoml_build(checkout: Path, home: Path, bentofile: str) -> None:
-    # Some settings of a serving process would show in BentoML's description of the service.
+    # Some settings of a serving process, and the number of its GPUs, would show in BentoML's
+    # description of the service.
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("CLASSIFIER_", "BENTOML_"))}
+    fixed = {"CUDA_VISIBLE_DEVICES": "", "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True"}
     done = subprocess.run(  # noqa: S603
         [sys.executable, "-m", "bentoml", "build", "-f", bentofile, "--version", "staged"],
         cwd=checkout,
-        env={**kept, "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True"},
+        env={**kept, **fixed},
         capture_output=True,
         text=True,
     )

@@ -4,7 +4,7 @@ import functools
 from pathlib import Path
 
 from image_classifier.artifact.evidence import EngineGraph, EngineKind
-from image_classifier.artifact.format import Precision
+from image_classifier.artifact.format import WEIGHTS_NAME, Precision
 from image_classifier.inference.engine import EngineUnavailable, LoadEngine
 
 
@@ -37,10 +37,15 @@ def open_graph(graph: EngineGraph, root: Path, input_shape: tuple[int, ...]) -> 
                 from image_classifier.inference.engines.onnxruntime import OnnxRuntimeEngine
 
                 return functools.partial(OnnxRuntimeEngine, path)
-            case "torchscript":
-                from image_classifier.inference.engines.torchscript import TorchScriptEngine
+            case "torch":
+                from image_classifier.inference.engines.torch import Program
 
-                return functools.partial(TorchScriptEngine, path, graph.precision)
+                return Program(path, root / WEIGHTS_NAME, graph.precision).load
+            case "torchscript":
+                raise EngineUnavailable(
+                    f"engine {graph.name}: TorchScript is not run any more; import the model "
+                    "again, or `model_import.py renew` it"
+                )
     except ImportError as error:
         raise EngineUnavailable(
             f"engine {graph.name}: {error.name} is not installed; install the requirements of "
@@ -63,8 +68,8 @@ def effective_precision(graph: EngineGraph) -> Precision:
 
 def accelerator_of(kind: EngineKind) -> str | None:
     """Return the name of the GPU that engines of this kind run on in this process, or None."""
-    if kind != "torchscript":
+    if kind != "torch":
         return None
-    from image_classifier.inference.engines.torchscript import gpu_name
+    from image_classifier.inference.engines.torch import gpu_name
 
     return gpu_name()

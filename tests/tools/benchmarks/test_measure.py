@@ -17,8 +17,8 @@ from tests.tools.tiny_servers import right, serving
 from tools import serving as server_processes
 from tools.benchmarks import measure
 from tools.benchmarks.images import DIGITS_MIX
-from tools.benchmarks.models import near_best
 from tools.benchmarks.presets import Case, Preset
+from tools.benchmarks.seeded import near_best
 from tools.benchmarks.servers import NULL, SERVERS, best_output
 from tools.benchmarks.session import Visit, read_session
 from tools.benchmarks.workload import Workload, write_workload

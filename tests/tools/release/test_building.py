@@ -41,7 +41,7 @@ def test_the_bento_for_gpus_is_built_from_the_bentofile_in_deploy(place: Place) 
     packed = {file.name for file in (Path(path) / "src/deploy/requirements").iterdir()}
     assert packed == {"serve-gpu.txt"}
     dockerfile = (Path(path) / "env/docker/Dockerfile").read_text()
-    assert "ENV CLASSIFIER_TOPOLOGY=runner" in dockerfile
+    assert "ENV NVIDIA_VISIBLE_DEVICES=all" in dockerfile
 
 
 def test_two_builds_in_different_surroundings_are_the_same_bytes(place: Place) -> None:

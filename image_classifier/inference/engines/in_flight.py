@@ -1,0 +1,168 @@
+"""Keeps several batches in flight on a device that works beside the processor."""
+
+import bisect
+import functools
+import logging
+import queue
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from image_classifier.inference.engine import Batch, Logits
+
+logger = logging.getLogger("classifier")
+
+
+class Device(Protocol):
+    """What is asked of a device: streams of work, each in order, none waiting for the others.
+
+    Tensors are those of torch; a dtype is given by its name.
+    """
+
+    def stream(self) -> Any:
+        """Return a further stream."""
+
+    def enqueue(self, stream: Any, work: Callable[[], object]) -> None:
+        """Have a stream do some work after what it has to do already."""
+
+    def mark(self, stream: Any) -> Any:
+        """Return an event: that the stream has done what it has to do so far."""
+
+    def wait(self, stream: Any, event: Any) -> None:
+        """Have a stream wait for an event before it goes on."""
+
+    def settle(self, event: Any) -> None:
+        """Wait for an event in this thread, and leave the processor to others meanwhile."""
+
+    def zeros(self, shape: Sequence[int], dtype: str, *, on_host: bool) -> Any:
+        """Return a tensor on the device, or one on the host that the device can copy itself."""
+
+    def capture(self, stream: Any, work: Callable[[], object]) -> Callable[[], object]:
+        """Do some work on a stream; return what does the same again, on the same memory.
+
+        Raises:
+            MemoryError: The device has no room for it.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class _Slot:
+    """What one batch in flight needs. The addresses of the tensors never change."""
+
+    pixels_on_host: Any
+    pixels: Any
+    logits: Any
+    logits_on_host: Any
+    replay: dict[int, Callable[[], object]]
+
+
+class InFlightEngine:
+    """Runs batches on a device, several at a time; see `Engine`.
+
+    A batch takes a slot, three streams copy it in, run it and copy its logits out, and the thread
+    that called waits for its own batch alone, without a lock. So with a thread a slot, the
+    device copies and computes at the same time.
+
+    A batch is run at the next captured size. One larger than all of them is run in parts.
+
+    Args:
+        forward: Returns logits (n, classes), float32 on the device, of a batch (n, H, W, C) there.
+        batch_sizes: To capture. Those that the device has no room for are left out.
+        slots: Batches in flight.
+        input_shape: (H, W, C).
+        dtype: Of an input.
+        num_classes: Width of the logits.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[[Any], Any],
+        device: Device,
+        batch_sizes: Sequence[int],
+        *,
+        slots: int,
+        input_shape: Sequence[int],
+        dtype: str,
+        num_classes: int,
+    ) -> None:
+        self._device = device
+        self._copy_in, self._compute, self._copy_out = (device.stream() for _ in range(3))
+        self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
+        largest = max(batch_sizes)
+        rows, columns = (largest, *input_shape), (largest, num_classes)
+        made = [
+            _Slot(
+                pixels_on_host=device.zeros(rows, dtype, on_host=True),
+                pixels=device.zeros(rows, dtype, on_host=False),
+                logits=device.zeros(columns, "float32", on_host=False),
+                logits_on_host=device.zeros(columns, "float32", on_host=True),
+                replay={},
+            )
+            for _ in range(slots)
+        ]
+        self.batch_sizes = self._captured(forward, made, batch_sizes)
+        for slot in made:
+            self._free.put(slot)
+
+    def _captured(
+        self, forward: Callable[[Any], Any], slots: Sequence[_Slot], batch_sizes: Sequence[int]
+    ) -> list[int]:
+        """Capture each size for each slot, the largest first; return the sizes there was room for.
+
+        All memory is taken here: a device that is full is found out at the start.
+        """
+        done: list[int] = []
+        left = sorted(batch_sizes, reverse=True)
+        while left:
+            size = left.pop(0)
+            try:
+                for slot in slots:
+                    work = functools.partial(
+                        _run_into, slot.logits[:size], forward, slot.pixels[:size]
+                    )
+                    slot.replay[size] = self._device.capture(self._compute, work)
+            except MemoryError as error:
+                if size == 1:
+                    raise
+                logger.warning("no room on the device for batches of %d: %s", size, error)
+                if not left and not done:
+                    left = [size // 2]
+            else:
+                done.append(size)
+        return done[::-1]
+
+    def run(self, batch: Batch) -> Logits:
+        """See `Engine.run`; of any size."""
+        largest = self.batch_sizes[-1]
+        if len(batch) > largest:
+            starts = range(0, len(batch), largest)
+            return np.concatenate([self.run(batch[start : start + largest]) for start in starts])
+        slot = self._free.get()
+        try:
+            return self._run(slot, batch)
+        finally:
+            self._free.put(slot)
+
+    def _run(self, slot: _Slot, batch: Batch) -> Logits:
+        device, count = self._device, len(batch)
+        size = self.batch_sizes[bisect.bisect_left(self.batch_sizes, count)]
+        slot.pixels_on_host.numpy()[:count] = batch
+        device.enqueue(self._copy_in, lambda: _copy(slot.pixels, slot.pixels_on_host, count))
+        device.wait(self._compute, device.mark(self._copy_in))
+        device.enqueue(self._compute, slot.replay[size])
+        device.wait(self._copy_out, device.mark(self._compute))
+        device.enqueue(self._copy_out, lambda: _copy(slot.logits_on_host, slot.logits, count))
+        device.settle(device.mark(self._copy_out))
+        logits: npt.NDArray[np.float32] = slot.logits_on_host.numpy()[:count].copy()
+        return logits
+
+
+def _run_into(logits: Any, forward: Callable[[Any], Any], pixels: Any) -> None:
+    logits.copy_(forward(pixels))
+
+
+def _copy(target: Any, source: Any, count: int) -> None:
+    target[:count].copy_(source[:count], non_blocking=True)

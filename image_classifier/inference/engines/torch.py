@@ -1,0 +1,205 @@
+"""The torch engine: a program of torch.export, on a GPU where there is one."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch.export.passes import move_to_device_pass
+
+from image_classifier.artifact.format import ArtifactError, Precision
+from image_classifier.artifact.record import Plan
+from image_classifier.inference.engine import Batch, Engine, Logits
+from image_classifier.inference.engines.in_flight import InFlightEngine
+
+WEIGHTS_PREFIX = "network."
+"""Of the tensors of a program that stand in the file of weights, there without it."""
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+CAST = (torch.ops.aten.linear.default, torch.ops.aten.conv2d.default)
+"""Operations that autocast computes in reduced precision, and that hold most of the weights."""
+WARM_UP_RUNS = 3
+
+
+def gpu_name() -> str | None:
+    """Return the name of the GPU that the engine runs on, or None if torch finds none."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+class Program:
+    """A program with its weights on the device, once for all engines that run it.
+
+    The device is the first GPU that torch finds (see `choose_gpu`), else the CPU. A program needs
+    no source of the network. It can be made to run any code while it is read, as a network's
+    source can: it is opened only after its digest matched.
+
+    Args:
+        path: The file of the program.
+        weights: The file of weights of the same artifact.
+
+    Raises:
+        ArtifactError: The two do not belong together.
+    """
+
+    def __init__(self, path: Path, weights: Path, precision: Precision) -> None:
+        self.device = torch.device("cpu" if gpu_name() is None else "cuda")
+        # torch 2.14 lets cuDNN convolve float32 in TF32, with 10 bits of mantissa, not 23. Not by
+        # its other interface, `fp32_precision`: torch.export of 2.14.1 then raises in this process.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+        program = torch.export.load(path)
+        program.example_inputs = None
+        _fill(program.state_dict, weights, self.device)
+        if self.device.type != "cpu":
+            program = move_to_device_pass(program, self.device)
+        self._module = program.module()
+        self._autocast = AUTOCAST.get(precision)
+        self._prepare_weights()
+        pixels = next(node for node in self._module.graph.nodes if node.op == "placeholder")
+        self.dtype = str(pixels.meta["val"].dtype).removeprefix("torch.")
+        self.input_shape = tuple(int(length) for length in pixels.meta["val"].shape[1:])
+
+    def _prepare_weights(self) -> None:
+        """Convert weights once, as each run would otherwise convert them anew.
+
+        - To reduced precision, those that only operations in that precision read.
+        - Filters of convolutions to channels last, the order in which the pixels come.
+        """
+        for node in self._module.graph.nodes:
+            if node.op != "get_attr" or {user.target for user in node.users} - set(CAST):
+                continue
+            owner, _, name = node.target.rpartition(".")
+            module = self._module.get_submodule(owner)
+            weight = getattr(module, name).detach()
+            if self._autocast is not None:
+                weight = weight.to(self._autocast)
+            if weight.ndim == 4:
+                weight = weight.contiguous(memory_format=torch.channels_last)
+            setattr(module, name, torch.nn.Parameter(weight, requires_grad=False))
+
+    def run(self, batch: torch.Tensor) -> torch.Tensor:
+        """Return logits, float32 (n, classes) on the device, of a batch (n, H, W, C) there."""
+        # Weights are converted already; a cache of what else is must not outlive a CUDA graph.
+        precision = torch.autocast(
+            self.device.type,
+            dtype=self._autocast,
+            enabled=self._autocast is not None,
+            cache_enabled=False,
+        )
+        with torch.inference_mode(), precision:
+            logits: torch.Tensor = self._module(batch)
+        return logits.float()
+
+    def load(self, plan: Plan) -> Engine:
+        """Return an engine for a plan; see `LoadEngine`."""
+        if self.device.type == "cpu":
+            torch.set_num_threads(max(1, plan.threads // plan.streams))
+            return _OnCpu(self)
+        device = CudaDevice()
+        one = device.zeros((1, *self.input_shape), self.dtype, on_host=False)
+        return InFlightEngine(
+            self.run,
+            device,
+            plan.batch_sizes,
+            slots=plan.streams,
+            input_shape=self.input_shape,
+            dtype=self.dtype,
+            num_classes=self.run(one).shape[1],
+        )
+
+
+class _OnCpu:
+    """Runs a program in the calling thread."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+
+    def run(self, batch: Batch) -> Logits:
+        """See `Engine.run`."""
+        return np.asarray(self._program.run(torch.from_numpy(np.array(batch))).numpy())
+
+
+def _fill(tensors: dict[str, torch.Tensor], weights: Path, device: torch.device) -> None:
+    """Put the weights into a program, each of the shape and type that it was exported with."""
+    stored = load_file(weights, device=str(device))
+    wanted = {name for name in tensors if name.startswith(WEIGHTS_PREFIX)}
+    # A tied tensor stands in the file under its first name; the program knows them as one.
+    tied = {
+        tensors[name].untyped_storage().data_ptr(): tensor
+        for short, tensor in stored.items()
+        if (name := WEIGHTS_PREFIX + short) in wanted
+    }
+    for name in wanted:
+        empty = tensors[name]
+        given = stored.get(
+            name.removeprefix(WEIGHTS_PREFIX), tied.get(empty.untyped_storage().data_ptr())
+        )
+        if given is None or (given.shape, given.dtype) != (empty.shape, empty.dtype):
+            raise ArtifactError(
+                f"{weights}: {name.removeprefix(WEIGHTS_PREFIX)} is "
+                f"{'missing' if given is None else f'{given.dtype} {tuple(given.shape)}'}, the "
+                f"program takes {empty.dtype} {tuple(empty.shape)}; import the model again"
+            )
+        is_parameter = isinstance(empty, torch.nn.Parameter)
+        tensors[name] = torch.nn.Parameter(given, requires_grad=False) if is_parameter else given
+
+
+class CudaDevice:
+    """The GPU of this process; see `Device`."""
+
+    def __init__(self) -> None:
+        # Graphs that replay one after the other, on one stream, may share memory.
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def stream(self) -> torch.cuda.Stream:
+        """See `Device`."""
+        return torch.cuda.Stream()  # type: ignore[no-untyped-call]
+
+    def enqueue(self, stream: torch.cuda.Stream, work: Callable[[], object]) -> None:
+        """See `Device`."""
+        with torch.cuda.stream(stream):
+            work()
+
+    def mark(self, stream: torch.cuda.Stream) -> torch.cuda.Event:
+        """See `Device`."""
+        event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        event.record(stream)
+        return event
+
+    def wait(self, stream: torch.cuda.Stream, event: torch.cuda.Event) -> None:
+        """See `Device`."""
+        stream.wait_event(event)
+
+    def settle(self, event: torch.cuda.Event) -> None:
+        """See `Device`."""
+        event.synchronize()
+
+    def zeros(self, shape: Sequence[int], dtype: str, *, on_host: bool) -> torch.Tensor:
+        """See `Device`."""
+        place = "cpu" if on_host else "cuda"
+        kind: torch.dtype = getattr(torch, dtype)
+        return torch.zeros(*shape, dtype=kind, device=place, pin_memory=on_host)
+
+    def capture(
+        self, stream: torch.cuda.Stream, work: Callable[[], object]
+    ) -> Callable[[], object]:
+        """See `Device`."""
+        graph = torch.cuda.CUDAGraph()
+        try:
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UP_RUNS):  # libraries choose kernels and take memory
+                    work()
+            # "thread_local": other threads may allocate meanwhile.
+            with torch.cuda.graph(
+                graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
+            ):
+                work()
+        except RuntimeError as error:
+            # The end of a capture that failed raises an error of its own.
+            chain = (error, error.__context__)
+            full = [one for one in chain if isinstance(one, torch.OutOfMemoryError)]
+            if full:
+                raise MemoryError(str(full[0]).partition(". ")[0]) from error
+            raise
+        return graph.replay

@@ -1,0 +1,189 @@
+"""Batches in flight on a device: with every wait right answers, without any one of them not."""
+
+import functools
+import logging
+import random
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+
+from image_classifier.inference.engine import Batch
+from image_classifier.inference.engines.in_flight import InFlightEngine
+
+SHAPE = (2, 1, 3)
+CLASSES = 2
+STREAMS = ("copy in", "compute", "copy out")
+
+
+@dataclass(eq=False)
+class Stream:
+    """Work that is still to be done, in order; an event to wait for stands among it."""
+
+    name: str
+    work: deque[Callable[[], object] | threading.Event] = field(default_factory=deque)
+
+
+class LateDevice:
+    """A device of streams that does everything as late as it may, in an order drawn by lot.
+
+    Nothing is done before a thread waits for it. Then streams are drawn, and each does its next
+    piece of work, until the one waited for is done. What no wait puts in order is so done in
+    every order.
+
+    Args:
+        seed: Of the lots.
+        without: The stream whose waits are left out, or "settle": the threads do not wait.
+        room: Largest batch that can be captured.
+    """
+
+    def __init__(self, seed: int = 0, *, without: str = "", room: int = 99) -> None:
+        self._random = random.Random(seed)
+        self._without = without
+        self._room = room
+        self._streams: list[Stream] = []
+        self._lock = threading.Lock()
+
+    def stream(self) -> Stream:
+        self._streams.append(Stream(STREAMS[len(self._streams)]))
+        return self._streams[-1]
+
+    def enqueue(self, stream: Stream, work: Callable[[], object]) -> None:
+        with self._lock:
+            stream.work.append(work)
+
+    def mark(self, stream: Stream) -> threading.Event:
+        event = threading.Event()
+        self.enqueue(stream, event.set)
+        return event
+
+    def wait(self, stream: Stream, event: threading.Event) -> None:
+        if stream.name != self._without:
+            with self._lock:
+                stream.work.append(event)
+
+    def settle(self, event: threading.Event) -> None:
+        with self._lock:
+            while not event.is_set() and self._without != "settle":
+                self._step(self._random.choice([one for one in self._streams if one.work]))
+
+    def _step(self, stream: Stream) -> None:
+        first = stream.work[0]
+        if isinstance(first, threading.Event):
+            if first.is_set():
+                stream.work.popleft()
+        else:
+            stream.work.popleft()
+            first()
+
+    def zeros(self, shape: Sequence[int], dtype: str, *, on_host: bool) -> torch.Tensor:
+        return torch.zeros(*shape, dtype=getattr(torch, dtype))
+
+    def capture(self, stream: Stream, work: Callable[[], object]) -> Callable[[], object]:
+        assert isinstance(work, functools.partial)
+        if len(work.args[0]) > self._room:
+            raise MemoryError("out of memory")
+        work()
+        return work
+
+
+def forward(pixels: torch.Tensor) -> torch.Tensor:
+    """Logits: the sum of an input and its negation."""
+    sums = pixels.flatten(1).float().sum(1)
+    return torch.stack([sums, -sums], 1)
+
+
+def engine_on(device: LateDevice, *batch_sizes: int) -> InFlightEngine:
+    return InFlightEngine(
+        forward,
+        device,
+        batch_sizes,
+        slots=3,
+        input_shape=SHAPE,
+        dtype="uint8",
+        num_classes=CLASSES,
+    )
+
+
+def wrong_answers(device: LateDevice, images: int) -> int:
+    """Run images in batches of 1 to 4 from three threads; count the answers that are wrong."""
+    engine = engine_on(device, 1, 2, 4)
+    pixels = np.random.default_rng(0).integers(0, 256, (images, *SHAPE), dtype=np.uint8)
+    sums = pixels.reshape(images, -1).sum(axis=1)
+    sizes = random.Random(0)
+    ends = [0]
+    while ends[-1] < images:
+        ends.append(min(images, ends[-1] + sizes.randint(1, 4)))
+
+    def count(start: int, end: int) -> int:
+        logits = engine.run(pixels[start:end])
+        expected = np.stack([sums[start:end], -sums[start:end].astype(np.int64)], axis=1)
+        return int((logits != expected).any(axis=1).sum())
+
+    with ThreadPoolExecutor(3) as callers:
+        return sum(callers.map(count, ends[:-1], ends[1:]))
+
+
+def test_ten_thousand_answers_are_right_however_late_the_device_works() -> None:
+    assert wrong_answers(LateDevice(), 10_000) == 0
+
+
+@pytest.mark.parametrize("without", ["compute", "copy out", "settle"])
+def test_without_any_one_of_the_waits_answers_are_wrong(without: str) -> None:
+    assert wrong_answers(LateDevice(without=without), 200) > 0
+
+
+def test_a_batch_runs_at_the_next_captured_size_and_one_too_large_in_parts() -> None:
+    ran: list[int] = []
+
+    def noted(pixels: torch.Tensor) -> torch.Tensor:
+        ran.append(len(pixels))
+        return forward(pixels)
+
+    engine = InFlightEngine(
+        noted, LateDevice(), (1, 4), slots=1, input_shape=SHAPE, dtype="uint8", num_classes=2
+    )
+    ran.clear()
+    logits = [engine.run(images(count)).tolist() for count in (1, 3, 9)]
+
+    assert ran == [1, 4, 4, 4, 1]
+    assert logits == [[[6.0 * (one + 1), -6.0 * (one + 1)] for one in range(n)] for n in (1, 3, 9)]
+
+
+def images(count: int) -> Batch:
+    """Every value of image i is i + 1."""
+    return np.repeat(np.arange(1, count + 1, dtype=np.uint8), 6).reshape(count, *SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "room", "captured"),
+    [
+        pytest.param((1, 2, 4, 8), 4, [1, 2, 4], id="the-largest-are-left-out"),
+        pytest.param((32,), 9, [8], id="no-size-fits"),
+        pytest.param((1, 2), 99, [1, 2], id="all-fit"),
+    ],
+)
+def test_a_full_device_lowers_the_largest_batch_and_says_so(
+    caplog: pytest.LogCaptureFixture, wanted: tuple[int, ...], room: int, captured: list[int]
+) -> None:
+    with caplog.at_level(logging.WARNING, "classifier"):
+        engine = engine_on(LateDevice(room=room), *wanted)
+
+    assert engine.batch_sizes == captured
+    assert engine.run(images(40))[:, 0].tolist() == [6.0 * (one + 1) for one in range(40)]
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[:1] == (
+        [f"no room on the device for batches of {max(wanted)}: out of memory"]
+        if room < max(wanted)
+        else []
+    )
+
+
+def test_a_device_without_room_for_one_image_is_an_error() -> None:
+    with pytest.raises(MemoryError):
+        engine_on(LateDevice(room=0), 1, 2)

@@ -1,0 +1,149 @@
+"""The torch engine on the CPU: reduced precision, its weights, and what it needs at serving."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from image_classifier.artifact.evidence import EngineGraph
+from image_classifier.artifact.format import WEIGHTS_NAME, ArtifactError, Precision
+from image_classifier.artifact.record import Plan
+from image_classifier.inference.engine import Batch, Logits
+from image_classifier.inference.engines.load import open_graph
+from importer.export import export_program
+from importer.network import save_weights
+from importer.pixels_to_logits import PixelsToLogits
+from tests.inference.test_engines import run_alone
+from tests.inference.tiny import INPUT_SPEC, SHAPE, tiny_inputs, tiny_network
+
+PROGRAM = "network.pt2"
+
+
+def store(network: PixelsToLogits, folder: Path) -> None:
+    export_program(network, tiny_inputs(2), folder / PROGRAM)
+    save_weights(network.network, folder / WEIGHTS_NAME)
+
+
+def run(folder: Path, batch: Batch, precision: Precision = "fp32") -> Logits:
+    graph = EngineGraph(kind="torch", precision=precision, file=PROGRAM)
+    plan = Plan(engine="one", streams=1, threads=2, batch_sizes=(8,), service_time_ms=1)
+    return open_graph(graph, folder, SHAPE)(plan).run(batch)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("program")
+    store(tiny_network(), folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+def test_reduced_precision_is_torchs_own_autocast_to_the_bit(
+    folder: Path, precision: Precision, dtype: torch.dtype
+) -> None:
+    batch = tiny_inputs(5)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=dtype):
+        expected = tiny_network()(torch.from_numpy(batch)).float().numpy()
+
+    logits = run(folder, batch, precision)
+
+    assert logits.tobytes() == expected.tobytes()
+    assert logits.tobytes() != run(folder, batch).tobytes()
+
+
+def test_float32_is_kept_whole_on_a_gpu(folder: Path) -> None:
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+
+    run(folder, tiny_inputs(1))
+
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda found: found.pop("4.bias"), r"4\.bias is missing, the program takes .*\(4,\)"),
+        (
+            lambda found: found.update({"4.bias": torch.zeros(5)}),
+            r"4\.bias is torch.float32 \(5,\), the program takes torch.float32 \(4,\)",
+        ),
+        (
+            lambda found: found.update({"4.bias": found["4.bias"].half()}),
+            r"4\.bias is torch.float1",
+        ),
+    ],
+    ids=["missing", "another shape", "another type"],
+)
+def test_weights_that_do_not_fit_the_program_are_refused(
+    folder: Path,
+    tmp_path: Path,
+    change: Callable[[dict[str, torch.Tensor]], object],
+    said: str,
+) -> None:
+    (tmp_path / PROGRAM).write_bytes((folder / PROGRAM).read_bytes())
+    weights = load_file(folder / WEIGHTS_NAME)
+    change(weights)
+    save_file(weights, tmp_path / WEIGHTS_NAME)
+
+    with pytest.raises(ArtifactError, match=said):
+        run(tmp_path, tiny_inputs(1))
+
+
+class Tied(nn.Module):
+    """Two layers of one weight, a view of another, and a cast that autocast must get past."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(90, 90), nn.Linear(90, 90)
+        self.second.weight = self.first.weight
+        self.register_buffer("scale", torch.tensor([2.0]))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        hidden = self.first(pixels.flatten(1)).to(torch.float32)
+        logits: torch.Tensor = self.second(hidden)[:, :4].float() * self.scale
+        return logits
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 0.05)])
+def test_a_tied_weight_stands_in_the_file_once_and_in_the_program_twice(
+    tmp_path: Path, precision: Precision, tolerance: float
+) -> None:
+    torch.manual_seed(3)
+    network = PixelsToLogits(Tied(), INPUT_SPEC).eval().requires_grad_(False)
+    store(network, tmp_path)
+    batch = tiny_inputs(3)
+
+    logits = run(tmp_path, batch, precision)
+
+    assert "second.weight" not in load_file(tmp_path / WEIGHTS_NAME)
+    expected = network(torch.from_numpy(batch)).numpy()
+    np.testing.assert_allclose(logits, expected, atol=tolerance)
+
+
+WITHOUT_SOURCE = """
+import sys
+from pathlib import Path
+import numpy as np
+from image_classifier.artifact.evidence import EngineGraph
+from image_classifier.artifact.record import Plan
+from image_classifier.inference.engines.load import open_graph
+
+plan = Plan(engine="one", streams=1, threads=1, batch_sizes=(1,), service_time_ms=1)
+graph = EngineGraph(kind="torch", precision="fp32", file="network.pt2")
+engine = open_graph(graph, Path(sys.argv[1]), (6, 5, 3))(plan)
+print(engine.run(np.zeros((1, 6, 5, 3), np.uint8)).shape)
+print({"importer", "torchvision", "torch._inductor.compile_fx", "tests"} & sys.modules.keys())
+"""
+
+
+def test_a_program_runs_without_the_source_of_its_network(folder: Path) -> None:
+    done = run_alone(WITHOUT_SOURCE, str(folder))
+
+    assert (done.returncode, done.stdout) == (0, "(1, 4)\nset()\n"), done.stderr

@@ -1,0 +1,71 @@
+"""Which processes a service has, and which GPU each sees, on simulated hosts."""
+
+import json
+
+import pytest
+
+from tests.service.places import NewPlace, Place
+
+PROGRAM = """
+import os, sys
+import service
+from bentoml._internal.context import server_context
+
+def stop(*_, **__):
+    raise SystemExit(os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+service.startup.load_executor = stop
+config = service.ModelRunner.config
+print("embedded" if service.embedded else "runner", config["workers"], config["resources"])
+for worker in (1, 2, 3):
+    server_context.worker_index = worker
+    if service.gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(service.gpus)
+    try:
+        service.ModelRunner.inner()
+    except SystemExit as stopped:
+        print(stopped, "torch" in sys.modules)
+"""
+
+
+@pytest.fixture(scope="module")
+def for_gpu(new_place: NewPlace) -> Place:
+    """A place whose model is recorded as imported for a GPU."""
+    place = new_place()
+    path = place.artifact / "record.json"
+    record = json.loads(path.read_bytes())
+    record["machine"]["accelerator"] = "GPU A"
+    path.write_text(json.dumps(record))
+    return place
+
+
+@pytest.mark.parametrize(
+    ("visible", "topology", "workers", "devices"),
+    [
+        pytest.param("0", "runner", 1, ["0", "0", "0"], id="one-gpu"),
+        pytest.param("GPU-a,MIG-b", "runner", 2, ["GPU-a", "MIG-b", "GPU-a"], id="gpu-and-slice"),
+        pytest.param("", "embedded", 1, ["", "", ""], id="none"),
+    ],
+)
+def test_a_model_for_gpus_has_a_runner_for_each_visible_one(
+    for_gpu: Place,
+    monkeypatch: pytest.MonkeyPatch,
+    visible: str,
+    topology: str,
+    workers: int,
+    devices: list[str],
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+    first, *rest = for_gpu.run("-c", PROGRAM).splitlines()
+
+    assert first == f"{topology} {workers} {{'gpu': 1}}"
+    assert rest == [f"{device} False" for device in devices]
+
+
+def test_a_model_for_cpus_ignores_gpus(imported: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+
+    first, *_ = imported.run("-c", PROGRAM).splitlines()
+
+    assert first == "embedded 1 {}"

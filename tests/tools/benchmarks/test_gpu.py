@@ -1,0 +1,42 @@
+"""The benchmark of a GPU, as far as it goes without one."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tools.benchmarks import gpu
+
+
+def test_it_refuses_where_there_is_no_gpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+    status = gpu.main(["--results", str(tmp_path / "gpu.json")])
+
+    assert status == 1
+    assert capsys.readouterr().err == (
+        "bench-gpu: torch finds no GPU; run it on a machine with one\n"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_each_step_is_stored_at_once_whatever_becomes_of_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "results" / "gpu.json"
+    stored: list[dict[str, object]] = []
+
+    def fail() -> None:
+        stored.append(json.loads(path.read_bytes()))
+        raise MemoryError("out of memory")
+
+    results = gpu.Results(path, seconds=1_000)
+    results.step("one", lambda: {"rate": 3.5})
+    results.step("two", fail)
+    late = gpu.Results(path, seconds=-1)
+    found = {name: step["found"] for name, step in json.loads(path.read_bytes()).items()}
+    late.step("three", lambda: 1)
+
+    assert [list(one) for one in stored] == [["one"]]
+    assert found == {"one": {"rate": 3.5}, "two": "failed: MemoryError: out of memory"}
+    assert json.loads(path.read_bytes())["three"]["found"] == "left out: the time was up"
