@@ -128,6 +128,8 @@ class InFlightEngine:
                 if size == 1:
                     raise
                 logger.warning("no room on the device for batches of %d: %s", size, error)
+                for slot in slots:  # those captured before the device was full
+                    slot.replay.pop(size, None)
                 if not left and not done:
                     left = [size // 2]
             else:

@@ -29,9 +29,9 @@ def gpu_name() -> str | None:
 class Program:
     """A program with its weights on the device, once for all engines that run it.
 
-    The device is the first GPU that torch finds (see `choose_gpu`), else the CPU. A program needs
-    no source of the network. It can be made to run any code while it is read, as a network's
-    source can: it is opened only after its digest matched.
+    The device is the first GPU that torch finds (`service.py` lets it see one), else the CPU. A
+    program needs no source of the network. It can be made to run any code while it is read, as a
+    network's source can: it is opened only after its digest matched.
 
     Args:
         path: The file of the program.
