@@ -57,6 +57,20 @@ calls in flight, which fail: 1 to 20 % of the requests (BentoML issue 5540).
 Until: the issue is fixed."""
 
 
+def run_batches_at_a_time(count: int) -> None:
+    """Let BentoML's dispatcher run several batches at a time; call before it is made.
+
+    It runs one, so a GPU would wait while the next batch is put together and copied. The service
+    needs as many `threads`.
+    Until: BentoML has a setting of the number.
+    """
+    from _bentoml_impl.server import app
+    from bentoml._internal.marshal.dispatcher import NonBlockSema
+
+    at_a_time = NonBlockSema(count)
+    app.CorkDispatcher = functools.partial(app.CorkDispatcher, shared_sema=at_a_time)
+
+
 class MountedAppFirst(Service[Any]):  # type: ignore[misc]  # BentoML's is untyped
     """A service whose mounted application answers before BentoML's own routes.
 

@@ -50,6 +50,7 @@ with warnings.catch_warnings():
         MountedAppFirst,
         StandIn,
         prepare_process,
+        run_batches_at_a_time,
         supervise,
     )
 
@@ -284,6 +285,34 @@ def test_bentoml_closes_the_calls_in_flight_when_it_renews_a_connection() -> Non
 
     assert asyncio.run(first_session_after(102, max_requests=100, max_age=300.0))
     assert not asyncio.run(first_session_after(102, **KEEP_CONNECTIONS))
+
+
+def test_bentoml_runs_one_batch_at_a_time_unless_told_how_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def three_meet(within_s: float) -> bool:
+        together = asyncio.Barrier(3)
+
+        async def run(batch: Any) -> Any:
+            await together.wait()
+            return batch
+
+        dispatcher = bentoml_app.CorkDispatcher(
+            60_000, 1, fallback=lambda: None, get_batch_size=lambda _: 1
+        )
+        call = dispatcher(run)
+        try:
+            async with asyncio.timeout(within_s):
+                return await asyncio.gather(*map(call, range(3))) == [0, 1, 2]
+        except TimeoutError:
+            return False
+
+    monkeypatch.setattr(bentoml_app, "CorkDispatcher", bentoml_app.CorkDispatcher)
+
+    assert not asyncio.run(three_meet(within_s=0.5))
+    run_batches_at_a_time(3)
+    assert asyncio.run(three_meet(PATIENCE_S))
+    assert 'config.get("threads", 1)' in inspect.getsource(bentoml_app)
 
 
 def test_bentomls_probe_of_a_runner_does_not_catch_its_time_limit() -> None:
