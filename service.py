@@ -20,6 +20,7 @@ from image_classifier.http.app import create_app
 from image_classifier.inference import startup
 from image_classifier.inference.classifier import Classifier
 from image_classifier.inference.machine import usable_cores, visible_gpus
+from image_classifier.inference.plan import GPU_STREAMS
 from image_classifier.inference.runner import (
     CALL_TIMEOUT_S,
     MAX_CALL_INPUTS,
@@ -44,6 +45,8 @@ gpus = visible_gpus(os.environ) if for_gpu else ()
 embedded = (settings.topology or ("runner" if gpus else "embedded")) == "embedded"
 workers = settings.workers or (1 if embedded else cores)
 app = create_app(settings, lock)
+if gpus:
+    compat.run_batches_at_a_time(GPU_STREAMS)
 
 
 @functools.cache
@@ -60,6 +63,7 @@ def open_locked(*, graphs: bool = True) -> Artifact:
     workers=max(1, len(gpus)),
     resources={"gpu": 1} if for_gpu else {},
     traffic={"timeout": CALL_TIMEOUT_S},
+    threads=GPU_STREAMS if gpus else 1,
     runner_connection=compat.KEEP_CONNECTIONS,
     logging={"access": {"enabled": False}},  # a line per batch says nothing the metrics do not
 )

@@ -57,6 +57,20 @@ calls in flight, which fail: 1 to 20 % of the requests (BentoML issue 5540).
 Until: the issue is fixed."""
 
 
+def run_batches_at_a_time(count: int) -> None:
+    """Let BentoML's dispatcher run several batches at a time; call before it is made.
+
+    It runs one, so a GPU would wait while the next batch is put together and copied. The service
+    needs as many `threads`.
+    Until: BentoML has a setting of the number.
+    """
+    from _bentoml_impl.server import app
+    from bentoml._internal.marshal.dispatcher import NonBlockSema
+
+    at_a_time = NonBlockSema(count)
+    app.CorkDispatcher = functools.partial(app.CorkDispatcher, shared_sema=at_a_time)
+
+
 class MountedAppFirst(Service[Any]):  # type: ignore[misc]  # BentoML's is untyped
     """A service whose mounted application answers before BentoML's own routes.
 
@@ -110,8 +124,10 @@ def one_line_errors() -> Iterator[None]:
 
 SUPERVISOR = "IMAGE_CLASSIFIER_SUPERVISOR"
 """Environment variable that the supervisor sets for its workers: its process id."""
+METRICS = "PROMETHEUS_MULTIPROC_DIR"
+"""Environment variable that BentoML sets for the workers: the folder of the server's metrics."""
 REFUSAL = "refusal"
-"""File, in the metrics folder of a server, in which a worker says why it cannot start."""
+"""File in that folder in which a worker says why it cannot start."""
 
 
 def prepare_process(keep_alive_s: float) -> None:
@@ -182,7 +198,7 @@ def prepare_supervisor(service: Service[Any], *, with_runner: bool) -> None:
     atexit.register(shutil.rmtree, metrics, ignore_errors=True)
     os.environ[SUPERVISOR] = str(os.getpid())
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # would end the supervisor, not its workers
-    supervise(Arbiter, Path(metrics, REFUSAL))
+    supervise(Arbiter)
     if not with_runner:
         service.dependencies.pop("runner", None)
 
@@ -217,7 +233,7 @@ def _stop_server(error: Exception) -> NoReturn:
     text = str(error)
     if not isinstance(error, OperatorError):
         text = f"the start failed: {type(error).__name__}: {' '.join(text.split())}"
-    refusal = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"], REFUSAL)
+    refusal = Path(os.environ[METRICS], REFUSAL)
     draft = refusal.with_suffix(f".{os.getpid()}")
     draft.write_text(text, encoding="utf-8")
     draft.replace(refusal)
@@ -253,7 +269,7 @@ CHECK_EVERY_MS = 1_000
 """How often the supervisor looks for processes that died."""
 
 
-def supervise(supervisor: type[Any], refusal: Path) -> None:
+def supervise(supervisor: type[Any]) -> None:
     """Amend what BentoML's supervisor does.
 
     - It removes the directory of the runner's socket and then stops all processes at once
@@ -271,7 +287,6 @@ def supervise(supervisor: type[Any], refusal: Path) -> None:
 
     Args:
         supervisor: The class whose `start` and `stop` run the server; a circus arbiter.
-        refusal: File in which a worker says why it cannot start, see `stop_server_on_failure`.
     """
     from circus.exc import ConflictError  # of no use in a worker
     from tornado import gen
@@ -283,6 +298,9 @@ def supervise(supervisor: type[Any], refusal: Path) -> None:
     logging.getLogger("circus").addFilter(lambda record: "not bind" not in record.getMessage())
 
     def start(self: Any, cb: Callable[[Any], Any] | None = None) -> Any:
+        # Of the workers' environment: BentoML chose another folder if ours cannot be made.
+        refusal = Path(self.watchers[0].env[METRICS], REFUSAL)
+
         def died(watcher: Any, process_pid: int, exit_code: int | None, **_: object) -> None:
             if refusal.exists():
                 watcher.numprocesses = 0  # a service without processes ends the server
@@ -337,6 +355,8 @@ def supervise(supervisor: type[Any], refusal: Path) -> None:
         if self._stopping:  # a second signal
             return
         self._stopping = True  # an API process that has ended is not started again
+        while self._exclusive_running_command is not None:  # a start or a reload, or circus refuses
+            yield gen.sleep(0.1)
         stand_in.begin(until_the_end=True)
         for watcher in self.iter_watchers():
             if watcher.name == API_PROCESSES:

@@ -30,11 +30,12 @@ def to_input(data: bytes, preprocessing: Preprocessing, limits: DecodeLimits) ->
 
     Raises:
         ImageRejected: What is wrong with the file, as for `decode_image`.
-        PreprocessingBug: The class failed or returned something else than it declares.
+        PreprocessingBug: A user's class failed or returned something else than it declares.
     """
     image = decode_image(data, preprocessing.decode, limits)
     if isinstance(preprocessing, SpecPreprocessing):
         check_resized_size(image.size, preprocessing.resized_size(image.size), limits)
+        return preprocessing.to_input(image)
     return image_to_input(image, preprocessing)
 
 

@@ -34,8 +34,10 @@ with warnings.catch_warnings():
     import bentoml
     from _bentoml_impl.client import proxy2
     from _bentoml_impl.server import app as bentoml_app
+    from _bentoml_impl.server.allocator import ResourceAllocator
     from _bentoml_impl.worker import service as worker
     from _bentoml_sdk import Service
+    from bentoml._internal.configuration.containers import BentoMLContainer
     from bentoml._internal.server.http import instruments
     from bentoml._internal.utils import circus
     from bentoml._internal.utils.analytics import usage_stats
@@ -48,6 +50,7 @@ with warnings.catch_warnings():
         MountedAppFirst,
         StandIn,
         prepare_process,
+        run_batches_at_a_time,
         supervise,
     )
 
@@ -57,8 +60,8 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-def test_api_processes_end_before_the_runner_however_often_a_server_is_told(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_api_processes_end_before_the_runner_however_early_and_often_a_server_is_told(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     events: list[str] = []
 
@@ -75,6 +78,8 @@ def test_api_processes_end_before_the_runner_however_often_a_server_is_told(
 
     class Supervisor:
         _stopping = False
+        # circus refuses a second command, for instance a stop during the start.
+        _exclusive_running_command: str | None = "arbiter_start_watchers"
 
         def start(self, cb: object = None) -> None: ...
 
@@ -86,14 +91,18 @@ def test_api_processes_end_before_the_runner_however_often_a_server_is_told(
 
     async def stop_twice() -> None:
         supervisor = Supervisor()
-        await asyncio.gather(supervisor.stop(), supervisor.stop())
+        stops = asyncio.gather(supervisor.stop(), supervisor.stop())
+        await asyncio.sleep(0.05)
+        events.append("all started")
+        supervisor._exclusive_running_command = None
+        await stops
 
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    supervise(Supervisor, tmp_path / "refusal")
+    supervise(Supervisor)
 
     asyncio.run(stop_twice())
 
-    assert events == ["service told", "service ended", "everything told"]
+    assert events == ["all started", "service told", "service ended", "everything told"]
 
 
 def test_the_stand_in_answers_503_until_an_api_process_is_ready() -> None:
@@ -166,6 +175,8 @@ def test_the_mounted_application_answers_first_and_hands_on_what_it_does_not_hav
     ]:
         for path in paths:
             checked_error(send(app, method, path), status, code)
+    # A path that a client made up is not repeated in the message, which is logged, too.
+    assert "forged" not in send(app, "POST", "/static_content/%0D forged").text
     for path, status in {"/": 200, "/livez": 200, "/classify": 405}.items():
         response = send(app, "HEAD", path)
         assert (response.status_code, response.content) == (status, b""), path
@@ -232,6 +243,31 @@ def test_idle_connections_are_kept_as_long_as_the_setting_or_the_command_says(
     assert asyncio.run(protocol()).timeout_keep_alive == seconds
 
 
+def test_bentoml_gives_all_workers_one_gpu_unless_told_to_leave_gpus_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @bentoml.service(name="OnTwoGpus")
+    class OnTwoGpus: ...
+
+    def worker_environment() -> dict[str, str]:
+        allocator = ResourceAllocator()
+        allocator.remaining_gpus, allocator._available_gpus = 2, [(1.0, 1.0)] * 2
+        services = {"OnTwoGpus": {"workers": 2, "resources": {"gpu": 1}}}
+        return allocator.get_worker_env(OnTwoGpus, services)[1]
+
+    ours = (SUPERVISOR, "BENTOML_DISABLE_GPU_ALLOCATION", "CUDA_VISIBLE_DEVICES")
+    kept = {name: value for name, value in os.environ.items() if name not in ours}
+    monkeypatch.setattr(os, "environ", kept)
+    by_bentoml = worker_environment()
+    try:
+        prepare_process(75)
+    finally:
+        BentoMLContainer.prometheus_multiproc_dir.reset()
+
+    assert by_bentoml == {"CUDA_VISIBLE_DEVICES": "0"}
+    assert worker_environment() == {}
+
+
 def mock_of_ctypes() -> Any:
     """So that this process does not end with its parent."""
     return SimpleNamespace(CDLL=lambda _: SimpleNamespace(prctl=lambda *_: 0))
@@ -249,6 +285,34 @@ def test_bentoml_closes_the_calls_in_flight_when_it_renews_a_connection() -> Non
 
     assert asyncio.run(first_session_after(102, max_requests=100, max_age=300.0))
     assert not asyncio.run(first_session_after(102, **KEEP_CONNECTIONS))
+
+
+def test_bentoml_runs_one_batch_at_a_time_unless_told_how_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def three_meet(within_s: float) -> bool:
+        together = asyncio.Barrier(3)
+
+        async def run(batch: Any) -> Any:
+            await together.wait()
+            return batch
+
+        dispatcher = bentoml_app.CorkDispatcher(
+            60_000, 1, fallback=lambda: None, get_batch_size=lambda _: 1
+        )
+        call = dispatcher(run)
+        try:
+            async with asyncio.timeout(within_s):
+                return await asyncio.gather(*map(call, range(3))) == [0, 1, 2]
+        except TimeoutError:
+            return False
+
+    monkeypatch.setattr(bentoml_app, "CorkDispatcher", bentoml_app.CorkDispatcher)
+
+    assert not asyncio.run(three_meet(within_s=0.5))
+    run_batches_at_a_time(3)
+    assert asyncio.run(three_meet(PATIENCE_S))
+    assert 'config.get("threads", 1)' in inspect.getsource(bentoml_app)
 
 
 def test_bentomls_probe_of_a_runner_does_not_catch_its_time_limit() -> None:

@@ -342,16 +342,15 @@ async def _validation_error(request: Request, _: Exception) -> Response:
 
 async def _http_exception(request: Request, error: HTTPException) -> Response:
     """Answer what Starlette and BentoML raise for themselves, with the codes of the table."""
-    path = request.url.path
     match error.status_code:
         case HTTPStatus.NOT_FOUND:
             return _error_response(request, NotFound.code, "no such path; / lists them")
         case HTTPStatus.METHOD_NOT_ALLOWED:
             # Not the header of the exception: of several routes of a path it names one.
-            allow = ", ".join(sorted(_methods(request.app, path))) or "GET, HEAD"  # a file's
-            return _error_response(
-                request, MethodNotAllowed.code, f"{path} takes {allow}", {"allow": allow}
-            )
+            methods = _methods(request.app, request.url.path)
+            allow = ", ".join(sorted(methods)) or "GET, HEAD"  # a file's
+            message = f"the path takes {allow}"  # not which: clients write no line of the log
+            return _error_response(request, MethodNotAllowed.code, message, {"allow": allow})
         case HTTPStatus.SERVICE_UNAVAILABLE:
             return await _client_error(request, NotReady("the model cannot be reached; try again"))
     raise error

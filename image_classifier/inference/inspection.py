@@ -195,7 +195,8 @@ def _environment(here: Machine, at_import: dict[str, str]) -> Json:
     for name in (*PACKAGES, *at_import):
         with suppress(PackageNotFoundError):  # torch where it does not serve, and no packages
             packages[name] = version(name)
-    lock = PROGRAM / "deploy" / "requirements" / "serve-cpu.txt"
+    # Of a bento the one it has, of a checkout that for CPUs.
+    lock = min((PROGRAM / "deploy" / "requirements").glob("serve-*.txt"), default=None)
     built = PROGRAM.parent / "bento.yaml"
     text = built.read_text("utf-8") if PROGRAM.name == "src" and built.is_file() else None
     fields = dict(re.findall(r"(?m)^(name|version): (\S+)$", text or ""))
@@ -205,7 +206,7 @@ def _environment(here: Machine, at_import: dict[str, str]) -> Json:
         "machine": here.model_dump(mode="json"),
         "packages": packages,
         "packages_at_import": at_import,
-        "requirements_sha256": sha256_file(lock) if lock.is_file() else None,
+        "requirements_sha256": sha256_file(lock) if lock else None,
         "bento": "{name}:{version}".format_map(fields) if len(fields) == 2 else None,
         "bento_record": text,
     }

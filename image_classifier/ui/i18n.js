@@ -64,7 +64,6 @@ const TEXTS = {
   error_internal_error: ["A bug in the service; its log has the request.", "Erreur interne ; le journal du service contient la requête."],
   error_unreachable: ["The service does not answer.", "Le service ne répond pas."],
   error_not_found: ["Not found.", "Introuvable."],
-  error_unauthorized: ["A key is needed.", "Une clé est nécessaire."],
   error_method_not_allowed: ["Not allowed.", "Non autorisé."],
   identity: ["Identity and evidence", "Identité et preuves"],
   tag: ["Tag", "Étiquette du modèle"],
@@ -218,7 +217,6 @@ const TEXTS = {
   p99_ms: ["99th percentile", "99e centile"],
   refused: ["refused", "refusées"],
   errors: ["errors", "erreurs"],
-  answers: ["answers", "réponses"],
   time: ["time", "heure"],
 };
 

@@ -64,10 +64,7 @@ class Place:
         return done.stdout.strip()
 
     def with_own_store(self, home: Path) -> "Place":
-        """This directory with a copy of the store: each server needs a home of its own.
-
-        BentoML 1.4.40 keeps the metrics of a server below BENTOML_HOME, emptied at its start.
-        """
+        """This directory with a copy of the store, whose files a test may change."""
         shutil.copytree(self.home / "models", home / "models")
         return Place(directory=self.directory, home=home)
 

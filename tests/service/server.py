@@ -40,7 +40,7 @@ class Server:
     """`bentoml serve` in a process group of its own; a context manager that stops it.
 
     Args:
-        place: Where it runs; each running server needs a BENTOML_HOME of its own.
+        place: Where it runs.
         target: What to serve: nothing for the directory, or the tag of a bento; or an option.
         port: Where it listens; None finds a free one.
         environment: Further variables.

@@ -16,7 +16,8 @@ def stop(*_, **__):
 
 service.startup.load_executor = stop
 config = service.ModelRunner.config
-print("embedded" if service.embedded else "runner", config["workers"], config["resources"])
+topology = "embedded" if service.embedded else "runner"
+print(topology, config["workers"], config["threads"], config["resources"])
 for worker in (1, 2, 3):
     server_context.worker_index = worker
     if service.gpus:
@@ -40,11 +41,11 @@ def for_gpu(new_place: NewPlace) -> Place:
 
 
 @pytest.mark.parametrize(
-    ("visible", "topology", "workers", "devices"),
+    ("visible", "topology", "workers", "threads", "devices"),
     [
-        pytest.param("0", "runner", 1, ["0", "0", "0"], id="one-gpu"),
-        pytest.param("GPU-a,MIG-b", "runner", 2, ["GPU-a", "MIG-b", "GPU-a"], id="gpu-and-slice"),
-        pytest.param("", "embedded", 1, ["", "", ""], id="none"),
+        pytest.param("0", "runner", 1, 3, ["0", "0", "0"], id="one-gpu"),
+        pytest.param("GPU-a,MIG-b", "runner", 2, 3, ["GPU-a", "MIG-b", "GPU-a"], id="and-a-slice"),
+        pytest.param("", "embedded", 1, 1, ["", "", ""], id="none"),
     ],
 )
 def test_a_model_for_gpus_has_a_runner_for_each_visible_one(
@@ -53,13 +54,14 @@ def test_a_model_for_gpus_has_a_runner_for_each_visible_one(
     visible: str,
     topology: str,
     workers: int,
+    threads: int,
     devices: list[str],
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
 
     first, *rest = for_gpu.run("-c", PROGRAM).splitlines()
 
-    assert first == f"{topology} {workers} {{'gpu': 1}}"
+    assert first == f"{topology} {workers} {threads} {{'gpu': 1}}"
     assert rest == [f"{device} False" for device in devices]
 
 
@@ -68,4 +70,4 @@ def test_a_model_for_cpus_ignores_gpus(imported: Place, monkeypatch: pytest.Monk
 
     first, *_ = imported.run("-c", PROGRAM).splitlines()
 
-    assert first == "embedded 1 {}"
+    assert first == "embedded 1 1 {}"

@@ -69,6 +69,7 @@ def test_whatever_fails_in_a_worker_is_one_line_and_the_end_of_the_whole_server(
     new_place: NewPlace,
 ) -> None:
     place = relocked(new_place(), golden_sample_that_is_no_image)
+    (place.home / "prometheus_multiproc_dir").touch()  # no folder can be made there
 
     line = refused_start(place, topology="runner")  # in the runner and in both API processes
 

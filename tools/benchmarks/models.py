@@ -97,11 +97,12 @@ def make_workload(model: str, mix: str) -> Path:
 
 
 def sources_digest() -> str:
-    """Return a digest of the code that an import depends on."""
+    """Return a digest of the code that weights and import depend on."""
     digest = hashlib.sha256()
     folders = ("image_classifier", "importer", "preprocessing")
     sources = [file for name in folders for file in sorted((ROOT / name).rglob("*.py"))]
-    for source in (*sources, ROOT / "model_import.py", Path(__file__)):
+    seeded = Path(__file__).with_name("seeded.py")
+    for source in (*sources, ROOT / "model_import.py", Path(__file__), seeded):
         digest.update(source.read_bytes())
     return digest.hexdigest()
 

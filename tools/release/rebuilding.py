@@ -16,7 +16,7 @@ SURROUNDINGS = (
     ("a", 0o022, "C", "UTC"),
     ("another place/with a longer name", 0o077, "tr_TR.UTF-8", "Pacific/Kiritimati"),
 )
-"""What must not influence a build: folder, umask, locale and time zone. Nor must the clock."""
+"""Folder, umask, locale and time zone, none of which may influence a build."""
 
 
 def verify_rebuild(checkout: Path, bentofile: str) -> str:

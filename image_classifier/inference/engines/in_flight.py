@@ -62,8 +62,8 @@ class _Slot:
 class InFlightEngine:
     """Runs batches on a device, several at a time; see `Engine`.
 
-    A batch takes a slot, three streams copy it in, run it and copy its logits out, and the thread
-    that called waits for its own batch alone, without a lock. So with a thread a slot, the
+    A batch takes a slot. Three streams copy it in, run it and copy its logits out, and the calling
+    thread waits for its own batch only, without a lock. With as many calling threads as slots, the
     device copies and computes at the same time.
 
     A batch is run at the next captured size. One larger than all of them is run in parts.
@@ -128,6 +128,8 @@ class InFlightEngine:
                 if size == 1:
                     raise
                 logger.warning("no room on the device for batches of %d: %s", size, error)
+                for slot in slots:  # those captured before the device was full
+                    slot.replay.pop(size, None)
                 if not left and not done:
                     left = [size // 2]
             else:

@@ -14,7 +14,7 @@ from image_classifier.inference.engine import Batch, Engine, Logits
 from image_classifier.inference.engines.in_flight import InFlightEngine
 
 WEIGHTS_PREFIX = "network."
-"""Of the tensors of a program that stand in the file of weights, there without it."""
+"""Begins the names of a program's tensors that are in the file of weights, without it there."""
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 CAST = (torch.ops.aten.linear.default, torch.ops.aten.conv2d.default)
 """Operations that autocast computes in reduced precision, and that hold most of the weights."""
@@ -29,9 +29,9 @@ def gpu_name() -> str | None:
 class Program:
     """A program with its weights on the device, once for all engines that run it.
 
-    The device is the first GPU that torch finds (see `choose_gpu`), else the CPU. A program needs
-    no source of the network. It can be made to run any code while it is read, as a network's
-    source can: it is opened only after its digest matched.
+    The device is the first GPU that torch finds (`service.py` lets it see one), else the CPU. A
+    program needs no source of the network. It can be made to run any code while it is read, as a
+    network's source can: it is opened only after its digest matched.
 
     Args:
         path: The file of the program.
@@ -79,7 +79,8 @@ class Program:
 
     def run(self, batch: torch.Tensor) -> torch.Tensor:
         """Return logits, float32 (n, classes) on the device, of a batch (n, H, W, C) there."""
-        # Weights are converted already; a cache of what else is must not outlive a CUDA graph.
+        # The weights are converted already. What autocast caches of other tensors would be memory
+        # of one CUDA graph that others read, too.
         precision = torch.autocast(
             self.device.type,
             dtype=self._autocast,
