@@ -357,7 +357,7 @@ attributes and no code that reading runs."""
 
 
 def _refused_pickle(path: Path, message: str) -> ImportRefused:
-    found = re.search(r"(?:(?<=GLOBAL )|(?:class|callable|function) (?=\S+\.))([\w.]+)", message)
+    found = re.search(r"(?:GLOBAL |(?:class|callable|function) (?=\S+\.))([\w.]+)", message)
     if found is None:
         reason = message.partition("WeightsUnpickler error:")[2] or message
         return ImportRefused(
