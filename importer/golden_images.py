@@ -86,9 +86,13 @@ def read_golden_images(
     """
     names, notes = _image_names(folder)
     if among is not None:
-        names = [name for name in names if {name, name.rpartition("/")[2]} & set(among)]
+        there = names
+        names = [name for name in there if {name, name.rpartition("/")[2]} & set(among)]
         if not names:
-            raise ArtifactError(f"{folder}: the reference names none of its images")
+            raise ArtifactError(
+                f"{folder}: the reference names none of its images, such as {there[0]!r}, but "
+                f"{min(among)!r}; save the numbers of these files under the names they have here"
+            )
     if csv is None and (folder / CSV_NAME).is_file():
         csv = folder / CSV_NAME
     indexed = False

@@ -195,7 +195,8 @@ def _function_of_file(architecture: Architecture, source_dir: Path, where: str) 
         lambda: load_isolated(source_dir / str(architecture.file)),
         what=f"{where}the file",
         folder=source_dir,
-        remedy="it must run with installed packages and the files beside it alone",
+        remedy="it must run with installed packages and the files beside it alone: copy there what "
+        "it imports",
     )
     builder = getattr(module, str(architecture.builder), None)
     if not callable(builder):

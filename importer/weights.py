@@ -92,8 +92,10 @@ def read_state_dict(
         key = _preferred_place(places, content, path)
     others = ", ".join(place for place in places if place != key)
     if key not in places:
-        found = f"weights are at: {others}" if others else "its weights are at the top"
-        raise ImportRefused(f"{path}: no weights at key {key!r}; {found}; change --weights-key")
+        found = (
+            f"weights are at: {others}" if others else "they are at the top, without --weights-key"
+        )
+        raise ImportRefused(f"{path}: no weights at key {key!r}; {found}")
     entries = places[key]
     where = f"{path}: {f'key {key!r}' if key else 'the file'}"
     for name in entries:
