@@ -3,7 +3,7 @@
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,6 @@ import onnx
 import onnx.inliner
 import onnxruntime
 import torch
-from google.protobuf.message import Message
 from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from torch import nn
@@ -129,7 +128,7 @@ def _tensors(message: Any) -> Iterator[TensorProto]:
     """Yield every tensor in a message: of the graph, of its functions, of graphs in operators."""
     for field, value in message.ListFields():
         if field.message_type is not None:
-            for item in [value] if isinstance(value, Message) else value:
+            for item in value if isinstance(value, Sequence) else [value]:
                 if isinstance(item, TensorProto):
                     yield item
                 else:
