@@ -5,6 +5,7 @@ Imports neither numpy nor torch, so that a wrong command line is answered at onc
 
 import argparse
 import inspect
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin
@@ -19,6 +20,7 @@ from importer.options import (
     Options,
     PredictOptions,
     UnpackOptions,
+    description_of,
     mistakes_of,
     nearest,
     no_such,
@@ -97,8 +99,11 @@ def read_command_line(arguments: Sequence[str]) -> CommandLine:
     command = "" if command == "import" else command  # an import may also be called by its name
     if command not in COMMANDS:
         parser, known = Parser(""), list(COMMANDS)[1:]
-        close = nearest(command, [*known, *parser._option_string_actions])
-        parser.error(f"unknown command {command!r}{close}; there are {', '.join(known)}")
+        close = nearest(command, [*known, *parser.known])
+        parser.error(
+            f"unknown command {command!r}{close}; there are {', '.join(known)}; an import has "
+            "options alone"
+        )
     return Parser(command).read(arguments)
 
 
@@ -119,6 +124,7 @@ class Parser(argparse.ArgumentParser):
         )
         self.command = command
         fields = self.options.model_fields
+        self.known = ["--help", "--json", "--quiet", *map(option_of, fields)]
         for declared in reversed(self.options.__mro__):
             if names := inspect.get_annotations(declared).keys() & fields.keys():
                 group = self.add_argument_group(declared.__doc__)
@@ -145,13 +151,18 @@ class Parser(argparse.ArgumentParser):
         for before, text in zip(["", *rest], rest, strict=False):
             if text.startswith("-"):
                 name = text.partition("=")[0]
-                close = nearest(name, self._option_string_actions)
-                mistakes.append(f"unknown option {name}{close}; --help lists all")
+                close = nearest(name, self.known) or "; --help lists all"
+                mistakes.append(f"unknown option {name}{close}")
             elif "=" in before or not before.startswith("-"):  # else the value of an unknown one
                 words.append(text)
-        for name, texts in values.items():
-            repeated = get_origin(self.options.model_fields[name].annotation) is tuple
-            if isinstance(texts, list) and not repeated:
+        for name, texts in [*values.items()]:
+            if not isinstance(texts, list):
+                continue
+            if None in texts:
+                del values[name]
+                wanted = description_of(self.options.model_fields[name])
+                mistakes.append(f"{option_of(name)}: has no value behind it; expected: {wanted}")
+            elif get_origin(self.options.model_fields[name].annotation) is not tuple:
                 values[name] = texts[-1]
                 if len(texts) > 1:
                     mistakes.append(f"{option_of(name)}: given {len(texts)} times")
@@ -159,7 +170,8 @@ class Parser(argparse.ArgumentParser):
         try:
             options = self.options.model_validate(values)
         except ValidationError as error:
-            typed = " ".join(mistakes)  # an option with a typo is not missing
+            # An option with a typo, or without its value, is not missing.
+            typed = re.findall(r"--[\w-]+", " ".join(mistakes))
             mistakes += [
                 line
                 for line in mistakes_of(error, self.options)
@@ -194,7 +206,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _add_option(group: Any, name: str, field: FieldInfo) -> None:
-    description = " ".join(str(field.description).split())
+    description = description_of(field)
     if field.annotation is bool:
         group.add_argument(option_of(name), action="store_true", help=description)
         return
@@ -207,6 +219,7 @@ def _add_option(group: Any, name: str, field: FieldInfo) -> None:
     group.add_argument(
         option_of(name),
         action="append",  # checked together with the others
+        nargs="?",  # so that a missing value is one mistake among the others
         default=argparse.SUPPRESS,
         metavar="|".join(choices[0]) if choices else name.rpartition("_")[2].upper(),
         help=description,

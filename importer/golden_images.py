@@ -3,7 +3,7 @@
 import csv as csv_module
 import io
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
@@ -86,9 +86,13 @@ def read_golden_images(
     """
     names, notes = _image_names(folder)
     if among is not None:
-        names = [name for name in names if {name, name.rpartition("/")[2]} & set(among)]
+        there = names
+        names = [name for name in there if {name, name.rpartition("/")[2]} & set(among)]
         if not names:
-            raise ArtifactError(f"{folder}: the reference names none of its images")
+            raise ArtifactError(
+                f"{folder}: the reference names none of its images, such as {there[0]!r}, but "
+                f"{min(among)!r}; save the numbers of these files under the names they have here"
+            )
     if csv is None and (folder / CSV_NAME).is_file():
         csv = folder / CSV_NAME
     indexed = False
@@ -229,18 +233,28 @@ def _classes_from_table(
     return column == INDEX_COLUMN, classes
 
 
+def visible_files(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder, sorted, without hidden ones and those of hidden folders."""
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.is_file() and not hidden:
+            yield path
+
+
+def begins_like_image(path: Path) -> bool:
+    """Return whether a file begins as images of a container that is served do."""
+    with path.open("rb") as file:
+        return container_of(file.read(12)) is not None
+
+
 def _image_names(folder: Path) -> tuple[list[str], list[str]]:
     """Return the names of the images below `folder`, sorted, and a note on what else lies there."""
     if not folder.is_dir():
         raise ArtifactError(f"{folder}: no such folder; expected a folder of images")
     names: list[str] = []
     others: list[str] = []
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and not any(part.startswith(".") for part in name.split("/")):
-            with path.open("rb") as file:
-                is_image = container_of(file.read(12)) is not None
-            (names if is_image else others).append(name)
+    for path in visible_files(folder):
+        (names if begins_like_image(path) else others).append(path.relative_to(folder).as_posix())
     if not names:
         raise ArtifactError(
             f"{folder}: holds no image ({len(others)} other files); expected JPEG, PNG, WebP, GIF "

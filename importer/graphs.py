@@ -3,6 +3,7 @@
 import re
 import warnings
 import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ import onnx.inliner
 import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from onnx.external_data_helper import ExternalDataInfo, _get_all_tensors, uses_external_data
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from torch import nn
 
 from image_classifier.artifact.manifest import InputSpec
@@ -118,9 +119,20 @@ def _read_onnx(path: Path) -> tuple[onnx.ModelProto, dict[str, Path]]:
         raise ImportRefused(
             f"{path}: not valid ONNX ({one_line(error)}); export it again, and copy all its files"
         ) from error
-    tensors = filter(uses_external_data, _get_all_tensors(model))
+    tensors = filter(uses_external_data, _tensors(model))
     names = {ExternalDataInfo(tensor).location for tensor in tensors}
     return model, {path.name: path} | {name: path.parent / name for name in sorted(names)}
+
+
+def _tensors(message: Any) -> Iterator[TensorProto]:
+    """Yield every tensor in a message: of the graph, of its functions, of graphs in operators."""
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for item in value if isinstance(value, Sequence) else [value]:
+                if isinstance(item, TensorProto):
+                    yield item
+                else:
+                    yield from _tensors(item)
 
 
 class OnnxNetwork(nn.Module):
@@ -242,6 +254,29 @@ class OnnxNetwork(nn.Module):
         )
 
 
+def refuse_ending(last: str, before: str, where: str) -> None:
+    """Raise where a network ends in what makes its outputs no logits and does not show in them.
+
+    Args:
+        last: Its last operation, as ONNX or torch call it.
+        before: The one before.
+        where: What is refused.
+
+    Raises:
+        ImportRefused: It ends in a logsigmoid, or in an operation that sorts or picks classes.
+    """
+    if last == "LogSigmoid" or (last, before) in (("Log", "Sigmoid"), ("Neg", "Softplus")):
+        raise ImportRefused(
+            f"{where}: ends in a logsigmoid, whose softmax is no probability; leave it out of the "
+            "network and add --activation sigmoid"
+        )
+    if last in ("ArgMax", "Sort", "TopK", "Topk"):
+        raise ImportRefused(
+            f"{where}: ends in {last}, so its outputs are no scores in the order of the classes; "
+            "leave it out of the network, which then answers with what it is computed from"
+        )
+
+
 PASSING = frozenset({"Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Dropout"})
 """Operators that pass scores on."""
 
@@ -254,7 +289,7 @@ def _cut_final_activation(
     One that is spelled out in smaller operators stays: its outputs show it.
 
     Raises:
-        ImportRefused: The graph ends in ArgMax or TopK.
+        ImportRefused: The graph ends in ArgMax, TopK or a logsigmoid.
     """
     producers = {name: node for node in graph.node for name in node.output}
     node = producers.get(graph.output[0].name)
@@ -262,11 +297,8 @@ def _cut_final_activation(
         node = producers.get(node.input[0])
     if node is None:
         return None
-    if node.op_type in ("ArgMax", "TopK"):
-        raise ImportRefused(
-            f"{path}: ends in {node.op_type}, so its outputs are no scores; export it without, and "
-            "import what that is computed from"
-        )
+    before = producers.get(node.input[0])
+    refuse_ending(node.op_type, before.op_type if before else "", str(path))
     axis = next((item.i for item in node.attribute if item.name == "axis"), 1)
     if node.op_type != "Sigmoid" and (node.op_type != "Softmax" or axis not in (1, -1)):
         return None

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from image_classifier.artifact.format import ArtifactError
 
+MAX_BYTES = 16 << 20
+"""ImageNet-21k takes 0.5 MB; a larger file was given by mistake."""
 WORDNET_ID = re.compile(r"n\d{8}")
 HEADER = re.compile(
     r"(?:(?:id|index|idx|class_?id|class_?index)\s*[,;:\t]\s*)?"
@@ -73,13 +75,17 @@ def check_label_count(labels: Sequence[str], num_classes: int, activation: str) 
         return
     hint = ""
     if len(labels) == num_classes + 1 and labels[0].lower() in {"background", "dummy"}:
-        hint = f"; the first label is {labels[0]!r}, which this network has no logit for"
+        hint = f"; the first label is {labels[0]!r}, which this network has no logit for: remove it"
     raise ArtifactError(
         f"labels: {len(labels)} names for {num_classes} logits; expected one name a logit{hint}"
     )
 
 
 def _text(path: Path) -> str:
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise ArtifactError(
+            f"{path}: has {size} bytes, expected a file of names with {MAX_BYTES} at most"
+        )
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -163,22 +169,29 @@ def _without_index(lines: list[str], path: Path, first_line: int) -> tuple[list[
 
 
 def _names_from_json(text: str, path: Path) -> list[str]:
+    def once(pairs: list[tuple[str, object]]) -> dict[int, object]:
+        by_id: dict[int, object] = {}
+        for key, entry in pairs:
+            if (class_id := _class_id(key, path)) in by_id:
+                raise ArtifactError(f"{path}: class {class_id} stands twice; give it one name")
+            by_id[class_id] = entry
+        return by_id
+
     try:
-        value = json.loads(text)
-    except ValueError as error:
+        value = json.loads(text, object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(
             f"{path}: starts like JSON, but {error}; expected a list of names or an object "
             "id → name"
         ) from error
     if isinstance(value, list):
         return [_name(entry, position, path) for position, entry in enumerate(value)]
-    by_id = {_class_id(key, path): entry for key, entry in value.items()}
-    if missing := sorted(set(range(len(by_id))) - by_id.keys()):
+    if missing := sorted(set(range(len(value))) - value.keys()):
         raise ArtifactError(
-            f"{path}: {len(by_id)} labels, but class {missing[0]} has none (ids go up to "
-            f"{max(by_id)}); expected ids 0 to {len(by_id) - 1}"
+            f"{path}: {len(value)} labels, but class {missing[0]} has none (ids go up to "
+            f"{max(value)}); expected ids 0 to {len(value) - 1}"
         )
-    return [_name(by_id[class_id], class_id, path) for class_id in range(len(by_id))]
+    return [_name(value[class_id], class_id, path) for class_id in range(len(value))]
 
 
 def _class_id(key: str, path: Path) -> int:

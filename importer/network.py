@@ -1,5 +1,6 @@
 """The trained network: built from its source, loaded with its weights, asked for its logits."""
 
+import contextlib
 import functools
 import shutil
 from collections.abc import Mapping
@@ -18,7 +19,12 @@ from image_classifier.artifact.manifest import Architecture
 from importer.captured_source import capture_source
 from importer.errors import ImportRefused
 from importer.failures import call_user_code
-from importer.graphs import OnnxNetwork, load_torchscript, refuse_other_precision
+from importer.graphs import (
+    OnnxNetwork,
+    load_torchscript,
+    refuse_ending,
+    refuse_other_precision,
+)
 from importer.torchvision_models import (
     TorchvisionWeights,
     build_torchvision,
@@ -189,7 +195,8 @@ def _function_of_file(architecture: Architecture, source_dir: Path, where: str) 
         lambda: load_isolated(source_dir / str(architecture.file)),
         what=f"{where}the file",
         folder=source_dir,
-        remedy="it must run with installed packages and the files beside it alone",
+        remedy="it must run with installed packages and the files beside it alone: copy there what "
+        "it imports",
     )
     builder = getattr(module, str(architecture.builder), None)
     if not callable(builder):
@@ -287,22 +294,48 @@ def _shape_remedy(output: torch.Tensor) -> str:
     return "return one row of scores an image"
 
 
-def activation_of(source: ModelSource, asked: Activation | None) -> Activation:
+PASSING = ("Alias", "Clone", "Reshape", "Squeeze", "ToCopy", "UnsafeView", "Unsqueeze", "View")
+"""Operations of torch that pass scores on."""
+
+
+def activation_of(
+    source: ModelSource, pixels: torch.Tensor, asked: Activation | None
+) -> Activation:
     """Return what the service must apply to the outputs of a network to get probabilities.
+
+    A softmax or sigmoid in a network of torch shows in the outputs (`check_activation`); a
+    logsigmoid and a sorting do not, so torch is asked which operation made them.
 
     Args:
         source: What was trained.
+        pixels: An input of its network, (1, C, H, W).
         asked: What the operator says of the outputs; None: nothing.
 
     Raises:
-        ImportRefused: The graph contradicts what was asked.
+        ImportRefused: The network contradicts what was asked, or ends in a logsigmoid or a sorting.
     """
+    if not isinstance(source.network, OnnxNetwork) and pixels.is_floating_point():
+        refuse_ending(*_last_operations(source.network, pixels), "network")
     if source.activation is not None and asked not in (None, source.activation):
         raise ImportRefused(
             f"--activation {asked}: the network ends in {source.activation}, so it is "
             f"{source.activation}; leave the option out"
         )
     return source.activation or asked or "softmax"
+
+
+def _last_operations(network: nn.Module, pixels: torch.Tensor) -> tuple[str, str]:
+    """Return the operation that made a network's output and the one before; empty: unknown."""
+    found: list[str] = []
+    # Code of the user's may refuse tensors with gradients, as .numpy() does.
+    with torch.enable_grad(), contextlib.suppress(Exception):
+        # A copy, which may be changed in place.
+        made = network(pixels.requires_grad_().clone()).grad_fn
+        while made is not None and len(found) < 2:
+            name = str(made.name()).partition("Backward")[0]
+            found += [name] if name not in PASSING else []
+            made = made.next_functions[0][0] if made.next_functions else None
+    return (*found, "", "")[0], (*found, "", "")[1]
 
 
 def takes_batches(source: ModelSource, network: nn.Module, batch: torch.Tensor) -> bool:

@@ -24,6 +24,7 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
+from pydantic.fields import FieldInfo
 
 if TYPE_CHECKING:
     from image_classifier.inference.certificate import Gates
@@ -89,7 +90,9 @@ def _parsed_json(value: object) -> object:
     try:
         return json.loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"expected a JSON object: {error}") from error
+        raise ValueError(
+            f'expected a JSON object such as {{"num_classes": 10}}, found {value!r}: {error}'
+        ) from error
 
 
 def _split(value: object) -> object:
@@ -157,7 +160,7 @@ class ModelOptions(Options):
     weights_prefix: str | None = None
     """take the names that start with this and cut it off, e.g. net."""
     weights_ignore: tuple[str, ...] = ()
-    """pattern of names in a checkpoint to leave out; may be repeated"""
+    """pattern of names in a checkpoint to leave out, e.g. 'aux.*'; may be repeated"""
     preprocessing: str | None = None
     """a spec file (.yaml, .json), PATH.py:CLASS or torchvision:NAME/WEIGHTS (default: that of
     torchvision's weights)"""
@@ -175,7 +178,8 @@ class ModelOptions(Options):
     golden_count: int = Field(100, ge=2, le=4096)
     """images kept, evenly over classes"""
     reference: ExistingFile | None = None
-    """logits or probabilities that your notebook computed"""
+    """npz with the logits or probabilities of your notebook; `python -m importer.notebook` prints
+    the lines that save it"""
 
     @field_validator("network", "preprocessing", "labels")
     @classmethod
@@ -185,7 +189,9 @@ class ModelOptions(Options):
             return None
         origin, _, name = text.partition(":")
         path, _, definition = text.rpartition(":")
-        if origin == TORCHVISION:
+        if origin == TORCHVISION and info.field_name == "network":
+            _check_published(name, None)
+        elif origin == TORCHVISION:
             _check_published(*split_published(name))
         elif info.field_name == "labels" or text.endswith(SPEC_SUFFIXES):
             _file(Path(text))
@@ -202,7 +208,7 @@ class ModelOptions(Options):
         origin, _, network = (info.data.get("network") or "").partition(":")
         if origin == TORCHVISION and text.isidentifier() and not Path(text).exists():
             _check_published(network, text)
-        else:
+        elif "network" in info.data or not text.isidentifier():  # else the network is wrong, too
             _file(Path(text))
         return text
 
@@ -218,7 +224,7 @@ class EngineOptions(Options):
     """the engines and their proof"""
 
     accept: Annotated[tuple[FindingName, ...], BeforeValidator(_split)] = ()
-    """finding to import in spite of, as a refusal names it; may be repeated"""
+    """finding that is no reason to refuse, by the name that the refusal gives; may be repeated"""
     serving_requirements: ExistingFile | None = None
     """lock with what a preprocessing class needs beyond the bento's packages"""
     calibration: ExistingFolder | None = None
@@ -275,12 +281,17 @@ def option_of(field: str) -> str:
     return f"--{field.replace('_', '-')}"
 
 
+def description_of(field: FieldInfo) -> str:
+    """Return the docstring of an option on one line."""
+    return " ".join(str(field.description).split())
+
+
 def mistakes_of(error: ValidationError, model: type[Options]) -> list[str]:
     """Say in a line each what is wrong with which option."""
     lines = []
     for item in error.errors(include_url=False):
         name, found = str(item["loc"][0]), item["input"]
-        description = " ".join(str(model.model_fields[name].description).split())
+        description = description_of(model.model_fields[name])
         match item["type"]:
             case "missing":
                 message = f"is required: {description}"

@@ -166,8 +166,10 @@ def import_model(
             logits = run_reference(network, inputs, root / ARCHITECTURE_FOLDER)
             batches = takes_batches(model, network, torch.from_numpy(inputs[[0, -1]]))
             judge(unstable_network(network, inputs, logits, takes_batches=batches))
+        pixels = network.pixels(torch.from_numpy(inputs[:1].copy()))
         outputs = Outputs(
-            activation=activation_of(model, options.activation), threshold=options.threshold
+            activation=activation_of(model, pixels, options.activation),
+            threshold=options.threshold,
         )
         judge(check_activation(logits, outputs.activation, asked=options.activation))
         check_label_count(named.labels, logits.shape[1], outputs.activation)

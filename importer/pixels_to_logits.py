@@ -33,11 +33,15 @@ class PixelsToLogits(nn.Module):
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         """Logits (n, classes) of a batch (n, H, W, C), uint8 in [0, 255] or ready float32."""
-        pixels = batch.permute(0, 3, 1, 2)  # (n, C, H, W)
+        logits: torch.Tensor = self.network(self.pixels(batch))
+        return logits
+
+    def pixels(self, batch: torch.Tensor) -> torch.Tensor:
+        """Return what the network takes, (n, C, H, W)."""
+        pixels = batch.permute(0, 3, 1, 2)
         if self.normalises:
             pixels = (pixels.to(torch.float32) / 255 - self.mean) / self.std
-        logits: torch.Tensor = self.network(pixels)
-        return logits
+        return pixels
 
 
 def run_reference(

@@ -9,7 +9,7 @@ the class it answers each image with, (n,), `targets` the true class of each ima
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -192,18 +192,24 @@ def constant_logits(logits: Logits, inputs: Batch) -> Finding | None:
 
 def output_kind(
     outputs: npt.NDArray[np.floating],
-) -> Literal["unit-interval", "probabilities", "logits"]:
+) -> Literal["unit-interval", "probabilities", "log-probabilities", "logits"]:
     """Say what rows of numbers (n, classes) look like.
 
     "probabilities": all in [0, 1], each of several to a row, and each row sums to 1.
     "unit-interval": all in [0, 1] without that, as a sigmoid makes them.
+    "log-probabilities": none above 0, and the exponentials of each row sum to 1.
     """
     rows = outputs.astype(np.float64)
+    if rows.shape[1] > 1 and rows.max() <= 0 and _sum_to_one(np.exp(rows)):
+        return "log-probabilities"
     # Logits of dead or untrained networks are all zero: no sigmoid gives that.
     if rows.min() < 0 or rows.max() > 1 or not rows.any():
         return "logits"
-    sums_to_one = (np.abs(rows.sum(axis=1) - 1) <= SUM_TOLERANCE).all()
-    return "probabilities" if rows.shape[1] > 1 and sums_to_one else "unit-interval"
+    return "probabilities" if rows.shape[1] > 1 and _sum_to_one(rows) else "unit-interval"
+
+
+def _sum_to_one(rows: npt.NDArray[np.float64]) -> bool:
+    return bool((np.abs(rows.sum(axis=1) - 1) <= SUM_TOLERANCE).all())
 
 
 def check_activation(logits: Logits, activation: str, *, asked: str | None) -> Finding | None:
@@ -234,6 +240,11 @@ def check_activation(logits: Logits, activation: str, *, asked: str | None) -> F
             "network: its outputs on the golden images are probabilities, expected logits; leave "
             f"its softmax out, else the service would apply another one, or {as_they_are}"
         )
+    if kind == "log-probabilities" and activation == "sigmoid":
+        raise ImportRefused(
+            "network: its outputs on the golden images are log-probabilities, whose softmax gives "
+            f"the probabilities; leave --activation sigmoid out, or {as_they_are}"
+        )
     in_unit_interval = (
         "network: its outputs all lie in [0, 1] and no row sums to 1, so it seems to end in a "
         "sigmoid; leave that out of the network and add --activation sigmoid, or "
@@ -257,9 +268,11 @@ def implausible_labels(answers: Classes, targets: Targets, labels: Sequence[str]
     if not rows:
         return None
     truth = np.array([targets[row] for row in rows])
-    right = answers[rows] == truth
-    return _permutation(answers[rows], truth, labels) or _chance(
-        int(right.sum()), len(rows), len(labels)
+    answers = answers[rows]
+    return (
+        _permutation(_explained_by_halves(answers, truth), answers, truth, labels)
+        or _chance(int((answers == truth).sum()), len(rows), len(labels))
+        or _permutation(_explained_whole(answers, truth), answers, truth, labels)
     )
 
 
@@ -280,8 +293,12 @@ def _chance(right: int, images: int, classes: int) -> Finding | None:
     )
 
 
-def _permutation(answers: Classes, truth: Classes, labels: Sequence[str]) -> Finding | None:
-    """Look for any permutation: found on one half of the images, it must explain the other."""
+def _explained_by_halves(answers: Classes, truth: Classes) -> npt.NDArray[np.bool_] | None:
+    """Look for a permutation: found on one half of the images, it must explain the other.
+
+    Returns:
+        Which images it explains, (n,); None where chance explains as many.
+    """
     seen: Counter[int] = Counter()
     first_half = np.zeros(len(truth), dtype=bool)
     for row, target in enumerate(truth):  # images of a class go to the halves in turn
@@ -290,9 +307,32 @@ def _permutation(answers: Classes, truth: Classes, labels: Sequence[str]) -> Fin
     explained = np.zeros(len(truth), dtype=bool)
     for half in (first_half, ~first_half):
         mapping = _best_mapping(answers[~half], truth[~half])
-        mapped = np.array([mapping.get(int(answer), int(answer)) for answer in answers[half]])
-        explained[half] = mapped == truth[half]
-    if not _explains(explained, answers == truth):
+        explained[half] = _mapped(answers[half], mapping) == truth[half]
+    return explained if _explains(explained, answers == truth) else None
+
+
+def _explained_whole(answers: Classes, truth: Classes) -> npt.NDArray[np.bool_] | None:
+    """Look for a permutation that explains all images, of which a quarter at most is right.
+
+    With about one image a class there is no other half that could confirm it, and a network that
+    has learned nothing looks the same; none of both is served unasked.
+    """
+    right = int((answers == truth).sum())
+    explained = _mapped(answers, _best_mapping(answers, truth)) == truth
+    return explained if explained.all() and len(truth) >= max(4 * right, 3) else None
+
+
+def _mapped(answers: Classes, mapping: Mapping[int, int]) -> Classes:
+    return np.array([mapping.get(int(answer), int(answer)) for answer in answers])
+
+
+def _permutation(
+    explained: npt.NDArray[np.bool_] | None,
+    answers: Classes,
+    truth: Classes,
+    labels: Sequence[str],
+) -> Finding | None:
+    if explained is None:
         return None
     moved = [
         f"class {answer} is {labels[target]!r}, not {labels[answer]!r}"

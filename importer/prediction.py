@@ -12,7 +12,7 @@ from image_classifier.inference.machine import usable_cores
 from image_classifier.inference.predictions import DamagedLogits, Prediction, Score
 from image_classifier.inference.runner import LocalRunner
 from image_classifier.settings import Settings
-from preprocessing.decode import container_of
+from importer.golden_images import begins_like_image, visible_files
 from preprocessing.errors import ClientError, PreprocessingBug
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
@@ -49,10 +49,8 @@ def image_files(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
         if not path.is_dir():
             files.append(path)
             continue
-        for file in sorted(path.rglob("*")):
-            hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
-            if file.is_file() and not hidden:
-                (files if _may_be_image(file) else others).append(file)
+        for file in visible_files(path):
+            (files if _may_be_image(file) else others).append(file)
     return files, others
 
 
@@ -60,8 +58,7 @@ def _may_be_image(file: Path) -> bool:
     if file.suffix.lower() in IMAGE_SUFFIXES:
         return True
     try:
-        with file.open("rb") as opened:
-            return container_of(opened.read(12)) is not None
+        return begins_like_image(file)
     except OSError:
         return True  # becomes a row with the reason
 

@@ -90,8 +90,10 @@ def read_reference(path: Path) -> Reference:
         raise ArtifactError(f"{path}: a name stands in files twice")
     if bad := [name for name, row in by_name.items() if not np.isfinite(row).all()]:
         raise ArtifactError(f"{path}: {bad[0]}: has NaN or infinite values; compute it again")
-    if kind == "probabilities" and output_kind(rows) == "logits":
-        raise ArtifactError(f"{path}: what is called probabilities does not lie in [0, 1]")
+    if kind == "probabilities" and output_kind(rows) not in ("probabilities", "unit-interval"):
+        raise ArtifactError(
+            f"{path}: what is called probabilities does not lie in [0, 1]; save it as logits"
+        )
     labels = arrays.get("labels")
     if labels is not None and labels.shape != (rows.shape[1],):
         raise ArtifactError(

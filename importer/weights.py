@@ -92,7 +92,10 @@ def read_state_dict(
         key = _preferred_place(places, content, path)
     others = ", ".join(place for place in places if place != key)
     if key not in places:
-        raise ImportRefused(f"{path}: no weights at key {key!r}; weights are at: {others or '-'}")
+        found = (
+            f"weights are at: {others}" if others else "they are at the top, without --weights-key"
+        )
+        raise ImportRefused(f"{path}: no weights at key {key!r}; {found}")
     entries = places[key]
     where = f"{path}: {f'key {key!r}' if key else 'the file'}"
     for name in entries:
@@ -356,7 +359,7 @@ attributes and no code that reading runs."""
 
 
 def _refused_pickle(path: Path, message: str) -> ImportRefused:
-    found = re.search(r"(?:GLOBAL|class|callable|function) ([\w.]+\.[\w]+)", message)
+    found = re.search(r"(?:GLOBAL |(?:class|callable|function) (?=\S+\.))([\w.]+)", message)
     if found is None:
         reason = message.partition("WeightsUnpickler error:")[2] or message
         return ImportRefused(
@@ -567,8 +570,8 @@ def _remedy(
 ) -> str:
     if missing and (prefixes := _fitting_prefixes(names, expected)):
         starts = " or ".join(map(repr, prefixes))
-        options = " or ".join(f"--weights-prefix {prefix}" for prefix in prefixes)
-        return f"Names that start with {starts} fit; take them with {options}."
+        options = " or ".join(f"--weights-prefix {prefix!r}" for prefix in prefixes)
+        return f"Names that start with {starts} fit: add {options}"
     if unexpected and not missing and not misshapen:
         patterns = sorted({f"{name.partition('.')[0]}.*" for name in unexpected})
         return (

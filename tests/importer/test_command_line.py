@@ -86,7 +86,7 @@ def test_help_and_mistakes_load_neither_numpy_nor_torch(arguments: list[str], st
         ("--budget-ms", "50ms", "a valid number, found '50ms'"),
         ("--measure-seconds", "61", "less than or equal to 60, found '61'"),
         ("--network-kwargs", "[1]", r"a valid dictionary, found \[1\]"),
-        ("--network-kwargs", "{bad", "a JSON object: .*property name"),
+        ("--network-kwargs", "{bad", "a JSON object such as .*, found .*property name"),
         ("--device", "gpu", r"'cpu' or 'cuda', found 'gpu'; did you mean cpu\?"),
         ("--engine", "opnvino", r"'auto', 'openvino'.*'opnvino'; did you mean openvino\?"),
         ("--precision", "int4", r"'auto', 'fp32'.*'int4'; did you mean int8\?"),
@@ -96,6 +96,7 @@ def test_help_and_mistakes_load_neither_numpy_nor_torch(arguments: list[str], st
         ("--network", "network.py", "torchvision:NAME or PATH.py:FUNCTION, found 'network.py'"),
         ("--network", f"{DIGITS}/netwrok.py:build", r"no such file; did you mean .*network\.py\?"),
         ("--network", "torchvision:resnet5", r"no classifier 'resnet5'; did you mean resnet50\?"),
+        ("--network", "torchvision:resnet18/DEFAULT", "no classifier 'resnet18/DEFAULT'"),
         ("--weights", f"{DIGITS}/weigths.safetensors", r"did you mean .*weights\.safetensors\?"),
         ("--weights", f"{DIGITS}", "digits: expected a file"),
         ("--golden", f"{DIGITS}/sample", r"no such folder; did you mean .*/samples\?"),
@@ -126,7 +127,7 @@ def test_a_wrong_value_is_one_line_that_names_the_option_as_it_was_typed(
         (["show", "--jsno"], "unknown option --jsno; did you mean --json?"),
         (["show", "--top-k", "3"], "unknown option --top-k"),
         (["use"], "use: TAG missing"),
-        (["use", "a:0", "--lock"], "argument --lock: expected one argument"),
+        (["use", "a:0", "--lock"], "--lock: has no value behind it; expected: the lock to write"),
         (["pack"], "pack: TAG and FILE missing"),
         (["unpack", f"{DIGITS}/label.txt"], f"{DIGITS}/label.txt: no such file; did you mean"),
         (["unpack", "x.zip", "--digest", "abc"], "--digest: expected sha256"),
@@ -151,7 +152,7 @@ def test_a_wrong_command_is_told_and_the_nearest_right_one(
 def test_all_mistakes_are_told_together(
     capsys: pytest.CaptureFixture[str], command: list[str]
 ) -> None:
-    text = "--name X --wieghts w --engine abacus --golden-count 0 --name y --seed 1 verify"
+    text = "--name X --wieghts w --golden --engine abacus --golden-count 0 --name y --seed 1 verify"
 
     lines = mistakes(capsys, [*command, *text.split()])
 
@@ -166,8 +167,18 @@ def test_all_mistakes_are_told_together(
     ]
     assert "did you mean --weights?" in lines[0]
     assert lines[2] == "--name: given 2 times"
-    assert lines[3] == "--golden: is required: folder of images the model is verified with"
+    assert lines[3].startswith("--golden: has no value behind it; expected: folder of images")
     assert lines[6] == "import: unexpected argument 'verify'"
+
+
+def test_a_network_and_a_weights_name_that_are_both_unknown_are_one_mistake(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = {**RIGHT, "--network": "torchvision:resnet5", "--weights": "IMAGENET1K_V2"}
+
+    (line,) = mistakes(capsys, [part for pair in given.items() for part in pair])
+
+    assert line.startswith("--network: torchvision has no classifier 'resnet5'")
 
 
 def test_published_names_read_from_the_source_are_those_of_torchvision() -> None:

@@ -120,6 +120,18 @@ def test_a_table_in_the_folder_gives_the_classes(tmp_path: Path, table: str) -> 
     )
 
 
+def test_only_images_that_a_reference_names_are_chosen(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "cat/1.png", "cat/2.png", "dog/3.png")
+
+    golden = read_golden_images(folder, 9, among=["cat/2.png", "3.png", "elsewhere/1.png"])
+
+    assert [image.name for image in golden.images] == ["cat/2.png", "dog/3.png"]
+    with pytest.raises(
+        ArtifactError, match=r"names none .* 'cat/1\.png', but 'other/1\.png'; save"
+    ):
+        read_golden_images(folder, 9, among=["other/1.png"])
+
+
 def test_a_given_table_wins_over_folders_and_images_without_a_row_are_counted(
     tmp_path: Path,
 ) -> None:

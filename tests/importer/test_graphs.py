@@ -129,6 +129,8 @@ def test_a_trace_with_a_batch_size_written_into_it_is_noticed(batch: int, expect
           "outputs": "float[n,1] out"}, "ends in ArgMax, so its outputs are no scores"),
         ({"end": "out, places = TopK <axis = 1> (scores, last)", "outputs": "float[n,1] out"},
          "ends in TopK, so its outputs are no scores"),
+        ({"end": "p = Sigmoid (scores) out = Log (p)"}, "ends in a logsigmoid, .*leave it out"),
+        ({"end": "m = Neg (scores) p = Softplus (m) out = Neg (p)"}, "ends in a logsigmoid"),
         # A batch of 4 is spelled out where it cannot be seen: in an Expand of the scores.
         ({"inputs": "float[4,3,4,4] image", "outputs": "float[4,3] out",
           "end": "shape = Constant <value_ints = [4, 3]> () out = Expand (scores, shape)"},
@@ -211,14 +213,14 @@ def test_a_final_softmax_or_sigmoid_is_left_out_and_served(
     source = read_graph(path, tmp_path / "staging")
 
     assert (tmp_path / "staging/original/network.onnx").read_bytes() == path.read_bytes()
-    assert activation_of(source, None) == (activation or "softmax")
+    assert activation_of(source, IMAGES[:1], None) == (activation or "softmax")
     if activation is None:
         assert source.notes == ()
         return
     np.testing.assert_allclose(source.network(IMAGES), SCORES, atol=1e-4)
     assert source.notes == (f"the graph ends in {activation}; its input, the logits, is served",)
     with pytest.raises(ImportRefused, match=f"so it is {activation}; leave the option out"):
-        activation_of(source, "none")
+        activation_of(source, IMAGES[:1], "none")
 
 
 @pytest.mark.parametrize(

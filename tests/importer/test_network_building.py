@@ -1,5 +1,6 @@
 """Networks: built, guarded against what a user's code does, asked what they end in."""
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,13 @@ from torch import nn
 from image_classifier.artifact.format import ArtifactError
 from image_classifier.artifact.manifest import Architecture
 from importer.errors import ImportRefused
-from importer.network import build_network, read_network, run_network
+from importer.network import (
+    ModelSource,
+    activation_of,
+    build_network,
+    read_network,
+    run_network,
+)
 
 HERE = Path(__file__).parent
 
@@ -172,6 +179,36 @@ def test_what_a_forward_raises_is_one_line_with_the_users_line(
         run_network(network, torch.ones(1, 3, 4, 4), tmp_path)
 
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("torch.nn.functional.logsigmoid(batch.flatten(1)).view(1, -1)", "ends in a logsigmoid"),
+        ("torch.sigmoid(batch.mul_(2).flatten(1)).log()", "ends in a logsigmoid, .*sigmoid$"),
+        ("-torch.nn.functional.softplus(-batch.flatten(1))", "ends in a logsigmoid"),
+        ("batch.flatten(1).topk(3).values", "ends in Topk, so .* no scores in the order of the"),
+        ("batch.flatten(1).sort(1)[0]", "ends in Sort"),
+        ("batch.flatten(1).log_softmax(1)", None),
+        ("torch.from_numpy(batch.numpy()).flatten(1)", None),
+    ],
+)
+@pytest.mark.parametrize("scripted", [False, True])
+def test_an_ending_that_the_outputs_do_not_show_is_refused(
+    tmp_path: Path, answer: str, message: str | None, scripted: bool
+) -> None:
+    network = network_of(tmp_path, FORWARD.format(more="", answer=answer))
+    pixels = torch.linspace(-1, 1, 48).reshape(1, 3, 4, 4)
+    if scripted:
+        with warnings.catch_warnings(action="ignore"):  # torch announces the end of TorchScript
+            network = torch.jit.trace(network, pixels.clone(), check_trace=False)
+    source = ModelSource(network=network)
+
+    if message is None:
+        assert activation_of(source, pixels, None) == "softmax"
+        return
+    with pytest.raises(ImportRefused, match=f"^network: {message}"):
+        activation_of(source, pixels, None)
 
 
 # From files to a network with its weights

@@ -146,6 +146,7 @@ HALF = np.exp(np.linspace(0, 5, 1000)) / np.exp(np.linspace(0, 5, 1000)).sum()
         (SIGMOID, "unit-interval"),
         (SOFTMAX, "probabilities"),
         ([HALF.astype(np.float16)], "probabilities"),  # rounded, they sum to 1.00003
+        (np.log(HALF)[np.newaxis], "log-probabilities"),
         ([[-3.0, -4.0], [-2.0, -0.5]], "logits"),
         ([[0.0, 0.0], [0.0, 0.0]], "logits"),
     ],
@@ -160,6 +161,7 @@ def test_what_rows_of_numbers_look_like(outputs: list[list[float]], kind: str) -
         (ONE, "softmax", None, "one output.*--activation sigmoid.*--activation none"),
         (SIGMOID, "softmax", None, "a sigmoid.*--activation none"),
         (SOFTMAX, "softmax", "softmax", "are probabilities.*--activation none"),
+        (np.log([[0.5, 0.5]]), "sigmoid", "sigmoid", "are log-prob.*leave --activation sigmoid"),
     ],
 )
 def test_outputs_that_contradict_the_activation_or_leave_it_open_are_refused(
@@ -230,6 +232,26 @@ def test_a_permutation_is_found_from_several_images_a_class(
     assert finding.name == "permuted-labels"
     assert words in finding.message
     assert "would be on 16" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("right", "images", "found"), [(2, 8, True), (1, 4, True), (3, 8, False), (0, 2, False)]
+)
+def test_one_image_a_class_is_enough_where_another_order_explains_all_and_few_are_right(
+    right: int, images: int, found: bool
+) -> None:
+    # Of 20 classes; behind the first ones, each class is called by the name of the next.
+    moved = [*range(right, images)]
+    answers = [*range(right), *moved[1:], *moved[:1]]
+    labels = [f"c{n:02}" for n in range(20)]
+
+    finding = implausible_labels(np.array(answers), range(images), labels)
+
+    assert (finding is not None) == found
+    if finding is not None:
+        assert finding.name == "permuted-labels"
+        assert f"right on {right} of {images} labelled" in finding.message
+        assert f"would be on {images} with the labels in another order" in finding.message
 
 
 def test_confusions_of_a_weak_network_are_no_permutation() -> None:

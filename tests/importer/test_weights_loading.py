@@ -116,7 +116,7 @@ def test_weights_behind_the_prefix_of_some_names_are_pointed_out(tmp_path: Path)
     message = failure(network, content, tmp_path)
     load(network, content, tmp_path, prefix="teacher.")
 
-    assert "take them with --weights-prefix student. or --weights-prefix teacher." in message
+    assert message.endswith("add --weights-prefix 'student.' or --weights-prefix 'teacher.'")
     assert_equal(network, GOOD)
 
 

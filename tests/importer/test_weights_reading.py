@@ -102,6 +102,8 @@ def test_ignored_names_are_left_out_and_listed(tmp_path: Path) -> None:
         (RAW, {"ignore": ("we*", "auxx.*")}, r"no name like 'auxx\.\*'"),
         (RAW, {"prefix": "ema."}, r"starts with 'ema\.'; the first is 'weight'"),
         (BOTH, {"key": "modle"}, "at key 'modle'; weights are at: model, model_ema"),
+        (RAW, {"key": "model"}, "at key 'model'; they are at the top, without --weights-key"),
+        ({**RAW, "epoch": object()}, {}, r"needs pickle \(it refers to object\)"),
         ({"teacher": EMA, "student": RAW}, {},
          r"\(teacher, student\); name one with --weights-key"),
         ({"optimizer": {"momentum": torch.ones(3)}, "epoch": 1}, {},
