@@ -124,17 +124,9 @@ def _fill(tensors: dict[str, torch.Tensor], weights: Path, device: torch.device)
     """Put the weights into a program, each of the shape and type that it was exported with."""
     stored = load_file(weights, device=str(device))
     wanted = {name for name in tensors if name.startswith(WEIGHTS_PREFIX)}
-    # A tied tensor stands in the file under its first name; the program knows them as one.
-    tied = {
-        tensors[name].untyped_storage().data_ptr(): tensor
-        for short, tensor in stored.items()
-        if (name := WEIGHTS_PREFIX + short) in wanted
-    }
     for name in wanted:
         empty = tensors[name]
-        given = stored.get(
-            name.removeprefix(WEIGHTS_PREFIX), tied.get(empty.untyped_storage().data_ptr())
-        )
+        given = stored.get(name.removeprefix(WEIGHTS_PREFIX))
         if given is None or (given.shape, given.dtype) != (empty.shape, empty.dtype):
             raise ArtifactError(
                 f"{weights}: {name.removeprefix(WEIGHTS_PREFIX)} is "
