@@ -155,13 +155,13 @@ def running(
         _stop(popen, process)
 
 
-def ask(port: int, request: bytes) -> tuple[int, bytes]:
+def ask(port: int, request: bytes, timeout_s: float = 10) -> tuple[int, bytes]:
     """Send one whole request on a connection of its own; return status and body.
 
     Raises:
-        OSError: No connection, or no whole answer within 10 s.
+        OSError: No connection, or nothing received for `timeout_s`.
     """
-    with socket.create_connection((LOOPBACK, port), timeout=10) as connection:
+    with socket.create_connection((LOOPBACK, port), timeout=timeout_s) as connection:
         connection.sendall(request)
         answer = http.client.HTTPResponse(connection)
         try:

@@ -45,7 +45,8 @@ def start_once(bento: Path, home: Path) -> None:
 
         def classify(port: int) -> str:
             headers = {"Content-Type": "application/octet-stream"}
-            status, _ = ask(port, http_request("/classify", headers, image.read_bytes()))
+            request = http_request("/classify", headers, image.read_bytes())
+            status, _ = ask(port, request, READY_WITHIN_S)
             return "" if status == 200 else f"status {status} for {image.name}"
 
         address = ("--host", LOOPBACK, "--port", str(port))
@@ -59,6 +60,8 @@ def start_once(bento: Path, home: Path) -> None:
                     "BENTOML_HOME": str(home),
                     "BENTOML_DO_NOT_TRACK": "True",
                     "PYTHONDONTWRITEBYTECODE": "1",
+                    # A large network may take longer than the default here.
+                    "CLASSIFIER_TIMEOUT_MS": str(READY_WITHIN_S * 1_000),
                 },
                 log_path=log,
                 probe=classify,
