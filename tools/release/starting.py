@@ -61,7 +61,7 @@ def start_once(bento: Path, home: Path) -> None:
                     "BENTOML_DO_NOT_TRACK": "True",
                     "PYTHONDONTWRITEBYTECODE": "1",
                     # A large network may take longer than the default here.
-                    "CLASSIFIER_TIMEOUT_MS": str(READY_WITHIN_S * 1_000),
+                    "CLASSIFIER_TIMEOUT_MS": "55000",
                 },
                 log_path=log,
                 probe=classify,
