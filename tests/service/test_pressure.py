@@ -96,14 +96,13 @@ def one_place(new_place: NewPlace, connections: Path) -> Iterator[Server]:
 
 
 def burst(server: Server, count: int) -> list[httpx.Response]:
+    slow = slow_image()
     limits = httpx.Limits(max_connections=count)
     with (
         httpx.Client(base_url=server.url, timeout=PATIENCE_S, limits=limits) as client,
         ThreadPoolExecutor(count) as pool,
     ):
-        return list(
-            pool.map(lambda _: client.post("/classify", content=slow_image()), range(count))
-        )
+        return list(pool.map(lambda _: client.post("/classify", content=slow), range(count)))
 
 
 def test_what_finds_no_place_is_refused_at_once(one_place: Server) -> None:
