@@ -34,7 +34,9 @@ from importer.pixels_to_logits import PixelsToLogits
 from preprocessing import DecodeLimits, PreprocessingSpec, SpecPreprocessing, to_input
 from tools import serving
 from tools.benchmarks.images import WEB_MIX, mix_files
-from tools.benchmarks.seeded import CLASSES, SPEC, near_best, save_seeded_weights
+from tools.benchmarks.importing import import_model, seeded_sources
+from tools.benchmarks.seeded import NEAR_TIE, SPEC, near_best, save_seeded_weights
+from tools.benchmarks.servers import best_prediction, raw_body
 from tools.load import Run, Target, closed_run, open_run
 from tools.serving import ROOT, ask, http_request
 
@@ -43,8 +45,6 @@ NETWORKS = ("resnet50", "convnext_large", "vit_l_16")
 BATCH_SIZES = (1, 8, 32, 64)
 GOLDEN = 12
 """Images of the import: the reference runs on one core of the processor."""
-NEAR_TIE = 0.02
-"""As in `tools.benchmarks.models`, of bf16."""
 CONNECTIONS = 96
 RATES_PER_S = (50, 1_000)
 PREPROCESSING = SpecPreprocessing(PreprocessingSpec.model_validate(SPEC))
@@ -202,47 +202,29 @@ def _in_flight_rate(program: Program, batch: Batch, seconds: float) -> float:
 
 def imported(architecture: str, files: Sequence[str], weights: Path, folder: Path) -> Artifact:
     """Import a network in bf16 for this GPU, by the command line."""
-    (folder / "spec.json").write_text(json.dumps(SPEC))
-    (folder / "labels.txt").write_text("".join(f"class {index}\n" for index in range(CLASSES)))
     golden = folder / "golden"
     golden.mkdir(exist_ok=True)
     for file in files[:GOLDEN]:
         (golden / Path(file).name).write_bytes(Path(file).read_bytes())
-    lock = folder / "model.lock"
     options = {
+        **seeded_sources(architecture, weights, folder),
         "--name": architecture.replace("_", "-"),
-        "--network": f"torchvision:{architecture}",
-        "--weights": weights,
-        "--preprocessing": folder / "spec.json",
-        "--labels": folder / "labels.txt",
         "--golden": golden,
         "--device": "cuda",
         "--precision": "bf16",
         "--gate-agreement": 0.8,  # of 12 images, one between two classes is 8 %
-        "--lock": lock,
     }
-    words = [str(word) for pair in options.items() for word in pair]
-    done = subprocess.run(
-        [sys.executable, "model_import.py", "--quiet", *words],
-        cwd=ROOT,
-        env=os.environ | {"BENTOML_HOME": str(BUILD / "bentoml")},
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip().splitlines()[-1])
-    name, _, version = json.loads(lock.read_text())["tag"].partition(":")
-    return open_artifact(BUILD / "bentoml" / "models" / name / version)
+    return open_artifact(import_model(BUILD / "bentoml", folder / "model.lock", options))
 
 
 @contextlib.contextmanager
 def served(artifact: Artifact, lock: Path) -> Iterator[tuple[serving.RunningServer, Target]]:
     """Start the service; what counts as right is what the reference answers on the processor."""
-    octets = {"Content-Type": "application/octet-stream"}
     requests = tuple(
-        http_request("/classify", octets, sample.data) for sample in artifact.golden_samples()
+        http_request("/classify", *raw_body(sample.data)) for sample in artifact.golden_samples()
     )
-    accepted = tuple(frozenset(near_best(row, NEAR_TIE)) for row in artifact.reference()[0])
+    near_tie = NEAR_TIE["bf16"]
+    accepted = tuple(frozenset(near_best(row, near_tie)) for row in artifact.reference()[0])
     port = serving.free_port()
     variables = {
         "BENTOML_HOME": str(BUILD / "bentoml"),
@@ -263,7 +245,7 @@ def served(artifact: Artifact, lock: Path) -> Iterator[tuple[serving.RunningServ
             port=port,
             requests=requests,
             accepted=accepted,
-            read_class=lambda body: int(json.loads(body)["predictions"][0]["class_id"]),
+            read_class=best_prediction,
         )
         yield server, target
 

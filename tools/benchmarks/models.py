@@ -8,26 +8,21 @@ import dataclasses
 import hashlib
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 
 from tools.benchmarks.images import DIGITS_MIX, mix_files
+from tools.benchmarks.importing import import_model, output_of, seeded_sources
 from tools.benchmarks.peers.common import Classifier
-from tools.benchmarks.seeded import CLASSES, SPEC, near_best, save_seeded_weights
+from tools.benchmarks.seeded import NEAR_TIE, near_best, save_seeded_weights
 from tools.benchmarks.session import BenchmarkError
 from tools.benchmarks.workload import InputMaker, Workload, read_workload, write_workload
 from tools.serving import ROOT
 
 BUILD = ROOT / "build" / "benchmarks"
-WITHIN_S = 1800
 EXAMPLE = "examples/digits"
-
-NEAR_TIE = {"fp32": 1e-4, "bf16": 0.02, "int8": 0.02}
-"""Classes within this part of the spread of an image's logits are all right: the order of
-floating-point sums depends on batch size and streams."""
 
 
 def prepared(model: str, mix: str) -> Path:
@@ -36,7 +31,7 @@ def prepared(model: str, mix: str) -> Path:
     Raises:
         BenchmarkError: It cannot be made; the message has the last line of that process.
     """
-    output = _output([sys.executable, "-m", "tools.benchmarks.models", model, mix], {})
+    output = output_of([sys.executable, "-m", "tools.benchmarks.models", model, mix], {})
     return Path(output.strip().splitlines()[-1])
 
 
@@ -71,25 +66,20 @@ def make_workload(model: str, mix: str) -> Path:
     if mix == DIGITS_MIX:
         preprocessing = f"{EXAMPLE}/preprocessing.py:DigitsPreprocessing"
         workload = dataclasses.replace(workload, preprocessing=preprocessing)
-        sources = {
+        sources: dict[str, object] = {
             "--network": f"{EXAMPLE}/network.py:build",
             "--weights": f"{EXAMPLE}/weights.safetensors",
             "--labels": f"{EXAMPLE}/labels.txt",
+            "--preprocessing": preprocessing,
         }
     else:
-        (folder / "preprocessing.json").write_text(json.dumps(SPEC))
-        (folder / "labels.txt").write_text("".join(f"class {index}\n" for index in range(CLASSES)))
         weights = folder / f"{mix}.safetensors"
+        sources = seeded_sources(architecture, weights, folder)
         if not weights.exists():
             to_input = InputMaker(workload.preprocessing)
             pixels = np.stack([to_input(data) for data in workload.images()])
             save_seeded_weights(architecture, pixels, weights)
-        sources = {
-            "--network": f"torchvision:{architecture}",
-            "--weights": str(weights),
-            "--labels": str(folder / "labels.txt"),
-        }
-    engine = _import(workload, precision, {**sources, "--preprocessing": workload.preprocessing})
+    engine = _import(workload, precision, sources)
     workload = dataclasses.replace(workload, engine=str(engine))
     accepted = tuple(_accepted(workload, NEAR_TIE[precision]))
     write_workload(dataclasses.replace(workload, accepted=accepted), path)
@@ -101,16 +91,15 @@ def sources_digest() -> str:
     digest = hashlib.sha256()
     folders = ("image_classifier", "importer", "preprocessing")
     sources = [file for name in folders for file in sorted((ROOT / name).rglob("*.py"))]
-    seeded = Path(__file__).with_name("seeded.py")
-    for source in (*sources, ROOT / "model_import.py", Path(__file__), seeded):
+    own = [Path(__file__).with_name(name) for name in ("models.py", "seeded.py", "importing.py")]
+    for source in (*sources, ROOT / "model_import.py", *own):
         digest.update(source.read_bytes())
     return digest.hexdigest()
 
 
-def _import(workload: Workload, precision: str, sources: dict[str, str]) -> Path:
-    """Run `model_import.py` into a store of the benchmark's own; return the engine's graph."""
-    Path(workload.store).mkdir(parents=True, exist_ok=True)
-    images = str(Path(workload.files[0]).parent)
+def _import(workload: Workload, precision: str, sources: dict[str, object]) -> Path:
+    """Import the model of a workload; return the engine's graph."""
+    images = Path(workload.files[0]).parent
     options = {
         **sources,
         "--name": f"benchmark-{workload.model}".replace("_", "-"),
@@ -118,36 +107,13 @@ def _import(workload: Workload, precision: str, sources: dict[str, str]) -> Path
         "--calibration": images,
         "--engine": "openvino",
         "--precision": precision,
-        "--lock": workload.lock,
-        "--gate-agreement": "0.9",  # of 48 images, one between two classes is 2 %
+        "--gate-agreement": 0.9,  # of 48 images, one between two classes is 2 %
     }
-    pairs = [it for pair in options.items() for it in pair]
-    command = [sys.executable, "model_import.py", "--quiet", *pairs]
-    _output(command, {"BENTOML_HOME": workload.store})
-    name, _, version = json.loads(Path(workload.lock).read_text())["tag"].partition(":")
-    artifact: Path = Path(workload.store) / "models" / name / version
+    artifact = import_model(Path(workload.store), Path(workload.lock), options)
     for engine in json.loads((artifact / "evidence.json").read_text())["engines"]:
         if (engine["kind"], engine["precision"]) == ("openvino", precision):
             return artifact / str(engine["file"])
     raise BenchmarkError(f"{artifact.name}: no certified engine openvino-{precision}")
-
-
-def _output(command: list[str], variables: dict[str, str]) -> str:
-    try:
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=os.environ | variables,
-            capture_output=True,
-            text=True,
-            timeout=WITHIN_S,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise BenchmarkError(f"{command[1]}: not finished after {WITHIN_S} s") from error
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise BenchmarkError(f"{' '.join(command[1:3])}: {last}")
-    return done.stdout
 
 
 def _accepted(workload: Workload, near_tie: float) -> list[tuple[int, ...]]:
