@@ -177,13 +177,9 @@ def export_program(network: PixelsToLogits, inputs: npt.NDArray[np.generic], pat
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
             _leave_operations_only(module)
-    # Of one memory stay of one memory: a tied tensor stands in the file of weights once.
-    empty: dict[int, torch.Tensor] = {}
     for name, tensor in program.state_dict.items():
         if name.startswith(WEIGHTS_PREFIX):
-            place = tensor.untyped_storage().data_ptr()
-            hollow = empty.setdefault(place, torch.zeros((), dtype=tensor.dtype))
-            hollow = hollow.expand(tensor.shape)
+            hollow = torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)
             if isinstance(tensor, torch.nn.Parameter):
                 hollow = torch.nn.Parameter(hollow, requires_grad=False)
             program.state_dict[name] = hollow

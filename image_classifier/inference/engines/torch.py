@@ -123,13 +123,14 @@ class _OnCpu:
 def _fill(tensors: dict[str, torch.Tensor], weights: Path, device: torch.device) -> None:
     """Put the weights into a program, each of the shape and type that it was exported with."""
     stored = load_file(weights, device=str(device))
-    wanted = {name for name in tensors if name.startswith(WEIGHTS_PREFIX)}
-    for name in wanted:
-        empty = tensors[name]
-        given = stored.get(name.removeprefix(WEIGHTS_PREFIX))
+    for name, empty in tensors.items():
+        if not name.startswith(WEIGHTS_PREFIX):
+            continue
+        stored_name = name.removeprefix(WEIGHTS_PREFIX)
+        given = stored.get(stored_name)
         if given is None or (given.shape, given.dtype) != (empty.shape, empty.dtype):
             raise ArtifactError(
-                f"{weights}: {name.removeprefix(WEIGHTS_PREFIX)} is "
+                f"{weights}: {stored_name} is "
                 f"{'missing' if given is None else f'{given.dtype} {tuple(given.shape)}'}, the "
                 f"program takes {empty.dtype} {tuple(empty.shape)}; import the model again"
             )
