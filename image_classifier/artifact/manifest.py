@@ -284,7 +284,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{where}: not JSON; import the model again") from error
     version = value.get("schema_version") if isinstance(value, dict) else None
-    if version != SCHEMA_VERSION:
+    if type(version) is not int or version != SCHEMA_VERSION:
         raise ArtifactError(
             f"{where}: schema version is {version!r}, this program reads {SCHEMA_VERSION}; "
             "import the model again or use the program that wrote it"

@@ -1,6 +1,6 @@
 """Who is let in: a bounded number of requests, and none that would wait too long.
 
-docs/admission.md explains the rules.
+docs/admission.md explains the rule and compares it, by simulation, with two others.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ CALM_S = 2.0
 too many requests came in the COUNT_S after that. It ends after CALM_S with few enough requests."""
 TOO_MANY = 1.2
 """Requests, divided by those that could be answered, above which overload begins. Chosen, as the
-seconds above, by simulation (tests/inference/test_admission_in_traffic.py)."""
+seconds above, by simulation (docs/admission.md)."""
 LOG_EVERY_S = 10.0
 """Seconds between two log lines about refusals."""
 
