@@ -126,7 +126,7 @@ SUPERVISOR = "IMAGE_CLASSIFIER_SUPERVISOR"
 """Environment variable that the supervisor sets for its workers: its process id."""
 METRICS = "PROMETHEUS_MULTIPROC_DIR"
 """Environment variable that BentoML sets for the workers: the folder of the server's metrics."""
-REFUSAL = "refusal"
+START_FAILURE = "start-failure"
 """File in that folder in which a worker says why it cannot start."""
 
 
@@ -233,10 +233,10 @@ def _stop_server(error: Exception) -> NoReturn:
     text = str(error)
     if not isinstance(error, OperatorError):
         text = f"the start failed: {type(error).__name__}: {' '.join(text.split())}"
-    refusal = Path(os.environ[METRICS], REFUSAL)
-    draft = refusal.with_suffix(f".{os.getpid()}")
+    failure = Path(os.environ[METRICS], START_FAILURE)
+    draft = failure.with_suffix(f".{os.getpid()}")
     draft.write_text(text, encoding="utf-8")
-    draft.replace(refusal)
+    draft.replace(failure)
     os._exit(1)
 
 
@@ -299,10 +299,10 @@ def supervise(supervisor: type[Any]) -> None:
 
     def start(self: Any, cb: Callable[[Any], Any] | None = None) -> Any:
         # Of the workers' environment: BentoML chose another folder if ours cannot be made.
-        refusal = Path(self.watchers[0].env[METRICS], REFUSAL)
+        failure = Path(self.watchers[0].env[METRICS], START_FAILURE)
 
         def died(watcher: Any, process_pid: int, exit_code: int | None, **_: object) -> None:
-            if refusal.exists():
+            if failure.exists():
                 watcher.numprocesses = 0  # a service without processes ends the server
             elif not self._stopping:
                 is_api = watcher.name == API_PROCESSES
@@ -339,7 +339,7 @@ def supervise(supervisor: type[Any]) -> None:
         except RuntimeError as error:
             if "No active process" not in str(error):  # circus' end, a service has no process left
                 raise
-            message = refusal.read_text("utf-8") if refusal.exists() else "a process has ended"
+            message = failure.read_text("utf-8") if failure.exists() else "a process has ended"
             raise BentoMLException(message) from error
         except OSError as error:
             if error.errno not in ADDRESS_ERRORS:
