@@ -329,8 +329,8 @@ def _last_operations(network: nn.Module, pixels: torch.Tensor) -> tuple[str, str
     found: list[str] = []
     # Code of the user's may refuse tensors with gradients, as .numpy() does.
     with torch.enable_grad(), contextlib.suppress(Exception):
-        # A copy, which may be changed in place.
-        made = network(pixels.requires_grad_().clone()).grad_fn
+        # A copy, which may be changed in place; the caller's tensor stays without a gradient.
+        made = network(pixels.detach().requires_grad_().clone()).grad_fn
         while made is not None and len(found) < 2:
             name = str(made.name()).partition("Backward")[0]
             found += [name] if name not in PASSING else []
