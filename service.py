@@ -40,7 +40,7 @@ configure_logging(settings.log_format)
 compat.prepare_process(settings.keep_alive_s)
 
 cores = usable_cores()
-for_gpu = record is not None and record.machine.accelerator is not None
+for_gpu = record is not None and record.for_gpu
 gpus = visible_gpus(os.environ) if for_gpu else ()
 embedded = (settings.topology or ("runner" if gpus else "embedded")) == "embedded"
 workers = settings.workers or (1 if embedded else cores)

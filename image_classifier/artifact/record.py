@@ -129,6 +129,11 @@ class ImportRecord(FrozenModel):
     attempts: tuple[EngineAttempt, ...]
     plan: Plan
 
+    @property
+    def for_gpu(self) -> bool:
+        """Whether the model was imported to be served on a GPU."""
+        return self.machine.accelerator is not None
+
     def curve(self, engine: str) -> tuple[LatencyPoint, ...]:
         """The measured points of one engine; empty where it was not measured."""
         for attempt in self.attempts:

@@ -131,7 +131,7 @@ def _sources(artifact: Artifact) -> Iterator[Json]:
 
 
 def _engines(artifact: Artifact, plan: Plan) -> Iterator[Json]:
-    """Say what became of each engine at import, and which one serves."""
+    """Describe each engine: its verdict at import, its certificate, and whether it serves."""
     attempts = {one.engine: one for one in (artifact.record.attempts if artifact.record else ())}
     certificates = {entry.name: entry.certificate for entry in artifact.evidence.engines}
     for name in certificates:

@@ -301,7 +301,7 @@ def _accelerator(entry: CertifiedEngine, record: ImportRecord | None) -> str | N
             be far too slow.
     """
     accelerator = accelerator_of(entry.kind)
-    for_gpu = record is not None and record.machine.accelerator is not None
+    for_gpu = record is not None and record.for_gpu
     if for_gpu and entry.kind == "torch" and accelerator is None:
         raise EngineUnavailable(
             f"engine {entry.name}: the model was imported for a GPU and torch finds none; check "
