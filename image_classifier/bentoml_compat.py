@@ -300,8 +300,10 @@ def supervise(supervisor: type[Any]) -> None:
     def start(self: Any, cb: Callable[[Any], Any] | None = None) -> Any:
         # Of the workers' environment: BentoML chose another folder if ours cannot be made.
         failure = Path(self.watchers[0].env[METRICS], START_FAILURE)
+        running: dict[int, tuple[Any, Any]] = {}  # at the last check: id → watcher and process
 
         def died(watcher: Any, process_pid: int, exit_code: int | None, **_: object) -> None:
+            running.pop(process_pid, None)
             if failure.exists():
                 watcher.numprocesses = 0  # a service without processes ends the server
             elif not self._stopping:
@@ -317,6 +319,16 @@ def supervise(supervisor: type[Any]) -> None:
                 )
 
         def check() -> Any:
+            # circus calls no hook for a process that dies between its two looks at one check, nor
+            # for one that it told to end.
+            for process_pid, (watcher, process) in tuple(running.items()):
+                if process_pid not in watcher.processes:
+                    exit_code = process.poll()
+                    if exit_code not in (None, 0, -signal.SIGTERM):
+                        died(watcher, process_pid, exit_code)
+            running.clear()
+            for watcher in self.iter_watchers():
+                running.update({it: (watcher, watcher.processes[it]) for it in watcher.processes})
             with suppress(ConflictError):  # it starts, stops or reloads processes
                 return self.manage_watchers()
 

@@ -105,6 +105,53 @@ def test_api_processes_end_before_the_runner_however_early_and_often_a_server_is
     assert events == ["all started", "service told", "service ended", "everything told"]
 
 
+def test_a_process_that_circus_forgets_is_told_of_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """circus looks twice at a check: for those that ended, then for those it has to replace."""
+    processes = {7: SimpleNamespace(poll=lambda: -9), 8: SimpleNamespace(poll=lambda: None)}
+    watcher = SimpleNamespace(
+        name="service_ModelRunner",
+        processes=processes,
+        respawn=True,
+        hooks={},
+        env={"PROMETHEUS_MULTIPROC_DIR": "/nowhere"},
+    )
+
+    class Supervisor:
+        watchers = (watcher,)
+        ctrl = SimpleNamespace(caller=SimpleNamespace(stop=lambda: None, start=lambda: None))
+        _stopping = False
+
+        def start(self, cb: Any = None) -> None:
+            cb(None)
+
+        def stop(self) -> None: ...
+
+        def iter_watchers(self) -> Any:
+            return self.watchers
+
+        def manage_watchers(self) -> None:
+            processes.pop(7, None)  # died in between: no hook is called
+
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    supervise(Supervisor)
+
+    async def run() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            supervisor: Any = Supervisor()
+            supervisor.sockets = {"_bento_api_server": listening}
+            supervisor.start()
+            for _ in range(3):
+                supervisor.ctrl.caller.callback()
+
+    asyncio.run(run())
+
+    assert caplog.messages == [
+        "a process of ModelRunner (7) ended with status -9; another one is started"
+    ]
+
+
 def test_the_stand_in_answers_503_until_an_api_process_is_ready() -> None:
     length = 300_000
     request = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % length + bytes(length)
