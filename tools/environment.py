@@ -9,6 +9,7 @@ keeps a copy of the lock it was installed from; while that equals LOCK, nothing 
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
 from pathlib import Path
@@ -20,10 +21,13 @@ INSTALLED = ".installed"
 LARGE_MB = 50
 REPORT_EVERY = 20
 LAST_LINES = 20
+FROM_LOCK = ("--no-deps", "--require-hashes", "--only-binary=:all:", "-r")
+"""The lock is complete. With dependencies, pip would look for a newer `coverage[toml]`."""
 PIP_INSTALL = (
     *("-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--progress-bar=off"),
-    *("--require-hashes", "--only-binary=:all:", "-r"),
+    *FROM_LOCK,
 )
+UV_INSTALL = ("-m", "uv", "pip", "install", "--compile-bytecode", *FROM_LOCK)
 
 
 def set_up(venv: Path, lock: Path) -> None:
@@ -44,7 +48,8 @@ def set_up(venv: Path, lock: Path) -> None:
     installed.unlink(missing_ok=True)
     names = _names(wanted)
     print(f"[2/2] installing {len(names)} packages of {lock}", flush=True)
-    _run_pip([python, *PIP_INSTALL, str(lock)])
+    if not _run_uv(python, lock):
+        _run_pip([python, *PIP_INSTALL, str(lock)])
     if removed := sorted(_names(before) - names):
         print(f"      removing {', '.join(removed)}, which the lock does not name", flush=True)
         _run_pip([python, "-m", "pip", "uninstall", "--yes", *removed])
@@ -70,6 +75,26 @@ def _works(command: list[str]) -> bool:
 
 def _names(lock: str) -> set[str]:
     return set(re.findall(r"^([A-Za-z0-9._-]+)==", lock, re.MULTILINE))
+
+
+def _run_uv(python: str, lock: Path) -> bool:
+    """Install by uv, which takes a third of pip's time, if the lock names it and it can.
+
+    It may not: uv does not read pip's configuration, where a company's mirror may be named.
+    """
+    pinned = re.search(r"^uv==(.+\\\n)*.+\n", lock.read_text(), re.MULTILINE)
+    if not pinned:
+        return False
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as only_uv:
+        only_uv.write(pinned[0])
+        only_uv.flush()
+        _run_pip([python, *PIP_INSTALL, only_uv.name])
+    quiet = [] if sys.stdout.isatty() else ["--quiet"]
+    command = [python, *UV_INSTALL, str(lock), "--python", python, *quiet]
+    if subprocess.run(command).returncode:  # noqa: S603
+        print("      uv could not; set UV_DEFAULT_INDEX to name a mirror. Now by pip", flush=True)
+        return False
+    return True
 
 
 def _run_pip(command: list[str]) -> None:

@@ -16,13 +16,17 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def wheels(tmp_path: Path) -> Path:
-    """A directory with wheels of two packages that hold nothing."""
+    """A directory with wheels of two packages that hold nothing, and a newer one of the second."""
     folder = tmp_path / "wheels"
     folder.mkdir()
-    for name in ("first", "second"):
-        info = f"{name}-1.0.dist-info"
-        with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
-            metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+    for name, version, more in (
+        ("first", "1.0", "Requires-Dist: second[extra]>=1.0\n"),
+        ("second", "1.0", "Provides-Extra: extra\n"),
+        ("second", "2.0", "Provides-Extra: extra\n"),
+    ):
+        info = f"{name}-{version}.dist-info"
+        with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+            metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{more}"
             wheel.writestr(f"{info}/METADATA", metadata)
             wheel.writestr(
                 f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
