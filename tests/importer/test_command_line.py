@@ -45,7 +45,8 @@ def options_table() -> str:
     """What docs/import.md says of the options of an import: the text of --help."""
     lines = ["| option | meaning |", "|---|---|"]
     for action in Parser("")._actions:
-        choices = f"{action.metavar.replace('|', ', ')}: " if "|" in str(action.metavar) else ""
+        metavar = str(action.metavar)
+        choices = f"{metavar.replace('|', ', ')}: " if "|" in metavar else ""
         meaning = f"{choices}{action.help}".replace("|", "\\|")
         lines.append(f"| `{action.option_strings[-1]}` | {meaning} |")
     return "\n".join(lines)

@@ -41,7 +41,7 @@ def test_the_file_is_valid_onnx_with_every_weight_once(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         stored["network.4.weight"], network.state_dict()["network.4.weight"].numpy()
     )
-    np.testing.assert_array_equal(stored["mean"].ravel(), np.float32([0.1, 0.4, 0.6]))
+    np.testing.assert_array_equal(stored["mean"].ravel(), np.array([0.1, 0.4, 0.6], np.float32))
     assert model.opset_import[0].version == 20
 
 
