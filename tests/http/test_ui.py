@@ -26,9 +26,10 @@ from image_classifier.http.schemas import ERRORS
 from image_classifier.http.ui import FILES
 from image_classifier.inference.batcher import Answer
 from image_classifier.settings import Settings
-from preprocessing import PreprocessingSpec, SpecPreprocessing
+from preprocessing import SpecPreprocessing
 from tests.artifact.builder import MACHINE, SLO, contents, write_artifact
 from tests.http.fakes import LOCK, send
+from tests.preprocessing.files import imagenet
 
 PLAN = Plan(
     engine="openvino-fp32", streams=1, threads=2, batch_sizes=(1, 4), service_time_ms=4.12345
@@ -58,7 +59,7 @@ class FakeClassifier:
             return PLAN
 
         self.runner = SimpleNamespace(describe=describe, executor=None)
-        self.preprocessing = SpecPreprocessing(PreprocessingSpec.imagenet())
+        self.preprocessing = SpecPreprocessing(imagenet())
         self.logits = np.array([1, 2], np.float32)
 
     def refuse_if_overloaded(self) -> None:

@@ -12,7 +12,6 @@ from PIL import Image
 
 from preprocessing import (
     DecodeRules,
-    PreprocessingSpec,
     SpecPreprocessing,
     conformance_cases,
     conformance_digests,
@@ -21,6 +20,7 @@ from preprocessing import (
     load_preprocessing,
     transform,
 )
+from tests.preprocessing.files import imagenet
 
 Size = tuple[int, int]
 FILES = {case.name: case.data for case in conformance_cases()}
@@ -49,12 +49,12 @@ TURNED = {
 
 def digests(**rules: object) -> dict[str, str]:
     decode = DecodeRules.model_validate(rules)
-    spec = PreprocessingSpec.imagenet().model_copy(update={"decode": decode})
+    spec = imagenet(decode=decode)
     return conformance_digests(SpecPreprocessing(spec))
 
 
 @pytest.fixture(scope="module")
-def imagenet() -> dict[str, str]:
+def outcomes() -> dict[str, str]:
     return digests()
 
 
@@ -64,7 +64,7 @@ def digest_of(array: np.ndarray) -> str:
 
 
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency:UserWarning")
-def test_the_outcomes_are_those_of_pillow_and_torchvision(imagenet: dict[str, str]) -> None:
+def test_the_outcomes_are_those_of_pillow_and_torchvision(outcomes: dict[str, str]) -> None:
     from torchvision import transforms
 
     preset = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
@@ -86,7 +86,7 @@ def test_the_outcomes_are_those_of_pillow_and_torchvision(imagenet: dict[str, st
             whole = preset(image) if name.startswith("input/") else image
             expected[name] = digest_of(np.asarray(whole))
 
-    assert imagenet == expected
+    assert outcomes == expected
 
 
 def test_every_container_mode_orientation_and_direction_of_resize_is_there() -> None:
@@ -140,7 +140,7 @@ def crop_rounded(rounding: Callable[[float], float]) -> Callable[[Size, Size], t
     ],
 )
 def test_another_rounding_is_noticed(
-    imagenet: dict[str, str],
+    outcomes: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
     function: str,
     other: Callable[..., object],
@@ -148,15 +148,15 @@ def test_another_rounding_is_noticed(
 ) -> None:
     monkeypatch.setattr(transform, function, other)
 
-    assert set(differing_cases(imagenet, digests())) == {f"input/{name}" for name in cases}
+    assert set(differing_cases(outcomes, digests())) == {f"input/{name}" for name in cases}
 
 
 def test_another_rule_is_noticed_and_the_files_it_concerns_are_named(
-    imagenet: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    outcomes: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert set(differing_cases(imagenet, digests(grey16="clip"))) == WIDE_GREY
+    assert set(differing_cases(outcomes, digests(grey16="clip"))) == WIDE_GREY
     for alpha in ("white", "black"):
-        assert set(differing_cases(digests(alpha=alpha), imagenet)) == TRANSPARENT
+        assert set(differing_cases(digests(alpha=alpha), outcomes)) == TRANSPARENT
 
     upright = digests(exif_orientation=True)
     monkeypatch.setattr(decode, "upright_turn", lambda image: None)
