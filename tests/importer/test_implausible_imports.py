@@ -186,22 +186,11 @@ def test_a_sigmoid_is_certified_label_by_label_as_it_is_served(store: Path, tmp_
         )
 
 
-@pytest.mark.parametrize(
-    ("answer", "found"),
-    [
-        ("pixels.transpose(2, 0, 1)", r"returned uint8 of shape \(3, 4, 4\), the class declares"),
-        ("pixels / 255", "returned float64 of shape"),
-        ("pixels + np.random.randint(0, 9, (4, 4, 3), np.uint8)", "gives another input when"),
-        ("__import__('torch').from_numpy(pixels.copy()).numpy(force=2, x=3)", "raised TypeError"),
-    ],
-)
-def test_what_a_preprocessing_class_does_wrong_is_one_line(
-    store: Path, tmp_path: Path, answer: str, found: str
-) -> None:
-    with pytest.raises(
-        ImportRefused, match=rf"preprocessing(, on golden image \S+)?: (Own\.)?to_input {found}"
-    ):
-        import_quietly(options(tmp_path, own=answer), tmp_path / "model.lock")
+def test_a_preprocessing_class_that_draws_lots_is_refused(store: Path, tmp_path: Path) -> None:
+    lots = "pixels + np.random.randint(0, 9, (4, 4, 3), np.uint8)"
+
+    with pytest.raises(ImportRefused, match="preprocessing: to_input gives another input when"):
+        import_quietly(options(tmp_path, own=lots), tmp_path / "model.lock")
 
 
 @pytest.mark.parametrize(

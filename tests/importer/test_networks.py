@@ -126,7 +126,6 @@ def test_a_network_that_cannot_be_exported_is_one_line_and_a_log(
         # Image by image it is as good as any: only in company do its answers change.
         (MIXES_THE_BATCH, "onnxruntime-fp32: in batches of 2: a logit is off by"),
         ("return logits.softmax(1)", "are probabilities, expected logits; leave its softmax out"),
-        ("return torch.sigmoid(logits)", "seems to end in a sigmoid; .*--activation none"),
     ],
 )
 def test_a_network_whose_answers_would_be_served_wrong_is_refused(
