@@ -3,6 +3,7 @@
 import functools
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from image_classifier.artifact.artifact import Artifact
 from image_classifier.artifact.evidence import Certificate, CertifiedEngine, EngineGraph
 from image_classifier.artifact.manifest import InputSpec
 from image_classifier.artifact.record import EngineAttempt, Plan
-from image_classifier.inference.certificate import Gates, GoldenAnswers, certify
+from image_classifier.inference.certificate import GoldenAnswers, certify
 from image_classifier.inference.engine import Batch, EngineUnavailable, LoadEngine, Logits
 from image_classifier.inference.engines.load import (
     accelerator_of,
@@ -33,6 +34,7 @@ from image_classifier.inference.plan import (
 )
 from image_classifier.inference.startup import check_preprocessing, gates_of, golden_answers
 from importer.failures import describe_failure
+from importer.options import EngineOptions
 from importer.progress import Progress
 from preprocessing import Preprocessing
 
@@ -43,20 +45,51 @@ LIMIT_IN_POINTS = 60
 """The measurement of one engine ends after this many times the duration of one point."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class GoldenRun:
+    """What engines run to be certified.
+
+    Attributes:
+        root: Directory of the artifact, or of one under way.
+        inputs: Golden inputs, (n, H, W, C).
+        truth: What the reference answers to them.
+    """
+
+    root: Path
+    input_spec: InputSpec
+    inputs: Batch
+    truth: GoldenAnswers
+
+    def logits(
+        self, engine: str, load: LoadEngine, batch_size: int, first: int | None = None
+    ) -> Logits:
+        """Return logits (n, classes) of the inputs, or the first ones, in batches of one size.
+
+        One size at a time: OpenVINO keeps a copy of the weights for each.
+        """
+        plan = Plan(
+            engine=engine,
+            streams=1,
+            threads=usable_cores(),
+            batch_sizes=(batch_size,),
+            service_time_ms=1,
+        )
+        executor = Executor(load(plan), plan, self.input_spec, self.truth.logits.shape[1])
+        try:
+            return executor.run_in_parts(self.inputs[:first], batch_size)
+        finally:
+            executor.close()
+
+
 def certify_all(
     candidates: Sequence[EngineGraph],
     failed_exports: Mapping[str, str],
-    inputs: Batch,
-    truth: GoldenAnswers,
-    gates: Gates,
+    golden: GoldenRun,
+    options: EngineOptions,
     *,
-    input_spec: InputSpec,
     takes_batches: bool,
-    root: Path,
     files: Sequence[bytes],
     preprocessing: Preprocessing,
-    budget_ms: float,
-    measure_seconds: float,
     progress: Progress,
 ) -> tuple[tuple[CertifiedEngine, ...], tuple[EngineAttempt, ...]]:
     """Run each candidate on the golden inputs, and measure those that pass their gates.
@@ -64,15 +97,11 @@ def certify_all(
     Args:
         candidates: The engines to try.
         failed_exports: Why a graph is not there, by file name.
-        inputs: Golden inputs, (n, H, W, C).
-        truth: What the reference answers to them.
-        gates: What an engine must fulfil.
+        golden: What they run.
+        options: Give the gates, the budget and the duration of one measurement.
         takes_batches: Whether the graphs run more than one image at a time.
-        root: The staging directory with the graphs.
-        budget_ms: Latency an answer may take.
         files, preprocessing: Golden files, and what makes inputs of them; decoding shares the
             cores with the network while it is measured.
-        measure_seconds: Duration of one point of a latency curve.
 
     Returns:
         The engines that are certified, and what became of each candidate.
@@ -82,11 +111,12 @@ def certify_all(
 
     @functools.cache  # the weights of a torch program are on the device once
     def load(name: str) -> LoadEngine:
-        return _open(graphs[name], root, input_spec)
+        return _open(graphs[name], golden.root, golden.input_spec)
 
-    limit_s = LIMIT_IN_POINTS * measure_seconds
-    open_way = opener(load, inputs, files, preprocessing, measure_seconds / MIN_ROUNDS)
-    num_classes = truth.logits.shape[1]
+    truth, gates, budget_ms = golden.truth, options.gates, options.budget_ms
+    limit_s = LIMIT_IN_POINTS * options.measure_seconds
+    sample_s = options.measure_seconds / MIN_ROUNDS
+    open_way = opener(load, golden.inputs, files, preprocessing, sample_s)
     for candidate in candidates:
         if candidate.file in failed_exports:
             attempts.append(_unavailable(candidate, failed_exports[candidate.file]))
@@ -95,17 +125,11 @@ def certify_all(
         # with its reason, and the import goes on with the others.
         try:
             with progress.step(f"{candidate.name}: verify and measure"):
-                run = functools.partial(
-                    _logits,
-                    candidate.name,
-                    load(candidate.name),
-                    input_spec=input_spec,
-                    num_classes=num_classes,
-                )
-                single = run(inputs, 1)
+                run = functools.partial(golden.logits, candidate.name, load(candidate.name))
+                single = run(1)
                 certificate, failure = certify(single, truth, candidate.precision, gates)
                 if takes_batches and not failure:
-                    pairs = run(inputs[:PAIRED], 2)
+                    pairs = run(2, PAIRED)
                     alone = GoldenAnswers(
                         logits=single[:PAIRED],
                         class_ids=(None,) * len(pairs),
@@ -171,35 +195,34 @@ def verify_engines(artifact: Artifact, progress: Progress) -> tuple[EngineAttemp
         SelfCheckFailed: The preprocessing gives other pixels than at import.
     """
     with progress.step(f"preprocess {len(artifact.manifest.golden)} golden samples"):
-        inputs = check_preprocessing(artifact, artifact.preprocessing())
-    truth = golden_answers(artifact)
+        golden = GoldenRun(
+            root=artifact.root,
+            input_spec=artifact.manifest.input,
+            inputs=check_preprocessing(artifact, artifact.preprocessing()),
+            truth=golden_answers(artifact),
+        )
     rows = []
     for engine in artifact.evidence.engines:
         # An engine may be unable to run on this machine, and raises what it likes then.
         try:
             with progress.step(f"{engine.name}: verify"):
-                rows.append(_verified(artifact, engine, inputs, truth))
+                rows.append(_verified(artifact, engine, golden))
         except Exception as error:
             rows.append(_unavailable(engine, describe_failure(f"running {engine.name}", error)))
     return tuple(rows)
 
 
-def _verified(
-    artifact: Artifact, engine: CertifiedEngine, inputs: Batch, truth: GoldenAnswers
-) -> EngineAttempt:
+def _verified(artifact: Artifact, engine: CertifiedEngine, golden: GoldenRun) -> EngineAttempt:
     """Certify an engine at batch size one, and at each that serving would use."""
-    input_spec, num_classes = artifact.manifest.input, artifact.manifest.num_classes
     sizes = {1}
     if artifact.record is not None and artifact.record.plan.engine == engine.name:
         sizes |= set(artifact.record.plan.batch_sizes)
     certificates: list[Certificate] = []
     failures = []
-    load = _open(engine, artifact.root, input_spec)
+    load = _open(engine, golden.root, golden.input_spec)
     for size in sorted(sizes):
-        logits = _logits(
-            engine.name, load, inputs, size, input_spec=input_spec, num_classes=num_classes
-        )
-        certificate, failure = certify(logits, truth, engine.precision, gates_of(engine))
+        logits = golden.logits(engine.name, load, size)
+        certificate, failure = certify(logits, golden.truth, engine.precision, gates_of(engine))
         certificates.append(certificate)
         failures += [f"batch size {size}: {failure}"] if failure else []
     worst = max(certificates, key=lambda one: (-one.agreement, one.max_logit_difference))
@@ -219,33 +242,6 @@ def _open(graph: EngineGraph, root: Path, input_spec: InputSpec) -> LoadEngine:
             f"{graph.name} can be certified on a processor that has it"
         )
     return open_graph(graph, root, input_spec.shape)
-
-
-def _logits(
-    name: str,
-    load: LoadEngine,
-    inputs: Batch,
-    batch_size: int,
-    *,
-    input_spec: InputSpec,
-    num_classes: int,
-) -> Logits:
-    """Return logits (n, classes) of `inputs`, run in batches of one size.
-
-    One size at a time: OpenVINO keeps a copy of the weights for each.
-    """
-    plan = Plan(
-        engine=name,
-        streams=1,
-        threads=usable_cores(),
-        batch_sizes=(batch_size,),
-        service_time_ms=1,
-    )
-    executor = Executor(load(plan), plan, input_spec, num_classes)
-    try:
-        return executor.run_in_parts(inputs, batch_size)
-    finally:
-        executor.close()
 
 
 def _attempt(

@@ -37,7 +37,7 @@ from image_classifier.inference.plan import fastest_plan
 from image_classifier.inference.predictions import answered_classes
 from importer.candidates import choose_candidates, graphs_of
 from importer.captured_preprocessing import capture_preprocessing
-from importer.certification import certify_all
+from importer.certification import GoldenRun, certify_all
 from importer.diagnosis import Comparison, explain_difference
 from importer.errors import ImportRefused
 from importer.export import export_all
@@ -229,16 +229,11 @@ def import_model(
         engines, attempts = certify_all(
             candidates,
             failed_exports,
-            inputs,
-            truth,
-            options.gates,
-            input_spec=input_spec,
+            GoldenRun(root=root, input_spec=input_spec, inputs=inputs, truth=truth),
+            options,
             takes_batches=batches,
-            root=root,
             files=[image.data for image in targets.images],
             preprocessing=preprocessing,
-            budget_ms=options.budget_ms,
-            measure_seconds=options.measure_seconds,
             progress=progress,
         )
         if not engines:

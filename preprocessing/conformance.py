@@ -47,22 +47,18 @@ def conformance_cases() -> tuple[Case, ...]:
         return tuple(Case(name, archive.read(name)) for name in archive.namelist())
 
 
-def conformance_digests(
-    preprocessing: Preprocessing, limits: DecodeLimits | None = None
-) -> dict[str, str]:
+def conformance_digests(preprocessing: Preprocessing) -> dict[str, str]:
     """Decode or preprocess every file and describe the result.
 
     Args:
         preprocessing: A spec's or a user's own.
-        limits: Limits of one decode; the defaults where left out.
 
     Returns:
         For each case, by name: the sha256 (hex) of dtype, shape and bytes of its image or
         input; "rejected:<code>" where the file is rejected; "raised:<type>" where a user's
         class raises an exception or returns something else than it declares.
     """
-    limits = limits or DecodeLimits()
-    return {case.name: _outcome(case, preprocessing, limits) for case in conformance_cases()}
+    return {case.name: _outcome(case, preprocessing) for case in conformance_cases()}
 
 
 def differing_cases(expected: Mapping[str, str], actual: Mapping[str, str]) -> tuple[str, ...]:
@@ -73,7 +69,8 @@ def differing_cases(expected: Mapping[str, str], actual: Mapping[str, str]) -> t
     return tuple(name for name, outcome in expected.items() if actual.get(name) != outcome)
 
 
-def _outcome(case: Case, preprocessing: Preprocessing, limits: DecodeLimits) -> str:
+def _outcome(case: Case, preprocessing: Preprocessing) -> str:
+    limits = DecodeLimits()
     try:
         if case.name.startswith("input/"):
             array = to_input(case.data, preprocessing, limits)

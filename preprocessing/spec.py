@@ -142,22 +142,6 @@ class PreprocessingSpec(BaseModel):
         return height, width, 1 if self.decode.mode == "L" else 3
 
     @classmethod
-    def imagenet(
-        cls,
-        resize: int = 256,
-        crop: int = 224,
-        interpolation: Interpolation = "bilinear",
-        mean: tuple[float, ...] = (0.485, 0.456, 0.406),
-        std: tuple[float, ...] = (0.229, 0.224, 0.225),
-    ) -> Self:
-        """Make the spec of torchvision's `ImageClassification` preset.
-
-        Shorter side, centre crop, normalise.
-        """
-        resized = Resize(size=resize, interpolation=interpolation)
-        return cls(resize=resized, crop=crop, mean=mean, std=std)
-
-    @classmethod
     def from_file(cls, path: Path) -> Self:
         """Read a YAML or JSON file.
 

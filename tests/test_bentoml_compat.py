@@ -284,8 +284,10 @@ def test_idle_connections_are_kept_as_long_as_the_setting_or_the_command_says(
     monkeypatch.setattr(ClassifierProtocol, "keep_alive_s", None)
     monkeypatch.setitem(HTTP_PROTOCOLS, "auto", "")
 
+    told = int(words[-1]) if words else 5
+
     async def protocol() -> Any:
-        config = uvicorn.Config(echo, log_config=None, timeout_keep_alive=int((5, *words)[-1]))
+        config = uvicorn.Config(echo, log_config=None, timeout_keep_alive=told)
         config.load()
         return config.http_protocol_class(config, ServerState(), {})  # type: ignore[call-arg]
 
@@ -304,7 +306,8 @@ def test_bentoml_gives_all_workers_one_gpu_unless_told_to_leave_gpus_alone(
         allocator = ResourceAllocator()
         allocator.remaining_gpus, allocator._available_gpus = 2, [(1.0, 1.0)] * 2
         services = {"OnTwoGpus": {"workers": 2, "resources": {"gpu": 1}}}
-        return allocator.get_worker_env(OnTwoGpus, services)[1]
+        environment: dict[str, str] = allocator.get_worker_env(OnTwoGpus, services)[1]
+        return environment
 
     ours = (SUPERVISOR, "BENTOML_DISABLE_GPU_ALLOCATION", "CUDA_VISIBLE_DEVICES")
     kept = {name: value for name, value in os.environ.items() if name not in ours}

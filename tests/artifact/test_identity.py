@@ -19,8 +19,9 @@ from image_classifier.inference.startup import (
     check_preprocessing,
     load_executor,
 )
-from preprocessing import PreprocessingSpec, SpecPreprocessing, conformance_digests
+from preprocessing import SpecPreprocessing, conformance_digests
 from tests.imports import DIGITS, PATIENCE_S, ROOT
+from tests.preprocessing.files import imagenet
 
 OLD_CPU = {"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default"}
 """oneDNN and ATen as on a processor without AVX: sums have other last bits."""
@@ -95,7 +96,7 @@ def test_a_changed_comment_in_the_preprocessing_leaves_an_artifact_servable(
 def test_a_resize_that_rounds_differently_by_one_is_refused_with_the_names_of_the_cases(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    preprocessing = SpecPreprocessing(PreprocessingSpec.imagenet(resize=256, crop=224))
+    preprocessing = SpecPreprocessing(imagenet(resize=256, crop=224))
     expected = conformance_digests(preprocessing)
     check_conformance(expected, preprocessing)
     sound = SpecPreprocessing.resized_size

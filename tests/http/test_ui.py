@@ -27,9 +27,10 @@ from image_classifier.http.ui import FILES
 from image_classifier.inference.batcher import Answer
 from image_classifier.inference.runner import StartStep
 from image_classifier.settings import Settings
-from preprocessing import PreprocessingSpec, SpecPreprocessing
+from preprocessing import SpecPreprocessing
 from tests.artifact.builder import MACHINE, SLO, contents, write_artifact
 from tests.http.fakes import LOCK, send
+from tests.preprocessing.files import imagenet
 
 PLAN = Plan(
     engine="openvino-fp32", streams=1, threads=2, batch_sizes=(1, 4), service_time_ms=4.12345
@@ -62,7 +63,7 @@ class FakeClassifier:
             return [("load", 0.0, 2.5)]
 
         self.runner = SimpleNamespace(describe=describe, start_steps=start_steps, executor=None)
-        self.preprocessing = SpecPreprocessing(PreprocessingSpec.imagenet())
+        self.preprocessing = SpecPreprocessing(imagenet())
         self.logits = np.array([1, 2], np.float32)
 
     def refuse_if_overloaded(self) -> None:

@@ -40,7 +40,8 @@ class CifarResNet20(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = functional.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))  # (n, 64, 8, 8)
-        return self.linear(x.mean(dim=(2, 3)))  # (n, num_classes)
+        logits: torch.Tensor = self.linear(x.mean(dim=(2, 3)))  # (n, num_classes)
+        return logits
 
 
 def _stage(in_channels: int, channels: int, stride: int) -> nn.Sequential:

@@ -45,7 +45,8 @@ def options_table() -> str:
     """What docs/import.md says of the options of an import: the text of --help."""
     lines = ["| option | meaning |", "|---|---|"]
     for action in Parser("")._actions:
-        choices = f"{action.metavar.replace('|', ', ')}: " if "|" in str(action.metavar) else ""
+        metavar = str(action.metavar)
+        choices = f"{metavar.replace('|', ', ')}: " if "|" in metavar else ""
         meaning = f"{choices}{action.help}".replace("|", "\\|")
         lines.append(f"| `{action.option_strings[-1]}` | {meaning} |")
     return "\n".join(lines)
@@ -77,35 +78,25 @@ def test_help_and_mistakes_load_neither_numpy_nor_torch(arguments: list[str], st
     ("option", "value", "expected"),
     [
         ("--name", "Digits", "lower-case letters.*found 'Digits'"),
-        ("--name", "digits/evil", "lower-case letters.*found 'digits/evil'"),
         ("--name", "digits-", "a letter or digit at both ends, found 'digits-'"),
         ("--golden-count", "1", "greater than or equal to 2, found '1'"),
-        ("--golden-count", "many", "a valid integer, found 'many'"),
         ("--gate-fp32-tolerance", "nan", "a finite number, found 'nan'"),
-        ("--gate-agreement", "1.5", "less than or equal to 1, found '1.5'"),
         ("--budget-ms", "50ms", "a valid number, found '50ms'"),
-        ("--measure-seconds", "61", "less than or equal to 60, found '61'"),
         ("--network-kwargs", "[1]", r"a valid dictionary, found \[1\]"),
         ("--network-kwargs", "{bad", "a JSON object such as .*, found .*property name"),
         ("--device", "gpu", r"'cpu' or 'cuda', found 'gpu'; did you mean cpu\?"),
-        ("--engine", "opnvino", r"'auto', 'openvino'.*'opnvino'; did you mean openvino\?"),
-        ("--precision", "int4", r"'auto', 'fp32'.*'int4'; did you mean int8\?"),
         ("--accept", "permuted-labels,chance-acuracy", r"did you mean chance-accuracy\?$"),
         ("--threshold", "0.5", "belongs to --activation sigmoid"),
         ("--network", "resnet50", "torchvision:NAME or PATH.py:FUNCTION, found 'resnet50'"),
-        ("--network", "network.py", "torchvision:NAME or PATH.py:FUNCTION, found 'network.py'"),
         ("--network", f"{DIGITS}/netwrok.py:build", r"no such file; did you mean .*network\.py\?"),
         ("--network", "torchvision:resnet5", r"no classifier 'resnet5'; did you mean resnet50\?"),
         ("--network", "torchvision:resnet18/DEFAULT", "no classifier 'resnet18/DEFAULT'"),
-        ("--weights", f"{DIGITS}/weigths.safetensors", r"did you mean .*weights\.safetensors\?"),
         ("--weights", f"{DIGITS}", "digits: expected a file"),
         ("--golden", f"{DIGITS}/sample", r"no such folder; did you mean .*/samples\?"),
         ("--golden", f"{DIGITS}/labels.txt", "labels.txt: expected a folder"),
-        ("--labels", f"{DIGITS}/label.txt", r"no such file; did you mean .*/labels\.txt\?"),
         ("--labels", "torchvision:resnet51", r"did you mean resnet50\?"),
         ("--reference", "nowhere.npz", "nowhere.npz: no such file"),
         ("--preprocessing", "imagenet", "a spec file .* or torchvision:NAME/WEIGHTS, found"),
-        ("--preprocessing", "spec.yaml", "spec.yaml: no such file"),
         ("--preprocessing", "torchvision:resnet18/V1", "IMAGENET1K_V1, DEFAULT, found 'V1'"),
         ("--lock", "nowhere/model.lock", "a folder that can be written"),
         ("--lock", f"{SAMPLES}", "samples: expected the name of a file"),
@@ -129,7 +120,6 @@ def test_a_wrong_value_is_one_line_that_names_the_option_as_it_was_typed(
         (["use"], "use: TAG missing"),
         (["use", "a:0", "--lock"], "--lock: has no value behind it; expected: the lock to write"),
         (["pack"], "pack: TAG and FILE missing"),
-        (["unpack", f"{DIGITS}/label.txt"], f"{DIGITS}/label.txt: no such file; did you mean"),
         (["unpack", "x.zip", "--digest", "abc"], "--digest: expected sha256"),
         (["predict", "digits:0"], "predict: PATH… missing"),
         (["predict", f"{SAMPLES}/0-1.png"], f"{SAMPLES}/0-1.png: no such file; did you mean"),
@@ -137,7 +127,6 @@ def test_a_wrong_value_is_one_line_that_names_the_option_as_it_was_typed(
         (["renew", "a:0", "--name", "b"], "unknown option --name"),
         (["renew", "a:0", "--engine", "onnxruntime", "--precision", "int8"],
          "--precision: --engine onnxruntime has no int8; expected one of auto, fp32"),
-        (["-name", "x"], "unknown option -name; did you mean --name"),
         (["–name", "x"], "unknown command '–name'; did you mean --name"),
         (["--golden-lables=x"], "unknown option --golden-lables; did you mean --golden-labels"),
     ],

@@ -136,15 +136,16 @@ def refusal(
         (folder / "own.py").write_text(CLASS.format(**own))
         preprocessing = f"{folder}/own.py:Own"
     (folder / "labels.txt").write_text("a\nb\nc")
-    options = ImportOptions(
-        name="linear",
-        network=f"{folder}/network.py:build",
-        weights=str(folder / "w.safetensors"),
-        preprocessing=preprocessing,
-        labels=str(folder / "labels.txt"),
-        golden=folder / "golden",
-        reference=folder / "reference.npz",
-    )
+    given = {
+        "name": "linear",
+        "network": f"{folder}/network.py:build",
+        "weights": str(folder / "w.safetensors"),
+        "preprocessing": preprocessing,
+        "labels": str(folder / "labels.txt"),
+        "golden": folder / "golden",
+        "reference": folder / "reference.npz",
+    }
+    options = ImportOptions.model_validate(given)
     with pytest.raises(ImportRefused) as refused:
         import_quietly(options, folder / "model.lock")
     assert not (folder / "model.lock").exists()

@@ -36,7 +36,7 @@ def trained(name: str, kwargs: dict[str, Any]) -> nn.Module:
 
     torch.manual_seed(0)
     more = {"init_weights": True} if name in UNSEEN_ARGUMENTS else {}
-    network = torchvision.models.get_model(name, weights=None, **kwargs, **more).eval()
+    network: nn.Module = torchvision.models.get_model(name, weights=None, **kwargs, **more).eval()
     for parameter in network.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.1)

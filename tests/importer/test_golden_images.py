@@ -3,6 +3,7 @@
 from collections import Counter
 from io import BytesIO
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -88,7 +89,7 @@ def test_the_choice_is_balanced_over_the_classes_by_the_documented_rule(tmp_path
     st.randoms(),
 )
 def test_any_choice_is_stable_and_as_even_as_it_can_be(
-    class_by_name: dict[str, str], wanted: int, random: object
+    class_by_name: dict[str, str], wanted: int, random: Random
 ) -> None:
     names = list(class_by_name)
     chosen = balanced_choice(names, class_by_name, wanted)

@@ -1,8 +1,6 @@
 """A TorchScript or ONNX file in place of network and weights: the same logits, pixels as input."""
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ from image_classifier.artifact.record import Plan
 from image_classifier.inference.engines.load import open_graph
 from importer.errors import ImportRefused
 from importer.options import ImportOptions
+from importer.progress import Progress
 from tests.importer.linear_graphs import (
     PIXELS,
     SIDE,
@@ -28,18 +27,15 @@ from tests.importer.linear_graphs import (
 from tests.imports import import_quietly
 
 
-class Notes:
-    """A progress that keeps what it is told."""
+class Notes(Progress):
+    """Keeps what it is told."""
 
     def __init__(self) -> None:
+        super().__init__(quiet=True)
         self.texts: list[str] = []
 
     def note(self, text: str) -> None:
         self.texts.append(text)
-
-    @contextmanager
-    def step(self, title: str) -> Iterator[None]:
-        yield
 
 
 @pytest.fixture

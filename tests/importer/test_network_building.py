@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from importer.network import (
 HERE = Path(__file__).parent
 
 
-def network_of(folder: Path, source: str, **kwargs: object) -> nn.Module:
+def network_of(folder: Path, source: str, **kwargs: Any) -> Any:
     (folder / "net.py").write_text(source)
     return build_network(Architecture.parse("net.py:build", kwargs), folder)
 
@@ -42,9 +43,7 @@ def network_of(folder: Path, source: str, **kwargs: object) -> nn.Module:
         ),
     ],
 )
-def test_what_names_no_network_is_refused(
-    text: str, kwargs: dict[str, object], message: str
-) -> None:
+def test_what_names_no_network_is_refused(text: str, kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ArtifactError, match=message):
         Architecture.parse(text, kwargs)
 
@@ -201,7 +200,8 @@ def test_an_ending_that_the_outputs_do_not_show_is_refused(
     pixels = torch.linspace(-1, 1, 48).reshape(1, 3, 4, 4)
     if scripted:
         with warnings.catch_warnings(action="ignore"):  # torch announces the end of TorchScript
-            network = torch.jit.trace(network, pixels.clone(), check_trace=False)
+            trace: Any = torch.jit.trace
+            network = trace(network, pixels.clone(), check_trace=False)
     source = ModelSource(network=network)
 
     if message is None:

@@ -119,8 +119,8 @@ def test_a_network_answers_an_image_the_same_again_and_beside_others(
 @pytest.mark.parametrize(
     "logits",
     [
-        np.tile(np.float32([0.1, 2.0, -3.0]), (4, 1)),
-        np.float32([[0.1, 2.0, -3.0], [0.1005, 2.0003, -3.0001]]),
+        np.tile(np.array([0.1, 2.0, -3.0], np.float32), (4, 1)),
+        np.array([[0.1, 2.0, -3.0], [0.1005, 2.0003, -3.0001]], np.float32),
         np.zeros((3, 2), dtype=np.float32),
     ],
 )
@@ -129,7 +129,8 @@ def test_equal_logits_for_different_images_are_found(logits: np.ndarray) -> None
 
     assert constant_logits(logits, inputs) is not None
     assert constant_logits(logits, np.zeros_like(inputs)) is None  # copies of one image
-    assert constant_logits(np.float32([[0.1, 2.0, -3.0], [0.2, 1.9, -3.0]]), inputs[:2]) is None
+    apart = np.array([[0.1, 2.0, -3.0], [0.2, 1.9, -3.0]], np.float32)
+    assert constant_logits(apart, inputs[:2]) is None
 
 
 ONE = [[1.5], [-0.2]]

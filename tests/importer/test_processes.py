@@ -147,7 +147,7 @@ def test_the_process_of_the_quantisation_ends_with_the_import(
         nonlocal spent
         try:
             spent = sum(child.cpu_times()[:2])
-            return child.status() == psutil.STATUS_ZOMBIE
+            return bool(child.status() == psutil.STATUS_ZOMBIE)
         except psutil.NoSuchProcess:
             return True
 

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from importer.reference import Reference, check_label_order, read_reference
 LOGITS = {"a.png": [1.5, -2.0, 0.25], "b.png": [0.0, 3.0, -7.5]}
 
 
-def npz(tmp_path: Path, **arrays: object) -> Reference:
+def npz(tmp_path: Path, **arrays: Any) -> Reference:
     np.savez(tmp_path / "reference.npz", **arrays)
     return read_reference(tmp_path / "reference.npz")
 

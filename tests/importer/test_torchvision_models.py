@@ -27,7 +27,7 @@ from preprocessing import PreprocessingSpec, Resize
 NO_FOLDER = Path("no folder")
 
 
-def built(name: str, **kwargs: Any) -> nn.Module:
+def built(name: str, **kwargs: Any) -> Any:
     return build_network(Architecture.parse(f"torchvision:{name}", kwargs), NO_FOLDER)
 
 

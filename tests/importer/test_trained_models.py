@@ -71,7 +71,7 @@ def test_reduced_precision_is_within_the_gate_or_refused_with_the_numbers(
         proof = entry.certificate
         assert entry.name == f"openvino-{precision}"
         assert proof.samples == 100
-        assert proof.top1_agreement >= 0.99
+        assert proof.agreement >= 0.99
         assert proof.accuracy is not None
         assert proof.reference_accuracy is not None
         assert proof.accuracy >= proof.reference_accuracy - 0.005 - 1e-9

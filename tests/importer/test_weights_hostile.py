@@ -1,7 +1,6 @@
 """Checkpoints that are hostile, damaged or something else: refused, and nothing in them runs."""
 
 import fractions
-import gzip
 import io
 import os
 import pickle
@@ -10,6 +9,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -58,7 +58,11 @@ def tar_of(content: object, path: Path) -> None:
             archive.addfile(member, io.BytesIO(data))
 
 
-WRITERS = {"zip": zip_of, "legacy": legacy_of, "safetensors": safetensors.torch.save_file}
+WRITERS: dict[str, Callable[[Any, Path], None]] = {
+    "zip": zip_of,
+    "legacy": legacy_of,
+    "safetensors": safetensors.torch.save_file,
+}
 
 
 @pytest.mark.parametrize("write", [zip_of, legacy_of, bare_pickle_of, tar_of])
@@ -153,13 +157,11 @@ def zipped_document() -> bytes:
         b"",
         b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n",
         b"\n<!DOCTYPE html><html>",
-        gzip.compress(b"weights", mtime=0),
-        b"\x89HDF\r\n\x1a\n" + bytes(64),
         bytes(1000),
         (16).to_bytes(8, "little") + bytes(64),
         zipped_document(),
     ],
-    ids=["empty", "LFS", "web page", "gzip", "HDF5", "zeros", "header of 16 bytes", "document"],
+    ids=["empty", "LFS", "web page", "zeros", "header of 16 bytes", "document"],
 )
 def test_a_file_of_another_kind_is_refused_with_what_is_expected(
     tmp_path: Path, data: bytes
@@ -173,7 +175,8 @@ def test_a_file_of_another_kind_is_refused_with_what_is_expected(
 def test_finished_graphs_are_called_what_they_are(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch 2.14 announces the end of TorchScript
-        torch.jit.script(torch.nn.Linear(3, 2)).save(str(tmp_path / "network.pt"))
+        network: Any = torch.jit.script(torch.nn.Linear(3, 2))
+        network.save(str(tmp_path / "network.pt"))
     onnx_linear(tmp_path / "network.onnx")
 
     for name in ("network.pt", "network.onnx"):

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -97,7 +98,8 @@ def test_weights_without_the_prefix_of_a_wrapper_class_load_and_the_prefix_is_na
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_part_that_was_compiled_and_a_whole_that_was_parallel_load(tmp_path: Path) -> None:
-    trained = nn.Sequential(OrderedDict(stem=torch.compile(nn.Linear(3, 4)), head=nn.Linear(4, 2)))
+    stem: Any = torch.compile(nn.Linear(3, 4))
+    trained: Any = nn.Sequential(OrderedDict(stem=stem, head=nn.Linear(4, 2)))
     names = nn.DataParallel(trained).state_dict().keys()
     assert "module.stem._orig_mod.weight" in names
     network = nn.Sequential(OrderedDict(stem=nn.Linear(3, 4), head=nn.Linear(4, 2)))
@@ -140,15 +142,17 @@ def test_tensors_of_known_tools_are_ignored_and_listed(tmp_path: Path) -> None:
 def tiny_vit() -> nn.Module:
     import torchvision.models
 
-    return torchvision.models.VisionTransformer(
-        image_size=32, patch_size=16, num_layers=1, num_heads=1, hidden_dim=4, mlp_dim=8
-    )
+    sizes = {"image_size": 32, "patch_size": 16, "hidden_dim": 4, "mlp_dim": 8}
+    network: nn.Module = torchvision.models.VisionTransformer(num_layers=1, num_heads=1, **sizes)
+    return network
 
 
 def tiny_densenet() -> nn.Module:
     import torchvision.models
 
-    return torchvision.models.DenseNet(growth_rate=4, block_config=(1, 1), num_init_features=4)
+    blocks = {"block_config": (1, 1), "num_init_features": 4}
+    network: nn.Module = torchvision.models.DenseNet(growth_rate=4, **blocks)
+    return network
 
 
 @pytest.mark.parametrize(
@@ -278,8 +282,8 @@ def test_other_precisions_become_that_of_the_network(tmp_path: Path, dtype: torc
 
     load(network, tensors, tmp_path)
 
-    assert network.conv.bias.dtype == torch.float32
-    assert network.conv.bias.tolist() == [3.0, 4.0]
+    bias = network.state_dict()["conv.bias"]
+    assert (bias.dtype, bias.tolist()) == (torch.float32, [3.0, 4.0])
 
 
 def test_an_attention_mask_of_minus_infinity_is_no_damage(tmp_path: Path) -> None:
@@ -289,7 +293,7 @@ def test_an_attention_mask_of_minus_infinity_is_no_damage(tmp_path: Path) -> Non
 
     load(network, {**GOOD, "mask": mask}, tmp_path)
 
-    assert torch.equal(network.mask, mask)
+    assert torch.equal(network.state_dict()["mask"], mask)
 
 
 NAN = torch.tensor([1.0, float("nan")])

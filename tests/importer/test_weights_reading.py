@@ -22,7 +22,7 @@ RAW = OrderedDict(weight=torch.full((2, 3), 1.5), bias=torch.tensor([0.25, -4.0]
 EMA = OrderedDict(weight=torch.full((2, 3), 2.5), bias=torch.tensor([0.5, -8.0]))
 OPTIMIZER = {"state": {0: {"exp_avg": torch.ones(2, 3)}}, "param_groups": [{"lr": 0.1}]}
 BOTH = {"model": RAW, "model_ema": EMA, "optimizer": OPTIMIZER}
-PLAIN_VALUES = {
+PLAIN_VALUES: dict[str, object] = {
     "args": argparse.Namespace(lr=0.1, device="cuda", out=Path("runs/7")),
     "best": np.float64(0.91),
     "counts": np.array([1, 2, 3]),
@@ -31,7 +31,7 @@ PLAIN_VALUES = {
     "history": collections.defaultdict(list, loss=[0.5]),
     "run": uuid.UUID(int=7),
     "where": Path("runs/7"),
-    "model": collections.defaultdict(int, RAW),
+    "model": collections.defaultdict[str, object](int, RAW),
 }
 
 
@@ -112,7 +112,7 @@ def test_ignored_names_are_left_out_and_listed(tmp_path: Path) -> None:
         ([torch.ones(2)], {}, "holds no weights but a list"),
         (torch.ones(2), {}, "holds no weights but a Tensor"),
         ({**RAW, "epoch": 3}, {}, r"2 tensors and also 'epoch' \(int\); .*-ignore 'epoch'"),
-        ({**RAW, 7: torch.ones(1)}, {}, "the file holds 7; expected names"),
+        (dict([*RAW.items(), (7, torch.ones(1))]), {}, "the file holds 7; expected names"),
         ({**RAW, "\x1b[2Jweight\n": torch.ones(1)}, {}, "the file holds .*; expected names"),
     ],
 )  # fmt: skip

@@ -31,7 +31,7 @@ class SumEngine:
         before: Called with each batch before it is answered, in the calling thread.
     """
 
-    def __init__(self, before: Callable[[Batch], None] = lambda _: None) -> None:
+    def __init__(self, before: Callable[[Batch], object] = lambda _: None) -> None:
         self.sizes: list[int] = []
         self.most_at_a_time = 0
         self._running = 0

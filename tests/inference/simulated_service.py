@@ -4,28 +4,13 @@ import asyncio
 import math
 import random
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
 
 from image_classifier.errors import Overloaded
+from image_classifier.inference.admission import Admission
 from tests.inference.virtual_time import now, run_in_virtual_time
 
 Clock = Callable[[], float]
-
-
-class Expiring(Protocol):
-    """The place of one request, as an `inference.admission.Reservation` is."""
-
-    def refuse_if_expired(self) -> None:
-        """Raise Overloaded where the request has waited too long."""
-
-
-class Rule(Protocol):
-    """What the service asks of an admission rule."""
-
-    def reserve(self) -> AbstractContextManager[Expiring]:
-        """Hold a place, or raise Overloaded."""
 
 
 @dataclass(kw_only=True)
@@ -72,22 +57,22 @@ class Service:
     """Answers in order of arrival; `servers` requests at a time.
 
     Args:
-        rules: One admission rule for each API process, in front of the same servers; requests go
-            to them in turn.
+        doors: One admission for each API process, in front of the same servers; requests go to
+            them in turn.
         service_s: Seconds of work on one request; a tenth more or less, at random.
         pause: Begin and seconds of a time in which the machine does nothing.
     """
 
     def __init__(
         self,
-        *rules: Callable[[Clock], Rule],
+        *doors: Callable[[Clock], Admission],
         servers: int,
         service_s: float,
         pause: tuple[float, float] = (0, 0),
     ) -> None:
         self.servers = servers
         self.service_s = service_s
-        self._make_rules = rules
+        self._make_doors = doors
         self._pause = pause
         self._random = random.Random(0)
 
@@ -101,21 +86,21 @@ class Service:
 
     async def _run(self, load: Load) -> "Result":
         loop = asyncio.get_running_loop()
-        self.rules = [make(loop.time) for make in self._make_rules]
+        self.doors = [make(loop.time) for make in self._make_doors]
         self._free = asyncio.Semaphore(self.servers)
         requests, tasks = [], []
         for number, arrival in enumerate(sorted(load.arrivals)):
             await asyncio.sleep(arrival - loop.time())
             requests.append(Request(arrived=now()))
-            rule = self.rules[number % len(self.rules)]
-            tasks.append(loop.create_task(self._send(requests[-1], rule, load.patience_s)))
+            door = self.doors[number % len(self.doors)]
+            tasks.append(loop.create_task(self._send(requests[-1], door, load.patience_s)))
         await asyncio.gather(*tasks)
         return Result(requests, self.capacity_per_s)
 
-    async def _send(self, request: Request, rule: Rule, patience_s: float | None) -> None:
+    async def _send(self, request: Request, door: Admission, patience_s: float | None) -> None:
         try:
             async with asyncio.timeout(patience_s):
-                with rule.reserve() as reservation:
+                with door.reserve() as reservation:
                     await self._free.acquire()
                     try:
                         reservation.refuse_if_expired()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from typing import Any
 
 import pytest
 
@@ -19,23 +20,10 @@ class Clock:
         return self.seconds
 
 
-def admission(clock: Clock | None = None, **changes: float) -> Admission:
-    given = {
-        "max_in_flight": 1_000,
-        "max_wait_ms": 100.0,
-        "overload_wait_ms": 50.0,
-        "answer_interval_ms": 10.0,
-        "parallel": 1,
-        **changes,
-    }
-    return Admission(
-        max_in_flight=int(given["max_in_flight"]),
-        max_wait_ms=given["max_wait_ms"],
-        overload_wait_ms=given["overload_wait_ms"],
-        answer_interval_ms=given["answer_interval_ms"],
-        parallel=int(given["parallel"]),
-        clock=clock or Clock(),
-    )
+def admission(clock: Clock | None = None, **changes: Any) -> Admission:
+    usual = {"max_in_flight": 1_000, "max_wait_ms": 100, "overload_wait_ms": 50}
+    given = {**usual, "answer_interval_ms": 10, "parallel": 1, **changes}
+    return Admission(**given, clock=clock or Clock())
 
 
 def entered(door: Admission, count: int) -> Sequence[AbstractContextManager[Reservation]]:

@@ -10,14 +10,13 @@ from tests.inference.simulated_service import Clock, Load, Service, bursts, pois
 BUDGET_MS = 50
 
 
-def admission(clock: Clock, **changes: float) -> Admission:
-    given = {"answer_interval_ms": 25, "parallel": 2, "max_wait_ms": 2_000, **changes}
+def admission(clock: Clock, answer_interval_ms: float = 25) -> Admission:
     return Admission(
         max_in_flight=512,
-        max_wait_ms=given["max_wait_ms"],
+        max_wait_ms=2_000,
         overload_wait_ms=BUDGET_MS,
-        answer_interval_ms=given["answer_interval_ms"],
-        parallel=int(given["parallel"]),
+        answer_interval_ms=answer_interval_ms,
+        parallel=2,
         clock=clock,
     )
 
@@ -127,16 +126,15 @@ def test_while_nothing_waits_the_gaps_between_answers_say_nothing_of_the_speed()
     service.run(Load(arrivals=[number / 4 for number in range(80)]))
 
     # Answers come 250 ms apart because requests do.
-    (rule,) = service.rules
-    assert isinstance(rule, Admission)
-    rule.in_flight = 2
-    assert rule.estimated_wait_ms() == pytest.approx(25, rel=0.01)
+    (door,) = service.doors
+    door.in_flight = 2
+    assert door.estimated_wait_ms() == pytest.approx(25, rel=0.01)
 
 
 @pytest.mark.parametrize("processes", [1, 4])
 def test_who_comes_again_when_told_finds_the_queue_of_a_burst_worked_off(processes: int) -> None:
-    rules = [lambda clock: admission(clock, answer_interval_ms=25 * processes)] * processes
-    service = Service(*rules, servers=2, service_s=0.05)
+    doors = [lambda clock: admission(clock, answer_interval_ms=25 * processes)] * processes
+    service = Service(*doors, servers=2, service_s=0.05)
     result = service.run(Load(arrivals=[0.0] * 200))
 
     refused = [one for one in result.requests if one.refused is not None]

@@ -1,4 +1,4 @@
-"""The batcher in single situations whose timetable is worked out by hand."""
+"""The batcher with runners that fail, answer wrongly or come too late."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,52 +10,7 @@ from image_classifier.errors import NotReady, Overloaded
 from image_classifier.inference.admission import Admission
 from image_classifier.inference.batcher import Answer, Batcher
 from image_classifier.inference.engine import Batch, EngineError, Logits
-from tests.inference.simulated_traffic import Client, simulate
 from tests.inference.virtual_time import run_in_virtual_time
-
-
-def clients(*times: int) -> list[Client]:
-    return [Client(arrives=time) for time in times]
-
-
-@pytest.mark.parametrize(
-    ("traffic", "cap", "streams", "batches"),
-    [
-        pytest.param(  # 1, 2 and 3 came before the first ended at 10, 4 before 20
-            clients(0, 1, 2, 9, 11),
-            8,
-            1,
-            [(0, (0,)), (10, (1, 2, 3)), (20, (4,))],
-            id="what-arrives-while-the-stream-is-busy-forms-the-next-batch",
-        ),
-        pytest.param(  # the streams end at 10 and at 13; 2 leaves while it waits
-            [*clients(0, 3), Client(arrives=4, leaves=5), *clients(5, 6)],
-            1,
-            2,
-            [(0, (0,)), (3, (1,)), (10, (3,)), (13, (4,))],
-            id="a-second-stream-takes-the-second-arrival-at-once",
-        ),
-        pytest.param(  # (1, 2, 3, 4) fails at 20; then alone, but 4, who left; then 5, of 20
-            [
-                *clients(0, 1),
-                Client(arrives=1, poisonous=True),
-                *clients(1),
-                Client(arrives=1, leaves=25),
-                *clients(20),
-            ],
-            4,
-            1,
-            [(0, (0,)), (10, (1, 2, 3, 4)), (20, (1,)), (30, (2,)), (40, (3,)), (50, (5,))],
-            id="a-failed-batch-runs-again-one-by-one",
-        ),
-    ],
-)
-def test_batches_of_ten_seconds_each_start_when_and_with_whom(
-    traffic: list[Client], cap: int, streams: int, batches: list[tuple[float, tuple[int, ...]]]
-) -> None:
-    history = simulate(traffic, max_batch_size=cap, concurrency=streams, seconds=lambda _: 10)
-
-    assert [(run.started, run.ids) for run in history.runs] == batches
 
 
 def submit_at_once(

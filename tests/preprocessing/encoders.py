@@ -5,20 +5,11 @@ They give files whose pixels are known by construction.
 
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 Rows = Sequence[bytes]
 Colours = Sequence[tuple[int, int, int]]
 PNG_GREY, PNG_RGB, PNG_PALETTE, PNG_GREY_ALPHA, PNG_RGBA = 0, 2, 3, 4, 6
-_ADAM7 = (
-    (0, 0, 8, 8),
-    (4, 0, 8, 8),
-    (0, 4, 4, 8),
-    (2, 0, 4, 4),
-    (0, 2, 2, 4),
-    (1, 0, 2, 2),
-    (0, 1, 1, 2),
-)
 
 
 def png_chunk(name: bytes, content: bytes) -> bytes:
@@ -26,22 +17,10 @@ def png_chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)
 
 
-def png(
-    size: tuple[int, int],
-    depth: int,
-    colour: int,
-    rows: Rows,
-    extra: bytes = b"",
-    interlace: int = 0,
-    filters: Sequence[int] = (0,),
-    pack: Callable[[bytes], bytes] = zlib.compress,
-) -> bytes:
-    """PNG of (width, height); `extra` are whole chunks before the data.
-
-    Rows are written as they are, and declared as filtered by `filters`, used in turn.
-    """
-    header = struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, interlace)
-    packed = pack(b"".join(bytes([filters[y % len(filters)]]) + row for y, row in enumerate(rows)))
+def png(size: tuple[int, int], depth: int, colour: int, rows: Rows, extra: bytes = b"") -> bytes:
+    """PNG of (width, height), not filtered; `extra` are whole chunks before the data."""
+    header = struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, 0)
+    packed = zlib.compress(b"".join(b"\0" + row for row in rows))
     return (
         b"\x89PNG\r\n\x1a\n"
         + png_chunk(b"IHDR", header)
@@ -49,32 +28,6 @@ def png(
         + png_chunk(b"IDAT", packed)
         + png_chunk(b"IEND", b"")
     )
-
-
-def zlib_stored(data: bytes) -> bytes:
-    """zlib stream of stored blocks (RFC 1950 and 1951): the same bytes with every zlib."""
-    blocks = [data[at : at + 65_535] for at in range(0, len(data), 65_535)]
-    stored = b"".join(
-        struct.pack("<BHH", number == len(blocks), len(block), len(block) ^ 0xFFFF) + block
-        for number, block in enumerate(blocks, start=1)
-    )
-    return b"\x78\x01" + stored + struct.pack(">I", zlib.adler32(data))
-
-
-def interlaced_png(
-    pixels: Sequence[Sequence[bytes]],
-    colour: int,
-    pack: Callable[[bytes], bytes] = zlib.compress,
-) -> bytes:
-    """8-bit Adam7 PNG of rows of pixels, each pixel its bytes."""
-    height, width = len(pixels), len(pixels[0])
-    rows = []
-    for x0, y0, dx, dy in _ADAM7:
-        for y in range(y0, height, dy):
-            row = b"".join(pixels[y][x] for x in range(x0, width, dx))
-            if row:
-                rows.append(row)
-    return png((width, height), 8, colour, rows, interlace=1, pack=pack)
 
 
 def bmp(size: tuple[int, int], bits: int, data: bytes, palette: bytes = b"", rle: int = 0) -> bytes:
@@ -90,7 +43,6 @@ def gif_frame(
     box: tuple[int, int, int, int],
     indices: bytes,
     control: bytes = b"",
-    interlace: bool = False,
     palette: Colours = (),
 ) -> bytes:
     """Image block at (left, top, width, height) with 128-colour indices and no compression.
@@ -103,7 +55,7 @@ def gif_frame(
         bytes([len(codes[at : at + 255])]) + codes[at : at + 255]
         for at in range(0, len(codes), 255)
     )
-    flags = (0x40 if interlace else 0) | (0x86 if palette else 0)
+    flags = 0x86 if palette else 0
     table = _gif_palette(palette) if palette else b""
     block = b"," + struct.pack("<HHHHB", *box, flags) + table
     return control + block + b"\x07" + blocks + b"\0"

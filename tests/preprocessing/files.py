@@ -5,9 +5,16 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from preprocessing import DecodeLimits, DecodeRules, decode_image
+from preprocessing import DecodeLimits, DecodeRules, PreprocessingSpec, Resize, decode_image
 
 LIMITS = DecodeLimits()
+
+
+def imagenet(resize: int = 256, **changes: object) -> PreprocessingSpec:
+    """The spec of torchvision's `ImageClassification` preset."""
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    usual = {"resize": Resize(size=resize), "crop": 224, "mean": mean, "std": std}
+    return PreprocessingSpec.model_validate({**usual, **changes})
 
 
 def pixels(data: bytes, rules: DecodeRules | None = None) -> list[list[object]]:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from image_classifier.artifact.manifest import InputSpec
 from preprocessing import DecodeRules, PreprocessingSpec, Resize, SpecPreprocessing, to_input
-from tests.preprocessing.files import LIMITS, noise
+from tests.preprocessing.files import LIMITS, imagenet, noise
 from tests.shared_data import SHARED, needs_shared_data
 
 PIL_KINDS = ["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
@@ -142,7 +142,7 @@ def test_normalised_inputs_equal_the_preset_and_a_v2_pipeline_for_grey() -> None
     )
 
     np.testing.assert_array_equal(
-        normalised(colour, PreprocessingSpec.imagenet(resize=64, crop=56)), preset(colour).numpy()
+        normalised(colour, imagenet(resize=64, crop=56)), preset(colour).numpy()
     )
     np.testing.assert_allclose(normalised(grey, spec), pipeline(grey).numpy(), rtol=0, atol=1e-6)
 
@@ -172,11 +172,9 @@ def test_what_a_crop_adds_is_black_and_its_odd_pixel_is_right_and_below() -> Non
 
 
 SPECS = {
-    "squeezenet1_1_imagenet": PreprocessingSpec.imagenet(),
-    "mobilenet_v2_tfqat_imagenet": PreprocessingSpec.imagenet(
-        crop=225, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
-    ),
-    "resnet20_cifar10": PreprocessingSpec.imagenet(resize=32, crop=32),
+    "squeezenet1_1_imagenet": imagenet(),
+    "mobilenet_v2_tfqat_imagenet": imagenet(crop=225, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+    "resnet20_cifar10": imagenet(resize=32, crop=32),
     "mnist_cnn_tiny": PreprocessingSpec(
         decode=DecodeRules(mode="L"), resize=Resize(size=28), crop=28
     ),

@@ -8,13 +8,12 @@ import pytest
 
 from preprocessing import (
     DecodeRules,
-    PreprocessingSpec,
     SpecPreprocessing,
     decode_image,
     to_input,
 )
 from preprocessing.errors import ImageRejected
-from tests.preprocessing.files import LIMITS
+from tests.preprocessing.files import LIMITS, imagenet
 from tests.shared_data import SHARED, needs_shared_data
 
 BROKEN = SHARED / "broken"
@@ -38,7 +37,7 @@ def rows() -> list[dict[str, str]]:
 
 def answers(rules: DecodeRules) -> list[tuple[dict[str, str], str, float]]:
     """(row, "ok" or "reject", CPU seconds) of every file. Anything else that is raised escapes."""
-    spec = PreprocessingSpec.imagenet().model_copy(update={"decode": rules})
+    spec = imagenet(decode=rules)
     results = []
     for row in rows():
         data = (BROKEN / row["path"]).read_bytes()

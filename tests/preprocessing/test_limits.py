@@ -19,9 +19,9 @@ from preprocessing import (
 )
 from preprocessing.errors import FileTooLarge, ImageTooLarge, UndecodableImage, UnsupportedImage
 from tests.preprocessing.encoders import PNG_GREY, bmp, gif, gif_frame, png, png_chunk
-from tests.preprocessing.files import encoded, noise
+from tests.preprocessing.files import encoded, imagenet, noise
 
-IMAGENET = SpecPreprocessing(PreprocessingSpec.imagenet())
+IMAGENET = SpecPreprocessing(imagenet())
 TALL = png((4, 40), 8, PNG_GREY, [bytes(4)] * 40)
 WIDE = png((40, 4), 8, PNG_GREY, [bytes(40)] * 4)
 PAGE = (Path(__file__).parents[2] / "docs" / "preprocessing.md").read_text()

@@ -32,10 +32,11 @@ import re, sys
 from pathlib import Path
 from preprocessing import *
 from preprocessing.errors import ImageRejected
+from tests.preprocessing.files import imagenet
 def memory(name):
     return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 rules = DecodeRules(alpha="white", exif_orientation=True)
-spec = PreprocessingSpec.imagenet().model_copy(update={"decode": rules})
+spec = imagenet(decode=rules)
 small, data = (Path(sys.argv[1], name).read_bytes() for name in ("small", "file"))
 to_input(small, SpecPreprocessing(spec), DecodeLimits())
 Path("/proc/self/clear_refs").write_text("5")

@@ -8,6 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from preprocessing import DecodeRules, PreprocessingSpec, Resize, SpecError, SpecPreprocessing
+from tests.preprocessing.files import imagenet
 
 EXPECTED = PreprocessingSpec(
     decode=DecodeRules(exif_orientation=True, alpha="white"),
@@ -44,8 +45,8 @@ def test_yaml_and_json_give_the_same_spec_and_its_preprocessing_offers_it(tmp_pa
 def test_the_spec_of_the_page_is_the_imagenet_spec_with_every_key() -> None:
     written = yaml.safe_load(PAGE.split("```yaml\n")[1].split("```")[0])
 
-    assert PreprocessingSpec.model_validate(written) == PreprocessingSpec.imagenet()
-    assert written == PreprocessingSpec.imagenet().model_dump(mode="json")
+    assert PreprocessingSpec.model_validate(written) == imagenet()
+    assert written == imagenet().model_dump(mode="json")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from preprocessing import (
 )
 from preprocessing.errors import ImageTooLarge
 from tests.preprocessing.encoders import PNG_GREY, exif_orientation, png
-from tests.preprocessing.files import LIMITS, encoded, noise
+from tests.preprocessing.files import LIMITS, encoded, imagenet, noise
 
 OWN = """
 import numpy as np
@@ -83,4 +83,4 @@ def test_a_picture_that_would_become_a_giant_is_refused() -> None:
     tall = png((1, 150), 8, PNG_GREY, [b"\0"] * 150)
 
     with pytest.raises(ImageTooLarge):
-        trace(tall, SpecPreprocessing(PreprocessingSpec.imagenet(resize=400)), LIMITS)
+        trace(tall, SpecPreprocessing(imagenet(resize=400)), LIMITS)

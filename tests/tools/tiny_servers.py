@@ -1,11 +1,11 @@
 """Tiny real servers for the tests of the tools that apply load."""
 
-import asyncio
 import contextlib
+import itertools
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from tools.load import Target
 from tools.serving import http_request
@@ -18,58 +18,42 @@ def named(class_id: int) -> bytes:
     return json.dumps({"predictions": [{"class_id": class_id}]}).encode()
 
 
-async def converse(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: Answer, count: list[int]
-) -> None:
-    with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError), closing(writer):
-        while True:
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
-            body = await reader.readexactly(length)
-            number, count[0] = count[0], count[0] + 1
-            status, reply = answer(number, body)
-            if not status:
-                return
-            writer.write(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n" % (status, len(reply)))
-            writer.write(reply)
+class Server(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """Clients may leave at any time."""
 
 
 @contextlib.contextmanager
 def serving(answer: Answer) -> Iterator[int]:
-    """Serve from a thread on a free loopback port; status 0 closes the connection instead."""
-    started = threading.Event()
-    address: list[int] = []
-    writers: list[asyncio.StreamWriter] = []
-    loop = asyncio.new_event_loop()
-    end = asyncio.Event()
+    """Answer requests one at a time on a free loopback port; status 0 closes the connection."""
+    one_at_a_time, numbers = threading.Lock(), itertools.count()
 
-    async def serve() -> None:
-        count = [0]
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        wbufsize = -1  # head and body leave together
 
-        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            writers.append(writer)
-            await converse(reader, writer, answer, count)
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            with one_at_a_time:
+                status, reply = answer(next(numbers), body)
+            if not status:
+                self.close_connection = True
+                return
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(reply)))
+            self.end_headers()
+            self.wfile.write(reply)
 
-        server = await asyncio.start_server(accept, "127.0.0.1", 0)
-        async with server:
-            address.append(server.sockets[0].getsockname()[1])
-            started.set()
-            await end.wait()
-            server.close()
-        # Clients are gone or leave with their writers: each conversation ends by itself.
-        for writer in writers:
-            writer.close()
-        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
+        def log_message(self, *_: object) -> None: ...
 
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
-    thread.start()
-    started.wait()
-    try:
-        yield address[0]
-    finally:
-        loop.call_soon_threadsafe(end.set)
-        thread.join()
-        loop.close()
+    with Server(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def read_class(body: bytes) -> int:

@@ -37,7 +37,8 @@ from tools.benchmarks.images import WEB_MIX, mix_files
 from tools.benchmarks.importing import import_model, seeded_sources
 from tools.benchmarks.seeded import NEAR_TIE, SPEC, near_best, save_seeded_weights
 from tools.benchmarks.servers import best_prediction, raw_body
-from tools.load import Run, Target, closed_run, open_run
+from tools.benchmarks.session import this_machine
+from tools.load import Target, closed_run, open_run
 from tools.serving import ROOT, ask, http_request
 
 BUILD = ROOT / "build" / "benchmarks"
@@ -83,20 +84,10 @@ class Results:
 
 def machine() -> dict[str, object]:
     """Return what there is to measure on."""
-
-    def output(*command: str) -> str:
-        with contextlib.suppress(OSError):
-            return subprocess.run(command, capture_output=True, text=True).stdout.strip()
-        return "not installed"
-
     query = "name,memory.total,driver_version,clocks.max.sm,pcie.link.gen.max,mig.mode.current"
-    return {
-        "gpu": output("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"),
-        "cpu": output("lscpu"),
-        "cores": usable_cores(),
-        "python": sys.version.split()[0],
-        "torch": torch.__version__,
-    }
+    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
+    gpu = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return {"gpu": gpu, "torch": torch.__version__, **this_machine().model_dump(mode="json")}
 
 
 def decode_for(files: Sequence[str], seconds: float) -> int:
@@ -133,7 +124,7 @@ def seeded(architecture: str, inputs: Batch, folder: Path) -> Path:
 def network_alone(
     architecture: str, inputs: Batch, folder: Path, seconds: float
 ) -> dict[str, object]:
-    """Return images per second of a network: each call launched anew, and graphs in flight."""
+    """Return images per second of a network, as the service runs it, with copies both ways."""
     import torchvision
     from safetensors.torch import load_file
 
@@ -153,8 +144,7 @@ def network_alone(
                 {
                     "precision": precision,
                     "batch": size,
-                    "eager_per_s": round(size * _eager_rate(program, batch, seconds), 1),
-                    "in_flight_per_s": round(size * _in_flight_rate(program, batch, seconds), 1),
+                    "images_per_s": round(size * _batches_per_s(program, batch, seconds), 1),
                     "peak_mb": torch.cuda.max_memory_allocated() >> 20,
                 }
             )
@@ -163,22 +153,7 @@ def network_alone(
     return {"weights_mb": weights.stat().st_size >> 20, "rates": rates}
 
 
-def _eager_rate(program: Program, batch: Batch, seconds: float) -> float:
-    """Return batches per second, without copies."""
-    pixels = torch.from_numpy(batch).to(program.device)
-    for _ in range(3):
-        program.run(pixels)
-    torch.cuda.synchronize()
-    count, begun = 0, time.perf_counter()
-    while time.perf_counter() - begun < seconds:
-        program.run(pixels)
-        torch.cuda.synchronize()
-        count += 1
-    return count / (time.perf_counter() - begun)
-
-
-def _in_flight_rate(program: Program, batch: Batch, seconds: float) -> float:
-    """Return batches per second as the service runs them, with copies both ways."""
+def _batches_per_s(program: Program, batch: Batch, seconds: float) -> float:
     plan = Plan(
         engine="torch",
         streams=GPU_STREAMS,
@@ -267,24 +242,9 @@ def service(artifact: Artifact, lock: Path, seconds: float) -> dict[str, object]
             "engine": json.loads(card)["engine"],
             "ready_s": server.ready_s,
             "memory_mb": server.memory_mb(),
-            "runs": [_run_as_json(run) for run in runs],
+            "runs": [run.in_words() for run in runs],
             "stages": [line for line in metrics.splitlines() if "stage" in line and "_sum" in line],
         }
-
-
-def _run_as_json(run: Run) -> dict[str, object]:
-    return {
-        "rate_per_s": run.rate_per_s,
-        "connections": run.connections,
-        "answered_per_s": round(run.answered_per_s, 1),
-        "percentiles_ms": {
-            percent: round(run.percentile_ms(percent), 2)
-            for percent in (50, 95, 99)
-            if run.latencies_ms
-        },
-        "failed": run.failed,
-        "wrong": run.wrong,
-    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

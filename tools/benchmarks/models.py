@@ -4,7 +4,6 @@
 the one that measures, and prints the path of the workload file.
 """
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -12,13 +11,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from pydantic import ValidationError
 
 from tools.benchmarks.images import DIGITS_MIX, mix_files
 from tools.benchmarks.importing import import_model, output_of, seeded_sources
 from tools.benchmarks.peers.common import Classifier
 from tools.benchmarks.seeded import NEAR_TIE, near_best, save_seeded_weights
 from tools.benchmarks.session import BenchmarkError
-from tools.benchmarks.workload import InputMaker, Workload, read_workload, write_workload
+from tools.benchmarks.workload import Workload, read_workload
 from tools.serving import ROOT
 
 BUILD = ROOT / "build" / "benchmarks"
@@ -46,7 +46,7 @@ def make_workload(model: str, mix: str) -> Path:
     try:
         if read_workload(path).made_from == made_from:
             return path
-    except (FileNotFoundError, TypeError, KeyError):
+    except (FileNotFoundError, ValidationError):
         pass  # absent, or written by another version
     path.parent.mkdir(parents=True, exist_ok=True)
     architecture, _, precision = model.rpartition("-")
@@ -65,7 +65,7 @@ def make_workload(model: str, mix: str) -> Path:
     )
     if mix == DIGITS_MIX:
         preprocessing = f"{EXAMPLE}/preprocessing.py:DigitsPreprocessing"
-        workload = dataclasses.replace(workload, preprocessing=preprocessing)
+        workload = workload.model_copy(update={"preprocessing": preprocessing})
         sources: dict[str, object] = {
             "--network": f"{EXAMPLE}/network.py:build",
             "--weights": f"{EXAMPLE}/weights.safetensors",
@@ -76,13 +76,14 @@ def make_workload(model: str, mix: str) -> Path:
         weights = folder / f"{mix}.safetensors"
         sources = seeded_sources(architecture, weights, folder)
         if not weights.exists():
-            to_input = InputMaker(workload.preprocessing)
+            to_input = workload.input_maker()
             pixels = np.stack([to_input(data) for data in workload.images()])
             save_seeded_weights(architecture, pixels, weights)
     engine = _import(workload, precision, sources)
-    workload = dataclasses.replace(workload, engine=str(engine))
+    workload = workload.model_copy(update={"engine": str(engine)})
     accepted = tuple(_accepted(workload, NEAR_TIE[precision]))
-    write_workload(dataclasses.replace(workload, accepted=accepted), path)
+    workload = workload.model_copy(update={"accepted": accepted})
+    path.write_text(workload.model_dump_json(indent=1) + "\n")
     return path
 
 

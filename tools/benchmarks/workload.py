@@ -1,12 +1,13 @@
 """A model, its engine and the right answers, as the file that every server under test reads."""
 
-import json
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict
 
 from preprocessing import (
     DecodeLimits,
@@ -22,8 +23,7 @@ WORKLOAD_VARIABLE = "BENCHMARK_WORKLOAD"
 Array = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Workload:
+class Workload(BaseModel):
     """What every server under test serves.
 
     Attributes:
@@ -40,6 +40,8 @@ class Workload:
         made_from: Digest of the sources that made it.
     """
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     model: str
     engine: str
     precision_hint: str
@@ -55,38 +57,23 @@ class Workload:
         """Return the bytes of each file."""
         return [Path(file).read_bytes() for file in self.files]
 
-    def input_maker(self) -> "InputMaker":
-        """Return the model's preprocessing, ready to use."""
-        return InputMaker(self.preprocessing)
+    def input_maker(self) -> Callable[[bytes], Array]:
+        """Return what makes the uint8 input (H, W, C) of a file.
 
-
-class InputMaker:
-    """The model's preprocessing: this project's own, so that all servers infer the same pixels."""
-
-    def __init__(self, preprocessing: str) -> None:
-        file, _, name = preprocessing.partition(":")
-        self._limits = DecodeLimits()
-        self._preprocessing = (
+        It is this project's own preprocessing, so that all servers infer the same pixels.
+        """
+        file, _, name = self.preprocessing.partition(":")
+        preprocessing = (
             load_preprocessing(ROOT / file, name)
             if name
             else SpecPreprocessing(PreprocessingSpec.model_validate_json(Path(file).read_bytes()))
         )
-
-    def __call__(self, data: bytes) -> Array:
-        """Return the uint8 input (H, W, C) of a file."""
-        return to_input(data, self._preprocessing, self._limits)
-
-
-def write_workload(workload: Workload, path: Path) -> None:
-    """Write as JSON."""
-    path.write_text(json.dumps(asdict(workload), indent=1) + "\n")
+        return partial(to_input, preprocessing=preprocessing, limits=DecodeLimits())
 
 
 def read_workload(path: Path) -> Workload:
-    """Read from JSON; an unknown or missing key is a TypeError."""
-    fields = json.loads(path.read_text())
-    accepted = tuple(tuple(classes) for classes in fields.pop("accepted"))
-    return Workload(**{**fields, "files": tuple(fields["files"]), "accepted": accepted})
+    """Read from JSON; raise pydantic's ValidationError where another version wrote it."""
+    return Workload.model_validate_json(path.read_bytes())
 
 
 def workload_from_environment() -> Workload:

@@ -21,7 +21,7 @@ from tools.benchmarks.presets import Case, Preset
 from tools.benchmarks.seeded import near_best
 from tools.benchmarks.servers import NULL, SERVERS, best_output
 from tools.benchmarks.session import Visit, read_session
-from tools.benchmarks.workload import Workload, write_workload
+from tools.benchmarks.workload import Workload
 from tools.serving import RunningServer, ServerFailed
 
 CASE = Case(model="none", mix=DIGITS_MIX, low_rate_per_s=50)
@@ -46,8 +46,9 @@ def workload(tmp_path: Path) -> Path:
         files=(str(image),),
         accepted=((0,),),
     )
-    write_workload(found, tmp_path / "workload.json")
-    return tmp_path / "workload.json"
+    path = tmp_path / "workload.json"
+    path.write_text(found.model_dump_json())
+    return path
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from tools.benchmarks.report import (
     generated_part,
     server_row,
 )
-from tools.benchmarks.session import CaseResult, stored_sessions
+from tools.benchmarks.session import stored_sessions
 from tools.load import HighestRate, Run
 
 
@@ -26,58 +26,46 @@ def at_5_per_s(*latencies_ms: float, **changes: object) -> Run:
     return run(**{**given, **changes})
 
 
-def cells(result: CaseResult, server: str) -> dict[str, str]:
-    return dict(zip(HEADER, server_row(result, server), strict=True))
-
-
 def test_a_row_has_medians_over_rounds_with_the_extremes() -> None:
-    rounds = [
-        visit("peer", closed(answers), round=index, ready_s=ready_s, memory_mb=100.0)
-        for index, (answers, ready_s) in enumerate([(10, 2.0), (40, 1.0), (20, 4.0)])
-    ]
-
-    row = cells(case_result(*rounds), "peer")
-
-    assert row["saturated /s"] == "20.0 (10.0–40.0)"
-    assert row["start s"] == "2.0 (1.0–4.0)"
-    assert row["memory MB"] == "100"
-
-
-def test_throughput_is_divided_by_the_limit_of_the_same_visit() -> None:
-    # 1 of 2/s and 6 of 8/s: a half and three quarters, each within its round.
-    rounds = [
-        visit("peer", closed(1), limit=limit(), round=0),
-        visit("peer", closed(6), limit=limit(latencies_ms=(1.0,) * 8), round=1),
-    ]
-
-    assert cells(case_result(*rounds), "peer")["÷ limit"] == "0.62 (0.50–0.75)"
-
-
-def test_the_added_latency_is_that_over_one_caller_at_the_same_rate_and_round() -> None:
-    # 9 ms of 4 ms and 9 ms of 7 ms; back to back the calls take 1 ms.
+    # One caller at 5/s takes 4 ms in one round and 7 ms in the other; back to back it takes 1 ms.
     limits = (
         limit(rate_per_s=5.0, latencies_ms=(4.0,), round=0),
         limit(rate_per_s=5.0, latencies_ms=(7.0,), round=1),
         limit(latencies_ms=(1.0,), round=0),
     )
-    rounds = [visit("peer", closed(1), at_5_per_s(9.0), round=index) for index in (0, 1)]
-
-    row = cells(case_result(*rounds, limits=limits), "peer")
-
-    assert row["added ms"] == "3.5 (2.0–5.0)"
-    assert row["p50 / p99 ms"] == "9.0 / 9.0"
-
-
-def test_failures_and_wrong_answers_of_all_whole_runs_are_in_the_row() -> None:
-    runs = (
-        closed(3, failed={"429": 2}),
-        at_5_per_s(1.0, wrong=1, failed={"lost": 1}),
-        run(given_up=True, failed={"500": 9}),
+    first = visit(
+        "peer",
+        closed(1, failed={"429": 2}),
+        at_5_per_s(9.0, wrong=1),
+        limit=limit(),
+        ready_s=2.0,
+        memory_mb=100.0,
+        highest=HighestRate(passed_per_s=100, failed_per_s=106, arrivals=350),
+    )
+    given_up = run(given_up=True, failed={"500": 9})
+    second = visit(
+        "peer",
+        *(closed(6), at_5_per_s(9.0, failed={"lost": 1}), given_up),
+        limit=limit(latencies_ms=(1.0,) * 8),
+        round=1,
+        ready_s=1.0,
+        memory_mb=100.0,
     )
 
-    row = cells(case_result(visit("peer", *runs)), "peer")
+    row = server_row(case_result(first, second, limits=limits), "peer")
 
-    assert (row["failed"], row["wrong"]) == ("3", "1")
+    assert dict(zip(HEADER, row, strict=True)) == {
+        "server": "peer",
+        "saturated /s": "3.5 (1.0–6.0)",
+        "÷ limit": "0.62 (0.50–0.75)",  # 1 of 2/s and 6 of 8/s, each within its round
+        "highest rate": "100 (failed at 106)",
+        "p50 / p99 ms": "9.0 / 9.0",
+        "added ms": "3.5 (2.0–5.0)",
+        "start s": "1.5 (1.0–2.0)",
+        "memory MB": "100",
+        "failed": "3",
+        "wrong": "1",
+    }
 
 
 def test_a_server_that_failed_is_a_row_with_its_reason() -> None:
@@ -90,11 +78,9 @@ def test_a_server_that_failed_is_a_row_with_its_reason() -> None:
 
 
 def test_a_highest_rate_stands_beside_the_rate_that_failed() -> None:
-    found = HighestRate(passed_per_s=100, failed_per_s=106, arrivals=350)
     few = HighestRate(passed_per_s=0, failed_per_s=4.2, arrivals=42)
     endless = HighestRate(passed_per_s=90, failed_per_s=None, arrivals=400)
 
-    assert bracket(found) == "100 (failed at 106)"
     assert bracket(few) == "0 (failed at 4.2, 42 arrivals)"
     assert bracket(endless) == "90 (none failed)"
 
