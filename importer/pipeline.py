@@ -171,7 +171,8 @@ def import_model(
             activation=activation_of(model, pixels, options.activation),
             threshold=options.threshold,
         )
-        judge(check_activation(logits, outputs.activation, asked=options.activation))
+        asked = options.activation or model.activation
+        judge(check_activation(logits, outputs.activation, asked=asked))
         check_label_count(named.labels, logits.shape[1], outputs.activation)
         if given is not None:
             tolerance = options.gate_fp32_tolerance

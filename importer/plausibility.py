@@ -190,22 +190,33 @@ def constant_logits(logits: Logits, inputs: Batch) -> Finding | None:
     )
 
 
-def output_kind(
-    outputs: npt.NDArray[np.floating],
-) -> Literal["unit-interval", "probabilities", "log-probabilities", "logits"]:
+OutputKind = Literal[
+    "unit-interval", "probabilities", "percentages", "log-probabilities", "negative", "logits"
+]
+
+
+def output_kind(outputs: npt.NDArray[np.floating]) -> OutputKind:
     """Say what rows of numbers (n, classes) look like.
 
-    "probabilities": all in [0, 1], each of several to a row, and each row sums to 1.
+    "probabilities", "percentages": none below 0, several to a row, and each row sums to 1 or 100.
     "unit-interval": all in [0, 1] without that, as a sigmoid makes them.
     "log-probabilities": none above 0, and the exponentials of each row sum to 1.
+    "negative": none above 0 without that, as a logsigmoid makes them.
     """
     rows = outputs.astype(np.float64)
-    if rows.shape[1] > 1 and rows.max() <= 0 and _sum_to_one(np.exp(rows)):
-        return "log-probabilities"
-    # Logits of dead or untrained networks are all zero: no sigmoid gives that.
-    if rows.min() < 0 or rows.max() > 1 or not rows.any():
+    several = rows.shape[1] > 1
+    # Logits of dead or untrained networks are all zero: neither softmax nor sigmoid gives that.
+    if not rows.any():
         return "logits"
-    return "probabilities" if rows.shape[1] > 1 and _sum_to_one(rows) else "unit-interval"
+    if rows.max() <= 0:
+        return "log-probabilities" if several and _sum_to_one(np.exp(rows)) else "negative"
+    if rows.min() < 0:
+        return "logits"
+    if several and _sum_to_one(rows):
+        return "probabilities"
+    if several and _sum_to_one(rows / 100):
+        return "percentages"
+    return "unit-interval" if rows.max() <= 1 else "logits"
 
 
 def _sum_to_one(rows: npt.NDArray[np.float64]) -> bool:
@@ -218,7 +229,7 @@ def check_activation(logits: Logits, activation: str, *, asked: str | None) -> F
     Args:
         logits: These outputs, if they are logits.
         activation: What would be applied to them.
-        asked: What the operator said of them; None: nothing.
+        asked: What the operator, or the end of a finished graph, said of them; None: nothing.
 
     Returns:
         Where a sigmoid was asked for, and the outputs look as if one had been applied already.
@@ -235,15 +246,21 @@ def check_activation(logits: Logits, activation: str, *, asked: str | None) -> F
             "--activation sigmoid (a logit; with two labels it is that of the second), or "
             "--activation none (a score)"
         )
-    if kind == "probabilities" and activation != "none":
+    if kind in ("probabilities", "percentages") and activation != "none":
         raise ImportRefused(
-            "network: its outputs on the golden images are probabilities, expected logits; leave "
+            f"network: its outputs on the golden images are {kind}, expected logits; leave "
             f"its softmax out, else the service would apply another one, or {as_they_are}"
         )
     if kind == "log-probabilities" and activation == "sigmoid":
         raise ImportRefused(
             "network: its outputs on the golden images are log-probabilities, whose softmax gives "
             f"the probabilities; leave --activation sigmoid out, or {as_they_are}"
+        )
+    if kind == "negative" and asked is None:
+        raise ImportRefused(
+            "network: none of its outputs on the golden images is above 0; if it ends in a "
+            "logsigmoid, leave that out and add --activation sigmoid; if they are logits, or "
+            f"negative distances, add --activation softmax; or {as_they_are}"
         )
     in_unit_interval = (
         "network: its outputs all lie in [0, 1] and no row sums to 1, so it seems to end in a "
