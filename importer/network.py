@@ -336,7 +336,7 @@ def _last_operations(network: nn.Module, pixels: torch.Tensor) -> tuple[str, str
     """Return the operation that made a network's output and the one before; empty: unknown."""
     made: Any = WeakIdKeyDictionary()  # tensor → the last operations that made it, the latest first
 
-    class Watch(TorchDispatchMode):
+    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not declare it
         def __torch_dispatch__(
             self, function: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
@@ -351,7 +351,7 @@ def _last_operations(network: nn.Module, pixels: torch.Tensor) -> tuple[str, str
 
     # What runs alone may fail while it is watched; then nothing is known. A copy: networks may
     # change their input in place.
-    with torch.inference_mode(), contextlib.suppress(Exception), Watch():
+    with torch.inference_mode(), contextlib.suppress(Exception), Watch():  # type: ignore[no-untyped-call]
         found = made.get(network(pixels.clone()), ())
         return (*found, "", "")[0], (*found, "", "")[1]
     return "", ""
