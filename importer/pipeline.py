@@ -211,8 +211,9 @@ def import_model(
         )
         right, labelled = count_right(answers, class_ids)
         reproduced = None if given is None else len(images)
+        meaning = outputs.in_words(logits.shape[1], labels)
         proof = what_the_proof_rests_on(
-            right, labelled, reproduced=reproduced, accepted=options.accept
+            right, labelled, meaning=meaning, reproduced=reproduced, accepted=options.accept
         )
 
         # 4. Which engines give the same answers, and how fast.

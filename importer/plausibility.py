@@ -38,9 +38,9 @@ BATCH_TOLERANCE = 1e-3
 SAME_LOGITS = 1e-3
 """Range of a logit over the images ÷ standard deviation of the logits of one image. Trained
 networks have 8 and more, networks with random weights rarely less than 1e-3."""
-PAIRED_IMAGES = 8
+PAIRED_IMAGES = 4
 """Images that also run together in one batch. One pair would do to see batch normalisation in
-training mode; eight also see what depends on the position."""
+training mode; four also see what depends on the position."""
 SUM_TOLERANCE = 1e-3
 """Probabilities of 1000 classes rounded to half precision still sum to 1 within this."""
 
@@ -191,7 +191,7 @@ def constant_logits(logits: Logits, inputs: Batch) -> Finding | None:
 
 
 OutputKind = Literal[
-    "unit-interval", "probabilities", "percentages", "log-probabilities", "negative", "logits"
+    "unit-interval", "probabilities", "percentages", "log-probabilities", "log-sigmoids", "logits"
 ]
 
 
@@ -201,15 +201,18 @@ def output_kind(outputs: npt.NDArray[np.floating]) -> OutputKind:
     "probabilities", "percentages": none below 0, several to a row, and each row sums to 1 or 100.
     "unit-interval": all in [0, 1] without that, as a sigmoid makes them.
     "log-probabilities": none above 0, and the exponentials of each row sum to 1.
-    "negative": none above 0 without that, as a logsigmoid makes them.
+    "log-sigmoids": none above 0 without that, and the best of half the rows log ½ or more. Of
+        logits trained with a softmax the best is above 0: their sum hardly moves in training.
     """
     rows = outputs.astype(np.float64)
     several = rows.shape[1] > 1
     # Logits of dead or untrained networks are all zero: neither softmax nor sigmoid gives that.
     if not rows.any():
         return "logits"
-    if rows.max() <= 0:
-        return "log-probabilities" if several and _sum_to_one(np.exp(rows)) else "negative"
+    if rows.max() <= 0 and several and _sum_to_one(np.exp(rows)):
+        return "log-probabilities"
+    if rows.max() <= 0 and np.median(rows.max(axis=1)) >= np.log(0.5):
+        return "log-sigmoids"
     if rows.min() < 0:
         return "logits"
     if several and _sum_to_one(rows):
@@ -256,11 +259,11 @@ def check_activation(logits: Logits, activation: str, *, asked: str | None) -> F
             "network: its outputs on the golden images are log-probabilities, whose softmax gives "
             f"the probabilities; leave --activation sigmoid out, or {as_they_are}"
         )
-    if kind == "negative" and asked is None:
+    if kind == "log-sigmoids" and asked is None:
         raise ImportRefused(
-            "network: none of its outputs on the golden images is above 0; if it ends in a "
-            "logsigmoid, leave that out and add --activation sigmoid; if they are logits, or "
-            f"negative distances, add --activation softmax; or {as_they_are}"
+            "network: none of its outputs on the golden images is above 0, as after a logsigmoid; "
+            "leave that out and add --activation sigmoid; if they are logits, or negative "
+            f"distances, add --activation softmax; or {as_they_are}"
         )
     in_unit_interval = (
         "network: its outputs all lie in [0, 1] and no row sums to 1, so it seems to end in a "
@@ -429,13 +432,14 @@ def _at_least(hits: int, trials: int, probability: float) -> float:
 
 
 def what_the_proof_rests_on(
-    right: int, labelled: int, *, reproduced: int | None, accepted: Sequence[str]
+    right: int, labelled: int, *, meaning: str, reproduced: int | None, accepted: Sequence[str]
 ) -> tuple[str, ...]:
     """Say in words what is proven of an import, and what is not.
 
     Args:
         right: Labelled golden images that the reference answers right.
         labelled: All labelled golden images.
+        meaning: What an answer holds, in words.
         reproduced: Golden images whose numbers of the notebook are reproduced; None: not given.
         accepted: Findings that were accepted.
     """
@@ -444,8 +448,8 @@ def what_the_proof_rests_on(
         if labelled
         else "no golden image is labelled: that the labels are in the right order and the "
         "preprocessing is the one of the training is unproven",
-        "no --reference: that the notebook's numbers are these is unproven "
-        "(python -m importer.notebook shows how to save them)"
+        f"no --reference: that the notebook's numbers are these ({meaning}) is unproven; "
+        "python -m importer.notebook shows how to save them"
         if reproduced is None
         else f"the notebook's numbers are reproduced on {reproduced} golden images",
     ]

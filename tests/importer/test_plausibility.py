@@ -148,8 +148,8 @@ HALF = np.exp(np.linspace(0, 5, 1000)) / np.exp(np.linspace(0, 5, 1000)).sum()
         ([HALF.astype(np.float16)], "probabilities"),  # rounded, they sum to 1.00003
         (np.log(HALF)[np.newaxis], "log-probabilities"),
         ([[62.5, 37.5], [0.0, 100.0]], "percentages"),
-        ([[-3.0, -4.0], [-2.0, -0.5]], "negative"),
-        ([[-3.0, -4.0], [-2.0, 0.5]], "logits"),
+        ([[-0.1, -4.0], [-2.0, -0.5]], "log-sigmoids"),
+        ([[-3.0, -4.0], [-2.0, -0.5]], "logits"),
         ([[0.0, 0.0], [0.0, 0.0]], "logits"),
     ],
 )
