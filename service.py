@@ -38,6 +38,7 @@ with compat.one_line_errors():
     record = read_record(model_root)
 configure_logging(settings.log_format)
 compat.prepare_process(settings.keep_alive_s)
+startup.STEP_LISTENERS.append(compat.tell_supervisor_step)
 
 cores = usable_cores()
 for_gpu = record is not None and record.for_gpu
@@ -105,6 +106,11 @@ class ModelRunner:
     def plan(self) -> dict[str, Any]:
         """Return the plan by which the network runs, as JSON."""
         return self.executor.plan.model_dump(mode="json")
+
+    @bentoml.api
+    def start_steps(self) -> list[tuple[str, float, float]]:
+        """Return `startup.START_STEPS` of this process."""
+        return startup.START_STEPS
 
 
 @bentoml.service(

@@ -128,6 +128,8 @@ METRICS = "PROMETHEUS_MULTIPROC_DIR"
 """Environment variable that BentoML sets for the workers: the folder of the server's metrics."""
 START_FAILURE = "start-failure"
 """File in that folder in which a worker says why it cannot start."""
+START_STEP = "start-step"
+"""File in that folder that holds the step at which a worker that starts is."""
 
 
 def prepare_process(keep_alive_s: float) -> None:
@@ -240,9 +242,18 @@ def _stop_server(error: Exception) -> NoReturn:
     os._exit(1)
 
 
+def tell_supervisor_step(name: str) -> None:
+    """Call when a step of the start begins: who asks meanwhile is told, see `StandIn`."""
+    if _has_supervisor():
+        with suppress(OSError):  # a full disk
+            Path(os.environ[METRICS], START_STEP).write_text(name, encoding="utf-8")
+
+
 def tell_supervisor_ready() -> None:
     """Call in an API process that is about to accept requests: its supervisor need not."""
     if _has_supervisor():
+        with suppress(OSError):
+            Path(os.environ[METRICS], START_STEP).unlink(missing_ok=True)
         os.kill(os.getppid(), signal.SIGUSR2)
 
 
@@ -333,7 +344,7 @@ def supervise(supervisor: type[Any]) -> None:
                 return self.manage_watchers()
 
         def started(future: Any) -> None:
-            stand_in.open(self.sockets[LISTENING_SOCKET])
+            stand_in.open(self.sockets[LISTENING_SOCKET], failure.with_name(START_STEP))
             checks = self.ctrl.caller
             checks.stop()
             checks.callback, checks.callback_time = check, CHECK_EVERY_MS
@@ -378,9 +389,9 @@ def supervise(supervisor: type[Any]) -> None:
     supervisor.start, supervisor.stop = start, stop
 
 
-def _refusal() -> bytes:
+def _refusal(state: str) -> bytes:
     request_id = uuid.uuid4().hex
-    message = "the service starts or stops; try again later"
+    message = f"the service {state}; try again later"
     detail = ErrorDetail(code=NotReady.code, message=message, request_id=request_id)
     body = ErrorAnswer(error=detail).model_dump_json()
     head = (
@@ -405,13 +416,20 @@ class StandIn:
 
     def __init__(self) -> None:
         self._listening: socket.socket | None = None
+        self._step: Path | None = None
         self._needed = True
         self._until_the_end = False
         self._answers: set[asyncio.Task[None]] = set()
 
-    def open(self, listening: socket.socket) -> None:
-        """Take the socket that the API processes share, and begin unless one of them is ready."""
+    def open(self, listening: socket.socket, step: Path) -> None:
+        """Begin, unless an API process is ready.
+
+        Args:
+            listening: The socket that the API processes share.
+            step: File with the name of the step at which the start is, where it is known.
+        """
         listening.setblocking(False)
+        self._step = step
         self._listening = listening
         self._loop = asyncio.get_running_loop()
         if self._needed:
@@ -439,8 +457,16 @@ class StandIn:
         connection.setblocking(False)
         with connection, suppress(OSError, TimeoutError):
             async with asyncio.timeout(REFUSAL_TIMEOUT_S):
-                await self._loop.sock_sendall(connection, _refusal())
+                await self._loop.sock_sendall(connection, _refusal(self._state()))
                 connection.shutdown(socket.SHUT_WR)
                 # To close it with data unread would reset it, and the answer could be lost.
                 while await self._loop.sock_recv(connection, 65_536):
                     pass
+
+    def _state(self) -> str:
+        if self._until_the_end:
+            return "stops"
+        try:
+            return f"starts ({self._step.read_text('utf-8')})" if self._step else "starts"
+        except OSError:
+            return "starts"

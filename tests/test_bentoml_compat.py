@@ -152,7 +152,9 @@ def test_a_process_that_circus_forgets_is_told_of_all_the_same(
     ]
 
 
-def test_the_stand_in_answers_503_until_an_api_process_is_ready() -> None:
+def test_the_stand_in_answers_503_until_an_api_process_is_ready(tmp_path: Path) -> None:
+    step = tmp_path / "step"
+    step.write_text("load")
     length = 300_000
     request = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % length + bytes(length)
 
@@ -168,13 +170,14 @@ def test_the_stand_in_answers_503_until_an_api_process_is_ready() -> None:
         with socket.create_server(("127.0.0.1", 0)) as listening:
             port = listening.getsockname()[1]
             stand_in = StandIn()
-            stand_in.open(listening)
+            stand_in.open(listening, step)
             answers = list(await asyncio.gather(*(ask(port) for _ in range(5))))
             stand_in.end_soon()
             await asyncio.sleep(0)
             asking = asyncio.create_task(ask(port))
             await asyncio.sleep(0.05)
             left_alone = not asking.done()
+            step.unlink()
             stand_in.begin()
             return [*answers, await asking], left_alone
 
@@ -187,6 +190,7 @@ def test_the_stand_in_answers_503_until_an_api_process_is_ready() -> None:
         assert b"\r\nConnection: close" in head
         assert b"\r\nRetry-After: 1" in head
         assert json.loads(body)["error"]["code"] == "not_ready"
+    assert [b"starts (load);" in answer for answer in answers] == [True] * 5 + [False]
 
 
 def asgi_of(service_class: type[Any]) -> Any:

@@ -155,6 +155,7 @@ class SloCertificate(FrozenModel):
     """One measurement of the whole service, over HTTP, with open-loop Poisson arrivals.
 
     Attributes:
+        schema_version: Of the file.
         measured_at: ISO 8601, UTC.
         commit: Of the program, with "-dirty" where files differed from it; None outside git.
         machine: It was measured on; server and load generator shared its cores.

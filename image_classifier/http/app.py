@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -38,6 +39,7 @@ from image_classifier.http.schemas import (
     ModelCard,
     ModelReference,
     describe_answer,
+    describe_fields,
     error_responses,
 )
 from image_classifier.http.ui import page_router
@@ -147,13 +149,19 @@ def create_app(settings: Settings, lock: ModelLock) -> FastAPI:
             operation_id=operation_id,
             tags=["Classify"],
             response_model=ClassifyAnswer,
+            response_description="The predictions.",
             responses=error_responses(),
             # By hand: FastAPI's own parameters would read the body before the handler runs.
             openapi_extra=_classify_request(top_k),
         )
 
     @app.head("/model", include_in_schema=False)
-    @app.get("/model", tags=["Operate"], responses=error_responses("not_ready", INTERNAL_ERROR))
+    @app.get(
+        "/model",
+        tags=["Operate"],
+        response_description="The model.",
+        responses=error_responses("not_ready", INTERNAL_ERROR),
+    )
     async def describe_model() -> ModelCard:
         """Describe the loaded model, with the certificates of its engine."""
         artifact, runner = app.state.artifact, app.state.classifier.runner
@@ -161,9 +169,14 @@ def create_app(settings: Settings, lock: ModelLock) -> FastAPI:
         topology = "runner" if runner.executor is None else "embedded"
         return ModelCard.of(lock, artifact, engine, topology)
 
-    @app.get("/metrics", tags=["Operate"], response_class=Response)
+    @app.get(
+        "/metrics",
+        tags=["Operate"],
+        response_class=PlainTextResponse,
+        response_description="All metrics of this server.",
+    )
     def expose_metrics() -> Response:
-        """Return Prometheus metrics."""
+        """Return metrics in the text format of Prometheus."""
         return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
     @app.head("/", include_in_schema=False)
@@ -186,6 +199,7 @@ def create_app(settings: Settings, lock: ModelLock) -> FastAPI:
         # The number of classes and the kind of answer are known once the model is loaded.
         top_k["maximum"] = app.state.classifier.num_classes
         document = FastAPI.openapi(app)
+        describe_fields(document)
         describe_answer(document, app.state.classifier.outputs)
         document["paths"].update(PROBES)
         return document

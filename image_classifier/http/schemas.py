@@ -1,5 +1,6 @@
 """All JSON the service sends, as pydantic models, and the table of its errors."""
 
+import re
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -76,45 +77,72 @@ ERRORS = {
 
 
 class ErrorDetail(BaseModel):
-    """What went wrong with one request."""
+    """What went wrong with one request.
 
-    code: str = Field(description="Stable; match on this.")
-    message: str = Field(description="For people; may change.")
+    Attributes:
+        code: Stable; match on this.
+        message: For people; may change.
+        request_id: That of the `X-Request-Id` header, or one made for the request.
+    """
+
+    code: str
+    message: str
     request_id: str
 
 
 class ErrorAnswer(BaseModel):
-    """The body of every error."""
+    """The body of every error.
+
+    Attributes:
+        error: What went wrong.
+    """
 
     error: ErrorDetail
 
 
 class ModelReference(BaseModel):
-    """The model that answered."""
+    """The model that answered.
+
+    Attributes:
+        tag: Its name and version.
+        digest: sha256 of its manifest, and through it of all that decides an answer.
+    """
 
     tag: str
-    digest: str = Field(description="sha256 of the model's manifest.")
+    digest: str
 
 
 class ClassifyAnswer(BaseModel):
-    """The predictions for one image."""
+    """The predictions for one image.
 
-    predictions: tuple[Prediction | Score, ...] = Field(
-        description="Most probable first: predictions with a probability, or, where the model has "
-        "no activation, with a score. `/model` says in `answer` what the numbers are."
-    )
-    threshold: float | None = Field(
-        default=None,
-        exclude_if=lambda value: value is None,
-        description="Of a model with a threshold: the labels in `predictions` are those that reach "
-        "it, perhaps none.",
-    )
+    Attributes:
+        predictions: Most probable first: predictions with a probability, or, where the model has
+            no activation, with a score. `/model` says in `answer` what the numbers are.
+        threshold: Of a model with a threshold: the labels in `predictions` are those that reach
+            it, perhaps none.
+        model: The model that answered.
+        request_id: That of the `X-Request-Id` header, or one made for the request.
+    """
+
+    predictions: tuple[Prediction | Score, ...]
+    threshold: float | None = Field(default=None, exclude_if=lambda value: value is None)
     model: ModelReference
     request_id: str
 
 
 class EngineCard(BaseModel):
-    """The engine that runs, its certificate, and the plan it follows."""
+    """The engine that runs, its certificate, and the plan it follows.
+
+    Attributes:
+        name: Kind and precision, e.g. "openvino-int8".
+        precision: The numbers are computed in.
+        certificate: The proof that it gives the reference's answers.
+        streams: Batches that run at a time.
+        threads: Threads of all streams together.
+        batch_sizes: Shapes that are compiled; other batches are split into these.
+        single_stream: Whether a second copy with all threads answers requests that arrive alone.
+        service_time_ms: Milliseconds per image at full load.
+    """
 
     name: str
     precision: str
@@ -142,7 +170,24 @@ class EngineCard(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """The model a process has loaded, with the proof that it gives the trained one's answers."""
+    """The model a process has loaded, with the proof that it gives the trained one's answers.
+
+    Attributes:
+        model: Its tag and digest.
+        name: The part of the tag before the version.
+        labels: In the order of the logits.
+        architecture: The network and its arguments; null for a finished graph.
+        input: What the network takes.
+        preprocessing: How a file becomes an input.
+        outputs: What the logits mean.
+        answer: What an answer holds, in words.
+        golden_samples: Number of images the proof was made with.
+        reference: "given": logits of the researcher's notebook; "torch": those of torch at import.
+        versions: Version, at import, of each library the numbers depend on.
+        engine: The engine that runs.
+        topology: "embedded": the network runs in this process; "runner": in one of its own.
+        slo: The rate some machine sustains; null where it was not measured.
+    """
 
     model: ModelReference
     name: str
@@ -151,7 +196,7 @@ class ModelCard(BaseModel):
     input: InputSpec
     preprocessing: PreprocessingEntry
     outputs: Outputs
-    answer: str = Field(description="What an answer holds, in words.")
+    answer: str
     golden_samples: int
     reference: str
     versions: dict[str, str]
@@ -173,6 +218,21 @@ class ModelCard(BaseModel):
                 "slo": artifact.slo,
             }
         )
+
+
+_ATTRIBUTE = re.compile(r"^ {4}(\w+(?:, \w+)*): ((?:.|\n {8}|\n\n {8})+)", re.MULTILINE)
+
+
+def describe_fields(document: dict[str, Any]) -> None:
+    """Move what docstrings say of attributes to the fields of the OpenAPI document's schemas."""
+    for schema in document["components"]["schemas"].values():
+        whole, _, attributes = schema.get("description", "").partition("\n\nAttributes:\n")
+        for names, text in _ATTRIBUTE.findall(attributes):
+            for name in names.split(", "):
+                if name in schema["properties"]:
+                    schema["properties"][name]["description"] = " ".join(text.split())
+        if whole:
+            schema["description"] = whole
 
 
 REQUEST_ID_EXAMPLE = "6f1c1f0d3c5b4f0f9d6a0a3d5a1b2c3d"

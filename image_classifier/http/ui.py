@@ -125,13 +125,14 @@ def page_router(
     @router.get("/api/start")
     async def describe_start(request: Request) -> dict[str, Any]:
         process = psutil.Process()
-        began_at = process.create_time()
+        elsewhere = await request.app.state.classifier.runner.start_steps()
+        steps = [(*step, "") for step in START_STEPS] + [(*it, "ModelRunner") for it in elsewhere]
+        began_at = min([process.create_time(), *(begin for _, begin, *_ in steps)])
         return {
             "process": process.pid,
             "uptime_s": time.time() - began_at,
-            "steps": [(name, begin - began_at, seconds) for name, begin, seconds in START_STEPS],
+            "steps": [(name, begin - began_at, *rest) for name, begin, *rest in steps],
             "lines": list(recent.lines),
-            "runner_elsewhere": request.app.state.classifier.runner.executor is None,
         }
 
     @router.get("/api/live")

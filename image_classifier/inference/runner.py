@@ -24,6 +24,8 @@ STALLED_S = 8.0
 default (CLASSIFIER_TIMEOUT_MS), and short enough for /livez to tell within 10 s."""
 
 Result = TypeVar("Result")
+StartStep = tuple[str, float, float]
+"""See `startup.START_STEPS`."""
 
 
 class EngineWatch:
@@ -108,13 +110,17 @@ class LocalRunner:
         """Return the plan by which the network runs."""
         return self.executor.plan
 
+    async def start_steps(self) -> list[StartStep]:
+        """Return nothing: this process has no other steps than its own."""
+        return []
+
 
 class RemoteRunner:
     """Runs batches in the process of a BentoML service; attributes as of `LocalRunner`.
 
     Args:
         proxy: What `bentoml.depends` gives for a service with the methods `infer`, which takes a
-            batch and returns logits, and `plan`, which returns a `Plan` as JSON.
+            batch and returns logits, `plan`, which returns a `Plan` as JSON, and `start_steps`.
         record: What the import measured; None where it is not known.
         budget_ms: Latency of an answer; one call carries as many inputs as take half of it.
         unavailable: What `proxy` raises where the service does not take a call.
@@ -154,6 +160,11 @@ class RemoteRunner:
     async def describe(self) -> Plan:
         """Return the plan by which the network runs; raise NotReady as `run` does."""
         return Plan.model_validate(await self._call(self._proxy.to_async.plan, PROBE_TIMEOUT_S))
+
+    async def start_steps(self) -> list[StartStep]:
+        """Return the `START_STEPS` of the service's process; raise NotReady as `run` does."""
+        steps: list[StartStep] = await self._call(self._proxy.to_async.start_steps, PROBE_TIMEOUT_S)
+        return steps
 
     async def _call(self, call: Callable[[], Awaitable[Result]], timeout_s: float) -> Result:
         # Imported here: embedded, the service calls no runner and would start 0.1 s later.

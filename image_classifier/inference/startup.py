@@ -3,7 +3,7 @@
 import gc
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,11 +42,15 @@ logger = logging.getLogger("classifier")
 START_STEPS: list[tuple[str, float, float]] = []
 """Name, begin in Unix seconds and duration in seconds of each step of the start of this process, in
 order of their ends; the page shows them."""
+STEP_LISTENERS: list[Callable[[str], None]] = []
+"""Called with the name of each step when it begins."""
 
 
 @contextmanager
 def start_step(name: str) -> Iterator[None]:
-    """Measure one step of the start."""
+    """Tell of and measure one step of the start."""
+    for listener in STEP_LISTENERS:
+        listener(name)
     began_at, begun = time.time(), time.perf_counter()
     yield
     START_STEPS.append((name, began_at, time.perf_counter() - begun))

@@ -10,28 +10,49 @@ const PRODUCES = {
   import: ["weights", "sources", "labels", "engines", "curves", "conformance", "proof"], verify: ["files"], sign: ["identity"],
   build: ["environment"], image: ["environment"], start: ["files", "engines", "conformance"], ready: ["identity", "capacity", "proof"],
 };
-let inspection, start, position = -1, timer;
+let inspection, start, position = -1, timer, unready = "";
 
 export async function showFlow(model, loaded) {
   inspection = loaded;
   if (!$("inspector").children.length) queueMicrotask(() => showInspector(model, loaded));
-  start = await ask("api/start");
-  $("runner-note").hidden = !start.runner_elsewhere;
-  $("timeline").replaceChildren(timeline());
+  await showStart();
   $("produced").append(...CARDS.map((name) => h("li", {}, h("a", { href: `#inspector/${name}`, id: `produced-${name}`, t: name === "identity" ? "identity" : `${name}_title` }))));
   $("flow-steps").append(...Object.keys(PRODUCES).map((name) => h("li", { id: `step-${name}`, t: `flow_${name}` })));
   const commands = commandsOf();
   $("next-commands").append(...["verify", "sign", "build", "image"].map((name) => copyable(h("span", { className: "small-text", t: `flow_${name}` }), commands[name])));
   print("recorded", text("log_lines"));
   start.lines.forEach((line) => print("", line));
+  follow();
   $("simulate").addEventListener("click", () => { restart(); play(); });
   $("next-step").addEventListener("click", () => { clearTimeout(timer); if (position >= Object.keys(PRODUCES).length - 1) restart(); advance(); });
+}
+
+async function showStart() {
+  start = await ask("api/start");
+  $("timeline").replaceChildren(timeline());
+}
+
+/** While the process starts anew, print each step; once it answers again, show the start's times. */
+async function follow() {
+  if (!$("view-flow").hidden && !document.hidden) {
+    let state = "";
+    try {
+      await ask("../readyz");
+      if (unready) await showStart();
+      if (unready) start.lines.forEach((line) => print("", line));
+    } catch (error) {
+      state = error.message || text("error_unreachable");
+      if (state !== unready) print("recorded", state);
+    }
+    unready = state;
+  }
+  setTimeout(follow, unready ? 100 : 1000);
 }
 
 function timeline() {
   const first = Math.min(...start.steps.map(([, begin]) => begin), start.uptime_s);
   const rows = [["process", 0, first], ...start.steps].sort((a, b) => a[1] - b[1]);
-  return lanes(rows.map(([name, begin, seconds]) => [h("span", { t: `start_${name}` }), begin, seconds, `${number(seconds)} s`]), "timeline");
+  return lanes(rows.map(([name, begin, seconds, service]) => [h("span", {}, service ? `${service}: ` : "", h("span", { t: `start_${name}` })), begin, seconds, `${number(seconds)} s`]), "timeline");
 }
 
 function commandsOf() {
@@ -57,7 +78,7 @@ function outputOf(name) {
     const record = inspection.environment.bento_record;
     return record ? [text("recorded_build"), ...record.split("\n").slice(0, 40)] : [text("no_recording")];
   }
-  if (name === "start") return [text("measured_start", { process: String(start.process) }), ...start.steps.map(([step, , seconds]) => `${step.padEnd(16)} ${seconds.toFixed(3)} s`), ...start.lines.filter((line) => line.includes("serving:"))];
+  if (name === "start") return [text("measured_start", { process: String(start.process) }), ...start.steps.map(([step, , seconds, service]) => `${step.padEnd(16)} ${seconds.toFixed(3)} s ${service}`), ...start.lines.filter((line) => line.includes("serving:"))];
   if (name === "ready") return [text("measured_start", { process: String(start.process) }), `ready ${Math.max(0, ...start.steps.map(([, begin, seconds]) => begin + seconds)).toFixed(2)} s after the process began`];
   if (name === "sign" && inspection.signature !== "none") return [text(`signature_state_${inspection.signature}`)];
   return [text("not_recorded")];

@@ -41,6 +41,17 @@ def test_operations_have_ids_of_their_own_and_json_answers_a_schema_with_propert
     assert post == put
 
 
+def test_every_operation_schema_and_field_says_what_it_is() -> None:
+    for name, operation in operations().items():
+        assert operation["summary"], name
+        assert operation["responses"]["200"]["description"] != "Successful Response", name
+    for name, schema in document()["components"]["schemas"].items():
+        assert schema["description"], name
+        assert "Attributes:" not in schema["description"], name
+        bare = [field for field, it in schema["properties"].items() if not it.get("description")]
+        assert not bare, (name, bare)
+
+
 def test_top_k_goes_up_to_the_number_of_classes_and_is_not_sent_by_default() -> None:
     parameters = operations()["post /classify"]["parameters"]
     (schema,) = (one["schema"] for one in parameters if one["name"] == "top_k")

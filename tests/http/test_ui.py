@@ -25,6 +25,7 @@ from image_classifier.http.metrics import RequestMetrics
 from image_classifier.http.schemas import ERRORS
 from image_classifier.http.ui import FILES
 from image_classifier.inference.batcher import Answer
+from image_classifier.inference.runner import StartStep
 from image_classifier.settings import Settings
 from preprocessing import PreprocessingSpec, SpecPreprocessing
 from tests.artifact.builder import MACHINE, SLO, contents, write_artifact
@@ -57,7 +58,10 @@ class FakeClassifier:
         async def describe() -> Plan:
             return PLAN
 
-        self.runner = SimpleNamespace(describe=describe, executor=None)
+        async def start_steps() -> list[StartStep]:
+            return [("load", 0.0, 2.5)]
+
+        self.runner = SimpleNamespace(describe=describe, start_steps=start_steps, executor=None)
         self.preprocessing = SpecPreprocessing(PreprocessingSpec.imagenet())
         self.logits = np.array([1, 2], np.float32)
 
@@ -272,13 +276,15 @@ def test_the_steps_are_those_of_the_running_preprocessing(client: Client) -> Non
     assert (broken.status_code, broken.json()["error"]["code"]) == (422, "undecodable_image")
 
 
-def test_lines_of_the_log_are_shown_without_folders(client: Client) -> None:
+def test_the_start_has_the_steps_of_the_runner_and_the_log_without_folders(client: Client) -> None:
     logger = logging.getLogger("classifier")
     logger.setLevel(logging.INFO)
     logger.info("the key is %s, and 3/4 of it", "/home/somebody/keys/model.pub")
 
-    lines = client.get("/ui/api/start").json()["lines"]
+    start = client.get("/ui/api/start").json()
 
+    assert ["load", 0.0, 2.5, "ModelRunner"] in start["steps"]
+    lines = start["lines"]
     assert lines[-1].endswith("INFO the key is …/model.pub, and 3/4 of it")
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -82,6 +83,10 @@ def a_killed_worker_is_told_counted_out_and_replaced(server: Server) -> None:
     wait_until(lambda: server.workers() not in ([], [worker]), PATIENCE_S, "another worker")
     # Nobody loads a model that fast: the supervisor answers.
     assert server.raw(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").startswith(b"HTTP/1.1 503")
+    ask = b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    while b"the service starts; " in (answer := server.raw(ask)):  # it imports its modules
+        time.sleep(0.02)
+    assert b"the service starts (" in answer  # with the name of the step
     server.ready()
 
     metrics = server.metrics()
@@ -124,8 +129,11 @@ def while_the_runner_is_gone_nothing_hangs_and_it_comes_back(server: Server) -> 
     assert during.status_code in (200, 503, 504), during.text
     server.ready()
     assert server.client.post("/classify", content=SAMPLE).status_code == 200
-    assert server.client.get("/livez").status_code == 200
+    # The other API process may wait a moment longer for the answer to its retried batch.
+    wait_until(lambda: server.client.get("/livez").status_code == 200, PATIENCE_S, "/livez")
     assert server.workers("ModelRunner") != [runner]
+    steps = server.client.get("/ui/api/start").json()["steps"]
+    assert {"load", "self_check"} <= {name for name, *_, service in steps if service}
     assert f"a process of ModelRunner ({runner}) ended with status -9" in server.log
 
 

@@ -5,8 +5,10 @@ What one file of the page does with its JSON is proven in tests/http/test_ui.py.
 
 import hashlib
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
@@ -16,6 +18,7 @@ import httpx
 import pytest
 
 from tests.imports import PATIENCE_S, SAMPLES
+from tests.service.places import NewPlace
 from tests.service.server import Server
 
 VIEWS = ("try", "inspector", "selfcheck", "flow", "live")
@@ -35,7 +38,10 @@ def open_page(embedded: Server, chromium: Any) -> Iterator[OpenPage]:
     errors: list[str] = []
 
     def open_it(
-        view: str = "try", prepare: Callable[[Page], None] | None = None, **options: Any
+        view: str = "try",
+        prepare: Callable[[Page], None] | None = None,
+        url: str = embedded.url,
+        **options: Any,
     ) -> Page:
         context = chromium.new_context(**{"locale": "en-GB", **options})
         context.set_default_timeout(PATIENCE_MS)
@@ -45,7 +51,7 @@ def open_page(embedded: Server, chromium: Any) -> Iterator[OpenPage]:
         page.on("console", lambda line: errors.extend([line.text] * (line.type == "error")))
         if prepare is not None:
             prepare(page)
-        page.goto(f"{embedded.url}/ui/#{view}")
+        page.goto(f"{url}/ui/#{view}")
         page.wait_for_selector("nav a[aria-current]")
         return page
 
@@ -239,6 +245,20 @@ def test_the_replay_shows_what_was_recorded_and_lights_up_the_artifacts(
     assert page.locator("#produced .lit").count() == page.locator("#produced a").count()
     page.click("#produced-weights")
     assert "lit" in page.get_attribute("#inspector-weights", "class")
+
+
+@pytest.mark.all
+def test_a_start_is_followed_while_it_goes_on(open_page: OpenPage, new_place: NewPlace) -> None:
+    with Server(new_place()) as server:
+        page = open_page("flow", url=server.url)
+        page.wait_for_selector(".timeline .lane")
+        assert page.inner_text("#terminal").count("serving: model digits:") == 1
+
+        (worker,) = server.workers()
+        os.kill(worker, signal.SIGKILL)
+        for words, times in (("the service starts (", 1), ("serving: model digits:", 2)):
+            lines = page.locator("#terminal > div", has_text=words)
+            lines.nth(times - 1).wait_for()
 
 
 @pytest.mark.all
