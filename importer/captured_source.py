@@ -1,15 +1,12 @@
 """What has to travel with a user's Python file: the files beside it that it uses."""
 
 import ast
-import importlib.metadata
 import importlib.util
 import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-from packaging.utils import canonicalize_name
 
 from importer.errors import ImportRefused
 from preprocessing.isolated_source import OUR_PACKAGES, is_beside
@@ -26,13 +23,12 @@ class CapturedSource:
     Attributes:
         files: Name below the folder of the file, forward slashes, sorted → file: the file, the
             modules beside it that it imports, and data files beside it that these name.
-        imports: Name of each installed module that they import → the distributions that provide
-            it, as locks spell them, e.g. "PIL" → ("pillow",); none of the standard library and
-            of this program.
+        imports: Names of the other modules that they import, such as "PIL", sorted; none of this
+            program.
     """
 
     files: dict[str, Path]
-    imports: dict[str, tuple[str, ...]]
+    imports: tuple[str, ...]
 
     def copy_to(self, folder: Path) -> None:
         """Copy the files into `folder`, which is made where it is missing."""
@@ -53,8 +49,7 @@ def capture_source(file: Path) -> CapturedSource:
     """
     folder, pending = file.parent, [file]
     files: dict[str, Path] = {}
-    imports: dict[str, tuple[str, ...]] = {}
-    distributions = importlib.metadata.packages_distributions()
+    imports: set[str] = set()
     while pending:
         path = pending.pop()
         if (below := path.relative_to(folder).as_posix()) in files:
@@ -70,9 +65,8 @@ def capture_source(file: Path) -> CapturedSource:
                 pending += _files_of_import(folder, parts)
             elif name not in OUR_PACKAGES:
                 _refuse_uninstalled(path, name, file)
-                found = {canonicalize_name(item) for item in distributions.get(name, ())}
-                imports |= {name: tuple(sorted(found))} if found else {}
-    return CapturedSource(files=dict(sorted(files.items())), imports=imports)
+                imports.add(name)
+    return CapturedSource(files=dict(sorted(files.items())), imports=tuple(sorted(imports)))
 
 
 def _imports(tree: ast.Module, path: Path, folder: Path) -> Iterator[tuple[str, ...]]:

@@ -160,7 +160,7 @@ class OnnxNetwork(nn.Module):
         self.model, self.files = _read_onnx(path)
         if self.model.functions:  # an exporter may write Softmax as a function of its own
             self.model = onnx.inliner.inline_local_functions(self.model)
-        self.activation = _cut_final_activation(self.model.graph, path)
+        self.activation = _cut_final_activation(self.model, path)
         try:
             self._session = self._session_of(self.model)
         # onnxruntime's exceptions have no public base.
@@ -265,12 +265,14 @@ def refuse_ending(last: str, before: str, where: str) -> None:
     Raises:
         ImportRefused: It ends in a logsigmoid, or in an operation that sorts or picks classes.
     """
-    if last == "LogSigmoid" or (last, before) in (("Log", "Sigmoid"), ("Neg", "Softplus")):
+    name, name_before = last.replace("_", "").lower(), before.lower()
+    spelled_out = (("log", "sigmoid"), ("neg", "softplus"))
+    if name.startswith("logsigmoid") or (name, name_before) in spelled_out:
         raise ImportRefused(
             f"{where}: ends in a logsigmoid, whose softmax is no probability; leave it out of the "
             "network and add --activation sigmoid"
         )
-    if last in ("ArgMax", "Sort", "TopK", "Topk"):
+    if name in ("argmax", "msort", "sort", "topk"):
         raise ImportRefused(
             f"{where}: ends in {last}, so its outputs are no scores in the order of the classes; "
             "leave it out of the network, which then answers with what it is computed from"
@@ -282,7 +284,7 @@ PASSING = frozenset({"Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqu
 
 
 def _cut_final_activation(
-    graph: onnx.GraphProto, path: Path
+    model: onnx.ModelProto, path: Path
 ) -> Literal["softmax", "sigmoid"] | None:
     """Leave out a Softmax over the classes or a Sigmoid at the end of a graph; return which.
 
@@ -291,6 +293,7 @@ def _cut_final_activation(
     Raises:
         ImportRefused: The graph ends in ArgMax, TopK or a logsigmoid.
     """
+    graph = model.graph
     producers = {name: node for node in graph.node for name in node.output}
     node = producers.get(graph.output[0].name)
     while node is not None and node.op_type in PASSING:
@@ -299,13 +302,28 @@ def _cut_final_activation(
         return None
     before = producers.get(node.input[0])
     refuse_ending(node.op_type, before.op_type if before else "", str(path))
-    axis = next((item.i for item in node.attribute if item.name == "axis"), 1)
-    if node.op_type != "Sigmoid" and (node.op_type != "Softmax" or axis not in (1, -1)):
+    if node.op_type != "Sigmoid" and not _is_softmax_of_classes(model, node):
         return None
     cut: Literal["softmax", "sigmoid"] = "softmax" if node.op_type == "Softmax" else "sigmoid"
     node.op_type = "Identity"
     del node.attribute[:]
     return cut
+
+
+def _is_softmax_of_classes(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
+    """Return whether an operator is the Softmax of scores (n, classes) or (n, classes, 1, …)."""
+    axis = next((item.i for item in node.attribute if item.name == "axis"), -1)
+    if node.op_type != "Softmax" or axis not in (1, -1):
+        return False
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    shapes = [
+        [size.dim_value for size in value.type.tensor_type.shape.dim]
+        for value in (*graph.value_info, *graph.output)
+        if value.name == node.output[0]
+    ]
+    return any(
+        len(shape) == 2 or (axis == 1 and all(size == 1 for size in shape[2:])) for shape in shapes
+    )
 
 
 PREFIX = "pixels_to_logits."

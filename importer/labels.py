@@ -74,8 +74,8 @@ def check_label_count(labels: Sequence[str], num_classes: int, activation: str) 
     if len(labels) == num_classes or binary:
         return
     hint = ""
-    if len(labels) == num_classes + 1 and labels[0].lower() in {"background", "dummy"}:
-        hint = f"; the first label is {labels[0]!r}, which this network has no logit for: remove it"
+    if len(labels) == num_classes + 1:
+        hint = f"; the first is {labels[0]!r}: remove it if it is a header or a background class"
     raise ArtifactError(
         f"labels: {len(labels)} names for {num_classes} logits; expected one name a logit{hint}"
     )
@@ -111,6 +111,10 @@ def _names_from_lines(text: str, path: Path) -> tuple[list[str], tuple[str, ...]
     names, column = _without_index(lines, path, first_line)
     if column:
         notes.append(f"{path.name}: {column}")
+    with_id = [re.fullmatch(rf"{WORDNET_ID.pattern}[\s,;:=|]+(.+)", name) for name in names]
+    if all(with_id):
+        names = [match[1] for match in with_id if match]
+        notes.append(f"{path.name}: WordNet ids in front of the names are left out")
     quoted = [QUOTED.fullmatch(name) for name in names]
     if any(quoted):
         names = [match[2] if match else name for match, name in zip(quoted, names, strict=True)]
@@ -132,8 +136,8 @@ def _without_index(lines: list[str], path: Path, first_line: int) -> tuple[list[
             classes from 0 or 1.
     """
     for place, pattern in (
-        ("first", r"(?P<index>\d+)\s*[,;:\t]\s*(?P<name>.+)"),
-        ("last", r"(?P<name>.+?)\s*[,;:\t]\s*(?P<index>\d+)"),
+        ("first", r"(?P<index>\d+)\s*[,;:=|\t]\s*(?P<name>.+)"),
+        ("last", r"(?P<name>.+?)\s*[,;:=|\t]\s*(?P<index>\d+)"),
     ):
         found = [re.fullmatch(pattern, line) for line in lines]
         matches = [match for match in found if match]

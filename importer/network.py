@@ -13,6 +13,9 @@ from pydantic import JsonValue
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
 
 from image_classifier.artifact.format import WEIGHTS_NAME
 from image_classifier.artifact.manifest import Architecture
@@ -294,7 +297,13 @@ def _shape_remedy(output: torch.Tensor) -> str:
     return "return one row of scores an image"
 
 
-PASSING = ("Alias", "Clone", "Reshape", "Squeeze", "ToCopy", "UnsafeView", "Unsqueeze", "View")
+PASSING = frozenset(
+    {
+        *("alias", "clone", "contiguous", "detach", "expand", "flatten", "permute", "reshape"),
+        *("select", "slice", "squeeze", "t", "to", "to_copy", "transpose", "unsafe_view"),
+        *("unsqueeze", "view"),
+    }
+)
 """Operations of torch that pass scores on."""
 
 
@@ -314,8 +323,7 @@ def activation_of(
     Raises:
         ImportRefused: The network contradicts what was asked, or ends in a logsigmoid or a sorting.
     """
-    if not isinstance(source.network, OnnxNetwork) and pixels.is_floating_point():
-        refuse_ending(*_last_operations(source.network, pixels), "network")
+    refuse_ending(*_last_operations(source.network, pixels), "network")
     if source.activation is not None and asked not in (None, source.activation):
         raise ImportRefused(
             f"--activation {asked}: the network ends in {source.activation}, so it is "
@@ -326,16 +334,27 @@ def activation_of(
 
 def _last_operations(network: nn.Module, pixels: torch.Tensor) -> tuple[str, str]:
     """Return the operation that made a network's output and the one before; empty: unknown."""
-    found: list[str] = []
-    # Code of the user's may refuse tensors with gradients, as .numpy() does.
-    with torch.enable_grad(), contextlib.suppress(Exception):
-        # A copy, which may be changed in place; the caller's tensor stays without a gradient.
-        made = network(pixels.detach().requires_grad_().clone()).grad_fn
-        while made is not None and len(found) < 2:
-            name = str(made.name()).partition("Backward")[0]
-            found += [name] if name not in PASSING else []
-            made = made.next_functions[0][0] if made.next_functions else None
-    return (*found, "", "")[0], (*found, "", "")[1]
+    made: Any = WeakIdKeyDictionary()  # tensor → the last operations that made it, the latest first
+
+    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not declare it
+        def __torch_dispatch__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            result = function(*args, **(kwargs or {}))
+            name = function.overloadpacket.__name__.strip("_")
+            given = [item for item in tree_leaves(args) if isinstance(item, torch.Tensor)]
+            before = made.get(given[0], ()) if given else ()
+            for item in tree_leaves(result):
+                if isinstance(item, torch.Tensor):
+                    made[item] = before if name in PASSING else (name, *before[:1])
+            return result
+
+    # What runs alone may fail while it is watched; then nothing is known. A copy: networks may
+    # change their input in place.
+    with torch.inference_mode(), contextlib.suppress(Exception), Watch():  # type: ignore[no-untyped-call]
+        found = made.get(network(pixels.clone()), ())
+        return (*found, "", "")[0], (*found, "", "")[1]
+    return "", ""
 
 
 def takes_batches(source: ModelSource, network: nn.Module, batch: torch.Tensor) -> bool:

@@ -171,7 +171,8 @@ def import_model(
             activation=activation_of(model, pixels, options.activation),
             threshold=options.threshold,
         )
-        judge(check_activation(logits, outputs.activation, asked=options.activation))
+        asked = options.activation or model.activation
+        judge(check_activation(logits, outputs.activation, asked=asked))
         check_label_count(named.labels, logits.shape[1], outputs.activation)
         if given is not None:
             tolerance = options.gate_fp32_tolerance
@@ -210,8 +211,9 @@ def import_model(
         )
         right, labelled = count_right(answers, class_ids)
         reproduced = None if given is None else len(images)
+        meaning = outputs.in_words(logits.shape[1], labels)
         proof = what_the_proof_rests_on(
-            right, labelled, reproduced=reproduced, accepted=options.accept
+            right, labelled, meaning=meaning, reproduced=reproduced, accepted=options.accept
         )
 
         # 4. Which engines give the same answers, and how fast.

@@ -38,9 +38,9 @@ BATCH_TOLERANCE = 1e-3
 SAME_LOGITS = 1e-3
 """Range of a logit over the images ÷ standard deviation of the logits of one image. Trained
 networks have 8 and more, networks with random weights rarely less than 1e-3."""
-PAIRED_IMAGES = 8
+PAIRED_IMAGES = 4
 """Images that also run together in one batch. One pair would do to see batch normalisation in
-training mode; eight also see what depends on the position."""
+training mode; four also see what depends on the position."""
 SUM_TOLERANCE = 1e-3
 """Probabilities of 1000 classes rounded to half precision still sum to 1 within this."""
 
@@ -190,22 +190,36 @@ def constant_logits(logits: Logits, inputs: Batch) -> Finding | None:
     )
 
 
-def output_kind(
-    outputs: npt.NDArray[np.floating],
-) -> Literal["unit-interval", "probabilities", "log-probabilities", "logits"]:
+OutputKind = Literal[
+    "unit-interval", "probabilities", "percentages", "log-probabilities", "log-sigmoids", "logits"
+]
+
+
+def output_kind(outputs: npt.NDArray[np.floating]) -> OutputKind:
     """Say what rows of numbers (n, classes) look like.
 
-    "probabilities": all in [0, 1], each of several to a row, and each row sums to 1.
+    "probabilities", "percentages": none below 0, several to a row, and each row sums to 1 or 100.
     "unit-interval": all in [0, 1] without that, as a sigmoid makes them.
     "log-probabilities": none above 0, and the exponentials of each row sum to 1.
+    "log-sigmoids": none above 0 without that, and the best of half the rows log ½ or more. Of
+        logits trained with a softmax the best is above 0: their sum hardly moves in training.
     """
     rows = outputs.astype(np.float64)
-    if rows.shape[1] > 1 and rows.max() <= 0 and _sum_to_one(np.exp(rows)):
-        return "log-probabilities"
-    # Logits of dead or untrained networks are all zero: no sigmoid gives that.
-    if rows.min() < 0 or rows.max() > 1 or not rows.any():
+    several = rows.shape[1] > 1
+    # Logits of dead or untrained networks are all zero: neither softmax nor sigmoid gives that.
+    if not rows.any():
         return "logits"
-    return "probabilities" if rows.shape[1] > 1 and _sum_to_one(rows) else "unit-interval"
+    if rows.max() <= 0 and several and _sum_to_one(np.exp(rows)):
+        return "log-probabilities"
+    if rows.max() <= 0 and np.median(rows.max(axis=1)) >= np.log(0.5):
+        return "log-sigmoids"
+    if rows.min() < 0:
+        return "logits"
+    if several and _sum_to_one(rows):
+        return "probabilities"
+    if several and _sum_to_one(rows / 100):
+        return "percentages"
+    return "unit-interval" if rows.max() <= 1 else "logits"
 
 
 def _sum_to_one(rows: npt.NDArray[np.float64]) -> bool:
@@ -218,7 +232,7 @@ def check_activation(logits: Logits, activation: str, *, asked: str | None) -> F
     Args:
         logits: These outputs, if they are logits.
         activation: What would be applied to them.
-        asked: What the operator said of them; None: nothing.
+        asked: What the operator, or the end of a finished graph, said of them; None: nothing.
 
     Returns:
         Where a sigmoid was asked for, and the outputs look as if one had been applied already.
@@ -235,15 +249,21 @@ def check_activation(logits: Logits, activation: str, *, asked: str | None) -> F
             "--activation sigmoid (a logit; with two labels it is that of the second), or "
             "--activation none (a score)"
         )
-    if kind == "probabilities" and activation != "none":
+    if kind in ("probabilities", "percentages") and activation != "none":
         raise ImportRefused(
-            "network: its outputs on the golden images are probabilities, expected logits; leave "
+            f"network: its outputs on the golden images are {kind}, expected logits; leave "
             f"its softmax out, else the service would apply another one, or {as_they_are}"
         )
     if kind == "log-probabilities" and activation == "sigmoid":
         raise ImportRefused(
             "network: its outputs on the golden images are log-probabilities, whose softmax gives "
             f"the probabilities; leave --activation sigmoid out, or {as_they_are}"
+        )
+    if kind == "log-sigmoids" and asked is None:
+        raise ImportRefused(
+            "network: none of its outputs on the golden images is above 0, as after a logsigmoid; "
+            "leave that out and add --activation sigmoid; if they are logits, or negative "
+            f"distances, add --activation softmax; or {as_they_are}"
         )
     in_unit_interval = (
         "network: its outputs all lie in [0, 1] and no row sums to 1, so it seems to end in a "
@@ -412,13 +432,14 @@ def _at_least(hits: int, trials: int, probability: float) -> float:
 
 
 def what_the_proof_rests_on(
-    right: int, labelled: int, *, reproduced: int | None, accepted: Sequence[str]
+    right: int, labelled: int, *, meaning: str, reproduced: int | None, accepted: Sequence[str]
 ) -> tuple[str, ...]:
     """Say in words what is proven of an import, and what is not.
 
     Args:
         right: Labelled golden images that the reference answers right.
         labelled: All labelled golden images.
+        meaning: What an answer holds, in words.
         reproduced: Golden images whose numbers of the notebook are reproduced; None: not given.
         accepted: Findings that were accepted.
     """
@@ -427,8 +448,8 @@ def what_the_proof_rests_on(
         if labelled
         else "no golden image is labelled: that the labels are in the right order and the "
         "preprocessing is the one of the training is unproven",
-        "no --reference: that the notebook's numbers are these is unproven "
-        "(python -m importer.notebook shows how to save them)"
+        f"no --reference: that the notebook's numbers are these ({meaning}) is unproven; "
+        "python -m importer.notebook shows how to save them"
         if reproduced is None
         else f"the notebook's numbers are reproduced on {reproduced} golden images",
     ]

@@ -92,7 +92,8 @@ def read_reference(path: Path) -> Reference:
         raise ArtifactError(f"{path}: {bad[0]}: has NaN or infinite values; compute it again")
     if kind == "probabilities" and output_kind(rows) not in ("probabilities", "unit-interval"):
         raise ArtifactError(
-            f"{path}: what is called probabilities does not lie in [0, 1]; save it as logits"
+            f"{path}: what is called probabilities does not lie in [0, 1]; divide percentages by "
+            "100, and save logits as logits"
         )
     labels = arrays.get("labels")
     if labels is not None and labels.shape != (rows.shape[1],):

@@ -1,7 +1,8 @@
 """Requirement locks: what they pin, and whether a preprocessing class finds its packages there."""
 
+import importlib.metadata
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,14 +72,11 @@ def _pinned(line: str, path: Path) -> Pinned:
     )
 
 
-def check_serving_packages(
-    imports: Mapping[str, tuple[str, ...]], device: str, own_lock: Path | None
-) -> None:
+def check_serving_packages(imports: Iterable[str], device: str, own_lock: Path | None) -> None:
     """Refuse a preprocessing class whose packages the bento would not have.
 
     Args:
-        imports: Name of a module the class or a file beside it imports → the distributions that
-            provide it here.
+        imports: Names of the modules that the class and the files beside it import.
         device: "cpu" or "cuda".
         own_lock: The lock of this model's bento (--serving-requirements); None: the project's.
 
@@ -95,12 +93,17 @@ def check_serving_packages(
                 "without which nothing serves; compile it together with pyproject.toml "
                 "(docs/preprocessing.md, Packages)"
             )
-    locked = {SAME_MODULE.sub("opencv-python", name) for name in locked}
-    lacking = sorted(
+
+    def spelled(names: Iterable[str]) -> set[str]:
+        return {SAME_MODULE.sub("opencv-python", canonicalize_name(name)) for name in names}
+
+    locked = spelled(locked)
+    distributions = importlib.metadata.packages_distributions()
+    lacking = [
         module
-        for module, names in imports.items()
-        if names and locked.isdisjoint(SAME_MODULE.sub("opencv-python", name) for name in names)
-    )
+        for module in imports
+        if module in distributions and locked.isdisjoint(spelled(distributions[module]))
+    ]
     if lacking:
         raise ImportRefused(
             f"preprocessing: imports {', '.join(lacking)}, which "

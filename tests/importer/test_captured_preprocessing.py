@@ -66,7 +66,8 @@ def test_packages_that_the_bento_would_lack_are_named(
 
 
 def test_a_lock_with_the_package_becomes_part_of_the_artifact(tmp_path: Path) -> None:
-    staging = capture(tmp_path, "import torchvision, PIL", lock=CPU_LOCK + TORCHVISION)
+    # By the names in the lock: pillow for PIL, pyyaml for yaml.
+    staging = capture(tmp_path, "import json, torchvision, PIL, yaml", lock=CPU_LOCK + TORCHVISION)
 
     kept = staging / "preprocessing" / "requirements.txt"
     assert kept.read_text() == CPU_LOCK + TORCHVISION

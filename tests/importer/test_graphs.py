@@ -203,9 +203,11 @@ def test_external_weights_elsewhere_are_refused(tmp_path: Path, location: str) -
         ("out = Softmax <axis = 1> (scores)", "softmax"),
         ("p = Softmax (scores) q = Identity (p) out = Cast <to = 1> (q)", "softmax"),
         ("out = exporter.Normalised (scores)", "softmax"),
+        ("two = Constant <value_ints = [2]> () four = Unsqueeze (scores, two) "
+         "p = Softmax <axis = 1> (four) out = Flatten (p)", "softmax"),
         ("out = Sigmoid (scores)", "sigmoid"),
     ],
-)
+)  # fmt: skip
 def test_a_final_softmax_or_sigmoid_is_left_out_and_served(
     tmp_path: Path, end: str, activation: Any
 ) -> None:
@@ -234,6 +236,9 @@ def test_a_final_softmax_or_sigmoid_is_left_out_and_served(
         ("m = Neg (scores) e = Exp (m) s = Add (e, one) out = Div (one, s)",
          r"all lie in \[0, 1\].*--activation sigmoid, or .*--activation none"),
         ("out = HardSigmoid (scores)", r"all lie in \[0, 1\]"),
+        # Not over the classes: a group each, as networks of several attributes have.
+        ("rows = Unsqueeze (scores, last) p = Softmax <axis = 1> (rows) out = Squeeze (p, last)",
+         r"all lie in \[0, 1\]"),
         ("s = Add (scores, half) out = Clip (s, zero, one)", r"all lie in \[0, 1\]"),
     ],
 )  # fmt: skip

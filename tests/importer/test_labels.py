@@ -58,6 +58,16 @@ def test_the_imagenet_categories_are_read_without_a_note() -> None:
         ("0: cat\n1: dog\n2: red fox\n", "'0: cat' is 'cat', class 0"),
         ("1\tcat\n2\tdog\n3\tred fox\n", "from 1, and left out: '1\\tcat' is 'cat', class 0"),
         ("2;red fox\n0;cat\n1;dog\n", "'2;red fox' is 'red fox', class 2"),
+        ("0|cat\n1|dog\n2|red fox\n", "'0|cat' is 'cat', class 0"),
+        (
+            "n01440764 cat\nn01443537 dog\nn01484850 red fox\n",
+            "WordNet ids in front of the names are left out",
+        ),
+        (
+            "0,n01440764,cat\n1,n01443537,dog\n2,n01484850,red fox\n",
+            "WordNet ids in front of the names",
+        ),
+        ("cat=0\ndog=1\nred fox=2\n", "last column is taken for the index"),
         ("cat\t0\ndog\t1\nred fox\t2\n", "last column is taken for the index"),
         ("label\ncat\ndog\nred fox\n", "line 1, 'label', is taken for a header"),
         ("id,name\n0,cat\n1,dog\n2,red fox\n", "line 1, 'id,name', is taken for a header"),
@@ -110,5 +120,5 @@ def test_the_count_must_equal_the_width_of_the_logits() -> None:
 
     with pytest.raises(ArtifactError, match="2 names for 3 logits"):
         check_label_count(("a", "b"), 3, "softmax")
-    with pytest.raises(ArtifactError, match=r"3 names for 2 logits; .*'background', which this"):
+    with pytest.raises(ArtifactError, match=r"3 names for 2 logits; .*'background': remove it"):
         check_label_count(("background", "a", "b"), 2, "softmax")

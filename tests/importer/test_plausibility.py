@@ -148,6 +148,8 @@ HALF = np.exp(np.linspace(0, 5, 1000)) / np.exp(np.linspace(0, 5, 1000)).sum()
         (SOFTMAX, "probabilities"),
         ([HALF.astype(np.float16)], "probabilities"),  # rounded, they sum to 1.00003
         (np.log(HALF)[np.newaxis], "log-probabilities"),
+        ([[62.5, 37.5], [0.0, 100.0]], "percentages"),
+        ([[-0.1, -4.0], [-2.0, -0.5]], "log-sigmoids"),
         ([[-3.0, -4.0], [-2.0, -0.5]], "logits"),
         ([[0.0, 0.0], [0.0, 0.0]], "logits"),
     ],
@@ -162,6 +164,8 @@ def test_what_rows_of_numbers_look_like(outputs: list[list[float]], kind: str) -
         (ONE, "softmax", None, "one output.*--activation sigmoid.*--activation none"),
         (SIGMOID, "softmax", None, "a sigmoid.*--activation none"),
         (SOFTMAX, "softmax", "softmax", "are probabilities.*--activation none"),
+        ([[62.5, 37.5]], "softmax", None, "are percentages.*--activation none"),
+        (np.log(SIGMOID), "softmax", None, "logsigmoid.*sigmoid; .*softmax; .*--activation none"),
         (np.log([[0.5, 0.5]]), "sigmoid", "sigmoid", "are log-prob.*leave --activation sigmoid"),
     ],
 )
@@ -176,6 +180,7 @@ def test_outputs_are_taken_as_the_operator_says_unless_a_sigmoid_would_be_applie
     one, sigmoid = np.array(ONE, dtype=np.float32), np.array(SIGMOID, dtype=np.float32)
 
     assert check_activation(one, "sigmoid", asked="sigmoid") is None
+    assert check_activation(-sigmoid, "softmax", asked="softmax") is None
     assert check_activation(sigmoid, "none", asked="none") is None
     twice = check_activation(sigmoid, "sigmoid", asked="sigmoid")
 
