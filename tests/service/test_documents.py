@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from image_classifier.http.schemas import ERRORS
 from tests.imports import PATIENCE_S, ROOT, SAMPLES
 from tests.service.places import Place
 from tests.service.server import Server
@@ -74,6 +75,22 @@ def test_metrics_count_requests_by_outcome_and_time_their_stages(embedded: Serve
     assert changes["classifier_top_probability_count"] == 3
     assert changes["classifier_top_probability_sum"] == pytest.approx(3 * probability)
     assert after["classifier_in_flight"] == 0
+
+
+def test_series_have_help_and_count_from_zero_and_name_the_model(either: Server) -> None:
+    engine, tag = either.card()["engine"]["name"], either.place.tag
+
+    text = either.client.get("/metrics").text
+
+    helps = dict(re.findall(r"^# HELP (\S+) (.*)$", text, re.MULTILINE))
+    ours = re.findall(r"^# TYPE ((?:classifier|process)_\S+) ", text, re.MULTILINE)
+    assert len(ours) == 8
+    assert all(helps[name].endswith(".") for name in ours)
+    assert 'classifier_requests_total{outcome="internal_error"} 0.0' in text
+    assert set(re.findall(r'outcome="(\w+)"', text)) == {"ok", "client_gone", *ERRORS}
+    assert f'classifier_model_info{{engine="{engine}",precision="fp32",tag="{tag}"}} 1.0' in text
+    # BentoML's series of the API processes would stay 0; those of a runner are true.
+    assert 'service_name="ImageClassifier"' not in text
 
 
 @pytest.mark.parametrize(
