@@ -130,6 +130,8 @@ START_FAILURE = "start-failure"
 """File in that folder in which a worker says why it cannot start."""
 START_STEP = "start-step"
 """File in that folder that holds the step at which a worker that starts is."""
+MAX_TMPDIR_LENGTH = 60
+"""BentoML allows 102 characters, and adds up to 42: /bentoml-uds-XXXXXXXX/NUMBER.sock."""
 
 
 def prepare_process(keep_alive_s: float) -> None:
@@ -196,6 +198,12 @@ def prepare_supervisor(service: Service[Any], *, with_runner: bool) -> None:
         tempfile.TemporaryFile().close()  # BentoML's own try, soon after this, ends in a traceback
     except OSError as error:
         raise BentoMLException(f"{error}; set TMPDIR to a directory that can be written") from error
+    # The runner listens on a socket there; a longer path ends in BentoML's AssertionError.
+    if with_runner and len(tempfile.gettempdir()) > MAX_TMPDIR_LENGTH:
+        raise BentoMLException(
+            f"{tempfile.gettempdir()}: too long for the path of a socket; "
+            f"set TMPDIR to a directory of at most {MAX_TMPDIR_LENGTH} characters"
+        )
     metrics = BentoMLContainer.prometheus_multiproc_dir.get()
     atexit.register(shutil.rmtree, metrics, ignore_errors=True)
     os.environ[SUPERVISOR] = str(os.getpid())

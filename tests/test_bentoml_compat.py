@@ -34,6 +34,7 @@ with warnings.catch_warnings():
     import bentoml
     from _bentoml_impl.client import proxy2
     from _bentoml_impl.server import app as bentoml_app
+    from _bentoml_impl.server import serving
     from _bentoml_impl.server.allocator import ResourceAllocator
     from _bentoml_impl.worker import service as worker
     from _bentoml_sdk import Service
@@ -420,6 +421,8 @@ def test_bentoml_still_does_what_the_workarounds_are_for(
     options = {option.name: option.default for option in worker.main.params}
     assert options["timeout_keep_alive"] == 5
     # prepare_supervisor, stop_server_on_failure, supervise
+    assert "assert len(socket_path) < MAX_AF_UNIX_PATH_LENGTH" in inspect.getsource(serving)
+    assert serving.MAX_AF_UNIX_PATH_LENGTH == 103
     assert "optional" not in inspect.signature(bentoml.depends).parameters
     assert create_watcher("service", []).respawn
     stop = inspect.getsource(circus.Arbiter.stop)

@@ -206,11 +206,14 @@ async def _file(parts: list[UploadFile | str]) -> bytes:
 
 
 def _top_k(query: list[str], fields: list[str]) -> int | None:
-    """Return the one number that a query and a form ask for; `null` asks for nothing."""
+    """Return the one number that a query and a form ask for.
+
+    `null` and an empty value, which Swagger UI sends for an empty field, ask for nothing.
+    """
     for values in (query, fields):
         if len(values) > 1:
             raise MalformedRequest(f"top_k is given {len(values)} times")
-    numbers = [_number(text) for text in (*query, *fields) if text != "null"]
+    numbers = [_number(text) for text in (*query, *fields) if text not in ("", "null")]
     if len(set(numbers)) > 1:
         raise MalformedRequest(
             f"top_k is {numbers[0]} in the query and {numbers[1]} in the form; send it once"

@@ -128,6 +128,10 @@ def test_every_form_of_the_standard_is_read() -> None:
 def test_top_k_may_be_in_the_query_in_the_form_or_the_same_in_both() -> None:
     for query, field in [("top_k=4", "4"), ("top_k=4", "null"), ("top_k=null", "4"), ("", "4")]:
         assert read(form([FILE, top_k(field)]), query=query).top_k == 4
+    for query, field in [("top_k=4", ""), ("top_k=", "4")]:
+        assert read(form([FILE, top_k(field)]), query=query).top_k == 4
+    for nothing in ("", "null"):
+        assert read(form([FILE, top_k(nothing)]), query=f"top_k={nothing}").top_k is None
     with pytest.raises(MalformedRequest, match="top_k is 2 in the query and 5 in the form"):
         read(form([FILE, top_k("5")]), query="top_k=2")
 
@@ -197,7 +201,7 @@ WRONG_FORMS = {
     "more than 128 parts": [form([FILE] * 129)],
     "expected a number of 1 or more": [
         form([FILE, top_k(text)])
-        for text in ("3.5", "+1", "1e2", "\u0663", "\u00b2", "", "1" * 10, "1" * 2_000)
+        for text in ("3.5", "+1", "1e2", "\u0663", "\u00b2", " ", "1" * 10, "1" * 2_000)
     ],
 }
 

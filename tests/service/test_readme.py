@@ -42,7 +42,7 @@ def commands(program: str) -> list[list[str]]:
 def test_every_command_is_of_a_kind_that_is_checked_here() -> None:
     kinds = {command[0].rpartition("/")[2] for command in COMMANDS}
 
-    assert kinds <= {"make", "curl", "python", "bentoml"}
+    assert kinds <= {"git", "make", "curl", "python", "bentoml"}
     assert commands("curl")
     assert {"serve", "test", "help", "bento"} <= TARGETS
 
