@@ -1,8 +1,9 @@
 """An import, from a trained network to an artifact in the store."""
 
 import functools
+import gc
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -228,6 +229,10 @@ def import_model(
         failed_exports = export_all(
             graphs, network, inputs if batches else inputs[:1], calibration, root, progress
         )
+        # Engines hold the weights a second time: torch's go first. Exporters leave circles behind.
+        model = replace(model, network=torch.nn.Identity())
+        del network
+        gc.collect()
         engines, attempts = certify_all(
             candidates,
             failed_exports,
