@@ -5,7 +5,7 @@ import functools
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import bentoml
 import numpy as np
@@ -16,7 +16,6 @@ from image_classifier import bentoml_compat as compat
 from image_classifier.artifact.artifact import Artifact
 from image_classifier.artifact.record import read_record
 from image_classifier.artifact.store import locate, read_lock
-from image_classifier.http.app import create_app
 from image_classifier.inference import startup
 from image_classifier.inference.classifier import Classifier
 from image_classifier.inference.machine import usable_cores, visible_gpus
@@ -30,6 +29,9 @@ from image_classifier.inference.runner import (
 )
 from image_classifier.logs import configure_logging
 from image_classifier.settings import Settings
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 with compat.one_line_errors():
     settings = Settings.from_env(os.environ)
@@ -45,9 +47,16 @@ for_gpu = record is not None and record.for_gpu
 gpus = visible_gpus(os.environ) if for_gpu else ()
 embedded = (settings.topology or ("runner" if gpus else "embedded")) == "embedded"
 workers = settings.workers or (1 if embedded else cores)
-app = create_app(settings, lock)
 if gpus:
     compat.run_batches_at_a_time(GPU_STREAMS)
+
+
+@functools.cache
+def app() -> "FastAPI":
+    """Make the application, in the workers: the supervisor starts and stays smaller without."""
+    from image_classifier.http.app import create_app
+
+    return create_app(settings, lock)
 
 
 @functools.cache
@@ -84,7 +93,7 @@ class ModelRunner:
             budget_ms=settings.budget_ms,
             deterministic=settings.deterministic,
         )
-        app.state.metrics.serves(lock.tag, artifact.evidence.engine(self.executor.plan.engine))
+        app().state.metrics.serves(lock.tag, artifact.evidence.engine(self.executor.plan.engine))
         if compat.worker_number() == 1:
             place = compat.place_of_service()
             startup.log_start(artifact, lock.tag, self.executor.plan, settings, place)
@@ -121,7 +130,7 @@ class ModelRunner:
 )
 @bentoml.asgi_app(app)
 class ImageClassifier:
-    """Classifies images over HTTP."""
+    """Classifies images over HTTP: `app`, which `compat.MountedAppFirst` calls for, answers."""
 
     model = BentoModel(lock.tag)
     runner = bentoml.depends(ModelRunner)
@@ -146,8 +155,8 @@ class ImageClassifier:
             startup.check_preprocessing(artifact, artifact.preprocessing())
             runner = RemoteRunner(owner, artifact.record, settings.budget_ms, ServiceUnavailable)
         self.classifier = Classifier(artifact, runner, settings, cores=cores, workers=workers)
-        app.state.artifact = artifact
-        app.state.classifier = self.classifier
+        app().state.artifact = artifact
+        app().state.classifier = self.classifier
         startup.freeze_garbage()
         compat.tell_supervisor_ready()
 

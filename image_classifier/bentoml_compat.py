@@ -77,6 +77,7 @@ class MountedAppFirst(Service[Any]):  # type: ignore[misc]  # BentoML's is untyp
     `service_class` of `bentoml.service` takes it. BentoML puts `@bentoml.api` routes first, so
     that POST /classify would go to its parser, which writes uploads to temporary files and
     fetches URLs given in place of files; and its middlewares cost more than our whole request.
+    The application may be given as a function that makes it, which is called in the workers alone.
     Paths that the application does not have are handed on to BentoML (/livez, /readyz,
     /schema.json, Swagger UI's files, further mounts); its errors get the application's shape.
     Until: a mounted application can be put before the routes of the APIs.
@@ -84,10 +85,14 @@ class MountedAppFirst(Service[Any]):  # type: ignore[misc]  # BentoML's is untyp
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """Return the application that a worker serves."""
-        framework: Starlette = super().to_asgi(is_main)
         if not is_main:
-            return framework
-        app: Starlette = self.mount_apps[0][0]
+            runner: ASGIApp = super().to_asgi(is_main)
+            return runner
+        (app, *place), *others = self.mount_apps
+        if not isinstance(app, Starlette):
+            app = app()
+            self.mount_apps[:] = [(app, *place), *others]
+        framework: Starlette = super().to_asgi(is_main)
         framework.exception_handlers.update(app.exception_handlers)
 
         async def hand_on(scope: Scope, receive: Receive, send: Send) -> None:
@@ -327,7 +332,9 @@ def supervise(supervisor: type[Any]) -> None:
                 watcher.numprocesses = 0  # a service without processes ends the server
             elif not self._stopping:
                 is_api = watcher.name == API_PROCESSES
-                if is_api and not watcher.processes:
+                # One that was started since the last check does not accept yet.
+                others = running.keys() & watcher.processes.keys()
+                if is_api and not others and not stand_in.ended_lately:
                     stand_in.begin()
                 logger.error(
                     "a process of %s (%d) ended with status %s; %s",
@@ -348,6 +355,7 @@ def supervise(supervisor: type[Any]) -> None:
             running.clear()
             for watcher in self.iter_watchers():
                 running.update({it: (watcher, watcher.processes[it]) for it in watcher.processes})
+            stand_in.ended_lately = False
             with suppress(ConflictError):  # it starts, stops or reloads processes
                 return self.manage_watchers()
 
@@ -420,9 +428,13 @@ class StandIn:
     """Answers every connection with 503, in the supervisor, while no API process accepts any.
 
     Belongs to one event loop, that of `open`.
+
+    Attributes:
+        ended_lately: An API process became ready since this was set to False.
     """
 
     def __init__(self) -> None:
+        self.ended_lately = False
         self._listening: socket.socket | None = None
         self._step: Path | None = None
         self._needed = True
@@ -452,6 +464,7 @@ class StandIn:
     def end_soon(self) -> None:
         """Leave connections to the API processes; called by a handler of signals."""
         self._needed = False
+        self.ended_lately = True
         if self._listening is not None and not self._until_the_end:
             self._loop.call_soon_threadsafe(self._loop.remove_reader, self._listening.fileno())
 

@@ -106,13 +106,14 @@ def test_api_processes_end_before_the_runner_however_early_and_often_a_server_is
     assert events == ["all started", "service told", "service ended", "everything told"]
 
 
-def test_a_process_that_circus_forgets_is_told_of_all_the_same(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("name", ["service_ModelRunner", "service"])
+def test_a_process_that_circus_forgets_is_told_of_and_stood_in_for_all_the_same(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """circus looks twice at a check: for those that ended, then for those it has to replace."""
-    processes = {7: SimpleNamespace(poll=lambda: -9), 8: SimpleNamespace(poll=lambda: None)}
+    processes = {7: SimpleNamespace(poll=lambda: -9)}
     watcher = SimpleNamespace(
-        name="service_ModelRunner",
+        name=name,
         processes=processes,
         respawn=True,
         hooks={},
@@ -133,23 +134,40 @@ def test_a_process_that_circus_forgets_is_told_of_all_the_same(
             return self.watchers
 
         def manage_watchers(self) -> None:
-            processes.pop(7, None)  # died in between: no hook is called
+            # It died in between, and was replaced at once: no hook is called.
+            processes.pop(7, None)
+            processes[8] = SimpleNamespace(poll=lambda: None)
 
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    handlers: dict[int, Any] = {}
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
     supervise(Supervisor)
+
+    async def answered(port: int) -> bool:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            async with asyncio.timeout(0.5):
+                return (await reader.read()).startswith(b"HTTP/1.1 503")
+        except TimeoutError:
+            return False
+        finally:
+            writer.close()
 
     async def run() -> None:
         with socket.create_server(("127.0.0.1", 0)) as listening:
             supervisor: Any = Supervisor()
             supervisor.sockets = {"_bento_api_server": listening}
             supervisor.start()
+            handlers[signal.SIGUSR2]()  # process 7 is ready
+            await asyncio.sleep(0)
             for _ in range(3):
                 supervisor.ctrl.caller.callback()
+            assert await answered(listening.getsockname()[1]) == (name == "service")
 
     asyncio.run(run())
 
+    service = "the API" if name == "service" else "ModelRunner"
     assert caplog.messages == [
-        "a process of ModelRunner (7) ended with status -9; another one is started"
+        f"a process of {service} (7) ended with status -9; another one is started"
     ]
 
 
@@ -199,7 +217,7 @@ def asgi_of(service_class: type[Any]) -> Any:
     mounted = app_of(Answering())
 
     @bentoml.service(name="Mounting", service_class=service_class, **API_CONFIG)
-    @bentoml.asgi_app(mounted)
+    @bentoml.asgi_app(mounted if service_class is Service else lambda: mounted)
     class Mounting:
         @bentoml.api
         async def classify(self, text: str) -> str:

@@ -11,6 +11,9 @@ import os, sys
 import service
 from bentoml._internal.context import server_context
 
+# The supervisor, which imports no more than this, starts and stays smaller without.
+assert not {"fastapi", "uvicorn", "torch"} & sys.modules.keys()
+
 def stop(*_, **__):
     raise SystemExit(os.environ.get("CUDA_VISIBLE_DEVICES"))
 
