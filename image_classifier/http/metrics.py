@@ -108,7 +108,7 @@ class RequestMetrics(Collector):
             self._top_probability.observe(answer.predictions[0].probability)
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the series of all processes of this server, and what they cost together."""
+        """Yield the series of all processes of this server."""
         folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
         if folder is None:
             yield from self._registry.collect()
@@ -123,34 +123,41 @@ class RequestMetrics(Collector):
         for metric in collector.collect():  # type: ignore[no-untyped-call]
             metric.documentation = helps.get(metric.name, metric.documentation)
             yield metric
-        # Set in each process of `bentoml serve`; the supervisor is the parent.
-        yield from _costs_of(psutil.Process(os.getppid()))
 
     def exposition(self) -> bytes:
-        """Return the series in Prometheus' text format."""
+        """Return the series, and what the processes cost together, in Prometheus' text format."""
         registry = CollectorRegistry()
         registry.register(self)
+        # Set in each process of `bentoml serve`; the supervisor is the parent.
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            registry.register(ServerCosts(psutil.Process(os.getppid())))
         return generate_latest(registry)
 
 
-def _costs_of(supervisor: psutil.Process) -> Iterator[Metric]:
-    """Yield memory and processor time of a supervisor and its workers, together.
+class ServerCosts(Collector):
+    """Memory and processor time of a supervisor and its workers, together.
 
     The names are those of prometheus_client's own collector, which knows one process only.
     """
-    memory_bytes, cpu_s = 0, 0.0
-    for process in (supervisor, *supervisor.children()):
-        with suppress(psutil.NoSuchProcess), process.oneshot():
-            memory_bytes += process.memory_info().rss
-            times = process.cpu_times()
-            cpu_s += times.user + times.system
-    yield GaugeMetricFamily(
-        "process_resident_memory_bytes",
-        "Resident memory of all processes of the server; pages they share count for each.",
-        memory_bytes,
-    )
-    yield CounterMetricFamily(
-        "process_cpu_seconds",
-        "Processor time of all processes of the server; falls when one is replaced.",
-        cpu_s,
-    )
+
+    def __init__(self, supervisor: psutil.Process) -> None:
+        self._supervisor = supervisor
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield both, for which all processes of the machine are looked through."""
+        memory_bytes, cpu_s = 0, 0.0
+        for process in (self._supervisor, *self._supervisor.children()):
+            with suppress(psutil.NoSuchProcess), process.oneshot():
+                memory_bytes += process.memory_info().rss
+                times = process.cpu_times()
+                cpu_s += times.user + times.system
+        yield GaugeMetricFamily(
+            "process_resident_memory_bytes",
+            "Resident memory of all processes of the server; pages they share count for each.",
+            memory_bytes,
+        )
+        yield CounterMetricFamily(
+            "process_cpu_seconds",
+            "Processor time of all processes of the server; falls when one is replaced.",
+            cpu_s,
+        )
