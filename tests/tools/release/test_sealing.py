@@ -105,7 +105,11 @@ def change_and_update_the_list(root: Path) -> None:
     ("change", "message"),
     [
         pytest.param(flip("src/service.py"), "changed: src/service.py", id="code"),
+        pytest.param(
+            flip("src/deploy/requirements/serve-cpu.txt"), "changed: src/deploy/req", id="lock"
+        ),
         pytest.param(flip("sbom.json"), "changed: sbom.json", id="sbom"),
+        pytest.param(flip("bento.yaml"), "changed: bento.yaml", id="description"),
         pytest.param(lambda root: (root / "README.md").unlink(), "missing: README.md", id="gone"),
         pytest.param(lambda root: (root / "src/x.py").write_text(""), "extra: src/x.py", id="more"),
         pytest.param(
