@@ -16,6 +16,7 @@ from image_classifier import bentoml_compat as compat
 from image_classifier.artifact.artifact import Artifact
 from image_classifier.artifact.record import read_record
 from image_classifier.artifact.store import locate, read_lock
+from image_classifier.http.metrics import RequestMetrics
 from image_classifier.inference import startup
 from image_classifier.inference.classifier import Classifier
 from image_classifier.inference.machine import usable_cores, visible_gpus
@@ -47,16 +48,17 @@ for_gpu = record is not None and record.for_gpu
 gpus = visible_gpus(os.environ) if for_gpu else ()
 embedded = (settings.topology or ("runner" if gpus else "embedded")) == "embedded"
 workers = settings.workers or (1 if embedded else cores)
+metrics = RequestMetrics()
 if gpus:
     compat.run_batches_at_a_time(GPU_STREAMS)
 
 
 @functools.cache
 def app() -> "FastAPI":
-    """Make the application, in the workers: the supervisor starts and stays smaller without."""
+    """Make the application, where requests are answered: other processes are smaller without."""
     from image_classifier.http.app import create_app
 
-    return create_app(settings, lock)
+    return create_app(settings, lock, metrics)
 
 
 @functools.cache
@@ -93,7 +95,7 @@ class ModelRunner:
             budget_ms=settings.budget_ms,
             deterministic=settings.deterministic,
         )
-        app().state.metrics.serves(lock.tag, artifact.evidence.engine(self.executor.plan.engine))
+        metrics.serves(lock.tag, artifact.evidence.engine(self.executor.plan.engine))
         if compat.worker_number() == 1:
             place = compat.place_of_service()
             startup.log_start(artifact, lock.tag, self.executor.plan, settings, place)
@@ -117,7 +119,7 @@ class ModelRunner:
         return self.executor.plan.model_dump(mode="json")
 
     @bentoml.api
-    def start_steps(self) -> list[tuple[str, float, float]]:
+    def start_steps(self) -> list[startup.StartStep]:
         """Return `startup.START_STEPS` of this process."""
         return startup.START_STEPS
 
@@ -128,9 +130,9 @@ class ModelRunner:
     service_class=compat.MountedAppFirst,
     **compat.API_CONFIG,
 )
-@bentoml.asgi_app(app)
+@bentoml.asgi_app(app)  # called by MountedAppFirst
 class ImageClassifier:
-    """Classifies images over HTTP: `app`, which `compat.MountedAppFirst` calls for, answers."""
+    """Classifies images over HTTP."""
 
     model = BentoModel(lock.tag)
     runner = bentoml.depends(ModelRunner)

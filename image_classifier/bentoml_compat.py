@@ -136,7 +136,7 @@ START_FAILURE = "start-failure"
 START_STEP = "start-step"
 """File in that folder that holds the step at which a worker that starts is."""
 MAX_TMPDIR_LENGTH = 60
-"""BentoML allows 102 characters, and adds up to 42: /bentoml-uds-XXXXXXXX/NUMBER.sock."""
+"""BentoML allows 102 characters for a socket, and adds up to 42: its folder, a number, ".sock"."""
 
 
 def prepare_process(keep_alive_s: float) -> None:
@@ -248,18 +248,22 @@ def _stop_server(error: Exception) -> NoReturn:
     text = str(error)
     if not isinstance(error, OperatorError):
         text = f"the start failed: {type(error).__name__}: {' '.join(text.split())}"
-    failure = Path(os.environ[METRICS], START_FAILURE)
-    draft = failure.with_suffix(f".{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(failure)
+    _leave_for_supervisor(START_FAILURE, text)
     os._exit(1)
+
+
+def _leave_for_supervisor(name: str, text: str) -> None:
+    """Replace a file of the folder of metrics in one step: the supervisor reads it whole."""
+    draft = Path(os.environ[METRICS], f"{name}.{os.getpid()}")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(draft.with_suffix(""))
 
 
 def tell_supervisor_step(name: str) -> None:
     """Call when a step of the start begins: who asks meanwhile is told, see `StandIn`."""
     if _has_supervisor():
         with suppress(OSError):  # a full disk
-            Path(os.environ[METRICS], START_STEP).write_text(name, encoding="utf-8")
+            _leave_for_supervisor(START_STEP, name)
 
 
 def tell_supervisor_ready() -> None:
@@ -436,7 +440,6 @@ class StandIn:
     def __init__(self) -> None:
         self.ended_lately = False
         self._listening: socket.socket | None = None
-        self._step: Path | None = None
         self._needed = True
         self._until_the_end = False
         self._answers: set[asyncio.Task[None]] = set()
@@ -488,6 +491,6 @@ class StandIn:
         if self._until_the_end:
             return "stops"
         try:
-            return f"starts ({self._step.read_text('utf-8')})" if self._step else "starts"
-        except OSError:
+            return f"starts ({self._step.read_text('utf-8')})"
+        except FileNotFoundError:
             return "starts"

@@ -349,12 +349,13 @@ def _last_operations(network: nn.Module, pixels: torch.Tensor) -> tuple[str, str
                     made[item] = before if name in PASSING else (name, *before[:1])
             return result
 
+    found: tuple[str, ...] = ()
     # What runs alone may fail while it is watched; then nothing is known. A copy: networks may
     # change their input in place.
     with torch.inference_mode(), contextlib.suppress(Exception), Watch():  # type: ignore[no-untyped-call]
         found = made.get(network(pixels.clone()), ())
-        return (*found, "", "")[0], (*found, "", "")[1]
-    return "", ""
+    last, before, *_ = (*found, "", "")
+    return last, before
 
 
 def takes_batches(source: ModelSource, network: nn.Module, batch: torch.Tensor) -> bool:

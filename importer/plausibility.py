@@ -232,7 +232,8 @@ def check_activation(logits: Logits, activation: str, *, asked: str | None) -> F
     Args:
         logits: These outputs, if they are logits.
         activation: What would be applied to them.
-        asked: What the operator, or the end of a finished graph, said of them; None: nothing.
+        asked: The activation that --activation, or the last operator of a finished graph,
+            names; None: neither does.
 
     Returns:
         Where a sigmoid was asked for, and the outputs look as if one had been applied already.

@@ -27,7 +27,7 @@ from image_classifier.errors import (
     TemporaryError,
     UnsupportedMediaType,
 )
-from image_classifier.http.metrics import RequestMetrics
+from image_classifier.http.metrics import CLIENT_GONE, RequestMetrics
 from image_classifier.http.schemas import (
     ERRORS,
     INTERNAL_ERROR,
@@ -58,7 +58,6 @@ Every error has the same shape: `{"error": {"code", "message", "request_id"}}`.
 PAGE = "\n[The page](./ui/) tries images, shows the artifact and its proof, and draws live plots.\n"
 error_log = ErrorLog()
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-CLIENT_GONE = "client_gone"
 ASSETS = ("/ui/", "/static_content/")
 ANSWER_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 """A browser neither takes an answer for a page nor keeps it."""
@@ -67,7 +66,7 @@ UNCOUNTED = re.compile(r"/(livez|healthz|readyz|metrics|schema\.json|static_cont
 clients."""
 
 
-def create_app(settings: Settings, lock: ModelLock) -> FastAPI:
+def create_app(settings: Settings, lock: ModelLock, metrics: RequestMetrics) -> FastAPI:
     """Make the application. Requests are served once `app.state` has what they need.
 
     `app.state` holds, from the end of the service's start on:
@@ -90,8 +89,6 @@ def create_app(settings: Settings, lock: ModelLock) -> FastAPI:
             RequestValidationError: _validation_error,
         },
     )
-    metrics = RequestMetrics(["ok", CLIENT_GONE, *ERRORS])
-    app.state.metrics = metrics
     app.add_middleware(RequestEnvelope, metrics=metrics)
     bodies = BodyBudget(settings.max_body_bytes, settings.max_bodies_bytes)
     model = ModelReference(tag=lock.tag, digest=lock.manifest_sha256)

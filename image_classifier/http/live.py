@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from image_classifier.http.metrics import RequestMetrics
+from image_classifier.http.protocol import ClassifierProtocol
 
 SAMPLE_EVERY_S = 1.0
 SAMPLES_KEPT = 120
@@ -32,9 +33,6 @@ class Sampler:
 
     async def watch(self) -> AsyncIterator[str]:
         """Yield server-sent events: the samples kept, then each further one."""
-        # It loads uvicorn, which the supervisor, who imports the service too, has no use for.
-        from image_classifier.http.protocol import ClassifierProtocol
-
         self.viewers += 1
         if self._task is None:
             self._events.clear()

@@ -19,6 +19,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from image_classifier.artifact.evidence import CertifiedEngine
+from image_classifier.http.schemas import ERRORS
 from image_classifier.inference.batcher import Answer
 from image_classifier.inference.predictions import Prediction
 
@@ -27,6 +28,9 @@ STAGE_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2
 """Upper bounds in seconds; closest around the default budget of 50 ms."""
 PROBABILITY_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+CLIENT_GONE = "client_gone"
+OUTCOMES = ("ok", CLIENT_GONE, *ERRORS)
+"""Of a request."""
 
 
 class RequestMetrics(Collector):
@@ -39,7 +43,7 @@ class RequestMetrics(Collector):
             is a rise.
     """
 
-    def __init__(self, outcomes: Iterable[str]) -> None:
+    def __init__(self, outcomes: Iterable[str] = OUTCOMES) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "classifier_requests_total",

@@ -220,7 +220,7 @@ class ModelCard(BaseModel):
         )
 
 
-_ATTRIBUTE = re.compile(r"^ {4}(\w+(?:, \w+)*): ((?:.|\n {8}|\n\n {8})+)", re.MULTILINE)
+_ATTRIBUTE = re.compile(r"^ {4}(\w+(?:, \w+)*): ((?:.|\n {8})+)", re.MULTILINE)
 
 
 def describe_fields(document: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from image_classifier.artifact.record import ImportRecord, Plan
 from image_classifier.errors import NotReady
 from image_classifier.inference.engine import Batch, Logits
 from image_classifier.inference.executor import Executor
+from image_classifier.inference.startup import StartStep
 
 MAX_CALL_INPUTS = 64
 """Inputs of one call to another process, at most: 64 of 224x224x3 bytes are 10 MB."""
@@ -24,8 +25,6 @@ STALLED_S = 8.0
 default (CLASSIFIER_TIMEOUT_MS), and short enough for /livez to tell within 10 s."""
 
 Result = TypeVar("Result")
-StartStep = tuple[str, float, float]
-"""See `startup.START_STEPS`."""
 
 
 class EngineWatch:

@@ -39,9 +39,10 @@ from preprocessing import (
 logger = logging.getLogger("classifier")
 
 
-START_STEPS: list[tuple[str, float, float]] = []
-"""Name, begin in Unix seconds and duration in seconds of each step of the start of this process, in
-order of their ends; the page shows them."""
+StartStep = tuple[str, float, float]
+"""Name, begin in Unix seconds and duration in seconds of a step of the start of a process."""
+START_STEPS: list[StartStep] = []
+"""Those of this process, in order of their ends; the page shows them."""
 STEP_LISTENERS: list[Callable[[str], None]] = []
 """Called with the name of each step when it begins."""
 

@@ -38,8 +38,10 @@ async function follow() {
     let state = "";
     try {
       await ask("../readyz");
-      if (unready) await showStart();
-      if (unready) start.lines.forEach((line) => print("", line));
+      if (unready) {
+        await showStart();
+        start.lines.forEach((line) => print("", line));
+      }
     } catch (error) {
       state = error.message || text("error_unreachable");
       if (state !== unready) print("recorded", state);

@@ -14,6 +14,7 @@ from image_classifier.artifact.manifest import Outputs
 from image_classifier.artifact.store import ModelLock
 from image_classifier.errors import Overloaded
 from image_classifier.http.app import create_app
+from image_classifier.http.metrics import RequestMetrics
 from image_classifier.inference.batcher import Answer
 from image_classifier.inference.predictions import Prediction
 from image_classifier.settings import Settings
@@ -54,7 +55,7 @@ class Answering:
 
 
 def app_of(classifier: Answering, **settings: Any) -> FastAPI:
-    app = create_app(Settings(**settings), LOCK)
+    app = create_app(Settings(**settings), LOCK, RequestMetrics())
     app.state.classifier = classifier
     return app
 

@@ -25,7 +25,7 @@ from image_classifier.http.metrics import RequestMetrics
 from image_classifier.http.schemas import ERRORS
 from image_classifier.http.ui import FILES
 from image_classifier.inference.batcher import Answer
-from image_classifier.inference.runner import StartStep
+from image_classifier.inference.startup import StartStep
 from image_classifier.settings import Settings
 from preprocessing import SpecPreprocessing
 from tests.artifact.builder import MACHINE, SLO, contents, write_artifact
@@ -101,7 +101,7 @@ def classifier() -> FakeClassifier:
 
 @pytest.fixture
 def client(root: Path, classifier: FakeClassifier) -> Client:
-    app = create_app(Settings.from_env({}), LOCK)
+    app = create_app(Settings.from_env({}), LOCK, RequestMetrics())
     app.state.classifier = classifier
     app.state.artifact = open_artifact(root)
     return Client(app)
@@ -146,7 +146,9 @@ def test_nothing_but_files_of_the_page_and_of_the_artifact_is_read(client: Clien
 
 
 def test_the_page_can_be_switched_off() -> None:
-    client = Client(create_app(Settings.from_env({"CLASSIFIER_UI": "false"}), LOCK))
+    client = Client(
+        create_app(Settings.from_env({"CLASSIFIER_UI": "false"}), LOCK, RequestMetrics())
+    )
 
     assert client.get("/ui/").status_code == 404
 
