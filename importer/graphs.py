@@ -148,6 +148,7 @@ class OnnxNetwork(nn.Module):
         input_dtype: Type of the pixels: float32, float16 or uint8.
         input_shape: Four sizes; None where the file leaves one open.
         activation: What was left out at the end.
+        squashing: What is at the end, if `describe_squashing` says something.
         takes_batches: Whether any batch size works; else only 1 does.
 
     Raises:
@@ -161,6 +162,7 @@ class OnnxNetwork(nn.Module):
         if self.model.functions:  # an exporter may write Softmax as a function of its own
             self.model = onnx.inliner.inline_local_functions(self.model)
         self.activation = _cut_final_activation(self.model, path)
+        self.squashing = _final_squashing(self.model)
         try:
             self._session = self._session_of(self.model)
         # onnxruntime's exceptions have no public base.
@@ -281,6 +283,23 @@ def refuse_ending(last: str, before: str, where: str) -> None:
 
 PASSING = frozenset({"Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Dropout"})
 """Operators that pass scores on."""
+SCALING = frozenset({"Add", "Div", "Mul", "Sub"})
+"""Operators that, with a constant, only scale or shift scores."""
+SQUASHING = frozenset({"hardsigmoid", "sigmoid", "softmax", "tanh"})
+"""Operations after which a score has bounds, in lower case."""
+
+
+def describe_squashing(last: str, *, scaled: bool) -> str | None:
+    """Say what leaves outputs that are neither logits nor seen to be probabilities; None: nothing.
+
+    Args:
+        last: The last operation of a network but scaling, as ONNX or torch call it.
+        scaled: Whether its result is scaled or shifted.
+    """
+    name = last.replace("_", "").lower()
+    if name not in SQUASHING or (name != "tanh" and not scaled):
+        return None
+    return f"a {name} times or plus a constant" if scaled else f"a {name}"
 
 
 def _cut_final_activation(
@@ -308,6 +327,23 @@ def _cut_final_activation(
     node.op_type = "Identity"
     del node.attribute[:]
     return cut
+
+
+def _final_squashing(model: onnx.ModelProto) -> str | None:
+    computed = {
+        name: node
+        for node in model.graph.node
+        if node.op_type != "Constant"
+        for name in node.output
+    }
+    node, scaled = computed.get(model.graph.output[0].name), False
+    while node is not None and node.op_type in PASSING | SCALING:
+        if node.op_type in SCALING:
+            scaled = True
+            if all(name in computed for name in node.input):  # two results, and no constant
+                return None
+        node = next((computed[name] for name in node.input if name in computed), None)
+    return None if node is None else describe_squashing(node.op_type, scaled=scaled)
 
 
 def _is_softmax_of_classes(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:

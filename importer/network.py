@@ -24,6 +24,7 @@ from importer.errors import ImportRefused
 from importer.failures import call_user_code
 from importer.graphs import (
     OnnxNetwork,
+    describe_squashing,
     load_torchscript,
     refuse_ending,
     refuse_other_precision,
@@ -305,6 +306,8 @@ PASSING = frozenset(
     }
 )
 """Operations of torch that pass scores on."""
+SCALING = frozenset({"add", "div", "mul", "rsub", "sub"})
+"""Operations of torch that, with a constant, only scale or shift scores."""
 
 
 def activation_of(
@@ -312,8 +315,8 @@ def activation_of(
 ) -> Activation:
     """Return what the service must apply to the outputs of a network to get probabilities.
 
-    A softmax or sigmoid in a network of torch shows in the outputs (`check_activation`); a
-    logsigmoid and a sorting do not, so torch is asked which operation made them.
+    A softmax or sigmoid in a network of torch shows in the outputs (`check_activation`); one that
+    is scaled, a logsigmoid and a sorting do not, so torch is asked which operations made them.
 
     Args:
         source: What was trained.
@@ -321,9 +324,21 @@ def activation_of(
         asked: What the operator says of the outputs; None: nothing.
 
     Raises:
-        ImportRefused: The network contradicts what was asked, or ends in a logsigmoid or a sorting.
+        ImportRefused: The network contradicts what was asked, or ends in a logsigmoid or a sorting,
+            or in what has bounds while nothing was asked.
     """
-    refuse_ending(*_last_operations(source.network, pixels), "network")
+    if isinstance(source.network, OnnxNetwork):
+        squashing = source.network.squashing
+    else:
+        last, before, scaled = _last_operations(source.network, pixels)
+        refuse_ending(last, before, "network")
+        squashing = describe_squashing(last, scaled=scaled)
+    if squashing is not None and asked is None:
+        raise ImportRefused(
+            f"network: ends in {squashing}, so its outputs are no logits; leave that out of the "
+            "network and say what the logits are with --activation softmax or sigmoid, or serve "
+            "the outputs as they are with --activation none"
+        )
     if source.activation is not None and asked not in (None, source.activation):
         raise ImportRefused(
             f"--activation {asked}: the network ends in {source.activation}, so it is "
@@ -332,30 +347,44 @@ def activation_of(
     return source.activation or asked or "softmax"
 
 
-def _last_operations(network: nn.Module, pixels: torch.Tensor) -> tuple[str, str]:
-    """Return the operation that made a network's output and the one before; empty: unknown."""
-    made: Any = WeakIdKeyDictionary()  # tensor → the last operations that made it, the latest first
+def _last_operations(network: nn.Module, pixels: torch.Tensor) -> tuple[str, str, bool]:
+    """Return the operation that made a network's output, the one before, and whether it is scaled.
+
+    Empty where they are unknown.
+    """
+    # Of a tensor: the last operations that made it, the latest first, and whether one scaled it.
+    made: Any = WeakIdKeyDictionary()
 
     class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not declare it
         def __torch_dispatch__(
             self, function: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
-            result = function(*args, **(kwargs or {}))
             name = function.overloadpacket.__name__.strip("_")
+            if name == "item" and not isinstance(args[0], torch.Tensor):  # a constant of a trace
+                return args[0]
+            result = function(*args, **(kwargs or {}))
             given = [item for item in tree_leaves(args) if isinstance(item, torch.Tensor)]
-            before = made.get(given[0], ()) if given else ()
+            computed = [made[item] for item in given if item in made]
+            if not computed:  # a constant, not made of the image
+                return result
+            before, scaled = computed[0]
+            if name in SCALING and len(computed) == 1:
+                scaled = True
+            elif name not in PASSING:
+                before, scaled = (name, *before[:1]), False
             for item in tree_leaves(result):
                 if isinstance(item, torch.Tensor):
-                    made[item] = before if name in PASSING else (name, *before[:1])
+                    made[item] = before, scaled
             return result
 
-    found: tuple[str, ...] = ()
-    # What runs alone may fail while it is watched; then nothing is known. A copy: networks may
-    # change their input in place.
+    found, scaled = (), False
+    image = pixels.clone()  # networks may change their input in place
+    made[image] = (), False
+    # What runs alone may fail while it is watched; then nothing is known.
     with torch.inference_mode(), contextlib.suppress(Exception), Watch():  # type: ignore[no-untyped-call]
-        found = made.get(network(pixels.clone()), ())
+        found, scaled = made.get(network(image), ((), False))
     last, before, *_ = (*found, "", "")
-    return last, before
+    return last, before, scaled
 
 
 def takes_batches(source: ModelSource, network: nn.Module, batch: torch.Tensor) -> bool:

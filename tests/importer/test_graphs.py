@@ -146,6 +146,31 @@ def test_a_graph_that_is_no_image_classifier_is_refused(
         OnnxNetwork(onnx_linear(tmp_path / "net.onnx", **form))
 
 
+@pytest.mark.parametrize(
+    ("end", "squashing"),
+    [
+        ("p = Sigmoid (scores) k = Constant <value_float = 100.0> () out = Mul (k, p)",
+         "a sigmoid times or plus a constant"),
+        ("t = Tanh (scores) out = Identity (t)", "a tanh"),
+        ("p = Sigmoid (scores) out = Mul (scores, p)", None),
+    ],
+)  # fmt: skip
+def test_an_ending_with_bounds_is_refused_until_it_is_said_what_the_outputs_are(
+    tmp_path: Path, end: str, squashing: str | None
+) -> None:
+    source = ModelSource(network=OnnxNetwork(onnx_linear(tmp_path / "net.onnx", end=end)))
+    pixels = torch.zeros(1, 3, 4, 4)
+
+    assert activation_of(source, pixels, "none") == "none"
+    if squashing is None:
+        assert activation_of(source, pixels, None) == "softmax"
+        return
+    with pytest.raises(
+        ImportRefused, match=f"^network: ends in {squashing}, so .*--activation none"
+    ):
+        activation_of(source, pixels, None)
+
+
 def test_another_file_is_refused_with_what_is_expected(tmp_path: Path) -> None:
     torch.save({"weight": torch.ones(2, 3)}, tmp_path / "weights.pt")
     data = onnx_linear(tmp_path / "net.onnx").read_bytes()

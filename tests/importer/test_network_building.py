@@ -190,6 +190,18 @@ def test_what_a_forward_raises_is_one_line_with_the_users_line(
         ("batch.flatten(1).topk(3).values", "ends in topk, so .* no scores in the order of the"),
         ("batch.flatten(1).sort(1)[0][:, :5]", "ends in sort"),
         ("batch.flatten(1).argmax(1, keepdim=True).float()", "ends in argmax"),
+        (
+            "100 * torch.sigmoid(batch).flatten(1)",
+            "ends in a sigmoid times or plus a constant, .*none",
+        ),
+        ("1 - 2 * batch.flatten(1).sigmoid()", "ends in a sigmoid times or plus"),
+        (
+            "(3 * batch).flatten(1).softmax(1).div(torch.full((48,), 0.1))",
+            "ends in a softmax times",
+        ),
+        ("batch.flatten(1).tanh()", "ends in a tanh, so"),
+        ("batch.flatten(1).tanh() @ torch.ones(48, 2) * 3 + torch.ones(2)", None),
+        ("(batch * torch.sigmoid(batch)).flatten(1) / 2", None),
         ("batch.flatten(1).log_softmax(1)", None),
         ("torch.from_numpy(batch.numpy()).flatten(1)", None),
     ],
