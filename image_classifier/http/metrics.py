@@ -112,21 +112,25 @@ class RequestMetrics(Collector):
             self._top_probability.observe(answer.predictions[0].probability)
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the series of all processes of this server."""
+        """Yield the series of all processes of this server, with their help texts."""
+        # prometheus_client keeps no help texts in the files of its processes.
+        helps = {metric.name: metric.documentation for metric in self._registry.collect()}
+        for metric in self.values():
+            metric.documentation = helps.get(metric.name, metric.documentation)
+            yield metric
+
+    def values(self) -> Iterable[Metric]:
+        """Return the series of all processes of this server."""
         folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
         if folder is None:
-            yield from self._registry.collect()
-            return
-        # prometheus_client keeps no help texts in its files, and counts gauges of processes that
-        # have ended unless it is told of each end.
-        helps = {metric.name: metric.documentation for metric in self._registry.collect()}
+            return self._registry.collect()
+        # prometheus_client counts gauges of processes that have ended unless it is told of each.
         for path in Path(folder).glob("gauge_live*_*.db"):
             if not psutil.pid_exists(int(path.stem.rpartition("_")[2])):
                 path.unlink(missing_ok=True)
         collector = MultiProcessCollector(None, folder)  # type: ignore[no-untyped-call]
-        for metric in collector.collect():  # type: ignore[no-untyped-call]
-            metric.documentation = helps.get(metric.name, metric.documentation)
-            yield metric
+        metrics: Iterable[Metric] = collector.collect()  # type: ignore[no-untyped-call]
+        return metrics
 
     def exposition(self) -> bytes:
         """Return the series, and what the processes cost together, in Prometheus' text format."""
