@@ -41,8 +41,9 @@ from preprocessing import Preprocessing
 PAIRED = 16
 """Golden samples that also run in batches of two. A graph that mixes the images of a batch, or
 has a batch size of one written into it, gives itself away on the first pair."""
-LIMIT_IN_POINTS = 60
-"""The measurement of one engine ends after this many times the duration of one point."""
+LIMIT_IN_POINTS = 40
+"""The measurement of one engine ends after this many times the duration of one point, the
+comparison of all engines after half as many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +162,7 @@ def certify_all(
         attempts.append(_attempt(candidate, certificate, failure, **measured))
     if len(engines) > 1:
         with progress.step("compare the engines"):
-            attempts = _compared(attempts, open_way, budget_ms, limit_s)
+            attempts = _compared(attempts, open_way, budget_ms, limit_s / 2)
     return tuple(engines), tuple(attempts)
 
 

@@ -1,5 +1,7 @@
 """An import, from a trained network to an artifact in the store."""
 
+import contextlib
+import ctypes
 import functools
 import gc
 import json
@@ -229,10 +231,10 @@ def import_model(
         failed_exports = export_all(
             graphs, network, inputs if batches else inputs[:1], calibration, root, progress
         )
-        # Engines hold the weights a second time: torch's go first. Exporters leave circles behind.
+        # Engines hold the weights a second time: torch's go first.
         model = replace(model, network=torch.nn.Identity())
         del network
-        gc.collect()
+        _release_memory()
         engines, attempts = certify_all(
             candidates,
             failed_exports,
@@ -304,6 +306,13 @@ def import_model(
     return Imported(
         lock=lock, known=known, manifest=manifest, evidence=evidence, record=record, proof=proof
     )
+
+
+def _release_memory() -> None:
+    """Return freed memory to the system: exporters leave circles behind, and glibc keeps pages."""
+    gc.collect()
+    with contextlib.suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _labels(text: str | None, model: ModelSource, given: Reference | None) -> LabelFile:
