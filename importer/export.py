@@ -119,6 +119,18 @@ def _export_eager(network: PixelsToLogits, inputs: npt.NDArray[np.generic], path
         external_data=f"{path.name}.data" if external else None,
         size_threshold_bytes=EXTERNAL_BYTES,
     )
+    # onnxscript's rewrite rules keep the last node they saw, and with it the graph.
+    for value in program.model.graph.initializers.values():
+        value.const_value = None
+
+
+def free_weights(network: torch.nn.Module) -> None:
+    """Free the memory of a network's tensors, which is of no use then.
+
+    Dropping the network is not enough: the exporter's rewrite rules keep its graph.
+    """
+    for tensor in (*network.parameters(), *network.buffers()):
+        tensor.data = tensor.new_empty(0)
 
 
 def _export_script(network: PixelsToLogits, inputs: npt.NDArray[np.generic], path: Path) -> None:

@@ -1,7 +1,5 @@
 """An import, from a trained network to an artifact in the store."""
 
-import contextlib
-import ctypes
 import functools
 import gc
 import json
@@ -43,7 +41,7 @@ from importer.captured_preprocessing import capture_preprocessing
 from importer.certification import GoldenRun, certify_all
 from importer.diagnosis import Comparison, explain_difference
 from importer.errors import ImportRefused
-from importer.export import export_all
+from importer.export import export_all, free_weights
 from importer.failures import one_line
 from importer.golden_images import GoldenImage, decoding_notes, read_golden_images
 from importer.labels import LabelFile, check_label_count, read_labels
@@ -231,10 +229,11 @@ def import_model(
         failed_exports = export_all(
             graphs, network, inputs if batches else inputs[:1], calibration, root, progress
         )
-        # Engines hold the weights a second time: torch's go first.
+        # Engines hold the weights a second time: torch's go first. Exporters leave circles behind.
+        free_weights(network)
         model = replace(model, network=torch.nn.Identity())
         del network
-        _release_memory()
+        gc.collect()
         engines, attempts = certify_all(
             candidates,
             failed_exports,
@@ -306,13 +305,6 @@ def import_model(
     return Imported(
         lock=lock, known=known, manifest=manifest, evidence=evidence, record=record, proof=proof
     )
-
-
-def _release_memory() -> None:
-    """Return freed memory to the system: exporters leave circles behind, and glibc keeps pages."""
-    gc.collect()
-    with contextlib.suppress(AttributeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _labels(text: str | None, model: ModelSource, given: Reference | None) -> LabelFile:
