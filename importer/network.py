@@ -157,7 +157,7 @@ def read_graph(path: Path, staging_dir: Path) -> ModelSource:
 
 
 def build_network(architecture: Architecture, source_dir: Path) -> nn.Module:
-    """Build the network in evaluation mode, on the CPU, with random weights.
+    """Build the network in evaluation mode, on the CPU, with weights of no meaning.
 
     Args:
         architecture: What to build.

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import JsonValue
+from torch.overrides import TorchFunctionMode
 
 from image_classifier.artifact.manifest import TORCHVISION
 from importer.errors import ImportRefused
@@ -155,14 +156,27 @@ def builder_arguments(
     return arguments
 
 
+class _NoInitialization(TorchFunctionMode):
+    """Leaves parameters as they are allocated: drawing those of VGG-16 takes seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
 def build_torchvision(network: str, arguments: Mapping[str, JsonValue]) -> Any:
-    """Return a network of torchvision with random weights; raises what the builder raises."""
+    """Return a network of torchvision whose parameters have no values yet.
+
+    Raises what the builder raises.
+    """
     import torchvision.models
 
     kwargs: dict[str, Any] = dict(arguments)
-    if network in UNSEEN_ARGUMENTS:  # both draw their random weights for seconds and warn of that
+    if network in UNSEEN_ARGUMENTS:  # both warn where it is not given
         kwargs.setdefault("init_weights", False)
-    return torchvision.models.get_model(network, weights=None, **kwargs)
+    with _NoInitialization():
+        return torchvision.models.get_model(network, weights=None, **kwargs)
 
 
 def _weights_of(network: str) -> Any:
