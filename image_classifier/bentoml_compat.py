@@ -260,14 +260,14 @@ def _leave_for_supervisor(name: str, text: str) -> None:
 
 
 def tell_supervisor_step(name: str) -> None:
-    """Call when a step of the start begins: who asks meanwhile is told, see `StandIn`."""
+    """Name the step of the start that begins, for the 503 that requests get meanwhile."""
     if _has_supervisor():
         with suppress(OSError):  # a full disk
             _leave_for_supervisor(START_STEP, name)
 
 
 def tell_supervisor_ready() -> None:
-    """Call in an API process that is about to accept requests: its supervisor need not."""
+    """Tell the supervisor that this process accepts requests, so that it stops answering 503."""
     if _has_supervisor():
         with suppress(OSError):
             Path(os.environ[METRICS], START_STEP).unlink(missing_ok=True)

@@ -66,9 +66,14 @@ class TemporaryError(ClientError):
 
 
 class Overloaded(TemporaryError):
-    """The queue or the memory for bodies is full, or the estimated wait too long."""
+    """The queue or the memory for bodies is full, or the estimated wait too long.
+
+    Attributes:
+        numbers: For the log: the limit with its setting, and the load.
+    """
 
     code = "overloaded"
+    numbers: str = ""
 
 
 class NotReady(TemporaryError):

@@ -65,7 +65,8 @@ def read_labels(path: Path) -> LabelFile:
 def check_label_count(labels: Sequence[str], num_classes: int, activation: str) -> None:
     """Raise where the number of labels is not the width of the logits.
 
-    One output with a sigmoid may have two labels: of the first its probability speaks against.
+    A single sigmoid output may have two labels: its probability is that of the second, and the
+    first gets the rest.
 
     Raises:
         ArtifactError: With both numbers.

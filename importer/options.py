@@ -224,7 +224,7 @@ class EngineOptions(Options):
     """the engines and their proof"""
 
     accept: Annotated[tuple[FindingName, ...], BeforeValidator(_split)] = ()
-    """finding that is no reason to refuse, by the name that the refusal gives; may be repeated"""
+    """name of a finding to accept, as printed in the refusal; may be repeated"""
     serving_requirements: ExistingFile | None = None
     """lock with what a preprocessing class needs beyond the bento's packages"""
     calibration: ExistingFolder | None = None

@@ -38,7 +38,7 @@ def return_freed_memory() -> None:
 
     glibc raises this threshold up to 32 MiB by itself as larger blocks are freed; the weights
     of a network then lie in one heap, which keeps its size whatever is freed in it. Importing
-    ViT-L/16 (1.2 GB) peaked at 5.8 GB that way, and at 4.7 GB with a fixed threshold. Other C
+    ViT-L/16 (1.2 GB) peaked at 7.0 GB that way, and at 4.7 GB with a fixed threshold. Other C
     libraries have no `mallopt`.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -55,7 +55,7 @@ class Architecture(BaseModel):
     def parse(cls, text: str, kwargs: Mapping[str, JsonValue]) -> "Architecture":
         """Read `torchvision:resnet50` or `path/network.py:build`.
 
-        Only the name of the file is kept; `source_folder(text)` is where it lies.
+        Only the name of the file is kept.
 
         Raises:
             ArtifactError: Neither form, or a keyword that decides about weights.

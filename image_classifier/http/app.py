@@ -24,6 +24,7 @@ from image_classifier.errors import (
     MethodNotAllowed,
     NotFound,
     NotReady,
+    Overloaded,
     TemporaryError,
     UnsupportedMediaType,
 )
@@ -323,15 +324,20 @@ async def _unless_disconnected(receive: Receive, work: Awaitable[Answer]) -> Ans
 
 
 def _error_response(
-    request: Request, code: str, message: str, headers: dict[str, str] | None = None
+    request: Request,
+    code: str,
+    message: str,
+    headers: dict[str, str] | None = None,
+    numbers: str = "",
 ) -> Response:
     request.state.outcome = code
-    request_id = request.state.request_id
-    error_log.note(request_id=request_id, status=ERRORS[code].status, code=code, message=message)
+    request_id, status = request.state.request_id, ERRORS[code].status
+    logged = f"{message} ({numbers})" if numbers else message
+    error_log.note(request_id=request_id, status=status, code=code, message=logged)
     detail = ErrorDetail(code=code, message=message, request_id=request_id)
     return Response(
         ErrorAnswer(error=detail).model_dump_json(),
-        ERRORS[code].status,
+        status,
         headers,
         media_type="application/json",
     )
@@ -343,7 +349,8 @@ async def _client_error(request: Request, error: ClientError) -> Response:
         headers["retry-after"] = str(error.retry_after_s)
     if isinstance(error, UnsupportedMediaType):
         headers["accept-encoding"] = "identity"  # RFC 9110, section 15.5.16
-    return _error_response(request, error.code, str(error), headers)
+    numbers = error.numbers if isinstance(error, Overloaded) else ""
+    return _error_response(request, error.code, str(error), headers, numbers)
 
 
 async def _validation_error(request: Request, _: Exception) -> Response:
@@ -360,7 +367,7 @@ async def _http_exception(request: Request, error: HTTPException) -> Response:
             # Not the header of the exception: of several routes of a path it names one.
             methods = _methods(request.app, request.url.path)
             allow = ", ".join(sorted(methods)) or "GET, HEAD"  # a file's
-            message = f"the path takes {allow}"  # not which: clients write no line of the log
+            message = f"the path takes {allow}"  # unnamed: text of clients stays out of the log
             return _error_response(request, MethodNotAllowed.code, message, {"allow": allow})
         case HTTPStatus.SERVICE_UNAVAILABLE:
             return await _client_error(request, NotReady("the model cannot be reached; try again"))

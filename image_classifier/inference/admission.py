@@ -28,8 +28,6 @@ too many requests came in the COUNT_S after that. It ends after CALM_S with few 
 TOO_MANY = 1.2
 """Requests, divided by those that could be answered, above which overload begins. Chosen, as the
 seconds above, by simulation (docs/admission.md)."""
-LOG_EVERY_S = 10.0
-"""Seconds between two log lines about refusals."""
 
 
 class Admission:
@@ -83,7 +81,8 @@ class Admission:
         self._queueing = False
         self._offered = 0
         self._since = clock()
-        self._refusals = _Refusals(clock())
+        self._recent_refusals = 0.0
+        self._last_refusal = clock()
 
     @property
     def wait_limit_ms(self) -> float:
@@ -202,42 +201,16 @@ class Admission:
         return f"waits up to {self.wait_limit_ms:g} ms are allowed (CLASSIFIER_{setting})"
 
     def _note_refusal(self, error: Overloaded, limit: str) -> None:
-        """Count and log a refusal, and say when the client may try again."""
+        """Count a refusal; give it its numbers and when the client may try again."""
         now = self.clock()
-        self._refusals.add(now)
+        forgotten = math.exp(-(now - self._last_refusal) / MEMORY_S)
+        self._recent_refusals = self._recent_refusals * forgotten + 1
+        self._last_refusal = now
         # If all that were refused come back, they and those in flight take this long.
-        backlog = self.in_flight + self._refusals.recent
+        backlog = self.in_flight + self._recent_refusals
         error.retry_after_s = max(1, math.ceil(backlog * self._interval_ms() / 1e3))
-        if count := self._refusals.due_for_log(now):
-            logger.warning(
-                "refused %d requests with 429: %s; %d in flight, estimated wait %.0f ms",
-                count,
-                limit,
-                self.in_flight,
-                self.estimated_wait_ms(),
-            )
-
-
-class _Refusals:
-    """Counts refusals: those of about the last second, and those not yet logged."""
-
-    def __init__(self, now: float) -> None:
-        self.recent = 0.0
-        self._last = now
-        self._unlogged = 0
-        self._logged = -math.inf
-
-    def add(self, now: float) -> None:
-        self.recent = self.recent * math.exp(-(now - self._last) / MEMORY_S) + 1
-        self._last = now
-        self._unlogged += 1
-
-    def due_for_log(self, now: float) -> int:
-        """Return the number of refusals for a log line; 0 where the last line is too recent."""
-        if now - self._logged < LOG_EVERY_S:
-            return 0
-        count, self._unlogged, self._logged = self._unlogged, 0, now
-        return count
+        wait_ms = self.estimated_wait_ms()
+        error.numbers = f"{limit}; {self.in_flight} in flight, estimated wait {wait_ms:.0f} ms"
 
 
 @dataclass(frozen=True, slots=True)

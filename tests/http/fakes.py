@@ -44,7 +44,9 @@ class Answering:
 
     def refuse_if_overloaded(self) -> None:
         if self.full:
-            raise Overloaded("the service is at its capacity; try again later")
+            error = Overloaded("the service is at its capacity; try again later")
+            error.numbers = "2 in flight are allowed"
+            raise error
 
     async def classify(
         self, image: bytes, top_k: int | None, timeout_ms: float | None = None

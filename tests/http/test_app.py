@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from image_classifier.http import uploads
 from image_classifier.http.schemas import ERRORS
 from image_classifier.inference.batcher import Answer
+from image_classifier.logs import ErrorLog
 from tests.http.fakes import ANSWER, LOCK, Answering, Connection, app_of, ask, body, outcomes
 
 MAX_BODIES_BYTES = 2_000
@@ -37,7 +38,10 @@ def test_an_answer_is_rendered_counted_and_timed() -> None:
     assert outcomes(app) == before | {"ok": 1}
 
 
-def test_an_overloaded_service_refuses_before_the_body_is_read() -> None:
+def test_an_overloaded_service_refuses_before_the_body_is_read(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("image_classifier.http.app.error_log", ErrorLog())  # no line before it
     classifier = Answering()
     classifier.full = True
     app = app_of(classifier)
@@ -46,6 +50,9 @@ def test_an_overloaded_service_refuses_before_the_body_is_read() -> None:
 
     assert (connection.status, connection.code) == (429, "overloaded")
     assert connection.headers["retry-after"] == "1"
+    assert "2 in flight" not in json.dumps(connection.body)
+    assert "429 overloaded" in caplog.text
+    assert "(2 in flight are allowed)" in caplog.text
     assert outcomes(app)["overloaded"] == 1
 
 
