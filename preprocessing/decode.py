@@ -30,7 +30,17 @@ from preprocessing.spec import DecodeRules
 PngImagePlugin.MAX_TEXT_MEMORY = 4 * 1024 * 1024
 
 
-def decode_image(data: bytes, rules: DecodeRules, limits: DecodeLimits) -> Image.Image:
+Watch = Callable[[str, Image.Image], None]
+"""Is told of the image after each step of a preprocessing: "decode", "colour", …"""
+
+
+def watch_nothing(step: str, image: Image.Image) -> None:
+    """Let the steps go by."""
+
+
+def decode_image(
+    data: bytes, rules: DecodeRules, limits: DecodeLimits, watch: Watch = watch_nothing
+) -> Image.Image:
     """Decode the first frame of a JPEG, PNG, WebP, GIF or BMP file.
 
     Returns:
@@ -43,9 +53,14 @@ def decode_image(data: bytes, rules: DecodeRules, limits: DecodeLimits) -> Image
         UndecodableImage: Empty, damaged, cut short or not understood.
     """
     image: Image.Image = read_image(data, rules, limits)
+    watch("decode", image)
     turn = upright_turn(image) if rules.exif_orientation else None
     image = to_colour_mode(image, rules)  # drops the file and its decoder before the turn
-    return image if turn is None else turn_upright(image, turn)
+    watch("colour", image)
+    if turn is not None:
+        image = turn_upright(image, turn)
+        watch("orient", image)
+    return image
 
 
 # ------------------------------------------------------------------- bytes → pixels as stored

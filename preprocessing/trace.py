@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from preprocessing.decode import read_image, to_colour_mode, turn_upright, upright_turn
-from preprocessing.limits import DecodeLimits, check_resized_size
-from preprocessing.transform import SpecPreprocessing
-from preprocessing.user_class import Preprocessing, image_to_input
+from preprocessing.limits import DecodeLimits
+from preprocessing.transform import to_input
+from preprocessing.user_class import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,6 @@ def trace(data: bytes, preprocessing: Preprocessing, limits: DecodeLimits) -> tu
         ImageRejected: What is wrong with the file, as for `decode_image`.
         PreprocessingBug: As for `to_input`.
     """
-    rules = preprocessing.decode
     steps: list[Step] = []
     started = time.perf_counter()
 
@@ -53,23 +51,7 @@ def trace(data: bytes, preprocessing: Preprocessing, limits: DecodeLimits) -> tu
             steps.append(Step(name, picture, mode, milliseconds, array))
         started = time.perf_counter()
 
-    image: Image.Image = read_image(data, rules, limits)
-    keep("decode", image)
-    turn = upright_turn(image) if rules.exif_orientation else None
-    image = to_colour_mode(image, rules)
-    keep("colour", image)
-    if turn is not None:
-        image = turn_upright(image, turn)
-        keep("orient", image)
-    if isinstance(preprocessing, SpecPreprocessing):
-        check_resized_size(image.size, preprocessing.resized_size(image.size), limits)
-        image = preprocessing.resize(image)
-        keep("resize", image)
-        image = preprocessing.crop(image)
-        keep("crop", image)
-        array: np.ndarray = preprocessing.as_input(image)
-    else:
-        array = image_to_input(image, preprocessing)
+    array = to_input(data, preprocessing, limits, keep)
     shown = array.dtype == np.uint8 and array.shape[2] in (1, 3)
     pixels = array.squeeze(2) if array.shape[2] == 1 else array
     keep("input", Image.fromarray(pixels) if shown else None, array)

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from preprocessing.decode import decode_image
+from preprocessing.decode import Watch, decode_image, watch_nothing
 from preprocessing.limits import DecodeLimits, check_resized_size
 from preprocessing.resample import resize_as_tensor
 from preprocessing.spec import DecodeRules, PreprocessingSpec
@@ -22,7 +22,12 @@ _FILTERS = {
 }
 
 
-def to_input(data: bytes, preprocessing: Preprocessing, limits: DecodeLimits) -> np.ndarray:
+def to_input(
+    data: bytes,
+    preprocessing: Preprocessing,
+    limits: DecodeLimits,
+    watch: Watch = watch_nothing,
+) -> np.ndarray:
     """Decode a file and preprocess it.
 
     Returns:
@@ -32,10 +37,10 @@ def to_input(data: bytes, preprocessing: Preprocessing, limits: DecodeLimits) ->
         ImageRejected: What is wrong with the file, as for `decode_image`.
         PreprocessingBug: A user's class failed or returned something else than it declares.
     """
-    image = decode_image(data, preprocessing.decode, limits)
+    image = decode_image(data, preprocessing.decode, limits, watch)
     if isinstance(preprocessing, SpecPreprocessing):
         check_resized_size(image.size, preprocessing.resized_size(image.size), limits)
-        return preprocessing.to_input(image)
+        return preprocessing.to_input(image, watch)
     return image_to_input(image, preprocessing)
 
 
@@ -53,7 +58,7 @@ class SpecPreprocessing:
         self.mean: tuple[float, ...] = spec.mean
         self.std: tuple[float, ...] = spec.std
 
-    def to_input(self, image: Image.Image) -> npt.NDArray[np.uint8]:
+    def to_input(self, image: Image.Image, watch: Watch = watch_nothing) -> npt.NDArray[np.uint8]:
         """Resize and crop.
 
         Args:
@@ -62,7 +67,11 @@ class SpecPreprocessing:
         Returns:
             uint8 array of shape (H, W, C), C-contiguous, channels in RGB order.
         """
-        return self.as_input(self.crop(self.resize(image)))
+        image = self.resize(image)
+        watch("resize", image)
+        image = self.crop(image)
+        watch("crop", image)
+        return np.asarray(image).reshape(self.input_shape)
 
     def resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the (width, height) of an image of (width, height) after the resize."""
@@ -96,10 +105,6 @@ class SpecPreprocessing:
             return image
         box = centre_crop_box(image.size, (width, height))
         return image.crop(box)  # Pillow fills what lies outside with black
-
-    def as_input(self, image: Image.Image) -> npt.NDArray[np.uint8]:
-        """Copy a resized and cropped image into an array, uint8 (H, W, C)."""
-        return np.asarray(image).reshape(self.input_shape)
 
 
 def shorter_side_size(
