@@ -318,8 +318,9 @@ def explain_difference(
     return ImportRefused(
         f"{found}; nearly reproduced, up to {left:.3g} times the tolerance, with this change: "
         f"{causes}; the remaining difference is typical of a notebook that decodes or resizes with "
-        "another library (cv2, skimage), which no spec repeats: resize with PIL or torchvision in the notebook and "
-        "save its numbers again, or give a preprocessing class that makes the notebook's own calls"
+        "another library (cv2, skimage), which no spec repeats: resize with PIL or torchvision in "
+        "the notebook and save its numbers again, or give a preprocessing class that makes the "
+        "notebook's own calls"
     )
 
 

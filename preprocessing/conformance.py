@@ -13,7 +13,6 @@ import hashlib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 from zipfile import ZipFile
 
 import numpy as np
@@ -27,24 +26,15 @@ from preprocessing.user_class import Preprocessing
 CASES_FILE = Path(__file__).with_name("conformance_cases.zip")
 
 
-class Case(NamedTuple):
-    """One file of the set.
-
-    Attributes:
-        name: What is digested and what the file is, such as "decode/png-grey16". A published
-            name never gets other bytes.
-        data: The bytes of the file.
-    """
-
-    name: str
-    data: bytes
-
-
 @cache
-def conformance_cases() -> tuple[Case, ...]:
-    """Return all files, in a fixed order."""
+def conformance_cases() -> Mapping[str, bytes]:
+    """Return all files by name, in a fixed order.
+
+    A name says what is digested and what the file is, such as "decode/png-grey16". A published
+    name never gets other bytes.
+    """
     with ZipFile(CASES_FILE) as archive:
-        return tuple(Case(name, archive.read(name)) for name in archive.namelist())
+        return {name: archive.read(name) for name in archive.namelist()}
 
 
 def conformance_digests(preprocessing: Preprocessing) -> dict[str, str]:
@@ -58,7 +48,8 @@ def conformance_digests(preprocessing: Preprocessing) -> dict[str, str]:
         input; "rejected:<code>" where the file is rejected; "raised:<type>" where a user's
         class raises an exception or returns something else than it declares.
     """
-    return {case.name: _outcome(case, preprocessing) for case in conformance_cases()}
+    cases = conformance_cases()
+    return {name: _outcome(name, data, preprocessing) for name, data in cases.items()}
 
 
 def differing_cases(expected: Mapping[str, str], actual: Mapping[str, str]) -> tuple[str, ...]:
@@ -69,13 +60,13 @@ def differing_cases(expected: Mapping[str, str], actual: Mapping[str, str]) -> t
     return tuple(name for name, outcome in expected.items() if actual.get(name) != outcome)
 
 
-def _outcome(case: Case, preprocessing: Preprocessing) -> str:
+def _outcome(name: str, data: bytes, preprocessing: Preprocessing) -> str:
     limits = DecodeLimits()
     try:
-        if case.name.startswith("input/"):
-            array = to_input(case.data, preprocessing, limits)
+        if name.startswith("input/"):
+            array = to_input(data, preprocessing, limits)
         else:
-            array = np.asarray(decode_image(case.data, preprocessing.decode, limits))
+            array = np.asarray(decode_image(data, preprocessing.decode, limits))
     except ImageRejected as error:
         return f"rejected:{error.code}"
     except PreprocessingBug as error:

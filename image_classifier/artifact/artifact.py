@@ -8,7 +8,6 @@ from stat import S_ISREG
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import JsonValue
 
 from image_classifier.artifact.evidence import Evidence, read_evidence
 from image_classifier.artifact.format import (
@@ -131,22 +130,6 @@ class Artifact:
             )
             for entry, row in zip(self.manifest.golden, self.reference()[0], strict=True)
         )
-
-    def describe(self) -> dict[str, JsonValue]:
-        """Return what a client may want to know of the model, as JSON."""
-        manifest, evidence, labels = self.manifest, self.evidence, self.labels()
-        return {
-            "name": manifest.name,
-            "labels": list(labels),
-            "architecture": None if manifest.architecture is None else str(manifest.architecture),
-            "input": manifest.input.model_dump(mode="json"),
-            "preprocessing": manifest.preprocessing.model_dump(mode="json"),
-            "outputs": manifest.outputs.model_dump(mode="json"),
-            "answer": manifest.outputs.in_words(manifest.num_classes, labels),
-            "golden_samples": len(manifest.golden),
-            "reference": evidence.reference,
-            "versions": dict(evidence.versions),
-        }
 
 
 def open_artifact(

@@ -209,14 +209,22 @@ class ModelCard(BaseModel):
         cls, lock: ModelLock, artifact: Artifact, engine: EngineCard, topology: str
     ) -> "ModelCard":
         """Describe a loaded artifact; `engine` comes from the process that runs it."""
-        return cls.model_validate(
-            {
-                "model": {"tag": lock.tag, "digest": lock.manifest_sha256},
-                **artifact.describe(),
-                "engine": engine,
-                "topology": topology,
-                "slo": artifact.slo,
-            }
+        manifest, labels = artifact.manifest, artifact.labels()
+        return cls(
+            model=ModelReference(tag=lock.tag, digest=lock.manifest_sha256),
+            name=manifest.name,
+            labels=labels,
+            architecture=None if manifest.architecture is None else str(manifest.architecture),
+            input=manifest.input,
+            preprocessing=manifest.preprocessing,
+            outputs=manifest.outputs,
+            answer=manifest.outputs.in_words(manifest.num_classes, labels),
+            golden_samples=len(manifest.golden),
+            reference=artifact.evidence.reference,
+            versions=dict(artifact.evidence.versions),
+            engine=engine,
+            topology=topology,
+            slo=artifact.slo,
         )
 
 

@@ -23,7 +23,7 @@ from preprocessing import (
 from tests.preprocessing.files import imagenet
 
 Size = tuple[int, int]
-FILES = {case.name: case.data for case in conformance_cases()}
+FILES = conformance_cases()
 REJECTED = {
     "decode/png-cut-short": "rejected:undecodable_image",
     "decode/jpeg-cut-short": "rejected:undecodable_image",
