@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
+from importer.process import stop_if_interrupted
+
 
 class Progress:
     """One line a step, with its duration, on standard error."""
@@ -24,6 +26,7 @@ class Progress:
         started = time.perf_counter()
         with self._console.status(title):
             yield
+        stop_if_interrupted()
         self._done(title, started)
 
     @contextmanager

@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from importer.process import uninterrupted
+from importer.process import interrupt, uninterrupted
+from importer.progress import Progress
 from tests.imports import DIGITS, PATIENCE_S, ROOT, SAMPLES
 from tests.service.server import wait_until
 
@@ -54,6 +55,18 @@ def test_an_interrupted_import_leaves_store_and_lock_as_they_were(tmp_path: Path
     assert (tmp_path / "model.lock").read_text() == "the lock of another model"
     assert [path for path in (tmp_path / "bentoml").rglob("*") if path.is_file()] == []
     assert list((tmp_path / "bentoml" / "models").iterdir()) == []
+
+
+def test_an_interrupt_that_python_drops_ends_the_import_after_the_step() -> None:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        Progress(quiet=True).step("export"),
+        contextlib.suppress(KeyboardInterrupt),  # as in the callback of a weak reference
+    ):
+        interrupt(signal.SIGTERM, None)
+
+    with uninterrupted():
+        pass  # it ends one import, not two
 
 
 @pytest.mark.slow
