@@ -61,6 +61,7 @@ from importer.plausibility import (
     check_findings,
     check_repeatable,
     constant_logits,
+    explained_answers,
     implausible_labels,
     input_range,
     mean_std_scale,
@@ -207,8 +208,11 @@ def import_model(
             progress.note(note)
         judge(
             constant_logits(logits, inputs),
-            channel_order(network, inputs, answers, class_ids, outputs),
-            implausible_labels(answers, class_ids, labels),
+            *explained_answers(
+                channel_order(network, inputs, answers, class_ids, outputs),
+                implausible_labels(answers, class_ids, labels),
+                targets.assumed_folders,
+            ),
         )
         right, labelled = count_right(answers, class_ids)
         reproduced = None if given is None else len(images)

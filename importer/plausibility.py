@@ -247,8 +247,8 @@ def check_activation(logits: Logits, activation: str, *, asked: str | None) -> F
     if logits.shape[1] == 1 and activation == "softmax":
         raise ImportRefused(
             "network: has one output, whose softmax is 1 for every image; say what it is: "
-            "--activation sigmoid (a logit; with two labels it is that of the second), or "
-            "--activation none (a score)"
+            "--activation sigmoid (a logit; for yes and no, give two labels: it is that of the "
+            "second), or --activation none (a score)"
         )
     if kind in ("probabilities", "percentages") and activation != "none":
         raise ImportRefused(
@@ -406,6 +406,36 @@ def channel_order(
         "likely cause: the network was trained on BGR images (cv2.imread); write a "
         "preprocessing class that reverses the channels",
     )
+
+
+def explained_answers(
+    channels: Finding | None, order: Finding | None, assumed_folders: Sequence[str]
+) -> tuple[Finding, ...]:
+    """Name the likeliest cause of wrong answers where several explain them.
+
+    Args:
+        channels: What `channel_order` found.
+        order: What `implausible_labels` found.
+        assumed_folders: See `Targets`.
+    """
+    found = tuple(finding for finding in (channels, order) if finding is not None)
+    if found and assumed_folders:
+        folders = ", ".join(map(repr, assumed_folders[:3])) + ", …" * (len(assumed_folders) > 3)
+        return (
+            Finding(
+                "class-order",
+                f"golden images: the folders {folders} name no label; taken for the classes in "
+                "this order, too many of their images are answered wrong; call each folder as its "
+                "label in the label file, or by its index from 0",
+            ),
+        )
+    if channels is not None and order is not None:
+        both = (
+            f"one of two mistakes was made. Either {channels.message}. Or {order.message}. The "
+            "images do not tell which: find out how the network was trained, and change one"
+        )
+        return (Finding(channels.name, both),)
+    return found
 
 
 def _explains(other: npt.NDArray[np.bool_], given: npt.NDArray[np.bool_]) -> bool:

@@ -22,11 +22,13 @@ class Reading:
         words: How the order comes about.
         labels: Names of the classes, in the order of the logits.
         class_ids: Index of the true class of each golden image, or None.
+        assumed: Whether folders that name no label stand for the classes in their sorted order.
     """
 
     words: str
     labels: tuple[str, ...]
     class_ids: tuple[int | None, ...]
+    assumed: bool = False
 
     def right(self, answers: Classes) -> npt.NDArray[np.bool_]:
         """Return which images are answered, (n,), as this reading says."""
@@ -40,11 +42,14 @@ class Targets:
     """The labels and the golden images with their true classes, and what these rest on.
 
     Attributes:
+        assumed_folders: Folders that name no label, in the order of the classes that they are
+            taken for; empty where they are called by labels or numbers, or there are none.
         notes: Sentences for the operator.
     """
 
     labels: tuple[str, ...]
     images: tuple[GoldenImage, ...]
+    assumed_folders: tuple[str, ...]
     notes: tuple[str, ...]
 
     @property
@@ -121,7 +126,12 @@ def decide_targets(
     images = tuple(
         replace(image, label=target) for image, target in zip(golden.images, class_ids, strict=True)
     )
-    return Targets(labels=chosen.labels, images=images, notes=tuple(notes))
+    return Targets(
+        labels=chosen.labels,
+        images=images,
+        assumed_folders=golden.folders if chosen.assumed else (),
+        notes=tuple(notes),
+    )
 
 
 def _readings(golden: GoldenImages, labels: tuple[str, ...]) -> Iterator[Reading]:
@@ -134,7 +144,12 @@ def _readings(golden: GoldenImages, labels: tuple[str, ...]) -> Iterator[Reading
         orders = _folder_orders(golden.folders, labels)
         for words, folders in orders:
             ids = [folders.index(str(text)) for text in texts]
-            yield Reading(words=words, labels=labels, class_ids=tuple(ids))
+            yield Reading(
+                words=words,
+                labels=labels,
+                class_ids=tuple(ids),
+                assumed=not all(map(_is_number, folders)),
+            )
         if orders:
             return
         if not all(map(_is_number, golden.folders)):

@@ -106,6 +106,24 @@ def test_an_implausible_import_is_refused_and_leaves_nothing(
     assert [path for path in store.rglob("*") if path.is_file()] == []
 
 
+def test_of_two_causes_neither_is_taken_for_the_likely_one(store: Path, tmp_path: Path) -> None:
+    reversed_channels = options(tmp_path, own="pixels[..., ::-1]")
+
+    with pytest.raises(ImportRefused, match=r"Either .* BGR .* Or .* with the labels in another o"):
+        import_quietly(reversed_channels, tmp_path / "model.lock")
+
+
+def test_folders_that_name_no_label_are_blamed_for_wrong_answers(
+    store: Path, tmp_path: Path
+) -> None:
+    given = options(tmp_path)
+    for label, folder in zip("rgb", "zyx", strict=True):
+        (tmp_path / "golden" / label).rename(tmp_path / "golden" / folder)
+    with pytest.raises(ImportRefused, match="folders 'x', 'y', 'z' name no label; ") as refused:
+        import_quietly(given, tmp_path / "model.lock")
+    assert "BGR" not in str(refused.value)
+
+
 def test_a_sound_import_and_an_accepted_one_say_what_they_rest_on(
     store: Path, tmp_path: Path
 ) -> None:
