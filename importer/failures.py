@@ -52,6 +52,10 @@ def describe_failure(step: str, error: BaseException, sources: Path | None = Non
     return f"{step} failed{place}: {kind}: {one_line(first_line)}".removesuffix(": ")
 
 
+WANTS_GPU = re.compile("NVIDIA driver|not compiled with CUDA|No CUDA GPUs|CUDA-capable device")
+"""What torch says on a machine without a GPU."""
+
+
 def call_user_code(
     call: Callable[[], Result], *, what: str, folder: Path | None, remedy: str
 ) -> Result:
@@ -72,6 +76,17 @@ def call_user_code(
     except (Exception, SystemExit) as error:
         frame = _user_frame(folder, error)
         place = f" at {frame[0]}, line {frame[1].lineno}" if frame else ""
+        if isinstance(error, FileNotFoundError) and isinstance(error.filename, str):
+            name = Path(error.filename).name
+            remedy = (
+                f"copy {name} beside the file and open it as Path(__file__).parent / {name!r}, so "
+                "that it travels with it"
+            )
+        if WANTS_GPU.search(str(error)):
+            raise ImportRefused(
+                f"{what} asks for a GPU{place}; an import runs on the CPU: remove .cuda(), "
+                ".to('cuda') and device='cuda'"
+            ) from error
         raise ImportRefused(
             f"{what} raised {type(error).__name__}{place}: {one_line(error)}; {remedy}"
         ) from error

@@ -78,7 +78,8 @@ def check_label_count(labels: Sequence[str], num_classes: int, activation: str) 
     if len(labels) == num_classes + 1:
         hint = f"; the first is {labels[0]!r}: remove it if it is a header or a background class"
     raise ArtifactError(
-        f"labels: {len(labels)} names for {num_classes} logits; expected one name a logit{hint}"
+        f"labels: {len(labels)} names for the network's {num_classes} outputs; expected a name for "
+        f"each output, in the order of the training{hint}"
     )
 
 
@@ -146,7 +147,7 @@ def _without_index(lines: list[str], path: Path, first_line: int) -> tuple[list[
             number = found.index(None)
             raise ArtifactError(
                 f"{path}, line {number + first_line}: {lines[number]!r} has no index in front, "
-                f"other lines have one, such as {matches[0][0]!r}; {AS_JSON}"
+                f"other lines have one, such as {matches[0][0]!r}; write it here too, or {AS_JSON}"
             )
         if not lines or len(matches) < len(lines):
             continue

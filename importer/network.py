@@ -255,10 +255,10 @@ def run_network(network: nn.Module, batch: torch.Tensor, source_dir: Path | None
     with torch.inference_mode():
         output = call_user_code(
             lambda: network(batch),
-            what=f"network: its forward, on a batch of shape {tuple(batch.shape)},",
+            what=f"network: its forward, on inputs of shape {tuple(batch.shape)},",
             folder=source_dir,
             remedy="check that the preprocessing is the one of this network, and that forward "
-            "takes one batch of float32 images alone, on the CPU (no .cuda(), no .half())",
+            "takes one batch of float32 images (n, C, H, W) alone (no .half())",
         )
     if not isinstance(output, torch.Tensor):
         raise ImportRefused(
@@ -334,10 +334,11 @@ def activation_of(
         refuse_ending(last, before, "network")
         squashing = describe_squashing(last, scaled=scaled)
     if squashing is not None and asked is None:
+        fitting = "softmax" if "softmax" in squashing else "sigmoid"
         raise ImportRefused(
-            f"network: ends in {squashing}, so its outputs are no logits; leave that out of the "
-            "network and say what the logits are with --activation softmax or sigmoid, or serve "
-            "the outputs as they are with --activation none"
+            f"network: ends in {squashing}, so its outputs are no logits; return what that is "
+            f"computed from and add --activation {fitting}, or serve the outputs as they are with "
+            "--activation none; if they are trained as logits, add --activation softmax"
         )
     if source.activation is not None and asked not in (None, source.activation):
         raise ImportRefused(

@@ -106,8 +106,8 @@ def check_serving_packages(imports: Iterable[str], device: str, own_lock: Path |
     ]
     if lacking:
         raise ImportRefused(
-            f"preprocessing: imports {', '.join(lacking)}, which "
-            f"{(own_lock or SERVING_LOCKS[device]).name}, the lock of the bento, does not have; "
-            "write the steps as a spec, or give a lock that has it with --serving-requirements "
-            "FILE (docs/preprocessing.md, Packages)"
+            f"preprocessing: imports {', '.join(lacking)}, which the service does not install (its "
+            f"lock is {(own_lock or SERVING_LOCKS[device]).name}); do the same with numpy and PIL, "
+            "returning an array, or write the steps as a spec, or give a lock that has it with "
+            "--serving-requirements FILE (docs/preprocessing.md, Packages)"
         )

@@ -404,7 +404,8 @@ def _preferred_place(places: Collection[str], content: object, path: Path) -> st
                 return place
     if places:
         raise ImportRefused(
-            f"{path}: weights at several keys ({', '.join(places)}); name one with --weights-key"
+            f"{path}: weights at several keys ({', '.join(places)}); name the one that was "
+            "evaluated with --weights-key"
         )
     names = f" with {one_line([*content][:8])}" if isinstance(content, Mapping) else ""
     raise ImportRefused(
@@ -571,7 +572,7 @@ def _remedy(
     if missing and (prefixes := _fitting_prefixes(names, expected)):
         starts = " or ".join(map(repr, prefixes))
         options = " or ".join(f"--weights-prefix {prefix!r}" for prefix in prefixes)
-        return f"Names that start with {starts} fit: add {options}"
+        return f"Names that start with {starts} fit: add {options}; other names are then left out"
     if unexpected and not missing and not misshapen:
         patterns = sorted({f"{name.partition('.')[0]}.*" for name in unexpected})
         return (

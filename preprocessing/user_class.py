@@ -74,6 +74,17 @@ def image_to_input(image: Image.Image, preprocessing: Preprocessing) -> np.ndarr
     return np.ascontiguousarray(array)
 
 
+USUAL = {
+    "decode": "preprocessing.DecodeRules()",
+    "input_shape": "(224, 224, 3)",
+    "input_dtype": "'uint8'",
+    "mean": "(0.485, 0.456, 0.406)",
+    "std": "(0.229, 0.224, 0.225)",
+    "to_input": "a method: PIL image to array (H, W, C)",
+}
+"""What a user's class has to have, with the usual value."""
+
+
 def load_preprocessing(path: Path, class_name: str) -> Preprocessing:
     """Run a Python file and make an instance of one of its classes, called with no arguments.
 
@@ -118,6 +129,9 @@ def _one_line(error: Exception) -> str:
 
 def _first_problem(candidate: object) -> str | None:
     """Name the first thing that keeps an object from being a `Preprocessing`, or None."""
+    if lacking := [name for name in USUAL if not hasattr(candidate, name)]:
+        lines = "; ".join(f"{name} = {USUAL[name]}" for name in lacking)
+        return f"lacks {', '.join(lacking)}; usual are: {lines}"
     if not isinstance(getattr(candidate, "decode", None), DecodeRules):
         return "decode must be a preprocessing.DecodeRules"
     shape = getattr(candidate, "input_shape", None)
@@ -131,8 +145,8 @@ def _first_problem(candidate: object) -> str | None:
     if dtype not in ("uint8", "float32"):
         return f"input_dtype must be 'uint8' or 'float32', got {dtype!r}"
     if not callable(getattr(candidate, "to_input", None)):
-        return "to_input(image) is missing"
-    mean, std = getattr(candidate, "mean", ...), getattr(candidate, "std", ...)
+        return "to_input must be a method"
+    mean, std = getattr(candidate, "mean", None), getattr(candidate, "std", None)
     if dtype == "float32":
         if mean is None and std is None:
             return None
@@ -144,8 +158,7 @@ def _first_problem(candidate: object) -> str | None:
             and len(values) == channels
             and all(isinstance(value, (int, float)) for value in values)
         ):
-            actual = "nothing" if values is ... else repr(values)
-            return f"{name} must be a tuple of {channels} numbers with uint8, got {actual}"
+            return f"{name} must be a tuple of {channels} numbers with uint8, got {values!r}"
         if name == "std" and min(values) <= 0:
             return f"std must be positive, got {values}"
     return None

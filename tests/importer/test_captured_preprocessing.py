@@ -50,9 +50,13 @@ def capture(folder: Path, imports: str = "", steps: str = "return array", lock: 
 @pytest.mark.parametrize(
     ("imports", "lock", "message"),
     [
-        ("from torchvision.transforms import v2", "", "imports torchvision, which serve-cpu.txt"),
-        ("def late(): import scipy, torch", "", "imports scipy, torch, which serve-cpu.txt"),
-        ("import scipy", CPU_LOCK + TORCHVISION, r"imports scipy, which lock\.txt, the lock of th"),
+        (
+            "from torchvision.transforms import v2",
+            "",
+            "imports torchvision, which .* serve-cpu.txt",
+        ),
+        ("def late(): import scipy, torch", "", "imports scipy, torch, which .* serve-cpu.txt"),
+        ("import scipy", CPU_LOCK + TORCHVISION, r"imports scipy, which .* lock is lock\.txt"),
         ("import torchvision", TORCHVISION, r"lock\.txt: lacks .* of serve-cpu\.txt, without whi"),
         ("import torchvision", "torchvision==0.29.1\n", "is not pinned with a hash"),
         ("import torchvision", "<html>\n", "'<html>' is no requirement"),

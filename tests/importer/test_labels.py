@@ -118,7 +118,7 @@ def test_the_count_must_equal_the_width_of_the_logits() -> None:
     check_label_count(("a", "b"), 2, "softmax")
     check_label_count(("no", "yes"), 1, "sigmoid")
 
-    with pytest.raises(ArtifactError, match="2 names for 3 logits"):
+    with pytest.raises(ArtifactError, match="2 names for the network's 3 outputs"):
         check_label_count(("a", "b"), 3, "softmax")
-    with pytest.raises(ArtifactError, match=r"3 names for 2 logits; .*'background': remove it"):
+    with pytest.raises(ArtifactError, match=r"3 names for .* 2 outputs; .*'background': remove it"):
         check_label_count(("background", "a", "b"), 2, "softmax")

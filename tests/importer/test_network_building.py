@@ -95,6 +95,10 @@ def test_a_missing_function_is_answered_with_what_the_file_defines() -> None:
     ("source", "message"),
     [
         ("\nraise ValueError('bad depth')", r"the file raised ValueError at net\.py, line 2: bad"),
+        (
+            "open('/research/width.txt')",
+            r"at net\.py, line 1: .*; copy width\.txt beside .* Path\(__file__\)\.parent / 'width",
+        ),
         ("import no_such_package", r"ModuleNotFoundError at net\.py, line 1: No module named 'no"),
         ("import sys\nsys.exit(3)", r"the file raised SystemExit at net\.py, line 2: 3"),
         ("def build():\n    raise KeyError('a\\nb')", r"builder raised KeyError at net\.py, line"),
@@ -164,8 +168,8 @@ def build():
     ("more", "answer", "message"),
     [
         (", mask", "batch", r"TypeError: .*'mask'; .*takes one batch .* alone"),
-        ("", "batch.cuda()", r"at net\.py, line 6: .*no \.cuda\(\)"),
-        ("", "batch.reshape(7, 7)", r"on a batch of shape \(1, 3, 4, 4\), raised RuntimeError at "),
+        ("", "batch.cuda()", r"forward, .* asks for a GPU at net\.py, line 6; .*remove \.cuda\(\)"),
+        ("", "batch.reshape(7, 7)", r"on inputs of shape \(1, 3, 4, 4\), raised RuntimeError at "),
         ("", "torch._assert(False, 'Wrong height')", "raised AssertionError at net.*Wrong height"),
     ],
 )

@@ -75,7 +75,7 @@ def a_file_for_a_store(_: dict[str, str], folder: Path) -> None:
         ),
         (
             another_preprocessing_shape,
-            r"its forward, on a batch of shape \(1, 40, 40, 1\), raised RuntimeError",
+            r"its forward, on inputs of shape \(1, 40, 40, 1\), raised RuntimeError",
         ),
         (a_file_for_a_store, r"/models/\S+: Not a directory\n"),
     ],

@@ -69,7 +69,7 @@ def test_classes_of_two_files_of_one_name_are_used_as_they_are(tmp_path: Path) -
         ("(2, 3, 1)", "(2, 3, 0)", "three positive whole numbers"),
         ('"uint8"', '"float64"', "'uint8' or 'float32', got 'float64'"),
         ("(0.5,)", "(0.5, 0.5)", "mean must be a tuple of 1 numbers"),
-        ("    std = (0.25,)\n", "", "std must be a tuple of 1 numbers with uint8, got nothing"),
+        ("    mean = (0.5,)\n    std = (0.25,)\n", "", r"lacks mean, std; usual .* std = \(0\.229"),
         ("(0.25,)", "(0,)", "std must be positive"),
         ('"uint8"', '"float32"', "mean and std must be None with float32"),
         ("def to_input", "def input", "to_input"),
