@@ -41,7 +41,7 @@ from preprocessing import Preprocessing
 PAIRED = 16
 """Golden samples that also run in batches of two. A graph that mixes the images of a batch, or
 has a batch size of one written into it, gives itself away on the first pair."""
-LIMIT_IN_POINTS = 40
+LIMIT_IN_POINTS = 32
 """The measurement of one engine ends after this many times the duration of one point, the
 comparison of all engines after half as many."""
 
