@@ -26,7 +26,6 @@ class Progress:
         started = time.perf_counter()
         with self._console.status(title):
             yield
-        stop_if_interrupted()
         self._done(title, started)
 
     @contextmanager
@@ -38,5 +37,6 @@ class Progress:
         self._done(title, started)
 
     def _done(self, title: str, started: float) -> None:
+        stop_if_interrupted()
         seconds = time.perf_counter() - started
         self._console.print(f"✓ {title} ({seconds:.1f} s)", markup=False)

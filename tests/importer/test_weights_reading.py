@@ -105,7 +105,7 @@ def test_ignored_names_are_left_out_and_listed(tmp_path: Path) -> None:
         (RAW, {"key": "model"}, "at key 'model'; they are at the top, without --weights-key"),
         ({**RAW, "epoch": object()}, {}, r"needs pickle \(it refers to object\)"),
         ({"teacher": EMA, "student": RAW}, {},
-         r"\(teacher, student\); name the one .* with --weights-key"),
+         r"\(teacher, student\); name the one that was evaluated with --weights-key"),
         ({"optimizer": {"momentum": torch.ones(3)}, "epoch": 1}, {},
          r"holds no weights but a dict with \['optimizer', 'epoch'\]"),
         ({}, {}, r"holds no weights but a dict with \[\]"),
