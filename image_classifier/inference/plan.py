@@ -1,5 +1,6 @@
 """Decides how serving runs a network: streams, batch sizes, engine (docs/plan.md has the rule)."""
 
+import functools
 import itertools
 import math
 import statistics
@@ -92,6 +93,7 @@ def measure_engine(
         return _decide(engine, points, budget_ms)[2]
 
     end = clock() + limit_s
+    open_way = functools.cache(open_way)  # both parts measure batch size one
     counts = (GPU_STREAMS,) if on_gpu else stream_counts(cores)
     prior = counts[:: -1 if _single_stream_possible(engine) else 1]
     ways = [Way(engine, streams, cores, 1) for streams in prior]
