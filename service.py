@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import os
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from image_classifier.inference.runner import (
     RemoteRunner,
     Runner,
 )
+from image_classifier.inference.shared_inputs import SharedInputsReader
 from image_classifier.logs import configure_logging
 from image_classifier.settings import Settings
 
@@ -70,6 +72,16 @@ def open_locked(*, graphs: bool = True) -> Artifact:
     )
 
 
+BATCHED: dict[str, Any] = {
+    "batchable": True,
+    "batch_dim": (0, 0),
+    "max_batch_size": MAX_CALL_INPUTS,
+    # No window to wait in: the dispatcher drops what would wait longer. Admission, in the API
+    # processes, refuses far earlier.
+    "max_latency_ms": CALL_TIMEOUT_S * 1_000,
+}
+
+
 @bentoml.service(
     name="ModelRunner",
     workers=max(1, len(gpus)),
@@ -95,23 +107,30 @@ class ModelRunner:
             budget_ms=settings.budget_ms,
             deterministic=settings.deterministic,
         )
+        self.shared_inputs = SharedInputsReader(artifact.manifest.input)
         metrics.serves(lock.tag, artifact.evidence.engine(self.executor.plan.engine))
         if compat.worker_number() == 1:
             place = compat.place_of_service()
             startup.log_start(artifact, lock.tag, self.executor.plan, settings, place)
         startup.freeze_garbage()
 
-    # max_latency_ms is no window to wait in: the dispatcher drops what would wait longer.
-    # Admission, in the API processes, refuses far earlier.
-    @bentoml.api(
-        batchable=True,
-        batch_dim=(0, 0),
-        max_batch_size=MAX_CALL_INPUTS,
-        max_latency_ms=CALL_TIMEOUT_S * 1_000,
-    )
+    @bentoml.api(**BATCHED)
     def infer(self, batch: np.ndarray) -> np.ndarray:
         """Return logits, float32 (n, classes), of a batch (n, H, W, C)."""
         return self.executor.run(batch)
+
+    @bentoml.api(**BATCHED)
+    def infer_shared(self, places: np.ndarray) -> np.ndarray:
+        """Do as `infer`, with inputs that API processes share: `Places`, (n, 3)."""
+        return self.executor.run(self.shared_inputs.read(places))
+
+    @bentoml.api
+    def can_open(self, process: int, descriptor: int) -> bool:
+        """Return whether this process can read the `SharedInputs` at an address."""
+        with suppress(OSError):
+            self.shared_inputs.open(process, descriptor)
+            return True
+        return False
 
     @bentoml.api
     def plan(self) -> dict[str, Any]:
@@ -155,7 +174,13 @@ class ImageClassifier:
         else:
             artifact = open_locked(graphs=False)
             startup.check_preprocessing(artifact, artifact.preprocessing())
-            runner = RemoteRunner(owner, artifact.record, settings.budget_ms, ServiceUnavailable)
+            runner = RemoteRunner(
+                owner,
+                artifact.record,
+                artifact.manifest.input,
+                settings.budget_ms,
+                ServiceUnavailable,
+            )
         self.classifier = Classifier(artifact, runner, settings, cores=cores, workers=workers)
         app().state.artifact = artifact
         app().state.classifier = self.classifier

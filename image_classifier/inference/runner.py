@@ -2,16 +2,19 @@
 
 import asyncio
 import functools
+import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from image_classifier.artifact.manifest import InputSpec
 from image_classifier.artifact.record import ImportRecord, Plan
 from image_classifier.errors import NotReady
 from image_classifier.inference.engine import Batch, Logits
 from image_classifier.inference.executor import Executor
+from image_classifier.inference.shared_inputs import SharedInputs
 from image_classifier.inference.startup import StartStep
 
 MAX_CALL_INPUTS = 64
@@ -117,10 +120,16 @@ class LocalRunner:
 class RemoteRunner:
     """Runs batches in the process of a BentoML service; attributes as of `LocalRunner`.
 
+    Inputs travel in memory that both processes see, where the system has that, and else with the
+    call.
+
     Args:
         proxy: What `bentoml.depends` gives for a service with the methods `infer`, which takes a
-            batch and returns logits, `plan`, which returns a `Plan` as JSON, and `start_steps`.
+            batch and returns logits; `infer_shared`, which takes `Places` instead; `can_open`,
+            whether it reaches a `SharedInputs.address`; `plan`, which returns a `Plan` as JSON,
+            and `start_steps`.
         record: What the import measured; None where it is not known.
+        input_spec: Shape and dtype of an input.
         budget_ms: Latency of an answer; one call carries as many inputs as take half of it.
         unavailable: What `proxy` raises where the service does not take a call.
     """
@@ -132,22 +141,41 @@ class RemoteRunner:
         self,
         proxy: Any,
         record: ImportRecord | None,
+        input_spec: InputSpec,
         budget_ms: float,
         unavailable: type[Exception],
     ) -> None:
         self.service_time_ms = record.plan.service_time_ms if record else 1.0
-        fitting = int(budget_ms / 2 / self.service_time_ms)
+        fitting = int(budget_ms / 2 / _network_time_ms(record)) if record else MAX_CALL_INPUTS
         self.max_batch_size = max(1, min(MAX_CALL_INPUTS, fitting))
         self.watch = EngineWatch()
+        self._shared: SharedInputs | None = None
+        if hasattr(os, "memfd_create"):
+            self._shared = SharedInputs(
+                input_spec, calls=CALLS_IN_FLIGHT, max_batch_size=self.max_batch_size
+            )
+        self._opened = False
         self._proxy = proxy
         self._unavailable = unavailable
 
     async def run(self, batch: Batch) -> Logits:
         """Run a batch, see `LocalRunner.run`; raise NotReady where the service is not reached."""
-        infer = functools.partial(self._proxy.to_async.infer, batch)
+        infer: Any = self._proxy.to_async
         with self.watch.run():
-            logits: Logits = await self._call(infer, CALL_TIMEOUT_S)
-        return logits
+            shared = await self._shared_memory()
+            if shared is None or shared.full:
+                return await self._call(functools.partial(infer.infer, batch), CALL_TIMEOUT_S)
+            with shared.holding(batch) as places:
+                call = functools.partial(infer.infer_shared, places)
+                return await self._call(call, CALL_TIMEOUT_S)
+
+    async def _shared_memory(self) -> SharedInputs | None:
+        if self._shared is not None and not self._opened:
+            can_open = functools.partial(self._proxy.to_async.can_open, *self._shared.address)
+            self._opened = await self._call(can_open, PROBE_TIMEOUT_S)
+            if not self._opened:
+                self._shared = None
+        return self._shared
 
     async def is_ready(self) -> bool:
         """Ask the readiness probe of the service; its methods would wait for a running batch."""
@@ -179,6 +207,15 @@ class RemoteRunner:
                     return await call()
         except (aiohttp.ClientError, TimeoutError, self._unavailable) as error:
             raise NotReady("the model cannot be reached; try again") from error
+
+
+def _network_time_ms(record: ImportRecord) -> float:
+    """Return the milliseconds of the network alone, per image, with all streams busy."""
+    plan = record.plan
+    for point in record.curve(plan.engine):
+        if (point.streams, point.batch_size) == (plan.streams, plan.batch_sizes[-1]):
+            return point.latency_ms / point.batch_size / point.streams
+    return plan.service_time_ms  # with decoding
 
 
 Runner = LocalRunner | RemoteRunner

@@ -9,10 +9,13 @@ import aiohttp
 import numpy as np
 import pytest
 
-from image_classifier.artifact.record import Plan
+from image_classifier.artifact.manifest import InputSpec
+from image_classifier.artifact.record import LatencyPoint, Plan
 from image_classifier.errors import NotReady
 from image_classifier.inference.runner import RemoteRunner
+from image_classifier.inference.shared_inputs import SharedInputsReader
 
+INPUT_SPEC = InputSpec(shape=(1, 1, 1), dtype="uint8", mean=(0.5,), std=(0.5,))
 PLAN = Plan(engine="one", streams=2, threads=2, batch_sizes=(1, 4), service_time_ms=2.5)
 
 
@@ -21,12 +24,32 @@ class Unavailable(Exception):
 
 
 class Proxy:
-    """Answers calls with the outcomes given, in turn; an exception is raised."""
+    """Answers calls with the outcomes given, in turn; an exception is raised.
 
-    def __init__(self, *outcomes: object) -> None:
+    Args:
+        can_open: Whether the runner's process sees the memory of this one.
+    """
+
+    def __init__(self, *outcomes: object, can_open: bool = False) -> None:
         self.calls = 0
+        self.can_open = can_open
         self._outcomes = list(outcomes)
-        self.to_async = SimpleNamespace(infer=self._answer, plan=self._answer)
+        self._reader = SharedInputsReader(INPUT_SPEC)
+        self.to_async = SimpleNamespace(
+            infer=self._answer,
+            plan=self._answer,
+            infer_shared=self._infer_shared,
+            can_open=self._can_open,
+        )
+
+    async def _can_open(self, process: int, descriptor: int) -> bool:
+        return self.can_open
+
+    async def _infer_shared(self, places: np.ndarray) -> np.ndarray:
+        self.calls += 1
+        await asyncio.sleep(0)  # calls in flight meet
+        inputs = self._reader.read(places)
+        return inputs.reshape(-1, 1).astype(np.float32)
 
     async def _answer(self, *_: object) -> Any:
         self.calls += 1
@@ -40,9 +63,15 @@ class Proxy:
 
 
 def runner(proxy: Proxy, *, service_time_ms: float = 1, budget_ms: float = 50) -> RemoteRunner:
-    plan = PLAN.model_copy(update={"service_time_ms": service_time_ms})
-    record: Any = SimpleNamespace(plan=plan)
-    return RemoteRunner(proxy, record, budget_ms, Unavailable)
+    plan = PLAN.model_copy(
+        update={"service_time_ms": 99}
+    )  # with decoding, which is not the runner's
+    # Two streams: an image takes them twice the time that it takes both together.
+    point = LatencyPoint(
+        batch_size=4, streams=2, threads=2, latency_ms=8 * service_time_ms, images_per_s=1
+    )
+    record: Any = SimpleNamespace(plan=plan, curve=lambda engine: (point,))
+    return RemoteRunner(proxy, record, INPUT_SPEC, budget_ms, Unavailable)
 
 
 LOST = aiohttp.ClientConnectionError()
@@ -70,6 +99,22 @@ def test_a_call_on_a_connection_that_was_just_closed_is_made_again_once() -> Non
     with pytest.raises(NotReady):
         asyncio.run(runner(twice).run(batch))
     assert twice.calls == 2
+
+
+def test_inputs_travel_in_shared_memory_and_beside_it_where_that_is_full() -> None:
+    batches = [np.full((2, 1, 1, 1), number, np.uint8) for number in (1, 2, 3)]
+    proxy = Proxy(np.full((2, 1), 3.0, np.float32), can_open=True)
+    remote = runner(proxy)
+
+    async def run_together() -> list[np.ndarray]:
+        return await asyncio.gather(*(remote.run(batch) for batch in batches))
+
+    answers = asyncio.run(run_together())
+
+    assert [answer.tolist() for answer in answers] == [[[1], [1]], [[2], [2]], [[3], [3]]]
+    assert proxy.calls == 3
+    proxy.can_open = False  # asked once
+    assert asyncio.run(remote.run(batches[0])).tolist() == [[1], [1]]
 
 
 @pytest.mark.parametrize("error", [Unavailable(), TimeoutError(), aiohttp.ClientPayloadError()])

@@ -166,6 +166,13 @@ def breakable(imported: Place, fault: Path, tmp_path_factory: pytest.TempPathFac
     return Place(directory=home / "checkout", home=imported.with_own_store(home).home)
 
 
+def memories_shared_with_runner(server: Server) -> int:
+    return sum(
+        Path(f"/proc/{runner}/maps").read_text().count("memfd:inputs")
+        for runner in server.workers("ModelRunner")
+    )
+
+
 @pytest.mark.parametrize("service", ["API", "ModelRunner"])
 def test_a_killed_process_is_replaced(new_place: NewPlace, service: str) -> None:
     with loaded(new_place(), topology="runner") as (server, load):
@@ -180,6 +187,8 @@ def test_a_killed_process_is_replaced(new_place: NewPlace, service: str) -> None
             PATIENCE_S,
             "another process",
         )
+        # Of the inputs that a killed API process shared, nothing is kept.
+        wait_until(lambda: memories_shared_with_runner(server) == 1, PATIENCE_S, "its inputs")
     assert load.counts().keys() <= {
         *("200", "429", "503", "504"),
         *("ReadError", "RemoteProtocolError"),  # connections of the process that died

@@ -1,0 +1,94 @@
+"""Inputs in memory that several processes see."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from image_classifier.artifact.manifest import InputSpec
+from image_classifier.inference.shared_inputs import SharedInputs, SharedInputsReader
+from tests.imports import ROOT
+
+SPEC = InputSpec(shape=(2, 3, 1), dtype="uint8", mean=(0.5,), std=(0.5,))
+HOLDER = """
+import sys
+import numpy as np
+from image_classifier.artifact.manifest import InputSpec
+from image_classifier.inference.shared_inputs import SharedInputs
+
+spec = InputSpec(shape=(2, 3, 1), dtype="uint8", mean=(0.5,), std=(0.5,))
+shared = SharedInputs(spec, calls=1, max_batch_size=2)
+with shared.holding(np.full((2, 2, 3, 1), int(sys.argv[1]), np.uint8)):
+    print(*shared.address, flush=True)
+    sys.stdin.read()
+"""
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memfd_create is Linux's")
+
+
+def batch(*values: int) -> np.ndarray:
+    return np.array(values, np.uint8)[:, None, None, None] + np.zeros((1, *SPEC.shape), np.uint8)
+
+
+def holder(value: int) -> tuple[subprocess.Popen[str], np.ndarray]:
+    """Start a process that holds two inputs; return it and their places."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(value)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    address = [int(number) for number in process.stdout.readline().split()]
+    return process, np.array([[*address, 0], [*address, 1]])
+
+
+def mapped_memories() -> int:
+    return Path("/proc/self/maps").read_text().count("memfd:inputs")
+
+
+def test_the_memory_of_a_killed_process_is_freed_when_the_next_one_is_read() -> None:
+    reader = SharedInputsReader(SPEC)
+    killed, places = holder(7)
+    before = mapped_memories()
+    assert np.array_equal(reader.read(places), batch(7, 7))
+
+    killed.kill()
+    killed.communicate()
+    next_one, places_of_next = holder(8)
+    try:
+        assert np.array_equal(reader.read(places_of_next), batch(8, 8))
+        with pytest.raises(FileNotFoundError):
+            reader.read(places)
+    finally:
+        next_one.communicate()
+    assert mapped_memories() == before + 1
+
+
+def test_batches_in_flight_lie_apart_and_are_read_in_any_order() -> None:
+    shared = SharedInputs(SPEC, calls=2, max_batch_size=3)
+    reader = SharedInputsReader(SPEC)
+
+    with shared.holding(batch(1, 2)) as first, shared.holding(batch(3, 4, 5)) as second:
+        assert shared.full
+        mixed = np.concatenate([second[:2], first])
+        assert np.array_equal(reader.read(mixed), batch(3, 4, 1, 2))
+        assert np.array_equal(reader.read(second), batch(3, 4, 5))
+    assert not shared.full
+
+
+def test_an_address_that_belongs_to_other_memory_is_read_anew() -> None:
+    reader = SharedInputsReader(SPEC)
+    shared = SharedInputs(SPEC, calls=1, max_batch_size=1)
+    address = shared.address
+    with shared.holding(batch(1)) as places:
+        assert np.array_equal(reader.read(places), batch(1))
+
+    del shared
+    other = SharedInputs(SPEC, calls=1, max_batch_size=1)
+    assert other.address == address
+    with other.holding(batch(2)) as places:
+        assert np.array_equal(reader.read(places), batch(2))
