@@ -22,6 +22,13 @@ PAUSE_S = 0.05
 MAX_IDLE_S = 2.0
 """Servers may close connections that are idle for 5 s (uvicorn's default). A request written at
 that moment would be lost by no fault of the server."""
+FILE_REFUSED = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+)
+"""Answers to a file that is no sound image."""
 MAX_CONNECTIONS = 400
 """Requests beyond these wait in line. select(2) takes descriptors below 1024, see `_run_loop`."""
 EXPECTED_ARRIVALS = 350
@@ -40,12 +47,14 @@ class Target:
             are nearly equal).
         read_class: Takes the body of a 200, returns the top class. A LookupError, TypeError or
             ValueError it raises makes the answer a wrong one.
+        broken: Images that no server can decode: right is a 4xx that says so, a 200 is wrong.
     """
 
     port: int
     requests: tuple[bytes, ...]
     accepted: tuple[frozenset[int], ...]
     read_class: Callable[[bytes], int]
+    broken: frozenset[int] = frozenset()
 
     def is_right(self, image: int, body: bytes) -> bool:
         """Return whether the body of a 200 names an accepted class of the image."""
@@ -68,7 +77,7 @@ class Run:
         latencies_ms: Every request answered 200, in the order sent, from its scheduled arrival
             (open) or its sending (closed); nothing is trimmed.
         failed: Requests answered with another status or not at all, by reason. They are not in
-            `latencies_ms`.
+            `latencies_ms`; nor are broken images that were refused as such.
         wrong: Requests answered 200 with a class that is not accepted.
         skew_p99_ms: How late the generator itself was, part of every latency; 0 in closed loop.
         given_up: It ended early, certain to exceed its budget. It proves that and nothing else.
@@ -341,6 +350,8 @@ class Sender:
         for exchange in self.exchanges:
             if exchange.answered_s is None:
                 failed["timeout"] += 1
+            elif exchange.image in self._target.broken and exchange.status in FILE_REFUSED:
+                continue
             elif exchange.status != HTTPStatus.OK:
                 failed["lost" if exchange.status is None else str(exchange.status)] += 1
             else:

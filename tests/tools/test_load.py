@@ -1,9 +1,11 @@
 """The load generator against real servers: what it times and what it counts as wrong."""
 
 import asyncio
+import dataclasses
 import itertools
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -65,6 +67,30 @@ def test_failures_are_counted_by_reason_and_are_not_timed() -> None:
     assert (found.sent, len(found.latencies_ms), found.wrong) == (30, 28, 0)
     assert nobody.failed == {"lost": nobody.sent}
     assert not nobody.within(1e9)
+
+
+def test_a_broken_file_must_be_refused_as_such() -> None:
+    def refuses(status: int) -> Callable[[int, bytes], tuple[int, bytes]]:
+        return lambda number, body: (status, named(1)) if body == b"1" else right(number, body)
+
+    found = {}
+    for status in (422, 200, 500):
+        with serving(refuses(status)) as port:
+            asked = dataclasses.replace(target(port), broken=frozenset({1}))
+            found[status] = closed_run(
+                dataclasses.replace(asked, accepted=(*asked.accepted[:1], frozenset(), {2})),
+                connections=1,
+                duration_s=60,
+                most_requests=9,
+            )
+
+    # Image 1, one of three, is broken.
+    assert [(run.failed, run.wrong) for run in found.values()] == [
+        ({}, 0),
+        ({}, 3),
+        ({"500": 3}, 0),
+    ]
+    assert [len(run.latencies_ms) for run in found.values()] == [6, 9, 6]
 
 
 def test_an_answer_after_the_longest_wait_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from tools.serving import ServerFailed
 HELP = {
     "quick": "ResNet-50 int8, every server once, about 6 minutes; printed, not published",
     "full": "four models, every server in three rounds, about two hours; for docs/performance.md",
-    "load": "one load on this project alone, for as long as you like",
+    "load": "one load, on this project or on several servers, for as long as you like",
     "report": "write docs/performance.md from the stored sessions",
 }
 
@@ -40,6 +40,11 @@ def parser() -> argparse.ArgumentParser:
     load.add_argument("--connections", type=int, default=6, help="of the closed loop")
     load.add_argument("--requests", type=int, help="ends the closed loop")
     load.add_argument("--seconds", type=float, default=60)
+    load.add_argument(
+        "--broken", type=float, default=0, metavar="SHARE", help="of files that are no sound image"
+    )
+    names = [it.name for it in SERVERS]
+    load.add_argument("--servers", nargs="+", default=names[:1], choices=names)
     load.add_argument("--set", nargs="*", default=[], metavar="CLASSIFIER_NAME=VALUE")
     each["report"].add_argument(
         "--check", action="store_true", help="fail if the page is not what the sessions say"
@@ -61,12 +66,14 @@ def run(given: argparse.Namespace) -> str:
         path = measured_load(
             given.case,
             RESULTS,
+            servers=[it for it in SERVERS if it.name in given.servers],
             settings=dict(pair.split("=", 1) for pair in given.set),
             seconds=given.seconds,
             rate_per_s=given.rate,
             times=given.times,
             connections=given.connections,
             most_requests=given.requests,
+            broken=given.broken,
         )
     else:
         preset = dataclasses.replace(PRESETS[given.command], rounds=given.rounds)

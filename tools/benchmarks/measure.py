@@ -16,7 +16,7 @@ from tools import load, serving
 from tools.benchmarks.limit import measured_limit
 from tools.benchmarks.models import BUILD, prepared
 from tools.benchmarks.presets import CASES, Case, Preset
-from tools.benchmarks.servers import NULL, PEERS_PYTHON, PRODUCT, SERVERS, Server
+from tools.benchmarks.servers import NULL, PEERS_PYTHON, PRODUCT, Server
 from tools.benchmarks.session import CaseResult, Verdict, Visit, begin_session, write_session
 from tools.benchmarks.workload import WORKLOAD_VARIABLE, Workload, read_workload
 from tools.load import Run, Target
@@ -28,6 +28,8 @@ CONNECTIONS = 6
 """In flight in a closed run: enough to saturate 2 to 4 cores."""
 WARMUP_S = 1.5
 """Closed loop before anything is recorded."""
+SETTLING_S = 300.0
+"""After which a server's memory should not grow any more."""
 PACKAGES = ("bentoml", "fastapi", "litserve", "mosec", "nvidia-pytriton", "openvino", "pillow")
 
 
@@ -193,12 +195,18 @@ class Client:
 
 @contextlib.contextmanager
 def served(
-    server: Server, workload_path: Path, case: Case, settings: Mapping[str, str], seed: int = 0
+    server: Server,
+    workload_path: Path,
+    case: Case,
+    settings: Mapping[str, str],
+    seed: int = 0,
+    broken: float = 0,
 ) -> Iterator[Client]:
     """Start a server, wait for its first right answer, warm it up.
 
     Args:
         settings: CLASSIFIER_* of this project, beside the lock and the budget.
+        broken: Share of files that are no sound image, once it is warm.
     """
     workload = read_workload(workload_path)
     port = serving.free_port()
@@ -226,6 +234,7 @@ def served(
     ) as process:
         target = dataclasses.replace(target, port=process.port)
         load.closed_run(target, connections=4, duration_s=WARMUP_S)
+        target = with_broken_files(target, server, broken)
         yield Client(
             name=server.name, server=process, target=target, budget_ms=case.budget_ms, seed=seed
         )
@@ -239,6 +248,21 @@ def target_of(server: Server, workload: Workload, port: int) -> Target:
         requests=tuple(server.request(data) for data in workload.images()),
         accepted=tuple(map(frozenset, accepted)),
         read_class=server.read_class,
+    )
+
+
+def with_broken_files(target: Target, server: Server, share: float) -> Target:
+    """Return a target of which this share of the requests has a file that is cut off, or noise."""
+    if not share:
+        return target
+    files = (b"\xff\xd8\xff\xe0" + bytes(range(256)) * 40, b"\x89PNG\r\n\x1a\n", b"GIF89a" * 99)
+    repeats = max(1, round((1 / share - 1) * len(files) / len(target.requests)))
+    sound = target.requests * repeats
+    return dataclasses.replace(
+        target,
+        requests=(*sound, *map(server.request, files)),
+        accepted=(*(target.accepted * repeats), *(frozenset[int]() for _ in files)),
+        broken=frozenset(range(len(sound), len(sound) + len(files))),
     )
 
 
@@ -261,32 +285,55 @@ def measured_load(
     case_name: str,
     folder: Path,
     *,
+    servers: Sequence[Server],
     settings: Mapping[str, str],
     seconds: float,
     rate_per_s: float | None = None,
     times: float | None = None,
     connections: int = CONNECTIONS,
     most_requests: int | None = None,
+    broken: float = 0,
 ) -> Path:
-    """Start this project alone and apply one load; return the session's file.
+    """Start each server alone and apply one load; return the session's file.
 
     Args:
+        settings: CLASSIFIER_* of this project.
         rate_per_s: Open loop at this rate. Without it a closed loop of which nothing is refused.
         times: After the closed loop, open loop at this multiple of its throughput.
         most_requests: Ends the closed loop before `seconds`.
+        broken: Share of files that are no sound image.
     """
-    case, product = CASES[case_name], SERVERS[0]
+    case = CASES[case_name]
     kind = "hold" if rate_per_s else "overload" if times else "soak"
     session = begin_session(f"load-{case_name}-{kind}", installed_versions())
     path = prepared(case.model, case.mix)
-    runs: list[Run] = []
-    if rate_per_s is None:
-        with served(product, path, case, {**settings, **NEVER_REFUSE}) as client:
-            runs.append(client.saturate(seconds, connections, most_requests))
-            rate_per_s = times and round(times * runs[0].answered_per_s, 1)
-    if rate_per_s:
-        with served(product, path, case, settings) as client:
-            runs.append(client.offer(rate_per_s, seconds))
-    found = Visit(server=PRODUCT, settings=dict(settings), runs=tuple(runs))
-    result = _empty_result(case).model_copy(update={"visits": (found,)})
-    return write_session(session.model_copy(update={"cases": (result,)}), folder)
+    visits: list[Visit] = []
+    for server in servers:
+        own = dict(settings) if server.name == PRODUCT else {}
+        never_refuse = NEVER_REFUSE if server.name == PRODUCT else {}
+        runs: list[Run] = []
+        memory: list[float] = []
+        offered_per_s = rate_per_s
+        if rate_per_s is None:
+            with served(server, path, case, {**own, **never_refuse}) as client:
+                runs.append(client.saturate(seconds, connections, most_requests))
+                offered_per_s = times and round(times * runs[0].answered_per_s, 1)
+        if offered_per_s:
+            with served(server, path, case, own, broken=broken) as client:
+                # Memory grows before it settles: a long run is measured in two parts.
+                first_s = min(seconds / 2, SETTLING_S)
+                for part_s in (first_s, seconds - first_s):
+                    runs.append(client.offer(offered_per_s, part_s))
+                    memory.append(client.server.memory_mb())
+        visits.append(
+            Visit(
+                server=server.name,
+                settings=own,
+                runs=tuple(runs),
+                memory_mb=memory[-1] if memory else None,
+                growth_mb=round(memory[-1] - memory[0], 1) if memory else None,
+            )
+        )
+        result = _empty_result(case).model_copy(update={"visits": tuple(visits)})
+        written = write_session(session.model_copy(update={"cases": (result,)}), folder)
+    return written

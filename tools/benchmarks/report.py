@@ -150,6 +150,7 @@ def load_rows(session: Session) -> list[list[str]]:
             rows += [
                 [
                     result.model,
+                    visit.server,
                     f"{run.rate_per_s:g}/s, {run.duration_s:g} s"
                     if run.rate_per_s
                     else f"{run.connections} connections, {run.sent} requests",
@@ -157,6 +158,7 @@ def load_rows(session: Session) -> list[list[str]]:
                     f"{run.percentile_ms(50):.1f} / {run.percentile_ms(99):.1f}",
                     failures(run),
                     str(run.wrong),
+                    "" if visit.growth_mb is None else f"{visit.growth_mb:+g}",
                     given or "defaults",
                 ]
                 for run in visit.runs
@@ -210,7 +212,10 @@ def as_text(session: Session) -> str:
     return "\n\n".join([conditions([session]), *(case_section(it) for it in session.cases)])
 
 
-LOAD_HEADER = ["model", "load", "answered /s", "p50 / p99 ms", "failed", "wrong", "settings"]
+LOAD_HEADER = [
+    *("model", "server", "load", "answered /s", "p50 / p99 ms", "failed", "wrong"),
+    *("memory grew MB", "settings"),
+]
 
 
 def newest_results(sessions: Iterable[Session]) -> dict[str, tuple[Session, CaseResult]]:
@@ -245,7 +250,7 @@ def generated_part(sessions: Sequence[Session]) -> str:
         parts.append(case_section(result, f"performance/{picture_name(result)}" if plotted else ""))
     if loads:
         rows = [row for session in loads.values() for row in load_rows(session)]
-        parts += ["### Other loads on this project", table(LOAD_HEADER, rows)]
+        parts += ["### Other loads", table(LOAD_HEADER, rows)]
     return "\n\n".join(part for part in parts if part)
 
 

@@ -124,6 +124,7 @@ class Visit(Record):
         settings: Of this project, beside the budget and the lock.
         ready_s: From process start to the first correct answer.
         memory_mb: Proportional set size of the process tree after the saturating run.
+        growth_mb: Of the memory from the first part of a long load to its end.
         limit: Measured seconds before, because the speed of a shared machine drifts.
         error: Why it could not be measured; empty otherwise.
     """
@@ -133,6 +134,7 @@ class Visit(Record):
     settings: dict[str, str] = {}
     ready_s: float | None = None
     memory_mb: float | None = None
+    growth_mb: float | None = None
     limit: Limit | None = None
     runs: tuple[StoredRun, ...] = ()
     highest: HighestRate | None = None

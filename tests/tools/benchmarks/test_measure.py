@@ -116,6 +116,31 @@ def test_a_server_that_does_not_start_is_a_visit_with_its_reason(
     assert found.runs == ()
 
 
+def test_a_load_is_applied_to_each_server_in_two_parts_with_broken_files_among_the_sound(
+    starts: Starts, workload: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "prepared", lambda *_: workload)
+    monkeypatch.setattr(measure, "installed_versions", dict)
+
+    path = measure.measured_load(
+        "digits-fp32",
+        tmp_path,
+        servers=(PRODUCT, FASTAPI),
+        settings={WAIT: "9"},
+        seconds=0.4,
+        rate_per_s=100,
+        broken=0.5,
+    )
+
+    own, peer = read_session(path).cases[0].visits
+    assert [environment.get(WAIT) for environment in starts] == ["9", None]
+    assert [len(visit.runs) for visit in (own, peer)] == [2, 2]
+    assert own.growth_mb is not None
+    # The tiny server fails on a file that is no number.
+    assert 0 < own.runs[0].failed["lost"] < own.runs[0].sent
+    assert peer.runs[0].failed == {"429": peer.runs[0].sent}
+
+
 def test_rounds_alternate_and_the_session_is_kept_after_every_visit(
     workload: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,13 +99,12 @@ def test_the_null_server_is_no_row_but_the_cost_of_the_generator() -> None:
 
 def test_an_overload_shows_the_share_that_was_refused() -> None:
     overload = run(rate_per_s=30.0, sent=40, latencies_ms=(1.0,) * 10, failed={"429": 30})
-    found = session(
-        case_result(visit("this project", overload, settings={"CLASSIFIER_WORKERS": "2"}))
-    )
+    settings = {"CLASSIFIER_WORKERS": "2"}
+    found = session(case_result(visit("peer", overload, settings=settings, growth_mb=2.5)))
 
     text = as_text(found.model_copy(update={"name": "load-none"}))
 
-    assert "| none | 30/s, 1 s | 10.0 | 1.0 / 1.0 | 75.0% 429 | 0 | CLASSIFIER_WORKERS=2 |" in text
+    assert "| none | peer | 30/s, 1 s | 10.0 | 1.0 / 1.0 | 75.0% 429 | 0 | +2.5 | CLASS" in text
 
 
 def test_the_page_takes_each_case_from_its_newest_session() -> None:
