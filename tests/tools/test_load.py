@@ -78,7 +78,9 @@ def test_a_broken_file_must_be_refused_as_such() -> None:
         with serving(refuses(status)) as port:
             asked = dataclasses.replace(target(port), broken=frozenset({1}))
             found[status] = closed_run(
-                dataclasses.replace(asked, accepted=(*asked.accepted[:1], frozenset(), {2})),
+                dataclasses.replace(
+                    asked, accepted=(*asked.accepted[:1], frozenset(), frozenset({2}))
+                ),
                 connections=1,
                 duration_s=60,
                 most_requests=9,
