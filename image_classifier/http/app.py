@@ -59,6 +59,7 @@ Every error has the same shape: `{"error": {"code", "message", "request_id"}}`.
 PAGE = "\n[The page](./ui/) tries images, shows the artifact and its proof, and draws live plots.\n"
 error_log = ErrorLog()
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+CLASSIFY_PATH, CLASSIFY_METHODS = "/classify", ("POST", "PUT")
 ASSETS = ("/ui/", "/static_content/")
 ANSWER_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 """A browser neither takes an answer for a page nor keeps it."""
@@ -106,8 +107,6 @@ def create_app(settings: Settings, lock: ModelLock, metrics: RequestMetrics) -> 
         begun = time.perf_counter()
         classifier = app.state.classifier
         timeout_ms = _client_timeout_ms(request)
-        # Before the body: receiving what is then refused would cost time that others wait for.
-        classifier.refuse_if_overloaded()
         with bodies.hold() as reserve:
             upload = await read_upload(request, reserve, bodies.max_bytes)
             if timeout_ms is not None:
@@ -284,7 +283,14 @@ class RequestEnvelope:
             self._metrics.begin()
         outcome = INTERNAL_ERROR
         try:
+            if scope["path"] == CLASSIFY_PATH and scope["method"] in CLASSIFY_METHODS:
+                # Before the routes and before the body: under overload most requests end here.
+                scope["app"].state.classifier.refuse_if_overloaded()
             await self._app(scope, receive, send_with_id)
+            outcome = request.state.outcome
+        except Overloaded as error:
+            response = await _client_error(request, error)
+            await response(scope, receive, send_with_id)
             outcome = request.state.outcome
         except ClientDisconnect:
             outcome = CLIENT_GONE
