@@ -184,6 +184,7 @@ class ImageClassifier:
         self.classifier = Classifier(artifact, runner, settings, cores=cores, workers=workers)
         app().state.artifact = artifact
         app().state.classifier = self.classifier
+        compat.refuse_early(app())
         startup.freeze_garbage()
         compat.tell_supervisor_ready()
 

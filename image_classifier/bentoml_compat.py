@@ -166,6 +166,17 @@ def prepare_process(keep_alive_s: float) -> None:
     os.environ.setdefault("BENTOML_DISABLE_GPU_ALLOCATION", "True")
 
 
+def refuse_early(app: Starlette) -> None:
+    """Have requests that `app.state.refuse` answers refused before the application is called.
+
+    Where BentoML adds headers for CORS to each answer, the application refuses by itself.
+    """
+    if not BentoMLContainer.http.cors.enabled.get():
+        from image_classifier.http.protocol import ClassifierProtocol
+
+        ClassifierProtocol.refuse = app.state.refuse
+
+
 def _prepare_worker(supervisor: int, keep_alive_s: float) -> None:
     # The workers of a supervisor that is killed would go on to hold the port.
     # Until: BentoML issue 4193.

@@ -269,6 +269,13 @@ for origin in ("https://example.org", "https://other.org"):
         send(app, "OPTIONS", "/classify", headers=asked),
     ):
         print(answer.status_code, answer.headers.get("access-control-allow-origin"))
+
+# A refusal needs the headers too.
+from image_classifier.bentoml_compat import refuse_early
+from image_classifier.http.protocol import ClassifierProtocol
+
+refuse_early(None)
+print(ClassifierProtocol.refuse)
 """
 
 
@@ -288,9 +295,10 @@ def test_the_documented_cors_setting_of_bentoml_holds_for_the_applications_paths
     )
 
     own = "https://example.org"
-    assert done.stdout.splitlines() == [f"200 {own}", f"200 {own}", "200 None", "400 None"], (
-        done.stderr
-    )
+    assert done.stdout.splitlines() == [
+        *(f"200 {own}", f"200 {own}", "200 None", "400 None"),
+        "None",
+    ], done.stderr
 
 
 @pytest.mark.parametrize(("words", "seconds"), [([], 75), (["--timeout-keep-alive", "9"], 9)])

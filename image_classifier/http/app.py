@@ -59,7 +59,6 @@ Every error has the same shape: `{"error": {"code", "message", "request_id"}}`.
 PAGE = "\n[The page](./ui/) tries images, shows the artifact and its proof, and draws live plots.\n"
 error_log = ErrorLog()
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-CLASSIFY_PATH, CLASSIFY_METHODS = "/classify", ("POST", "PUT")
 ASSETS = ("/ui/", "/static_content/")
 ANSWER_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 """A browser neither takes an answer for a page nor keeps it."""
@@ -74,6 +73,8 @@ def create_app(settings: Settings, lock: ModelLock, metrics: RequestMetrics) -> 
     `app.state` holds, from the end of the service's start on:
         classifier: The Classifier.
         artifact: The artifact it was made of.
+    and `refuse`, which takes the scope of a request and returns the answer if it is refused for
+    overload: for servers that can ask before they call the application.
     """
     app = FastAPI(
         title="Image classifier",
@@ -107,6 +108,8 @@ def create_app(settings: Settings, lock: ModelLock, metrics: RequestMetrics) -> 
         begun = time.perf_counter()
         classifier = app.state.classifier
         timeout_ms = _client_timeout_ms(request)
+        # Before the body: receiving what is then refused would cost time that others wait for.
+        classifier.refuse_if_overloaded()
         with bodies.hold() as reserve:
             upload = await read_upload(request, reserve, bodies.max_bytes)
             if timeout_ms is not None:
@@ -138,7 +141,8 @@ def create_app(settings: Settings, lock: ModelLock, metrics: RequestMetrics) -> 
         "description": f"Number of predictions. When not given: {settings.default_top_k}, or all "
         "classes if fewer; with a threshold, all labels that reach it.",
     }
-    for method, operation_id in (("POST", "classify"), ("PUT", "classify_put")):
+    operations = {"POST": "classify", "PUT": "classify_put"}
+    for method, operation_id in operations.items():
         app.add_api_route(
             "/classify",
             classify,
@@ -151,6 +155,22 @@ def create_app(settings: Settings, lock: ModelLock, metrics: RequestMetrics) -> 
             # By hand: FastAPI's own parameters would read the body before the handler runs.
             openapi_extra=_classify_request(top_k),
         )
+
+    def refuse(scope: Scope) -> Response | None:
+        if scope["path"] != "/classify" or scope["method"] not in operations:
+            return None
+        try:
+            app.state.classifier.refuse_if_overloaded()
+        except Overloaded as error:
+            request = Request(scope)
+            request_id = _identify(request)
+            metrics.count(error.code)
+            response = _answer_to(request, error)
+            response.raw_headers += _headers_of_all(scope, request_id)
+            return response
+        return None
+
+    app.state.refuse = refuse
 
     @app.head("/model", include_in_schema=False)
     @app.get(
@@ -260,22 +280,14 @@ class RequestEnvelope:
             await self._app(scope, receive, send)
             return
         request = Request(scope)
-        request_id = request.headers.get("x-request-id", "")
-        if not REQUEST_ID.fullmatch(request_id):
-            request_id = f"{random.getrandbits(128):032x}"
-        request.state.request_id = request_id
-        request.state.outcome = "ok"
+        request_id = _identify(request)
         started = False
 
         async def send_with_id(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] = [
-                    *message["headers"],
-                    (b"x-request-id", request_id.encode()),
-                    *(() if scope["path"].startswith(ASSETS) else ANSWER_HEADERS),
-                ]
+                message["headers"] = [*message["headers"], *_headers_of_all(scope, request_id)]
             await send(message)
 
         counted = not UNCOUNTED.fullmatch(scope["path"])
@@ -283,14 +295,7 @@ class RequestEnvelope:
             self._metrics.begin()
         outcome = INTERNAL_ERROR
         try:
-            if scope["path"] == CLASSIFY_PATH and scope["method"] in CLASSIFY_METHODS:
-                # Before the routes and before the body: under overload most requests end here.
-                scope["app"].state.classifier.refuse_if_overloaded()
             await self._app(scope, receive, send_with_id)
-            outcome = request.state.outcome
-        except Overloaded as error:
-            response = await _client_error(request, error)
-            await response(scope, receive, send_with_id)
             outcome = request.state.outcome
         except ClientDisconnect:
             outcome = CLIENT_GONE
@@ -305,6 +310,22 @@ class RequestEnvelope:
         finally:
             if counted:
                 self._metrics.end(outcome)
+
+
+def _identify(request: Request) -> str:
+    """Give a request the id that its client chose, or one of its own; return it."""
+    request_id = request.headers.get("x-request-id", "")
+    if not REQUEST_ID.fullmatch(request_id):
+        request_id = f"{random.getrandbits(128):032x}"
+    request.state.request_id = request_id
+    request.state.outcome = "ok"
+    return request_id
+
+
+def _headers_of_all(scope: Scope, request_id: str) -> list[tuple[bytes, bytes]]:
+    """Return the headers that every answer has."""
+    own = () if scope["path"].startswith(ASSETS) else ANSWER_HEADERS
+    return [(b"x-request-id", request_id.encode()), *own]
 
 
 async def _unless_disconnected(receive: Receive, work: Awaitable[Answer]) -> Answer:
@@ -350,6 +371,10 @@ def _error_response(
 
 
 async def _client_error(request: Request, error: ClientError) -> Response:
+    return _answer_to(request, error)
+
+
+def _answer_to(request: Request, error: ClientError) -> Response:
     headers = {}
     if isinstance(error, TemporaryError):
         headers["retry-after"] = str(error.retry_after_s)

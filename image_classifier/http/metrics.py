@@ -96,9 +96,13 @@ class RequestMetrics(Collector):
         self._in_flight.inc()
 
     def end(self, outcome: str) -> None:
-        """Count a request that was answered: "ok", "client_gone" or the code of the error."""
-        self._requests.labels(outcome).inc()
+        """Count the answer to a request that came in, as `count` does."""
+        self.count(outcome)
         self._in_flight.dec()
+
+    def count(self, outcome: str) -> None:
+        """Count an answer: "ok", "client_gone" or the code of the error."""
+        self._requests.labels(outcome).inc()
 
     def classified(self, answer: Answer, total_s: float) -> None:
         """Record one classified image; `total_s` seconds include reading the body."""

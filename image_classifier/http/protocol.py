@@ -1,10 +1,17 @@
-"""uvicorn's HTTP/1.1 protocol: `Upgrade` is ignored, an answer leaves in one write."""
+"""uvicorn's HTTP/1.1 protocol: no upgrades, cheap refusals, an answer in one write."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.responses import Response
+from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 
 class ClassifierProtocol(HttpToolsProtocol):
@@ -18,10 +25,14 @@ class ClassifierProtocol(HttpToolsProtocol):
     Attributes:
         keep_alive_s: Seconds an idle connection stays open; None takes uvicorn's setting.
         stopping: The server waits for the end of its connections; streams must end.
+        refuse: Returns the answer to a request, given its scope, that the application would refuse
+            whatever its body is; else None. Under overload most requests end here, at a quarter of
+            the cost of calling the application.
     """
 
     keep_alive_s: ClassVar[float | None] = None
     stopping: ClassVar[bool] = False
+    refuse: ClassVar[Callable[[Scope], Response | None] | None] = None
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
@@ -43,6 +54,22 @@ class ClassifierProtocol(HttpToolsProtocol):
         if codings and [coding.lower() for coding in codings] != [b"chunked"]:
             raise httptools.HttpParserError(f"transfer codings {codings} are not supported")
         super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        refuse = type(self).refuse
+        refusal = refuse(cast(Scope, cycle.scope)) if refuse else None
+        if refusal is None:
+            super()._start_asgi_task(cycle, app)
+            return
+        headers = [*cycle.default_headers, *refusal.raw_headers]
+        if not cycle.keep_alive:
+            headers.append((b"connection", b"close"))
+        head = STATUS_LINE[refusal.status_code] + b"".join(b"%s: %s\r\n" % one for one in headers)
+        self.transport.write(head + b"\r\n" + refusal.body)
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.response_complete = True  # what comes of the body is dropped
+        self.on_response_complete()
 
     def shutdown(self) -> None:
         """Finish the answer in progress, then close."""

@@ -11,7 +11,17 @@ from image_classifier.http import uploads
 from image_classifier.http.schemas import ERRORS
 from image_classifier.inference.batcher import Answer
 from image_classifier.logs import ErrorLog
-from tests.http.fakes import ANSWER, LOCK, Answering, Connection, app_of, ask, body, outcomes
+from tests.http.fakes import (
+    ANSWER,
+    LOCK,
+    Answering,
+    Connection,
+    app_of,
+    ask,
+    body,
+    outcomes,
+    scope_of,
+)
 
 MAX_BODIES_BYTES = 2_000
 
@@ -54,6 +64,20 @@ def test_an_overloaded_service_refuses_before_the_body_is_read(
     assert "429 overloaded" in caplog.text
     assert "(2 in flight are allowed)" in caplog.text
     assert outcomes(app)["overloaded"] == 1
+
+    # A server that asks beforehand is told the same, of this path alone.
+    given = {"X-Request-Id": "mine"}
+    asked = ask(app, Connection(), headers=given)
+    early = app.state.refuse(scope_of("/classify", "PUT", given))
+    assert early.status_code == 429
+    assert json.loads(early.body) == asked.body
+    assert sorted(early.raw_headers) == sorted(asked.sent[0]["headers"])
+    assert outcomes(app)["overloaded"] == 3
+    assert outcomes(app)["ok"] == 0
+    assert app.state.refuse(scope_of("/model", "GET")) is None
+    assert app.state.refuse(scope_of("/classify", "GET")) is None
+    classifier.full = False
+    assert app.state.refuse(scope_of("/classify", "POST")) is None
 
 
 def test_the_time_a_client_waits_is_what_is_left_of_it_after_the_body() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from image_classifier.http.protocol import ClassifierProtocol, JoinedWrites
@@ -52,16 +53,22 @@ def exchange(*packets: bytes, protocol: Any = ClassifierProtocol) -> bytes:
     return asyncio.run(run())
 
 
-def bodies(answer: bytes) -> list[bytes]:
-    """Bodies of answers, each as long as its head says."""
+def answers(received: bytes) -> list[tuple[int, bytes]]:
+    """Statuses and bodies of answers, each as long as its head says."""
     found = []
-    while answer:
-        head, _, rest = answer.partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 200 OK")
-        length = int(re.search(rb"content-length: (\d+)", head)[1])  # type: ignore[index]
-        found.append(rest[:length])
-        answer = rest[length:]
+    while received:
+        head, _, rest = received.partition(b"\r\n\r\n")
+        status, length = re.search(rb"^HTTP/1.1 (\d+) (?s:.*)content-length: (\d+)", head).groups()  # type: ignore[union-attr]
+        found.append((int(status), rest[: int(length)]))
+        received = rest[int(length) :]
     return found
+
+
+def bodies(received: bytes) -> list[bytes]:
+    """Bodies of answers that are all 200."""
+    found = answers(received)
+    assert {status for status, _ in found} == {200}
+    return [body for _, body in found]
 
 
 def upgrade(value: bytes, data: bytes, framing: bytes = b"") -> bytes:
@@ -111,6 +118,28 @@ def test_connect_is_refused() -> None:
 
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"smuggled" not in answer
+
+
+def test_a_connection_goes_on_after_a_request_that_was_refused_before_its_body(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(scope: Scope) -> Response | None:
+        return Response("busy", 429) if scope["path"] == "/busy" else None
+
+    monkeypatch.setattr(ClassifierProtocol, "refuse", refuse)
+    busy = b"POST /busy HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(SMUGGLED)
+    first = upgrade(b"h2c", b"hello")
+
+    in_turn = exchange(busy, SMUGGLED[:9], SMUGGLED[9:] + first, busy + SMUGGLED + LAST)
+    pipelined = exchange(first + busy + SMUGGLED + busy + SMUGGLED + LAST)
+    last = exchange(busy.replace(b"Host: x", b"Connection: close") + SMUGGLED + LAST)
+
+    refused, answered = (429, b"busy"), (200, b"[POST /first] hello")
+    end = (200, b"[GET /last] ")
+    assert answers(in_turn) == [refused, answered, refused, end]
+    assert answers(pipelined) == [answered, refused, refused, end]
+    assert answers(last) == [refused]
+    assert b"\r\nconnection: close\r\n" in last
 
 
 class Recorder:
