@@ -1,11 +1,12 @@
 """From a verified artifact to an executor that is loaded, warm and checked."""
 
+import ctypes
 import gc
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -289,13 +290,16 @@ def log_start(
 
 
 def freeze_garbage() -> None:
-    """Exclude all objects that exist at present from garbage collection.
+    """Exclude all objects that exist at present from garbage collection; give free memory back.
 
     A full collection over the objects of the imported libraries stalls a process for 150 to
-    190 ms (torch and bentoml 1.4.39), far longer than the budget of a request.
+    190 ms (torch and bentoml 1.4.39), far longer than the budget of a request. What loading a
+    model leaves free, 5 to 6 MB, glibc keeps unless it is told.
     """
     gc.collect()
     gc.freeze()
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _accelerator(entry: CertifiedEngine, record: ImportRecord | None) -> str | None:
