@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import socket
 from typing import Any
 
 import pytest
@@ -120,13 +121,18 @@ def test_connect_is_refused() -> None:
     assert b"smuggled" not in answer
 
 
-def test_a_connection_goes_on_after_a_request_that_was_refused_before_its_body(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def refusing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have requests for /busy refused before the application is called."""
+
     def refuse(scope: Scope) -> Response | None:
         return Response("busy", 429) if scope["path"] == "/busy" else None
 
     monkeypatch.setattr(ClassifierProtocol, "refuse", refuse)
+
+
+@pytest.mark.usefixtures("refusing")
+def test_a_connection_goes_on_after_a_request_that_was_refused_before_its_body() -> None:
     busy = b"POST /busy HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(SMUGGLED)
     first = upgrade(b"h2c", b"hello")
 
@@ -140,6 +146,48 @@ def test_a_connection_goes_on_after_a_request_that_was_refused_before_its_body(
     assert answers(pipelined) == [answered, refused, refused, end]
     assert answers(last) == [refused]
     assert b"\r\nconnection: close\r\n" in last
+
+
+@pytest.mark.usefixtures("refusing")
+def test_any_number_of_pipelined_requests_is_refused_in_order() -> None:
+    busy = b"GET /busy HTTP/1.1\r\nHost: x\r\n\r\n"
+
+    received = exchange(upgrade(b"h2c", b"a") + busy * 3_000 + LAST)
+
+    expected = [(200, b"[POST /first] a"), *[(429, b"busy")] * 3_000, (200, b"[GET /last] ")]
+    assert answers(received) == expected
+
+
+@pytest.mark.usefixtures("refusing")
+def test_a_client_that_does_not_read_its_refusals_is_not_read_either() -> None:
+    sent = b"GET /busy HTTP/1.1\r\nHost: x\r\n\r\n" * 200_000  # answers of 20 MB
+
+    async def run() -> int:
+        """Send without reading until nothing moves; return the bytes the server has not sent."""
+        config = uvicorn.Config(
+            echo, http=ClassifierProtocol, log_config=None, lifespan="off", port=0
+        )
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.001)
+        client = socket.create_connection(server.servers[0].sockets[0].getsockname()[:2])
+        client.setblocking(False)
+        left, idle = memoryview(sent), 0
+        while left and idle < 100:
+            try:
+                left, idle = left[client.send(left) :], 0
+            except BlockingIOError:
+                idle += 1
+            await asyncio.sleep(0.002)
+        (connection,) = server.server_state.connections
+        unsent = connection.transport.get_write_buffer_size()  # type: ignore[union-attr]
+        client.close()
+        server.should_exit = True
+        await serving
+        return unsent
+
+    assert asyncio.run(run()) < 1_000_000
 
 
 class Recorder:
