@@ -181,7 +181,7 @@ def test_a_client_that_does_not_read_its_refusals_is_not_read_either() -> None:
                 idle += 1
             await asyncio.sleep(0.002)
         (connection,) = server.server_state.connections
-        unsent = connection.transport.get_write_buffer_size()  # type: ignore[union-attr]
+        unsent = connection.transport.get_write_buffer_size()
         client.close()
         server.should_exit = True
         await serving
