@@ -21,7 +21,7 @@ from image_classifier.http.metrics import RequestMetrics
 from image_classifier.inference import startup
 from image_classifier.inference.classifier import Classifier
 from image_classifier.inference.machine import usable_cores, visible_gpus
-from image_classifier.inference.plan import GPU_STREAMS
+from image_classifier.inference.plan import GPU_STREAMS, api_processes
 from image_classifier.inference.runner import (
     CALL_TIMEOUT_S,
     MAX_CALL_INPUTS,
@@ -49,7 +49,7 @@ cores = usable_cores()
 for_gpu = record is not None and record.for_gpu
 gpus = visible_gpus(os.environ) if for_gpu else ()
 embedded = (settings.topology or ("runner" if gpus else "embedded")) == "embedded"
-workers = settings.workers or (1 if embedded else cores)
+workers = settings.workers or (api_processes(record, cores) if embedded else cores)
 metrics = RequestMetrics()
 if gpus:
     compat.run_batches_at_a_time(GPU_STREAMS)

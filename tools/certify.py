@@ -242,8 +242,8 @@ def proposal(certificate: SloCertificate, *, rate_per_s: float, here: Machine) -
             "request: certify a faster machine, a faster engine, or a longer --budget-ms"
         )
     replicas = replicas_for(rate_per_s, highest_per_s)
-    embedded = certificate.topology == "embedded"
-    workers = certificate.settings.get(f"{PREFIX}WORKERS", 1 if embedded else machine.cores)
+    workers = certificate.settings.get(f"{PREFIX}WORKERS")
+    settings = f"{PREFIX}BUDGET_MS={budget_ms:g}" + (f" {PREFIX}WORKERS={workers}" * bool(workers))
     where = (
         f"each replica needs what was measured: {words}"
         if machine == here
@@ -252,7 +252,7 @@ def proposal(certificate: SloCertificate, *, rate_per_s: float, here: Machine) -
     )
     return (
         f"for {rate_per_s:g}/s: {replicas} replica(s) of this machine, each with\n"
-        f"  {PREFIX}BUDGET_MS={budget_ms:g} {PREFIX}WORKERS={workers}\n"
+        f"  {settings}\n"
         f"- replicas: {rate_per_s:g}/s ÷ ({LOAD_PART:g} × {highest_per_s:g}/s) = "
         f"{rate_per_s / (LOAD_PART * highest_per_s):.2f}, rounded up, and {SPARE} that may be "
         "missing; Poisson arrivals divided at random are Poisson arrivals\n"

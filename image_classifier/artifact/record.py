@@ -134,6 +134,17 @@ class ImportRecord(FrozenModel):
         """Whether the model was imported to be served on a GPU."""
         return self.machine.accelerator is not None
 
+    @property
+    def network_time_ms(self) -> float:
+        """Milliseconds of the network alone per image at full load.
+
+        With decoding where it was not measured alone.
+        """
+        for point in self.curve(self.plan.engine):
+            if (point.streams, point.batch_size) == (self.plan.streams, self.plan.batch_sizes[-1]):
+                return point.latency_ms / point.batch_size / point.streams
+        return self.plan.service_time_ms
+
     def curve(self, engine: str) -> tuple[LatencyPoint, ...]:
         """The measured points of one engine; empty where it was not measured."""
         for attempt in self.attempts:

@@ -146,7 +146,7 @@ class RemoteRunner:
         unavailable: type[Exception],
     ) -> None:
         self.service_time_ms = record.plan.service_time_ms if record else 1.0
-        fitting = int(budget_ms / 2 / _network_time_ms(record)) if record else MAX_CALL_INPUTS
+        fitting = int(budget_ms / 2 / record.network_time_ms) if record else MAX_CALL_INPUTS
         self.max_batch_size = max(1, min(MAX_CALL_INPUTS, fitting))
         self.watch = EngineWatch()
         self._shared: SharedInputs | None = None
@@ -207,15 +207,6 @@ class RemoteRunner:
                     return await call()
         except (aiohttp.ClientError, TimeoutError, self._unavailable) as error:
             raise NotReady("the model cannot be reached; try again") from error
-
-
-def _network_time_ms(record: ImportRecord) -> float:
-    """Return the milliseconds of the network alone, per image, with all streams busy."""
-    plan = record.plan
-    for point in record.curve(plan.engine):
-        if (point.streams, point.batch_size) == (plan.streams, plan.batch_sizes[-1]):
-            return point.latency_ms / point.batch_size / point.streams
-    return plan.service_time_ms  # with decoding
 
 
 Runner = LocalRunner | RemoteRunner

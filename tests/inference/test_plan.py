@@ -15,12 +15,14 @@ from image_classifier.inference.plan import (
     MAX_ROUNDS,
     Sample,
     Way,
+    api_processes,
     fastest_plan,
     measure_engine,
     plan_for,
     stream_counts,
 )
 from preprocessing import PreprocessingSpec, SpecPreprocessing
+from tests.artifact.builder import RECORD
 from tests.preprocessing.files import encoded, noise
 
 Shape = tuple[int, int]
@@ -224,6 +226,32 @@ def test_a_clear_order_ends_the_measurement_early_and_an_unclear_one_in_time() -
     assert len(clear.taken) < len(unclear.taken) <= MAX_ROUNDS * (2 + 7)
     # In turn: forwards, then backwards.
     assert [way.streams for way in clear.taken[:4]] == [2, 1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("batch_ms", "service_time_ms", "cores", "processes"),
+    [
+        (1.2, 4.9, 2, 2),  # the digits: a batch takes one of two streams, so 0.6 ms an image
+        (1.2, 4.9, 16, 4),
+        (238, 142, 2, 1),  # ResNet-50
+    ],
+)
+def test_a_small_network_is_answered_by_several_processes(
+    batch_ms: float, service_time_ms: float, cores: int, processes: int
+) -> None:
+    plan = Plan(
+        engine="one", streams=2, threads=2, batch_sizes=(1,), service_time_ms=service_time_ms
+    )
+    point = LatencyPoint(
+        batch_size=1, streams=2, threads=2, latency_ms=batch_ms, images_per_s=1e3 / service_time_ms
+    )
+    attempt = EngineAttempt(engine="one", verdict="passed", curve=(point,))
+    record = RECORD.model_copy(update={"plan": plan, "attempts": (attempt,)})
+
+    assert api_processes(record, cores) == processes
+    assert api_processes(None, cores) == 1
+    unmeasured = record.model_copy(update={"attempts": ()})
+    assert api_processes(unmeasured, cores) == 1
 
 
 def test_where_time_is_short_the_prior_order_decides() -> None:

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from image_classifier.artifact.manifest import InputSpec
-from image_classifier.artifact.record import LatencyPoint, Plan
+from image_classifier.artifact.record import EngineAttempt, LatencyPoint, Plan
 from image_classifier.errors import NotReady
 from image_classifier.inference.runner import RemoteRunner
 from image_classifier.inference.shared_inputs import SharedInputsReader
+from tests.artifact.builder import RECORD
 
 INPUT_SPEC = InputSpec(shape=(1, 1, 1), dtype="uint8", mean=(0.5,), std=(0.5,))
 PLAN = Plan(engine="one", streams=2, threads=2, batch_sizes=(1, 4), service_time_ms=2.5)
@@ -70,7 +71,8 @@ def runner(proxy: Proxy, *, service_time_ms: float = 1, budget_ms: float = 50) -
     point = LatencyPoint(
         batch_size=4, streams=2, threads=2, latency_ms=8 * service_time_ms, images_per_s=1
     )
-    record: Any = SimpleNamespace(plan=plan, curve=lambda engine: (point,))
+    attempt = EngineAttempt(engine=plan.engine, verdict="passed", curve=(point,))
+    record = RECORD.model_copy(update={"plan": plan, "attempts": (attempt,)})
     return RemoteRunner(proxy, record, INPUT_SPEC, budget_ms, Unavailable)
 
 

@@ -44,7 +44,8 @@ class Server:
         target: What to serve: nothing for the directory, or the tag of a bento; or an option.
         port: Where it listens; None finds a free one.
         environment: Further variables.
-        settings: Set as CLASSIFIER_<NAME>.
+        settings: Set as CLASSIFIER_<NAME>. In the embedded topology there is one worker unless
+            they say otherwise.
     """
 
     def __init__(
@@ -56,6 +57,8 @@ class Server:
         environment: dict[str, str] | None = None,
         **settings: object,
     ) -> None:
+        if settings.get("topology") != "runner":
+            settings.setdefault("workers", 1)
         self.place = place
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"

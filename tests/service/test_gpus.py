@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from image_classifier.inference.machine import usable_cores
 from tests.service.places import NewPlace, Place
 
 PROGRAM = """
@@ -74,3 +75,11 @@ def test_a_model_for_cpus_ignores_gpus(imported: Place, monkeypatch: pytest.Monk
     first, *_ = imported.run("-c", PROGRAM).splitlines()
 
     assert first == "embedded 1 1 {}"
+
+
+def test_a_small_network_has_an_api_process_for_each_core(imported: Place) -> None:
+    asked = ("-c", "import service; print(service.ImageClassifier.config['workers'])")
+
+    assert imported.run(*asked) == str(min(usable_cores(), 4))
+    assert imported.run(*asked, workers=3) == "3"
+    assert imported.run(*asked, topology="runner") == str(usable_cores())
