@@ -172,7 +172,7 @@ class RemoteRunner:
     async def _shared_memory(self) -> SharedInputs | None:
         if self._shared is not None and not self._opened:
             can_open = functools.partial(self._proxy.to_async.can_open, *self._shared.address)
-            self._opened = await self._call(can_open, PROBE_TIMEOUT_S)
+            self._opened = await self._call(can_open, CALL_TIMEOUT_S)  # waits like a batch
             if not self._opened:
                 self._shared = None
         return self._shared
