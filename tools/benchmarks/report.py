@@ -173,16 +173,21 @@ def failures(run: Run) -> str:
 
 def generator_sentence(results: Iterable[CaseResult]) -> str:
     """Return what the load generator costs, from the runs against a server that does nothing."""
-    visits = [visit for result in results for visit in result.visits if visit.server == NULL.name]
-    busy = [run for visit in visits for run in visit.runs if run.rate_per_s is None]
-    calm = [run for visit in visits for run in visit.runs if run.rate_per_s is not None]
+    busy: list[Run] = []
+    calm: list[Run] = []
+    for result in results:
+        for visit in result.visits:
+            if visit.server == NULL.name:
+                busy += [run for run in visit.runs if run.rate_per_s is None]
+                # Other rates are parts of what a server that does nothing can take.
+                calm += [run for run in visit.runs if run.rate_per_s == result.low_rate_per_s]
     if not busy or not calm:
         return ""
     return (
         "The load generator costs "
         f"{spread((1e6 * run.client_cpu_s / run.sent for run in busy), 0)} µs of processor time a "
-        f"request when saturated, and is up to {max(run.skew_p99_ms for run in calm):.2f} ms late "
-        "(p99); against a server that does nothing it sees a p50 of "
+        "request when saturated, and at a low rate is up to "
+        f"{max(run.skew_p99_ms for run in calm):.2f} ms late (p99); against a server that does nothing it sees a p50 of "
         f"{spread((run.percentile_ms(50) for run in calm), 2)} ms. All of it is in the latencies."
     )
 
