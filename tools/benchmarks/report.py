@@ -183,11 +183,12 @@ def generator_sentence(results: Iterable[CaseResult]) -> str:
                 calm += [run for run in visit.runs if run.rate_per_s == result.low_rate_per_s]
     if not busy or not calm:
         return ""
+    late_ms = max(run.skew_p99_ms for run in calm)
     return (
         "The load generator costs "
         f"{spread((1e6 * run.client_cpu_s / run.sent for run in busy), 0)} µs of processor time a "
-        "request when saturated, and at a low rate is up to "
-        f"{max(run.skew_p99_ms for run in calm):.2f} ms late (p99); against a server that does nothing it sees a p50 of "
+        f"request when saturated, and at a low rate is up to {late_ms:.2f} ms late (p99); against "
+        "a server that does nothing it sees a p50 of "
         f"{spread((run.percentile_ms(50) for run in calm), 2)} ms. All of it is in the latencies."
     )
 
