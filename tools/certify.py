@@ -242,8 +242,9 @@ def proposal(certificate: SloCertificate, *, rate_per_s: float, here: Machine) -
             "request: certify a faster machine, a faster engine, or a longer --budget-ms"
         )
     replicas = replicas_for(rate_per_s, highest_per_s)
-    workers = certificate.settings.get(f"{PREFIX}WORKERS")
-    settings = f"{PREFIX}BUDGET_MS={budget_ms:g}" + (f" {PREFIX}WORKERS={workers}" * bool(workers))
+    settings = f"{PREFIX}BUDGET_MS={budget_ms:g}"
+    if workers := certificate.settings.get(f"{PREFIX}WORKERS"):
+        settings += f" {PREFIX}WORKERS={workers}"
     where = (
         f"each replica needs what was measured: {words}"
         if machine == here

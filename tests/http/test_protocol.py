@@ -1,8 +1,10 @@
 """HTTP/1.1 framing under uvicorn: an `Upgrade` header changes nothing."""
 
 import asyncio
+import contextlib
 import re
 import socket
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -30,25 +32,35 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": answer})
 
 
+@contextlib.asynccontextmanager
+async def serving(protocol: Any = ClassifierProtocol) -> AsyncIterator[uvicorn.Server]:
+    config = uvicorn.Config(echo, http=protocol, log_config=None, lifespan="off", port=0)
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.001)
+    yield server
+    server.should_exit = True
+    await task
+
+
+def address_of(server: uvicorn.Server) -> tuple[str, int]:
+    port: int = server.servers[0].sockets[0].getsockname()[1]
+    return "127.0.0.1", port
+
+
 def exchange(*packets: bytes, protocol: Any = ClassifierProtocol) -> bytes:
     """Send packets over one connection, one after the other; return all that comes back."""
 
     async def run() -> bytes:
-        config = uvicorn.Config(echo, http=protocol, log_config=None, lifespan="off", port=0)
-        server = uvicorn.Server(config)
-        serving = asyncio.create_task(server.serve())
-        while not server.started:
-            await asyncio.sleep(0.001)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        for packet in packets:
-            writer.write(packet)
-            await writer.drain()
-            await asyncio.sleep(0.005)  # so that each is read by itself
-        answer = await reader.read()
-        writer.close()
-        server.should_exit = True
-        await serving
+        async with serving(protocol) as server:
+            reader, writer = await asyncio.open_connection(*address_of(server))
+            for packet in packets:
+                writer.write(packet)
+                await writer.drain()
+                await asyncio.sleep(0.005)  # so that each is read by itself
+            answer = await reader.read()
+            writer.close()
         return answer
 
     return asyncio.run(run())
@@ -164,27 +176,19 @@ def test_a_client_that_does_not_read_its_refusals_is_not_read_either() -> None:
 
     async def run() -> int:
         """Send without reading until nothing moves; return the bytes the server has not sent."""
-        config = uvicorn.Config(
-            echo, http=ClassifierProtocol, log_config=None, lifespan="off", port=0
-        )
-        server = uvicorn.Server(config)
-        serving = asyncio.create_task(server.serve())
-        while not server.started:
-            await asyncio.sleep(0.001)
-        client = socket.create_connection(server.servers[0].sockets[0].getsockname()[:2])
-        client.setblocking(False)
-        left, idle = memoryview(sent), 0
-        while left and idle < 100:
-            try:
-                left, idle = left[client.send(left) :], 0
-            except BlockingIOError:
-                idle += 1
-            await asyncio.sleep(0.002)
-        (connection,) = server.server_state.connections
-        unsent = connection.transport.get_write_buffer_size()
-        client.close()
-        server.should_exit = True
-        await serving
+        async with serving() as server:
+            client = socket.create_connection(address_of(server))
+            client.setblocking(False)
+            left, idle = memoryview(sent), 0
+            while left and idle < 100:
+                try:
+                    left, idle = left[client.send(left) :], 0
+                except BlockingIOError:
+                    idle += 1
+                await asyncio.sleep(0.002)
+            (connection,) = server.server_state.connections
+            unsent = connection.transport.get_write_buffer_size()
+            client.close()
         return unsent
 
     assert asyncio.run(run()) < 1_000_000
