@@ -309,17 +309,17 @@ def measured_load(
     path = prepared(case.model, case.mix)
     visits: list[Visit] = []
     for server in servers:
-        own = dict(settings) if server.name == PRODUCT else {}
-        never_refuse = NEVER_REFUSE if server.name == PRODUCT else {}
+        own = server.name == PRODUCT
+        given = dict(settings) if own else {}
         runs: list[Run] = []
         memory: list[float] = []
         offered_per_s = rate_per_s
         if rate_per_s is None:
-            with served(server, path, case, {**own, **never_refuse}) as client:
+            with served(server, path, case, given | (NEVER_REFUSE if own else {})) as client:
                 runs.append(client.saturate(seconds, connections, most_requests))
                 offered_per_s = times and round(times * runs[0].answered_per_s, 1)
         if offered_per_s:
-            with served(server, path, case, own, broken=broken) as client:
+            with served(server, path, case, given, broken=broken) as client:
                 # Memory grows before it settles: a long run is measured in two parts.
                 first_s = min(seconds / 2, SETTLING_S)
                 for part_s in (first_s, seconds - first_s):
@@ -328,7 +328,7 @@ def measured_load(
         visits.append(
             Visit(
                 server=server.name,
-                settings=own,
+                settings=given,
                 runs=tuple(runs),
                 memory_mb=memory[-1] if memory else None,
                 growth_mb=round(memory[-1] - memory[0], 1) if memory else None,
