@@ -49,10 +49,10 @@ cores = usable_cores()
 for_gpu = record is not None and record.for_gpu
 gpus = visible_gpus(os.environ) if for_gpu else ()
 embedded = (settings.topology or ("runner" if gpus else "embedded")) == "embedded"
-workers = settings.workers or (api_processes(record, cores) if embedded else cores)
+workers = settings.workers or api_processes(record, cores, on_gpu=bool(gpus), embedded=embedded)
 metrics = RequestMetrics()
-if gpus:
-    compat.run_batches_at_a_time(GPU_STREAMS)
+if not embedded:
+    compat.run_batches_at_once(GPU_STREAMS if gpus else 1)
 
 
 @functools.cache

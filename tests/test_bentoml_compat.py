@@ -51,7 +51,7 @@ with warnings.catch_warnings():
         MountedAppFirst,
         StandIn,
         prepare_process,
-        run_batches_at_a_time,
+        run_batches_at_once,
         supervise,
     )
 
@@ -391,7 +391,7 @@ def test_bentoml_runs_one_batch_at_a_time_unless_told_how_many(
     monkeypatch.setattr(bentoml_app, "CorkDispatcher", bentoml_app.CorkDispatcher)
 
     assert not asyncio.run(three_meet(within_s=0.5))
-    run_batches_at_a_time(3)
+    run_batches_at_once(3)
     assert asyncio.run(three_meet(PATIENCE_S))
     assert 'config.get("threads", 1)' in inspect.getsource(bentoml_app)
 

@@ -42,6 +42,7 @@ class LatencyPoint(FrozenModel):
         threads: Threads of all streams together.
         latency_ms: Median duration of one call, in milliseconds, all streams busy; of several
             rounds the shortest, since other programs can only add to it.
+        on_gpu: Whether this was on a GPU, where the network is measured without decoding.
         images_per_s: Images a second of all streams together, decoding included; the median of
             the rounds.
         images_per_s_by_round: In the order measured, together with the other points; empty in
@@ -53,6 +54,7 @@ class LatencyPoint(FrozenModel):
     streams: Annotated[int, Field(ge=1, le=1_024)]
     threads: Annotated[int, Field(ge=1, le=1_024)]
     latency_ms: Annotated[float, Field(gt=0)]
+    on_gpu: bool = False
     images_per_s: Annotated[float, Field(gt=0)]
     images_per_s_by_round: tuple[Annotated[float, Field(gt=0)], ...] = ()
     single_ms_by_round: tuple[Annotated[float, Field(gt=0)], ...] = ()

@@ -39,25 +39,38 @@ times as often, ResNet-50 int8 1.05 times."""
 MAX_PROCESSES = 4
 
 
-def api_processes(record: ImportRecord | None, cores: int) -> int:
-    """Return how many processes should answer requests, each with a network of its own.
+def api_processes(
+    record: ImportRecord | None, cores: int, *, embedded: bool = True, on_gpu: bool = False
+) -> int:
+    """Return how many processes should answer requests.
+
+    Beside a process of the network each core has one. Beside a GPU half as many, with two threads
+    that decode: their calls are fewer and carry more images. Embedded, each process has a network
+    of its own, and it depends.
 
     Of one process, Python runs one thread at a time; networks and decoders run beside it, but
     HTTP does not, nor does a preprocessing written in Python. Where the network takes most of the
     time, more processes would only hold its weights more often.
     """
+    if not embedded:
+        return max(1, cores // 2) if on_gpu else cores
     if record is None or record.network_time_ms >= SMALL_SHARE * record.plan.service_time_ms:
         return 1
     return min(cores, MAX_PROCESSES)
 
 
 class Way(NamedTuple):
-    """One way to run a network: `streams` batches of one size at a time, on `threads` threads."""
+    """One way to run a network: `streams` batches of one size at a time, on `threads` threads.
+
+    Attributes:
+        captured: On a GPU, all batch sizes that are captured together; on the processor none.
+    """
 
     engine: str
     streams: int
     threads: int
     batch_size: int
+    captured: tuple[int, ...] = ()
 
 
 class Sample(NamedTuple):
@@ -100,9 +113,10 @@ def measure_engine(
 ) -> tuple[LatencyPoint, ...]:
     """Measure numbers of streams at batch size one, then batch sizes at the number chosen.
 
+    On a GPU the streams are batches in flight, always `GPU_STREAMS`.
+
     Args:
         cores: Threads of all streams together.
-        on_gpu: The streams are batches in flight on a GPU, whatever the cores.
         budget_ms: Latency of an answer.
         limit_s: Seconds after which nothing more is measured.
         batch_sizes: Ascending, from 1.
@@ -111,9 +125,14 @@ def measure_engine(
     def settled(points: Sequence[LatencyPoint]) -> bool:
         return _decide(engine, points, budget_ms)[2]
 
+    if on_gpu:
+        ways = [Way(engine, GPU_STREAMS, cores, size, tuple(batch_sizes)) for size in batch_sizes]
+        return measure_in_rounds(
+            ways, open_way, settled, budget_ms=budget_ms, limit_s=limit_s, clock=clock
+        )
     end = clock() + limit_s
     open_way = functools.cache(open_way)  # both parts measure batch size one
-    counts = (GPU_STREAMS,) if on_gpu else stream_counts(cores)
+    counts = stream_counts(cores)
     prior = counts[:: -1 if _single_stream_possible(engine) else 1]
     ways = [Way(engine, streams, cores, 1) for streams in prior]
     by_streams = measure_in_rounds(
@@ -123,7 +142,7 @@ def measure_engine(
     if len(batch_sizes) == 1:
         return by_streams
     ways = [Way(engine, streams, cores, size) for size in batch_sizes]
-    if streams > 1 and not on_gpu:
+    if streams > 1:
         ways.insert(1, Way(engine, 1, cores, 1))  # what a single-stream engine would do
     by_size = measure_in_rounds(
         ways, open_way, settled, budget_ms=budget_ms, limit_s=end - clock(), clock=clock
@@ -188,6 +207,7 @@ def _point(way: Way, samples: list[Sample]) -> LatencyPoint:
         streams=way.streams,
         threads=way.threads,
         latency_ms=min(sample.batch_ms for sample in samples),
+        on_gpu=bool(way.captured),
         images_per_s=statistics.median(sample.images_per_s for sample in samples),
         images_per_s_by_round=tuple(sample.images_per_s for sample in samples),
         single_ms_by_round=tuple(sample.single_ms for sample in samples),
@@ -240,6 +260,10 @@ def _decide(
 ) -> tuple[LatencyPoint, bool, bool]:
     """Return the best point, whether it has a single-stream engine, and whether that is settled."""
     points = tuple(points)
+    if points[0].on_gpu:
+        # The larger a batch, the more images a second; what bounds it is how long others wait.
+        quick = [point for point in points if min(_singles(point)) <= budget_ms / 2]
+        return max(quick or points[:1], key=lambda point: point.batch_size), False, True
     possible = _single_stream_possible(engine)
     singles = sorted(
         (point for point in points if point.batch_size == 1),

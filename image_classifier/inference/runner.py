@@ -14,6 +14,7 @@ from image_classifier.artifact.record import ImportRecord, Plan
 from image_classifier.errors import NotReady
 from image_classifier.inference.engine import Batch, Logits
 from image_classifier.inference.executor import Executor
+from image_classifier.inference.machine import ABSENT_GPU
 from image_classifier.inference.shared_inputs import SharedInputs
 from image_classifier.inference.startup import StartStep
 
@@ -145,6 +146,8 @@ class RemoteRunner:
         budget_ms: float,
         unavailable: type[Exception],
     ) -> None:
+        if record is not None and record.machine.accelerator == ABSENT_GPU:
+            record = None  # it measured the network on a processor
         self.service_time_ms = record.plan.service_time_ms if record else 1.0
         fitting = int(budget_ms / 2 / record.network_time_ms) if record else MAX_CALL_INPUTS
         self.max_batch_size = max(1, min(MAX_CALL_INPUTS, fitting))

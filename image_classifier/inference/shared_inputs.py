@@ -3,6 +3,7 @@
 import math
 import mmap
 import os
+import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,6 +74,7 @@ class SharedInputsReader:
         self._shape = input_spec.shape
         self._dtype = np.dtype(input_spec.dtype)
         self._mapped: dict[Path, tuple[int, Batch]] = {}  # with the number of the file
+        self._changing = threading.Lock()
 
     def read(self, places: Places) -> Batch:
         """Return the inputs at some places, (n, H, W, C): a copy, or where they lie.
@@ -109,11 +111,12 @@ class SharedInputsReader:
         known = self._mapped.get(path)
         if known is not None and known[0] == number:
             return known[1]
-        # The memory of processes that have ended is freed when nobody has it mapped.
-        for old in [old for old in self._mapped if not old.exists()]:
-            self._mapped.pop(old, None)
         with path.open("rb") as file:
             memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         slots = np.frombuffer(memory, self._dtype).reshape(-1, *self._shape)
-        self._mapped[path] = number, slots
+        with self._changing:
+            # The memory of processes that have ended is freed when nobody has it mapped.
+            for old in [old for old in self._mapped if not old.exists()]:
+                del self._mapped[old]
+            self._mapped[path] = number, slots
         return slots

@@ -4,7 +4,7 @@ import ctypes
 import gc
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,7 +26,7 @@ from image_classifier.inference.engines.load import (
 from image_classifier.inference.executor import Executor
 from image_classifier.inference.machine import this_machine, usable_cores
 from image_classifier.inference.measurement import opener
-from image_classifier.inference.plan import measure_engine, plan_for
+from image_classifier.inference.plan import GPU_BATCH_SIZES, measure_engine, plan_for
 from image_classifier.inference.plan_cache import cache_file, keep_plan, read_plan
 from image_classifier.settings import Settings
 from preprocessing import (
@@ -342,7 +342,10 @@ def _measured_plan(
     *,
     on_gpu: bool,
 ) -> Plan:
-    """Measure numbers of streams, and of the batch sizes only the one the import chose."""
+    """Measure numbers of streams, and of the batch sizes only the one the import chose.
+
+    On a GPU, all batch sizes: the import may have been on a machine without one.
+    """
     open_way = opener(
         lambda _: load,
         inputs,
@@ -351,14 +354,16 @@ def _measured_plan(
         REMEASURE_SECONDS,
     )
     record = artifact.record
-    largest = record.plan.batch_sizes[-1] if record and artifact.manifest.takes_batches else 1
+    sizes: Sequence[int] = (1,)
+    if record and artifact.manifest.takes_batches:
+        sizes = GPU_BATCH_SIZES if on_gpu else sorted({1, record.plan.batch_sizes[-1]})
     points = measure_engine(
         engine,
         usable_cores(),
         open_way,
         budget_ms=budget_ms,
         limit_s=REMEASURE_LIMIT_S,
-        batch_sizes=sorted({1, largest}),
+        batch_sizes=sizes,
         on_gpu=on_gpu,
     )
     return plan_for(engine, points, budget_ms)

@@ -12,7 +12,9 @@ from image_classifier.inference import measurement
 from image_classifier.inference.engine import Batch, Logits
 from image_classifier.inference.measurement import opener
 from image_classifier.inference.plan import (
+    GPU_BATCH_SIZES,
     MAX_ROUNDS,
+    MIN_ROUNDS,
     Sample,
     Way,
     api_processes,
@@ -71,7 +73,6 @@ class Machine:
         cores: int = 2,
         *,
         budget_ms: float = 50,
-        on_gpu: bool = False,
     ) -> Plan:
         points = measure_engine(
             engine,
@@ -79,7 +80,6 @@ class Machine:
             self.open_way,
             budget_ms=budget_ms,
             limit_s=10_000,
-            on_gpu=on_gpu,
             clock=lambda: self.seconds,
         )
         return plan_for(engine, points, budget_ms)
@@ -153,15 +153,34 @@ def test_torch_takes_one_stream_unless_throughput_pays_for_the_lone_image() -> N
     assert Machine({**rates, (2, 1): 81.0}, RESNET_MS).plan("torch-fp32").streams == 2
 
 
-def test_on_a_gpu_batches_are_measured_with_three_in_flight_whatever_the_cores() -> None:
-    rates = {(3, 1): 400.0, (3, 2): 790.0, (3, 4): 1_500.0, (3, 8): 2_400.0, (3, 16): 2_500.0}
-    machine = Machine(rates, {3: 2.0})
+def test_on_a_gpu_a_batch_is_as_large_as_half_the_budget_allows() -> None:
+    taken: list[Way] = []
 
-    plan = machine.plan("torch-bf16", cores=16, on_gpu=True)
+    def open_way(way: Way) -> Callable[[], Sample]:
+        def sample() -> Sample:
+            taken.append(way)
+            alone_ms = 4 + 0.45 * way.batch_size  # ViT-L/16 on an H100
+            rate = way.batch_size / alone_ms * 1e3
+            return Sample(images_per_s=rate, batch_ms=3 * alone_ms, single_ms=alone_ms)
 
-    # Three batches of eight at 2,400/s take 10 ms; sixteen bring less than a tenth more.
-    assert shape(plan) == (3, (1, 2, 4, 8), False)
-    assert {way.streams for way in machine.taken} == {3}
+        return sample
+
+    def plan(limit_s: float) -> Plan:
+        points = measure_engine(
+            "torch-bf16",
+            16,
+            open_way,
+            budget_ms=50,
+            limit_s=limit_s,
+            batch_sizes=GPU_BATCH_SIZES,
+            on_gpu=True,
+        )
+        return plan_for("torch-bf16", points, 50)
+
+    # 32 take 18 ms, 64 would take 33: others would wait for them beyond the budget.
+    assert shape(plan(limit_s=60)) == (3, (1, 2, 4, 8, 16, 32), False)
+    assert {(way.streams, way.captured) for way in taken} == {(3, GPU_BATCH_SIZES)}
+    assert len(taken) == 6 * MIN_ROUNDS
 
 
 def test_the_budget_bounds_the_streams_of_many_cores_but_never_to_one() -> None:
@@ -252,6 +271,8 @@ def test_a_small_network_is_answered_by_several_processes(
     assert api_processes(None, cores) == 1
     unmeasured = record.model_copy(update={"attempts": ()})
     assert api_processes(unmeasured, cores) == 1
+    assert api_processes(record, cores, embedded=False) == cores
+    assert api_processes(record, cores, embedded=False, on_gpu=True) == cores // 2
 
 
 def test_where_time_is_short_the_prior_order_decides() -> None:

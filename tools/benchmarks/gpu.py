@@ -1,7 +1,8 @@
 """What one GPU does with large networks: `make bench-gpu`.
 
-In this order: the machine; decoding alone; the networks alone, in every precision; then one network
-imported and served over HTTP. What a step found is stored as soon as it is known.
+In this order: the machine; decoding alone; the networks alone, in every precision; then networks
+imported and served over HTTP, beside the hop alone and other servers; at last what a compiler would
+bring. What a step found is stored as soon as it is known.
 """
 
 import argparse
@@ -12,8 +13,9 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,10 +24,10 @@ import numpy as np
 import torch
 
 from image_classifier.artifact.artifact import Artifact, open_artifact
-from image_classifier.artifact.format import WEIGHTS_NAME
+from image_classifier.artifact.format import WEIGHTS_NAME, Precision
 from image_classifier.artifact.manifest import InputSpec
 from image_classifier.artifact.record import Plan
-from image_classifier.inference.engine import Batch
+from image_classifier.inference.engine import Batch, Engine
 from image_classifier.inference.engines.torch import Program, gpu_name
 from image_classifier.inference.machine import usable_cores
 from image_classifier.inference.plan import GPU_STREAMS
@@ -36,18 +38,25 @@ from tools import serving
 from tools.benchmarks.images import WEB_MIX, mix_files
 from tools.benchmarks.importing import import_model, seeded_sources
 from tools.benchmarks.seeded import NEAR_TIE, SPEC, near_best, save_seeded_weights
-from tools.benchmarks.servers import best_prediction, raw_body
+from tools.benchmarks.servers import PRODUCT, SERVERS, Server
 from tools.benchmarks.session import this_machine
+from tools.benchmarks.workload import WORKLOAD_VARIABLE, Workload
 from tools.load import Target, closed_run, open_run
 from tools.serving import ROOT, ask, http_request
 
 BUILD = ROOT / "build" / "benchmarks"
 NETWORKS = ("resnet50", "convnext_large", "vit_l_16")
 BATCH_SIZES = (1, 8, 32, 64)
-GOLDEN = 12
+GOLDEN = 6
 """Images of the import: the reference runs on one core of the processor."""
 CONNECTIONS = 96
 RATES_PER_S = (50, 1_000)
+HOP_IMAGES = (8,)
+"""Of each call to the runner, where nothing is decoded."""
+COMPILED_BATCH = 32
+PEERS = ("FastAPI", "LitServe", "Mosec")
+OWN = next(server for server in SERVERS if server.name == PRODUCT)
+PRECISIONS: tuple[Precision, ...] = ("bf16", "fp32")
 PREPROCESSING = SpecPreprocessing(PreprocessingSpec.model_validate(SPEC))
 
 
@@ -134,34 +143,41 @@ def network_alone(
     spec = InputSpec.of(PREPROCESSING)
     export_program(PixelsToLogits(network, spec).eval(), inputs[:2], folder / "network.pt2")
     del network
-    rates = []
-    for precision in ("bf16", "fp16", "fp32"):
-        torch.cuda.reset_peak_memory_stats()
-        program = Program(folder / "network.pt2", weights, precision)
-        for size in BATCH_SIZES:
-            batch = np.resize(inputs, (size, *inputs.shape[1:]))
-            rates.append(
-                {
-                    "precision": precision,
-                    "batch": size,
-                    "images_per_s": round(size * _batches_per_s(program, batch, seconds), 1),
-                    "peak_mb": torch.cuda.max_memory_allocated() >> 20,
-                }
-            )
-        del program
-        torch.cuda.empty_cache()
+    rates: list[object] = []
+    for precision in PRECISIONS:
+        try:
+            rates += _rates(folder, precision, inputs, seconds)
+        except RuntimeError as error:
+            rates.append(f"{precision}: {error}")
     return {"weights_mb": weights.stat().st_size >> 20, "rates": rates}
 
 
-def _batches_per_s(program: Program, batch: Batch, seconds: float) -> float:
-    plan = Plan(
+def _rates(
+    folder: Path, precision: Precision, inputs: Batch, seconds: float
+) -> list[dict[str, object]]:
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    program = Program(folder / "network.pt2", folder / WEIGHTS_NAME, precision)
+    engine = program.load(_plan(BATCH_SIZES))
+    rates: list[dict[str, object]] = []
+    for size in BATCH_SIZES:
+        batch = np.resize(inputs, (size, *inputs.shape[1:]))
+        rate = size * _batches_per_s(engine, batch, seconds)
+        rates.append({"precision": precision, "batch": size, "images_per_s": round(rate, 1)})
+    return [*rates, {"peak_mb": torch.cuda.max_memory_allocated() >> 20}]
+
+
+def _plan(batch_sizes: Sequence[int]) -> Plan:
+    return Plan(
         engine="torch",
         streams=GPU_STREAMS,
         threads=1,
-        batch_sizes=(len(batch),),
+        batch_sizes=tuple(batch_sizes),
         service_time_ms=1,
     )
-    engine = program.load(plan)
+
+
+def _batches_per_s(engine: Engine, batch: Batch, seconds: float) -> float:
     end = time.perf_counter() + seconds
 
     def run(_: int) -> int:
@@ -173,6 +189,28 @@ def _batches_per_s(program: Program, batch: Batch, seconds: float) -> float:
 
     with ThreadPoolExecutor(GPU_STREAMS) as pool:
         return sum(pool.map(run, range(GPU_STREAMS))) / seconds
+
+
+def compiled(inputs: Batch, folder: Path, seconds: float) -> dict[str, float]:
+    """Return images per second of a network compiled by Inductor, as graphs, and the seconds
+    that the compiler took: what AOTInductor would bring.
+    """
+    batch = np.resize(inputs, (COMPILED_BATCH, *inputs.shape[1:]))
+    program = Program(folder / "network.pt2", folder / WEIGHTS_NAME, "bf16")
+    eager = _batches_per_s(program.load(_plan([COMPILED_BATCH])), batch, seconds)
+    program.module = torch.compile(  # type: ignore[assignment]
+        program.module, dynamic=False
+    )
+    begun = time.perf_counter()
+    engine = program.load(_plan([COMPILED_BATCH]))
+    compiler_s = time.perf_counter() - begun
+    faster = _batches_per_s(engine, batch, seconds)
+    return {
+        "batch": COMPILED_BATCH,
+        "eager_images_per_s": round(COMPILED_BATCH * eager, 1),
+        "compiled_images_per_s": round(COMPILED_BATCH * faster, 1),
+        "compiler_s": round(compiler_s, 1),
+    }
 
 
 def imported(architecture: str, files: Sequence[str], weights: Path, folder: Path) -> Artifact:
@@ -187,71 +225,164 @@ def imported(architecture: str, files: Sequence[str], weights: Path, folder: Pat
         "--golden": golden,
         "--device": "cuda",
         "--precision": "bf16",
-        "--gate-agreement": 0.8,  # of 12 images, one between two classes is 8 %
+        "--gate-agreement": 0.6,  # of few images, one between two classes is much
     }
     return open_artifact(import_model(BUILD / "bentoml", folder / "model.lock", options))
 
 
 @contextlib.contextmanager
-def served(artifact: Artifact, lock: Path) -> Iterator[tuple[serving.RunningServer, Target]]:
-    """Start the service; what counts as right is what the reference answers on the processor."""
-    requests = tuple(
-        http_request("/classify", *raw_body(sample.data)) for sample in artifact.golden_samples()
-    )
-    near_tie = NEAR_TIE["bf16"]
-    accepted = tuple(frozenset(near_best(row, near_tie)) for row in artifact.reference()[0])
-    port = serving.free_port()
-    variables = {
-        "BENTOML_HOME": str(BUILD / "bentoml"),
-        "CLASSIFIER_LOCK": str(lock),
-        # Packages may have been carried to the machine in a folder of their own.
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-    }
+def running(
+    name: str, command: Sequence[str], variables: Mapping[str, str], request: bytes, port: int
+) -> Iterator[serving.RunningServer]:
+    """Start a server of this Python and wait for its first answer."""
+    # Packages may have been carried to the machine in a folder of their own.
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     with serving.running(
-        "the service",
-        [sys.executable, *serving.PRODUCT_COMMAND, "--port", str(port)],
+        name,
+        [sys.executable, *command],
         port=port,
-        environment=serving.server_environment(variables),
-        log_path=BUILD / "gpu.log",
-        probe=lambda port: "" if ask(port, requests[0])[0] == 200 else "not ready",
-        ready_within_s=240,
+        environment=serving.server_environment({**variables, "PYTHONPATH": path}),
+        log_path=BUILD / f"gpu-{name.replace(' ', '-')}.log",
+        probe=lambda port: "" if ask(port, request)[0] == 200 else "not ready",
+        ready_within_s=90,
     ) as server:
-        target = Target(
-            port=port,
-            requests=requests,
-            accepted=accepted,
-            read_class=best_prediction,
-        )
-        yield server, target
+        yield server
 
 
-def service(artifact: Artifact, lock: Path, seconds: float) -> dict[str, object]:
-    """Return what the service does over HTTP, and where its time went."""
-    with served(artifact, lock) as (server, target):
-        closed_run(target, connections=CONNECTIONS, duration_s=3)
-        runs = [
-            closed_run(target, connections=CONNECTIONS, duration_s=seconds),
-            *(
-                open_run(target, rate_per_s=rate, duration_s=seconds, seed=rate)
-                for rate in RATES_PER_S
-            ),
-        ]
-        metrics = ask(target.port, http_request("/metrics", {}, b"", method="GET"))[1].decode()
-        card = ask(target.port, http_request("/model", {}, b"", method="GET"))[1]
-        return {
-            "engine": json.loads(card)["engine"],
-            "ready_s": server.ready_s,
-            "memory_mb": server.memory_mb(),
-            "runs": [run.in_words() for run in runs],
-            "stages": [line for line in metrics.splitlines() if "stage" in line and "_sum" in line],
+class Network:
+    """A network that was imported, and what counts as right: the reference's answers.
+
+    Args:
+        architecture: A function of `torchvision.models`.
+        files: Images.
+        inputs: Made of the files, (n, H, W, C).
+    """
+
+    def __init__(self, architecture: str, files: Sequence[str], inputs: Batch) -> None:
+        self.architecture = architecture
+        self._folder = BUILD / "gpu" / architecture
+        self._weights = seeded(architecture, inputs, self._folder)
+        self.artifact = imported(architecture, files, self._weights, self._folder)
+        self._data = [sample.data for sample in self.artifact.golden_samples()]
+        near_tie, logits = NEAR_TIE["bf16"], self.artifact.reference()[0]
+        self._accepted = tuple(frozenset(near_best(row, near_tie)) for row in logits)
+        self._variables = {
+            "BENTOML_HOME": str(BUILD / "bentoml"),
+            "CLASSIFIER_LOCK": str(self._folder / "model.lock"),
         }
+
+    def service(self, workers: int, seconds: float) -> dict[str, object]:
+        """Return what the service does over HTTP, and where its time went.
+
+        Args:
+            workers: API processes; 0 takes the default.
+        """
+        variables = {"CLASSIFIER_WORKERS": str(workers)} if workers else {}
+        return self._measured(OWN, self._variables | variables, seconds)
+
+    def peer(self, server: Server, seconds: float) -> dict[str, object]:
+        """Return what another server does over HTTP, with the network as torch runs it."""
+        workload = Workload(
+            model=self.architecture,
+            engine=str(self._weights),
+            network=self.architecture,
+            precision_hint="bf16",
+            preprocessing=str(self._folder / "preprocessing.json"),
+            threads=usable_cores(),
+            store="",
+            lock="",
+            files=(),
+        )
+        path = self._folder / "workload.json"
+        path.write_text(workload.model_dump_json())
+        return self._measured(server, {WORKLOAD_VARIABLE: str(path)}, seconds)
+
+    def _measured(
+        self, server: Server, variables: Mapping[str, str], seconds: float
+    ) -> dict[str, object]:
+        port = serving.free_port()
+        requests = tuple(map(server.request, self._data))
+        target = Target(
+            port=port, requests=requests, accepted=self._accepted, read_class=server.read_class
+        )
+        command = server.command(port)[1:]
+        with running(server.name, command, variables, requests[0], port) as started:
+            closed_run(target, connections=CONNECTIONS, duration_s=3)
+            runs = []
+            for rate_per_s in (None, *RATES_PER_S):
+                before = cpu_seconds(started)
+                run = (
+                    closed_run(target, connections=CONNECTIONS, duration_s=seconds)
+                    if rate_per_s is None
+                    else open_run(
+                        target, rate_per_s=rate_per_s, duration_s=seconds, seed=rate_per_s
+                    )
+                )
+                spent = {name: cpu - before[name] for name, cpu in cpu_seconds(started).items()}
+                spent["load generator"] = run.client_cpu_s
+                each = ", ".join(
+                    f"{name} {cpu * 1e3 / max(1, run.sent):.2f}" for name, cpu in spent.items()
+                )
+                runs.append(f"{run.in_words()}; ms of processor a request: {each}; {gpu_use()}")
+            found = {"ready_s": started.ready_s, "memory_mb": started.memory_mb(), "runs": runs}
+            if server is OWN:
+                metrics = ask(port, http_request("/metrics", {}, b"", method="GET"))[1].decode()
+                found["metrics"] = [
+                    line
+                    for line in metrics.splitlines()
+                    if not line.startswith("#") and ("_sum" in line or "_count" in line)
+                ]
+            return found
+
+    def hop(self, processes: int, images: int, seconds: float) -> dict[str, float]:
+        """Return what processes that only call the runner are answered: see `hop.Hop`."""
+        port = serving.free_port()
+        with tempfile.TemporaryDirectory() as folder:
+            asked = {"processes": processes, "images": images, "seconds": seconds}
+            variables = self._variables | {"HOP": json.dumps({**asked, "folder": folder})}
+            command = ["-m", "bentoml", "serve", "tools.benchmarks.hop:Hop", "--port", str(port)]
+            ready = http_request("/livez", {}, b"", method="GET")
+            counts: list[Path] = []
+            with running("hop", command, variables, ready, port):
+                end = time.perf_counter() + seconds + 30
+                while len(counts) < processes and time.perf_counter() < end:
+                    time.sleep(0.1)
+                    counts = list(Path(folder).glob("*.json"))
+                read = [json.loads(it.read_bytes()) for it in counts] or [[0, 0]]
+            answered, wrong = np.sum(read, axis=0)
+        return {
+            "processes": len(counts),
+            "images_per_call": images,
+            "images_per_s": round(float(answered) / seconds, 1),
+            "wrong": int(wrong),
+        }
+
+
+def cpu_seconds(server: serving.RunningServer) -> dict[str, float]:
+    """Return the processor time that the server used so far, and its `ModelRunner` thereof."""
+    used = {"server": server.cpu_s(), "runner": 0.0}
+    for process in server.process.children(recursive=True):
+        if "ModelRunner" in process.cmdline():
+            times = process.cpu_times()
+            used["runner"] += times.user + times.system
+    return used
+
+
+def gpu_use() -> str:
+    """Return the share of the last second in which the GPU ran something, in words."""
+    query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader"]
+    return f"GPU {subprocess.run(query, capture_output=True, text=True).stdout.strip()}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m tools.benchmarks.gpu", description=__doc__)
-    parser.add_argument("--networks", nargs="+", default=NETWORKS, help="of torchvision")
-    parser.add_argument("--serve", default="vit_l_16", help="the network that is served; or none")
+    parser.add_argument("--decoding", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--networks", nargs="*", default=NETWORKS, help="of torchvision, alone")
+    parser.add_argument("--serve", nargs="*", default=["vit_l_16"], help="networks to serve")
+    parser.add_argument("--workers", nargs="*", type=int, default=[0], help="0: the default")
+    parser.add_argument("--peers", nargs="*", default=PEERS, help="other servers")
+    parser.add_argument("--compile", nargs="*", default=[], help="networks, of those alone")
     parser.add_argument("--seconds", type=float, default=1.0, help="of one measurement")
     parser.add_argument("--limit", type=float, default=400, help="seconds after which none begins")
     parser.add_argument("--results", type=Path, default=BUILD / "gpu.json")
@@ -259,32 +390,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if gpu_name() is None:
         print("bench-gpu: torch finds no GPU; run it on a machine with one", file=sys.stderr)
         return 1
-    results = Results(given.results, given.limit)
+    results, second = Results(given.results, given.limit), given.seconds
     results.step("machine", machine)
     files = mix_files(WEB_MIX, BUILD / "images")
-    results.step("decoding", lambda: decoding(files, 2 * given.seconds))
+    if given.decoding:
+        results.step("decoding", lambda: decoding(files, 2 * second))
     inputs = np.stack(
         [to_input(Path(file).read_bytes(), PREPROCESSING, DecodeLimits()) for file in files]
     )
     for name in given.networks:
-        alone = functools.partial(network_alone, name, inputs, BUILD / "gpu" / name, given.seconds)
+        alone = functools.partial(network_alone, name, inputs, BUILD / "gpu" / name, second)
         results.step(f"{name} alone", alone)
-    if given.serve == "none":
-        return 0
-    folder, artifacts = BUILD / "gpu" / given.serve, []
+    for name in given.serve:
+        networks: list[Network] = []
 
-    def bring_in() -> object:
-        weights = seeded(given.serve, inputs, folder)
-        artifacts.append(imported(given.serve, files, weights, folder))
-        record = artifacts[0].record
-        return None if record is None else record.model_dump(mode="json", exclude={"machine"})
+        def bring_in(name: str = name, networks: list[Network] = networks) -> object:
+            networks.append(Network(name, files, inputs))
+            record = networks[0].artifact.record
+            return record and record.model_dump(mode="json", exclude={"machine"})
 
-    results.step(f"{given.serve} imported", bring_in)
-    if artifacts:
-        results.step(
-            f"{given.serve} over HTTP",
-            lambda: service(artifacts[0], folder / "model.lock", 10 * given.seconds),
-        )
+        results.step(f"{name} imported", bring_in)
+        for network in networks:
+            for workers in given.workers:
+                take = functools.partial(network.service, workers, 8 * second)
+                results.step(f"{name} over HTTP, {workers or 'default'} workers", take)
+            for images in HOP_IMAGES:
+                call = functools.partial(network.hop, usable_cores() // 2, images, 4 * second)
+                results.step(f"{name} without HTTP, {images} images a call", call)
+            for server in SERVERS:
+                if server.name in given.peers:
+                    beside = functools.partial(network.peer, server, 8 * second)
+                    results.step(f"{name} over HTTP, {server.name}", beside)
+    for name in given.compile:
+        make = functools.partial(compiled, inputs, BUILD / "gpu" / name, second)
+        results.step(f"{name} compiled", make)
     return 0
 
 

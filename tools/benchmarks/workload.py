@@ -28,7 +28,9 @@ class Workload(BaseModel):
 
     Attributes:
         model: Network and precision, e.g. "resnet50-int8".
-        engine: Graph for OpenVINO: uint8 (n, H, W, C) in, logits (n, classes) out.
+        engine: Graph for OpenVINO: uint8 (n, H, W, C) in, logits (n, classes) out. For a GPU: the
+            weights, as safetensors.
+        network: For a GPU: a function of `torchvision.models`.
         precision_hint: OpenVINO's INFERENCE_PRECISION_HINT: "f32" or "bf16".
         preprocessing: Spec file, or FILE.py:CLASS, from the top folder.
         threads: Processor cores a server may use.
@@ -44,6 +46,7 @@ class Workload(BaseModel):
 
     model: str
     engine: str
+    network: str = ""
     precision_hint: str
     preprocessing: str
     threads: int

@@ -4,6 +4,7 @@ import bisect
 import functools
 import logging
 import queue
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -56,7 +57,6 @@ class _Slot:
     pixels: Any
     logits: Any
     logits_on_host: Any
-    replay: dict[int, Callable[[], object]]
 
 
 class InFlightEngine:
@@ -64,7 +64,8 @@ class InFlightEngine:
 
     A batch takes a slot. Three streams copy it in, run it and copy its logits out, and the calling
     thread waits for its own batch only, without a lock. With as many calling threads as slots, the
-    device copies and computes at the same time.
+    device copies and computes at the same time. The network is captured once for each size, on
+    memory of its own; the device copies there what lies in the slot, in microseconds.
 
     A batch is run at the next captured size. One larger than all of them is run in parts.
 
@@ -90,51 +91,45 @@ class InFlightEngine:
     ) -> None:
         self._device = device
         self._copy_in, self._compute, self._copy_out = (device.stream() for _ in range(3))
+        self._computing = threading.Lock()
         self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
         largest = max(batch_sizes)
         rows, columns = (largest, *input_shape), (largest, num_classes)
-        made = [
-            _Slot(
-                pixels_on_host=device.zeros(rows, dtype, on_host=True),
-                pixels=device.zeros(rows, dtype, on_host=False),
-                logits=device.zeros(columns, "float32", on_host=False),
-                logits_on_host=device.zeros(columns, "float32", on_host=True),
-                replay={},
+        self._pixels = device.zeros(rows, dtype, on_host=False)
+        self._logits = device.zeros(columns, "float32", on_host=False)
+        for _ in range(slots):
+            self._free.put(
+                _Slot(
+                    pixels_on_host=device.zeros(rows, dtype, on_host=True),
+                    pixels=device.zeros(rows, dtype, on_host=False),
+                    logits=device.zeros(columns, "float32", on_host=False),
+                    logits_on_host=device.zeros(columns, "float32", on_host=True),
+                )
             )
-            for _ in range(slots)
-        ]
-        self.batch_sizes = self._captured(forward, made, batch_sizes)
-        for slot in made:
-            self._free.put(slot)
+        self._replay = self._captured(forward, batch_sizes)
+        self.batch_sizes = sorted(self._replay)
 
     def _captured(
-        self, forward: Callable[[Any], Any], slots: Sequence[_Slot], batch_sizes: Sequence[int]
-    ) -> list[int]:
-        """Capture each size for each slot, the largest first; return the sizes there was room for.
+        self, forward: Callable[[Any], Any], batch_sizes: Sequence[int]
+    ) -> dict[int, Callable[[], object]]:
+        """Capture each size, the largest first; return those that there was room for.
 
         All memory is taken here: a device that is full is found out at the start.
         """
-        done: list[int] = []
+        done: dict[int, Callable[[], object]] = {}
         left = sorted(batch_sizes, reverse=True)
         while left:
             size = left.pop(0)
+            work = functools.partial(_run_into, self._logits[:size], forward, self._pixels[:size])
             try:
-                for slot in slots:
-                    work = functools.partial(
-                        _run_into, slot.logits[:size], forward, slot.pixels[:size]
-                    )
-                    slot.replay[size] = self._device.capture(self._compute, work)
+                done[size] = self._device.capture(self._compute, work)
             except MemoryError as error:
                 if size == 1:
                     raise
                 logger.warning("no room on the device for batches of %d: %s", size, error)
-                for slot in slots:  # those captured before the device was full
-                    slot.replay.pop(size, None)
                 if not left and not done:
                     left = [size // 2]
-            else:
-                done.append(size)
-        return done[::-1]
+        return done
 
     def run(self, batch: Batch) -> Logits:
         """See `Engine.run`; of any size."""
@@ -154,8 +149,12 @@ class InFlightEngine:
         slot.pixels_on_host.numpy()[:count] = batch
         device.enqueue(self._copy_in, lambda: _copy(slot.pixels, slot.pixels_on_host, count))
         device.wait(self._compute, device.mark(self._copy_in))
-        device.enqueue(self._compute, slot.replay[size])
-        device.wait(self._copy_out, device.mark(self._compute))
+        with self._computing:  # what two threads enqueue must not alternate
+            device.enqueue(self._compute, lambda: _copy(self._pixels, slot.pixels, count))
+            device.enqueue(self._compute, self._replay[size])
+            device.enqueue(self._compute, lambda: _copy(slot.logits, self._logits, count))
+            computed = device.mark(self._compute)
+        device.wait(self._copy_out, computed)
         device.enqueue(self._copy_out, lambda: _copy(slot.logits_on_host, slot.logits, count))
         device.settle(device.mark(self._copy_out))
         logits: npt.NDArray[np.float32] = slot.logits_on_host.numpy()[:count].copy()

@@ -37,6 +37,9 @@ class Program:
         path: The file of the program.
         weights: The file of weights of the same artifact.
 
+    Attributes:
+        module: Takes a batch (n, H, W, C) on the device, returns logits (n, classes).
+
     Raises:
         ArtifactError: The two do not belong together.
     """
@@ -52,10 +55,11 @@ class Program:
         _fill(program.state_dict, weights, self.device)
         if self.device.type != "cpu":
             program = move_to_device_pass(program, self.device)
-        self._module = program.module()
+        self.module = program.module()
         self._autocast = AUTOCAST.get(precision)
         self._prepare_weights()
-        pixels = next(node for node in self._module.graph.nodes if node.op == "placeholder")
+        self._prepare_layouts()
+        pixels = next(node for node in self.module.graph.nodes if node.op == "placeholder")
         self.dtype = str(pixels.meta["val"].dtype).removeprefix("torch.")
         self.input_shape = tuple(int(length) for length in pixels.meta["val"].shape[1:])
 
@@ -65,17 +69,42 @@ class Program:
         - To reduced precision, those that only operations in that precision read.
         - Filters of convolutions to channels last, the order in which the pixels come.
         """
-        for node in self._module.graph.nodes:
+        for node in self.module.graph.nodes:
             if node.op != "get_attr" or {user.target for user in node.users} - set(CAST):
                 continue
             owner, _, name = node.target.rpartition(".")
-            module = self._module.get_submodule(owner)
+            module = self.module.get_submodule(owner)
             weight = getattr(module, name).detach()
             if self._autocast is not None:
                 weight = weight.to(self._autocast)
             if weight.ndim == 4:
                 weight = weight.contiguous(memory_format=torch.channels_last)
             setattr(module, name, torch.nn.Parameter(weight, requires_grad=False))
+
+    def _prepare_layouts(self) -> None:
+        """Make no assumption of the memory layouts that the CPU had at the export.
+
+        - A `view` fails where kernels of a GPU lay out their results otherwise; attention in
+          float32 does. `reshape` is the same view where that is possible, else a copy.
+        - Of a transposed input a linear layer multiplies each row apart (at::matmul does not fold
+          it, torch 2.11 to 2.14), which took two thirds of a batch of two of ViT-L/16 on an H100.
+          It is laid out anew, by the cast that autocast would make anyway where there is one.
+        """
+        graph, operations = self.module.graph, torch.ops.aten
+        for node in graph.nodes:
+            if node.target == operations.view.default:
+                node.target = operations.reshape.default
+            elif node.target == operations.linear.default:
+                rows, *weights = node.args
+                with graph.inserting_before(node):
+                    if self._autocast is not None:
+                        rows = graph.call_function(
+                            operations.to.dtype,
+                            (rows, self._autocast, False, False, torch.contiguous_format),
+                        )
+                    rows = graph.call_function(operations.contiguous.default, (rows,))
+                node.args = (rows, *weights)
+        self.module.recompile()
 
     def run(self, batch: torch.Tensor) -> torch.Tensor:
         """Return logits, float32 (n, classes) on the device, of a batch (n, H, W, C) there."""
@@ -88,7 +117,7 @@ class Program:
             cache_enabled=False,
         )
         with torch.inference_mode(), precision:
-            logits: torch.Tensor = self._module(batch)
+            logits: torch.Tensor = self.module(batch)
         return logits.float()
 
     def load(self, plan: Plan) -> Engine:

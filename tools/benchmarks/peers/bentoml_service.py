@@ -8,7 +8,7 @@ from typing import Any
 import bentoml
 import numpy as np
 
-from tools.benchmarks.peers.common import Classifier, predictions
+from tools.benchmarks.peers.common import open_classifier, predictions
 from tools.benchmarks.workload import workload_from_environment
 
 workload = workload_from_environment()
@@ -19,7 +19,7 @@ class Model:
     """Owns the engine; BentoML gathers the calls into batches."""
 
     def __init__(self) -> None:
-        self.classifier = Classifier(workload)
+        self.classifier = open_classifier(workload)
 
     @bentoml.api(batchable=True)
     def forward(self, batch: np.ndarray) -> np.ndarray:

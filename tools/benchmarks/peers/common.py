@@ -1,15 +1,45 @@
-"""The engine in OpenVINO and the answer in JSON, as all peers have them."""
+"""The engine in OpenVINO, or in torch on a GPU, and the answer in JSON, as all peers have them."""
 
 import threading
 from typing import Any
 
 import numpy as np
-import openvino
-from openvino._offline_transformations import apply_moc_transformations
 
+from tools.benchmarks.seeded import MEAN, STD
 from tools.benchmarks.workload import Array, Workload
 
 TOP_K = 5
+
+
+class GpuClassifier:
+    """The network in torch, bfloat16 on the GPU, as its users write it.
+
+    Args:
+        workload: Names a network of torchvision and its weights.
+    """
+
+    def __init__(self, workload: Workload) -> None:
+        import torch
+        import torchvision
+        from safetensors.torch import load_file
+
+        self.to_input = workload.input_maker()
+        network: Any = getattr(torchvision.models, workload.network)(weights=None).eval()
+        network.load_state_dict(load_file(workload.engine))
+        self._network = network.to("cuda", torch.bfloat16, memory_format=torch.channels_last)
+        mean, std = (torch.tensor(it, device="cuda").view(3, 1, 1) * 255 for it in (MEAN, STD))
+        self._normalise: Any = lambda pixels: ((pixels - mean) / std).to(torch.bfloat16)
+
+    def forward(self, batch: Array) -> Array:
+        """Infer uint8 (n, H, W, C); return float32 logits (n, classes)."""
+        import torch
+
+        with torch.inference_mode():
+            pixels: Any = (
+                torch.from_numpy(np.ascontiguousarray(batch)).to("cuda").permute(0, 3, 1, 2)
+            )
+            logits: Any = self._network(self._normalise(pixels))
+        return np.asarray(logits.float().cpu().numpy())
 
 
 class Classifier:
@@ -23,6 +53,9 @@ class Classifier:
             streams: Inferences OpenVINO runs side by side; the workload's threads are divided
                 among them.
         """
+        import openvino
+        from openvino._offline_transformations import apply_moc_transformations
+
         self.to_input = workload.input_maker()
         core = openvino.Core()
         model = core.read_model(workload.engine)
@@ -53,6 +86,11 @@ class Classifier:
         # shares it, and OpenVINO 2026.4.1 then reads memory that is freed already.
         request.infer({0: np.ascontiguousarray(batch)}, share_inputs=False)
         return np.array(request.get_output_tensor(0).data, dtype=np.float32)
+
+
+def open_classifier(workload: Workload, *, streams: int = 1) -> Classifier | GpuClassifier:
+    """Return what runs the network of a workload; see `Classifier`."""
+    return GpuClassifier(workload) if workload.network else Classifier(workload, streams=streams)
 
 
 def predictions(logits: Array) -> dict[str, Any]:

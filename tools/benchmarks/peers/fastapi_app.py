@@ -11,10 +11,10 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 
-from tools.benchmarks.peers.common import Classifier, predictions
+from tools.benchmarks.peers.common import open_classifier, predictions
 from tools.benchmarks.workload import workload_from_environment
 
-classifier = Classifier(workload_from_environment())
+classifier = open_classifier(workload_from_environment())
 model_lock = threading.Lock()
 app = FastAPI()
 

@@ -10,7 +10,7 @@ import litserve
 import numpy as np
 from fastapi import Request
 
-from tools.benchmarks.peers.common import Classifier, predictions
+from tools.benchmarks.peers.common import open_classifier, predictions
 from tools.benchmarks.workload import Array, workload_from_environment
 
 
@@ -19,7 +19,7 @@ class ClassifierAPI(litserve.LitAPI):
 
     def setup(self, device: str) -> None:  # noqa: ARG002  (LitServe's signature)
         """Compile once in the worker process."""
-        self.classifier = Classifier(workload_from_environment())
+        self.classifier = open_classifier(workload_from_environment())
 
     def decode_request(self, request: Request) -> Array:
         """Read the form that LitServe hands on; it takes no raw body."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from mosec import Server, Worker
 
-from tools.benchmarks.peers.common import Classifier, predictions
+from tools.benchmarks.peers.common import open_classifier, predictions
 from tools.benchmarks.workload import Array, workload_from_environment
 
 workload = workload_from_environment()
@@ -35,7 +35,7 @@ class Inference(Worker):
 
     def __init__(self) -> None:
         super().__init__()
-        self.classifier = Classifier(workload)
+        self.classifier = open_classifier(workload)
 
     def forward(self, inputs: list[Array]) -> list[dict[str, Any]]:
         """Infer one batch."""

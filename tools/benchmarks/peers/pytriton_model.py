@@ -11,13 +11,13 @@ from pytriton.decorators import batch
 from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig
 
-from tools.benchmarks.peers.common import TOP_K, Classifier, predictions
+from tools.benchmarks.peers.common import TOP_K, open_classifier, predictions
 from tools.benchmarks.workload import Array, workload_from_environment
 from tools.load import LOOPBACK
 from tools.serving import free_port
 
 workload = workload_from_environment()
-classifier = Classifier(workload)
+classifier = open_classifier(workload)
 decoders = ThreadPoolExecutor(workload.threads)
 
 

@@ -1,0 +1,66 @@
+"""What the way to the runner carries: processes that call it, without HTTP and decoding.
+
+Served by BentoML as the product is, with this service in the place of `ImageClassifier`.
+"""
+
+import asyncio
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import bentoml
+import numpy as np
+from bentoml.exceptions import ServiceUnavailable
+
+import service
+from image_classifier import bentoml_compat as compat
+from image_classifier.inference.engine import Logits
+from image_classifier.inference.runner import CALLS_IN_FLIGHT, RemoteRunner
+from image_classifier.inference.startup import golden_inputs
+
+asked = json.loads(os.environ["HOP"])
+"""How many processes call for how many seconds, with how many images a call, and the folder where
+each writes its counts."""
+
+
+@bentoml.service(name="Hop", workers=asked["processes"], **compat.API_CONFIG)
+class Hop:
+    """Calls the runner from each of its processes, once all of them are ready."""
+
+    runner = bentoml.depends(service.ModelRunner)
+
+    def __init__(self) -> None:
+        threading.Thread(target=lambda: asyncio.run(self.drive()), daemon=True).start()
+
+    async def drive(self) -> None:
+        """Write [images answered, images answered wrongly] to a file of this process."""
+        folder = Path(asked["folder"])
+        artifact = service.open_locked(graphs=False)
+        inputs = golden_inputs(artifact.golden_samples(), artifact.preprocessing())
+        spec, budget_ms = artifact.manifest.input, service.settings.budget_ms
+        runner = RemoteRunner(self.runner, artifact.record, spec, budget_ms, ServiceUnavailable)
+        right = np.concatenate([await runner.run(one[np.newaxis]) for one in inputs])
+        size = min(asked["images"], runner.max_batch_size)
+        (folder / f"{os.getpid()}.ready").touch()
+        while len(list(folder.glob("*.ready"))) < asked["processes"]:
+            await asyncio.sleep(0.01)
+        counts, end = [0, 0], time.perf_counter() + asked["seconds"]
+
+        async def repeat(first: int) -> None:
+            while time.perf_counter() < end:
+                chosen = np.arange(first, first + size) % len(inputs)
+                logits = await runner.run(inputs[chosen])
+                counts[0] += size
+                counts[1] += _wrong(logits, right[chosen])
+                first += size
+
+        await asyncio.gather(*(repeat(number) for number in range(CALLS_IN_FLIGHT)))
+        (folder / f"{os.getpid()}.json").write_text(json.dumps(counts))
+
+
+def _wrong(logits: Logits, right: Logits) -> int:
+    """Rows that differ by more than a twentieth of their spread, as those of another image do."""
+    spread = right.max(axis=1) - right.min(axis=1)
+    return int((np.abs(logits - right).max(axis=1) > 0.05 * spread).sum())
