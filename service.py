@@ -18,10 +18,11 @@ from image_classifier.artifact.artifact import Artifact
 from image_classifier.artifact.record import read_record
 from image_classifier.artifact.store import locate, read_lock
 from image_classifier.http.metrics import RequestMetrics
+from image_classifier.http.runner_calls import PATH, RunnerCalls
 from image_classifier.inference import startup
 from image_classifier.inference.classifier import Classifier
 from image_classifier.inference.machine import usable_cores, visible_gpus
-from image_classifier.inference.plan import GPU_STREAMS, api_processes
+from image_classifier.inference.plan import api_processes
 from image_classifier.inference.runner import (
     CALL_TIMEOUT_S,
     MAX_CALL_INPUTS,
@@ -51,8 +52,7 @@ gpus = visible_gpus(os.environ) if for_gpu else ()
 embedded = (settings.topology or ("runner" if gpus else "embedded")) == "embedded"
 workers = settings.workers or api_processes(record, cores, on_gpu=bool(gpus), embedded=embedded)
 metrics = RequestMetrics()
-if not embedded:
-    compat.run_batches_at_once(GPU_STREAMS if gpus else 1)
+calls = RunnerCalls()
 
 
 @functools.cache
@@ -87,12 +87,13 @@ BATCHED: dict[str, Any] = {
     workers=max(1, len(gpus)),
     resources={"gpu": 1} if for_gpu else {},
     traffic={"timeout": CALL_TIMEOUT_S},
-    threads=GPU_STREAMS if gpus else 1,
     runner_connection=compat.KEEP_CONNECTIONS,
     logging={"access": {"enabled": False}},  # a line per batch says nothing the metrics do not
+    service_class=compat.MountedAppFirst,
 )
+@bentoml.asgi_app(calls, path=PATH)
 class ModelRunner:
-    """Owns the network; BentoML's dispatcher merges what several API processes send."""
+    """Owns the network, and forms batches of what several API processes send."""
 
     model = BentoModel(lock.tag)
 
@@ -108,6 +109,7 @@ class ModelRunner:
             deterministic=settings.deterministic,
         )
         self.shared_inputs = SharedInputsReader(artifact.manifest.input)
+        calls.serve(self.executor, self.shared_inputs)
         metrics.serves(lock.tag, artifact.evidence.engine(self.executor.plan.engine))
         if compat.worker_number() == 1:
             place = compat.place_of_service()
@@ -118,11 +120,6 @@ class ModelRunner:
     def infer(self, batch: np.ndarray) -> np.ndarray:
         """Return logits, float32 (n, classes), of a batch (n, H, W, C)."""
         return self.executor.run(batch)
-
-    @bentoml.api(**BATCHED)
-    def infer_shared(self, places: np.ndarray) -> np.ndarray:
-        """Do as `infer`, with inputs that API processes share: `Places`, (n, 3)."""
-        return self.executor.run(self.shared_inputs.read(places))
 
     @bentoml.api
     def can_open(self, process: int, descriptor: int) -> bool:
@@ -176,6 +173,7 @@ class ImageClassifier:
             startup.check_preprocessing(artifact, artifact.preprocessing())
             runner = RemoteRunner(
                 owner,
+                compat.runner_exchange(owner, PATH),
                 artifact.record,
                 artifact.manifest.input,
                 settings.budget_ms,

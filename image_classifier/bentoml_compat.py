@@ -17,15 +17,16 @@ import socket
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NoReturn
 
 from _bentoml_sdk import Service
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.context import server_context
-from bentoml.exceptions import BentoMLException
+from bentoml.exceptions import BentoMLException, ServiceUnavailable
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Match
@@ -57,21 +58,26 @@ calls in flight, which fail: 1 to 20 % of the requests (BentoML issue 5540).
 Until: the issue is fixed."""
 
 
-def run_batches_at_once(at_a_time: int) -> None:
-    """Let BentoML's dispatcher run batches without delay; call before it is made.
+def runner_exchange(proxy: Any, path: str) -> Callable[[bytes], Awaitable[bytes]]:
+    """Return what sends bytes to a path of a runner and returns those that it answers.
 
-    - It runs one at a time, so a GPU would wait while the next batch is put together and copied.
-      The service needs as many `threads`.
-    - It holds a call back for as long as the last 50 batches waited on average, so that others may
-      join it. That shrinks by a twentieth every 5 seconds: after a busy moment each call that
-      comes alone waits for minutes, though nothing runs (13 ms of ViT-L's 28 on an H100).
-    Until: BentoML has settings of both.
+    Over BentoML's own connection, without its APIs: they cost 2.4 ms of the runner's processor a
+    call, run one batch at a time, and hold a call back for as long as the last 50 waited on
+    average, which takes minutes to shrink after a busy moment.
+    Until: a call of BentoML's APIs costs a tenth of that and waits for nothing.
     """
-    from _bentoml_impl.server import app
-    from bentoml._internal.marshal.dispatcher import NonBlockSema, Optimizer
 
-    app.CorkDispatcher = functools.partial(app.CorkDispatcher, shared_sema=NonBlockSema(at_a_time))
-    setattr(Optimizer, "wait", property(lambda _: 0, lambda *_: None))  # noqa: B010
+    async def exchange(body: bytes) -> bytes:
+        session = await proxy.to_async._session_manager.get_session()
+        async with session.post(path, data=body) as response:
+            if response.status == HTTPStatus.SERVICE_UNAVAILABLE:
+                raise ServiceUnavailable("the runner is not ready")
+            if response.status != HTTPStatus.OK:
+                raise BentoMLException(f"the runner answers {response.status}")
+            answer: bytes = await response.read()
+            return answer
+
+    return exchange
 
 
 class MountedAppFirst(Service[Any]):  # type: ignore[misc]  # BentoML's is untyped
@@ -81,6 +87,7 @@ class MountedAppFirst(Service[Any]):  # type: ignore[misc]  # BentoML's is untyp
     that POST /classify would go to its parser, which writes uploads to temporary files and
     fetches URLs given in place of files; and its middlewares cost more than our whole request.
     The application may be given as a function that makes it, which is called in the workers alone.
+    One of a service that others call is taken for its own path alone.
     Paths that the application does not have are handed on to BentoML (/livez, /readyz,
     /schema.json, Swagger UI's files, further mounts); its errors get the application's shape.
     Until: a mounted application can be put before the routes of the APIs.
@@ -89,8 +96,7 @@ class MountedAppFirst(Service[Any]):  # type: ignore[misc]  # BentoML's is untyp
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """Return the application that a worker serves."""
         if not is_main:
-            runner: ASGIApp = super().to_asgi(is_main)
-            return runner
+            return self._runner(super().to_asgi(is_main))
         (app, *place), *others = self.mount_apps
         if not isinstance(app, Starlette):
             app = app()
@@ -112,6 +118,14 @@ class MountedAppFirst(Service[Any]):  # type: ignore[misc]  # BentoML's is untyp
 
         async def serve(scope: Scope, receive: Receive, send: Send) -> None:
             await (framework if scope["type"] == "lifespan" else answer)(scope, receive, send)
+
+        return serve
+
+    def _runner(self, framework: ASGIApp) -> ASGIApp:
+        applications = {path: app for app, path, _ in self.mount_apps}
+
+        async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+            await applications.get(scope.get("path", ""), framework)(scope, receive, send)
 
         return serve
 

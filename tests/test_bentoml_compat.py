@@ -23,6 +23,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from image_classifier.http.protocol import ClassifierProtocol
+from image_classifier.http.runner_calls import PATH, RunnerCalls
 from tests.http.fakes import Answering, app_of, send
 from tests.http.test_protocol import SMUGGLED, echo, exchange, upgrade
 from tests.imports import PATIENCE_S, ROOT
@@ -39,9 +40,11 @@ with warnings.catch_warnings():
     from _bentoml_impl.worker import service as worker
     from _bentoml_sdk import Service
     from bentoml._internal.configuration.containers import BentoMLContainer
+    from bentoml._internal.marshal import dispatcher
     from bentoml._internal.server.http import instruments
     from bentoml._internal.utils import circus
     from bentoml._internal.utils.analytics import usage_stats
+    from bentoml.exceptions import BentoMLException, ServiceUnavailable
     from bentoml.serving import create_watcher, ensure_prometheus_dir
 
     from image_classifier.bentoml_compat import (
@@ -51,7 +54,7 @@ with warnings.catch_warnings():
         MountedAppFirst,
         StandIn,
         prepare_process,
-        run_batches_at_once,
+        runner_exchange,
         supervise,
     )
 
@@ -368,32 +371,43 @@ def test_bentoml_closes_the_calls_in_flight_when_it_renews_a_connection() -> Non
     assert not asyncio.run(first_session_after(102, **KEEP_CONNECTIONS))
 
 
-def test_bentoml_runs_one_batch_at_a_time_unless_told_how_many(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async def three_meet(within_s: float) -> bool:
-        together = asyncio.Barrier(3)
+def test_calls_of_the_runner_pass_by_bentomls_apis() -> None:
+    calls = RunnerCalls()
 
-        async def run(batch: Any) -> Any:
-            await together.wait()
-            return batch
+    @bentoml.service(service_class=MountedAppFirst)
+    @bentoml.asgi_app(calls, path=PATH)
+    class Runner:
+        @bentoml.api
+        def infer(self, number: int) -> int:
+            return number
 
-        dispatcher = bentoml_app.CorkDispatcher(
-            60_000, 1, fallback=lambda: None, get_batch_size=lambda _: 1
-        )
-        call = dispatcher(run)
+    async def answers() -> list[bytes]:
+        app = Runner.to_asgi(is_main=False)  # type: ignore[attr-defined]
+        proxy = proxy2.RemoteProxy("http://runner", app=app)
+        exchange_with = runner_exchange(proxy, PATH)
         try:
-            async with asyncio.timeout(within_s):
-                return await asyncio.gather(*map(call, range(3))) == [0, 1, 2]
-        except TimeoutError:
-            return False
+            with pytest.raises(ServiceUnavailable):
+                await exchange_with(b"")
+            calls._logits = twice
+            with pytest.raises(BentoMLException, match="the runner answers 500"):
+                await exchange_with(b"broken")
+            return await asyncio.gather(*map(exchange_with, (b"a", b"b" * 100_000)))
+        finally:
+            await proxy.to_async.close()
 
-    monkeypatch.setattr(bentoml_app, "CorkDispatcher", bentoml_app.CorkDispatcher)
+    async def twice(body: bytes) -> bytes:
+        if body == b"broken":
+            raise ValueError
+        return body + body
 
-    assert not asyncio.run(three_meet(within_s=0.5))
-    run_batches_at_once(3)
-    assert asyncio.run(three_meet(PATIENCE_S))
-    assert 'config.get("threads", 1)' in inspect.getsource(bentoml_app)
+    assert asyncio.run(answers()) == [b"aa", b"b" * 200_000]
+
+
+def test_bentomls_dispatcher_runs_one_batch_at_a_time_and_holds_calls_back() -> None:
+    source = inspect.getsource(dispatcher.CorkDispatcher)
+
+    assert "NonBlockSema(1)" in source
+    assert "<= self.optimizer.wait * decay" in source
 
 
 def test_bentomls_probe_of_a_runner_does_not_catch_its_time_limit() -> None:

@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import numpy as np
+
 from image_classifier.artifact.manifest import InputSpec
 from image_classifier.artifact.record import ImportRecord, Plan
 from image_classifier.errors import NotReady
@@ -126,9 +128,9 @@ class RemoteRunner:
 
     Args:
         proxy: What `bentoml.depends` gives for a service with the methods `infer`, which takes a
-            batch and returns logits; `infer_shared`, which takes `Places` instead; `can_open`,
-            whether it reaches a `SharedInputs.address`; `plan`, which returns a `Plan` as JSON,
-            and `start_steps`.
+            batch and returns logits; `can_open`, whether it reaches a `SharedInputs.address`;
+            `plan`, which returns a `Plan` as JSON, and `start_steps`.
+        exchange: Calls `RunnerCalls` in that process: `Places` as bytes to logits as bytes.
         record: What the import measured; None where it is not known.
         input_spec: Shape and dtype of an input.
         budget_ms: Latency of an answer; one call carries as many inputs as take half of it.
@@ -141,6 +143,7 @@ class RemoteRunner:
     def __init__(
         self,
         proxy: Any,
+        exchange: Callable[[bytes], Awaitable[bytes]],
         record: ImportRecord | None,
         input_spec: InputSpec,
         budget_ms: float,
@@ -159,6 +162,7 @@ class RemoteRunner:
             )
         self._opened = False
         self._proxy = proxy
+        self._exchange = exchange
         self._unavailable = unavailable
 
     async def run(self, batch: Batch) -> Logits:
@@ -169,8 +173,9 @@ class RemoteRunner:
             if shared is None or shared.full:
                 return await self._call(functools.partial(infer.infer, batch), CALL_TIMEOUT_S)
             with shared.holding(batch) as places:
-                call = functools.partial(infer.infer_shared, places)
-                return await self._call(call, CALL_TIMEOUT_S)
+                call = functools.partial(self._exchange, places.tobytes())
+                logits = np.frombuffer(await self._call(call, CALL_TIMEOUT_S), np.float32)
+                return logits.reshape(len(batch), -1)
 
     async def _shared_memory(self) -> SharedInputs | None:
         if self._shared is not None and not self._opened:

@@ -39,18 +39,18 @@ class Proxy:
         self.to_async = SimpleNamespace(
             infer=self._answer,
             plan=self._answer,
-            infer_shared=self._infer_shared,
             can_open=self._can_open,
         )
 
     async def _can_open(self, process: int, descriptor: int) -> bool:
         return self.can_open
 
-    async def _infer_shared(self, places: np.ndarray) -> np.ndarray:
+    async def exchange(self, body: bytes) -> bytes:
+        """Answer as `RunnerCalls` does: the logit of an input is its pixel."""
         self.calls += 1
         await asyncio.sleep(0)  # calls in flight meet
-        inputs = self._reader.read(places)
-        return inputs.reshape(-1, 1).astype(np.float32)
+        inputs = self._reader.read(np.frombuffer(body, np.int64).reshape(-1, 3))
+        return inputs.reshape(-1, 1).astype(np.float32).tobytes()
 
     async def _answer(self, *_: object) -> Any:
         self.calls += 1
@@ -73,7 +73,7 @@ def runner(proxy: Proxy, *, service_time_ms: float = 1, budget_ms: float = 50) -
     )
     attempt = EngineAttempt(engine=plan.engine, verdict="passed", curve=(point,))
     record = RECORD.model_copy(update={"plan": plan, "attempts": (attempt,)})
-    return RemoteRunner(proxy, record, INPUT_SPEC, budget_ms, Unavailable)
+    return RemoteRunner(proxy, proxy.exchange, record, INPUT_SPEC, budget_ms, Unavailable)
 
 
 LOST = aiohttp.ClientConnectionError()

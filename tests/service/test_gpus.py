@@ -21,7 +21,7 @@ def stop(*_, **__):
 service.startup.load_executor = stop
 config = service.ModelRunner.config
 topology = "embedded" if service.embedded else "runner"
-print(topology, config["workers"], config["threads"], config["resources"])
+print(topology, config["workers"], config["resources"])
 for worker in (1, 2, 3):
     server_context.worker_index = worker
     if service.gpus:
@@ -45,11 +45,11 @@ def for_gpu(new_place: NewPlace) -> Place:
 
 
 @pytest.mark.parametrize(
-    ("visible", "topology", "workers", "threads", "devices"),
+    ("visible", "topology", "workers", "devices"),
     [
-        pytest.param("0", "runner", 1, 3, ["0", "0", "0"], id="one-gpu"),
-        pytest.param("GPU-a,MIG-b", "runner", 2, 3, ["GPU-a", "MIG-b", "GPU-a"], id="and-a-slice"),
-        pytest.param("", "embedded", 1, 1, ["", "", ""], id="none"),
+        pytest.param("0", "runner", 1, ["0", "0", "0"], id="one-gpu"),
+        pytest.param("GPU-a,MIG-b", "runner", 2, ["GPU-a", "MIG-b", "GPU-a"], id="and-a-slice"),
+        pytest.param("", "embedded", 1, ["", "", ""], id="none"),
     ],
 )
 def test_a_model_for_gpus_has_a_runner_for_each_visible_one(
@@ -58,14 +58,13 @@ def test_a_model_for_gpus_has_a_runner_for_each_visible_one(
     visible: str,
     topology: str,
     workers: int,
-    threads: int,
     devices: list[str],
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
 
     first, *rest = for_gpu.run("-c", PROGRAM).splitlines()
 
-    assert first == f"{topology} {workers} {threads} {{'gpu': 1}}"
+    assert first == f"{topology} {workers} {{'gpu': 1}}"
     assert rest == [f"{device} False" for device in devices]
 
 
@@ -74,7 +73,7 @@ def test_a_model_for_cpus_ignores_gpus(imported: Place, monkeypatch: pytest.Monk
 
     first, *_ = imported.run("-c", PROGRAM).splitlines()
 
-    assert first == "embedded 1 1 {}"
+    assert first == "embedded 1 {}"
 
 
 def test_a_small_network_has_an_api_process_for_each_core(imported: Place) -> None:

@@ -16,6 +16,7 @@ from bentoml.exceptions import ServiceUnavailable
 
 import service
 from image_classifier import bentoml_compat as compat
+from image_classifier.http.runner_calls import PATH
 from image_classifier.inference.engine import Logits
 from image_classifier.inference.runner import CALLS_IN_FLIGHT, RemoteRunner
 from image_classifier.inference.startup import golden_inputs
@@ -40,7 +41,10 @@ class Hop:
         artifact = service.open_locked(graphs=False)
         inputs = golden_inputs(artifact.golden_samples(), artifact.preprocessing())
         spec, budget_ms = artifact.manifest.input, service.settings.budget_ms
-        runner = RemoteRunner(self.runner, artifact.record, spec, budget_ms, ServiceUnavailable)
+        exchange = compat.runner_exchange(self.runner, PATH)
+        runner = RemoteRunner(
+            self.runner, exchange, artifact.record, spec, budget_ms, ServiceUnavailable
+        )
         right = np.concatenate([await runner.run(one[np.newaxis]) for one in inputs])
         size = min(asked["images"], runner.max_batch_size)
         (folder / f"{os.getpid()}.ready").touch()
