@@ -77,9 +77,9 @@ class Settings(BaseModel):
     )
     workers: Annotated[int, Field(ge=1)] | None = Field(
         None,
-        description="API processes; unset means one a core in the runner topology, and in the "
-        "embedded topology too, up to 4, where the network takes less than a third of the time of "
-        "an image, else 1.",
+        description="API processes; unset means in the runner topology one a core, beside a GPU "
+        "half as many; in the embedded topology one a core too, up to 4, where the network takes "
+        "less than a third of the time of an image, else 1.",
     )
     max_body_bytes: Annotated[int, Field(ge=1_024)] = Field(
         20 * 2**20, description="Bytes of one request body, and of one image file."

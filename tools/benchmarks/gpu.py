@@ -178,17 +178,18 @@ def _plan(batch_sizes: Sequence[int]) -> Plan:
 
 
 def _batches_per_s(engine: Engine, batch: Batch, seconds: float) -> float:
-    end = time.perf_counter() + seconds
+    begun = time.perf_counter()
 
     def run(_: int) -> int:
         count = 0
-        while time.perf_counter() < end:
+        while time.perf_counter() < begun + seconds:
             engine.run(batch)
             count += 1
         return count
 
     with ThreadPoolExecutor(GPU_STREAMS) as pool:
-        return sum(pool.map(run, range(GPU_STREAMS))) / seconds
+        batches = sum(pool.map(run, range(GPU_STREAMS)))
+    return batches / (time.perf_counter() - begun)
 
 
 def compiled(inputs: Batch, folder: Path, seconds: float) -> dict[str, float]:
@@ -349,11 +350,11 @@ class Network:
                     time.sleep(0.1)
                     counts = list(Path(folder).glob("*.json"))
                 read = [json.loads(it.read_bytes()) for it in counts] or [[0, 0]]
-            answered, wrong = np.sum(read, axis=0)
+            images_per_s, wrong = np.sum(read, axis=0)
         return {
             "processes": len(counts),
             "images_per_call": images,
-            "images_per_s": round(float(answered) / seconds, 1),
+            "images_per_s": round(float(images_per_s), 1),
             "wrong": int(wrong),
         }
 

@@ -36,7 +36,7 @@ class Hop:
         threading.Thread(target=lambda: asyncio.run(self.drive()), daemon=True).start()
 
     async def drive(self) -> None:
-        """Write [images answered, images answered wrongly] to a file of this process."""
+        """Write [images per second, images answered wrongly] to a file of this process."""
         folder = Path(asked["folder"])
         artifact = service.open_locked(graphs=False)
         inputs = golden_inputs(artifact.golden_samples(), artifact.preprocessing())
@@ -50,10 +50,10 @@ class Hop:
         (folder / f"{os.getpid()}.ready").touch()
         while len(list(folder.glob("*.ready"))) < asked["processes"]:
             await asyncio.sleep(0.01)
-        counts, end = [0, 0], time.perf_counter() + asked["seconds"]
+        counts, begun = [0, 0], time.perf_counter()
 
         async def repeat(first: int) -> None:
-            while time.perf_counter() < end:
+            while time.perf_counter() < begun + asked["seconds"]:
                 chosen = np.arange(first, first + size) % len(inputs)
                 logits = await runner.run(inputs[chosen])
                 counts[0] += size
@@ -61,7 +61,8 @@ class Hop:
                 first += size
 
         await asyncio.gather(*(repeat(number) for number in range(CALLS_IN_FLIGHT)))
-        (folder / f"{os.getpid()}.json").write_text(json.dumps(counts))
+        rate = counts[0] / (time.perf_counter() - begun)
+        (folder / f"{os.getpid()}.json").write_text(json.dumps([rate, counts[1]]))
 
 
 def _wrong(logits: Logits, right: Logits) -> int:
