@@ -398,3 +398,27 @@ def test_a_sample_runs_real_inputs_of_the_batch_size_and_counts_images(
     assert sample.batch_ms == pytest.approx(20)
     assert sample.single_ms == pytest.approx(20)
     assert sample.images_per_s == pytest.approx(250)  # five images in 20 ms, on one stream
+
+
+def test_on_a_gpu_all_sizes_share_one_engine_and_nothing_is_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(measurement, "time", clock)
+    engines: list[SlowEngine] = []
+
+    def load(plan: Plan) -> SlowEngine:
+        engines.append(SlowEngine(plan, clock))
+        return engines[-1]
+
+    no_image = [b"decoding this fails"]
+    preprocessing = SpecPreprocessing(PreprocessingSpec(crop=4))
+    inputs = np.zeros((3, 4, 4, 3), np.uint8)
+    open_way = opener(lambda _: load, inputs, no_image, preprocessing, 0.2)
+
+    rates = [open_way(Way("torch-bf16", 1, 16, n, (1, 2)))().images_per_s for n in (1, 2)]
+
+    (engine,) = engines
+    assert engine.plan.batch_sizes == (1, 2)
+    assert {shape[0] for shape in engine.shapes} == {1, 2}
+    assert rates == pytest.approx([50, 100])

@@ -12,6 +12,7 @@ import pytest
 from image_classifier.artifact.manifest import InputSpec
 from image_classifier.artifact.record import EngineAttempt, LatencyPoint, Plan
 from image_classifier.errors import NotReady
+from image_classifier.inference.machine import ABSENT_GPU
 from image_classifier.inference.runner import RemoteRunner
 from image_classifier.inference.shared_inputs import SharedInputsReader
 from tests.artifact.builder import RECORD
@@ -63,7 +64,13 @@ class Proxy:
         return self._answer()
 
 
-def runner(proxy: Proxy, *, service_time_ms: float = 1, budget_ms: float = 50) -> RemoteRunner:
+def runner(
+    proxy: Proxy,
+    *,
+    service_time_ms: float = 1,
+    budget_ms: float = 50,
+    accelerator: str | None = None,
+) -> RemoteRunner:
     plan = PLAN.model_copy(
         update={"service_time_ms": 99}
     )  # with decoding, which is not the runner's
@@ -72,7 +79,8 @@ def runner(proxy: Proxy, *, service_time_ms: float = 1, budget_ms: float = 50) -
         batch_size=4, streams=2, threads=2, latency_ms=8 * service_time_ms, images_per_s=1
     )
     attempt = EngineAttempt(engine=plan.engine, verdict="passed", curve=(point,))
-    record = RECORD.model_copy(update={"plan": plan, "attempts": (attempt,)})
+    machine = RECORD.machine.model_copy(update={"accelerator": accelerator})
+    record = RECORD.model_copy(update={"plan": plan, "attempts": (attempt,), "machine": machine})
     return RemoteRunner(proxy, proxy.exchange, record, INPUT_SPEC, budget_ms, Unavailable)
 
 
@@ -90,6 +98,14 @@ def test_a_call_carries_what_takes_half_the_budget(
     remote = runner(Proxy(), service_time_ms=service_time_ms, budget_ms=budget_ms)
 
     assert remote.max_batch_size == inputs
+
+
+def test_what_a_machine_without_a_gpu_measured_says_nothing_of_the_gpu() -> None:
+    measured = runner(Proxy(), service_time_ms=120)
+    elsewhere = runner(Proxy(), service_time_ms=120, accelerator=ABSENT_GPU)
+
+    assert (measured.max_batch_size, measured.service_time_ms) == (1, 99)
+    assert (elsewhere.max_batch_size, elsewhere.service_time_ms) == (64, 1)
 
 
 def test_a_call_on_a_connection_that_was_just_closed_is_made_again_once() -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,19 @@ def holder(value: int) -> tuple[subprocess.Popen[str], np.ndarray]:
 
 def mapped_memories() -> int:
     return Path("/proc/self/maps").read_text().count("memfd:inputs")
+
+
+def test_threads_may_open_the_memories_of_many_processes_at_once() -> None:
+    memories = [SharedInputs(SPEC, calls=1, max_batch_size=1) for _ in range(200)]
+    reader = SharedInputsReader(SPEC)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            opened = threads.map(lambda memory: reader.open(*memory.address), memories)
+            assert {slots.shape for slots in opened} == {(1, *SPEC.shape)}
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_the_memory_of_a_killed_process_is_freed_when_the_next_one_is_read() -> None:

@@ -14,6 +14,7 @@ from image_classifier.artifact.format import WEIGHTS_NAME, ArtifactError, Precis
 from image_classifier.artifact.record import Plan
 from image_classifier.inference.engine import Batch, Logits
 from image_classifier.inference.engines.load import open_graph
+from image_classifier.inference.engines.torch import Program
 from importer.export import export_program
 from importer.network import save_weights
 from importer.pixels_to_logits import PixelsToLogits
@@ -124,6 +125,51 @@ def test_layers_that_share_a_weight_compute_as_the_network_does(
 
     expected = network(torch.from_numpy(batch)).numpy()
     np.testing.assert_allclose(logits, expected, atol=tolerance)
+
+
+class OnColumns(nn.Module):
+    """A linear layer of a transposed input, as attention with the batch first has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(15, 4)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        rows = pixels.permute(0, 2, 1, 3).flatten(2)  # (n, H, 3 * W)
+        logits: torch.Tensor = self.layer(rows.transpose(0, 1)).mean(0)
+        return logits
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_linear_layer_of_a_transposed_input_is_one_product(
+    tmp_path: Path, precision: Precision
+) -> None:
+    network = PixelsToLogits(OnColumns(), INPUT_SPEC).eval().requires_grad_(False)
+    store(network, tmp_path)
+
+    with torch.profiler.profile() as profile:
+        logits = run(tmp_path, tiny_inputs(3), precision)
+
+    assert "aten::bmm" not in {event.key for event in profile.key_averages()}
+    expected = network(torch.from_numpy(tiny_inputs(3))).numpy()
+    np.testing.assert_allclose(logits, expected, atol=0.05 if precision == "bf16" else 1e-5)
+
+
+class Laid(nn.Module):
+    """Has a `view` that fits the layout which the export saw."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.permute(0, 2, 3, 1).contiguous().view(-1, 90)[:, :4]
+
+
+def test_a_view_of_another_layout_than_at_the_export_is_a_copy(tmp_path: Path) -> None:
+    network = PixelsToLogits(Laid(), INPUT_SPEC).eval()
+    store(network, tmp_path)
+    program = Program(tmp_path / PROGRAM, tmp_path / WEIGHTS_NAME, "fp32")
+    batch = torch.from_numpy(tiny_inputs(3))
+    otherwise = batch.transpose(1, 2).contiguous().transpose(1, 2)
+
+    torch.testing.assert_close(program.run(otherwise), network(batch))
 
 
 WITHOUT_SOURCE = """
