@@ -87,7 +87,7 @@ class MountedAppFirst(Service[Any]):  # type: ignore[misc]  # BentoML's is untyp
     that POST /classify would go to its parser, which writes uploads to temporary files and
     fetches URLs given in place of files; and its middlewares cost more than our whole request.
     The application may be given as a function that makes it, which is called in the workers alone.
-    One of a service that others call is taken for its own path alone.
+    One with a path of its own is taken for that alone.
     Paths that the application does not have are handed on to BentoML (/livez, /readyz,
     /schema.json, Swagger UI's files, further mounts); its errors get the application's shape.
     Until: a mounted application can be put before the routes of the APIs.
@@ -95,9 +95,9 @@ class MountedAppFirst(Service[Any]):  # type: ignore[misc]  # BentoML's is untyp
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """Return the application that a worker serves."""
-        if not is_main:
-            return self._runner(super().to_asgi(is_main))
         (app, *place), *others = self.mount_apps
+        if place[0] != "/":
+            return self._beside(app, place[0], super().to_asgi(is_main))
         if not isinstance(app, Starlette):
             app = app()
             self.mount_apps[:] = [(app, *place), *others]
@@ -121,11 +121,9 @@ class MountedAppFirst(Service[Any]):  # type: ignore[misc]  # BentoML's is untyp
 
         return serve
 
-    def _runner(self, framework: ASGIApp) -> ASGIApp:
-        applications = {path: app for app, path, _ in self.mount_apps}
-
+    def _beside(self, app: ASGIApp, path: str, framework: ASGIApp) -> ASGIApp:
         async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-            await applications.get(scope.get("path", ""), framework)(scope, receive, send)
+            await (app if scope.get("path") == path else framework)(scope, receive, send)
 
         return serve
 

@@ -26,7 +26,8 @@ class RunnerCalls:
     """An ASGI application that answers the places of inputs with their logits.
 
     A body is `Places`, int64 (n, 3), as bytes; its answer float32 (n, classes). The inputs of all
-    API processes form batches together, see `Batcher`. Before `serve` it answers 503.
+    API processes form batches together, see `Batcher`. Before `serve` it answers 503; to what does
+    not come over a socket of this machine's file system, 404: places name processes.
     """
 
     def __init__(self) -> None:
@@ -46,7 +47,7 @@ class RunnerCalls:
 
         self._logits = logits
 
-    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call."""
         body, more = b"", True
         while more:
@@ -54,7 +55,9 @@ class RunnerCalls:
             body += message.get("body", b"")
             more = message.get("more_body", False)
         status, answer = HTTPStatus.SERVICE_UNAVAILABLE, b""
-        if self._logits is not None:
+        if scope.get("client") is not None:
+            status = HTTPStatus.NOT_FOUND
+        elif self._logits is not None:
             try:
                 status, answer = HTTPStatus.OK, await self._logits(body)
             # Whatever an engine raises: the API process runs the inputs again, each alone.

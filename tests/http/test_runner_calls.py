@@ -31,7 +31,7 @@ class Doubling:
         return batch.reshape(len(batch), 2).astype(np.float32) * 2
 
 
-async def call(app: RunnerCalls, body: bytes) -> Answer:
+async def call(app: RunnerCalls, body: bytes, client: tuple[str, int] | None = None) -> Answer:
     """Send a body in two parts."""
     parts = [body[:7], body[7:]]
     sent: list[MutableMapping[str, Any]] = []
@@ -42,7 +42,7 @@ async def call(app: RunnerCalls, body: bytes) -> Answer:
     async def send(message: MutableMapping[str, Any]) -> None:
         sent.append(message)
 
-    await app({"type": "http"}, receive, send)
+    await app({"type": "http", "client": client}, receive, send)
     logits = np.frombuffer(sent[1]["body"], np.float32).reshape(-1, 2)
     return sent[0]["status"], logits.tolist()
 
@@ -94,3 +94,7 @@ def test_an_input_that_cannot_run_fails_its_own_call_alone(app: RunnerCalls) -> 
 
 def test_before_the_network_is_loaded_the_answer_is_503() -> None:
     assert asyncio.run(call(RunnerCalls(), b"")) == (503, [])
+
+
+def test_a_client_of_the_network_is_not_answered(app: RunnerCalls) -> None:
+    assert asyncio.run(call(app, bytes(24), ("10.0.0.1", 5000))) == (404, [])
