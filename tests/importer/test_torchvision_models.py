@@ -151,7 +151,8 @@ def published(folder: Path, *, scheme: str = "https://example.invalid") -> Torch
     network = torchvision.models.squeezenet1_1(num_classes=2)
     torch.save(network.state_dict(), folder / "net.pth")
     digest = hashlib.sha256((folder / "net.pth").read_bytes()).hexdigest()
-    name = f"squeezenet1_1-{digest[:8]}.pth"
+    # All of it: of 50 digests one begins with eight digits, which is read as a date.
+    name = f"squeezenet1_1-{digest}.pth"
     (folder / "net.pth").rename(folder / name)
     meta = torchvision_meta("squeezenet1_1", "IMAGENET1K_V1")
     return replace(meta, url=f"{scheme}/{name}", builder_kwargs={"num_classes": 2})

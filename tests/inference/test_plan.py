@@ -374,21 +374,35 @@ class Clock:
         return self.seconds
 
 
-def test_a_sample_runs_real_inputs_of_the_batch_size_and_counts_images(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def engines() -> list[SlowEngine]:
+    """Those that were loaded, in order."""
+    return []
+
+
+@pytest.fixture
+def load(
+    engines: list[SlowEngine], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Plan], SlowEngine]:
     clock = Clock()
     monkeypatch.setattr(measurement, "time", clock)
-    engines: list[SlowEngine] = []
 
     def load(plan: Plan) -> SlowEngine:
         engines.append(SlowEngine(plan, clock))
         return engines[-1]
 
-    preprocessing = SpecPreprocessing(PreprocessingSpec(crop=4))
-    inputs = np.zeros((3, 4, 4, 3), np.uint8)
+    return load
+
+
+CROP = SpecPreprocessing(PreprocessingSpec(crop=4))
+INPUTS = np.zeros((3, 4, 4, 3), np.uint8)
+
+
+def test_a_sample_runs_real_inputs_of_the_batch_size_and_counts_images(
+    engines: list[SlowEngine], load: Callable[[Plan], SlowEngine]
+) -> None:
     files = [encoded(noise(9, 9), "PNG")]
-    open_way = opener(lambda _: load, inputs, files, preprocessing, 0.2)
+    open_way = opener(lambda _: load, INPUTS, files, CROP, 0.2)
 
     sample = open_way(Way("openvino-fp32", 1, 1, 5))()
 
@@ -401,20 +415,9 @@ def test_a_sample_runs_real_inputs_of_the_batch_size_and_counts_images(
 
 
 def test_on_a_gpu_all_sizes_share_one_engine_and_nothing_is_decoded(
-    monkeypatch: pytest.MonkeyPatch,
+    engines: list[SlowEngine], load: Callable[[Plan], SlowEngine]
 ) -> None:
-    clock = Clock()
-    monkeypatch.setattr(measurement, "time", clock)
-    engines: list[SlowEngine] = []
-
-    def load(plan: Plan) -> SlowEngine:
-        engines.append(SlowEngine(plan, clock))
-        return engines[-1]
-
-    no_image = [b"decoding this fails"]
-    preprocessing = SpecPreprocessing(PreprocessingSpec(crop=4))
-    inputs = np.zeros((3, 4, 4, 3), np.uint8)
-    open_way = opener(lambda _: load, inputs, no_image, preprocessing, 0.2)
+    open_way = opener(lambda _: load, INPUTS, [b"decoding this fails"], CROP, 0.2)
 
     rates = [open_way(Way("torch-bf16", 1, 16, n, (1, 2)))().images_per_s for n in (1, 2)]
 
