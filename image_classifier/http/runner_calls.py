@@ -52,6 +52,8 @@ class RunnerCalls:
         body, more = b"", True
         while more:
             message = await receive()
+            if message["type"] == "http.disconnect":  # the caller has ended
+                return
             body += message.get("body", b"")
             more = message.get("more_body", False)
         status, answer = HTTPStatus.SERVICE_UNAVAILABLE, b""

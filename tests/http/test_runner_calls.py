@@ -96,5 +96,24 @@ def test_before_the_network_is_loaded_the_answer_is_503() -> None:
     assert asyncio.run(call(RunnerCalls(), b"")) == (503, [])
 
 
+def test_a_caller_that_ends_while_it_sends_has_no_answer(
+    app: RunnerCalls, caplog: pytest.LogCaptureFixture
+) -> None:
+    messages = [
+        {"type": "http.request", "body": b"1234", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+
+    async def receive() -> MutableMapping[str, Any]:
+        return messages.pop(0)
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        pytest.fail(f"sent {message}")
+
+    asyncio.run(app({"type": "http", "client": None}, receive, send))
+
+    assert not caplog.records
+
+
 def test_a_client_of_the_network_is_not_answered(app: RunnerCalls) -> None:
     assert asyncio.run(call(app, bytes(24), ("10.0.0.1", 5000))) == (404, [])
