@@ -99,7 +99,7 @@ def test_before_the_network_is_loaded_the_answer_is_503() -> None:
 def test_a_caller_that_ends_while_it_sends_has_no_answer(
     app: RunnerCalls, caplog: pytest.LogCaptureFixture
 ) -> None:
-    messages = [
+    messages: list[MutableMapping[str, Any]] = [
         {"type": "http.request", "body": b"1234", "more_body": True},
         {"type": "http.disconnect"},
     ]
