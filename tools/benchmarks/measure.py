@@ -328,7 +328,7 @@ def measured_load(
         visits.append(
             Visit(
                 server=server.name,
-                settings=given,
+                settings=given | ({"broken files": f"{broken:.0%}"} if broken else {}),
                 runs=tuple(runs),
                 memory_mb=memory[-1] if memory else None,
                 growth_mb=round(memory[-1] - memory[0], 1) if memory else None,

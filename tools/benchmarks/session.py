@@ -121,7 +121,7 @@ class Visit(Record):
     """One server, measured once.
 
     Attributes:
-        settings: Of this project, beside the budget and the lock.
+        settings: Of this project, beside the budget and the lock, and of the load.
         ready_s: From process start to the first correct answer.
         memory_mb: Proportional set size of the process tree after the saturating run.
         growth_mb: Of the memory from the first part of a long load to its end.
