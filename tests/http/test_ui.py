@@ -22,6 +22,7 @@ from image_classifier.artifact.record import EngineAttempt, ImportRecord, Plan, 
 from image_classifier.http.app import create_app
 from image_classifier.http.live import Sampler, between
 from image_classifier.http.metrics import RequestMetrics
+from image_classifier.http.protocol import ClassifierProtocol
 from image_classifier.http.schemas import ERRORS
 from image_classifier.http.ui import FILES
 from image_classifier.inference.batcher import Answer
@@ -320,6 +321,8 @@ def test_a_sample_is_what_happened_between_two_readings() -> None:
 def test_one_sampler_serves_all_viewers_and_ends_with_the_last(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # A server that another test stopped in this process has set it.
+    monkeypatch.setattr(ClassifierProtocol, "stopping", False)
     monkeypatch.setattr("image_classifier.http.live.SAMPLE_EVERY_S", 0.05)
     metrics = RequestMetrics(["ok"])
 

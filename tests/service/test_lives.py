@@ -145,8 +145,16 @@ def when_stopped_it_answers_what_it_accepted_and_nothing_else(server: Server) ->
 
     server.process.send_signal(signal.SIGTERM)
     assert [read_to_end(connection) for connection in idle] == [b""] * len(idle)
-    # Every API process has stopped to accept; the port is open while requests are in flight.
-    late = [server.raw(b"GET /readyz HTTP/1.1\r\nHost: test\r\n\r\n") for _ in range(5)]
+    # The port is open while requests are in flight. Perhaps one process had all idle connections:
+    # of the other one nothing is known yet.
+    late: list[bytes] = []
+
+    def refused() -> bool:
+        ask = b"GET /readyz HTTP/1.1\r\nHost: test\r\n\r\n"
+        late[:] = [server.raw(ask) for _ in range(5)]
+        return all(answer.startswith(b"HTTP/1.1 503") for answer in late)
+
+    wait_until(refused, PATIENCE_S, "503 from every process")
     for connection in held:
         connection.sendall(SAMPLE[-1:])
     answers = [read_to_end(connection) for connection in held]
@@ -154,7 +162,6 @@ def when_stopped_it_answers_what_it_accepted_and_nothing_else(server: Server) ->
     assert [answer[:15] for answer in answers] == [b"HTTP/1.1 200 OK"] * HELD
     assert all(b"connection: close" in answer.lower() for answer in answers)
     assert all(b'{"label":"2","class_id":2,' in answer for answer in answers)
-    assert [answer[:12] for answer in late] == [b"HTTP/1.1 503"] * len(late)
     assert all(b"\r\nConnection: close\r\n" in answer for answer in late)
     assert json.loads(late[0].partition(b"\r\n\r\n")[2])["error"]["code"] == "not_ready"
     assert server.wait() == 0
