@@ -26,11 +26,11 @@ from image_classifier.inference.plan import (
     GPU_BATCH_SIZES,
     MIN_ROUNDS,
     OpenWay,
-    Way,
     best_point,
     fastest,
     measure_engine,
     measure_in_rounds,
+    way_of,
 )
 from image_classifier.inference.startup import check_preprocessing, gates_of, golden_answers
 from importer.failures import describe_failure
@@ -171,7 +171,7 @@ def _compared(
 ) -> list[EngineAttempt]:
     """Measure the best way of each engine again, in turn with those of the others."""
     ways = [
-        Way(attempt.engine, best.streams, best.threads, best.batch_size)
+        way_of(attempt.engine, best, attempt.curve)
         for attempt in attempts
         if attempt.curve
         for best in [best_point(attempt.engine, attempt.curve, budget_ms)]

@@ -73,6 +73,12 @@ class Way(NamedTuple):
     captured: tuple[int, ...] = ()
 
 
+def way_of(engine: str, point: LatencyPoint, curve: Iterable[LatencyPoint]) -> Way:
+    """Return the way that gave a point of a curve, to measure it again as it was measured."""
+    captured = tuple(each.batch_size for each in curve) if point.on_gpu else ()
+    return Way(engine, point.streams, point.threads, point.batch_size, captured)
+
+
 class Sample(NamedTuple):
     """One short measurement of one way.
 
@@ -117,6 +123,7 @@ def measure_engine(
 
     Args:
         cores: Threads of all streams together.
+        on_gpu: The network runs on a GPU, whatever the cores.
         budget_ms: Latency of an answer.
         limit_s: Seconds after which nothing more is measured.
         batch_sizes: Ascending, from 1.

@@ -22,6 +22,7 @@ from image_classifier.inference.plan import (
     measure_engine,
     plan_for,
     stream_counts,
+    way_of,
 )
 from preprocessing import PreprocessingSpec, SpecPreprocessing
 from tests.artifact.builder import RECORD
@@ -181,6 +182,11 @@ def test_on_a_gpu_a_batch_is_as_large_as_half_the_budget_allows() -> None:
     assert shape(plan(limit_s=60)) == (3, (1, 2, 4, 8, 16, 32), False)
     assert {(way.streams, way.captured) for way in taken} == {(3, GPU_BATCH_SIZES)}
     assert len(taken) == 6 * MIN_ROUNDS
+    # Engines are compared as they were measured, not with decoding in one process.
+    points = measure_engine(
+        "torch-bf16", 16, open_way, budget_ms=50, limit_s=60, batch_sizes=(1, 2), on_gpu=True
+    )
+    assert way_of("torch-bf16", points[1], points) == taken[-1]._replace(batch_size=2)
 
 
 def test_the_budget_bounds_the_streams_of_many_cores_but_never_to_one() -> None:

@@ -162,6 +162,7 @@ def when_stopped_it_answers_what_it_accepted_and_nothing_else(server: Server) ->
     assert [answer[:15] for answer in answers] == [b"HTTP/1.1 200 OK"] * HELD
     assert all(b"connection: close" in answer.lower() for answer in answers)
     assert all(b'{"label":"2","class_id":2,' in answer for answer in answers)
+    assert [answer[:12] for answer in late] == [b"HTTP/1.1 503"] * len(late)
     assert all(b"\r\nConnection: close\r\n" in answer for answer in late)
     assert json.loads(late[0].partition(b"\r\n\r\n")[2])["error"]["code"] == "not_ready"
     assert server.wait() == 0

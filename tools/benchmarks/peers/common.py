@@ -88,9 +88,9 @@ class Classifier:
         return np.array(request.get_output_tensor(0).data, dtype=np.float32)
 
 
-def open_classifier(workload: Workload, *, streams: int = 1) -> Classifier | GpuClassifier:
-    """Return what runs the network of a workload; see `Classifier`."""
-    return GpuClassifier(workload) if workload.network else Classifier(workload, streams=streams)
+def open_classifier(workload: Workload) -> Classifier | GpuClassifier:
+    """Return what runs the network of a workload."""
+    return GpuClassifier(workload) if workload.network else Classifier(workload)
 
 
 def predictions(logits: Array) -> dict[str, Any]:
