@@ -1,7 +1,6 @@
 """What the runner's process answers to API processes: bytes in, bytes out.
 
-A call over BentoML's batchable API costs the runner 2.4 ms of its processor (host of an H100), so
-that it took 400 calls a second at most.
+Past BentoML's APIs: `bentoml_compat.runner_exchange` says why.
 """
 
 import asyncio
@@ -10,6 +9,8 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 import numpy as np
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from image_classifier.inference.batcher import Batcher
@@ -49,13 +50,10 @@ class RunnerCalls:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call."""
-        body, more = b"", True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":  # the caller has ended
-                return
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
+        try:
+            body = await Request(scope, receive).body()
+        except ClientDisconnect:  # the caller has ended
+            return
         status, answer = HTTPStatus.SERVICE_UNAVAILABLE, b""
         if scope.get("client") is not None:
             status = HTTPStatus.NOT_FOUND
@@ -66,6 +64,4 @@ class RunnerCalls:
             except Exception:
                 logger.exception("a call of %d bytes failed", len(body))
                 status = HTTPStatus.INTERNAL_SERVER_ERROR
-        headers = [(b"content-length", str(len(answer)).encode())]
-        await send({"type": "http.response.start", "status": int(status), "headers": headers})
-        await send({"type": "http.response.body", "body": answer})
+        await Response(answer, status)(scope, receive, send)
