@@ -162,10 +162,9 @@ def create_app(settings: Settings, lock: ModelLock, metrics: RequestMetrics) -> 
         try:
             app.state.classifier.refuse_if_overloaded()
         except Overloaded as error:
-            request = Request(scope)
-            request_id = _identify(request)
+            request_id = _identify(scope)
             metrics.count(error.code)
-            response = _answer_to(request, error)
+            response = _answer_to(Request(scope), error)
             response.raw_headers += _headers_of_all(scope, request_id)
             return response
         return None
@@ -279,8 +278,7 @@ class RequestEnvelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request = Request(scope)
-        request_id = _identify(request)
+        request, request_id = Request(scope), _identify(scope)
         started = False
 
         async def send_with_id(message: Message) -> None:
@@ -312,13 +310,13 @@ class RequestEnvelope:
                 self._metrics.end(outcome)
 
 
-def _identify(request: Request) -> str:
+def _identify(scope: Scope) -> str:
     """Give a request the id that its client chose, or one of its own; return it."""
-    request_id = request.headers.get("x-request-id", "")
+    chosen = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+    request_id = chosen.decode("latin-1")
     if not REQUEST_ID.fullmatch(request_id):
         request_id = f"{random.getrandbits(128):032x}"
-    request.state.request_id = request_id
-    request.state.outcome = "ok"
+    scope.setdefault("state", {}).update(request_id=request_id, outcome="ok")
     return request_id
 
 

@@ -45,14 +45,13 @@ class RequestMetrics(Collector):
 
     def __init__(self, outcomes: Iterable[str] = OUTCOMES) -> None:
         self._registry = CollectorRegistry()
-        self._requests = Counter(
+        requests = Counter(
             "classifier_requests_total",
             "Requests by outcome: ok, client_gone, or the code of the error.",
             ["outcome"],
             registry=self._registry,
         )
-        for outcome in outcomes:
-            self._requests.labels(outcome)
+        self._requests = {outcome: requests.labels(outcome) for outcome in outcomes}
         stages = Histogram(
             "classifier_stage_seconds",
             "Seconds of a classification by stage: decode, queue, infer, total.",
@@ -102,7 +101,7 @@ class RequestMetrics(Collector):
 
     def count(self, outcome: str) -> None:
         """Count an answer: "ok", "client_gone" or the code of the error."""
-        self._requests.labels(outcome).inc()
+        self._requests[outcome].inc()
 
     def classified(self, answer: Answer, total_s: float) -> None:
         """Record one classified image; `total_s` seconds include reading the body."""
