@@ -74,7 +74,9 @@ def _predict(given: CommandLine, progress: Progress) -> Outcome:
         progress.note(f"left out, as no image: {len(others)} file(s), such as {others[0]}")
     with progress.step("load the engine and check it"):
         budget_ms = artifact.record.budget_ms if artifact.record else 50.0
-        executor = load_executor(artifact, engine=None, budget_ms=budget_ms, deterministic=False)
+        executor = load_executor(
+            artifact, engine=None, budget_ms=budget_ms, deterministic=False, every_sample=True
+        )
     form = "json" if given.json else "csv" if given.options.csv else "text"
     is_score = artifact.manifest.outputs.activation == "none"
     printer = AnswerPrinter(form, "score" if is_score else "probability")

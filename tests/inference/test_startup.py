@@ -1,6 +1,7 @@
 """From an artifact to an executor: which plan is loaded, and what keeps a service from starting."""
 
 import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +42,10 @@ class Spoiled:
     def __init__(self, engine: Engine, wrong: str) -> None:
         self._engine = engine
         self._wrong = wrong
+        self.inputs = 0
 
     def run(self, batch: Batch) -> Logits:
+        self.inputs += len(batch)
         logits = self._engine.run(batch)
         if self._wrong == "off":
             return logits + np.float32(0.05)
@@ -50,13 +53,20 @@ class Spoiled:
             return logits[:, ::-1]
         if self._wrong == "batch reversed" and len(batch) > 1:
             return logits[::-1]
+        if self._wrong == "one input of eight" and len(batch) == 8:
+            logits[3] = logits[3, ::-1]
         if self._wrong == "damaged":
             return logits * np.float32(np.nan)
         return logits
 
 
-def check(artifact: Artifact, wrong: str, single_stream_wrong: str = "nothing") -> None:
-    """Run the self-check of an engine and a single-stream engine that are wrong in these ways."""
+def check(
+    artifact: Artifact, wrong: str, single_stream_wrong: str = "nothing", *, known: bool = False
+) -> int:
+    """Run the self-check of an engine and a single-stream engine that are wrong in these ways.
+
+    Returns how many inputs the first was given.
+    """
     entry = artifact.evidence.engine("onnxruntime-fp32")
     plan = Plan(
         engine=entry.name,
@@ -71,9 +81,11 @@ def check(artifact: Artifact, wrong: str, single_stream_wrong: str = "nothing") 
     engines = Spoiled(engine, wrong), Spoiled(engine, single_stream_wrong)
     executor = Executor(engines[0], plan, input_spec, classes, engines[1])
     inputs = golden_inputs(artifact.golden_samples(), artifact.preprocessing())
-    check_engine(artifact, entry, executor, inputs)
+    check_engine(artifact, entry, executor, inputs, known=known)
+    return engines[0].inputs
 
 
+@pytest.mark.parametrize("known", [False, True], ids=["elsewhere", "where_it_was_imported"])
 @pytest.mark.parametrize(
     ("wrong", "single_stream_wrong", "message"),
     [
@@ -85,14 +97,51 @@ def check(artifact: Artifact, wrong: str, single_stream_wrong: str = "nothing") 
     ],
 )
 def test_an_engine_that_does_not_is_refused_and_the_message_says_where_and_what_to_do(
-    artifact: Artifact, wrong: str, single_stream_wrong: str, message: str
+    artifact: Artifact, wrong: str, single_stream_wrong: str, message: str, known: bool
 ) -> None:
-    check(artifact, "nothing")
+    check(artifact, "nothing", known=known)
     with pytest.raises(SelfCheckFailed, match=message) as refused:
-        check(artifact, wrong, single_stream_wrong)
+        check(artifact, wrong, single_stream_wrong, known=known)
 
     assert "import the model again here, or set CLASSIFIER_ENGINE" in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("agreement", "passes"), [(1.0, False), (0.95, True)])
+def test_an_int8_engine_may_differ_on_as_many_samples_as_it_did_at_import(
+    artifact: Artifact, agreement: float, passes: bool
+) -> None:
+    entry = artifact.evidence.engine("onnxruntime-fp32")
+    certificate = entry.certificate.model_copy(update={"top1_agreement": agreement})
+    plan = Plan(engine=entry.name, streams=1, threads=1, batch_sizes=(8,), service_time_ms=1)
+    engine = open_graph(entry, artifact.root, artifact.manifest.input.shape)(plan)
+    spoiled = Spoiled(engine, "one input of eight")
+    executor = Executor(spoiled, plan, artifact.manifest.input, artifact.manifest.num_classes)
+    inputs = golden_inputs(artifact.golden_samples(), artifact.preprocessing())
+    int8 = entry.model_copy(update={"precision": "int8", "certificate": certificate})
+
+    with nullcontext() if passes else pytest.raises(SelfCheckFailed, match="top-1 agrees on 87"):
+        check_engine(artifact, int8, executor, inputs, known=True)
+
+
+def test_a_few_samples_are_enough_where_the_import_checked_them_all(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert check(artifact, "nothing", known=True) < check(artifact, "nothing") / 2
+
+    known: list[bool] = []
+    monkeypatch.setattr(startup, "check_engine", lambda *_, **given: known.append(given["known"]))
+    load_executor(artifact, engine=None, budget_ms=50, deterministic=False)
+    upgraded = artifact.evidence.model_copy(
+        update={"versions": {"openvino": "1", "onnxruntime": "1"}}
+    )
+    load_executor(
+        dataclasses.replace(artifact, evidence=upgraded),
+        engine=None,
+        budget_ms=50,
+        deterministic=False,
+    )
+    assert known == [True, False]
 
 
 def test_a_sample_that_gives_other_pixels_than_at_import_is_refused(artifact: Artifact) -> None:
