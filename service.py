@@ -43,7 +43,6 @@ with compat.one_line_errors():
     model_root = locate(lock.tag)
     record = read_record(model_root)
 configure_logging(settings.log_format)
-compat.prepare_process(settings.keep_alive_s)
 startup.STEP_LISTENERS.append(compat.tell_supervisor_step)
 
 cores = usable_cores()
@@ -51,6 +50,7 @@ for_gpu = record is not None and record.for_gpu
 gpus = visible_gpus(os.environ) if for_gpu else ()
 embedded = (settings.topology or ("runner" if gpus else "embedded")) == "embedded"
 workers = settings.workers or api_processes(record, cores, on_gpu=bool(gpus), embedded=embedded)
+compat.prepare_process(settings.keep_alive_s, share_connections=workers > 1)
 metrics = RequestMetrics()
 calls = RunnerCalls()
 

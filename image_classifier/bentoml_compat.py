@@ -154,14 +154,19 @@ MAX_TMPDIR_LENGTH = 60
 """BentoML allows 102 characters for a socket, and adds up to 42: its folder, a number, ".sock"."""
 
 
-def prepare_process(keep_alive_s: float) -> None:
+def prepare_process(keep_alive_s: float, *, share_connections: bool = False) -> None:
     """Call at the import of the service module, in every process.
 
     Args:
         keep_alive_s: Seconds an idle connection stays open, unless the command line says it.
+        share_connections: Several processes answer requests.
     """
     if SUPERVISOR in os.environ:
         _prepare_worker(int(os.environ[SUPERVISOR]), keep_alive_s)
+        if share_connections:
+            from image_classifier.http.accepting import spread_connections
+
+            spread_connections()
         return
     # BentoML empties `BENTOML_HOME/prometheus_multiproc_dir` at each start, so a second server,
     # even one that fails to start, would silence the first. Each gets a folder of its own.

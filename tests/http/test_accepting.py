@@ -1,0 +1,76 @@
+"""API processes that share a listening socket: which of them takes a connection."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import uvicorn
+
+from image_classifier.http.accepting import spread_connections
+from tests.http.test_protocol import echo
+
+
+@pytest.fixture
+def spreading(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uvicorn.Server, "startup", uvicorn.Server.startup)
+    spread_connections()
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as sock:
+        yield sock
+
+
+@contextlib.asynccontextmanager
+async def serving(sock: socket.socket) -> AsyncIterator[uvicorn.Server]:
+    """A server that shares a socket with others, as a process would."""
+    server = uvicorn.Server(uvicorn.Config(echo, log_config=None, lifespan="off"))
+    task = asyncio.create_task(server.serve([sock.dup()]))
+    while not server.started:
+        await asyncio.sleep(0.001)
+    yield server
+    server.should_exit = True
+    await task
+
+
+async def answer_on(sock: socket.socket) -> tuple[asyncio.StreamWriter, bytes]:
+    reader, writer = await asyncio.open_connection(*sock.getsockname())
+    writer.write(b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n")
+    head = await reader.readuntil(b"\r\n\r\n")
+    return writer, head
+
+
+@pytest.mark.usefixtures("spreading")
+@pytest.mark.parametrize("count", [6, 60])
+def test_connections_that_come_together_are_spread_over_the_processes(count: int) -> None:
+    async def shares() -> list[int]:
+        with listening() as sock:
+            async with serving(sock) as first, serving(sock) as second:
+                opened = await asyncio.gather(*(answer_on(sock) for _ in range(count)))
+                found = [len(it.server_state.connections) for it in (first, second)]
+                for writer, _ in opened:
+                    writer.close()
+        return found
+
+    fewest, most = sorted(asyncio.run(shares()))
+    assert fewest + most == count
+    assert fewest >= count // 3
+
+
+@pytest.mark.usefixtures("spreading")
+def test_the_processes_that_are_left_take_all_connections() -> None:
+    async def answers() -> list[bytes]:
+        with listening() as sock:
+            async with serving(sock):
+                async with serving(sock):
+                    writer, _ = await answer_on(sock)
+                    writer.close()
+                opened = [await answer_on(sock) for _ in range(5)]
+                for writer, _ in opened:
+                    writer.close()
+        return [head for _, head in opened]
+
+    assert all(head.startswith(b"HTTP/1.1 200") for head in asyncio.run(answers()))
