@@ -31,7 +31,7 @@ def prepared(model: str, mix: str) -> Path:
     Raises:
         BenchmarkError: It cannot be made; the message has the last line of that process.
     """
-    output = output_of([sys.executable, "-m", "tools.benchmarks.models", model, mix], {})
+    output = output_of([sys.executable, "-m", "tools.benchmarks.models", model, mix])
     return Path(output.strip().splitlines()[-1])
 
 
