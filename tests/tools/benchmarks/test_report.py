@@ -6,7 +6,6 @@ from tools.benchmarks import report
 from tools.benchmarks.report import (
     HEADER,
     as_text,
-    bracket,
     check_page,
     generated_part,
     server_row,
@@ -75,14 +74,6 @@ def test_a_server_that_failed_is_a_row_with_its_reason() -> None:
 
     assert row[:2] == ["peer", "not measured: peer: ended with 1 while starting"]
     assert len(row) == len(HEADER) - 1
-
-
-def test_a_highest_rate_stands_beside_the_rate_that_failed() -> None:
-    few = HighestRate(passed_per_s=0, failed_per_s=4.2, arrivals=42)
-    endless = HighestRate(passed_per_s=90, failed_per_s=None, arrivals=400)
-
-    assert bracket(few) == "0 (failed at 4.2, 42 arrivals)"
-    assert bracket(endless) == "90 (none failed)"
 
 
 def test_the_null_server_is_no_row_but_the_cost_of_the_generator() -> None:
