@@ -14,6 +14,7 @@ import pytest
 
 from tests.tools.benchmarks.samples import limit
 from tests.tools.tiny_servers import right, serving
+from tools import load
 from tools import serving as server_processes
 from tools.benchmarks import measure
 from tools.benchmarks.images import DIGITS_MIX
@@ -66,6 +67,7 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> Starts:
 
     monkeypatch.setattr(server_processes, "running", running)
     monkeypatch.setattr(measure, "WARMUP_S", 0.05)
+    monkeypatch.setattr(load, "DRAIN_S", 1.0)
     monkeypatch.setattr(measure, "measured_limit", lambda *_args, **_options: limit())
     monkeypatch.setenv(WAIT, "7")  # of the shell that measures: not for the servers
     return environments
