@@ -121,7 +121,7 @@ bench: $(READY) $(BENCH_ENV)/.installed ## measure this project and its peers fo
 	@$(BIN)/python -m tools.benchmarks full
 	@$(MAKE) --no-print-directory bench-report
 
-bench-quick: $(READY) $(BENCH_ENV)/.installed ## ResNet-50 int8, every peer once, about 6 minutes; printed
+bench-quick: $(READY) $(BENCH_ENV)/.installed ## ResNet-50 int8, every peer once, about 7 minutes; printed
 	@$(BIN)/python -m tools.benchmarks quick
 
 bench-gpu: $(READY) ## measure large networks on the GPU of this machine, about 8 minutes; printed and stored

@@ -69,8 +69,8 @@ def case_rows(result: CaseResult) -> list[list[str]]:
         f"{case_title(result)}: limit {spread(each.images_per_s for each in images)}/s, network "
         f"alone {spread(forward)}/s, p50 {spread(paced)} ms at {result.low_rate_per_s:g}/s"
     )
-    cells = itertools.chain([limit], itertools.repeat(""))
-    return [[next(cells), *server_row(result, server)] for server in result.servers]
+    servers = result.servers
+    return [[limit if it == servers[0] else "", *server_row(result, it)] for it in servers]
 
 
 def server_row(result: CaseResult, server: str) -> list[str]:
