@@ -12,7 +12,7 @@ EXAMPLE := examples/digits
 export BENTOML_DO_NOT_TRACK := True
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup import serve test test-fast test-all lint types check bento verify-rebuild verify-bento image image-test validators lock lock-check audit certify screenshots bench bench-quick bench-gpu clean FORCE
+.PHONY: help setup import serve test test-fast test-all lint types check bento verify-rebuild verify-bento image image-test validators lock lock-check audit certify screenshots bench bench-quick bench-gpu bench-lock bench-report clean FORCE
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -108,7 +108,6 @@ certify: $(READY) | model.lock ## measure the rate this machine holds; RATE=200 
 # The peers run on the system's Python where there is one: Triton brings an interpreter that the
 # standard library of another patch release does not fit.
 BENCH_PYTHON ?= $(firstword $(wildcard /usr/bin/python3) $(PYTHON))
-.PHONY: bench-lock bench-report
 BENCH_ENV := build/benchmarks/venv
 BENCH_LOCK := tools/benchmarks/requirements/bench.txt
 
@@ -121,7 +120,7 @@ bench: $(READY) $(BENCH_ENV)/.installed ## measure this project and its peers fo
 	@$(BIN)/python -m tools.benchmarks full
 	@$(MAKE) --no-print-directory bench-report
 
-bench-quick: $(READY) $(BENCH_ENV)/.installed ## ResNet-50 int8, every peer once, about 6 minutes; printed
+bench-quick: $(READY) $(BENCH_ENV)/.installed ## ResNet-50 int8, every peer once, about 7 minutes; printed
 	@$(BIN)/python -m tools.benchmarks quick
 
 bench-gpu: $(READY) ## measure large networks on the GPU of this machine, about 8 minutes; printed and stored

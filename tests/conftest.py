@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.nodeid import NodeId
 from hypothesis import HealthCheck, settings
 
 from tests.imports import isolated_store, made_once
@@ -32,7 +33,7 @@ SERVERS = {"embedded", "through_runner", "either", "one_place"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark tests that start a server; one process runs all those of the shared ones."""
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
@@ -40,6 +41,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
         if fixtures & SERVERS:
             item.add_marker(pytest.mark.xdist_group("servers"))
+        # pytest-xdist 3.8 hands on a group in a field that pytest 9.2 no longer reads, so that each
+        # process would start every server (pytest-xdist issue 1386).
+        group = item.get_closest_marker("xdist_group")
+        if group and config.getoption("loadgroup", default=False):
+            item._id = NodeId.parse(f"{item.nodeid}@{group.args[0]}")
 
 
 @pytest.fixture(scope="session")

@@ -165,11 +165,9 @@ def _served(
         status, body = ask(port, requests[0])
         return "" if status == 200 else f"{status}: {body[:160].decode(errors='replace')}"
 
-    port = serving.free_port()
     return serving.running(
         "the service",
-        [sys.executable, *serving.PRODUCT_COMMAND, "--port", str(port)],
-        port=port,
+        serving.PRODUCT_COMMAND,
         environment=serving.server_environment({**subject.settings, **settings}),
         log_path=ROOT / "build" / "certify.log",
         probe=probe,

@@ -11,16 +11,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
 from pathlib import Path
 
 PYTHONS = ((3, 11), (3, 14))
 """The oldest supported Python, and the first that is too new."""
 INSTALLED = ".installed"
 """Name of the copy of the lock inside the environment."""
-LARGE_MB = 50
-REPORT_EVERY = 20
-LAST_LINES = 20
 FROM_LOCK = ("--no-deps", "--require-hashes", "--only-binary=:all:", "-r")
 """The lock is complete. With dependencies, pip would look for a newer `coverage[toml]`."""
 PIP_INSTALL = (
@@ -34,7 +30,7 @@ def set_up(venv: Path, lock: Path) -> None:
     """Make the environment hold what the lock names, and report each step in a line.
 
     Raises:
-        SystemExit: A step failed; the message says why and shows the end of pip's output.
+        SystemExit: A step failed; what pip printed says why.
     """
     installed = venv / INSTALLED
     before = installed.read_text() if installed.is_file() else ""
@@ -49,10 +45,10 @@ def set_up(venv: Path, lock: Path) -> None:
     names = _names(wanted)
     print(f"[2/2] installing {len(names)} packages of {lock}", flush=True)
     if not _run_uv(python, lock):
-        _run_pip([python, *PIP_INSTALL, str(lock)])
+        _run_pip(python, *PIP_INSTALL, str(lock))
     if removed := sorted(_names(before) - names):
         print(f"      removing {', '.join(removed)}, which the lock does not name", flush=True)
-        _run_pip([python, "-m", "pip", "uninstall", "--yes", *removed])
+        _run_pip(python, "-m", "pip", "uninstall", "--quiet", "--yes", *removed)
     installed.write_text(wanted)
     print(f"ready: {venv}, {len(names)} packages, {time.monotonic() - started:.0f} s", flush=True)
 
@@ -88,7 +84,7 @@ def _run_uv(python: str, lock: Path) -> bool:
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as only_uv:
         only_uv.write(pinned[0])
         only_uv.flush()
-        _run_pip([python, *PIP_INSTALL, only_uv.name])
+        _run_pip(python, *PIP_INSTALL, only_uv.name, "--quiet")
     quiet = [] if sys.stdout.isatty() else ["--quiet"]
     command = [python, *UV_INSTALL, str(lock), "--python", python, *quiet]
     if subprocess.run(command).returncode:  # noqa: S603
@@ -97,30 +93,10 @@ def _run_uv(python: str, lock: Path) -> bool:
     return True
 
 
-def _run_pip(command: list[str]) -> None:
-    """Run pip and report packages and megabytes instead of its own lines."""
-    last: deque[str] = deque(maxlen=LAST_LINES)
-    packages = 0
-    megabytes = 0.0
-    with subprocess.Popen(  # noqa: S603
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        for line in process.stdout or ():
-            last.append(line)
-            words = line.split()
-            if line.startswith(("Collecting ", "Processing ", "Requirement already satisfied")):
-                packages += 1
-                if packages % REPORT_EVERY == 0:
-                    print(f"      {packages} found, {megabytes:.0f} MB fetched", flush=True)
-            elif words[:1] == ["Downloading"] and line.rstrip().endswith(" MB)"):
-                size = float(words[-2].lstrip("("))
-                megabytes += size
-                if size >= LARGE_MB:
-                    print(f"      fetching {words[1]}, {size:.0f} MB", flush=True)
-            elif line.startswith("Installing collected packages"):
-                print(f"      unpacking {line.count(',') + 1} packages", flush=True)
-    if process.returncode:
-        sys.exit("".join([*last, f"setup: pip failed with status {process.returncode}, see above"]))
+def _run_pip(*words: str) -> None:
+    status = subprocess.run(words).returncode  # noqa: S603
+    if status:
+        sys.exit(f"setup: pip failed with status {status}, see above")
 
 
 if __name__ == "__main__":

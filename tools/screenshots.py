@@ -13,15 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from tools.load import LOOPBACK
-from tools.serving import (
-    PRODUCT_COMMAND,
-    ROOT,
-    ask,
-    free_port,
-    http_request,
-    running,
-    server_environment,
-)
+from tools.serving import PRODUCT_COMMAND, ROOT, ask, http_request, running, server_environment
 
 SAMPLES = ROOT / "examples" / "digits" / "samples"
 DOCS = ROOT / "docs"
@@ -36,19 +28,17 @@ def main() -> int:
         sys.stderr.write("chromium is not installed: apt-get install chromium\n")
         return 1
     sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
-    port = free_port()
     served = running(
         "the service",
-        [sys.executable, *PRODUCT_COMMAND, "--port", str(port)],
-        port=port,
+        PRODUCT_COMMAND,
         environment=server_environment({}),
         log_path=ROOT / "build" / "screenshots.log",
         probe=_not_ready,
     )
-    with served, sync_playwright() as driver:
+    with served as server, sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=sandbox)
         page = browser.new_page(viewport={"width": 1180, "height": 820}, locale="en-GB")
-        page.goto(f"http://{LOOPBACK}:{port}/ui/")
+        page.goto(f"http://{LOOPBACK}:{server.port}/ui/")
         page.set_input_files("#file", SAMPLES / "2-01.jpg")
         page.wait_for_selector(".bars li")
         page.click("article button")

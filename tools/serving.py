@@ -7,6 +7,7 @@ import secrets
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +25,10 @@ STOP_WITHIN_S = 15.0
 
 PREFIX = "CLASSIFIER_"
 """Of this project's settings."""
-PRODUCT_COMMAND = ("-m", "bentoml", "serve", "service:ImageClassifier", "--host", LOOPBACK)
-"""Arguments of Python, without the port."""
+PORT = "{port}"
+"""Stands for the port in a command."""
+ADDRESS = ("--host", LOOPBACK, "--port", PORT)
+PRODUCT_COMMAND = (sys.executable, "-m", "bentoml", "serve", "service:ImageClassifier", *ADDRESS)
 NEVER_REFUSE = {f"{PREFIX}MAX_WAIT_MS": "5000", f"{PREFIX}OVERLOAD_WAIT_MS": "5000"}
 """Settings with which this project queues a closed loop, as its peers do, and refuses nothing."""
 
@@ -99,18 +102,17 @@ def running(
     name: str,
     command: Sequence[str],
     *,
-    port: int,
     environment: Mapping[str, str],
     log_path: Path,
     probe: Callable[[int], str],
     ready_within_s: float = 120.0,
     directory: Path = ROOT,
 ) -> Iterator[RunningServer]:
-    """Start a server, wait for its first correct answer, stop it at the end.
+    """Start a server on a free port, wait for its first correct answer, stop it at the end.
 
     Args:
         name: For messages.
-        command: Starts it on the port.
+        command: Starts it; has `PORT` in the place of the port.
         environment: Of the process, see `server_environment`.
         log_path: Takes what it prints.
         probe: Asks the port once; returns what was wrong with the answer, "" for nothing.
@@ -119,11 +121,12 @@ def running(
     Raises:
         ServerFailed: It ended, or gave no correct answer in time.
     """
+    port = free_port()
     log_path.parent.mkdir(parents=True, exist_ok=True)
     started_s = time.perf_counter()
     with log_path.open("wb") as log:
         popen = subprocess.Popen(
-            command,
+            [word.replace(PORT, str(port)) for word in command],
             cwd=directory,
             env=dict(environment),
             stdout=log,

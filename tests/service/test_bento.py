@@ -10,7 +10,7 @@ from tests.imports import SAMPLES
 from tests.service.places import NewPlace, Place
 from tests.service.server import PATIENT, Server
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("bento")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("servers")]
 PACKED_WHOLE = ("image_classifier", "preprocessing")
 
 

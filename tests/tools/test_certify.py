@@ -9,30 +9,13 @@ import psutil
 import pytest
 
 from image_classifier.artifact.artifact import open_artifact
-from image_classifier.artifact.record import Plan, read_slo
+from image_classifier.artifact.record import read_slo
 from image_classifier.http.schemas import EngineCard
 from tests.artifact.builder import SLO, write_artifact
 from tests.tools.tiny_servers import named, right, serving
 from tools import certify
-from tools.certify import CertifyError, Subject, near_best, plan_of, proposal, replicas_for
+from tools.certify import CertifyError, Subject, near_best, proposal, replicas_for
 from tools.serving import ROOT, RunningServer
-
-
-@pytest.mark.parametrize("single_stream", [True, False])
-def test_the_certified_plan_is_the_one_the_server_shows(
-    tmp_path: Path, single_stream: bool
-) -> None:
-    evidence = open_artifact(tmp_path, write_artifact(tmp_path)).evidence
-    plan = Plan(
-        engine=evidence.engines[0].name,
-        streams=2,
-        threads=3,
-        batch_sizes=(1, 4),
-        service_time_ms=7.5,
-        single_stream=single_stream,
-    )
-
-    assert plan_of(EngineCard.of(evidence, plan).model_dump(mode="json")) == plan
 
 
 def test_saturation_is_certified_without_refusals_and_the_rate_as_it_serves(
@@ -41,7 +24,8 @@ def test_saturation_is_certified_without_refusals_and_the_rate_as_it_serves(
     root = tmp_path / "artifact"
     root.mkdir()
     artifact = open_artifact(root, write_artifact(root))
-    plan = SLO.plan.model_copy(update={"engine": artifact.evidence.engines[0].name})
+    changes = {"engine": artifact.evidence.engines[0].name, "streams": 2, "threads": 3}
+    plan = SLO.plan.model_copy(update={**changes, "batch_sizes": (1, 4), "single_stream": True})
     card = {
         "engine": EngineCard.of(artifact.evidence, plan).model_dump(mode="json"),
         "topology": "embedded",
@@ -77,6 +61,7 @@ def test_saturation_is_certified_without_refusals_and_the_rate_as_it_serves(
     assert found.first_failed_rate_per_s is not None
     assert (found.p99_ms, found.ready_s) == (None, 2)
     assert found.settings == {"CLASSIFIER_WORKERS": "1"}
+    assert found.plan == plan
     assert read_slo(root) == found
 
 
@@ -101,18 +86,10 @@ def test_nearly_equal_classes_are_both_right() -> None:
 
 # One replica is given 0.7 × 100/s = 70/s: 70 fits in one, 71 needs two, 210 is exactly three; one
 # more may be missing.
-@pytest.mark.parametrize(
-    ("rate_per_s", "expected"), [(1, 2), (70, 2), (71, 3), (140, 3), (210, 4), (1000, 16)]
-)
-def test_with_one_replica_gone_none_is_given_more_than_seven_tenths_of_its_highest_rate(
-    rate_per_s: float, expected: int
-) -> None:
-    assert replicas_for(rate_per_s, 100) == expected
-
-
-def test_the_example_of_the_document_is_what_the_command_proposes() -> None:
+def test_with_one_replica_gone_none_is_given_more_than_seven_tenths_of_its_highest_rate() -> None:
+    for rate_per_s, expected in {1: 2, 70: 2, 71: 3, 140: 3, 210: 4, 1000: 16}.items():
+        assert replicas_for(rate_per_s, 100) == expected
     document = (ROOT / "docs" / "deploy.md").read_text()
-
     assert "replicas = ceil(P / (0.7 · R)) + 1" in document
     assert "R = 90/s, P = 500/s → ceil(500 / 63) + 1 = 9 pods" in document
     assert replicas_for(500, 90) == 9

@@ -65,10 +65,9 @@ def test_the_environment_follows_its_lock_and_each_step_is_one_line(
     done = set_up(tmp_path, wheels)
 
     assert installed(tmp_path) >= {"first", "second"}
-    creating, installing, unpacking, ready = done.stdout.splitlines()
+    creating, installing, *_, ready = done.stdout.splitlines()
     assert creating.startswith("[1/2] creating ")
     assert installing.startswith("[2/2] installing 2 packages of ")
-    assert unpacking.strip() == "unpacking 2 packages"
     assert ready.startswith("ready: ")
 
     # An unchanged lock with a newer time stamp changes nothing: any step would need the programs.
@@ -87,7 +86,7 @@ def test_the_environment_follows_its_lock_and_each_step_is_one_line(
     assert installed(tmp_path) & {"first", "second"} == {"second"}
     assert (tmp_path / "venv" / "mine").exists()
 
-    # A failure shows the end of pip's output and leaves the environment unfinished.
+    # A failure shows pip's output and leaves the environment unfinished.
     lock.write_text(lock_of(wheels, "first") + f"absent==1.0 --hash=sha256:{'0' * 64}\n")
     done = set_up(tmp_path, wheels)
     assert done.returncode == 1

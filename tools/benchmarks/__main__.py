@@ -15,7 +15,7 @@ from tools.benchmarks.session import RESULTS, BenchmarkError, read_session
 from tools.serving import ServerFailed
 
 HELP = {
-    "quick": "ResNet-50 int8, every server once, about 6 minutes; printed, not published",
+    "quick": "ResNet-50 int8, every server once, about 7 minutes; printed, not published",
     "full": "four models, every server in three rounds, about two hours; for docs/performance.md",
     "load": "one load, on this project or on several servers, for as long as you like",
     "report": "write docs/performance.md from the stored sessions",

@@ -1,13 +1,12 @@
 """What one GPU does with large networks: `make bench-gpu`.
 
 In this order: the machine; decoding alone; the networks alone, in every precision; then networks
-imported and served over HTTP, beside the hop alone and other servers; at last what a compiler would
-bring. What a step found is stored as soon as it is known.
+imported and served over HTTP, beside the hop alone and other servers. What a step found is stored
+as soon as it is known.
 """
 
 import argparse
 import contextlib
-import functools
 import json
 import multiprocessing
 import os
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from image_classifier.artifact.artifact import Artifact, open_artifact
+from image_classifier.artifact.artifact import open_artifact
 from image_classifier.artifact.format import WEIGHTS_NAME, Precision
 from image_classifier.artifact.manifest import InputSpec
 from image_classifier.artifact.record import Plan
@@ -37,25 +36,23 @@ from preprocessing import DecodeLimits, PreprocessingSpec, SpecPreprocessing, to
 from tools import serving
 from tools.benchmarks.images import WEB_MIX, mix_files
 from tools.benchmarks.importing import import_model, seeded_sources
+from tools.benchmarks.models import BUILD
 from tools.benchmarks.seeded import NEAR_TIE, SPEC, near_best, save_seeded_weights
-from tools.benchmarks.servers import PRODUCT, SERVERS, Server
+from tools.benchmarks.servers import OWN, SERVERS, Server
 from tools.benchmarks.session import this_machine
 from tools.benchmarks.workload import WORKLOAD_VARIABLE, Workload
 from tools.load import Target, closed_run, open_run
-from tools.serving import ROOT, ask, http_request
+from tools.serving import ADDRESS, ROOT, ask, http_request
 
-BUILD = ROOT / "build" / "benchmarks"
 NETWORKS = ("resnet50", "convnext_large", "vit_l_16")
 BATCH_SIZES = (1, 8, 32, 64)
 GOLDEN = 6
 """Images of the import: the reference runs on one core of the processor."""
 CONNECTIONS = 96
 RATES_PER_S = (50, 1_000)
-HOP_IMAGES = (8,)
+HOP_IMAGES = 8
 """Of each call to the runner, where nothing is decoded."""
-COMPILED_BATCH = 32
 PEERS = ("FastAPI", "LitServe", "Mosec")
-OWN = next(server for server in SERVERS if server.name == PRODUCT)
 PRECISIONS: tuple[Precision, ...] = ("bf16", "fp32")
 PREPROCESSING = SpecPreprocessing(PreprocessingSpec.model_validate(SPEC))
 
@@ -74,28 +71,41 @@ class Results:
         self._seconds = seconds
         self._found: dict[str, Any] = {}
 
-    def step(self, name: str, take: Callable[[], object]) -> None:
-        """Take a step, and store what it returns, or why it failed, with its duration."""
+    def step(self, name: str, take: Callable[..., object], *arguments: object) -> bool:
+        """Take a step, and store what it returns, or why it failed, with its duration.
+
+        Returns:
+            Whether it returned something.
+        """
+        done = False
         begun = time.perf_counter()
         if begun - self._begun > self._seconds:
             found: object = "left out: the time was up"
         else:
             # One network that fails, perhaps for want of memory, must not hide the others.
             try:
-                found = take()
+                found = take(*arguments)
+                done = True
             except Exception as error:
                 found = f"failed: {type(error).__name__}: {error}"
         self._found[name] = {"seconds": round(time.perf_counter() - begun, 1), "found": found}
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.write_text(json.dumps(self._found, indent=1) + "\n")
         print(f"{name}: {json.dumps(found)}", flush=True)
+        return done
+
+
+def nvidia_smi(query: str) -> str:
+    """Return what the driver says of the GPU."""
+    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 def machine() -> dict[str, object]:
     """Return what there is to measure on."""
-    query = "name,memory.total,driver_version,clocks.max.sm,pcie.link.gen.max,mig.mode.current"
-    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
-    gpu = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    gpu = nvidia_smi(
+        "name,memory.total,driver_version,clocks.max.sm,pcie.link.gen.max,mig.mode.current"
+    )
     return {"gpu": gpu, "torch": torch.__version__, **this_machine().model_dump(mode="json")}
 
 
@@ -130,13 +140,12 @@ def seeded(architecture: str, inputs: Batch, folder: Path) -> Path:
     return path
 
 
-def network_alone(
-    architecture: str, inputs: Batch, folder: Path, seconds: float
-) -> dict[str, object]:
+def network_alone(architecture: str, inputs: Batch, seconds: float) -> dict[str, object]:
     """Return images per second of a network, as the service runs it, with copies both ways."""
     import torchvision
     from safetensors.torch import load_file
 
+    folder = BUILD / "gpu" / architecture
     weights = seeded(architecture, inputs, folder)
     network = getattr(torchvision.models, architecture)(weights=None).eval()
     network.load_state_dict(load_file(weights))
@@ -157,24 +166,16 @@ def _rates(
 ) -> list[dict[str, object]]:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    program = Program(folder / "network.pt2", folder / WEIGHTS_NAME, precision)
-    engine = program.load(_plan(BATCH_SIZES))
+    plan = Plan(
+        engine="torch", streams=GPU_STREAMS, threads=1, batch_sizes=BATCH_SIZES, service_time_ms=1
+    )
+    engine = Program(folder / "network.pt2", folder / WEIGHTS_NAME, precision).load(plan)
     rates: list[dict[str, object]] = []
     for size in BATCH_SIZES:
         batch = np.resize(inputs, (size, *inputs.shape[1:]))
         rate = size * _batches_per_s(engine, batch, seconds)
         rates.append({"precision": precision, "batch": size, "images_per_s": round(rate, 1)})
     return [*rates, {"peak_mb": torch.cuda.max_memory_allocated() >> 20}]
-
-
-def _plan(batch_sizes: Sequence[int]) -> Plan:
-    return Plan(
-        engine="torch",
-        streams=GPU_STREAMS,
-        threads=1,
-        batch_sizes=tuple(batch_sizes),
-        service_time_ms=1,
-    )
 
 
 def _batches_per_s(engine: Engine, batch: Batch, seconds: float) -> float:
@@ -192,56 +193,16 @@ def _batches_per_s(engine: Engine, batch: Batch, seconds: float) -> float:
     return batches / (time.perf_counter() - begun)
 
 
-def compiled(inputs: Batch, folder: Path, seconds: float) -> dict[str, float]:
-    """Return images per second of a network compiled by Inductor, as graphs, and the seconds
-    that the compiler took: what AOTInductor would bring.
-    """
-    batch = np.resize(inputs, (COMPILED_BATCH, *inputs.shape[1:]))
-    program = Program(folder / "network.pt2", folder / WEIGHTS_NAME, "bf16")
-    eager = _batches_per_s(program.load(_plan([COMPILED_BATCH])), batch, seconds)
-    program.module = torch.compile(  # type: ignore[assignment]
-        program.module, dynamic=False
-    )
-    begun = time.perf_counter()
-    engine = program.load(_plan([COMPILED_BATCH]))
-    compiler_s = time.perf_counter() - begun
-    faster = _batches_per_s(engine, batch, seconds)
-    return {
-        "batch": COMPILED_BATCH,
-        "eager_images_per_s": round(COMPILED_BATCH * eager, 1),
-        "compiled_images_per_s": round(COMPILED_BATCH * faster, 1),
-        "compiler_s": round(compiler_s, 1),
-    }
-
-
-def imported(architecture: str, files: Sequence[str], weights: Path, folder: Path) -> Artifact:
-    """Import a network in bf16 for this GPU, by the command line."""
-    golden = folder / "golden"
-    golden.mkdir(exist_ok=True)
-    for file in files[:GOLDEN]:
-        (golden / Path(file).name).write_bytes(Path(file).read_bytes())
-    options = {
-        **seeded_sources(architecture, weights, folder),
-        "--name": architecture.replace("_", "-"),
-        "--golden": golden,
-        "--device": "cuda",
-        "--precision": "bf16",
-        "--gate-agreement": 0.6,  # of few images, one between two classes is much
-    }
-    return open_artifact(import_model(BUILD / "bentoml", folder / "model.lock", options))
-
-
 @contextlib.contextmanager
 def running(
-    name: str, command: Sequence[str], variables: Mapping[str, str], request: bytes, port: int
+    name: str, arguments: Sequence[str], variables: Mapping[str, str], request: bytes
 ) -> Iterator[serving.RunningServer]:
     """Start a server of this Python and wait for its first answer."""
     # Packages may have been carried to the machine in a folder of their own.
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     with serving.running(
         name,
-        [sys.executable, *command],
-        port=port,
+        [sys.executable, *arguments],
         environment=serving.server_environment({**variables, "PYTHONPATH": path}),
         log_path=BUILD / f"gpu-{name.replace(' ', '-')}.log",
         probe=lambda port: "" if ask(port, request)[0] == 200 else "not ready",
@@ -251,7 +212,7 @@ def running(
 
 
 class Network:
-    """A network that was imported, and what counts as right: the reference's answers.
+    """A network to serve, and what counts as right: the reference's answers.
 
     Args:
         architecture: A function of `torchvision.models`.
@@ -261,16 +222,36 @@ class Network:
 
     def __init__(self, architecture: str, files: Sequence[str], inputs: Batch) -> None:
         self.architecture = architecture
+        self._files = files
+        self._inputs = inputs
         self._folder = BUILD / "gpu" / architecture
-        self._weights = seeded(architecture, inputs, self._folder)
-        self.artifact = imported(architecture, files, self._weights, self._folder)
-        self._data = [sample.data for sample in self.artifact.golden_samples()]
-        near_tie, logits = NEAR_TIE["bf16"], self.artifact.reference()[0]
-        self._accepted = tuple(frozenset(near_best(row, near_tie)) for row in logits)
         self._variables = {
             "BENTOML_HOME": str(BUILD / "bentoml"),
             "CLASSIFIER_LOCK": str(self._folder / "model.lock"),
         }
+
+    def bring_in(self) -> object:
+        """Import it in bf16 for this GPU, by the command line; return the record."""
+        self._weights = seeded(self.architecture, self._inputs, self._folder)
+        golden = self._folder / "golden"
+        golden.mkdir(exist_ok=True)
+        for file in self._files[:GOLDEN]:
+            (golden / Path(file).name).write_bytes(Path(file).read_bytes())
+        options = {
+            **seeded_sources(self.architecture, self._weights, self._folder),
+            "--name": self.architecture.replace("_", "-"),
+            "--golden": golden,
+            "--device": "cuda",
+            "--precision": "bf16",
+            "--gate-agreement": 0.6,  # of few images, one between two classes is much
+        }
+        lock = self._folder / "model.lock"
+        artifact = open_artifact(import_model(BUILD / "bentoml", lock, options))
+        self._data = [sample.data for sample in artifact.golden_samples()]
+        near_tie, logits = NEAR_TIE["bf16"], artifact.reference()[0]
+        self._accepted = tuple(frozenset(near_best(row, near_tie)) for row in logits)
+        record = artifact.record
+        return record and record.model_dump(mode="json", exclude={"machine"})
 
     def service(self, workers: int, seconds: float) -> dict[str, object]:
         """Return what the service does over HTTP, and where its time went.
@@ -301,13 +282,14 @@ class Network:
     def _measured(
         self, server: Server, variables: Mapping[str, str], seconds: float
     ) -> dict[str, object]:
-        port = serving.free_port()
         requests = tuple(map(server.request, self._data))
-        target = Target(
-            port=port, requests=requests, accepted=self._accepted, read_class=server.read_class
-        )
-        command = server.command(port)[1:]
-        with running(server.name, command, variables, requests[0], port) as started:
+        with running(server.name, server.arguments, variables, requests[0]) as started:
+            target = Target(
+                port=started.port,
+                requests=requests,
+                accepted=self._accepted,
+                read_class=server.read_class,
+            )
             closed_run(target, connections=CONNECTIONS, duration_s=3)
             runs = []
             for rate_per_s in (None, *RATES_PER_S):
@@ -324,27 +306,27 @@ class Network:
                 each = ", ".join(
                     f"{name} {cpu * 1e3 / max(1, run.sent):.2f}" for name, cpu in spent.items()
                 )
-                runs.append(f"{run.in_words()}; ms of processor a request: {each}; {gpu_use()}")
+                gpu = nvidia_smi("utilization.gpu")  # part of the last second in which it was busy
+                runs.append(f"{run.in_words()}; ms of processor a request: {each}; GPU {gpu}")
             found = {"ready_s": started.ready_s, "memory_mb": started.memory_mb(), "runs": runs}
             if server is OWN:
-                metrics = ask(port, http_request("/metrics", {}, b"", method="GET"))[1].decode()
+                metrics = ask(started.port, http_request("/metrics", {}, b"", method="GET"))[1]
                 found["metrics"] = [
                     line
-                    for line in metrics.splitlines()
+                    for line in metrics.decode().splitlines()
                     if not line.startswith("#") and ("_sum" in line or "_count" in line)
                 ]
             return found
 
-    def hop(self, processes: int, images: int, seconds: float) -> dict[str, float]:
+    def hop(self, processes: int, seconds: float) -> dict[str, float]:
         """Return what processes that only call the runner are answered: see `hop.Hop`."""
-        port = serving.free_port()
         with tempfile.TemporaryDirectory() as folder:
-            asked = {"processes": processes, "images": images, "seconds": seconds}
+            asked = {"processes": processes, "images": HOP_IMAGES, "seconds": seconds}
             variables = self._variables | {"HOP": json.dumps({**asked, "folder": folder})}
-            command = ["-m", "bentoml", "serve", "tools.benchmarks.hop:Hop", "--port", str(port)]
+            arguments = ("-m", "bentoml", "serve", "tools.benchmarks.hop:Hop", *ADDRESS)
             ready = http_request("/livez", {}, b"", method="GET")
             counts: list[Path] = []
-            with running("hop", command, variables, ready, port):
+            with running("hop", arguments, variables, ready):
                 end = time.perf_counter() + seconds + 30
                 while len(counts) < processes and time.perf_counter() < end:
                     time.sleep(0.1)
@@ -353,7 +335,7 @@ class Network:
             images_per_s, wrong = np.sum(read, axis=0)
         return {
             "processes": len(counts),
-            "images_per_call": images,
+            "images_per_call": HOP_IMAGES,
             "images_per_s": round(float(images_per_s), 1),
             "wrong": int(wrong),
         }
@@ -369,12 +351,6 @@ def cpu_seconds(server: serving.RunningServer) -> dict[str, float]:
     return used
 
 
-def gpu_use() -> str:
-    """Return the share of the last second in which the GPU ran something, in words."""
-    query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader"]
-    return f"GPU {subprocess.run(query, capture_output=True, text=True).stdout.strip()}"
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m tools.benchmarks.gpu", description=__doc__)
@@ -383,7 +359,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--serve", nargs="*", default=["vit_l_16"], help="networks to serve")
     parser.add_argument("--workers", nargs="*", type=int, default=[0], help="0: the default")
     parser.add_argument("--peers", nargs="*", default=PEERS, help="other servers")
-    parser.add_argument("--compile", nargs="*", default=[], help="networks, of those alone")
     parser.add_argument("--seconds", type=float, default=1.0, help="of one measurement")
     parser.add_argument("--limit", type=float, default=400, help="seconds after which none begins")
     parser.add_argument("--results", type=Path, default=BUILD / "gpu.json")
@@ -395,36 +370,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results.step("machine", machine)
     files = mix_files(WEB_MIX, BUILD / "images")
     if given.decoding:
-        results.step("decoding", lambda: decoding(files, 2 * second))
+        results.step("decoding", decoding, files, 2 * second)
     inputs = np.stack(
         [to_input(Path(file).read_bytes(), PREPROCESSING, DecodeLimits()) for file in files]
     )
     for name in given.networks:
-        alone = functools.partial(network_alone, name, inputs, BUILD / "gpu" / name, second)
-        results.step(f"{name} alone", alone)
+        results.step(f"{name} alone", network_alone, name, inputs, second)
     for name in given.serve:
-        networks: list[Network] = []
-
-        def bring_in(name: str = name, networks: list[Network] = networks) -> object:
-            networks.append(Network(name, files, inputs))
-            record = networks[0].artifact.record
-            return record and record.model_dump(mode="json", exclude={"machine"})
-
-        results.step(f"{name} imported", bring_in)
-        for network in networks:
-            for workers in given.workers:
-                take = functools.partial(network.service, workers, 8 * second)
-                results.step(f"{name} over HTTP, {workers or 'default'} workers", take)
-            for images in HOP_IMAGES:
-                call = functools.partial(network.hop, usable_cores() // 2, images, 4 * second)
-                results.step(f"{name} without HTTP, {images} images a call", call)
-            for server in SERVERS:
-                if server.name in given.peers:
-                    beside = functools.partial(network.peer, server, 8 * second)
-                    results.step(f"{name} over HTTP, {server.name}", beside)
-    for name in given.compile:
-        make = functools.partial(compiled, inputs, BUILD / "gpu" / name, second)
-        results.step(f"{name} compiled", make)
+        network = Network(name, files, inputs)
+        if not results.step(f"{name} imported", network.bring_in):
+            continue
+        for workers in given.workers:
+            step = f"{name} over HTTP, {workers or 'default'} workers"
+            results.step(step, network.service, workers, 8 * second)
+        step = f"{name} without HTTP, {HOP_IMAGES} images a call"
+        results.step(step, network.hop, usable_cores() // 2, 4 * second)
+        for server in SERVERS:
+            if server.name in given.peers:
+                results.step(f"{name} over HTTP, {server.name}", network.peer, server, 8 * second)
     return 0
 
 

@@ -14,7 +14,7 @@ from tools.serving import ROOT
 WITHIN_S = 1800
 
 
-def output_of(command: list[str], variables: Mapping[str, str]) -> str:
+def output_of(command: list[str], variables: Mapping[str, str] | None = None) -> str:
     """Run a command in this checkout; return what it prints.
 
     Args:
@@ -27,7 +27,7 @@ def output_of(command: list[str], variables: Mapping[str, str]) -> str:
         done = subprocess.run(
             command,
             cwd=ROOT,
-            env=os.environ | variables,
+            env={**os.environ, **(variables or {})},
             capture_output=True,
             text=True,
             timeout=WITHIN_S,

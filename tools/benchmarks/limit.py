@@ -1,23 +1,21 @@
 """The in-process limit: what the machine does with the same engine and files, without a server.
 
-`python -m tools.benchmarks.limit WORKLOAD --seconds 8` prints one `Limit` as JSON. It runs in a
-process of its own, so that nothing else competes for the interpreter.
+`measured_limit` runs this module in a process of its own, so that nothing else competes for the
+interpreter.
 """
 
-import argparse
 import itertools
 import random
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tools.benchmarks.importing import output_of
 from tools.benchmarks.peers.common import Classifier
 from tools.benchmarks.session import Limit
 from tools.benchmarks.workload import Array, Workload, read_workload
-from tools.serving import ROOT
 
 WARMUP_S = 1.0
 SEED = 5
@@ -27,23 +25,12 @@ def measured_limit(
     workload_path: Path, *, seconds: float, rate_per_s: float | None = None, forward: bool = False
 ) -> Limit:
     """Measure in another process; see `limit_of`."""
-    options = ["--seconds", str(seconds)]
-    options += ["--rate", str(rate_per_s)] if rate_per_s else []
-    options += ["--forward"] if forward else []
-    done = subprocess.run(
-        [sys.executable, "-m", "tools.benchmarks.limit", str(workload_path), *options],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        timeout=120 + 2 * seconds,
-    )
-    return Limit.model_validate_json(done.stdout)
+    numbers = (str(seconds), str(rate_per_s or 0), *(["forward"] if forward else []))
+    module = [sys.executable, "-m", "tools.benchmarks.limit"]
+    return Limit.model_validate_json(output_of([*module, str(workload_path), *numbers]))
 
 
-def limit_of(
-    workload: Workload, *, seconds: float, rate_per_s: float | None, forward: bool
-) -> Limit:
+def limit_of(workload: Workload, seconds: float, rate_per_s: float | None, forward: bool) -> Limit:
     """Call the engine from as many threads as it has streams.
 
     Args:
@@ -98,22 +85,7 @@ def _repeated(
     return time.perf_counter() - begin_s, latencies_ms
 
 
-def main() -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("workload", type=Path)
-    parser.add_argument("--seconds", type=float, default=8)
-    parser.add_argument("--rate", type=float, help="of Poisson arrivals at one caller")
-    parser.add_argument("--forward", action="store_true", help="the network alone")
-    given = parser.parse_args()
-    limit = limit_of(
-        read_workload(given.workload),
-        seconds=given.seconds,
-        rate_per_s=given.rate,
-        forward=given.forward,
-    )
-    print(limit.model_dump_json())
-
-
 if __name__ == "__main__":
-    main()
+    path, duration, rate, *rest = sys.argv[1:]
+    limit = limit_of(read_workload(Path(path)), float(duration), float(rate) or None, bool(rest))
+    print(limit.model_dump_json())

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,17 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from tools import load, serving
+from tools.benchmarks.importing import output_of
 from tools.benchmarks.limit import measured_limit
 from tools.benchmarks.models import BUILD, prepared
 from tools.benchmarks.presets import CASES, Case, Preset
-from tools.benchmarks.servers import NULL, PEERS_PYTHON, PRODUCT, Server
-from tools.benchmarks.session import CaseResult, Verdict, Visit, begin_session, write_session
-from tools.benchmarks.workload import WORKLOAD_VARIABLE, Workload, read_workload
+from tools.benchmarks.servers import NULL, OWN, PEERS_PYTHON, PRODUCT, Server
+from tools.benchmarks.session import CaseResult, Visit, begin_session, write_session
+from tools.benchmarks.workload import WORKLOAD_VARIABLE, read_workload
 from tools.load import Run, Target
-from tools.serving import NEVER_REFUSE, PREFIX, ROOT
+from tools.serving import NEVER_REFUSE, PREFIX
 
-LOADGEN_PART = 0.9
-"""Of the highest rate, LoadGen's: so that luck does not decide its verdict."""
 CONNECTIONS = 6
 """In flight in a closed run: enough to saturate 2 to 4 cores."""
 WARMUP_S = 1.5
@@ -60,8 +58,7 @@ def measured_session(
             limits = [each.model_copy(update={"round": round_}) for each in (paced, forward)]
             result = result.model_copy(update={"limits": (*result.limits, *limits)})
             for server in servers if round_ else (NULL, *servers):
-                last = round_ == preset.rounds - 1
-                found = visit(server, path, case, preset, round_=round_, last=last)
+                found = visit(server, path, case, preset, round_)
                 result = result.model_copy(update={"visits": (*result.visits, found)})
                 results[name] = result
                 session = session.model_copy(update={"cases": tuple(results.values())})
@@ -78,31 +75,26 @@ def _empty_result(case: Case) -> CaseResult:
     )
 
 
-def visit(
-    server: Server, workload_path: Path, case: Case, preset: Preset, *, round_: int, last: bool
-) -> Visit:
+def visit(server: Server, workload_path: Path, case: Case, preset: Preset, round_: int) -> Visit:
     """Measure one server; a server that fails gives a visit with an error.
 
     This project is started twice: its saturated throughput is measured where it queues every
     request, as its peers do, and all else with its defaults.
     """
-    own = server.name == PRODUCT
     limit = None if server is NULL else measured_limit(workload_path, seconds=preset.slice_s)
     say(f"  {server.name}{f': limit {limit.images_per_s:.1f}/s' if limit else ''}")
     runs: list[Run] = []
     found: dict[str, Any] = {}
     try:
-        with served(server, workload_path, case, NEVER_REFUSE if own else {}, round_) as busy:
-            runs.append(busy.saturate(preset.slice_s))
-            found = {"ready_s": busy.server.ready_s, "memory_mb": busy.server.memory_mb()}
-            if not own:
-                found |= _open_loops(busy, case, preset, runs)
-        if own:
-            with served(server, workload_path, case, {}, round_) as usual:
-                found |= _open_loops(usual, case, preset, runs)
-                rate_per_s = round(LOADGEN_PART * found["highest"].passed_per_s, 1)
-                if last and preset.loadgen_s and rate_per_s:
-                    found["loadgen"] = usual.loadgen(workload_path, rate_per_s, preset.loadgen_s)
+        patient = NEVER_REFUSE if server is OWN else {}
+        with served(server, workload_path, case, patient, seed=round_) as client:
+            runs.append(client.saturate(preset.slice_s))
+            found = {"ready_s": client.server.ready_s, "memory_mb": client.server.memory_mb()}
+            if server is not OWN:
+                found |= _open_loops(client, case, preset, runs)
+        if server is OWN:
+            with served(server, workload_path, case, {}, seed=round_) as client:
+                found |= _open_loops(client, case, preset, runs)
     except serving.ServerFailed as error:
         say(f"  {error}")
         found["error"] = str(error)
@@ -112,10 +104,9 @@ def visit(
 def _open_loops(client: "Client", case: Case, preset: Preset, runs: list[Run]) -> dict[str, Any]:
     """Offer the low rate and parts of the saturated throughput, then search the highest rate."""
     saturated_per_s = runs[0].answered_per_s
-    overload = (preset.overload,) if client.name == PRODUCT else ()
-    parts_per_s = [round(part * saturated_per_s, 1) for part in (*preset.load_parts, *overload)]
-    rates_per_s = [rate for rate in (case.low_rate_per_s, *parts_per_s) if rate]
-    runs.extend(client.offer(rate_per_s, preset.slice_s) for rate_per_s in rates_per_s)
+    parts = (*preset.load_parts, preset.overload if client.name == PRODUCT else 0)
+    rates_per_s = [case.low_rate_per_s, *(round(part * saturated_per_s, 1) for part in parts)]
+    runs.extend(client.offer(rate, preset.slice_s) for rate in rates_per_s if rate)
     if client.name == NULL.name:
         return {}
 
@@ -144,7 +135,6 @@ class Client:
     name: str
     server: serving.RunningServer
     target: Target
-    budget_ms: float
     seed: int
 
     def saturate(
@@ -173,21 +163,6 @@ class Client:
         )
         return self._with_cost(run, before_s)
 
-    def loadgen(self, workload_path: Path, rate_per_s: float, seconds: float) -> Verdict:
-        """Run LoadGen's Server scenario, in a process that has its package."""
-        numbers = (self.server.port, rate_per_s, self.budget_ms, seconds)
-        done = subprocess.run(
-            [PEERS_PYTHON, "-m", "tools.benchmarks.loadgen", workload_path, *map(str, numbers)],
-            cwd=ROOT,
-            env=serving.server_environment({}),
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-        verdict = Verdict.model_validate_json(done.stdout.splitlines()[-1])
-        say(f"  {self.name}: LoadGen says {'valid' if verdict.valid else 'invalid'}")
-        return verdict
-
     def _with_cost(self, run: Run, before_s: float) -> Run:
         say(f"  {self.name}: {run.in_words()}")
         return dataclasses.replace(run, server_cpu_s=round(self.server.cpu_s() - before_s, 3))
@@ -199,6 +174,7 @@ def served(
     workload_path: Path,
     case: Case,
     settings: Mapping[str, str],
+    *,
     seed: int = 0,
     broken: float = 0,
 ) -> Iterator[Client]:
@@ -209,8 +185,13 @@ def served(
         broken: Share of files that are no sound image, once it is warm.
     """
     workload = read_workload(workload_path)
-    port = serving.free_port()
-    target = target_of(server, workload, port)
+    accepted = [{0}] * len(workload.files) if server is NULL else map(set, workload.accepted)
+    target = Target(
+        port=0,
+        requests=tuple(map(server.request, workload.images())),
+        accepted=tuple(map(frozenset, accepted)),
+        read_class=server.read_class,
+    )
 
     def probe(port: int) -> str:
         status, body = serving.ask(port, target.requests[0])
@@ -226,8 +207,7 @@ def served(
     }
     with serving.running(
         server.name,
-        server.command(port),
-        port=port,
+        [server.python, *server.arguments],
         environment=serving.server_environment(variables),
         log_path=BUILD / "logs" / f"{server.name}-{workload.model}.log",
         probe=probe,
@@ -235,20 +215,7 @@ def served(
         target = dataclasses.replace(target, port=process.port)
         load.closed_run(target, connections=4, duration_s=WARMUP_S)
         target = with_broken_files(target, server, broken)
-        yield Client(
-            name=server.name, server=process, target=target, budget_ms=case.budget_ms, seed=seed
-        )
-
-
-def target_of(server: Server, workload: Workload, port: int) -> Target:
-    """Return the workload's requests in the form the server takes, with the right answers."""
-    accepted = [{0} if server is NULL else set(classes) for classes in workload.accepted]
-    return Target(
-        port=port,
-        requests=tuple(server.request(data) for data in workload.images()),
-        accepted=tuple(map(frozenset, accepted)),
-        read_class=server.read_class,
-    )
+        yield Client(name=server.name, server=process, target=target, seed=seed)
 
 
 def with_broken_files(target: Target, server: Server, share: float) -> Target:
@@ -275,9 +242,8 @@ def installed_versions() -> dict[str, str]:
     )
     found: dict[str, str] = {}
     for whose, python in (("", str(PEERS_PYTHON)), (f"{PRODUCT}: ", sys.executable)):
-        command = [python, "-c", script, *PACKAGES]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        found |= {f"{whose}{name}": version for name, version in json.loads(done.stdout).items()}
+        versions = json.loads(output_of([python, "-c", script, *PACKAGES]))
+        found |= {f"{whose}{name}": version for name, version in versions.items()}
     return found
 
 
@@ -309,13 +275,12 @@ def measured_load(
     path = prepared(case.model, case.mix)
     visits: list[Visit] = []
     for server in servers:
-        own = server.name == PRODUCT
-        given = dict(settings) if own else {}
+        given, patient = (settings, NEVER_REFUSE) if server is OWN else ({}, {})
         runs: list[Run] = []
         memory: list[float] = []
         offered_per_s = rate_per_s
         if rate_per_s is None:
-            with served(server, path, case, given | (NEVER_REFUSE if own else {})) as client:
+            with served(server, path, case, {**given, **patient}) as client:
                 runs.append(client.saturate(seconds, connections, most_requests))
                 offered_per_s = times and round(times * runs[0].answered_per_s, 1)
         if offered_per_s:
@@ -328,7 +293,7 @@ def measured_load(
         visits.append(
             Visit(
                 server=server.name,
-                settings=given | ({"broken files": f"{broken:.0%}"} if broken else {}),
+                settings={**given, **({"broken files": f"{broken:.0%}"} if broken else {})},
                 runs=tuple(runs),
                 memory_mb=memory[-1] if memory else None,
                 growth_mb=round(memory[-1] - memory[0], 1) if memory else None,

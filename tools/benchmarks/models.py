@@ -31,7 +31,7 @@ def prepared(model: str, mix: str) -> Path:
     Raises:
         BenchmarkError: It cannot be made; the message has the last line of that process.
     """
-    output = output_of([sys.executable, "-m", "tools.benchmarks.models", model, mix], {})
+    output = output_of([sys.executable, "-m", "tools.benchmarks.models", model, mix])
     return Path(output.strip().splitlines()[-1])
 
 
@@ -52,11 +52,13 @@ def make_workload(model: str, mix: str) -> Path:
     architecture, _, precision = model.rpartition("-")
     folder = BUILD / "models" / architecture
     folder.mkdir(parents=True, exist_ok=True)
+    spec = str(folder / "preprocessing.json")
+    own_class = f"{EXAMPLE}/preprocessing.py:DigitsPreprocessing"
     workload = Workload(
         model=model,
         engine="",
         precision_hint="bf16" if precision == "bf16" else "f32",
-        preprocessing=str(folder / "preprocessing.json"),
+        preprocessing=own_class if mix == DIGITS_MIX else spec,
         threads=len(os.sched_getaffinity(0)),
         store=str(BUILD / "bentoml"),
         lock=str(path.with_suffix(".lock")),
@@ -64,13 +66,11 @@ def make_workload(model: str, mix: str) -> Path:
         made_from=made_from,
     )
     if mix == DIGITS_MIX:
-        preprocessing = f"{EXAMPLE}/preprocessing.py:DigitsPreprocessing"
-        workload = workload.model_copy(update={"preprocessing": preprocessing})
         sources: dict[str, object] = {
             "--network": f"{EXAMPLE}/network.py:build",
             "--weights": f"{EXAMPLE}/weights.safetensors",
             "--labels": f"{EXAMPLE}/labels.txt",
-            "--preprocessing": preprocessing,
+            "--preprocessing": own_class,
         }
     else:
         weights = folder / f"{mix}.safetensors"
@@ -81,7 +81,10 @@ def make_workload(model: str, mix: str) -> Path:
             save_seeded_weights(architecture, pixels, weights)
     engine = _import(workload, precision, sources)
     workload = workload.model_copy(update={"engine": str(engine)})
-    accepted = tuple(_accepted(workload, NEAR_TIE[precision]))
+    # Right is the engine's own in-process answer, batch 1.
+    classifier = Classifier(workload)
+    logits = [classifier.forward(classifier.to_input(it)[None])[0] for it in workload.images()]
+    accepted = tuple(near_best(row, NEAR_TIE[precision]) for row in logits)
     workload = workload.model_copy(update={"accepted": accepted})
     path.write_text(workload.model_dump_json(indent=1) + "\n")
     return path
@@ -115,15 +118,6 @@ def _import(workload: Workload, precision: str, sources: dict[str, object]) -> P
         if (engine["kind"], engine["precision"]) == ("openvino", precision):
             return artifact / str(engine["file"])
     raise BenchmarkError(f"{artifact.name}: no certified engine openvino-{precision}")
-
-
-def _accepted(workload: Workload, near_tie: float) -> list[tuple[int, ...]]:
-    """Return the right classes of each image: the engine's own in-process answer, batch 1."""
-    classifier = Classifier(workload)
-    return [
-        near_best(classifier.forward(classifier.to_input(data)[None])[0], near_tie)
-        for data in workload.images()
-    ]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from tools.benchmarks.servers import NULL, PRODUCT
+from tools.benchmarks.servers import PRODUCT
 from tools.benchmarks.session import CaseResult
 from tools.load import Run
 
@@ -24,16 +24,11 @@ def draw_case(result: CaseResult, path: Path) -> None:
         figure = Figure(figsize=(9, 3.4), layout="constrained")
         rates, shares = figure.subplots(1, 2)
         for server in result.servers:
-            if server != NULL.name:
-                visits = [visit for visit in result.visits if visit.server == server]
-                width = 2.2 if server == PRODUCT else 1.0
-                runs = [run for visit in visits for run in visit.runs]
-                _p99_over_rate(rates, server, runs, width)
-                _distribution(
-                    shares,
-                    [it for visit in visits if (it := visit.at(result.low_rate_per_s))],
-                    width,
-                )
+            visits = [visit for visit in result.visits if visit.server == server]
+            width = 2.2 if server == PRODUCT else 1.0
+            _p99_over_rate(rates, server, [run for visit in visits for run in visit.runs], width)
+            low = [run for visit in visits if (run := visit.at(result.low_rate_per_s))]
+            _distribution(shares, low, width)
         rates.axhline(result.budget_ms, color="0.5", linestyle="--", linewidth=1)
         rates.set(xlabel="offered requests a second (Poisson)", ylabel="p99, ms", yscale="log")
         shares.set(

@@ -47,8 +47,6 @@ class Preset:
         probes: Of the search for the highest rate, in every round.
         load_parts: Open runs at these parts of the server's own saturated throughput.
         overload: This project alone is offered this multiple of it too; 0 leaves it out.
-        loadgen_s: Shortest duration of LoadGen's Server scenario for this project, in the last
-            round; 0 leaves it out.
     """
 
     cases: tuple[str, ...]
@@ -57,7 +55,6 @@ class Preset:
     probes: int
     load_parts: tuple[float, ...] = ()
     overload: float = 0
-    loadgen_s: float = 0
 
 
 PRESETS = {
@@ -69,6 +66,5 @@ PRESETS = {
         probes=4,
         load_parts=(0.5, 0.8),
         overload=3,
-        loadgen_s=60,
     ),
 }

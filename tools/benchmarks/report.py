@@ -1,10 +1,14 @@
 """The stored sessions as Markdown: the generated part of docs/performance.md, and its plots."""
 
+import dataclasses
+import itertools
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from tools.benchmarks.servers import NULL, PRODUCT
+from tools.benchmarks.servers import PRODUCT
 from tools.benchmarks.session import (
+    NULL_NAME,
     BenchmarkError,
     CaseResult,
     Limit,
@@ -24,22 +28,18 @@ FEW_ARRIVALS = 300
 PLOTTED_FROM = 3
 """Servers a case must have for a plot."""
 HEADER = [
-    "server",
-    "saturated /s",
-    "÷ limit",
-    "highest rate",
-    "p50 / p99 ms",
-    "added ms",
-    "start s",
-    "memory MB",
-    "failed",
-    "wrong",
+    *("case", "server", "saturated /s", "÷ limit", "highest rate", "p50 / p99 ms", "added ms"),
+    *("start s", "memory MB", "failed", "wrong"),
+]
+LOAD_HEADER = [
+    *("model", "server", "load", "answered /s", "p50 / p99 ms", "failed", "wrong"),
+    *("memory grew MB", "settings"),
 ]
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table, first column to the left, the others to the right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    """Return a Markdown table, the first two columns to the left, the others to the right."""
+    lines = [header, ["---", "---", *["---:"] * (len(header) - 2)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -54,21 +54,39 @@ def spread(values: Iterable[float | None], digits: int = 1) -> str:
     return middle if low == high else f"{middle} ({low}–{high})"
 
 
+def case_title(result: CaseResult) -> str:
+    """Return precision, images and budget."""
+    precision = result.model.rpartition("-")[2]
+    return f"{precision}, {result.images}, {result.budget_ms:g} ms"
+
+
+def case_rows(result: CaseResult) -> list[list[str]]:
+    """Return one row for each server; the first begins with the case and the machine's limit."""
+    forward = [limit.images_per_s for limit in result.limits if limit.work == "forward"]
+    images = [visit.limit for visit in result.visits if visit.limit and visit.server == PRODUCT]
+    paced = [limit.percentile_ms(50) for limit in paced_limits(result)]
+    limit = (
+        f"{case_title(result)}: limit {spread(each.images_per_s for each in images)}/s, network "
+        f"alone {spread(forward)}/s, p50 {spread(paced)} ms at {result.low_rate_per_s:g}/s"
+    )
+    servers = result.servers
+    return [[limit if it == servers[0] else "", *server_row(result, it)] for it in servers]
+
+
 def server_row(result: CaseResult, server: str) -> list[str]:
     """Return one server's row: medians over its visits; a failed visit says why."""
     visits = [visit for visit in result.visits if visit.server == server and not visit.error]
     if not visits:
         error = next(visit.error for visit in result.visits if visit.server == server)
-        return [server, f"not measured: {error}", *[""] * (len(HEADER) - 2)]
-    low = [visit.at(result.low_rate_per_s) for visit in visits]
+        return [server, f"not measured: {error}", *[""] * (len(HEADER) - 3)]
+    low = [run for visit in visits if (run := visit.at(result.low_rate_per_s))]
     runs = [run for visit in visits for run in visit.runs if not run.given_up]
     return [
         server,
         spread(visit.saturated.answered_per_s for visit in visits if visit.saturated),
         spread((part_of_limit(visit) for visit in visits), 2),
         "; ".join(bracket(visit.highest) for visit in visits if visit.highest) or "–",
-        f"{spread(run.percentile_ms(50) for run in low if run)} / "
-        f"{spread(run.percentile_ms(99) for run in low if run)}",
+        " / ".join(spread(run.percentile_ms(percent) for run in low) for percent in (50, 99)),
         spread(added_ms(result, visit) for visit in visits),
         spread(visit.ready_s for visit in visits),
         spread((visit.memory_mb for visit in visits), 0),
@@ -107,68 +125,62 @@ def bracket(highest: HighestRate) -> str:
     return f"{highest.passed_per_s:.3g} ({found}{arrivals})"
 
 
-def limit_sentence(result: CaseResult) -> str:
-    """Return what the machine does without a server."""
-    forward = [limit for limit in result.limits if limit.work == "forward"]
-    images = [visit.limit for visit in result.visits if visit.limit and visit.server == PRODUCT]
-    return (
-        f"Limit: the network alone {spread(limit.images_per_s for limit in forward)}/s, with "
-        f"decoding {spread(limit.images_per_s for limit in images)}/s; one image alone at "
-        f"{result.low_rate_per_s:g}/s: p50 "
-        f"{spread(limit.percentile_ms(50) for limit in paced_limits(result))} ms."
-    )
-
-
-def case_title(result: CaseResult) -> str:
-    """Return model, images and budget."""
-    return f"{result.model}, {result.images}, p99 ≤ {result.budget_ms:g} ms"
-
-
-def case_section(result: CaseResult, picture: str = "") -> str:
-    """Return the table of one case with what stands around it."""
-    lines = [limit_sentence(result)]
-    for visit in result.visits:
-        if verdict := visit.loadgen:
-            p99_ms = int(verdict.summary.get("99.00 percentile latency (ns)", "0")) / 1e6
-            lines.append(
-                f"LoadGen's Server scenario (unofficial), {visit.server} at "
-                f"{verdict.rate_per_s:g}/s: {'valid' if verdict.valid else '**invalid**'}, "
-                f"p99 {p99_ms:.1f} ms."
-            )
-    if picture:
-        lines.append(f"![p99 over rate, latencies]({picture})")
-    rows = [server_row(result, server) for server in result.servers if server != NULL.name]
-    return "\n".join([f"### {case_title(result)}", *lines, "", table(HEADER, rows)])
+def network_sections(results: Iterable[CaseResult], *, plots: bool = False) -> list[str]:
+    """Return one table for each network, with all its cases, below their plots."""
+    sections = []
+    ordered = sorted(results, key=lambda result: (result.model, result.images, result.budget_ms))
+    for network, group in itertools.groupby(ordered, lambda it: it.model.rpartition("-")[0]):
+        cases = list(group)
+        pictures = [
+            f"![{case_title(it)}: p99 over rate, latencies](performance/{picture_name(it)})"
+            for it in cases
+            if plots and len(it.servers) >= PLOTTED_FROM
+        ]
+        rows = [row for it in cases for row in case_rows(it)]
+        heading = [f"### {network}", *([" ".join(pictures)] if pictures else []), ""]
+        sections.append("\n".join([*heading, table(HEADER, rows)]))
+    return sections
 
 
 def load_rows(session: Session) -> list[list[str]]:
-    """Return one row for each run of a session made by the `load` command."""
+    """Return one row for each visit of a session made by the `load` command."""
     rows = []
     for result in session.cases:
         for visit in result.visits:
             given = " ".join(f"{name}={value}" for name, value in visit.settings.items())
-            rows += [
+            offered = [run for run in visit.runs if run.rate_per_s is not None]
+            run = merged(offered or visit.runs)
+            answered = f"{run.answered_per_s:.1f}"
+            if run.rate_per_s is None:
+                load = f"{run.connections} connections, {run.sent} requests"
+            else:
+                load = f"{run.rate_per_s:g}/s, {run.duration_s:g} s"
+                if visit.saturated:
+                    answered += f" of {visit.saturated.answered_per_s:.1f}"
+            failed = ", ".join(f"{n / run.sent:.1%} {why}" for why, n in run.failed.items()) or "0"
+            rows.append(
                 [
-                    result.model,
-                    visit.server,
-                    f"{run.rate_per_s:g}/s, {run.duration_s:g} s"
-                    if run.rate_per_s
-                    else f"{run.connections} connections, {run.sent} requests",
-                    f"{run.answered_per_s:.1f}",
+                    *(result.model, visit.server, load, answered),
                     f"{run.percentile_ms(50):.1f} / {run.percentile_ms(99):.1f}",
-                    failures(run),
-                    str(run.wrong),
+                    *(failed, str(run.wrong)),
                     "" if visit.growth_mb is None else f"{visit.growth_mb:+g}",
                     given or "defaults",
                 ]
-                for run in visit.runs
-            ]
+            )
     return rows
 
 
-def failures(run: Run) -> str:
-    """Return the share of requests without an answer, by reason."""
-    return ", ".join(f"{n / run.sent:.1%} {reason}" for reason, n in run.failed.items()) or "0"
+def merged(runs: Sequence[Run]) -> Run:
+    """Return the runs of one load, one after the other, as one."""
+    return dataclasses.replace(
+        runs[0],
+        duration_s=sum(run.duration_s for run in runs),
+        elapsed_s=sum(run.elapsed_s for run in runs),
+        sent=sum(run.sent for run in runs),
+        latencies_ms=tuple(it for run in runs for it in run.latencies_ms),
+        failed=dict(sum((Counter(run.failed) for run in runs), Counter())),
+        wrong=sum(run.wrong for run in runs),
+    )
 
 
 def generator_sentence(results: Iterable[CaseResult]) -> str:
@@ -177,7 +189,7 @@ def generator_sentence(results: Iterable[CaseResult]) -> str:
     calm: list[Run] = []
     for result in results:
         for visit in result.visits:
-            if visit.server == NULL.name:
+            if visit.server == NULL_NAME:
                 busy += [run for run in visit.runs if run.rate_per_s is None]
                 # Other rates are parts of what a server that does nothing can take.
                 calm += [run for run in visit.runs if run.rate_per_s == result.low_rate_per_s]
@@ -185,7 +197,7 @@ def generator_sentence(results: Iterable[CaseResult]) -> str:
         return ""
     late_ms = max(run.skew_p99_ms for run in calm)
     return (
-        "The load generator costs "
+        "- The load generator costs "
         f"{spread((1e6 * run.client_cpu_s / run.sent for run in busy), 0)} µs of processor time a "
         f"request when saturated, and at a low rate is up to {late_ms:.2f} ms late (p99); against "
         "a server that does nothing it sees a p50 of "
@@ -208,30 +220,24 @@ def conditions(sessions: Iterable[Session]) -> str:
             f"{session.date[:10]} at `{session.commit}`"
         )
         files.setdefault(words, []).append(link + busy)
-    return "\n".join(f"On {words}: {', '.join(links)}." for words, links in files.items())
+    return "\n".join(f"- {words}: {', '.join(links)}." for words, links in files.items())
 
 
 def as_text(session: Session) -> str:
     """Return a session for the terminal."""
     if session.name.startswith("load-"):
         return table(LOAD_HEADER, load_rows(session))
-    return "\n\n".join([conditions([session]), *(case_section(it) for it in session.cases)])
+    return "\n\n".join([conditions([session]), *network_sections(session.cases)])
 
 
-LOAD_HEADER = [
-    *("model", "server", "load", "answered /s", "p50 / p99 ms", "failed", "wrong"),
-    *("memory grew MB", "settings"),
-]
-
-
-def newest_results(sessions: Iterable[Session]) -> dict[str, tuple[Session, CaseResult]]:
-    """Return the newest result of each case by title, from sessions with the newest first."""
-    newest: dict[str, tuple[Session, CaseResult]] = {}
+def newest_results(sessions: Iterable[Session]) -> list[tuple[Session, CaseResult]]:
+    """Return the newest result of each case, from sessions with the newest first."""
+    newest: dict[tuple[str, str], tuple[Session, CaseResult]] = {}
     for session in sessions:
         if not session.name.startswith("load-"):
             for result in session.cases:
-                newest.setdefault(case_title(result), (session, result))
-    return newest
+                newest.setdefault((result.model, case_title(result)), (session, result))
+    return list(newest.values())
 
 
 def generated_part(sessions: Sequence[Session]) -> str:
@@ -247,17 +253,15 @@ def generated_part(sessions: Sequence[Session]) -> str:
     for session in sessions:
         if session.name.startswith("load-"):
             loads.setdefault(session.name, session)
-    used = {session.file_name: session for session, _ in found.values()}
+    used = {session.file_name: session for session, _ in found}
     used |= {session.file_name: session for session in loads.values()}
-    generator = generator_sentence(result for _, result in found.values())
+    generator = generator_sentence(result for _, result in found)
     parts = [f"{conditions(used.values())}\n{generator}".strip()]
-    for _, result in sorted(found.values(), key=lambda pair: pair[0].date):
-        plotted = len(result.servers) >= PLOTTED_FROM
-        parts.append(case_section(result, f"performance/{picture_name(result)}" if plotted else ""))
+    parts += network_sections((result for _, result in found), plots=True)
     if loads:
         rows = [row for session in loads.values() for row in load_rows(session)]
         parts += ["### Other loads", table(LOAD_HEADER, rows)]
-    return "\n\n".join(part for part in parts if part)
+    return "\n\n".join(parts)
 
 
 def picture_name(result: CaseResult) -> str:
@@ -296,7 +300,7 @@ def write_page() -> str:
     sessions = stored_sessions()
     PAGE.write_text(page_with(PAGE.read_text(), generated_part(sessions)))
     PICTURES.mkdir(exist_ok=True)
-    for _, result in newest_results(sessions).values():
+    for _, result in newest_results(sessions):
         if len(result.servers) >= PLOTTED_FROM:
             draw_case(result, PICTURES / picture_name(result))
     return f"written: {PAGE}"

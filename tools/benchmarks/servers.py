@@ -5,8 +5,9 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from tools.benchmarks.session import NULL_NAME
 from tools.load import LOOPBACK
-from tools.serving import PRODUCT_COMMAND, ROOT, http_request
+from tools.serving import ADDRESS, PORT, PRODUCT_COMMAND, ROOT, http_request
 
 PRODUCT = "this project"
 PEERS_PYTHON = ROOT / "build" / "benchmarks" / "venv" / "bin" / "python"
@@ -64,12 +65,11 @@ class Server:
 
     Attributes:
         name: As tables show it.
-        arguments: Of Python; "{port}" stands for the port.
+        arguments: Of Python; `PORT` stands for the port.
         python: Interpreter that has its packages.
         path: Of the request.
         encode: File to (headers, body).
         read_class: Body of a 200 to the top class.
-        how: What a reader of the report should know.
     """
 
     name: str
@@ -78,11 +78,6 @@ class Server:
     path: str = "/classify"
     encode: Callable[[bytes], tuple[Mapping[str, str], bytes]] = raw_body
     read_class: Callable[[bytes], int] = best_prediction
-    how: str
-
-    def command(self, port: int) -> list[str]:
-        """Return the command line."""
-        return [self.python, *(argument.format(port=port) for argument in self.arguments)]
 
     def request(self, data: bytes) -> bytes:
         """Return the whole HTTP request for one file."""
@@ -90,42 +85,22 @@ class Server:
 
 
 def _module(name: str) -> tuple[str, ...]:
-    return ("-m", f"tools.benchmarks.peers.{name}", "{port}")
+    return ("-m", f"tools.benchmarks.peers.{name}", PORT)
 
 
-NULL = Server(
-    name="null server",
-    python=sys.executable,
-    arguments=_module("null"),
-    how="reads the body and answers at once",
-)
-
+NULL = Server(name=NULL_NAME, python=sys.executable, arguments=_module("null"))
+OWN = Server(name=PRODUCT, python=sys.executable, arguments=PRODUCT_COMMAND[1:])
 SERVERS = (
-    Server(
-        name=PRODUCT,
-        python=sys.executable,
-        arguments=(*PRODUCT_COMMAND, "--port", "{port}"),
-        how="defaults; raw body",
-    ),
-    Server(
-        name="FastAPI",
-        arguments=_module("fastapi_app"),
-        how="uvicorn, threads, a lock around the model; raw body",
-    ),
-    Server(
-        name="LitServe",
-        arguments=_module("litserve_api"),
-        encode=form_upload,
-        how="batches of up to 16; form upload",
-    ),
+    OWN,
+    Server(name="FastAPI", arguments=_module("fastapi_app")),
+    Server(name="LitServe", arguments=_module("litserve_api"), encode=form_upload),
     Server(
         name="Mosec",
         arguments=(
             *("-m", "tools.benchmarks.peers.mosec_workers", "--log-level", "warning"),
-            *("--address", LOOPBACK, "--port", "{port}"),
+            *("--address", LOOPBACK, "--port", PORT),
         ),
         path="/inference",
-        how="a decoding process a core, batches of up to 16; raw body",
     ),
     Server(
         name="PyTriton",
@@ -133,15 +108,13 @@ SERVERS = (
         path="/v2/models/classifier/infer",
         encode=binary_tensor,
         read_class=best_output,
-        how="dynamic batches of up to 16; binary tensor",
     ),
     Server(
         name="BentoML",
         arguments=(
             *("-m", "bentoml", "serve", "tools.benchmarks.peers.bentoml_service:API"),
-            *("--host", LOOPBACK, "--port", "{port}"),
+            *ADDRESS,
         ),
         encode=form_upload,
-        how="`bentoml.depends` on a batchable service, defaults; form upload",
     ),
 )

@@ -22,6 +22,10 @@ RESULTS = ROOT / "tools" / "benchmarks" / "results"
 CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 
 
+NULL_NAME = "null server"
+"""The server that reads the body and answers at once: what the load generator itself costs."""
+
+
 class BenchmarkError(Exception):
     """The benchmark cannot run as asked; the message says why."""
 
@@ -101,22 +105,6 @@ class Limit(Record):
         return nearest_rank(sorted(self.latencies_ms), percent)
 
 
-class Verdict(Record):
-    """What MLPerf LoadGen's Server scenario said; unofficial.
-
-    Attributes:
-        valid: LoadGen's own result, and no request failed or was answered wrong.
-        summary: LoadGen's summary, name to value, as it wrote them.
-    """
-
-    rate_per_s: float
-    budget_ms: float
-    valid: bool
-    wrong: int
-    failed: int
-    summary: dict[str, str]
-
-
 class Visit(Record):
     """One server, measured once.
 
@@ -126,6 +114,7 @@ class Visit(Record):
         memory_mb: Proportional set size of the process tree after the saturating run.
         growth_mb: Of the memory from the first part of a long load to its end.
         limit: Measured seconds before, because the speed of a shared machine drifts.
+        loadgen: What MLPerf LoadGen's Server scenario said, in sessions until 2026-11-26.
         error: Why it could not be measured; empty otherwise.
     """
 
@@ -138,7 +127,7 @@ class Visit(Record):
     limit: Limit | None = None
     runs: tuple[StoredRun, ...] = ()
     highest: HighestRate | None = None
-    loadgen: Verdict | None = None
+    loadgen: dict[str, Any] | None = None
     error: str = ""
 
     @property
@@ -164,8 +153,9 @@ class CaseResult(Record):
 
     @property
     def servers(self) -> tuple[str, ...]:
-        """Names in the order of their first visit."""
-        return tuple(dict.fromkeys(visit.server for visit in self.visits))
+        """Names in the order of their first visit, without that of the null server."""
+        names = dict.fromkeys(visit.server for visit in self.visits)
+        return tuple(name for name in names if name != NULL_NAME)
 
 
 class Session(Record):

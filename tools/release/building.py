@@ -4,8 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
 from pathlib import Path
 
 from image_classifier.artifact.format import SERVING_REQUIREMENTS_NAME
@@ -41,7 +40,11 @@ def build_bento(
     (--serving-requirements) takes the place of the project's.
     """
     home = bentoml_home()
-    with _staging_home(home) as staging:
+    home.mkdir(parents=True, exist_ok=True)
+    # Inside `home`, so that the finished bento is moved by a rename on one file system.
+    with tempfile.TemporaryDirectory(dir=home, prefix=".image-classifier-bento-") as folder:
+        staging = Path(folder)
+        (staging / "models").symlink_to(home / "models")
         _bentoml_build(checkout, staging, bentofile)
         (root,) = (staging / "bentos").glob("*/staged")
         own_lock = home / locked_model(root / "src") / SERVING_REQUIREMENTS_NAME
@@ -59,18 +62,6 @@ def build_bento(
         root.rename(final)
     (final.parent / "latest").write_text(manifest.version)
     return manifest, final
-
-
-@contextmanager
-def _staging_home(home: Path) -> Iterator[Path]:
-    # Inside `home`, so that the finished bento is moved by a rename on one file system.
-    staging = home / f".image-classifier-bento-{os.getpid()}"
-    staging.mkdir(parents=True)
-    try:
-        (staging / "models").symlink_to(home / "models")
-        yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _bentoml_build(checkout: Path, home: Path, bentofile: str) -> None:

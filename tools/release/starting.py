@@ -6,10 +6,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tools.load import LOOPBACK
 from tools.release import ReleaseError
 from tools.release.content import locked_model, read_description
-from tools.serving import ServerFailed, ask, free_port, http_request, running
+from tools.serving import ADDRESS, ServerFailed, ask, http_request, running
 
 READY_WITHIN_S = 600.0
 
@@ -41,7 +40,6 @@ def start_once(bento: Path, home: Path) -> None:
         # No dependencies beyond the lock: what it lacks, the image would lack too.
         options = ("--no-deps", "--require-hashes", "--only-binary", ":all:")
         _uv("pip", "install", "--python", str(python), *options, "-r", str(lock))
-        port = free_port()
 
         def classify(port: int) -> str:
             headers = {"Content-Type": "application/octet-stream"}
@@ -49,12 +47,10 @@ def start_once(bento: Path, home: Path) -> None:
             status, _ = ask(port, request, READY_WITHIN_S)
             return "" if status == 200 else f"status {status} for {image.name}"
 
-        address = ("--host", LOOPBACK, "--port", str(port))
         try:
             with running(
                 "the finished bento",
-                [str(python), "-m", "bentoml", "serve", str(bento), *address],
-                port=port,
+                [str(python), "-m", "bentoml", "serve", str(bento), *ADDRESS],
                 environment=kept
                 | {
                     "BENTOML_HOME": str(home),

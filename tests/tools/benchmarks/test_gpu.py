@@ -31,12 +31,12 @@ def test_each_step_is_stored_at_once_whatever_becomes_of_the_next(tmp_path: Path
         raise MemoryError("out of memory")
 
     results = gpu.Results(path, seconds=1_000)
-    results.step("one", lambda: {"rate": 3.5})
-    results.step("two", fail)
+    done = [results.step("one", dict, [("rate", 3.5)]), results.step("two", fail)]
     late = gpu.Results(path, seconds=-1)
     found = {name: step["found"] for name, step in json.loads(path.read_bytes()).items()}
-    late.step("three", lambda: 1)
+    done.append(late.step("three", lambda: 1))
 
+    assert done == [True, False, False]
     assert [list(one) for one in stored] == [["one"]]
     assert found == {"one": {"rate": 3.5}, "two": "failed: MemoryError: out of memory"}
     assert json.loads(path.read_bytes())["three"]["found"] == "left out: the time was up"

@@ -6,7 +6,6 @@ from tools.benchmarks import report
 from tools.benchmarks.report import (
     HEADER,
     as_text,
-    bracket,
     check_page,
     generated_part,
     server_row,
@@ -54,7 +53,7 @@ def test_a_row_has_medians_over_rounds_with_the_extremes() -> None:
 
     row = server_row(case_result(first, second, limits=limits), "peer")
 
-    assert dict(zip(HEADER, row, strict=True)) == {
+    assert dict(zip(HEADER[1:], row, strict=True)) == {
         "server": "peer",
         "saturated /s": "3.5 (1.0–6.0)",
         "÷ limit": "0.62 (0.50–0.75)",  # 1 of 2/s and 6 of 8/s, each within its round
@@ -74,15 +73,7 @@ def test_a_server_that_failed_is_a_row_with_its_reason() -> None:
     row = server_row(result, "peer")
 
     assert row[:2] == ["peer", "not measured: peer: ended with 1 while starting"]
-    assert len(row) == len(HEADER)
-
-
-def test_a_highest_rate_stands_beside_the_rate_that_failed() -> None:
-    few = HighestRate(passed_per_s=0, failed_per_s=4.2, arrivals=42)
-    endless = HighestRate(passed_per_s=90, failed_per_s=None, arrivals=400)
-
-    assert bracket(few) == "0 (failed at 4.2, 42 arrivals)"
-    assert bracket(endless) == "90 (none failed)"
+    assert len(row) == len(HEADER) - 1
 
 
 def test_the_null_server_is_no_row_but_the_cost_of_the_generator() -> None:
@@ -99,12 +90,16 @@ def test_the_null_server_is_no_row_but_the_cost_of_the_generator() -> None:
 
 def test_an_overload_shows_the_share_that_was_refused() -> None:
     overload = run(rate_per_s=30.0, sent=40, latencies_ms=(1.0,) * 10, failed={"429": 30})
+    calm = run(rate_per_s=30.0, sent=40, latencies_ms=(2.0,) * 40)
     settings = {"CLASSIFIER_WORKERS": "2"}
-    found = session(case_result(visit("peer", overload, settings=settings, growth_mb=2.5)))
+    parts = visit("peer", closed(20), overload, calm, settings=settings, growth_mb=2.5)
+    found = session(case_result(parts, visit("steady", closed(20))))
 
     text = as_text(found.model_copy(update={"name": "load-none"}))
 
-    assert "| none | peer | 30/s, 1 s | 10.0 | 1.0 / 1.0 | 75.0% 429 | 0 | +2.5 | CLASS" in text
+    # 50 answers in 2 s, of 20/s that it has; 30 of 80 were refused.
+    assert "| none | peer | 30/s, 2 s | 25.0 of 20.0 | 2.0 / 2.0 | 37.5% 429 | 0 | +2.5 |" in text
+    assert "| none | steady | 6 connections, 20 requests | 20.0 | 9.0 / 9.0 | 0 | 0 |  |" in text
 
 
 def test_the_page_takes_each_case_from_its_newest_session() -> None:

@@ -33,16 +33,6 @@ def test_every_change_of_the_content_changes_the_digest(tmp_path: Path) -> None:
     assert len(set(digests)) == len(digests) == 11
 
 
-def test_the_model_inside_an_export_does_not_change_the_digest(tmp_path: Path) -> None:
-    root = write_bento(tmp_path)
-    before = content_digest(root)
-
-    (root / "models/digits").mkdir(parents=True)
-    (root / "models/digits/weights").write_text("x")
-
-    assert content_digest(root) == before
-
-
 @pytest.mark.parametrize("text", ["- a list", "name: x", "{"])
 def test_a_directory_that_is_no_bento_is_refused_with_its_path(tmp_path: Path, text: str) -> None:
     root = write_bento(tmp_path)

@@ -7,24 +7,17 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-import yaml
 
-from tests.deploy.manifests import KUBERNETES, of_kind, pod_of, rendered
-from tests.imports import PATIENCE_S, SAMPLES
-from tests.ports import free_port
+from tests.imports import SAMPLES
 from tests.service.places import NewPlace, Place
-from tests.service.server import Server, read_to_end, wait_until
-from tests.signing import make_key
+from tests.service.server import Server, read_to_end
 from tests.tools.release.podman import (
     Container,
     debian_python,
     inspect,
-    is_ready,
     podman,
     write_configuration,
 )
@@ -200,64 +193,3 @@ def test_sigterm_lets_accepted_requests_finish(image: str) -> None:
         assert read_to_end(held).startswith(b"HTTP/1.1 200 OK")
         stopping.join()
         assert inspect(running.name)["State"]["ExitCode"] == 0
-
-
-def test_a_container_exits_when_its_worker_is_killed(image: str) -> None:
-    kill_the_worker = (
-        "import os, pathlib, signal\n"
-        "for path in pathlib.Path('/proc').glob('[0-9]*/stat'):\n"
-        "    stat = path.read_text().rpartition(')')[2].split()\n"
-        "    if stat[1] == '1' and int(path.parent.name) != os.getpid():\n"
-        "        os.kill(int(path.parent.name), signal.SIGKILL)\n"
-    )
-    with Container(image) as running:
-        running.run("python", "-c", kill_the_worker)
-
-        assert podman("wait", running.name) == "1"
-
-
-def test_a_model_without_a_signature_is_refused_if_a_key_is_set(image: str, tmp_path: Path) -> None:
-    public = make_key(tmp_path / "key.pem")
-
-    with (
-        pytest.raises(RuntimeError, match=r"model\.sig: .*CLASSIFIER_PUBLIC_KEY is set"),
-        Container(image, f"--volume={public}:/keys/model.pub:ro", public_key="/keys/model.pub"),
-    ):
-        pass
-
-
-def test_the_deployment_of_the_manifests_runs_with_its_rights_and_limits(
-    image: str, tmp_path: Path
-) -> None:
-    if not shutil.which("catatonit"):
-        pytest.skip("catatonit, which pods need, is not there")
-    port = free_port()
-    manifests = rendered(KUBERNETES / "overlays" / "cpu")
-    deployment = of_kind(manifests, "Deployment")
-    spec, container = pod_of(manifests)
-    deployment["spec"]["replicas"] = 1
-    container["image"] = image
-    container["env"].append({"name": "BENTOML_PORT", "value": str(port)})
-    # Podman 4.3 has no probes without systemd, and maps ports only with a bridge.
-    spec["hostNetwork"] = True
-    for key in ("ports", "startupProbe", "readinessProbe", "livenessProbe"):
-        del container[key]
-    path = tmp_path / "deployment.yaml"
-    path.write_text(yaml.safe_dump(deployment))
-
-    podman("play", "kube", str(path))
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S) as client:
-            wait_until(lambda: is_ready(client), PATIENCE_S, "readiness")
-            answer = client.post("/classify", content=SAMPLE).json()
-        played = inspect("image-classifier-pod-0-classifier")
-    finally:
-        podman("play", "kube", "--down", str(path))
-
-    assert answer["predictions"][0]["label"] == "2"
-    assert played["HostConfig"]["ReadonlyRootfs"] is True
-    assert played["EffectiveCaps"] in (None, [])
-    assert played["Config"]["User"] == "10001:10001"
-    assert played["HostConfig"]["Memory"] == 2**30
-    assert played["HostConfig"]["NanoCpus"] == 2 * 10**9
-    assert "no-new-privileges" in played["HostConfig"]["SecurityOpt"]
