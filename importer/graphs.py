@@ -18,6 +18,7 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from torch import nn
 
 from image_classifier.artifact.manifest import InputSpec
+from importer.endings import Ending, graph_ending
 from importer.errors import ImportRefused
 from importer.failures import one_line
 
@@ -148,7 +149,7 @@ class OnnxNetwork(nn.Module):
         input_dtype: Type of the pixels: float32, float16 or uint8.
         input_shape: Four sizes; None where the file leaves one open.
         activation: What was left out at the end.
-        squashing: What is at the end, if `describe_squashing` says something.
+        ending: What the file ends in.
         takes_batches: Whether any batch size works; else only 1 does.
 
     Raises:
@@ -161,8 +162,9 @@ class OnnxNetwork(nn.Module):
         self.model, self.files = _read_onnx(path)
         if self.model.functions:  # an exporter may write Softmax as a function of its own
             self.model = onnx.inliner.inline_local_functions(self.model)
-        self.activation = _cut_final_activation(self.model, path)
-        self.squashing = _final_squashing(self.model)
+        self.ending, last = graph_ending(self.model)
+        self.ending.refuse(str(path))
+        self.activation = _cut_final_activation(self.model, self.ending, last)
         try:
             self._session = self._session_of(self.model)
         # onnxruntime's exceptions have no public base.
@@ -256,94 +258,21 @@ class OnnxNetwork(nn.Module):
         )
 
 
-def refuse_ending(last: str, before: str, where: str) -> None:
-    """Raise where a network ends in what makes its outputs no logits and does not show in them.
-
-    Args:
-        last: Its last operation, as ONNX or torch call it.
-        before: The one before.
-        where: What is refused.
-
-    Raises:
-        ImportRefused: It ends in a logsigmoid, or in an operation that sorts or picks classes.
-    """
-    name, name_before = last.replace("_", "").lower(), before.lower()
-    spelled_out = (("log", "sigmoid"), ("neg", "softplus"))
-    if name.startswith("logsigmoid") or (name, name_before) in spelled_out:
-        raise ImportRefused(
-            f"{where}: ends in a logsigmoid, whose softmax is no probability; leave it out of the "
-            "network and add --activation sigmoid"
-        )
-    if name in ("argmax", "msort", "sort", "topk"):
-        raise ImportRefused(
-            f"{where}: ends in {last}, so its outputs are no scores in the order of the classes; "
-            "leave it out of the network, which then answers with what it is computed from"
-        )
-
-
-PASSING = frozenset({"Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Dropout"})
-"""Operators that pass scores on."""
-SCALING = frozenset({"Add", "Div", "Mul", "Sub"})
-"""Operators that, with a constant, only scale or shift scores."""
-SQUASHING = frozenset({"hardsigmoid", "sigmoid", "softmax", "tanh"})
-"""Operations after which a score has bounds, in lower case."""
-
-
-def describe_squashing(last: str, *, scaled: bool) -> str | None:
-    """Say what leaves outputs that are neither logits nor seen to be probabilities; None: nothing.
-
-    Args:
-        last: The last operation of a network but scaling, as ONNX or torch call it.
-        scaled: Whether its result is scaled or shifted.
-    """
-    name = last.replace("_", "").lower()
-    if name not in SQUASHING or (name != "tanh" and not scaled):
-        return None
-    return f"a {name} times or plus a constant" if scaled else f"a {name}"
-
-
 def _cut_final_activation(
-    model: onnx.ModelProto, path: Path
+    model: onnx.ModelProto, ending: Ending, node: onnx.NodeProto | None
 ) -> Literal["softmax", "sigmoid"] | None:
     """Leave out a Softmax over the classes or a Sigmoid at the end of a graph; return which.
 
     One that is spelled out in smaller operators stays: its outputs show it.
-
-    Raises:
-        ImportRefused: The graph ends in ArgMax, TopK or a logsigmoid.
     """
-    graph = model.graph
-    producers = {name: node for node in graph.node for name in node.output}
-    node = producers.get(graph.output[0].name)
-    while node is not None and node.op_type in PASSING:
-        node = producers.get(node.input[0])
-    if node is None:
+    if node is None or ending.scaled:
         return None
-    before = producers.get(node.input[0])
-    refuse_ending(node.op_type, before.op_type if before else "", str(path))
     if node.op_type != "Sigmoid" and not _is_softmax_of_classes(model, node):
         return None
     cut: Literal["softmax", "sigmoid"] = "softmax" if node.op_type == "Softmax" else "sigmoid"
     node.op_type = "Identity"
     del node.attribute[:]
     return cut
-
-
-def _final_squashing(model: onnx.ModelProto) -> str | None:
-    computed = {
-        name: node
-        for node in model.graph.node
-        if node.op_type != "Constant"
-        for name in node.output
-    }
-    node, scaled = computed.get(model.graph.output[0].name), False
-    while node is not None and node.op_type in PASSING | SCALING:
-        if node.op_type in SCALING:
-            scaled = True
-            if all(name in computed for name in node.input):  # two results, and no constant
-                return None
-        node = next((computed[name] for name in node.input if name in computed), None)
-    return None if node is None else describe_squashing(node.op_type, scaled=scaled)
 
 
 def _is_softmax_of_classes(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
