@@ -67,8 +67,7 @@ def capture_preprocessing(
             )
         return _from_spec(published.preprocessing)
     if origin == TORCHVISION:
-        network, weights = split_published(class_name)
-        return _from_spec(torchvision_meta(network, weights or "DEFAULT").preprocessing)
+        return _from_spec(torchvision_meta(*split_published(text)).preprocessing)
     if text.endswith(SPEC_SUFFIXES):
         return _from_spec(PreprocessingSpec.from_file(Path(text)))
     source = Path(origin)

@@ -190,9 +190,9 @@ class ModelOptions(Options):
         origin, _, name = text.partition(":")
         path, _, definition = text.rpartition(":")
         if origin == TORCHVISION and info.field_name == "network":
-            _check_published(name, None)
+            _check_published(name, "DEFAULT")
         elif origin == TORCHVISION:
-            _check_published(*split_published(name))
+            _check_published(*split_published(text))
         elif info.field_name == "labels" or text.endswith(SPEC_SUFFIXES):
             _file(Path(text))
         elif path.endswith(".py") and definition.isidentifier():
@@ -307,18 +307,18 @@ def mistakes_of(error: ValidationError, model: type[Options]) -> list[str]:
     return lines
 
 
-def split_published(text: str) -> tuple[str, str | None]:
-    """Return network and weights of `NAME/WEIGHTS`; None where no weights are named."""
-    network, _, weights = text.partition("/")
-    return network, weights or None
+def split_published(text: str) -> tuple[str, str]:
+    """Return network and weights of `torchvision:NAME/WEIGHTS`; without weights the default's."""
+    network, _, weights = text.removeprefix(f"{TORCHVISION}:").partition("/")
+    return network, weights or "DEFAULT"
 
 
-def _check_published(network: str, weights: str | None) -> None:
+def _check_published(network: str, weights: str) -> None:
     """Refuse a network that torchvision does not have, or weights that it does not publish."""
     known = torchvision_weights()
     if network not in known:
         raise ValueError(f"torchvision has no classifier {network!r}{nearest(network, known)}")
-    if weights is not None and weights not in known[network]:
+    if weights not in known[network]:
         raise ValueError(
             f"expected a file or one of {', '.join(known[network])}, found {weights!r}"
             f"{nearest(weights, known[network])}"

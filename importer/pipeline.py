@@ -313,8 +313,7 @@ def import_model(
 
 def _labels(text: str | None, model: ModelSource, given: Reference | None) -> LabelFile:
     if text is not None and text.startswith(f"{TORCHVISION}:"):
-        network, weights = split_published(text.partition(":")[2])
-        return LabelFile(labels=torchvision_meta(network, weights or "DEFAULT").labels)
+        return LabelFile(labels=torchvision_meta(*split_published(text)).labels)
     if text is not None:
         return read_labels(Path(text))
     if given is not None and given.labels is not None:

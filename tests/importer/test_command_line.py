@@ -90,6 +90,7 @@ def test_help_and_mistakes_load_neither_numpy_nor_torch(arguments: list[str], st
         ("--network", "resnet50", "torchvision:NAME or PATH.py:FUNCTION, found 'resnet50'"),
         ("--network", f"{DIGITS}/netwrok.py:build", r"no such file; did you mean .*network\.py\?"),
         ("--network", "torchvision:resnet5", r"no classifier 'resnet5'; did you mean resnet50\?"),
+        ("--network", "torchvision:fcn_resnet50", "no classifier 'fcn_resnet50'"),
         ("--network", "torchvision:resnet18/DEFAULT", "no classifier 'resnet18/DEFAULT'"),
         ("--weights", f"{DIGITS}", "digits: expected a file"),
         ("--golden", f"{DIGITS}/sample", r"no such folder; did you mean .*/samples\?"),
