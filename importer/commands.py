@@ -81,10 +81,10 @@ def _predict(given: CommandLine, progress: Progress) -> Outcome:
 
     async def run() -> None:
         answers = classify_files(artifact, executor, files, given.options.top_k)
-        with progress.count(f"classify {len(files)} images", len(files)) as advance:
+        with progress.step(f"classify {len(files)} images") as count_one:
             async for answer in answers:
                 printer.add(answer)
-                advance()
+                count_one()
 
     asyncio.run(run())
     value = {"tag": lock_of(artifact).tag, "results": printer.results}

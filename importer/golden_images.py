@@ -32,14 +32,12 @@ class GoldenImage:
         data: The bytes of the file, unchanged.
         class_text: Its class as the table or the folder writes it; None where it is unknown.
         class_from: Where that stands: "labels.csv, line 2" or "golden images, folder cat".
-        label: Index of the true class, once it is known.
     """
 
     name: str
     data: bytes
     class_text: str | None = None
     class_from: str = ""
-    label: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,15 +67,9 @@ def no_such(path: Path, kind: str) -> str:
     return f"{path}: no such {kind}{nearest(str(path), known)}"
 
 
-def _file(path: Path) -> Path:
-    if not path.is_file():
-        raise ValueError(no_such(path, "file"))
-    return path
-
-
-def _folder(path: Path) -> Path:
-    if not path.is_dir():
-        raise ValueError(no_such(path, "folder"))
+def _there(path: Path, kind: Literal["file", "folder"] = "file") -> Path:
+    if not (path.is_file() if kind == "file" else path.is_dir()):
+        raise ValueError(no_such(path, kind))
     return path
 
 
@@ -103,8 +97,8 @@ def _split(value: object) -> object:
 
 JsonObject = Annotated[dict[str, JsonValue], BeforeValidator(_parsed_json)]
 PathText = Annotated[str, BeforeValidator(lambda it: str(it) if isinstance(it, Path) else it)]
-ExistingFile = Annotated[Path, AfterValidator(_file)]
-ExistingFolder = Annotated[Path, AfterValidator(_folder)]
+ExistingFile = Annotated[Path, AfterValidator(_there)]
+ExistingFolder = Annotated[Path, AfterValidator(functools.partial(_there, kind="folder"))]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -194,9 +188,9 @@ class ModelOptions(Options):
         elif origin == TORCHVISION:
             _check_published(*split_published(text))
         elif info.field_name == "labels" or text.endswith(SPEC_SUFFIXES):
-            _file(Path(text))
+            _there(Path(text))
         elif path.endswith(".py") and definition.isidentifier():
-            _file(Path(path))
+            _there(Path(path))
         else:
             forms = NETWORK_FORMS if info.field_name == "network" else PREPROCESSING_FORMS
             raise ValueError(f"expected {forms}, found {text!r}")
@@ -209,7 +203,7 @@ class ModelOptions(Options):
         if origin == TORCHVISION and text.isidentifier() and not Path(text).exists():
             _check_published(network, text)
         elif "network" in info.data or not text.isidentifier():  # else the network is wrong, too
-            _file(Path(text))
+            _there(Path(text))
         return text
 
     @field_validator("threshold")

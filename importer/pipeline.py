@@ -244,7 +244,7 @@ def import_model(
             GoldenRun(root=root, input_spec=input_spec, inputs=inputs, truth=truth),
             options,
             takes_batches=batches,
-            files=[image.data for image in targets.images],
+            files=[image.data for image in images],
             preprocessing=preprocessing,
             progress=progress,
         )
@@ -258,7 +258,7 @@ def import_model(
         # 5. The artifact.
         with progress.step("write the artifact"):
             (root / LABELS_NAME).write_text(json.dumps(labels, ensure_ascii=False) + "\n")
-            golden_entries = write_golden(root, targets.images, inputs)
+            golden_entries = write_golden(root, images, class_ids, inputs)
             manifest = Manifest(
                 schema_version=SCHEMA_VERSION,
                 name=options.name,

@@ -1,7 +1,7 @@
 """The true classes of golden images: what the text of a table or the name of a folder means."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -39,23 +39,19 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """The labels and the golden images with their true classes, and what these rest on.
+    """The labels and the true classes of the golden images, and what these rest on.
 
     Attributes:
+        class_ids: Index of the true class of each image, or None.
         assumed_folders: Folders that name no label, in the order of the classes that they are
             taken for; empty where they are called by labels or numbers, or there are none.
         notes: Sentences for the operator.
     """
 
     labels: tuple[str, ...]
-    images: tuple[GoldenImage, ...]
+    class_ids: tuple[int | None, ...]
     assumed_folders: tuple[str, ...]
     notes: tuple[str, ...]
-
-    @property
-    def class_ids(self) -> tuple[int | None, ...]:
-        """Index of the true class of each image, or None."""
-        return tuple(image.label for image in self.images)
 
 
 def decide_targets(
@@ -119,16 +115,11 @@ def decide_targets(
         )
     class_ids = chosen.class_ids
     if len(labels) == 1:
-        class_ids, notes = (
-            (None,) * len(class_ids),
-            ["one label, which all images have: no accuracy is compared"],
-        )
-    images = tuple(
-        replace(image, label=target) for image, target in zip(golden.images, class_ids, strict=True)
-    )
+        class_ids = (None,) * len(class_ids)
+        notes = ["one label, which all images have: no accuracy is compared"]
     return Targets(
         labels=chosen.labels,
-        images=images,
+        class_ids=class_ids,
         assumed_folders=golden.folders if chosen.assumed else (),
         notes=tuple(notes),
     )

@@ -109,18 +109,6 @@ def test_verify_runs_every_certificate_again(copied: Path, capsys: Output) -> No
     assert lines[-1] == f"verified: {tag(copied)}"
 
 
-def test_a_damaged_file_fails_the_verification_in_one_line(copied: Path, capsys: Output) -> None:
-    path = copied / "preprocessing" / "own" / "preprocessing.py"
-    path.write_bytes(path.read_bytes() + b"#")
-
-    status = main(["verify", tag(copied), "--quiet"])
-
-    out, err = capsys.readouterr()
-    assert (status, out, err.count("\n")) == (1, "", 1)
-    assert err.startswith("model_import: ")
-    assert "changed: preprocessing/own/preprocessing.py " in err
-
-
 def test_an_engine_with_other_answers_fails_and_is_not_used(
     copied: Path, lock: Path, capsys: Output
 ) -> None:

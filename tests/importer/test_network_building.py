@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -46,30 +45,6 @@ def network_of(folder: Path, source: str, **kwargs: Any) -> Any:
 def test_what_names_no_network_is_refused(text: str, kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ArtifactError, match=message):
         Architecture.parse(text, kwargs)
-
-
-def test_an_architecture_keeps_the_name_of_its_file_and_survives_json() -> None:
-    architecture = Architecture.parse("some/where/network.py:build", {"depth": 20})
-
-    assert (architecture.file, architecture.builder) == ("network.py", "build")
-    assert Architecture.model_validate_json(architecture.model_dump_json()) == architecture
-    assert str(architecture) == "network.py:build(depth=20)"
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        {},
-        {"torchvision": "resnet18", "file": "a.py", "builder": "f"},
-        {"file": "a.py"},
-        {"file": "../a.py", "builder": "f"},
-        {"file": "a.py", "builder": "f()"},
-        {"torchvision": "resnet18", "color": "red"},
-    ],
-)
-def test_a_damaged_architecture_is_no_architecture(data: dict[str, object]) -> None:
-    with pytest.raises(ValidationError):
-        Architecture.model_validate(data)
 
 
 # Building
