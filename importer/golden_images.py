@@ -127,16 +127,13 @@ def balanced_choice(
     """
     ranked: list[tuple[int, str]] = []
     taken: Counter[str | None] = Counter()
-    for name in sorted(names, key=_digest):
+    digests = {name: sha256(name.encode("utf-8", "surrogateescape")).digest() for name in names}
+    for name in sorted(digests, key=lambda name: digests[name]):
         label = class_by_name.get(name)
         ranked.append((taken[label], name))
         taken[label] += 1
     ranked.sort(key=itemgetter(0))  # stable: images of one rank stay in the order of their sha256
     return sorted(name for _, name in ranked[:wanted])
-
-
-def _digest(name: str) -> bytes:
-    return sha256(name.encode("utf-8", "surrogateescape")).digest()
 
 
 def decoding_notes(images: Iterable[GoldenImage], rules: DecodeRules) -> tuple[str, ...]:
@@ -247,8 +244,6 @@ def begins_like_image(path: Path) -> bool:
 
 def _image_names(folder: Path) -> tuple[list[str], list[str]]:
     """Return the names of the images below `folder`, sorted, and a note on what else lies there."""
-    if not folder.is_dir():
-        raise ArtifactError(f"{folder}: no such folder; expected a folder of images")
     names: list[str] = []
     others: list[str] = []
     for path in visible_files(folder):

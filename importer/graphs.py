@@ -104,8 +104,6 @@ def _read_onnx(path: Path) -> tuple[onnx.ModelProto, dict[str, Path]]:
     Raises:
         ImportRefused: Not valid ONNX, or with weights that do not lie there.
     """
-    if not path.is_file():
-        raise ImportRefused(f"{path}: not an ONNX file")
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf's DecodeError has no stable home
@@ -347,9 +345,20 @@ def _front(
 
     The arithmetic is that of `PixelsToLogits`.
     """
-    steps: list[tuple[str, npt.NDArray[np.float32] | None, dict[str, Any]]] = []
+    nodes: list[onnx.NodeProto] = []
+    constants: list[onnx.TensorProto] = []
+
+    def add(kind: str, constant: npt.ArrayLike | None = None, **attributes: Any) -> None:
+        number = len(nodes)
+        inputs = [nodes[-1].output[0] if nodes else f"{PREFIX}batch"]
+        if constant is not None:
+            inputs.append(f"{PREFIX}constant{number}")
+            constants.append(numpy_helper.from_array(np.asarray(constant, np.float32), inputs[1]))
+        name = f"{PREFIX}{kind}{number}"
+        nodes.append(helper.make_node(kind, inputs, [f"{PREFIX}{number}"], name, **attributes))
+
     if not network.channels_last:
-        steps.append(("Transpose", None, {"perm": [0, 3, 1, 2]}))
+        add("Transpose", perm=[0, 3, 1, 2])
     if network.input_dtype is np.uint8:
         channels = input_spec.shape[2]
         given = (input_spec.dtype, *(input_spec.mean or ()), *(input_spec.std or ()))
@@ -360,22 +369,15 @@ def _front(
             )
     elif input_spec.mean is not None and input_spec.std is not None:
         shape = (-1,) if network.channels_last else (1, -1, 1, 1)
-        steps.append(("Cast", None, {"to": TensorProto.FLOAT}))
-        steps.append(("Div", np.array(255, np.float32), {}))
-        steps.append(("Sub", np.array(input_spec.mean, np.float32).reshape(shape), {}))
-        steps.append(("Div", np.array(input_spec.std, np.float32).reshape(shape), {}))
+        add("Cast", to=TensorProto.FLOAT)
+        add("Div", 255)
+        add("Sub", np.reshape(input_spec.mean, shape))
+        add("Div", np.reshape(input_spec.std, shape))
     if network.input_dtype is np.float16:
-        steps.append(("Cast", None, {"to": TensorProto.FLOAT16}))
-    steps = steps or [("Identity", None, {})]
-    nodes, constants, before = [], [], f"{PREFIX}batch"
-    for number, (kind, constant, attributes) in enumerate(steps):
-        inputs = [before]
-        if constant is not None:
-            inputs.append(f"{PREFIX}constant{number}")
-            constants.append(numpy_helper.from_array(constant, inputs[1]))
-        before = network.input_name if number == len(steps) - 1 else f"{PREFIX}{number}"
-        name = f"{PREFIX}{kind}{number}"
-        nodes.append(helper.make_node(kind, inputs, [before], name, **attributes))
+        add("Cast", to=TensorProto.FLOAT16)
+    if not nodes:
+        add("Identity")
+    nodes[-1].output[0] = network.input_name
     return nodes, constants
 
 

@@ -27,18 +27,20 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 if TYPE_CHECKING:
+    from image_classifier.artifact.evidence import EngineKind
+    from image_classifier.artifact.format import Precision
     from image_classifier.inference.certificate import Gates
 
 TORCHVISION = "torchvision"
 SPEC_SUFFIXES = (".yaml", ".yml", ".json")
 NETWORK_FORMS = "torchvision:NAME or PATH.py:FUNCTION"
 PREPROCESSING_FORMS = "a spec file (.yaml, .json), PATH.py:CLASS or torchvision:NAME/WEIGHTS"
-PRECISIONS = {
+PRECISIONS: "dict[EngineKind, tuple[Precision, ...]]" = {
     "openvino": ("fp32", "bf16", "int8"),
     "onnxruntime": ("fp32",),
     "torch": ("fp32", "bf16", "fp16"),
 }
-"""Kind of engine → the precisions it may be tried in; importer/candidates.py has the graphs."""
+"""Kind of engine → the precisions it may be tried in."""
 FindingName = Literal[
     "batch-dependent",
     "chance-accuracy",

@@ -491,22 +491,19 @@ def _tied_to_given(
     Raises:
         ImportRefused: The file has different values for two names of one tensor.
     """
-    by_memory: dict[object, list[str]] = {}
-    for name, item in shaped.items():
-        if item.numel():
-            memory = (item.device, item.data_ptr(), item.shape, item.stride())
-            by_memory.setdefault(memory, []).append(name)
-    tied: set[str] = set()
-    for group in by_memory.values():
-        given = [name for name in group if name in state]
-        for name in given[1:]:
-            if not torch.equal(state[given[0]], state[name]):
-                raise ImportRefused(
-                    f"{path}: {given[0]} and {name} differ, and the network has one tensor for "
-                    "both; take the network that these weights were trained in"
-                )
-        tied.update(group if given else ())
-    return tied
+
+    def memory(item: torch.Tensor) -> tuple[object, ...]:
+        return item.device, item.data_ptr(), item.shape, item.stride()
+
+    given: dict[object, str] = {}
+    for name, item in state.items():
+        first = given.setdefault(memory(shaped[name]), name) if name in shaped else name
+        if not (first == name or torch.equal(state[first], item)):
+            raise ImportRefused(
+                f"{path}: {first} and {name} differ, and the network has one tensor for both; take "
+                "the network that these weights were trained in"
+            )
+    return {name for name, item in shaped.items() if memory(item) in given}
 
 
 def _check_finite(network: torch.nn.Module, path: Path) -> None:

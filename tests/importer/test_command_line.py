@@ -9,9 +9,8 @@ from collections.abc import Sequence
 import pytest
 
 from image_classifier.artifact.manifest import parse_manifest
-from importer.candidates import CANDIDATES
 from importer.command_line import COMMANDS, Parser, read_command_line
-from importer.options import PRECISIONS, ImportOptions, torchvision_weights
+from importer.options import ImportOptions, torchvision_weights
 from tests.artifact.builder import contents, manifest_of
 from tests.imports import DIGITS, ROOT, SAMPLES
 
@@ -179,12 +178,6 @@ def test_published_names_read_from_the_source_are_those_of_torchvision() -> None
     assert sorted(known) == sorted(torchvision.models.list_models(module=torchvision.models))
     for name, members in known.items():
         assert members == list(torchvision.models.get_model_weights(name).__members__)
-
-
-def test_an_engine_has_the_precisions_that_are_tried() -> None:
-    pairs = {(kind, precision) for kind, found in PRECISIONS.items() for precision in found}
-
-    assert pairs == {(candidate.kind, candidate.precision) for candidate in CANDIDATES}
 
 
 @pytest.mark.parametrize("name", ["a.b_c-1", "a" * 63])
