@@ -84,17 +84,16 @@ def decide_targets(
         found.setdefault((reading.labels, reading.class_ids), reading)
     readings = [one for one in found.values() if one.labels == notebook_labels]
     readings = readings or list(found.values())
-    hits = [reading.right(answers) for reading in readings]
-    order = sorted(range(len(readings)), key=lambda number: -hits[number].sum())
-    best = order[0]
-    notes = [_what_classes_rest_on(golden, readings[best])]
+    best_first = sorted(readings, key=lambda reading: -reading.right(answers).sum())
+    chosen = best_first[0]
+    notes = [_what_classes_rest_on(golden, chosen)]
     if len(readings) > 1:
-        labelled = sum(target is not None for target in readings[0].class_ids)
+        labelled = sum(target is not None for target in chosen.class_ids)
         accuracies = "; ".join(
-            f"{reading.words}: {hit.sum()} of {labelled} right"
-            for reading, hit in zip(readings, hits, strict=True)
+            f"{reading.words}: {reading.right(answers).sum()} of {labelled} right"
+            for reading in readings
         )
-        if _decides(hits[best], hits[order[1]], readings[best], readings[order[1]]):
+        if _decides(answers, *best_first[:2]):
             notes.append(f"the order of the classes is decided by the reference: {accuracies}")
         else:
             finding = Finding(
@@ -105,8 +104,7 @@ def decide_targets(
                 "reference that brings labels (python -m importer.notebook)",
             )
             check_findings(finding, accepted=accepted, note=notes.append)
-            best = 0
-    chosen = readings[best]
+            chosen = readings[0]
     if chosen.labels != labels:
         moved = next(n for n, label in enumerate(labels) if label != chosen.labels[n])
         notes.append(
@@ -208,13 +206,11 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdecimal()
 
 
-def _decides(
-    best: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_], first: Reading, other: Reading
-) -> bool:
+def _decides(answers: Classes, best: Reading, second: Reading) -> bool:
     """Say whether the images on which two readings disagree confirm the better one."""
-    disputed = np.array([a != b for a, b in zip(first.class_ids, other.class_ids, strict=True)])
-    hits, others = int(best[disputed].sum()), int(second[disputed].sum())
-    by_chance = chance_of(hits, int(disputed.sum()), len(first.labels))
+    disputed = np.array([a != b for a, b in zip(best.class_ids, second.class_ids, strict=True)])
+    hits, others = (int(one.right(answers)[disputed].sum()) for one in (best, second))
+    by_chance = chance_of(hits, int(disputed.sum()), len(best.labels))
     return hits > others and by_chance <= CHANCE
 
 

@@ -15,7 +15,6 @@ from importer.errors import ImportRefused
 from importer.graphs import OnnxNetwork, load_torchscript
 from importer.network import ModelSource, activation_of, read_graph, takes_batches
 from importer.plausibility import check_activation
-from importer.weights import is_torchscript
 from tests.importer.linear_graphs import KERNEL, onnx_linear
 
 pytestmark = [
@@ -67,15 +66,6 @@ def test_a_torchscript_archive_computes_and_a_damaged_one_is_refused(tmp_path: P
                 target.writestr(member.filename, source.read(member))
     with pytest.raises(ImportRefused, match=r"damaged\.pt: damaged TorchScript archive"):
         load_torchscript(tmp_path / "damaged.pt")
-
-
-def test_other_files_are_no_torchscript(tmp_path: Path) -> None:
-    torch.save({"weight": torch.ones(2, 3)}, tmp_path / "weights")
-    (tmp_path / "text").write_text("no model")
-    with zipfile.ZipFile(tmp_path / "zip", "w") as archive:
-        archive.writestr("net/constants.pkl", b"")
-
-    assert not any(map(is_torchscript, (*tmp_path.iterdir(), tmp_path / "absent", tmp_path)))
 
 
 @pytest.mark.parametrize(
