@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from image_classifier.artifact.evidence import EngineGraph
 from image_classifier.artifact.manifest import Graph
 from importer.errors import ImportRefused
-from importer.options import PRECISIONS
+from importer.options import PRECISIONS, EngineOptions
 
 ONNX_GRAPH = Graph(file="engines/network.onnx", format="onnx", precision="fp32")
 INT8_GRAPH = Graph(
@@ -28,16 +28,11 @@ MIN_SAMPLES = 100
 be told from one of 100 %."""
 
 
-def choose_candidates(
-    engine: str, precision: str, device: str, samples: int
-) -> tuple[tuple[EngineGraph, ...], str]:
-    """Choose the engines to try.
+def choose_candidates(options: EngineOptions, samples: int) -> tuple[tuple[EngineGraph, ...], str]:
+    """Choose the engines to try, of which the options name the device, the kind, the precision.
 
     Args:
-        engine: A kind of engine; "auto" for those of the device.
-        precision: A precision; "auto" for all, reduced ones only with enough golden images.
-        device: "cpu" or "cuda".
-        samples: Number of golden images.
+        samples: Number of golden images; with few, "auto" means no reduced precision.
 
     Returns:
         The candidates, and a note on what was left out: empty where nothing was.
@@ -45,7 +40,8 @@ def choose_candidates(
     Raises:
         ImportRefused: There is no such engine.
     """
-    kinds = ENGINES_OF_DEVICE[device] if engine == "auto" else (engine,)
+    engine, precision = options.engine, options.precision
+    kinds = ENGINES_OF_DEVICE[options.device] if engine == "auto" else (engine,)
     chosen = [candidate for candidate in CANDIDATES if candidate.kind in kinds]
     note = ""
     if precision != "auto":

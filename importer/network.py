@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import JsonValue
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
@@ -20,6 +19,7 @@ from importer.endings import network_ending
 from importer.errors import ImportRefused
 from importer.failures import call_user_code
 from importer.graphs import OnnxNetwork, load_torchscript, refuse_other_precision
+from importer.options import ModelOptions
 from importer.torchvision_models import (
     TorchvisionWeights,
     build_torchvision,
@@ -62,46 +62,36 @@ class ModelSource:
     notes: tuple[str, ...] = ()
 
 
-def read_network(
-    network_text: str,
-    network_kwargs: Mapping[str, JsonValue],
-    weights: str,
-    staging_dir: Path,
-    *,
-    weights_key: str | None = None,
-    weights_prefix: str | None = None,
-    weights_ignore: tuple[str, ...] = (),
-) -> ModelSource:
+def read_network(options: ModelOptions, staging_dir: Path) -> ModelSource:
     """Build a network from its captured source and load its weights strictly.
 
     The sources and the weights are written into the staging directory, and built from there.
 
     Args:
-        network_text: `torchvision:NAME` or `PATH.py:BUILDER`.
-        network_kwargs: Arguments of the builder.
-        weights: A file, or the name of a torchvision weights enum (`IMAGENET1K_V2`).
+        options: With a network.
         staging_dir: Directory of the artifact in the making.
-        weights_key: Where in a training checkpoint the weights are; None looks for it.
-        weights_prefix: Start of the names that are the network's; None takes all.
-        weights_ignore: Shell patterns of names to leave out.
 
     Raises:
         OperatorError: What is wrong with either, and what to do.
     """
-    architecture = Architecture.parse(network_text, dict(network_kwargs))
+    text = str(options.network)
+    architecture = Architecture.parse(text, options.network_kwargs)
     name = architecture.torchvision
-    published = None if name is None else published_weights(name, weights)
-    path = Path(weights)
+    published = None if name is None else published_weights(name, options.weights)
+    path = Path(options.weights)
     if published is not None and not path.is_file():
         path = published_file(published)
     checkpoint = read_state_dict(
-        path, key=weights_key, prefix=weights_prefix or "", ignore=weights_ignore
+        path,
+        key=options.weights_key,
+        prefix=options.weights_prefix or "",
+        ignore=options.weights_ignore,
     )
     if name is not None:
         kwargs = builder_arguments(name, architecture.kwargs, [*checkpoint.state], published)
         architecture = architecture.model_copy(update={"kwargs": kwargs})
     else:
-        source = capture_source(Path(network_text.rpartition(":")[0]))
+        source = capture_source(Path(text.rpartition(":")[0]))
         source.copy_to(staging_dir / ARCHITECTURE_FOLDER)
     network = build_network(architecture, staging_dir / ARCHITECTURE_FOLDER)
     ignored, notes = load_strictly(network, checkpoint)

@@ -19,6 +19,7 @@ from importer.network import (
     read_network,
     run_network,
 )
+from importer.options import ModelOptions
 
 HERE = Path(__file__).parent
 
@@ -223,13 +224,13 @@ def test_a_network_of_a_file_is_read_from_its_copy_with_its_ignored_weights_list
     weights = {"weight": torch.zeros(2, 3), "bias": bias, "aux.bias": torch.ones(9)}
     torch.save(weights, tmp_path / "weights.pt")
 
-    source = read_network(
-        f"{tmp_path}/net.py:build",
-        {},
-        str(tmp_path / "weights.pt"),
-        tmp_path / "staging",
+    options = ModelOptions.model_construct(
+        network=f"{tmp_path}/net.py:build",
+        weights=str(tmp_path / "weights.pt"),
         weights_ignore=("aux.*",),
     )
+
+    source = read_network(options, tmp_path / "staging")
 
     assert source.network(torch.ones(1, 3)).tolist() == [[1.0, 2.0]]
     assert source.ignored_weights == ("aux.bias",)
