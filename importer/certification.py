@@ -95,9 +95,7 @@ def certify_all(
     """Run each candidate on the golden inputs, and measure those that pass their gates.
 
     Args:
-        candidates: The engines to try.
         failed_exports: Why a graph is not there, by file name.
-        golden: What they run.
         options: Give the gates, the budget and the duration of one measurement.
         takes_batches: Whether the graphs run more than one image at a time.
         files, preprocessing: Golden files, and what makes inputs of them; decoding shares the

@@ -301,11 +301,6 @@ def write_graph_of_pixels(network: OnnxNetwork, input_spec: InputSpec, path: Pat
     n is free, or 1 where the network takes no batches. Large tensors go into a file beside it,
     `path` with ".data" behind it.
 
-    Args:
-        network: The original.
-        input_spec: Shape, dtype and normalisation of the inputs.
-        path: Where to write it.
-
     Raises:
         ImportRefused: The graph takes uint8 pixels and would be normalised twice.
     """

@@ -284,11 +284,6 @@ def check_activation(logits: Logits, activation: str, *, asked: str | None) -> F
     return None
 
 
-def chance_of(hits: int, images: int, classes: int) -> float:
-    """Return the probability that guessing one of `classes` gives `hits` or more."""
-    return _at_least(hits, images, 1 / classes)
-
-
 def implausible_labels(answers: Classes, targets: Targets, labels: Sequence[str]) -> Finding | None:
     """Find labels in another order than the network's, or answers no better than guessing."""
     rows = [row for row, target in enumerate(targets) if target is not None]
@@ -307,9 +302,9 @@ def _chance(right: int, images: int, classes: int) -> Finding | None:
     # Two conditions: guessing explains the hits, and a network half-way between guessing and
     # perfect would hardly ever have so few. With a few images only, neither can be told.
     halfway = (1 + 1 / classes) / 2
-    if classes < 2 or chance_of(right, images, classes) <= 0.01:
+    if classes < 2 or at_least(right, images, 1 / classes) <= 0.01:
         return None
-    if 1 - _at_least(right + 1, images, halfway) > 0.05:
+    if 1 - at_least(right + 1, images, halfway) > 0.05:
         return None
     return Finding(
         "chance-accuracy",
@@ -451,10 +446,10 @@ def _explains(other: npt.NDArray[np.bool_], given: npt.NDArray[np.bool_]) -> boo
     exact test).
     """
     gained, lost = int((other & ~given).sum()), int((given & ~other).sum())
-    return gained > lost and _at_least(gained, gained + lost, 0.5) <= RARE
+    return gained > lost and at_least(gained, gained + lost, 0.5) <= RARE
 
 
-def _at_least(hits: int, trials: int, probability: float) -> float:
+def at_least(hits: int, trials: int, probability: float) -> float:
     """Return the probability of `hits` or more in independent trials (binomial)."""
     return math.fsum(
         math.exp(

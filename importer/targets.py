@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from image_classifier.artifact.format import ArtifactError
 from importer.golden_images import GoldenImage, GoldenImages
-from importer.plausibility import Classes, Finding, chance_of, check_findings
+from importer.plausibility import Classes, Finding, at_least, check_findings
 
 CHANCE = 0.01
 """A reading of the folders is taken if chance gives its hits less often than this."""
@@ -210,7 +210,7 @@ def _decides(answers: Classes, best: Reading, second: Reading) -> bool:
     """Say whether the images on which two readings disagree confirm the better one."""
     disputed = np.array([a != b for a, b in zip(best.class_ids, second.class_ids, strict=True)])
     hits, others = (int(one.right(answers)[disputed].sum()) for one in (best, second))
-    by_chance = chance_of(hits, int(disputed.sum()), len(best.labels))
+    by_chance = at_least(hits, int(disputed.sum()), 1 / len(best.labels))
     return hits > others and by_chance <= CHANCE
 
 

@@ -185,7 +185,8 @@ def test_show_tells_what_it_is_and_how_it_was_proven(copied: Path, capsys: Outpu
     ):
         assert words in page
     assert found.keys() == {
-        *("tag", "manifest_sha256", "evidence_sha256", "manifest", "evidence", "record")
+        *("schema_version", "tag", "manifest_sha256", "evidence_sha256"),
+        *("manifest", "evidence", "record"),
     }
     assert found["manifest"] == json.loads((copied / "manifest.json").read_bytes())
     assert found["evidence"]["identity_sha256"] == found["manifest_sha256"]
