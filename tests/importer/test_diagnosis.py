@@ -86,6 +86,11 @@ def plainly(path: Path) -> np.ndarray:
     return logits(squeezed(decoded(path)))
 
 
+def squashed(path: Path) -> np.ndarray:
+    image = decoded(path).resize((18, 18), Image.Resampling.BILINEAR)
+    return logits(np.asarray(image)[1:17, 1:17].astype(np.float64))
+
+
 def upright(path: Path) -> np.ndarray:
     return logits(squeezed(ImageOps.exif_transpose(decoded(path))))
 
@@ -170,6 +175,7 @@ FILTER = "interpolation or antialias"
         (plainly, {"mean": [0.0] * 3, "std": [1.0] * 3}, [("normalisation", RAW, NORMALISED)]),
         (plainly, {"resize": {"size": 16}}, [(GEOMETRY, *SIZES)]),
         (plainly, {"resize": {"mode": "exact", "size": 18}}, [(GEOMETRY, SQUASHED, SIZES[1])]),
+        (squashed, {}, [(GEOMETRY, SIZES[1], SQUASHED)]),
         (
             plainly,
             {"resize": {"size": 18, "interpolation": "bicubic"}},

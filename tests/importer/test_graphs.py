@@ -142,16 +142,17 @@ def test_a_graph_that_is_no_image_classifier_is_refused(
         ("p = Sigmoid (scores) k = Constant <value_float = 100.0> () out = Mul (k, p)",
          "a sigmoid times or plus a constant"),
         ("t = Tanh (scores) out = Identity (t)", "a tanh"),
-        ("p = Sigmoid (scores) out = Mul (scores, p)", None),
+        ("p = Sigmoid (scores) out = Mul (p, scores)", None),
     ],
 )  # fmt: skip
 def test_an_ending_with_bounds_is_refused_until_it_is_said_what_the_outputs_are(
     tmp_path: Path, end: str, squashing: str | None
 ) -> None:
-    source = ModelSource(network=OnnxNetwork(onnx_linear(tmp_path / "net.onnx", end=end)))
+    network = OnnxNetwork(onnx_linear(tmp_path / "net.onnx", end=end))
+    source, cut = ModelSource(network=network), network.activation
     pixels = torch.zeros(1, 3, 4, 4)
 
-    assert activation_of(source, pixels, "none") == "none"
+    assert (activation_of(source, pixels, "none"), cut) == ("none", None)
     if squashing is None:
         assert activation_of(source, pixels, None) == "softmax"
         return
