@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from image_classifier.artifact.format import ArtifactError
+from importer.labels import read_utf8
 from preprocessing import DecodeLimits, DecodeRules, decode_image
 from preprocessing.decode import container_of, upright_turn
 
@@ -189,11 +190,8 @@ def _classes_from_table(
     Rows of other files are ignored. A file is named as below the folder, or by its last part
     where that is unique.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ArtifactError(f"{path}: byte {error.start} is not UTF-8; save it as UTF-8") from error
-    reader = csv_module.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
+    text = io.StringIO(read_utf8(path), newline="")
+    reader = csv_module.DictReader(text, skipinitialspace=True)
     columns = [column.strip() for column in reader.fieldnames or []]
     reader.fieldnames = columns
     column = LABEL_COLUMN if LABEL_COLUMN in columns else INDEX_COLUMN
