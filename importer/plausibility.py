@@ -291,11 +291,8 @@ def implausible_labels(answers: Classes, targets: Targets, labels: Sequence[str]
         return None
     truth = np.array([targets[row] for row in rows])
     answers = answers[rows]
-    return (
-        _permutation(_explained_by_halves(answers, truth), answers, truth, labels)
-        or _chance(int((answers == truth).sum()), len(rows), len(labels))
-        or _permutation(_explained_whole(answers, truth), answers, truth, labels)
-    )
+    right = int((answers == truth).sum())
+    return _permutation(answers, truth, labels) or _chance(right, len(rows), len(labels))
 
 
 def _chance(right: int, images: int, classes: int) -> Finding | None:
@@ -315,12 +312,17 @@ def _chance(right: int, images: int, classes: int) -> Finding | None:
     )
 
 
-def _explained_by_halves(answers: Classes, truth: Classes) -> npt.NDArray[np.bool_] | None:
+def _explained(answers: Classes, truth: Classes) -> npt.NDArray[np.bool_] | None:
     """Look for a permutation: found on one half of the images, it must explain the other.
+
+    With about one image a class there is no other half that could confirm it. Then it must explain
+    all images, of which a quarter at most is right. A network that has learned nothing may look the
+    same; none of both is served unasked.
 
     Returns:
         Which images it explains, (n,); None where chance explains as many.
     """
+    right = answers == truth
     seen: Counter[int] = Counter()
     first_half = np.zeros(len(truth), dtype=bool)
     for row, target in enumerate(truth):  # images of a class go to the halves in turn
@@ -330,30 +332,18 @@ def _explained_by_halves(answers: Classes, truth: Classes) -> npt.NDArray[np.boo
     for half in (first_half, ~first_half):
         mapping = _best_mapping(answers[~half], truth[~half])
         explained[half] = _mapped(answers[half], mapping) == truth[half]
-    return explained if _explains(explained, answers == truth) else None
-
-
-def _explained_whole(answers: Classes, truth: Classes) -> npt.NDArray[np.bool_] | None:
-    """Look for a permutation that explains all images, of which a quarter at most is right.
-
-    With about one image a class there is no other half that could confirm it, and a network that
-    has learned nothing looks the same; none of both is served unasked.
-    """
-    right = int((answers == truth).sum())
+    if _explains(explained, right):
+        return explained
     explained = _mapped(answers, _best_mapping(answers, truth)) == truth
-    return explained if explained.all() and len(truth) >= max(4 * right, 3) else None
+    return explained if explained.all() and len(truth) >= max(4 * right.sum(), 3) else None
 
 
 def _mapped(answers: Classes, mapping: Mapping[int, int]) -> Classes:
     return np.array([mapping.get(int(answer), int(answer)) for answer in answers])
 
 
-def _permutation(
-    explained: npt.NDArray[np.bool_] | None,
-    answers: Classes,
-    truth: Classes,
-    labels: Sequence[str],
-) -> Finding | None:
+def _permutation(answers: Classes, truth: Classes, labels: Sequence[str]) -> Finding | None:
+    explained = _explained(answers, truth)
     if explained is None:
         return None
     moved = [
