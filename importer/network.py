@@ -141,7 +141,6 @@ def build_network(architecture: Architecture, source_dir: Path) -> nn.Module:
     """Build the network in evaluation mode, on the CPU, with weights of no meaning.
 
     Args:
-        architecture: What to build.
         source_dir: Folder of the captured source file; not used for torchvision.
 
     Raises:
@@ -288,7 +287,6 @@ def activation_of(
     is scaled, a logsigmoid and a sorting do not.
 
     Args:
-        source: What was trained.
         pixels: An input of its network, (1, C, H, W).
         asked: What the operator says of the outputs; None: nothing.
 
@@ -322,7 +320,6 @@ def takes_batches(source: ModelSource, network: nn.Module, batch: torch.Tensor) 
     That it answers images together as it answers each alone is checked elsewhere.
 
     Args:
-        source: What was trained.
         network: The same network as it takes `batch`.
         batch: Two inputs, (2, H, W, C).
     """

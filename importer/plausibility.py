@@ -402,11 +402,10 @@ def channel_order(
 def explained_answers(
     channels: Finding | None, order: Finding | None, assumed_folders: Sequence[str]
 ) -> tuple[Finding, ...]:
-    """Name the likeliest cause of wrong answers where several explain them.
+    """Name the likeliest cause of wrong answers.
 
     Args:
-        channels: What `channel_order` found.
-        order: What `implausible_labels` found.
+        channels, order: What `channel_order` and `implausible_labels` found.
         assumed_folders: See `Targets`.
     """
     found = tuple(finding for finding in (channels, order) if finding is not None)

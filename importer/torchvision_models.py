@@ -42,7 +42,6 @@ def torchvision_meta(network: str, weights: str) -> TorchvisionWeights:
     """Return what torchvision says about published weights, without fetching them.
 
     Args:
-        network: Name of a classification model.
         weights: Name of a member of its weights enum, or "DEFAULT".
 
     Raises:
@@ -83,7 +82,6 @@ def published_weights(network: str, weights: str) -> TorchvisionWeights | None:
     The digest in a file's name is checked when the file is read.
 
     Args:
-        network: Name of a classification model.
         weights: A file, or the name of a member of the network's weights enum.
     """
     import torchvision.models
@@ -127,7 +125,6 @@ def builder_arguments(
     """Complete the arguments of a builder with what its weights tell.
 
     Args:
-        network: Name of a classification model.
         given: Arguments the operator gave; they win.
         weight_names: Names of the weights; they tell whether there are auxiliary heads.
         published: Where the weights are published ones, what torchvision says of them.
