@@ -63,7 +63,6 @@ def unpack(path: Path, root: Path, expected_digest: str | None) -> Artifact:
     archive has. Nothing of it is run or loaded: it may come from anywhere.
 
     Args:
-        path: The archive.
         root: An empty directory.
         expected_digest: sha256 the manifest must have; None takes any.
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from image_classifier.artifact.evidence import EngineGraph
 from image_classifier.artifact.manifest import Graph
 from importer.errors import ImportRefused
+from importer.options import PRECISIONS, EngineOptions
 
 ONNX_GRAPH = Graph(file="engines/network.onnx", format="onnx", precision="fp32")
 INT8_GRAPH = Graph(
@@ -14,14 +15,12 @@ INT8_GRAPH = Graph(
     companions=("engines/network-int8.bin",),
 )
 TORCH_GRAPH = Graph(file="engines/network.pt2", format="torch", precision="fp32")
-CANDIDATES = (
-    EngineGraph(kind="openvino", precision="fp32", file=ONNX_GRAPH.file),
-    EngineGraph(kind="openvino", precision="bf16", file=ONNX_GRAPH.file),
-    EngineGraph(kind="openvino", precision="int8", file=INT8_GRAPH.file),
-    EngineGraph(kind="onnxruntime", precision="fp32", file=ONNX_GRAPH.file),
-    EngineGraph(kind="torch", precision="fp32", file=TORCH_GRAPH.file),
-    EngineGraph(kind="torch", precision="bf16", file=TORCH_GRAPH.file),
-    EngineGraph(kind="torch", precision="fp16", file=TORCH_GRAPH.file),
+GRAPHS = {("torch", precision): TORCH_GRAPH for precision in PRECISIONS["torch"]}
+GRAPHS[("openvino", "int8")] = INT8_GRAPH
+CANDIDATES = tuple(
+    EngineGraph(kind=kind, precision=precision, file=GRAPHS.get((kind, precision), ONNX_GRAPH).file)
+    for kind, precisions in PRECISIONS.items()
+    for precision in precisions
 )
 ENGINES_OF_DEVICE = {"cpu": ("openvino", "onnxruntime"), "cuda": ("torch",)}
 MIN_SAMPLES = 100
@@ -29,16 +28,11 @@ MIN_SAMPLES = 100
 be told from one of 100 %."""
 
 
-def choose_candidates(
-    engine: str, precision: str, device: str, samples: int
-) -> tuple[tuple[EngineGraph, ...], str]:
-    """Choose the engines to try.
+def choose_candidates(options: EngineOptions, samples: int) -> tuple[tuple[EngineGraph, ...], str]:
+    """Choose the engines to try, of which the options name the device, the kind, the precision.
 
     Args:
-        engine: A kind of engine; "auto" for those of the device.
-        precision: A precision; "auto" for all, reduced ones only with enough golden images.
-        device: "cpu" or "cuda".
-        samples: Number of golden images.
+        samples: Number of golden images; with few, "auto" means no reduced precision.
 
     Returns:
         The candidates, and a note on what was left out: empty where nothing was.
@@ -46,7 +40,8 @@ def choose_candidates(
     Raises:
         ImportRefused: There is no such engine.
     """
-    kinds = ENGINES_OF_DEVICE[device] if engine == "auto" else (engine,)
+    engine, precision = options.engine, options.precision
+    kinds = ENGINES_OF_DEVICE[options.device] if engine == "auto" else (engine,)
     chosen = [candidate for candidate in CANDIDATES if candidate.kind in kinds]
     note = ""
     if precision != "auto":

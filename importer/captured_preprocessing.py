@@ -11,7 +11,12 @@ from image_classifier.artifact.manifest import TORCHVISION, PreprocessingEntry
 from importer.captured_source import capture_source
 from importer.errors import ImportRefused
 from importer.failures import one_line
-from importer.options import PREPROCESSING_FORMS, SPEC_SUFFIXES, split_published
+from importer.options import (
+    PREPROCESSING_FORMS,
+    SPEC_SUFFIXES,
+    ImportOptions,
+    split_published,
+)
 from importer.serving_requirements import check_serving_packages
 from importer.torchvision_models import TorchvisionWeights, torchvision_meta
 from preprocessing import (
@@ -29,23 +34,15 @@ OWN_PREPROCESSING = "preprocessing/own"
 
 
 def capture_preprocessing(
-    text: str | None,
-    published: TorchvisionWeights | None,
-    root: Path,
-    *,
-    device: str = "cpu",
-    serving_requirements: Path | None = None,
+    options: ImportOptions, published: TorchvisionWeights | None, root: Path
 ) -> tuple[Preprocessing, PreprocessingEntry]:
     """Load a preprocessing; a class of the user's is copied into the artifact first.
 
     Args:
-        text: A spec file (YAML or JSON), `PATH.py:CLASS`, or `torchvision:NAME[/WEIGHTS]` for
-            what torchvision publishes with these weights ("DEFAULT" where they are left out);
-            None for what was published with the model's own weights.
+        options: Without a preprocessing, the one published with the weights is meant. The device
+            decides which packages the bento has.
         published: The weights of the model, where torchvision published them.
         root: The staging directory of the artifact.
-        device: Where it will serve, "cpu" or "cuda"; decides which packages the bento has.
-        serving_requirements: The lock of this model's bento, where a class needs one of its own.
 
     Returns:
         The preprocessing, and what the manifest says of it.
@@ -53,6 +50,7 @@ def capture_preprocessing(
     Raises:
         OperatorError: None of these forms, or the file is not what it should be.
     """
+    text, serving_requirements = options.preprocessing, options.serving_requirements
     origin, _, class_name = (text or "").rpartition(":")
     if serving_requirements is not None and not origin.endswith(".py"):
         raise ImportRefused(
@@ -67,13 +65,12 @@ def capture_preprocessing(
             )
         return _from_spec(published.preprocessing)
     if origin == TORCHVISION:
-        network, weights = split_published(class_name)
-        return _from_spec(torchvision_meta(network, weights or "DEFAULT").preprocessing)
+        return _from_spec(torchvision_meta(*split_published(text)).preprocessing)
     if text.endswith(SPEC_SUFFIXES):
         return _from_spec(PreprocessingSpec.from_file(Path(text)))
     source = Path(origin)
     captured = capture_source(source)
-    check_serving_packages(captured.imports, device, serving_requirements)
+    check_serving_packages(captured.imports, options.device, serving_requirements)
     captured.copy_to(root / OWN_PREPROCESSING)
     if serving_requirements is not None:
         shutil.copyfile(serving_requirements, root / SERVING_REQUIREMENTS_NAME)

@@ -55,7 +55,10 @@ def capture_source(file: Path) -> CapturedSource:
         if (below := path.relative_to(folder).as_posix()) in files:
             continue
         files[below] = path
-        tree = _parsed(path)
+        try:
+            tree = ast.parse(path.read_bytes(), filename=str(path))
+        except (SyntaxError, ValueError) as error:  # ValueError: null bytes
+            raise ImportRefused(f"{path}: not valid Python: {error}") from error
         for data in _data_files(tree, path, folder):
             files[data.relative_to(folder).as_posix()] = data
         for parts in _imports(tree, path, folder):
@@ -159,10 +162,3 @@ def _data_files(tree: ast.Module, path: Path, folder: Path) -> Iterator[Path]:
                     f"{MAX_DATA_BYTES >> 20} MiB; weights are given with --weights"
                 )
             yield named
-
-
-def _parsed(path: Path) -> ast.Module:
-    try:
-        return ast.parse(path.read_bytes(), filename=str(path))
-    except (SyntaxError, ValueError) as error:  # ValueError: null bytes
-        raise ImportRefused(f"{path}: not valid Python: {error}") from error

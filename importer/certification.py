@@ -25,7 +25,6 @@ from image_classifier.inference.plan import (
     BATCH_SIZES,
     GPU_BATCH_SIZES,
     MIN_ROUNDS,
-    OpenWay,
     best_point,
     fastest,
     measure_engine,
@@ -96,9 +95,7 @@ def certify_all(
     """Run each candidate on the golden inputs, and measure those that pass their gates.
 
     Args:
-        candidates: The engines to try.
         failed_exports: Why a graph is not there, by file name.
-        golden: What they run.
         options: Give the gates, the budget and the duration of one measurement.
         takes_batches: Whether the graphs run more than one image at a time.
         files, preprocessing: Golden files, and what makes inputs of them; decoding shares the
@@ -161,27 +158,18 @@ def certify_all(
             engines.append(CertifiedEngine(**candidate.model_dump(), certificate=certificate))
         attempts.append(_attempt(candidate, certificate, failure, **measured))
     if len(engines) > 1:
-        with progress.step("compare the engines"):
-            attempts = _compared(attempts, open_way, budget_ms, limit_s / 2)
+        with progress.step("compare the engines"):  # the best way of each, in turn
+            ways = [
+                way_of(row.engine, best_point(row.engine, row.curve, budget_ms), row.curve)
+                for row in attempts
+                if row.curve
+            ]
+            points = measure_in_rounds(
+                ways, open_way, lambda points: fastest(points)[1], limit_s=limit_s / 2
+            )
+        again = {way.engine: point for way, point in zip(ways, points, strict=False)}
+        attempts = [row.model_copy(update={"compared": again.get(row.engine)}) for row in attempts]
     return tuple(engines), tuple(attempts)
-
-
-def _compared(
-    attempts: Sequence[EngineAttempt], open_way: OpenWay, budget_ms: float, limit_s: float
-) -> list[EngineAttempt]:
-    """Measure the best way of each engine again, in turn with those of the others."""
-    ways = [
-        way_of(attempt.engine, best, attempt.curve)
-        for attempt in attempts
-        if attempt.curve
-        for best in [best_point(attempt.engine, attempt.curve, budget_ms)]
-    ]
-    points = measure_in_rounds(ways, open_way, lambda points: fastest(points)[1], limit_s=limit_s)
-    compared = {way.engine: point for way, point in zip(ways, points, strict=False)}
-    return [
-        attempt.model_copy(update={"compared": compared.get(attempt.engine)})
-        for attempt in attempts
-    ]
 
 
 def verify_engines(artifact: Artifact, progress: Progress) -> tuple[EngineAttempt, ...]:

@@ -6,7 +6,7 @@ Imports neither numpy nor torch, so that a wrong command line is answered at onc
 import argparse
 import inspect
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin
 
@@ -134,13 +134,9 @@ class Parser(argparse.ArgumentParser):
         group.add_argument("--json", action="store_true", help="result as JSON on standard output")
         group.add_argument("--quiet", action="store_true", help="no progress")
 
-    def refuse(self, mistakes: Iterable[str]) -> NoReturn:
-        """Print each mistake and exit with status 2."""
-        self.exit(2, "".join(f"model_import: {mistake}\n" for mistake in mistakes))
-
     def error(self, message: str) -> NoReturn:
-        """See `refuse`."""
-        self.refuse([message])
+        """Print a message, a line each mistake, and exit with status 2."""
+        self.exit(2, "".join(f"model_import: {line}\n" for line in message.splitlines()))
 
     def read(self, arguments: Sequence[str]) -> CommandLine:
         """Read what stands behind the command; exit with status 2 and a line for each mistake."""
@@ -181,7 +177,7 @@ class Parser(argparse.ArgumentParser):
             mistakes.append("--csv and --json: give one of them")
         found = self._words(words, mistakes)
         if mistakes:
-            self.refuse(mistakes)
+            self.error("\n".join(mistakes))
         return CommandLine(self.command, options, found, json, quiet)
 
     def _words(self, words: list[str], mistakes: list[str]) -> list[Any]:

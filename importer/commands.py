@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from image_classifier.artifact.artifact import Artifact
 from image_classifier.artifact.format import SIGNATURE_NAME, ArtifactError
 from image_classifier.artifact.store import (
+    ModelLock,
     add,
     entries,
     lock_of,
@@ -56,15 +57,17 @@ def _run_import(options: ImportOptions, lock: Path | None, progress: Progress) -
 
 
 def _imported(imported: "Imported") -> Outcome:
-    value = {
-        **imported.lock.model_dump(),
-        "known": imported.known,
-        "proof": imported.proof,
-        "manifest": imported.manifest.model_dump(mode="json"),
-        "evidence": imported.evidence.model_dump(mode="json"),
-        "record": imported.record.model_dump(mode="json"),
+    value = _described(imported.lock, imported)
+    return value | {"known": imported.known, "proof": imported.proof}, summary(imported), 0
+
+
+def _described(lock: ModelLock, found: "Artifact | Imported") -> dict[str, object]:
+    return {
+        **lock.model_dump(),
+        "manifest": found.manifest.model_dump(mode="json"),
+        "evidence": found.evidence.model_dump(mode="json"),
+        "record": found.record and found.record.model_dump(mode="json"),
     }
-    return value, summary(imported), 0
 
 
 def _predict(given: CommandLine, progress: Progress) -> Outcome:
@@ -83,10 +86,10 @@ def _predict(given: CommandLine, progress: Progress) -> Outcome:
 
     async def run() -> None:
         answers = classify_files(artifact, executor, files, given.options.top_k)
-        with progress.count(f"classify {len(files)} images", len(files)) as advance:
+        with progress.step(f"classify {len(files)} images") as count_one:
             async for answer in answers:
                 printer.add(answer)
-                advance()
+                count_one()
 
     asyncio.run(run())
     value = {"tag": lock_of(artifact).tag, "results": printer.results}
@@ -104,16 +107,8 @@ def _verify(given: CommandLine, progress: Progress) -> Outcome:
 
 def _show(given: CommandLine, progress: Progress) -> Outcome:
     artifact = _open(given.words[0], progress)
-    tag = lock_of(artifact).tag
-    value = {
-        "tag": tag,
-        "manifest_sha256": artifact.digest,
-        "evidence_sha256": artifact.evidence_digest,
-        "manifest": artifact.manifest.model_dump(mode="json"),
-        "evidence": artifact.evidence.model_dump(mode="json"),
-        "record": artifact.record and artifact.record.model_dump(mode="json"),
-    }
-    return value, describe_artifact(tag, artifact), 0
+    lock = lock_of(artifact)
+    return _described(lock, artifact), describe_artifact(lock.tag, artifact), 0
 
 
 def _list(_given: CommandLine, _progress: Progress) -> Outcome:

@@ -246,10 +246,7 @@ def explain_difference(
 
     Args:
         logits: What the given pipeline computes, (n, classes).
-        comparison: What they are compared with.
         network: The bare network, without normalisation.
-        preprocessing: The one that was given.
-        input_spec: Of the inputs it makes.
         images: The golden images, in the order of the comparison's rows.
         inputs: What the given preprocessing makes of them, (n, H, W, C).
 

@@ -85,7 +85,6 @@ def export_onnx(network: PixelsToLogits, inputs: npt.NDArray[np.generic], path: 
     Args:
         network: In evaluation mode.
         inputs: Example inputs, shape (n, H, W, C), n of 1 or more.
-        path: Where to write it.
     """
     if isinstance(network.network, OnnxNetwork):
         write_graph_of_pixels(network.network, network.input_spec, path)

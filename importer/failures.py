@@ -62,7 +62,6 @@ def call_user_code(
     """Return what `call` returns; turn whatever it raises into one line.
 
     Args:
-        call: Runs code of the user's.
         what: What runs, e.g. "network network.py:build: the builder".
         folder: Where the user's files lie, to name the line of theirs that raised; None: nowhere.
         remedy: What to do, without a final full stop.

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from image_classifier.artifact.format import ArtifactError
+from importer.labels import read_utf8
 from preprocessing import DecodeLimits, DecodeRules, decode_image
 from preprocessing.decode import container_of, upright_turn
 
@@ -32,14 +33,12 @@ class GoldenImage:
         data: The bytes of the file, unchanged.
         class_text: Its class as the table or the folder writes it; None where it is unknown.
         class_from: Where that stands: "labels.csv, line 2" or "golden images, folder cat".
-        label: Index of the true class, once it is known.
     """
 
     name: str
     data: bytes
     class_text: str | None = None
     class_from: str = ""
-    label: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,16 +128,13 @@ def balanced_choice(
     """
     ranked: list[tuple[int, str]] = []
     taken: Counter[str | None] = Counter()
-    for name in sorted(names, key=_digest):
+    digests = {name: sha256(name.encode("utf-8", "surrogateescape")).digest() for name in names}
+    for name in sorted(digests, key=lambda name: digests[name]):
         label = class_by_name.get(name)
         ranked.append((taken[label], name))
         taken[label] += 1
     ranked.sort(key=itemgetter(0))  # stable: images of one rank stay in the order of their sha256
     return sorted(name for _, name in ranked[:wanted])
-
-
-def _digest(name: str) -> bytes:
-    return sha256(name.encode("utf-8", "surrogateescape")).digest()
 
 
 def decoding_notes(images: Iterable[GoldenImage], rules: DecodeRules) -> tuple[str, ...]:
@@ -194,11 +190,8 @@ def _classes_from_table(
     Rows of other files are ignored. A file is named as below the folder, or by its last part
     where that is unique.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ArtifactError(f"{path}: byte {error.start} is not UTF-8; save it as UTF-8") from error
-    reader = csv_module.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
+    text = io.StringIO(read_utf8(path), newline="")
+    reader = csv_module.DictReader(text, skipinitialspace=True)
     columns = [column.strip() for column in reader.fieldnames or []]
     reader.fieldnames = columns
     column = LABEL_COLUMN if LABEL_COLUMN in columns else INDEX_COLUMN
@@ -249,8 +242,6 @@ def begins_like_image(path: Path) -> bool:
 
 def _image_names(folder: Path) -> tuple[list[str], list[str]]:
     """Return the names of the images below `folder`, sorted, and a note on what else lies there."""
-    if not folder.is_dir():
-        raise ArtifactError(f"{folder}: no such folder; expected a folder of images")
     names: list[str] = []
     others: list[str] = []
     for path in visible_files(folder):

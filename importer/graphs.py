@@ -18,6 +18,7 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from torch import nn
 
 from image_classifier.artifact.manifest import InputSpec
+from importer.endings import Ending, graph_ending
 from importer.errors import ImportRefused
 from importer.failures import one_line
 
@@ -103,8 +104,6 @@ def _read_onnx(path: Path) -> tuple[onnx.ModelProto, dict[str, Path]]:
     Raises:
         ImportRefused: Not valid ONNX, or with weights that do not lie there.
     """
-    if not path.is_file():
-        raise ImportRefused(f"{path}: not an ONNX file")
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf's DecodeError has no stable home
@@ -148,7 +147,7 @@ class OnnxNetwork(nn.Module):
         input_dtype: Type of the pixels: float32, float16 or uint8.
         input_shape: Four sizes; None where the file leaves one open.
         activation: What was left out at the end.
-        squashing: What is at the end, if `describe_squashing` says something.
+        ending: What the file ends in.
         takes_batches: Whether any batch size works; else only 1 does.
 
     Raises:
@@ -161,8 +160,9 @@ class OnnxNetwork(nn.Module):
         self.model, self.files = _read_onnx(path)
         if self.model.functions:  # an exporter may write Softmax as a function of its own
             self.model = onnx.inliner.inline_local_functions(self.model)
-        self.activation = _cut_final_activation(self.model, path)
-        self.squashing = _final_squashing(self.model)
+        self.ending, last = graph_ending(self.model)
+        self.ending.refuse(str(path))
+        self.activation = _cut_final_activation(self.model, self.ending, last)
         try:
             self._session = self._session_of(self.model)
         # onnxruntime's exceptions have no public base.
@@ -256,94 +256,21 @@ class OnnxNetwork(nn.Module):
         )
 
 
-def refuse_ending(last: str, before: str, where: str) -> None:
-    """Raise where a network ends in what makes its outputs no logits and does not show in them.
-
-    Args:
-        last: Its last operation, as ONNX or torch call it.
-        before: The one before.
-        where: What is refused.
-
-    Raises:
-        ImportRefused: It ends in a logsigmoid, or in an operation that sorts or picks classes.
-    """
-    name, name_before = last.replace("_", "").lower(), before.lower()
-    spelled_out = (("log", "sigmoid"), ("neg", "softplus"))
-    if name.startswith("logsigmoid") or (name, name_before) in spelled_out:
-        raise ImportRefused(
-            f"{where}: ends in a logsigmoid, whose softmax is no probability; leave it out of the "
-            "network and add --activation sigmoid"
-        )
-    if name in ("argmax", "msort", "sort", "topk"):
-        raise ImportRefused(
-            f"{where}: ends in {last}, so its outputs are no scores in the order of the classes; "
-            "leave it out of the network, which then answers with what it is computed from"
-        )
-
-
-PASSING = frozenset({"Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Dropout"})
-"""Operators that pass scores on."""
-SCALING = frozenset({"Add", "Div", "Mul", "Sub"})
-"""Operators that, with a constant, only scale or shift scores."""
-SQUASHING = frozenset({"hardsigmoid", "sigmoid", "softmax", "tanh"})
-"""Operations after which a score has bounds, in lower case."""
-
-
-def describe_squashing(last: str, *, scaled: bool) -> str | None:
-    """Say what leaves outputs that are neither logits nor seen to be probabilities; None: nothing.
-
-    Args:
-        last: The last operation of a network but scaling, as ONNX or torch call it.
-        scaled: Whether its result is scaled or shifted.
-    """
-    name = last.replace("_", "").lower()
-    if name not in SQUASHING or (name != "tanh" and not scaled):
-        return None
-    return f"a {name} times or plus a constant" if scaled else f"a {name}"
-
-
 def _cut_final_activation(
-    model: onnx.ModelProto, path: Path
+    model: onnx.ModelProto, ending: Ending, node: onnx.NodeProto | None
 ) -> Literal["softmax", "sigmoid"] | None:
     """Leave out a Softmax over the classes or a Sigmoid at the end of a graph; return which.
 
     One that is spelled out in smaller operators stays: its outputs show it.
-
-    Raises:
-        ImportRefused: The graph ends in ArgMax, TopK or a logsigmoid.
     """
-    graph = model.graph
-    producers = {name: node for node in graph.node for name in node.output}
-    node = producers.get(graph.output[0].name)
-    while node is not None and node.op_type in PASSING:
-        node = producers.get(node.input[0])
-    if node is None:
+    if node is None or ending.scaled:
         return None
-    before = producers.get(node.input[0])
-    refuse_ending(node.op_type, before.op_type if before else "", str(path))
     if node.op_type != "Sigmoid" and not _is_softmax_of_classes(model, node):
         return None
     cut: Literal["softmax", "sigmoid"] = "softmax" if node.op_type == "Softmax" else "sigmoid"
     node.op_type = "Identity"
     del node.attribute[:]
     return cut
-
-
-def _final_squashing(model: onnx.ModelProto) -> str | None:
-    computed = {
-        name: node
-        for node in model.graph.node
-        if node.op_type != "Constant"
-        for name in node.output
-    }
-    node, scaled = computed.get(model.graph.output[0].name), False
-    while node is not None and node.op_type in PASSING | SCALING:
-        if node.op_type in SCALING:
-            scaled = True
-            if all(name in computed for name in node.input):  # two results, and no constant
-                return None
-        node = next((computed[name] for name in node.input if name in computed), None)
-    return None if node is None else describe_squashing(node.op_type, scaled=scaled)
 
 
 def _is_softmax_of_classes(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
@@ -373,11 +300,6 @@ def write_graph_of_pixels(network: OnnxNetwork, input_spec: InputSpec, path: Pat
 
     n is free, or 1 where the network takes no batches. Large tensors go into a file beside it,
     `path` with ".data" behind it.
-
-    Args:
-        network: The original.
-        input_spec: Shape, dtype and normalisation of the inputs.
-        path: Where to write it.
 
     Raises:
         ImportRefused: The graph takes uint8 pixels and would be normalised twice.
@@ -418,9 +340,20 @@ def _front(
 
     The arithmetic is that of `PixelsToLogits`.
     """
-    steps: list[tuple[str, npt.NDArray[np.float32] | None, dict[str, Any]]] = []
+    nodes: list[onnx.NodeProto] = []
+    constants: list[onnx.TensorProto] = []
+
+    def add(kind: str, constant: npt.ArrayLike | None = None, **attributes: Any) -> None:
+        number = len(nodes)
+        inputs = [nodes[-1].output[0] if nodes else f"{PREFIX}batch"]
+        if constant is not None:
+            inputs.append(f"{PREFIX}constant{number}")
+            constants.append(numpy_helper.from_array(np.asarray(constant, np.float32), inputs[1]))
+        name = f"{PREFIX}{kind}{number}"
+        nodes.append(helper.make_node(kind, inputs, [f"{PREFIX}{number}"], name, **attributes))
+
     if not network.channels_last:
-        steps.append(("Transpose", None, {"perm": [0, 3, 1, 2]}))
+        add("Transpose", perm=[0, 3, 1, 2])
     if network.input_dtype is np.uint8:
         channels = input_spec.shape[2]
         given = (input_spec.dtype, *(input_spec.mean or ()), *(input_spec.std or ()))
@@ -431,22 +364,15 @@ def _front(
             )
     elif input_spec.mean is not None and input_spec.std is not None:
         shape = (-1,) if network.channels_last else (1, -1, 1, 1)
-        steps.append(("Cast", None, {"to": TensorProto.FLOAT}))
-        steps.append(("Div", np.array(255, np.float32), {}))
-        steps.append(("Sub", np.array(input_spec.mean, np.float32).reshape(shape), {}))
-        steps.append(("Div", np.array(input_spec.std, np.float32).reshape(shape), {}))
+        add("Cast", to=TensorProto.FLOAT)
+        add("Div", 255)
+        add("Sub", np.reshape(input_spec.mean, shape))
+        add("Div", np.reshape(input_spec.std, shape))
     if network.input_dtype is np.float16:
-        steps.append(("Cast", None, {"to": TensorProto.FLOAT16}))
-    steps = steps or [("Identity", None, {})]
-    nodes, constants, before = [], [], f"{PREFIX}batch"
-    for number, (kind, constant, attributes) in enumerate(steps):
-        inputs = [before]
-        if constant is not None:
-            inputs.append(f"{PREFIX}constant{number}")
-            constants.append(numpy_helper.from_array(constant, inputs[1]))
-        before = network.input_name if number == len(steps) - 1 else f"{PREFIX}{number}"
-        name = f"{PREFIX}{kind}{number}"
-        nodes.append(helper.make_node(kind, inputs, [before], name, **attributes))
+        add("Cast", to=TensorProto.FLOAT16)
+    if not nodes:
+        add("Identity")
+    nodes[-1].output[0] = network.input_name
     return nodes, constants
 
 

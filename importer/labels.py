@@ -45,7 +45,12 @@ def read_labels(path: Path) -> LabelFile:
         ArtifactError: None of these forms; an empty name; ids that are not 0, 1, 2, …; a line
             that is more than a name.
     """
-    text = _text(path)
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise ArtifactError(
+            f"{path}: has {size} bytes, expected a file of names with {MAX_BYTES} at most"
+        )
+    if "\0" in (text := read_utf8(path)):
+        raise ArtifactError(f"{path}: holds zero bytes; expected a text file of names")
     notes: tuple[str, ...] = ()
     if text.lstrip().startswith(("[", "{")):
         names = _names_from_json(text, path)
@@ -83,20 +88,16 @@ def check_label_count(labels: Sequence[str], num_classes: int, activation: str) 
     )
 
 
-def _text(path: Path) -> str:
-    if (size := path.stat().st_size) > MAX_BYTES:
-        raise ArtifactError(
-            f"{path}: has {size} bytes, expected a file of names with {MAX_BYTES} at most"
-        )
+def read_utf8(path: Path) -> str:
+    """Return the text of a file without its byte order mark.
+
+    Raises:
+        ArtifactError: It is no UTF-8.
+    """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ArtifactError(
-            f"{path}: byte {error.start} is not UTF-8; save the labels as UTF-8"
-        ) from error
-    if "\0" in text:
-        raise ArtifactError(f"{path}: holds zero bytes; expected a text file of names")
-    return text
+        raise ArtifactError(f"{path}: byte {error.start} is not UTF-8; save it as UTF-8") from error
 
 
 def _names_from_lines(text: str, path: Path) -> tuple[list[str], tuple[str, ...]]:

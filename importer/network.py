@@ -1,6 +1,5 @@
 """The trained network: built from its source, loaded with its weights, asked for its logits."""
 
-import contextlib
 import functools
 import shutil
 from collections.abc import Mapping
@@ -9,26 +8,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import JsonValue
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.weak import WeakIdKeyDictionary
 
 from image_classifier.artifact.format import WEIGHTS_NAME
 from image_classifier.artifact.manifest import Architecture
 from importer.captured_source import capture_source
+from importer.endings import network_ending
 from importer.errors import ImportRefused
 from importer.failures import call_user_code
-from importer.graphs import (
-    OnnxNetwork,
-    describe_squashing,
-    load_torchscript,
-    refuse_ending,
-    refuse_other_precision,
-)
+from importer.graphs import OnnxNetwork, load_torchscript, refuse_other_precision
+from importer.options import ModelOptions
 from importer.torchvision_models import (
     TorchvisionWeights,
     build_torchvision,
@@ -71,46 +62,36 @@ class ModelSource:
     notes: tuple[str, ...] = ()
 
 
-def read_network(
-    network_text: str,
-    network_kwargs: Mapping[str, JsonValue],
-    weights: str,
-    staging_dir: Path,
-    *,
-    weights_key: str | None = None,
-    weights_prefix: str | None = None,
-    weights_ignore: tuple[str, ...] = (),
-) -> ModelSource:
+def read_network(options: ModelOptions, staging_dir: Path) -> ModelSource:
     """Build a network from its captured source and load its weights strictly.
 
     The sources and the weights are written into the staging directory, and built from there.
 
     Args:
-        network_text: `torchvision:NAME` or `PATH.py:BUILDER`.
-        network_kwargs: Arguments of the builder.
-        weights: A file, or the name of a torchvision weights enum (`IMAGENET1K_V2`).
+        options: With a network.
         staging_dir: Directory of the artifact in the making.
-        weights_key: Where in a training checkpoint the weights are; None looks for it.
-        weights_prefix: Start of the names that are the network's; None takes all.
-        weights_ignore: Shell patterns of names to leave out.
 
     Raises:
         OperatorError: What is wrong with either, and what to do.
     """
-    architecture = Architecture.parse(network_text, dict(network_kwargs))
+    text = str(options.network)
+    architecture = Architecture.parse(text, options.network_kwargs)
     name = architecture.torchvision
-    published = None if name is None else published_weights(name, weights)
-    path = Path(weights)
+    published = None if name is None else published_weights(name, options.weights)
+    path = Path(options.weights)
     if published is not None and not path.is_file():
         path = published_file(published)
     checkpoint = read_state_dict(
-        path, key=weights_key, prefix=weights_prefix or "", ignore=weights_ignore
+        path,
+        key=options.weights_key,
+        prefix=options.weights_prefix or "",
+        ignore=options.weights_ignore,
     )
     if name is not None:
         kwargs = builder_arguments(name, architecture.kwargs, [*checkpoint.state], published)
         architecture = architecture.model_copy(update={"kwargs": kwargs})
     else:
-        source = capture_source(Path(network_text.rpartition(":")[0]))
+        source = capture_source(Path(text.rpartition(":")[0]))
         source.copy_to(staging_dir / ARCHITECTURE_FOLDER)
     network = build_network(architecture, staging_dir / ARCHITECTURE_FOLDER)
     ignored, notes = load_strictly(network, checkpoint)
@@ -160,7 +141,6 @@ def build_network(architecture: Architecture, source_dir: Path) -> nn.Module:
     """Build the network in evaluation mode, on the CPU, with weights of no meaning.
 
     Args:
-        architecture: What to build.
         source_dir: Folder of the captured source file; not used for torchvision.
 
     Raises:
@@ -298,28 +278,15 @@ def _shape_remedy(output: torch.Tensor) -> str:
     return "return one row of scores an image"
 
 
-PASSING = frozenset(
-    {
-        *("alias", "clone", "contiguous", "detach", "expand", "flatten", "permute", "reshape"),
-        *("select", "slice", "squeeze", "t", "to", "to_copy", "transpose", "unsafe_view"),
-        *("unsqueeze", "view"),
-    }
-)
-"""Operations of torch that pass scores on."""
-SCALING = frozenset({"add", "div", "mul", "rsub", "sub"})
-"""Operations of torch that, with a constant, only scale or shift scores."""
-
-
 def activation_of(
     source: ModelSource, pixels: torch.Tensor, asked: Activation | None
 ) -> Activation:
     """Return what the service must apply to the outputs of a network to get probabilities.
 
     A softmax or sigmoid in a network of torch shows in the outputs (`check_activation`); one that
-    is scaled, a logsigmoid and a sorting do not, so torch is asked which operations made them.
+    is scaled, a logsigmoid and a sorting do not.
 
     Args:
-        source: What was trained.
         pixels: An input of its network, (1, C, H, W).
         asked: What the operator says of the outputs; None: nothing.
 
@@ -328,12 +295,11 @@ def activation_of(
             or in what has bounds while nothing was asked.
     """
     if isinstance(source.network, OnnxNetwork):
-        squashing = source.network.squashing
+        ending = source.network.ending
     else:
-        last, before, scaled = _last_operations(source.network, pixels)
-        refuse_ending(last, before, "network")
-        squashing = describe_squashing(last, scaled=scaled)
-    if squashing is not None and asked is None:
+        ending = network_ending(source.network, pixels)
+        ending.refuse("network")
+    if (squashing := ending.squashing) and asked is None:
         fitting = "softmax" if "softmax" in squashing else "sigmoid"
         raise ImportRefused(
             f"network: ends in {squashing}, so its outputs are no logits; return what that is "
@@ -348,53 +314,12 @@ def activation_of(
     return source.activation or asked or "softmax"
 
 
-def _last_operations(network: nn.Module, pixels: torch.Tensor) -> tuple[str, str, bool]:
-    """Return the operation that made a network's output, the one before, and whether it is scaled.
-
-    Empty where they are unknown.
-    """
-    # Of a tensor: the last operations that made it, the latest first, and whether one scaled it.
-    made: Any = WeakIdKeyDictionary()
-
-    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not declare it
-        def __torch_dispatch__(
-            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
-            name = function.overloadpacket.__name__.strip("_")
-            if name == "item" and not isinstance(args[0], torch.Tensor):  # a constant of a trace
-                return args[0]
-            result = function(*args, **(kwargs or {}))
-            given = [item for item in tree_leaves(args) if isinstance(item, torch.Tensor)]
-            computed = [made[item] for item in given if item in made]
-            if not computed:  # a constant, not made of the image
-                return result
-            before, scaled = computed[0]
-            if name in SCALING and len(computed) == 1:
-                scaled = True
-            elif name not in PASSING:
-                before, scaled = (name, *before[:1]), False
-            for item in tree_leaves(result):
-                if isinstance(item, torch.Tensor):
-                    made[item] = before, scaled
-            return result
-
-    found, scaled = (), False
-    image = pixels.clone()  # networks may change their input in place
-    made[image] = (), False
-    # What runs alone may fail while it is watched; then nothing is known.
-    with torch.inference_mode(), contextlib.suppress(Exception), Watch():  # type: ignore[no-untyped-call]
-        found, scaled = made.get(network(image), ((), False))
-    last, before, *_ = (*found, "", "")
-    return last, before, scaled
-
-
 def takes_batches(source: ModelSource, network: nn.Module, batch: torch.Tensor) -> bool:
     """Return whether a network can be served in batches; a finished graph may be fixed to one.
 
     That it answers images together as it answers each alone is checked elsewhere.
 
     Args:
-        source: What was trained.
         network: The same network as it takes `batch`.
         batch: Two inputs, (2, H, W, C).
     """

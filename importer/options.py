@@ -27,18 +27,20 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 if TYPE_CHECKING:
+    from image_classifier.artifact.evidence import EngineKind
+    from image_classifier.artifact.format import Precision
     from image_classifier.inference.certificate import Gates
 
 TORCHVISION = "torchvision"
 SPEC_SUFFIXES = (".yaml", ".yml", ".json")
 NETWORK_FORMS = "torchvision:NAME or PATH.py:FUNCTION"
 PREPROCESSING_FORMS = "a spec file (.yaml, .json), PATH.py:CLASS or torchvision:NAME/WEIGHTS"
-PRECISIONS = {
+PRECISIONS: "dict[EngineKind, tuple[Precision, ...]]" = {
     "openvino": ("fp32", "bf16", "int8"),
     "onnxruntime": ("fp32",),
     "torch": ("fp32", "bf16", "fp16"),
 }
-"""Kind of engine → the precisions it may be tried in; importer/candidates.py has the graphs."""
+"""Kind of engine → the precisions it may be tried in."""
 FindingName = Literal[
     "batch-dependent",
     "chance-accuracy",
@@ -67,15 +69,9 @@ def no_such(path: Path, kind: str) -> str:
     return f"{path}: no such {kind}{nearest(str(path), known)}"
 
 
-def _file(path: Path) -> Path:
-    if not path.is_file():
-        raise ValueError(no_such(path, "file"))
-    return path
-
-
-def _folder(path: Path) -> Path:
-    if not path.is_dir():
-        raise ValueError(no_such(path, "folder"))
+def _there(path: Path, kind: Literal["file", "folder"] = "file") -> Path:
+    if not (path.is_file() if kind == "file" else path.is_dir()):
+        raise ValueError(no_such(path, kind))
     return path
 
 
@@ -103,8 +99,8 @@ def _split(value: object) -> object:
 
 JsonObject = Annotated[dict[str, JsonValue], BeforeValidator(_parsed_json)]
 PathText = Annotated[str, BeforeValidator(lambda it: str(it) if isinstance(it, Path) else it)]
-ExistingFile = Annotated[Path, AfterValidator(_file)]
-ExistingFolder = Annotated[Path, AfterValidator(_folder)]
+ExistingFile = Annotated[Path, AfterValidator(_there)]
+ExistingFolder = Annotated[Path, AfterValidator(functools.partial(_there, kind="folder"))]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -190,13 +186,13 @@ class ModelOptions(Options):
         origin, _, name = text.partition(":")
         path, _, definition = text.rpartition(":")
         if origin == TORCHVISION and info.field_name == "network":
-            _check_published(name, None)
+            _check_published(name, "DEFAULT")
         elif origin == TORCHVISION:
-            _check_published(*split_published(name))
+            _check_published(*split_published(text))
         elif info.field_name == "labels" or text.endswith(SPEC_SUFFIXES):
-            _file(Path(text))
+            _there(Path(text))
         elif path.endswith(".py") and definition.isidentifier():
-            _file(Path(path))
+            _there(Path(path))
         else:
             forms = NETWORK_FORMS if info.field_name == "network" else PREPROCESSING_FORMS
             raise ValueError(f"expected {forms}, found {text!r}")
@@ -209,7 +205,7 @@ class ModelOptions(Options):
         if origin == TORCHVISION and text.isidentifier() and not Path(text).exists():
             _check_published(network, text)
         elif "network" in info.data or not text.isidentifier():  # else the network is wrong, too
-            _file(Path(text))
+            _there(Path(text))
         return text
 
     @field_validator("threshold")
@@ -307,18 +303,18 @@ def mistakes_of(error: ValidationError, model: type[Options]) -> list[str]:
     return lines
 
 
-def split_published(text: str) -> tuple[str, str | None]:
-    """Return network and weights of `NAME/WEIGHTS`; None where no weights are named."""
-    network, _, weights = text.partition("/")
-    return network, weights or None
+def split_published(text: str) -> tuple[str, str]:
+    """Return network and weights of `torchvision:NAME/WEIGHTS`; without weights the default's."""
+    network, _, weights = text.removeprefix(f"{TORCHVISION}:").partition("/")
+    return network, weights or "DEFAULT"
 
 
-def _check_published(network: str, weights: str | None) -> None:
+def _check_published(network: str, weights: str) -> None:
     """Refuse a network that torchvision does not have, or weights that it does not publish."""
     known = torchvision_weights()
     if network not in known:
         raise ValueError(f"torchvision has no classifier {network!r}{nearest(network, known)}")
-    if weights is not None and weights not in known[network]:
+    if weights not in known[network]:
         raise ValueError(
             f"expected a file or one of {', '.join(known[network])}, found {weights!r}"
             f"{nearest(weights, known[network])}"

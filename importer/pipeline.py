@@ -124,22 +124,8 @@ def import_model(
             if options.network is None:
                 model = read_graph(Path(options.weights), root)
             else:
-                model = read_network(
-                    options.network,
-                    options.network_kwargs,
-                    options.weights,
-                    root,
-                    weights_key=options.weights_key,
-                    weights_prefix=options.weights_prefix,
-                    weights_ignore=options.weights_ignore,
-                )
-        preprocessing, entry = capture_preprocessing(
-            options.preprocessing,
-            model.published,
-            root,
-            device=options.device,
-            serving_requirements=options.serving_requirements,
-        )
+                model = read_network(options, root)
+        preprocessing, entry = capture_preprocessing(options, model.published, root)
         input_spec = InputSpec.of(preprocessing)
         given = None if options.reference is None else read_reference(options.reference)
         named = _labels(options.labels, model, given)
@@ -224,9 +210,7 @@ def import_model(
         # 4. Which engines give the same answers, and how fast.
         truth = GoldenAnswers(logits=logits, class_ids=class_ids, outputs=outputs)
         shrinking = certify_shrinking(preprocessing, images, inputs, network, truth, options.gates)
-        candidates, left_out = choose_candidates(
-            options.engine, options.precision, options.device, len(inputs)
-        )
+        candidates, left_out = choose_candidates(options, len(inputs))
         if left_out:
             progress.note(left_out)
         graphs = graphs_of(candidates)
@@ -244,7 +228,7 @@ def import_model(
             GoldenRun(root=root, input_spec=input_spec, inputs=inputs, truth=truth),
             options,
             takes_batches=batches,
-            files=[image.data for image in targets.images],
+            files=[image.data for image in images],
             preprocessing=preprocessing,
             progress=progress,
         )
@@ -258,7 +242,7 @@ def import_model(
         # 5. The artifact.
         with progress.step("write the artifact"):
             (root / LABELS_NAME).write_text(json.dumps(labels, ensure_ascii=False) + "\n")
-            golden_entries = write_golden(root, targets.images, inputs)
+            golden_entries = write_golden(root, images, class_ids, inputs)
             manifest = Manifest(
                 schema_version=SCHEMA_VERSION,
                 name=options.name,
@@ -313,8 +297,7 @@ def import_model(
 
 def _labels(text: str | None, model: ModelSource, given: Reference | None) -> LabelFile:
     if text is not None and text.startswith(f"{TORCHVISION}:"):
-        network, weights = split_published(text.partition(":")[2])
-        return LabelFile(labels=torchvision_meta(network, weights or "DEFAULT").labels)
+        return LabelFile(labels=torchvision_meta(*split_published(text)).labels)
     if text is not None:
         return read_labels(Path(text))
     if given is not None and given.labels is not None:

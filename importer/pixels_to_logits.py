@@ -26,8 +26,8 @@ class PixelsToLogits(nn.Module):
         super().__init__()
         self.network = network
         self.input_spec = input_spec
-        self.normalises = input_spec.mean is not None and input_spec.std is not None
-        if input_spec.mean is not None and input_spec.std is not None:
+        self.normalises = input_spec.mean is not None
+        if self.normalises:
             self.register_buffer("mean", torch.tensor(input_spec.mean).view(1, -1, 1, 1))
             self.register_buffer("std", torch.tensor(input_spec.std).view(1, -1, 1, 1))
 

@@ -284,11 +284,6 @@ def check_activation(logits: Logits, activation: str, *, asked: str | None) -> F
     return None
 
 
-def chance_of(hits: int, images: int, classes: int) -> float:
-    """Return the probability that guessing one of `classes` gives `hits` or more."""
-    return _at_least(hits, images, 1 / classes)
-
-
 def implausible_labels(answers: Classes, targets: Targets, labels: Sequence[str]) -> Finding | None:
     """Find labels in another order than the network's, or answers no better than guessing."""
     rows = [row for row, target in enumerate(targets) if target is not None]
@@ -296,20 +291,17 @@ def implausible_labels(answers: Classes, targets: Targets, labels: Sequence[str]
         return None
     truth = np.array([targets[row] for row in rows])
     answers = answers[rows]
-    return (
-        _permutation(_explained_by_halves(answers, truth), answers, truth, labels)
-        or _chance(int((answers == truth).sum()), len(rows), len(labels))
-        or _permutation(_explained_whole(answers, truth), answers, truth, labels)
-    )
+    right = int((answers == truth).sum())
+    return _permutation(answers, truth, labels) or _chance(right, len(rows), len(labels))
 
 
 def _chance(right: int, images: int, classes: int) -> Finding | None:
     # Two conditions: guessing explains the hits, and a network half-way between guessing and
     # perfect would hardly ever have so few. With a few images only, neither can be told.
     halfway = (1 + 1 / classes) / 2
-    if classes < 2 or chance_of(right, images, classes) <= 0.01:
+    if classes < 2 or at_least(right, images, 1 / classes) <= 0.01:
         return None
-    if 1 - _at_least(right + 1, images, halfway) > 0.05:
+    if 1 - at_least(right + 1, images, halfway) > 0.05:
         return None
     return Finding(
         "chance-accuracy",
@@ -320,12 +312,17 @@ def _chance(right: int, images: int, classes: int) -> Finding | None:
     )
 
 
-def _explained_by_halves(answers: Classes, truth: Classes) -> npt.NDArray[np.bool_] | None:
+def _explained(answers: Classes, truth: Classes) -> npt.NDArray[np.bool_] | None:
     """Look for a permutation: found on one half of the images, it must explain the other.
+
+    With about one image a class there is no other half that could confirm it. Then it must explain
+    all images, of which a quarter at most is right. A network that has learned nothing may look the
+    same; none of both is served unasked.
 
     Returns:
         Which images it explains, (n,); None where chance explains as many.
     """
+    right = answers == truth
     seen: Counter[int] = Counter()
     first_half = np.zeros(len(truth), dtype=bool)
     for row, target in enumerate(truth):  # images of a class go to the halves in turn
@@ -335,30 +332,18 @@ def _explained_by_halves(answers: Classes, truth: Classes) -> npt.NDArray[np.boo
     for half in (first_half, ~first_half):
         mapping = _best_mapping(answers[~half], truth[~half])
         explained[half] = _mapped(answers[half], mapping) == truth[half]
-    return explained if _explains(explained, answers == truth) else None
-
-
-def _explained_whole(answers: Classes, truth: Classes) -> npt.NDArray[np.bool_] | None:
-    """Look for a permutation that explains all images, of which a quarter at most is right.
-
-    With about one image a class there is no other half that could confirm it, and a network that
-    has learned nothing looks the same; none of both is served unasked.
-    """
-    right = int((answers == truth).sum())
+    if _explains(explained, right):
+        return explained
     explained = _mapped(answers, _best_mapping(answers, truth)) == truth
-    return explained if explained.all() and len(truth) >= max(4 * right, 3) else None
+    return explained if explained.all() and len(truth) >= max(4 * right.sum(), 3) else None
 
 
 def _mapped(answers: Classes, mapping: Mapping[int, int]) -> Classes:
     return np.array([mapping.get(int(answer), int(answer)) for answer in answers])
 
 
-def _permutation(
-    explained: npt.NDArray[np.bool_] | None,
-    answers: Classes,
-    truth: Classes,
-    labels: Sequence[str],
-) -> Finding | None:
+def _permutation(answers: Classes, truth: Classes, labels: Sequence[str]) -> Finding | None:
+    explained = _explained(answers, truth)
     if explained is None:
         return None
     moved = [
@@ -417,11 +402,10 @@ def channel_order(
 def explained_answers(
     channels: Finding | None, order: Finding | None, assumed_folders: Sequence[str]
 ) -> tuple[Finding, ...]:
-    """Name the likeliest cause of wrong answers where several explain them.
+    """Name the likeliest cause of wrong answers.
 
     Args:
-        channels: What `channel_order` found.
-        order: What `implausible_labels` found.
+        channels, order: What `channel_order` and `implausible_labels` found.
         assumed_folders: See `Targets`.
     """
     found = tuple(finding for finding in (channels, order) if finding is not None)
@@ -451,10 +435,10 @@ def _explains(other: npt.NDArray[np.bool_], given: npt.NDArray[np.bool_]) -> boo
     exact test).
     """
     gained, lost = int((other & ~given).sum()), int((given & ~other).sum())
-    return gained > lost and _at_least(gained, gained + lost, 0.5) <= RARE
+    return gained > lost and at_least(gained, gained + lost, 0.5) <= RARE
 
 
-def _at_least(hits: int, trials: int, probability: float) -> float:
+def at_least(hits: int, trials: int, probability: float) -> float:
     """Return the probability of `hits` or more in independent trials (binomial)."""
     return math.fsum(
         math.exp(

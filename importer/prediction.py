@@ -1,6 +1,7 @@
 """Predictions for image files, made by the pipeline that serves, without a server."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,17 +51,11 @@ def image_files(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
             files.append(path)
             continue
         for file in visible_files(path):
-            (files if _may_be_image(file) else others).append(file)
+            is_image = True
+            with contextlib.suppress(OSError):  # it becomes a row with the reason
+                is_image = file.suffix.lower() in IMAGE_SUFFIXES or begins_like_image(file)
+            (files if is_image else others).append(file)
     return files, others
-
-
-def _may_be_image(file: Path) -> bool:
-    if file.suffix.lower() in IMAGE_SUFFIXES:
-        return True
-    try:
-        return begins_like_image(file)
-    except OSError:
-        return True  # becomes a row with the reason
 
 
 async def classify_files(

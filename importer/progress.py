@@ -21,22 +21,11 @@ class Progress:
         self._console.print(f"  {text}", style="dim", markup=False, soft_wrap=True)
 
     @contextmanager
-    def step(self, title: str) -> Iterator[None]:
-        """Show a step, for as long as it takes."""
-        started = time.perf_counter()
-        with self._console.status(title):
-            yield
-        self._done(title, started)
-
-    @contextmanager
-    def count(self, title: str, total: int) -> Iterator[Callable[[], None]]:
-        """Show how many of `total` are done, each of which calls what this yields."""
+    def step(self, title: str) -> Iterator[Callable[[], None]]:
+        """Show a step, for as long as it takes; what this yields counts parts of it as done."""
         started, done = time.perf_counter(), itertools.count(1)
         with self._console.status(title) as status:
-            yield lambda: status.update(f"{title}: {next(done)} of {total}")
-        self._done(title, started)
-
-    def _done(self, title: str, started: float) -> None:
+            yield lambda: status.update(f"{title}: {next(done)} done")
         stop_if_interrupted()
         seconds = time.perf_counter() - started
         self._console.print(f"✓ {title} ({seconds:.1f} s)", markup=False)

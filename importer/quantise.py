@@ -31,7 +31,6 @@ def quantise(onnx: Path, calibration: npt.NDArray[np.generic], path: Path) -> No
     one does the same network give the same bytes, and so the same tag.
 
     Args:
-        onnx: The fp32 graph.
         calibration: Inputs whose activations decide the ranges, (m, H, W, C).
         path: The .xml to write; the weights go beside it as .bin.
 

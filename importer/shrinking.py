@@ -30,11 +30,9 @@ def certify_shrinking(
     """Compare the golden images as they will be decoded with a full decode.
 
     Args:
-        images: The golden images.
         inputs: What the preprocessing makes of them, (n, H, W, C).
         network: `PixelsToLogits` in evaluation mode.
         truth: The reference's answers to `inputs`.
-        gates: What the agreement must fulfil.
 
     Returns:
         The certificate; None where the preprocessing decodes in full.

@@ -1,14 +1,14 @@
 """The true classes of golden images: what the text of a table or the name of a folder means."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from image_classifier.artifact.format import ArtifactError
 from importer.golden_images import GoldenImage, GoldenImages
-from importer.plausibility import Classes, Finding, chance_of, check_findings
+from importer.plausibility import Classes, Finding, at_least, check_findings
 
 CHANCE = 0.01
 """A reading of the folders is taken if chance gives its hits less often than this."""
@@ -39,23 +39,19 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """The labels and the golden images with their true classes, and what these rest on.
+    """The labels and the true classes of the golden images, and what these rest on.
 
     Attributes:
+        class_ids: Index of the true class of each image, or None.
         assumed_folders: Folders that name no label, in the order of the classes that they are
             taken for; empty where they are called by labels or numbers, or there are none.
         notes: Sentences for the operator.
     """
 
     labels: tuple[str, ...]
-    images: tuple[GoldenImage, ...]
+    class_ids: tuple[int | None, ...]
     assumed_folders: tuple[str, ...]
     notes: tuple[str, ...]
-
-    @property
-    def class_ids(self) -> tuple[int | None, ...]:
-        """Index of the true class of each image, or None."""
-        return tuple(image.label for image in self.images)
 
 
 def decide_targets(
@@ -88,17 +84,16 @@ def decide_targets(
         found.setdefault((reading.labels, reading.class_ids), reading)
     readings = [one for one in found.values() if one.labels == notebook_labels]
     readings = readings or list(found.values())
-    hits = [reading.right(answers) for reading in readings]
-    order = sorted(range(len(readings)), key=lambda number: -hits[number].sum())
-    best = order[0]
-    notes = [_what_classes_rest_on(golden, readings[best])]
+    best_first = sorted(readings, key=lambda reading: -reading.right(answers).sum())
+    chosen = best_first[0]
+    notes = [_what_classes_rest_on(golden, chosen)]
     if len(readings) > 1:
-        labelled = sum(target is not None for target in readings[0].class_ids)
+        labelled = sum(target is not None for target in chosen.class_ids)
         accuracies = "; ".join(
-            f"{reading.words}: {hit.sum()} of {labelled} right"
-            for reading, hit in zip(readings, hits, strict=True)
+            f"{reading.words}: {reading.right(answers).sum()} of {labelled} right"
+            for reading in readings
         )
-        if _decides(hits[best], hits[order[1]], readings[best], readings[order[1]]):
+        if _decides(answers, *best_first[:2]):
             notes.append(f"the order of the classes is decided by the reference: {accuracies}")
         else:
             finding = Finding(
@@ -109,8 +104,7 @@ def decide_targets(
                 "reference that brings labels (python -m importer.notebook)",
             )
             check_findings(finding, accepted=accepted, note=notes.append)
-            best = 0
-    chosen = readings[best]
+            chosen = readings[0]
     if chosen.labels != labels:
         moved = next(n for n, label in enumerate(labels) if label != chosen.labels[n])
         notes.append(
@@ -119,16 +113,11 @@ def decide_targets(
         )
     class_ids = chosen.class_ids
     if len(labels) == 1:
-        class_ids, notes = (
-            (None,) * len(class_ids),
-            ["one label, which all images have: no accuracy is compared"],
-        )
-    images = tuple(
-        replace(image, label=target) for image, target in zip(golden.images, class_ids, strict=True)
-    )
+        class_ids = (None,) * len(class_ids)
+        notes = ["one label, which all images have: no accuracy is compared"]
     return Targets(
         labels=chosen.labels,
-        images=images,
+        class_ids=class_ids,
         assumed_folders=golden.folders if chosen.assumed else (),
         notes=tuple(notes),
     )
@@ -217,13 +206,11 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdecimal()
 
 
-def _decides(
-    best: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_], first: Reading, other: Reading
-) -> bool:
+def _decides(answers: Classes, best: Reading, second: Reading) -> bool:
     """Say whether the images on which two readings disagree confirm the better one."""
-    disputed = np.array([a != b for a, b in zip(first.class_ids, other.class_ids, strict=True)])
-    hits, others = int(best[disputed].sum()), int(second[disputed].sum())
-    by_chance = chance_of(hits, int(disputed.sum()), len(first.labels))
+    disputed = np.array([a != b for a, b in zip(best.class_ids, second.class_ids, strict=True)])
+    hits, others = (int(one.right(answers)[disputed].sum()) for one in (best, second))
+    by_chance = at_least(hits, int(disputed.sum()), 1 / len(best.labels))
     return hits > others and by_chance <= CHANCE
 
 

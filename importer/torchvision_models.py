@@ -11,7 +11,6 @@ from torch.overrides import TorchFunctionMode
 
 from image_classifier.artifact.manifest import TORCHVISION
 from importer.errors import ImportRefused
-from importer.options import torchvision_weights
 from preprocessing import PreprocessingSpec
 
 UNSEEN_ARGUMENTS = {"googlenet": "transform_input", "inception_v3": "transform_input"}
@@ -43,19 +42,14 @@ def torchvision_meta(network: str, weights: str) -> TorchvisionWeights:
     """Return what torchvision says about published weights, without fetching them.
 
     Args:
-        network: Name of a classification model.
         weights: Name of a member of its weights enum, or "DEFAULT".
 
     Raises:
-        ImportRefused: No such network, or no such weights of it.
+        ImportRefused: The weights are no classifier's.
     """
-    known = _weights_of(network)
-    if weights not in known.__members__:
-        raise ImportRefused(
-            f"weights {weights!r}: not published for torchvision:{network}; there are "
-            f"{', '.join(known.__members__)}"
-        )
-    member = known[weights]
+    import torchvision.models
+
+    member = torchvision.models.get_model_weights(network)[weights]
     if member.meta["categories"] is None:  # vgg16's IMAGENET1K_FEATURES: the classifier is NaN
         raise ImportRefused(
             f"weights {weights!r} of torchvision:{network} hold features without a classifier; "
@@ -88,13 +82,11 @@ def published_weights(network: str, weights: str) -> TorchvisionWeights | None:
     The digest in a file's name is checked when the file is read.
 
     Args:
-        network: Name of a classification model.
         weights: A file, or the name of a member of the network's weights enum.
-
-    Raises:
-        ImportRefused: No such network; or no such file, and no such member.
     """
-    for member in _weights_of(network):
+    import torchvision.models
+
+    for member in torchvision.models.get_model_weights(network):
         if member.url.endswith(f"/{Path(weights).name}"):
             return torchvision_meta(network, member.name)
     if not Path(weights).is_file() and weights.isidentifier():
@@ -133,7 +125,6 @@ def builder_arguments(
     """Complete the arguments of a builder with what its weights tell.
 
     Args:
-        network: Name of a classification model.
         given: Arguments the operator gave; they win.
         weight_names: Names of the weights; they tell whether there are auxiliary heads.
         published: Where the weights are published ones, what torchvision says of them.
@@ -177,15 +168,3 @@ def build_torchvision(network: str, arguments: Mapping[str, JsonValue]) -> Any:
         kwargs.setdefault("init_weights", False)
     with _NoInitialization():
         return torchvision.models.get_model(network, weights=None, **kwargs)
-
-
-def _weights_of(network: str) -> Any:
-    """Return torchvision's enumeration of the weights of a network."""
-    import torchvision.models
-
-    if network not in (known := torchvision_weights()):
-        raise ImportRefused(
-            f"network {TORCHVISION}:{network}: not a classification model of torchvision; there "
-            f"are {', '.join(sorted(known))}"
-        )
-    return torchvision.models.get_model_weights(network)

@@ -50,15 +50,15 @@ class Checkpoint:
         path: The file.
         state: Name → tensor on the CPU, in the order of the file, dtype as in the file; or what
             a module saved beside its tensors (`_extra_state`).
-        versions: Name of a module → the version of its format, for the migrations that modules
-            bring with them; empty where the file has none, or a prefix was cut off.
+        metadata: What torch keeps beside the names, the versions of the modules' formats; None
+            where the file has none, or a prefix was cut off.
         ignored: Names that were left out because `ignore` says so.
         notes: Sentences for the operator.
     """
 
     path: Path
     state: Mapping[str, Any]
-    versions: Mapping[str, Mapping[str, object]]
+    metadata: Any
     ignored: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -114,16 +114,15 @@ def read_state_dict(
         del state[name]
     for name, item in state.items():
         if not isinstance(item, torch.Tensor) and _last_segment(name) != "_extra_state":
-            tensors = sum(isinstance(item, torch.Tensor) for item in state.values())
             raise ImportRefused(
-                f"{where} holds {tensors} tensors and also {name!r} ({type(item).__name__}); "
-                f"leave it out with --weights-ignore {name!r}"
+                f"{where} holds tensors and also {name!r} ({type(item).__name__}); leave it out "
+                f"with --weights-ignore {name!r}"
             )
     note = f"weights are those at {key!r}; there are also {others} (--weights-key)"
     return Checkpoint(
         path=path,
         state=state,
-        versions={} if prefix else _versions(entries),
+        metadata=None if prefix else getattr(entries, "_metadata", None),
         ignored=tuple(ignored),
         notes=(note,) if others else (),
     )
@@ -176,12 +175,13 @@ def load_strictly(
     # safetensors and EMA copies carry no versions. Modules then run the migrations of their oldest
     # format, except that torchvision's MNASNet, a root, refuses to load without a version.
     versions = {"": getattr(expected, "_metadata", {}).get("", {})}
-    if all(name == own for name, own in names.items()):
-        versions |= checkpoint.versions
-    fitting._metadata = versions  # type: ignore[attr-defined]
     try:
+        if all(name == own for name, own in names.items()) and checkpoint.metadata:
+            for name, entry in checkpoint.metadata.items():  # else torch reads options there, too
+                versions[name] = {"version": entry.get("version")}
+        fitting._metadata = versions  # type: ignore[attr-defined]
         result = network.load_state_dict(fitting, strict=False)
-    except Exception as error:  # shapes behind a migration, an odd version, code of the user's
+    except Exception as error:  # shapes behind a migration, odd metadata, code of the user's
         raise ImportRefused(f"{path}: does not fit the network: {one_line(error)}") from error
     missing = [name for name in result.missing_keys if name not in {*tied, *misshapen}]
     unexpected = list(result.unexpected_keys)
@@ -414,15 +414,6 @@ def _preferred_place(places: Collection[str], content: object, path: Path) -> st
     )
 
 
-def _versions(entries: object) -> dict[str, Mapping[str, object]]:
-    metadata = getattr(entries, "_metadata", None)
-    return {
-        name: {"version": entry.get("version")}
-        for name, entry in (metadata.items() if isinstance(metadata, Mapping) else ())
-        if isinstance(name, str) and isinstance(entry, Mapping)
-    }
-
-
 # Matching names
 
 
@@ -500,34 +491,28 @@ def _tied_to_given(
     Raises:
         ImportRefused: The file has different values for two names of one tensor.
     """
-    by_memory: dict[object, list[str]] = {}
-    for name, item in shaped.items():
-        if item.numel():
-            memory = (item.device, item.data_ptr(), item.shape, item.stride())
-            by_memory.setdefault(memory, []).append(name)
-    tied: set[str] = set()
-    for group in by_memory.values():
-        given = [name for name in group if name in state]
-        for name in given[1:]:
-            if not torch.equal(state[given[0]], state[name]):
-                raise ImportRefused(
-                    f"{path}: {given[0]} and {name} differ, and the network has one tensor for "
-                    "both; take the network that these weights were trained in"
-                )
-        tied.update(group if given else ())
-    return tied
+
+    def memory(item: torch.Tensor) -> tuple[object, ...]:
+        return item.device, item.data_ptr(), item.shape, item.stride()
+
+    given: dict[object, str] = {}
+    for name, item in state.items():
+        first = given.setdefault(memory(shaped[name]), name) if name in shaped else name
+        if not (first == name or torch.equal(state[first], item)):
+            raise ImportRefused(
+                f"{path}: {first} and {name} differ, and the network has one tensor for both; take "
+                "the network that these weights were trained in"
+            )
+    return {name for name, item in shaped.items() if memory(item) in given}
 
 
 def _check_finite(network: torch.nn.Module, path: Path) -> None:
-    # Other buffers may hold infinities on purpose: attention masks hold minus infinity.
-    statistics = [
-        (name, tensor)
-        for name, tensor in network.named_buffers()
-        if _last_segment(name) in ("running_mean", "running_var")
-    ]
-    for name, tensor in (*network.named_parameters(), *statistics):
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            bad = int((~torch.isfinite(tensor)).sum())
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        # Other buffers may hold infinities on purpose: attention masks hold minus infinity.
+        counts = isinstance(tensor, torch.nn.Parameter) or name.endswith(
+            ("running_mean", "running_var")
+        )
+        if counts and (bad := int((~torch.isfinite(tensor)).sum())):
             raise ImportRefused(
                 f"{path}: {name}: {bad} of {tensor.numel()} values are NaN or infinite "
                 f"in {tensor.dtype}; the training diverged or the file is damaged: take an earlier "

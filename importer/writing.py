@@ -2,7 +2,7 @@
 
 import contextlib
 import importlib.metadata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -56,11 +56,15 @@ def keep_graphs(root: Path, graphs: Iterable[Graph]) -> tuple[Graph, ...]:
 
 
 def write_golden(
-    root: Path, images: tuple[GoldenImage, ...], inputs: npt.NDArray[np.generic]
+    root: Path,
+    images: Sequence[GoldenImage],
+    class_ids: Sequence[int | None],
+    inputs: npt.NDArray[np.generic],
 ) -> tuple[GoldenEntry, ...]:
     """Write the golden files, and return what the manifest says of them.
 
     Args:
+        class_ids: True class of each, None where unknown.
         inputs: What preprocessing makes of them, (n, H, W, C).
     """
     entries = []
@@ -73,7 +77,7 @@ def write_golden(
             GoldenEntry(
                 file=file,
                 name=image.name,
-                class_id=image.label,
+                class_id=class_ids[number],
                 input_sha256=sha256_bytes(inputs[number].tobytes()),
             )
         )

@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,78 +23,21 @@ STORED_TURNED = {
 }
 
 
-@dataclass(frozen=True)
-class FileKind:
-    """What a sample file is like.
-
-    Attributes:
-        extension: Names the file format.
-        mode: Pillow's mode of the stored picture; P is a palette, A alpha, I;16 16-bit grey.
-        width: Of the upright picture, in pixels.
-        height: Of the upright picture, in pixels.
-        orientation: EXIF orientation; other than 1, the pixels are stored turned.
-    """
-
-    extension: str
-    mode: str
-    width: int
-    height: int
-    orientation: int = 1
-
-
-# KINDS[digit][k] is the kind of the k-th held-out picture of that digit. EXIF orientations
-# stand at digits that no longer look like themselves when turned so.
+# KINDS[digit][k] says what the file of the k-th held-out picture of that digit is like: format,
+# Pillow's mode of the stored picture (P is a palette, A alpha, I;16 16-bit grey), width and height
+# of the upright picture in pixels, and EXIF orientation. Where that is not 1, the pixels are
+# stored turned; such files stand at digits that no longer look like themselves when turned so.
 KINDS = (
-    (
-        FileKind("png", "L", 28, 28),
-        FileKind("jpg", "L", 640, 480),
-        FileKind("png", "RGBA", 96, 160),
-    ),
-    (
-        FileKind("png", "RGB", 64, 64),
-        FileKind("bmp", "RGB", 60, 80),
-        FileKind("jpg", "RGB", 300, 400),
-    ),
-    (
-        FileKind("jpg", "RGB", 320, 240, 6),
-        FileKind("png", "RGBA", 200, 100),
-        FileKind("png", "LA", 80, 80),
-    ),
-    (
-        FileKind("png", "RGBA", 128, 128),
-        FileKind("jpg", "RGB", 240, 320, 6),
-        FileKind("webp", "RGBA", 240, 180),
-    ),
-    (
-        FileKind("png", "P", 100, 100),
-        FileKind("png", "L", 33, 57),
-        FileKind("png", "RGB", 44, 36),
-    ),
-    (
-        FileKind("jpg", "L", 300, 200, 8),
-        FileKind("jpg", "RGB", 160, 160, 8),
-        FileKind("gif", "P", 64, 64),
-    ),
-    (
-        FileKind("jpg", "RGB", 480, 640, 3),
-        FileKind("png", "P", 256, 256),
-        FileKind("jpg", "L", 320, 200, 8),
-    ),
-    (
-        FileKind("png", "I;16", 160, 120),
-        FileKind("jpg", "L", 500, 375, 3),
-        FileKind("jpg", "RGB", 360, 640, 6),
-    ),
-    (
-        FileKind("webp", "RGB", 400, 300),
-        FileKind("png", "RGB", 72, 48),
-        FileKind("jpg", "RGB", 600, 400),
-    ),
-    (
-        FileKind("gif", "P", 90, 120),
-        FileKind("png", "I;16", 200, 200),
-        FileKind("jpg", "RGB", 200, 280, 3),
-    ),
+    (("png", "L", 28, 28, 1), ("jpg", "L", 640, 480, 1), ("png", "RGBA", 96, 160, 1)),
+    (("png", "RGB", 64, 64, 1), ("bmp", "RGB", 60, 80, 1), ("jpg", "RGB", 300, 400, 1)),
+    (("jpg", "RGB", 320, 240, 6), ("png", "RGBA", 200, 100, 1), ("png", "LA", 80, 80, 1)),
+    (("png", "RGBA", 128, 128, 1), ("jpg", "RGB", 240, 320, 6), ("webp", "RGBA", 240, 180, 1)),
+    (("png", "P", 100, 100, 1), ("png", "L", 33, 57, 1), ("png", "RGB", 44, 36, 1)),
+    (("jpg", "L", 300, 200, 8), ("jpg", "RGB", 160, 160, 8), ("gif", "P", 64, 64, 1)),
+    (("jpg", "RGB", 480, 640, 3), ("png", "P", 256, 256, 1), ("jpg", "L", 320, 200, 8)),
+    (("png", "I;16", 160, 120, 1), ("jpg", "L", 500, 375, 3), ("jpg", "RGB", 360, 640, 6)),
+    (("webp", "RGB", 400, 300, 1), ("png", "RGB", 72, 48, 1), ("jpg", "RGB", 600, 400, 1)),
+    (("gif", "P", 90, 120, 1), ("png", "I;16", 200, 200, 1), ("jpg", "RGB", 200, 280, 3)),
 )
 
 
@@ -109,11 +51,12 @@ def main(arguments: Sequence[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     digits = held_out_digits()
     for label, kinds in enumerate(KINDS):
-        first_of_label = digits.images[digits.labels == label][: len(kinds)]
-        for number, (digit, kind) in enumerate(zip(first_of_label, kinds, strict=True), start=1):
-            mask = ink_mask(digit, upright_layout(kind.width, kind.height))
-            path = folder / f"{label}-{number:02}.{kind.extension}"
-            write_sample(picture(mask, kind.mode), kind.orientation, path)
+        for number, kind in enumerate(kinds):
+            extension, mode, width, height, orientation = kind
+            digit = digits.images[digits.labels == label][number]
+            mask = ink_mask(digit, upright_layout(width, height))
+            path = folder / f"{label}-{number + 1:02}.{extension}"
+            write_sample(picture(mask, mode), orientation, path)
 
 
 def picture(mask: Image.Image, mode: str) -> Image.Image:

@@ -34,7 +34,13 @@ PACKAGES = ("torch", "numpy", "pillow", "scikit-learn", "safetensors")
 
 def main(arguments: Sequence[str]) -> None:
     """Train, measure on the held-out digits, write weights, labels and the record of the run."""
-    options = _parser().parse_args(arguments)
+    parser = argparse.ArgumentParser(prog="python -m examples.digits.train", description=__doc__)
+    parser.add_argument("--epochs", type=int, default=40, help="passes over the training digits")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent, help="folder of the files it writes"
+    )
+    options = parser.parse_args(arguments)
     began = time.monotonic()
     network = trained_network(training_digits(), epochs=options.epochs, seed=options.seed)
     training_s = time.monotonic() - began
@@ -114,16 +120,6 @@ def drawn_inputs(digits: Digits, generator: np.random.Generator) -> npt.NDArray[
         ink, paper = int(generator.integers(0, 100)), int(generator.integers(180, 256))
         inputs.append(preprocessing.to_input(grey_picture(mask, ink=ink, paper=paper)))
     return np.stack(inputs)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m examples.digits.train", description=__doc__)
-    parser.add_argument("--epochs", type=int, default=40, help="passes over the training digits")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent, help="folder of the files it writes"
-    )
-    return parser
 
 
 if __name__ == "__main__":

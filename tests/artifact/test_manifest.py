@@ -113,6 +113,10 @@ def test_a_file_that_is_no_manifest_is_refused_in_one_line(data: bytes) -> None:
         (("input", "dtype"), "int8"),
         (("outputs", "activation"), "relu"),
         (("preprocessing", "class_name"), None),
+        (("architecture", "file"), "network.py"),  # beside the name of torchvision
+        (("architecture",), {"file": "../network.py", "builder": "build"}),
+        (("architecture",), {"file": "network.py", "builder": "build()"}),
+        (("architecture",), {"file": "network.py"}),
     ],
 )
 def test_an_impossible_value_is_refused(

@@ -3,6 +3,11 @@
 import pytest
 
 from importer.candidates import choose_candidates
+from importer.options import EngineOptions
+
+
+def options(**given: str) -> EngineOptions:
+    return EngineOptions.model_validate(given)
 
 
 @pytest.mark.parametrize(
@@ -16,9 +21,9 @@ from importer.candidates import choose_candidates
 def test_precisions_that_too_few_images_leave_out_are_told(
     device: str, samples: int, told: str
 ) -> None:
-    chosen, note = choose_candidates("auto", "auto", device, samples)
+    chosen, note = choose_candidates(options(device=device), samples)
 
     assert note.partition(" (")[0] == told
     assert ({candidate.precision for candidate in chosen} == {"fp32"}) == bool(told)
     # One that was asked for is tried whatever the number of images.
-    assert choose_candidates("auto", "int8", "cpu", 2)[1] == ""
+    assert choose_candidates(options(precision="int8"), 2)[1] == ""

@@ -7,6 +7,7 @@ from PIL import Image
 
 from importer.captured_preprocessing import capture_preprocessing
 from importer.errors import ImportRefused
+from importer.options import ImportOptions
 from preprocessing.errors import OperatorError
 from tests.imports import ROOT, digits_options, import_quietly
 
@@ -38,12 +39,11 @@ def capture(folder: Path, imports: str = "", steps: str = "return array", lock: 
     (folder / "staging").mkdir()
     if lock:
         (folder / "lock.txt").write_text(lock)
-    capture_preprocessing(
-        f"{folder}/own.py:Own",
-        None,
-        folder / "staging",
+    options = ImportOptions.model_construct(
+        preprocessing=f"{folder}/own.py:Own",
         serving_requirements=folder / "lock.txt" if lock else None,
     )
+    capture_preprocessing(options, None, folder / "staging")
     return folder / "staging"
 
 
@@ -69,14 +69,19 @@ def test_packages_that_the_bento_would_lack_are_named(
         capture(tmp_path, imports, lock=lock)
 
 
-def test_a_lock_with_the_package_becomes_part_of_the_artifact(tmp_path: Path) -> None:
+def test_a_lock_with_the_package_becomes_part_of_the_artifact(store: Path, tmp_path: Path) -> None:
     # By the names in the lock: pillow for PIL, pyyaml for yaml.
     staging = capture(tmp_path, "import json, torchvision, PIL, yaml", lock=CPU_LOCK + TORCHVISION)
 
     kept = staging / "preprocessing" / "requirements.txt"
     assert kept.read_text() == CPU_LOCK + TORCHVISION
     with pytest.raises(ImportRefused, match="belongs to a preprocessing class; leave it out"):
-        capture_preprocessing("x.yaml", None, staging, serving_requirements=tmp_path / "lock.txt")
+        import_quietly(
+            digits_options(
+                preprocessing="torchvision:resnet18", serving_requirements=tmp_path / "lock.txt"
+            ),
+            tmp_path / "model.lock",
+        )
 
 
 @pytest.mark.parametrize(

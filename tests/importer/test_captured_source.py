@@ -125,17 +125,29 @@ def test_code_that_is_neither_installed_nor_beside_is_refused(
         sources_of(file)
 
 
-def test_an_import_from_above_the_folder_is_refused_with_its_line(tmp_path: Path) -> None:
-    file = write(tmp_path, network="\nfrom ..shared import X")
-
-    with pytest.raises(ImportRefused, match=r"network\.py, line 2: imports from above its folder"):
-        sources_of(file)
+CLASH = "imports '{}', which is a file beside it .*; give the file beside it another name"
 
 
-@pytest.mark.parametrize("text", ["def build(:", "x = '\0'"])
-def test_a_file_that_is_no_python_is_refused(tmp_path: Path, text: str) -> None:
-    with pytest.raises(ImportRefused, match=r"network\.py: not valid Python"):
-        sources_of(write(tmp_path, network=text))
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            {"network": "\nfrom ..shared import X"},
+            r"network\.py, line 2: imports from above its fol",
+        ),
+        ({"network": "def build(:"}, r"network\.py: not valid Python"),
+        ({"network": "x = '\0'"}, r"network\.py: not valid Python"),
+        *(
+            ({"network": f"import {name}", name: "X = 1"}, CLASH.format(name))
+            for name in ("preprocessing", "image_classifier")
+        ),
+    ],
+)
+def test_a_file_that_could_not_run_elsewhere_is_refused(
+    tmp_path: Path, files: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ImportRefused, match=message):
+        sources_of(write(tmp_path, **files))
 
 
 def test_the_modules_that_do_not_travel_are_named(tmp_path: Path) -> None:
@@ -187,16 +199,6 @@ def test_a_module_that_imports_its_own_folder_says_which_file_to_give(tmp_path: 
         "models/network.py",
     ]
     assert load_isolated(tmp_path / "entry.py").X == 1
-
-
-@pytest.mark.parametrize("name", ["preprocessing", "image_classifier"])
-def test_a_file_beside_that_is_called_as_a_package_of_this_program_is_refused(
-    tmp_path: Path, name: str
-) -> None:
-    file = write(tmp_path, network=f"import {name}", **{name: "X = 1"})
-
-    with pytest.raises(ImportRefused, match=f"imports '{name}', .*give the file beside it another"):
-        capture_source(file)
 
 
 def test_a_preprocessing_class_may_lie_in_preprocessing_py(tmp_path: Path) -> None:

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 import pytest
 
 from image_classifier.artifact.manifest import parse_manifest
-from importer.candidates import CANDIDATES
 from importer.command_line import COMMANDS, Parser, read_command_line
-from importer.options import PRECISIONS, ImportOptions, torchvision_weights
+from importer.options import ImportOptions, torchvision_weights
 from tests.artifact.builder import contents, manifest_of
 from tests.imports import DIGITS, ROOT, SAMPLES
 
@@ -90,6 +89,7 @@ def test_help_and_mistakes_load_neither_numpy_nor_torch(arguments: list[str], st
         ("--network", "resnet50", "torchvision:NAME or PATH.py:FUNCTION, found 'resnet50'"),
         ("--network", f"{DIGITS}/netwrok.py:build", r"no such file; did you mean .*network\.py\?"),
         ("--network", "torchvision:resnet5", r"no classifier 'resnet5'; did you mean resnet50\?"),
+        ("--network", "torchvision:fcn_resnet50", "no classifier 'fcn_resnet50'"),
         ("--network", "torchvision:resnet18/DEFAULT", "no classifier 'resnet18/DEFAULT'"),
         ("--weights", f"{DIGITS}", "digits: expected a file"),
         ("--golden", f"{DIGITS}/sample", r"no such folder; did you mean .*/samples\?"),
@@ -178,12 +178,6 @@ def test_published_names_read_from_the_source_are_those_of_torchvision() -> None
     assert sorted(known) == sorted(torchvision.models.list_models(module=torchvision.models))
     for name, members in known.items():
         assert members == list(torchvision.models.get_model_weights(name).__members__)
-
-
-def test_an_engine_has_the_precisions_that_are_tried() -> None:
-    pairs = {(kind, precision) for kind, found in PRECISIONS.items() for precision in found}
-
-    assert pairs == {(candidate.kind, candidate.precision) for candidate in CANDIDATES}
 
 
 @pytest.mark.parametrize("name", ["a.b_c-1", "a" * 63])

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from examples.digits.network import build
 from examples.digits.preprocessing import DigitsPreprocessing
 from image_classifier.artifact.artifact import Artifact, open_artifact
-from image_classifier.artifact.store import locate, open_in_store
+from image_classifier.artifact.store import locate, lock_of, open_in_store
 from image_classifier.inference.predictions import top_k_predictions
 from image_classifier.inference.startup import golden_inputs, load_executor
 from tests.artifact.builder import sha256
@@ -94,16 +94,15 @@ def test_certificates_and_record_state_what_was_compared_and_measured(artifact: 
 
 @pytest.mark.slow
 def test_a_second_import_is_the_same_artifact_measured_anew(
-    store: Path, tmp_path: Path, artifact: Artifact
+    store_of_digits: Path, tmp_path: Path, artifact: Artifact
 ) -> None:
-    first = import_quietly(digits_options(), tmp_path / "model.lock")
-    folder = locate(first.lock.tag)
-    inode = (folder / "manifest.json").stat().st_ino
+    first = lock_of(artifact)
+    inode = (locate(first.tag) / "manifest.json").stat().st_ino
+
     second = import_quietly(digits_options(), tmp_path / "model.lock")
 
-    assert (first.known, second.known) == (False, True)
-    assert first.lock == second.lock
-    assert first.lock.manifest_sha256 == artifact.digest
-    assert (folder / "manifest.json").stat().st_ino == inode
-    assert first.record.attempts != second.record.attempts  # no two measurements are equal
-    assert open_in_store(first.lock.tag).record == second.record
+    assert (second.known, second.lock) == (True, first)
+    assert (locate(first.tag) / "manifest.json").stat().st_ino == inode
+    assert artifact.record is not None
+    assert artifact.record.attempts != second.record.attempts  # no two measurements are equal
+    assert open_in_store(first.tag).record == second.record

@@ -14,7 +14,7 @@ from image_classifier.artifact.manifest import InputSpec
 from importer.export import export_onnx
 from importer.failures import quiet_exporter
 from importer.network import read_network
-from importer.options import torchvision_weights
+from importer.options import ModelOptions, torchvision_weights
 from importer.pixels_to_logits import PixelsToLogits
 from importer.torchvision_models import UNSEEN_ARGUMENTS
 
@@ -56,7 +56,10 @@ def read_equal_to_eager(name: str, folder: Path) -> tuple[PixelsToLogits, np.nda
     with torch.inference_mode():
         expected = eager((batch - 0.5) / 0.25)
 
-    source = read_network(f"torchvision:{name}", kwargs, str(folder / "weights.pt"), folder)
+    options = ModelOptions.model_construct(
+        network=f"torchvision:{name}", network_kwargs=kwargs, weights=str(folder / "weights.pt")
+    )
+    source = read_network(options, folder)
 
     spec = InputSpec(shape=(side, side, 3), dtype="uint8", mean=(0.5,) * 3, std=(0.25,) * 3)
     network = PixelsToLogits(source.network, spec).eval()

@@ -15,7 +15,6 @@ from importer.errors import ImportRefused
 from importer.graphs import OnnxNetwork, load_torchscript
 from importer.network import ModelSource, activation_of, read_graph, takes_batches
 from importer.plausibility import check_activation
-from importer.weights import is_torchscript
 from tests.importer.linear_graphs import KERNEL, onnx_linear
 
 pytestmark = [
@@ -67,15 +66,6 @@ def test_a_torchscript_archive_computes_and_a_damaged_one_is_refused(tmp_path: P
                 target.writestr(member.filename, source.read(member))
     with pytest.raises(ImportRefused, match=r"damaged\.pt: damaged TorchScript archive"):
         load_torchscript(tmp_path / "damaged.pt")
-
-
-def test_other_files_are_no_torchscript(tmp_path: Path) -> None:
-    torch.save({"weight": torch.ones(2, 3)}, tmp_path / "weights")
-    (tmp_path / "text").write_text("no model")
-    with zipfile.ZipFile(tmp_path / "zip", "w") as archive:
-        archive.writestr("net/constants.pkl", b"")
-
-    assert not any(map(is_torchscript, (*tmp_path.iterdir(), tmp_path / "absent", tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -152,16 +142,17 @@ def test_a_graph_that_is_no_image_classifier_is_refused(
         ("p = Sigmoid (scores) k = Constant <value_float = 100.0> () out = Mul (k, p)",
          "a sigmoid times or plus a constant"),
         ("t = Tanh (scores) out = Identity (t)", "a tanh"),
-        ("p = Sigmoid (scores) out = Mul (scores, p)", None),
+        ("p = Sigmoid (scores) out = Mul (p, scores)", None),
     ],
 )  # fmt: skip
 def test_an_ending_with_bounds_is_refused_until_it_is_said_what_the_outputs_are(
     tmp_path: Path, end: str, squashing: str | None
 ) -> None:
-    source = ModelSource(network=OnnxNetwork(onnx_linear(tmp_path / "net.onnx", end=end)))
+    network = OnnxNetwork(onnx_linear(tmp_path / "net.onnx", end=end))
+    source, cut = ModelSource(network=network), network.activation
     pixels = torch.zeros(1, 3, 4, 4)
 
-    assert activation_of(source, pixels, "none") == "none"
+    assert (activation_of(source, pixels, "none"), cut) == ("none", None)
     if squashing is None:
         assert activation_of(source, pixels, None) == "softmax"
         return

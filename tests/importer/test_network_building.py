@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -20,6 +19,7 @@ from importer.network import (
     read_network,
     run_network,
 )
+from importer.options import ModelOptions
 
 HERE = Path(__file__).parent
 
@@ -46,30 +46,6 @@ def network_of(folder: Path, source: str, **kwargs: Any) -> Any:
 def test_what_names_no_network_is_refused(text: str, kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ArtifactError, match=message):
         Architecture.parse(text, kwargs)
-
-
-def test_an_architecture_keeps_the_name_of_its_file_and_survives_json() -> None:
-    architecture = Architecture.parse("some/where/network.py:build", {"depth": 20})
-
-    assert (architecture.file, architecture.builder) == ("network.py", "build")
-    assert Architecture.model_validate_json(architecture.model_dump_json()) == architecture
-    assert str(architecture) == "network.py:build(depth=20)"
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        {},
-        {"torchvision": "resnet18", "file": "a.py", "builder": "f"},
-        {"file": "a.py"},
-        {"file": "../a.py", "builder": "f"},
-        {"file": "a.py", "builder": "f()"},
-        {"torchvision": "resnet18", "color": "red"},
-    ],
-)
-def test_a_damaged_architecture_is_no_architecture(data: dict[str, object]) -> None:
-    with pytest.raises(ValidationError):
-        Architecture.model_validate(data)
 
 
 # Building
@@ -248,13 +224,13 @@ def test_a_network_of_a_file_is_read_from_its_copy_with_its_ignored_weights_list
     weights = {"weight": torch.zeros(2, 3), "bias": bias, "aux.bias": torch.ones(9)}
     torch.save(weights, tmp_path / "weights.pt")
 
-    source = read_network(
-        f"{tmp_path}/net.py:build",
-        {},
-        str(tmp_path / "weights.pt"),
-        tmp_path / "staging",
+    options = ModelOptions.model_construct(
+        network=f"{tmp_path}/net.py:build",
+        weights=str(tmp_path / "weights.pt"),
         weights_ignore=("aux.*",),
     )
+
+    source = read_network(options, tmp_path / "staging")
 
     assert source.network(torch.ones(1, 3)).tolist() == [[1.0, 2.0]]
     assert source.ignored_weights == ("aux.bias",)

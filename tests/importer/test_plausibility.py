@@ -15,7 +15,6 @@ from importer.plausibility import (
     channel_order,
     check_activation,
     check_findings,
-    check_repeatable,
     constant_logits,
     implausible_labels,
     input_range,
@@ -60,16 +59,6 @@ def test_pixels_that_are_scaled_twice_are_found_in_the_inputs(
     assert input_range(scale(pixels).astype(np.float32)) is not None
     assert input_range((pixels / 255).astype(np.float32)) is None
     assert input_range(pixels.astype(np.uint8)) is None
-
-
-def test_inputs_that_differ_when_made_again_are_named() -> None:
-    first = np.zeros((3, 2, 2, 1), dtype=np.float32)
-    second = first.copy()
-    second[1, 0, 0, 0] = 0.001
-
-    check_repeatable(["a", "b", "c"], first, first.copy())
-    with pytest.raises(ImportRefused, match="on 1 of 3 golden images, b the first"):
-        check_repeatable(["a", "b", "c"], first, second)
 
 
 class Function(nn.Module):
@@ -220,17 +209,9 @@ def test_as_many_right_as_by_guessing_is_found_and_a_usual_accuracy_passes(
         assert f"right on {right} of {len(targets)}" in finding.message
 
 
-@pytest.mark.parametrize(
-    ("permutation", "words"),
-    [
-        ([1, 2, 0, 3], "class 0 is 'b', not 'a', class 1 is 'c', not 'b'"),
-        ([0, 3, 2, 1], "class 1 is 'd', not 'b', class 3 is 'b', not 'd'"),
-    ],
-)
-def test_a_permutation_is_found_from_several_images_a_class(
-    permutation: list[int], words: str
-) -> None:
+def test_a_permutation_is_found_from_several_images_a_class() -> None:
     # The network's class k is label permutation[k]; each class has 4 images.
+    permutation = [1, 2, 0, 3]
     answers = [network_class for network_class in range(4) for _ in range(4)]
     targets = [permutation[answer] for answer in answers]
 
@@ -238,7 +219,7 @@ def test_a_permutation_is_found_from_several_images_a_class(
 
     assert finding is not None
     assert finding.name == "permuted-labels"
-    assert words in finding.message
+    assert "class 0 is 'b', not 'a', class 1 is 'c', not 'b'" in finding.message
     assert "would be on 16" in finding.message
 
 

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from model_import import main
+from tests.importer.test_weights_hostile import Payload
 from tests.imports import DIGITS, SAMPLES
 
 LOCK_BEFORE = "the lock of another model"
@@ -51,10 +53,9 @@ def an_absurd_tolerance(arguments: dict[str, str], _: Path) -> None:
     arguments["--gate-fp32-tolerance"] = "1e-12"
 
 
-def another_preprocessing_shape(arguments: dict[str, str], folder: Path) -> None:
-    source = (DIGITS / "preprocessing.py").read_text().replace("SIDE = 32", "SIDE = 40")
-    (folder / "larger.py").write_text(source)
-    arguments["--preprocessing"] = f"{folder}/larger.py:DigitsPreprocessing"
+def a_pickle_in_the_weights(arguments: dict[str, str], folder: Path) -> None:
+    torch.save({"hook": Payload(folder / "victim")}, folder / "weights.pth")
+    arguments["--weights"] = str(folder / "weights.pth")
 
 
 def a_file_for_a_store(_: dict[str, str], folder: Path) -> None:
@@ -73,10 +74,7 @@ def a_file_for_a_store(_: dict[str, str], folder: Path) -> None:
             r"no engine passed: onnxruntime-fp32: a logit is off by \d.*e-\d+ \(relative\), "
             r"allowed is 1e-12",
         ),
-        (
-            another_preprocessing_shape,
-            r"its forward, on inputs of shape \(1, 40, 40, 1\), raised RuntimeError",
-        ),
+        (a_pickle_in_the_weights, "needs pickle .*; nothing was run"),
         (a_file_for_a_store, r"/models/\S+: Not a directory\n"),
     ],
 )
@@ -99,3 +97,4 @@ def test_a_refusal_is_one_line_and_changes_nothing(
     assert [path for path in store.glob("models/**/*") if path.is_file()] == []
     assert [path.name for path in store.iterdir()] == ["models"]
     assert (tmp_path / "model.lock").read_text() == LOCK_BEFORE
+    assert not (tmp_path / "victim").exists()

@@ -175,18 +175,9 @@ def test_published_weights_come_with_the_transform_and_labels_that_torchvision_d
     assert vit.preprocessing.resize == Resize(size=384, interpolation="bicubic")
 
 
-@pytest.mark.parametrize(
-    ("network", "weights", "message"),
-    [
-        ("resnet50", "IMAGENET21K", "there are IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT"),
-        ("resnet51", "IMAGENET1K_V1", "not a classification model.* there are alexnet, "),
-        ("fcn_resnet50", "DEFAULT", "not a classification model"),
-        ("vgg16", "IMAGENET1K_FEATURES", "features without a classifier"),
-    ],
-)
-def test_weights_that_cannot_be_had_are_refused(network: str, weights: str, message: str) -> None:
-    with pytest.raises(ImportRefused, match=message):
-        published_weights(network, weights)
+def test_published_weights_without_a_classifier_are_refused() -> None:
+    with pytest.raises(ImportRefused, match="features without a classifier"):
+        published_weights("vgg16", "IMAGENET1K_FEATURES")
 
 
 def test_published_weights_are_recognised_by_name_and_by_file_name(tmp_path: Path) -> None:

@@ -75,18 +75,3 @@ def test_reduced_precision_is_within_the_gate_or_refused_with_the_numbers(
         assert proof.accuracy is not None
         assert proof.reference_accuracy is not None
         assert proof.accuracy >= proof.reference_accuracy - 0.005 - 1e-9
-
-
-def test_the_legacy_checkpoint_with_another_digest_in_its_name_is_refused(
-    store: Path, tmp_path: Path
-) -> None:
-    damaged = tmp_path / "resnet20-12fca82f.th"
-    data = bytearray((SHARED / "weights" / damaged.name).read_bytes())
-    data[-1000] ^= 1
-    damaged.write_bytes(data)
-    options = options_of("resnet20_cifar10", tmp_path, weights=str(damaged))
-
-    with pytest.raises(Exception, match="the name says that the sha256 starts with 12fca82f"):
-        import_quietly(options, tmp_path / "model.lock")
-
-    assert not list(store.glob("models/*"))

@@ -19,9 +19,7 @@ from hypothesis import strategies as st
 
 from importer.errors import ImportRefused
 from importer.weights import read_state_dict
-from model_import import main
 from tests.importer.linear_graphs import onnx_linear
-from tests.imports import DIGITS, SAMPLES
 
 TENSORS = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.ones(2)}
 
@@ -91,28 +89,6 @@ def test_a_pickle_payload_does_not_run(
     assert not victim.exists()
     pickle.loads(pickle.dumps(payload))
     assert victim.exists()  # the payload is live: with pickle it would have run
-
-
-def test_a_payload_given_to_the_command_line_is_one_line_and_leaves_nothing(
-    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    checkpoint, victim = tmp_path / "weights.pth", tmp_path / "victim"
-    torch.save({"model": TENSORS, "hook": Payload(victim)}, checkpoint)
-
-    status = main(
-        ["--name", "digits", "--network", f"{DIGITS}/network.py:build", "--quiet",
-         "--weights", str(checkpoint), "--labels", str(DIGITS / "labels.txt"),
-         "--preprocessing", f"{DIGITS}/preprocessing.py:DigitsPreprocessing",
-         "--golden", str(SAMPLES), "--lock", str(tmp_path / "model.lock")]
-    )  # fmt: skip
-
-    assert status == 1
-    assert not victim.exists()
-    assert not (tmp_path / "model.lock").exists()
-    assert not list(store.glob("models/*"))
-    text = capsys.readouterr().err
-    assert text.count("\n") == 1
-    assert "nothing was run" in text
 
 
 @pytest.mark.parametrize("write", [zip_of, legacy_of])

@@ -1,0 +1,141 @@
+"""What a network ends in, where that decides what its outputs mean and they do not show it."""
+
+import contextlib
+from typing import Any, NamedTuple
+
+import onnx
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+from importer.errors import ImportRefused
+
+GRAPH_PASSING = frozenset(
+    {"Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Dropout"}
+)
+"""Operators of ONNX that pass scores on."""
+GRAPH_SCALING = frozenset({"Add", "Div", "Mul", "Sub"})
+"""Operators of ONNX that, with a constant, only scale or shift scores."""
+TORCH_PASSING = frozenset(
+    {
+        *("alias", "clone", "contiguous", "detach", "expand", "flatten", "permute", "reshape"),
+        *("select", "slice", "squeeze", "t", "to", "to_copy", "transpose", "unsafe_view"),
+        *("unsqueeze", "view"),
+    }
+)
+TORCH_SCALING = frozenset({"add", "div", "mul", "rsub", "sub"})
+SQUASHING = frozenset({"hardsigmoid", "sigmoid", "softmax", "tanh"})
+"""Operations after which a score has bounds."""
+
+
+class Ending(NamedTuple):
+    """The last operations of a network but those that pass, scale or shift scores.
+
+    Attributes:
+        last: The last one, as ONNX or torch call it; empty where it is unknown.
+        before: The one before it.
+        scaled: Whether the result of `last` is scaled or shifted.
+    """
+
+    last: str = ""
+    before: str = ""
+    scaled: bool = False
+
+    def refuse(self, where: str) -> None:
+        """Raise where outputs are no logits and do not show it.
+
+        Args:
+            where: What is refused.
+
+        Raises:
+            ImportRefused: It is a logsigmoid, or an operation that sorts or picks classes.
+        """
+        name = _plain(self.last)
+        spelled_out = (("log", "sigmoid"), ("neg", "softplus"))
+        if name.startswith("logsigmoid") or (name, _plain(self.before)) in spelled_out:
+            raise ImportRefused(
+                f"{where}: ends in a logsigmoid, whose softmax is no probability; leave it out of "
+                "the network and add --activation sigmoid"
+            )
+        if name in ("argmax", "msort", "sort", "topk"):
+            raise ImportRefused(
+                f"{where}: ends in {self.last}, so its outputs are no scores in the order of the "
+                "classes; leave it out of the network, which then answers with what it is "
+                "computed from"
+            )
+
+    @property
+    def squashing(self) -> str | None:
+        """What leaves outputs that are neither logits nor seen to be probabilities, in words."""
+        name = _plain(self.last)
+        if name not in SQUASHING or (name != "tanh" and not self.scaled):
+            return None
+        return f"a {name} times or plus a constant" if self.scaled else f"a {name}"
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", "").lower()
+
+
+def graph_ending(model: onnx.ModelProto) -> tuple[Ending, onnx.NodeProto | None]:
+    """Return what an ONNX graph ends in, and the operator that `last` names."""
+    producers = {
+        name: node
+        for node in model.graph.node
+        if node.op_type != "Constant"
+        for name in node.output
+    }
+    node, scaled = producers.get(model.graph.output[0].name), False
+    while node is not None and node.op_type in GRAPH_PASSING | GRAPH_SCALING:
+        computed = [producers[name] for name in node.input if name in producers]
+        if node.op_type in GRAPH_SCALING:
+            scaled = True
+            if len(computed) > 1:  # two results, and no constant
+                return Ending(), None
+        node = computed[0] if computed else None
+    if node is None:
+        return Ending(), None
+    before = producers.get(next(iter(node.input), ""))
+    return Ending(node.op_type, before.op_type if before else "", scaled), node
+
+
+def network_ending(network: nn.Module, pixels: torch.Tensor) -> Ending:
+    """Run a network of torch and return what it ends in.
+
+    Args:
+        network: In evaluation mode.
+        pixels: An input of it, (1, C, H, W).
+    """
+    made: Any = WeakIdKeyDictionary()  # tensor computed from the image → its ending
+
+    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not declare it
+        def __torch_dispatch__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            name = function.overloadpacket.__name__.strip("_")
+            if name == "item" and not isinstance(args[0], torch.Tensor):  # a constant of a trace
+                return args[0]
+            result = function(*args, **(kwargs or {}))
+            given = [item for item in tree_leaves(args) if isinstance(item, torch.Tensor)]
+            computed: list[Ending] = [made[item] for item in given if item in made]
+            if not computed:
+                return result
+            ending = computed[0]
+            if name in TORCH_SCALING and len(computed) == 1:
+                ending = ending._replace(scaled=True)
+            elif name not in TORCH_PASSING:
+                ending = Ending(name, ending.last)
+            for item in tree_leaves(result):
+                if isinstance(item, torch.Tensor):
+                    made[item] = ending
+            return result
+
+    found = Ending()
+    image = pixels.clone()  # networks may change their input in place
+    made[image] = found
+    # What runs alone may fail while it is watched; then nothing is known.
+    with torch.inference_mode(), contextlib.suppress(Exception), Watch():  # type: ignore[no-untyped-call]
+        found = made.get(network(image), found)
+    return found
