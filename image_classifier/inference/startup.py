@@ -4,20 +4,19 @@ import ctypes
 import gc
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from image_classifier.artifact.artifact import Artifact, GoldenSample, open_artifact
+from image_classifier.artifact.artifact import Artifact, open_artifact
 from image_classifier.artifact.evidence import CertifiedEngine
 from image_classifier.artifact.format import SIGNATURE_NAME, ArtifactError, sha256_bytes
 from image_classifier.artifact.record import ImportRecord, Machine, Plan
 from image_classifier.inference.certificate import Gates, GoldenAnswers, certify
-from image_classifier.inference.engine import Batch, EngineUnavailable, LoadEngine
+from image_classifier.inference.engine import Batch, EngineUnavailable, LoadEngine, Logits
 from image_classifier.inference.engines.load import (
     accelerator_of,
     effective_precision,
@@ -106,31 +105,27 @@ def check_conformance(expected: Mapping[str, str], preprocessing: Preprocessing)
         )
 
 
-def golden_inputs(
-    samples: Iterable[GoldenSample], preprocessing: Preprocessing
-) -> npt.NDArray[np.generic]:
+def golden_inputs(artifact: Artifact, preprocessing: Preprocessing) -> Batch:
     """Return the inputs of the golden samples, (n, H, W, C), proven to be those of the import.
 
     Raises:
         SelfCheckFailed: A sample gives other pixels than at import.
     """
     inputs = []
-    for sample in samples:
-        array = to_input(sample.data, preprocessing, DecodeLimits())
+    for entry, data in zip(artifact.manifest.golden, artifact.golden_files(), strict=True):
+        array = to_input(data, preprocessing, DecodeLimits())
         actual = sha256_bytes(array.tobytes())
-        if actual != sample.input_sha256:
+        if actual != entry.input_sha256:
             raise SelfCheckFailed(
-                f"golden sample {sample.name}: preprocessing gives other pixels than at import "
-                f"(sha256 is {actual}, expected {sample.input_sha256}); install the versions of "
+                f"golden sample {entry.name}: preprocessing gives other pixels than at import "
+                f"(sha256 is {actual}, expected {entry.input_sha256}); install the versions of "
                 "the requirements lock, or import the model again on this machine"
             )
         inputs.append(array)
     return np.stack(inputs)
 
 
-def check_preprocessing(
-    artifact: Artifact, preprocessing: Preprocessing
-) -> npt.NDArray[np.generic]:
+def check_preprocessing(artifact: Artifact, preprocessing: Preprocessing) -> Batch:
     """Check conformance cases and golden samples; return the golden inputs, (n, H, W, C).
 
     Args:
@@ -141,14 +136,11 @@ def check_preprocessing(
     """
     with start_step("preprocessing"):
         check_conformance(artifact.manifest.conformance, preprocessing)
-        return golden_inputs(artifact.golden_samples(), preprocessing)
+        return golden_inputs(artifact, preprocessing)
 
 
 def check_engine(
-    artifact: Artifact,
-    entry: CertifiedEngine,
-    executor: Executor,
-    inputs: npt.NDArray[np.generic],
+    artifact: Artifact, entry: CertifiedEngine, executor: Executor, inputs: Batch
 ) -> None:
     """Run the golden inputs at every compiled batch size and hold them to the certificate.
 
@@ -167,9 +159,7 @@ def check_engine(
             )
 
 
-def _ways(
-    executor: Executor, inputs: npt.NDArray[np.generic]
-) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+def _ways(executor: Executor, inputs: Batch) -> Iterator[tuple[str, Logits]]:
     """Yield every way in which inputs can run, in words, and the logits of all inputs."""
     for batch_size in executor.plan.batch_sizes:
         logits = executor.run_in_parts(inputs, batch_size)
@@ -188,16 +178,13 @@ def golden_answers(artifact: Artifact) -> GoldenAnswers:
 
 def gates_of(entry: CertifiedEngine) -> Gates:
     """The gates the engine passed at import."""
-    certificate = entry.certificate
-    return Gates(
-        fp32_tolerance=certificate.tolerance or Gates().fp32_tolerance,
-        min_agreement=certificate.required_agreement,
-        max_accuracy_loss=(
-            Gates().max_accuracy_loss
-            if certificate.max_accuracy_loss is None
-            else certificate.max_accuracy_loss
-        ),
-    )
+    required = {
+        "fp32_tolerance": entry.certificate.tolerance,
+        "min_agreement": entry.certificate.required_agreement,
+        "max_accuracy_loss": entry.certificate.max_accuracy_loss,
+    }
+    # What an engine of its precision is not held to is None; the default has no effect then.
+    return Gates.model_validate({k: value for k, value in required.items() if value is not None})
 
 
 REMEASURE_SECONDS = 0.02
@@ -349,7 +336,7 @@ def _measured_plan(
     open_way = opener(
         lambda _: load,
         inputs,
-        [sample.data for sample in artifact.golden_samples()],
+        artifact.golden_files(),
         preprocessing,
         REMEASURE_SECONDS,
     )

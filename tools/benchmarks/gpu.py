@@ -264,7 +264,7 @@ class Network:
         self._folder = BUILD / "gpu" / architecture
         self._weights = seeded(architecture, inputs, self._folder)
         self.artifact = imported(architecture, files, self._weights, self._folder)
-        self._data = [sample.data for sample in self.artifact.golden_samples()]
+        self._data = self.artifact.golden_files()
         near_tie, logits = NEAR_TIE["bf16"], self.artifact.reference()[0]
         self._accepted = tuple(frozenset(near_best(row, near_tie)) for row in logits)
         self._variables = {
