@@ -112,7 +112,10 @@ class ModelRunner:
         calls.serve(self.executor, self.shared_inputs)
         metrics.serves(lock.tag, artifact.evidence.engine(self.executor.plan.engine))
         if compat.worker_number() == 1:
-            place = compat.place_of_service()
+            place = {
+                "topology": "embedded" if embedded else "runner",
+                "address": compat.service_address(),
+            }
             startup.log_start(artifact, lock.tag, self.executor.plan, settings, place)
         startup.freeze_garbage()
 
@@ -130,14 +133,9 @@ class ModelRunner:
         return False
 
     @bentoml.api
-    def plan(self) -> dict[str, Any]:
-        """Return the plan by which the network runs, as JSON."""
-        return self.executor.plan.model_dump(mode="json")
-
-    @bentoml.api
-    def start_steps(self) -> list[startup.StartStep]:
-        """Return `startup.START_STEPS` of this process."""
-        return startup.START_STEPS
+    def describe(self) -> list[Any]:
+        """Return the plan by which the network runs, as JSON, and `startup.START_STEPS`."""
+        return [self.executor.plan.model_dump(mode="json"), startup.START_STEPS]
 
 
 @bentoml.service(

@@ -305,13 +305,9 @@ def worker_number() -> int:
     return server_context.worker_index or 1
 
 
-def place_of_service() -> dict[str, str]:
-    """Return the topology in which BentoML started this server, and the address it answers at."""
-    addresses: dict[str, str] = BentoMLContainer.remote_runner_mapping.get()
-    return {
-        "topology": "runner" if "ModelRunner" in addresses else "embedded",
-        "address": addresses.get("ImageClassifier", ""),
-    }
+def service_address() -> str:
+    """Return the address at which BentoML started this server."""
+    return str(BentoMLContainer.remote_runner_mapping.get().get("ImageClassifier", ""))
 
 
 ADDRESS_ERRORS = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)

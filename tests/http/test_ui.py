@@ -57,13 +57,10 @@ class FakeClassifier:
     """Answers the logits a test gives it, through the calls that the page uses."""
 
     def __init__(self) -> None:
-        async def describe() -> Plan:
-            return PLAN
+        async def describe() -> tuple[Plan, list[StartStep]]:
+            return PLAN, [("load", 0.0, 2.5)]
 
-        async def start_steps() -> list[StartStep]:
-            return [("load", 0.0, 2.5)]
-
-        self.runner = SimpleNamespace(describe=describe, start_steps=start_steps, executor=None)
+        self.runner = SimpleNamespace(describe=describe, executor=None)
         self.preprocessing = SpecPreprocessing(imagenet())
         self.logits = np.array([1, 2], np.float32)
 
