@@ -5,7 +5,7 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -222,21 +222,7 @@ def load_executor(
                 entry.precision,
             )
         here = this_machine(_accelerator(entry, record))
-        plan = _plan_of_import(record, here, entry.name, budget_ms)
-        if plan is None:
-            cached = cache_file(artifact.evidence.identity_sha256, here, entry.name, budget_ms)
-            plan = read_plan(cached)
-            if plan is None:
-                plan = _measured_plan(
-                    artifact,
-                    preprocessing,
-                    entry.name,
-                    budget_ms,
-                    load,
-                    inputs.result(),
-                    on_gpu=here.accelerator is not None,
-                )
-                keep_plan(cached, plan)
+        plan = _plan_for(artifact, entry.name, here, budget_ms, load, preprocessing, inputs)
         if deterministic:
             one_shape = {"batch_sizes": plan.batch_sizes[:1], "single_stream": False}
             plan = plan.model_copy(update=one_shape)
@@ -307,50 +293,48 @@ def _accelerator(entry: CertifiedEngine, record: ImportRecord | None) -> str | N
     return accelerator
 
 
-def _plan_of_import(
-    record: ImportRecord | None, here: Machine, engine: str, budget_ms: float
-) -> Plan | None:
-    """Return the plan that the import's measurements give; None where they hold elsewhere."""
-    if record is None or record.machine != here:
-        return None
-    if (engine, budget_ms) == (record.plan.engine, record.budget_ms):
-        return record.plan
-    curve = record.curve(engine)
-    return plan_for(engine, curve, budget_ms) if curve else None
-
-
-def _measured_plan(
+def _plan_for(
     artifact: Artifact,
-    preprocessing: Preprocessing,
     engine: str,
+    here: Machine,
     budget_ms: float,
     load: LoadEngine,
-    inputs: Batch,
-    *,
-    on_gpu: bool,
+    preprocessing: Preprocessing,
+    inputs: Future[Batch],
 ) -> Plan:
-    """Measure numbers of streams, and of the batch sizes only the one the import chose.
+    """Return the plan that the import's measurements give, or else those of this machine.
 
-    On a GPU, all batch sizes: the import may have been on a machine without one.
+    Here the numbers of streams are measured, and of the batch sizes only the one the import chose;
+    on a GPU all batch sizes, since the import may have been on a machine without one.
+
+    Args:
+        here: This machine; the import's measurements hold on an equal one alone.
+        load: Loads the engine.
+        inputs: The golden inputs, once they are made.
     """
-    open_way = opener(
-        lambda _: load,
-        inputs,
-        artifact.golden_files(),
-        preprocessing,
-        REMEASURE_SECONDS,
-    )
     record = artifact.record
-    sizes: Sequence[int] = (1,)
-    if record and artifact.manifest.takes_batches:
-        sizes = GPU_BATCH_SIZES if on_gpu else sorted({1, record.plan.batch_sizes[-1]})
-    points = measure_engine(
-        engine,
-        usable_cores(),
-        open_way,
-        budget_ms=budget_ms,
-        limit_s=REMEASURE_LIMIT_S,
-        batch_sizes=sizes,
-        on_gpu=on_gpu,
-    )
-    return plan_for(engine, points, budget_ms)
+    if record is not None and record.machine == here:
+        if (engine, budget_ms) == (record.plan.engine, record.budget_ms):
+            return record.plan
+        if curve := record.curve(engine):
+            return plan_for(engine, curve, budget_ms)
+    cached = cache_file(artifact.digest, here, engine, budget_ms)
+    plan = read_plan(cached)
+    if plan is None:
+        on_gpu = here.accelerator is not None
+        sizes: Sequence[int] = (1,)
+        if record and artifact.manifest.takes_batches:
+            sizes = GPU_BATCH_SIZES if on_gpu else sorted({1, record.plan.batch_sizes[-1]})
+        files = artifact.golden_files()
+        points = measure_engine(
+            engine,
+            usable_cores(),
+            opener(lambda _: load, inputs.result(), files, preprocessing, REMEASURE_SECONDS),
+            budget_ms=budget_ms,
+            limit_s=REMEASURE_LIMIT_S,
+            batch_sizes=sizes,
+            on_gpu=on_gpu,
+        )
+        plan = plan_for(engine, points, budget_ms)
+        keep_plan(cached, plan)
+    return plan
