@@ -9,7 +9,7 @@ from stat import S_ISREG
 import numpy as np
 import numpy.typing as npt
 
-from image_classifier.artifact.evidence import Evidence, read_evidence
+from image_classifier.artifact.evidence import Evidence
 from image_classifier.artifact.format import (
     EVIDENCE_NAME,
     LABELS_NAME,
@@ -21,6 +21,7 @@ from image_classifier.artifact.format import (
     ArtifactError,
     describe_differences,
     file_names,
+    read_model,
     sha256_bytes,
     sha256_tree,
 )
@@ -137,7 +138,7 @@ def open_artifact(
             f"{path}: sha256 is {digest}, expected {manifest_sha256}; import the model again"
         )
     manifest = parse_manifest(data, str(path))
-    evidence, evidence_data = read_evidence(root)
+    evidence, evidence_data = read_model(Evidence, root / EVIDENCE_NAME)
     evidence_digest = sha256_bytes(evidence_data)
     if evidence_sha256 not in (None, evidence_digest):
         raise ArtifactError(

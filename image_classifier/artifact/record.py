@@ -2,19 +2,17 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field
 
 from image_classifier.artifact.format import (
     RECORD_NAME,
     SLO_NAME,
-    ArtifactError,
     FrozenModel,
-    first_problem,
+    Model,
+    read_model,
 )
-
-Measured = TypeVar("Measured", bound=FrozenModel)
 
 
 class Machine(FrozenModel):
@@ -216,13 +214,8 @@ def read_slo(root: Path) -> SloCertificate | None:
     return _read(SloCertificate, root / SLO_NAME, remedy)
 
 
-def _read(kind: type[Measured], path: Path, remedy: str) -> Measured | None:
-    if not path.is_file():
-        return None
-    try:
-        return kind.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise ArtifactError(f"{path}: {first_problem(error)}; {remedy}") from error
+def _read(kind: type[Model], path: Path, remedy: str) -> Model | None:
+    return read_model(kind, path, remedy)[0] if path.is_file() else None
 
 
 def write_slo(root: Path, certificate: SloCertificate) -> Path:

@@ -217,7 +217,7 @@ def test_a_lock_that_is_read_while_it_is_replaced_stays_whole(tmp_path: Path) ->
 def test_a_lock_that_is_missing_or_no_file_is_the_operators_error(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"model\.lock: not found; import a model first"):
         read_lock(tmp_path / "model.lock")
-    with pytest.raises(ArtifactError, match="Is a directory; expected a readable file"):
+    with pytest.raises(ArtifactError, match="Is a directory; import the model again"):
         read_lock(tmp_path)
 
 
