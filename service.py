@@ -72,16 +72,6 @@ def open_locked(*, graphs: bool = True) -> Artifact:
     )
 
 
-BATCHED: dict[str, Any] = {
-    "batchable": True,
-    "batch_dim": (0, 0),
-    "max_batch_size": MAX_CALL_INPUTS,
-    # No window to wait in: the dispatcher drops what would wait longer. Admission, in the API
-    # processes, refuses far earlier.
-    "max_latency_ms": CALL_TIMEOUT_S * 1_000,
-}
-
-
 @bentoml.service(
     name="ModelRunner",
     workers=max(1, len(gpus)),
@@ -119,7 +109,14 @@ class ModelRunner:
             startup.log_start(artifact, lock.tag, self.executor.plan, settings, place)
         startup.freeze_garbage()
 
-    @bentoml.api(**BATCHED)
+    # The latency is no window to wait in: the dispatcher drops what would wait longer. Admission,
+    # in the API processes, refuses far earlier.
+    @bentoml.api(
+        batchable=True,
+        batch_dim=(0, 0),
+        max_batch_size=MAX_CALL_INPUTS,
+        max_latency_ms=CALL_TIMEOUT_S * 1_000,
+    )
     def infer(self, batch: np.ndarray) -> np.ndarray:
         """Return logits, float32 (n, classes), of a batch (n, H, W, C)."""
         return self.executor.run(batch)

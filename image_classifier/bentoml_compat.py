@@ -34,9 +34,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from image_classifier.errors import NotReady
 from image_classifier.http.schemas import ErrorAnswer, ErrorDetail
+from image_classifier.logs import logger
 from preprocessing.errors import OperatorError
-
-logger = logging.getLogger("classifier")
 
 API_CONFIG: dict[str, Any] = {
     "traffic": {"timeout": 60},

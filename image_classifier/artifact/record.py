@@ -6,13 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from image_classifier.artifact.format import (
-    RECORD_NAME,
-    SLO_NAME,
-    FrozenModel,
-    Model,
-    read_model,
-)
+from image_classifier.artifact.format import RECORD_NAME, SLO_NAME, FrozenModel, read_model
 
 
 class Machine(FrozenModel):
@@ -159,7 +153,8 @@ def read_record(root: Path) -> ImportRecord | None:
     Raises:
         ArtifactError: The file is not a record.
     """
-    return _read(ImportRecord, root / RECORD_NAME, "import the model again")
+    path = root / RECORD_NAME
+    return read_model(ImportRecord, path)[0] if path.is_file() else None
 
 
 class SloCertificate(FrozenModel):
@@ -210,12 +205,8 @@ def read_slo(root: Path) -> SloCertificate | None:
     Raises:
         ArtifactError: The file is not a certificate.
     """
-    remedy = "delete it, or measure again with `make certify`"
-    return _read(SloCertificate, root / SLO_NAME, remedy)
-
-
-def _read(kind: type[Model], path: Path, remedy: str) -> Model | None:
-    return read_model(kind, path, remedy)[0] if path.is_file() else None
+    path, remedy = root / SLO_NAME, "delete it, or measure again with `make certify`"
+    return read_model(SloCertificate, path, remedy)[0] if path.is_file() else None
 
 
 def write_slo(root: Path, certificate: SloCertificate) -> Path:

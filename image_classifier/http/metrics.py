@@ -37,13 +37,9 @@ class RequestMetrics(Collector):
     """What an operator sees of the requests.
 
     The labels have few values, fixed by the program: nothing a client sends makes a series.
-
-    Args:
-        outcomes: Every outcome of a request; each is counted from 0, so that the first burst
-            is a rise.
     """
 
-    def __init__(self, outcomes: Iterable[str] = OUTCOMES) -> None:
+    def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "classifier_requests_total",
@@ -51,7 +47,7 @@ class RequestMetrics(Collector):
             ["outcome"],
             registry=self._registry,
         )
-        for outcome in outcomes:
+        for outcome in OUTCOMES:  # from 0, so that the first burst is a rise
             self._requests.labels(outcome)
         stages = Histogram(
             "classifier_stage_seconds",

@@ -2,7 +2,6 @@
 
 import ctypes
 import gc
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +26,7 @@ from image_classifier.inference.machine import this_machine, usable_cores
 from image_classifier.inference.measurement import opener
 from image_classifier.inference.plan import GPU_BATCH_SIZES, measure_engine, plan_for
 from image_classifier.inference.plan_cache import cache_file, keep_plan, read_plan
+from image_classifier.logs import logger
 from image_classifier.settings import Settings
 from preprocessing import (
     DecodeLimits,
@@ -35,9 +35,6 @@ from preprocessing import (
     differing_cases,
     to_input,
 )
-
-logger = logging.getLogger("classifier")
-
 
 StartStep = tuple[str, float, float]
 """Name, begin in Unix seconds and duration in seconds of a step of the start of a process."""

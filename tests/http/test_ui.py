@@ -306,7 +306,7 @@ def test_one_sampler_serves_all_viewers_and_ends_with_the_last(
     # A server that another test stopped in this process has set it.
     monkeypatch.setattr(ClassifierProtocol, "stopping", False)
     monkeypatch.setattr("image_classifier.http.live.SAMPLE_EVERY_S", 0.05)
-    metrics = RequestMetrics(["ok"])
+    metrics = RequestMetrics()
 
     async def watch() -> tuple[int, list[str], int]:
         before, sampler = asyncio.all_tasks(), Sampler(metrics)

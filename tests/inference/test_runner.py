@@ -148,6 +148,7 @@ def test_readiness_is_what_the_probe_of_the_runner_says(ready: bool) -> None:
 
 
 def test_the_plan_is_the_one_the_runner_reports() -> None:
-    reported = [PLAN.model_dump(mode="json"), [["load", 0.0, 2.5]]]
+    steps: Any = [["load", 0.0, 2.5]]
+    proxy = Proxy([PLAN.model_dump(mode="json"), steps])
 
-    assert asyncio.run(runner(Proxy(reported)).describe()) == (PLAN, [["load", 0.0, 2.5]])
+    assert asyncio.run(runner(proxy).describe()) == (PLAN, steps)

@@ -4,27 +4,34 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from image_classifier.artifact.artifact import open_artifact
+from image_classifier.artifact.artifact import Artifact, open_artifact
 from image_classifier.artifact.record import Plan, read_slo
-from image_classifier.http.schemas import EngineCard
+from image_classifier.http.schemas import ModelCard
 from tests.artifact.builder import SLO, write_artifact
+from tests.http.fakes import LOCK
 from tests.tools.tiny_servers import named, right, serving
 from tools import certify
 from tools.certify import CertifyError, Subject, near_best, plan_of, proposal, replicas_for
 from tools.serving import ROOT, RunningServer
 
 
+def card_of(artifact: Artifact, plan: Plan) -> dict[str, Any]:
+    """What /model answers."""
+    return ModelCard.of(LOCK, artifact, plan, "embedded").model_dump(mode="json")
+
+
 @pytest.mark.parametrize("single_stream", [True, False])
 def test_the_certified_plan_is_the_one_the_server_shows(
     tmp_path: Path, single_stream: bool
 ) -> None:
-    evidence = open_artifact(tmp_path, write_artifact(tmp_path)).evidence
+    artifact = open_artifact(tmp_path, write_artifact(tmp_path))
     plan = Plan(
-        engine=evidence.engines[0].name,
+        engine=artifact.evidence.engines[0].name,
         streams=2,
         threads=3,
         batch_sizes=(1, 4),
@@ -32,7 +39,7 @@ def test_the_certified_plan_is_the_one_the_server_shows(
         single_stream=single_stream,
     )
 
-    assert plan_of(EngineCard.of(evidence, plan).model_dump(mode="json")) == plan
+    assert plan_of(card_of(artifact, plan)["engine"]) == plan
 
 
 def test_saturation_is_certified_without_refusals_and_the_rate_as_it_serves(
@@ -42,10 +49,7 @@ def test_saturation_is_certified_without_refusals_and_the_rate_as_it_serves(
     root.mkdir()
     artifact = open_artifact(root, write_artifact(root))
     plan = SLO.plan.model_copy(update={"engine": artifact.evidence.engines[0].name})
-    card = {
-        "engine": EngineCard.of(artifact.evidence, plan).model_dump(mode="json"),
-        "topology": "embedded",
-    }
+    card = card_of(artifact, plan)
     predictions = json.loads(named(0))["predictions"][0] | {"probability": 1.0}
     started: list[Mapping[str, str]] = []
 
