@@ -72,16 +72,6 @@ def open_locked(*, graphs: bool = True) -> Artifact:
     )
 
 
-BATCHED: dict[str, Any] = {
-    "batchable": True,
-    "batch_dim": (0, 0),
-    "max_batch_size": MAX_CALL_INPUTS,
-    # No window to wait in: the dispatcher drops what would wait longer. Admission, in the API
-    # processes, refuses far earlier.
-    "max_latency_ms": CALL_TIMEOUT_S * 1_000,
-}
-
-
 @bentoml.service(
     name="ModelRunner",
     workers=max(1, len(gpus)),
@@ -112,11 +102,21 @@ class ModelRunner:
         calls.serve(self.executor, self.shared_inputs)
         metrics.serves(lock.tag, artifact.evidence.engine(self.executor.plan.engine))
         if compat.worker_number() == 1:
-            place = compat.place_of_service()
+            place = {
+                "topology": "embedded" if embedded else "runner",
+                "address": compat.service_address(),
+            }
             startup.log_start(artifact, lock.tag, self.executor.plan, settings, place)
         startup.freeze_garbage()
 
-    @bentoml.api(**BATCHED)
+    # The latency is no window to wait in: the dispatcher drops what would wait longer. Admission,
+    # in the API processes, refuses far earlier.
+    @bentoml.api(
+        batchable=True,
+        batch_dim=(0, 0),
+        max_batch_size=MAX_CALL_INPUTS,
+        max_latency_ms=CALL_TIMEOUT_S * 1_000,
+    )
     def infer(self, batch: np.ndarray) -> np.ndarray:
         """Return logits, float32 (n, classes), of a batch (n, H, W, C)."""
         return self.executor.run(batch)
@@ -130,14 +130,9 @@ class ModelRunner:
         return False
 
     @bentoml.api
-    def plan(self) -> dict[str, Any]:
-        """Return the plan by which the network runs, as JSON."""
-        return self.executor.plan.model_dump(mode="json")
-
-    @bentoml.api
-    def start_steps(self) -> list[startup.StartStep]:
-        """Return `startup.START_STEPS` of this process."""
-        return startup.START_STEPS
+    def describe(self) -> list[Any]:
+        """Return the plan by which the network runs, as JSON, and `startup.START_STEPS`."""
+        return [self.executor.plan.model_dump(mode="json"), startup.START_STEPS]
 
 
 @bentoml.service(

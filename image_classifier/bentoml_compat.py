@@ -34,9 +34,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from image_classifier.errors import NotReady
 from image_classifier.http.schemas import ErrorAnswer, ErrorDetail
+from image_classifier.logs import logger
 from preprocessing.errors import OperatorError
-
-logger = logging.getLogger("classifier")
 
 API_CONFIG: dict[str, Any] = {
     "traffic": {"timeout": 60},
@@ -310,13 +309,9 @@ def worker_number() -> int:
     return server_context.worker_index or 1
 
 
-def place_of_service() -> dict[str, str]:
-    """Return the topology in which BentoML started this server, and the address it answers at."""
-    addresses: dict[str, str] = BentoMLContainer.remote_runner_mapping.get()
-    return {
-        "topology": "runner" if "ModelRunner" in addresses else "embedded",
-        "address": addresses.get("ImageClassifier", ""),
-    }
+def service_address() -> str:
+    """Return the address at which BentoML started this server."""
+    return str(BentoMLContainer.remote_runner_mapping.get().get("ImageClassifier", ""))
 
 
 ADDRESS_ERRORS = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)

@@ -74,7 +74,7 @@ def locked_subject(environ: Mapping[str, str], folder: Path | None) -> Subject:
     lock = read_lock(ROOT / Settings.from_env(environ).lock)
     artifact = open_artifact(locate(lock.tag), lock.manifest_sha256, lock.evidence_sha256)
     if folder is None:
-        images = tuple(sample.data for sample in artifact.golden_samples())
+        images = artifact.golden_files()
     else:
         images = tuple(path.read_bytes() for path in sorted(folder.glob("*")) if path.is_file())
     if not images:

@@ -9,7 +9,7 @@ from stat import S_ISREG
 import numpy as np
 import numpy.typing as npt
 
-from image_classifier.artifact.evidence import Evidence, read_evidence
+from image_classifier.artifact.evidence import Evidence
 from image_classifier.artifact.format import (
     EVIDENCE_NAME,
     LABELS_NAME,
@@ -21,6 +21,7 @@ from image_classifier.artifact.format import (
     ArtifactError,
     describe_differences,
     file_names,
+    read_model,
     sha256_bytes,
     sha256_tree,
 )
@@ -29,24 +30,6 @@ from image_classifier.artifact.record import ImportRecord, SloCertificate, read_
 from preprocessing import Preprocessing, SpecPreprocessing, load_preprocessing
 
 LARGE = ("engines/", WEIGHTS_NAME)
-
-
-@dataclass(frozen=True, kw_only=True)
-class GoldenSample:
-    """One original file and what the reference answers to it.
-
-    Attributes:
-        data: The file's bytes.
-        logits: float32, shape (classes,).
-        class_id: Index of the true class, or None.
-        input_sha256: Digest of its input, (H, W, C) in C order.
-    """
-
-    name: str
-    data: bytes
-    logits: npt.NDArray[np.float32]
-    class_id: int | None
-    input_sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,18 +101,9 @@ class Artifact:
             )
         return logits, tuple(entry.class_id for entry in self.manifest.golden)
 
-    def golden_samples(self) -> tuple[GoldenSample, ...]:
-        """Return the golden samples, in the manifest's order."""
-        return tuple(
-            GoldenSample(
-                name=entry.name,
-                data=self.path_of(entry.file).read_bytes(),
-                logits=row,
-                class_id=entry.class_id,
-                input_sha256=entry.input_sha256,
-            )
-            for entry, row in zip(self.manifest.golden, self.reference()[0], strict=True)
-        )
+    def golden_files(self) -> tuple[bytes, ...]:
+        """Return the bytes of the golden images, in the manifest's order."""
+        return tuple(self.path_of(entry.file).read_bytes() for entry in self.manifest.golden)
 
 
 def open_artifact(
@@ -164,7 +138,7 @@ def open_artifact(
             f"{path}: sha256 is {digest}, expected {manifest_sha256}; import the model again"
         )
     manifest = parse_manifest(data, str(path))
-    evidence, evidence_data = read_evidence(root)
+    evidence, evidence_data = read_model(Evidence, root / EVIDENCE_NAME)
     evidence_digest = sha256_bytes(evidence_data)
     if evidence_sha256 not in (None, evidence_digest):
         raise ArtifactError(

@@ -1,18 +1,10 @@
 """The evidence of an artifact: the proof, on one machine, that its engines equal the reference."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from image_classifier.artifact.format import (
-    EVIDENCE_NAME,
-    ArtifactError,
-    Digest,
-    FrozenModel,
-    Precision,
-    first_problem,
-)
+from image_classifier.artifact.format import ArtifactError, Digest, FrozenModel, Precision
 
 EngineKind = Literal["openvino", "onnxruntime", "torch", "torchscript"]
 """The last one is that of earlier artifacts: such an engine is listed, and never run."""
@@ -123,20 +115,3 @@ class Evidence(FrozenModel):
                 return entry
         known = ", ".join(entry.name for entry in self.engines)
         raise ArtifactError(f"no certified engine {name!r}; there are {known}")
-
-
-def read_evidence(root: Path) -> tuple[Evidence, bytes]:
-    """Read the evidence of an artifact; return it and the bytes of its file.
-
-    Raises:
-        ArtifactError: There is none, or it is not one.
-    """
-    path = root / EVIDENCE_NAME
-    try:
-        data = path.read_bytes()
-        return Evidence.model_validate_json(data), data
-    except OSError as error:
-        raise ArtifactError(f"{path}: {error.strerror}; import the model again") from error
-    except ValidationError as error:
-        problem = first_problem(error)
-        raise ArtifactError(f"{path}: {problem}; import the model again") from error

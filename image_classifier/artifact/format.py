@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -104,3 +104,23 @@ class FrozenModel(BaseModel):
         """Return the canonical bytes: UTF-8, sorted keys, two spaces, one final newline."""
         data = self.model_dump(mode="json")
         return (json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+Model = TypeVar("Model", bound=FrozenModel)
+
+
+def read_model(
+    kind: type[Model], path: Path, remedy: str = "import the model again"
+) -> tuple[Model, bytes]:
+    """Read a JSON file; return its value and its bytes.
+
+    Raises:
+        ArtifactError: It cannot be read, or is not of this kind.
+    """
+    try:
+        data = path.read_bytes()
+        return kind.model_validate_json(data), data
+    except OSError as error:
+        raise ArtifactError(f"{path}: {error.strerror}; {remedy}") from error
+    except ValidationError as error:
+        raise ArtifactError(f"{path}: {first_problem(error)}; {remedy}") from error

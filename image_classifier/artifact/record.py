@@ -2,19 +2,11 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field
 
-from image_classifier.artifact.format import (
-    RECORD_NAME,
-    SLO_NAME,
-    ArtifactError,
-    FrozenModel,
-    first_problem,
-)
-
-Measured = TypeVar("Measured", bound=FrozenModel)
+from image_classifier.artifact.format import RECORD_NAME, SLO_NAME, FrozenModel, read_model
 
 
 class Machine(FrozenModel):
@@ -161,7 +153,8 @@ def read_record(root: Path) -> ImportRecord | None:
     Raises:
         ArtifactError: The file is not a record.
     """
-    return _read(ImportRecord, root / RECORD_NAME, "import the model again")
+    path = root / RECORD_NAME
+    return read_model(ImportRecord, path)[0] if path.is_file() else None
 
 
 class SloCertificate(FrozenModel):
@@ -212,17 +205,8 @@ def read_slo(root: Path) -> SloCertificate | None:
     Raises:
         ArtifactError: The file is not a certificate.
     """
-    remedy = "delete it, or measure again with `make certify`"
-    return _read(SloCertificate, root / SLO_NAME, remedy)
-
-
-def _read(kind: type[Measured], path: Path, remedy: str) -> Measured | None:
-    if not path.is_file():
-        return None
-    try:
-        return kind.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise ArtifactError(f"{path}: {first_problem(error)}; {remedy}") from error
+    path, remedy = root / SLO_NAME, "delete it, or measure again with `make certify`"
+    return read_model(SloCertificate, path, remedy)[0] if path.is_file() else None
 
 
 def write_slo(root: Path, certificate: SloCertificate) -> Path:

@@ -16,19 +16,20 @@ from typing import IO, Annotated, Literal
 import bentoml
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLException, NotFound
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from image_classifier.artifact.artifact import Artifact, open_artifact
-from image_classifier.artifact.evidence import read_evidence
+from image_classifier.artifact.evidence import Evidence
 from image_classifier.artifact.format import (
     BENTOML_NAME,
+    EVIDENCE_NAME,
     MANIFEST_NAME,
     SCHEMA_VERSION,
     ArtifactError,
     Digest,
     FrozenModel,
     file_names,
-    first_problem,
+    read_model,
 )
 from image_classifier.artifact.manifest import parse_manifest
 from image_classifier.artifact.record import read_record
@@ -57,17 +58,11 @@ def read_lock(path: Path) -> ModelLock:
     Raises:
         ArtifactError: There is none, or it is not one.
     """
-    try:
-        return ModelLock.model_validate_json(path.read_bytes())
-    except FileNotFoundError as error:
+    if not path.exists():
         raise ArtifactError(
             f"{path}: not found; import a model first (make import, or python model_import.py)"
-        ) from error
-    except OSError as error:
-        raise ArtifactError(f"{path}: {error.strerror}; expected a readable file") from error
-    except ValidationError as error:
-        problem = first_problem(error)
-        raise ArtifactError(f"{path}: {problem}; import the model again") from error
+        )
+    return read_model(ModelLock, path)[0]
 
 
 def write_lock(path: Path, lock: ModelLock) -> None:
@@ -194,7 +189,7 @@ def entries() -> list[Entry]:
 def _entry(root: Path, tag: str) -> Entry:
     path = root / MANIFEST_NAME
     manifest, record = parse_manifest(path.read_bytes(), str(path)), read_record(root)
-    evidence, _ = read_evidence(root)
+    evidence, _ = read_model(Evidence, root / EVIDENCE_NAME)
     engine = evidence.engine(record.plan.engine) if record else evidence.engines[0]
     return Entry(
         tag=tag,
@@ -315,7 +310,6 @@ def _describe_to_bentoml(root: Path, tag: str) -> None:
     single = root.with_name("description")
     store = BentoMLContainer.model_store.get()
     try:
-        labels = {"classes": str(entry.classes)}
         facts = {
             "network": entry.network,
             "classes": entry.classes,
@@ -323,9 +317,11 @@ def _describe_to_bentoml(root: Path, tag: str) -> None:
             "engines": list(entry.engines),
             "accuracy": entry.accuracy,
         }
-        metadata = {name: fact for name, fact in facts.items() if fact is not None}
         with bentoml.models.create(
-            tag, labels=labels, metadata=metadata, _model_store=type(store)(single)
+            tag,
+            labels={"classes": str(entry.classes)},
+            metadata={name: fact for name, fact in facts.items() if fact is not None},
+            _model_store=type(store)(single),
         ):
             pass
         description = (single / tag.replace(":", "/") / BENTOML_NAME).read_text()

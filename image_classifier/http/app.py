@@ -34,7 +34,6 @@ from image_classifier.http.schemas import (
     INTERNAL_ERROR,
     PROBES,
     ClassifyAnswer,
-    EngineCard,
     ErrorAnswer,
     ErrorDetail,
     ModelCard,
@@ -181,9 +180,9 @@ def create_app(settings: Settings, lock: ModelLock, metrics: RequestMetrics) -> 
     async def describe_model() -> ModelCard:
         """Describe the loaded model, with the certificates of its engine."""
         artifact, runner = app.state.artifact, app.state.classifier.runner
-        engine = EngineCard.of(artifact.evidence, await runner.describe())
+        plan, _ = await runner.describe()
         topology = "runner" if runner.executor is None else "embedded"
-        return ModelCard.of(lock, artifact, engine, topology)
+        return ModelCard.of(lock, artifact, plan, topology)
 
     @app.get(
         "/metrics",

@@ -37,13 +37,9 @@ class RequestMetrics(Collector):
     """What an operator sees of the requests.
 
     The labels have few values, fixed by the program: nothing a client sends makes a series.
-
-    Args:
-        outcomes: Every outcome of a request; each is counted from 0, so that the first burst
-            is a rise.
     """
 
-    def __init__(self, outcomes: Iterable[str] = OUTCOMES) -> None:
+    def __init__(self) -> None:
         self._registry = CollectorRegistry()
         requests = Counter(
             "classifier_requests_total",
@@ -51,7 +47,8 @@ class RequestMetrics(Collector):
             ["outcome"],
             registry=self._registry,
         )
-        self._requests = {outcome: requests.labels(outcome) for outcome in outcomes}
+        # Each is counted from 0, so that the first burst is a rise.
+        self._requests = {outcome: requests.labels(outcome) for outcome in OUTCOMES}
         stages = Histogram(
             "classifier_stage_seconds",
             "Seconds of a classification by stage: decode, queue, infer, total.",

@@ -4,7 +4,6 @@ Past BentoML's APIs: `bentoml_compat.runner_exchange` says why.
 """
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
@@ -17,8 +16,7 @@ from image_classifier.inference.batcher import Batcher
 from image_classifier.inference.executor import Executor
 from image_classifier.inference.runner import LocalRunner
 from image_classifier.inference.shared_inputs import SharedInputsReader
-
-logger = logging.getLogger("classifier")
+from image_classifier.logs import logger
 
 PATH = "/logits"
 

@@ -2,12 +2,12 @@
 
 import re
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from image_classifier.artifact.artifact import Artifact
-from image_classifier.artifact.evidence import Certificate, Evidence
+from image_classifier.artifact.evidence import Certificate
 from image_classifier.artifact.manifest import InputSpec, Outputs, PreprocessingEntry
 from image_classifier.artifact.record import Plan, SloCertificate
 from image_classifier.artifact.store import ModelLock
@@ -151,22 +151,7 @@ class EngineCard(BaseModel):
     threads: int
     batch_sizes: tuple[int, ...]
     single_stream: bool
-    service_time_ms: float
-
-    @classmethod
-    def of(cls, evidence: Evidence, plan: Plan) -> "EngineCard":
-        """Describe the engine of `plan`."""
-        entry = evidence.engine(plan.engine)
-        return cls(
-            name=entry.name,
-            precision=entry.precision,
-            certificate=entry.certificate,
-            streams=plan.streams,
-            threads=plan.threads,
-            batch_sizes=plan.batch_sizes,
-            single_stream=plan.single_stream,
-            service_time_ms=round(plan.service_time_ms, 3),
-        )
+    service_time_ms: Annotated[float, AfterValidator(lambda value: round(value, 3))]
 
 
 class ModelCard(BaseModel):
@@ -205,11 +190,10 @@ class ModelCard(BaseModel):
     slo: SloCertificate | None
 
     @classmethod
-    def of(
-        cls, lock: ModelLock, artifact: Artifact, engine: EngineCard, topology: str
-    ) -> "ModelCard":
-        """Describe a loaded artifact; `engine` comes from the process that runs it."""
+    def of(cls, lock: ModelLock, artifact: Artifact, plan: Plan, topology: str) -> "ModelCard":
+        """Describe a loaded artifact; `plan` comes from the process that runs it."""
         manifest, labels = artifact.manifest, artifact.labels()
+        engine = artifact.evidence.engine(plan.engine)
         return cls(
             model=ModelReference(tag=lock.tag, digest=lock.manifest_sha256),
             name=manifest.name,
@@ -222,7 +206,7 @@ class ModelCard(BaseModel):
             golden_samples=len(manifest.golden),
             reference=artifact.evidence.reference,
             versions=dict(artifact.evidence.versions),
-            engine=engine,
+            engine=EngineCard.model_validate({**dict(plan), **dict(engine), "name": engine.name}),
             topology=topology,
             slo=artifact.slo,
         )

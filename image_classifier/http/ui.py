@@ -78,7 +78,7 @@ def page_router(
     @router.get("/api/inspection")
     async def inspect(request: Request) -> dict[str, Any]:
         state = request.app.state
-        plan = await state.classifier.runner.describe()
+        plan, _ = await state.classifier.runner.describe()
         verified = settings.public_key is not None
         return await asyncio.to_thread(
             inspection.describe, state.artifact, lock.tag, plan, verified=verified
@@ -125,7 +125,7 @@ def page_router(
     @router.get("/api/start")
     async def describe_start(request: Request) -> dict[str, Any]:
         process = psutil.Process()
-        elsewhere = await request.app.state.classifier.runner.start_steps()
+        _, elsewhere = await request.app.state.classifier.runner.describe()
         steps = [(*step, "") for step in START_STEPS] + [(*it, "ModelRunner") for it in elsewhere]
         began_at = min([process.create_time(), *(begin for _, begin, *_ in steps)])
         return {

@@ -144,11 +144,10 @@ class Executor:
         return np.concatenate([future.result() for future in pending])
 
     def _run_part(self, part: Batch, batch_size: int, *, single_stream: bool = False) -> Logits:
-        with self.streams.hold(
-            all_if_idle=single_stream and self._single_stream_engine is not None
-        ) as all_held:
-            if all_held and self._single_stream_engine is not None:
-                engine, batch = self._single_stream_engine, part
+        single = self._single_stream_engine if single_stream else None
+        with self.streams.hold(all_if_idle=single is not None) as all_held:
+            if single is not None and all_held:
+                engine, batch = single, part
             else:
                 engine, batch = self._engine, _padded(part, batch_size)
             logits = engine.run(batch)

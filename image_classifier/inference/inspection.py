@@ -263,7 +263,8 @@ def _card(
 async def check_sample(artifact: Artifact, classifier: Classifier, index: int) -> Json:
     """Classify a golden sample through the path of requests and compare the logits."""
     entry = artifact.manifest.golden[index]
-    engine = artifact.evidence.engine((await classifier.runner.describe()).engine)
+    plan, _ = await classifier.runner.describe()
+    engine = artifact.evidence.engine(plan.engine)
     data = await asyncio.to_thread(artifact.path_of(entry.file).read_bytes)
     reference = (await asyncio.to_thread(artifact.reference))[0][index : index + 1]
     begun = time.perf_counter()

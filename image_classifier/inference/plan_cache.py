@@ -1,7 +1,6 @@
 """Keeps plans that were measured on this machine, for the next start."""
 
 import contextlib
-import logging
 import os
 from pathlib import Path
 
@@ -9,8 +8,7 @@ from pydantic import ValidationError
 
 from image_classifier.artifact.format import sha256_bytes
 from image_classifier.artifact.record import Machine, Plan
-
-logger = logging.getLogger("classifier")
+from image_classifier.logs import logger
 
 
 def cache_file(identity_sha256: str, machine: Machine, engine: str, budget_ms: float) -> Path:

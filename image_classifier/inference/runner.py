@@ -111,13 +111,9 @@ class LocalRunner:
         """Return True: the executor was loaded and checked before this object was made."""
         return True
 
-    async def describe(self) -> Plan:
-        """Return the plan by which the network runs."""
-        return self.executor.plan
-
-    async def start_steps(self) -> list[StartStep]:
-        """Return nothing: this process has no other steps than its own."""
-        return []
+    async def describe(self) -> tuple[Plan, list[StartStep]]:
+        """Return the plan by which the network runs, and the steps of no other process' start."""
+        return self.executor.plan, []
 
 
 class RemoteRunner:
@@ -129,7 +125,7 @@ class RemoteRunner:
     Args:
         proxy: What `bentoml.depends` gives for a service with the methods `infer`, which takes a
             batch and returns logits; `can_open`, whether it reaches a `SharedInputs.address`;
-            `plan`, which returns a `Plan` as JSON, and `start_steps`.
+            and `describe`, which returns its plan, as JSON, and `START_STEPS`.
         exchange: Calls `RunnerCalls` in that process: `Places` as bytes to logits as bytes.
         record: What the import measured; None where it is not known.
         input_spec: Shape and dtype of an input.
@@ -192,14 +188,10 @@ class RemoteRunner:
         except NotReady:
             return False
 
-    async def describe(self) -> Plan:
-        """Return the plan by which the network runs; raise NotReady as `run` does."""
-        return Plan.model_validate(await self._call(self._proxy.to_async.plan, PROBE_TIMEOUT_S))
-
-    async def start_steps(self) -> list[StartStep]:
-        """Return the `START_STEPS` of the service's process; raise NotReady as `run` does."""
-        steps: list[StartStep] = await self._call(self._proxy.to_async.start_steps, PROBE_TIMEOUT_S)
-        return steps
+    async def describe(self) -> tuple[Plan, list[StartStep]]:
+        """Return plan and `START_STEPS` of the service's process; raise NotReady as `run` does."""
+        plan, steps = await self._call(self._proxy.to_async.describe, PROBE_TIMEOUT_S)
+        return Plan.model_validate(plan), steps
 
     async def _call(self, call: Callable[[], Awaitable[Result]], timeout_s: float) -> Result:
         # Imported here: embedded, the service calls no runner and would start 0.1 s later.

@@ -2,24 +2,22 @@
 
 import ctypes
 import gc
-import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from image_classifier.artifact.artifact import Artifact, GoldenSample, open_artifact
+from image_classifier.artifact.artifact import Artifact, open_artifact
 from image_classifier.artifact.evidence import CertifiedEngine
 from image_classifier.artifact.format import SIGNATURE_NAME, ArtifactError, sha256_bytes
 from image_classifier.artifact.record import ImportRecord, Machine, Plan
 from image_classifier.inference.certificate import Gates, GoldenAnswers, certify
-from image_classifier.inference.engine import Batch, EngineUnavailable, LoadEngine
+from image_classifier.inference.engine import Batch, EngineUnavailable, LoadEngine, Logits
 from image_classifier.inference.engines.load import (
     accelerator_of,
     effective_precision,
@@ -30,6 +28,7 @@ from image_classifier.inference.machine import this_machine, usable_cores
 from image_classifier.inference.measurement import opener
 from image_classifier.inference.plan import GPU_BATCH_SIZES, measure_engine, plan_for
 from image_classifier.inference.plan_cache import cache_file, keep_plan, read_plan
+from image_classifier.logs import logger
 from image_classifier.settings import Settings
 from preprocessing import (
     DecodeLimits,
@@ -38,9 +37,6 @@ from preprocessing import (
     differing_cases,
     to_input,
 )
-
-logger = logging.getLogger("classifier")
-
 
 StartStep = tuple[str, float, float]
 """Name, begin in Unix seconds and duration in seconds of a step of the start of a process."""
@@ -108,31 +104,27 @@ def check_conformance(expected: Mapping[str, str], preprocessing: Preprocessing)
         )
 
 
-def golden_inputs(
-    samples: Iterable[GoldenSample], preprocessing: Preprocessing
-) -> npt.NDArray[np.generic]:
+def golden_inputs(artifact: Artifact, preprocessing: Preprocessing) -> Batch:
     """Return the inputs of the golden samples, (n, H, W, C), proven to be those of the import.
 
     Raises:
         SelfCheckFailed: A sample gives other pixels than at import.
     """
     inputs = []
-    for sample in samples:
-        array = to_input(sample.data, preprocessing, DecodeLimits())
+    for entry, data in zip(artifact.manifest.golden, artifact.golden_files(), strict=True):
+        array = to_input(data, preprocessing, DecodeLimits())
         actual = sha256_bytes(array.tobytes())
-        if actual != sample.input_sha256:
+        if actual != entry.input_sha256:
             raise SelfCheckFailed(
-                f"golden sample {sample.name}: preprocessing gives other pixels than at import "
-                f"(sha256 is {actual}, expected {sample.input_sha256}); install the versions of "
+                f"golden sample {entry.name}: preprocessing gives other pixels than at import "
+                f"(sha256 is {actual}, expected {entry.input_sha256}); install the versions of "
                 "the requirements lock, or import the model again on this machine"
             )
         inputs.append(array)
     return np.stack(inputs)
 
 
-def check_preprocessing(
-    artifact: Artifact, preprocessing: Preprocessing
-) -> npt.NDArray[np.generic]:
+def check_preprocessing(artifact: Artifact, preprocessing: Preprocessing) -> Batch:
     """Check conformance cases and golden samples; return the golden inputs, (n, H, W, C).
 
     Args:
@@ -143,7 +135,7 @@ def check_preprocessing(
     """
     with start_step("preprocessing"):
         check_conformance(artifact.manifest.conformance, preprocessing)
-        return golden_inputs(artifact.golden_samples(), preprocessing)
+        return golden_inputs(artifact, preprocessing)
 
 
 SAMPLES_KNOWN = 8
@@ -155,7 +147,7 @@ def check_engine(
     artifact: Artifact,
     entry: CertifiedEngine,
     executor: Executor,
-    inputs: npt.NDArray[np.generic],
+    inputs: Batch,
     *,
     known: bool = False,
 ) -> None:
@@ -187,9 +179,7 @@ def check_engine(
             )
 
 
-def _ways(
-    executor: Executor, inputs: npt.NDArray[np.generic]
-) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+def _ways(executor: Executor, inputs: Batch) -> Iterator[tuple[str, Logits]]:
     """Yield every way in which inputs can run, in words, and the logits of all inputs."""
     for batch_size in executor.plan.batch_sizes:
         logits = executor.run_in_parts(inputs, batch_size)
@@ -208,16 +198,13 @@ def golden_answers(artifact: Artifact) -> GoldenAnswers:
 
 def gates_of(entry: CertifiedEngine) -> Gates:
     """The gates the engine passed at import."""
-    certificate = entry.certificate
-    return Gates(
-        fp32_tolerance=certificate.tolerance or Gates().fp32_tolerance,
-        min_agreement=certificate.required_agreement,
-        max_accuracy_loss=(
-            Gates().max_accuracy_loss
-            if certificate.max_accuracy_loss is None
-            else certificate.max_accuracy_loss
-        ),
-    )
+    required = {
+        "fp32_tolerance": entry.certificate.tolerance,
+        "min_agreement": entry.certificate.required_agreement,
+        "max_accuracy_loss": entry.certificate.max_accuracy_loss,
+    }
+    # What an engine of its precision is not held to is None; the default has no effect then.
+    return Gates.model_validate({k: value for k, value in required.items() if value is not None})
 
 
 REMEASURE_SECONDS = 0.02
@@ -261,22 +248,10 @@ def load_executor(
                 entry.precision,
             )
         here = this_machine(_accelerator(entry, record))
-        plan = _plan_of_import(record, here, entry.name, budget_ms)
-        known = not every_sample and plan is not None and _made_with_this_library(artifact, entry)
-        if plan is None:
-            cached = cache_file(artifact.evidence.identity_sha256, here, entry.name, budget_ms)
-            plan = read_plan(cached)
-            if plan is None:
-                plan = _measured_plan(
-                    artifact,
-                    preprocessing,
-                    entry.name,
-                    budget_ms,
-                    load,
-                    inputs.result(),
-                    on_gpu=here.accelerator is not None,
-                )
-                keep_plan(cached, plan)
+        plan, measured_here = _plan_for(
+            artifact, entry.name, here, budget_ms, load, preprocessing, inputs
+        )
+        known = not (every_sample or measured_here) and _made_with_this_library(artifact, entry)
         if deterministic:
             one_shape = {"batch_sizes": plan.batch_sizes[:1], "single_stream": False}
             plan = plan.model_copy(update=one_shape)
@@ -347,56 +322,54 @@ def _accelerator(entry: CertifiedEngine, record: ImportRecord | None) -> str | N
     return accelerator
 
 
-def _plan_of_import(
-    record: ImportRecord | None, here: Machine, engine: str, budget_ms: float
-) -> Plan | None:
-    """Return the plan that the import's measurements give; None where they hold elsewhere."""
-    if record is None or record.machine != here:
-        return None
-    if (engine, budget_ms) == (record.plan.engine, record.budget_ms):
-        return record.plan
-    curve = record.curve(engine)
-    return plan_for(engine, curve, budget_ms) if curve else None
-
-
 def _made_with_this_library(artifact: Artifact, entry: CertifiedEngine) -> bool:
     """Return whether the engine runs on the version of its library that it was certified with."""
     certified_with = artifact.evidence.versions.get(entry.kind)
     return certified_with is not None and certified_with == metadata.version(entry.kind)
 
 
-def _measured_plan(
+def _plan_for(
     artifact: Artifact,
-    preprocessing: Preprocessing,
     engine: str,
+    here: Machine,
     budget_ms: float,
     load: LoadEngine,
-    inputs: Batch,
-    *,
-    on_gpu: bool,
-) -> Plan:
-    """Measure numbers of streams, and of the batch sizes only the one the import chose.
+    preprocessing: Preprocessing,
+    inputs: Future[Batch],
+) -> tuple[Plan, bool]:
+    """Return the plan, and whether it is one of this machine and not the import's.
 
-    On a GPU, all batch sizes: the import may have been on a machine without one.
+    Here the numbers of streams are measured, and of the batch sizes only the one the import chose;
+    on a GPU all batch sizes, since the import may have been on a machine without one.
+
+    Args:
+        here: This machine; the import's measurements hold on an equal one alone.
+        load: Loads the engine.
+        inputs: The golden inputs, once they are made.
     """
-    open_way = opener(
-        lambda _: load,
-        inputs,
-        [sample.data for sample in artifact.golden_samples()],
-        preprocessing,
-        REMEASURE_SECONDS,
-    )
     record = artifact.record
-    sizes: Sequence[int] = (1,)
-    if record and artifact.manifest.takes_batches:
-        sizes = GPU_BATCH_SIZES if on_gpu else sorted({1, record.plan.batch_sizes[-1]})
-    points = measure_engine(
-        engine,
-        usable_cores(),
-        open_way,
-        budget_ms=budget_ms,
-        limit_s=REMEASURE_LIMIT_S,
-        batch_sizes=sizes,
-        on_gpu=on_gpu,
-    )
-    return plan_for(engine, points, budget_ms)
+    if record is not None and record.machine == here:
+        if (engine, budget_ms) == (record.plan.engine, record.budget_ms):
+            return record.plan, False
+        if curve := record.curve(engine):
+            return plan_for(engine, curve, budget_ms), False
+    cached = cache_file(artifact.digest, here, engine, budget_ms)
+    plan = read_plan(cached)
+    if plan is None:
+        on_gpu = here.accelerator is not None
+        sizes: Sequence[int] = (1,)
+        if record and artifact.manifest.takes_batches:
+            sizes = GPU_BATCH_SIZES if on_gpu else sorted({1, record.plan.batch_sizes[-1]})
+        files = artifact.golden_files()
+        points = measure_engine(
+            engine,
+            usable_cores(),
+            opener(lambda _: load, inputs.result(), files, preprocessing, REMEASURE_SECONDS),
+            budget_ms=budget_ms,
+            limit_s=REMEASURE_LIMIT_S,
+            batch_sizes=sizes,
+            on_gpu=on_gpu,
+        )
+        plan = plan_for(engine, points, budget_ms)
+        keep_plan(cached, plan)
+    return plan, True

@@ -35,10 +35,9 @@ def test_an_artifact_as_it_was_written_opens_and_can_be_read(root: Path) -> None
     artifact = open_artifact(root)
 
     assert artifact.labels() == ("ant", "bee")
-    first, second = artifact.golden_samples()
-    assert (first.name, first.data, first.class_id) == ("ant.png", b"first picture", 0)
-    assert (second.name, second.data, second.class_id) == ("who knows.jpg", b"second picture", None)
-    assert second.logits.tolist() == [3, 4]
+    assert artifact.golden_files() == (b"first picture", b"second picture")
+    logits, class_ids = artifact.reference()
+    assert (logits.tolist(), class_ids) == ([[1, 2], [3, 4]], (0, None))
     assert artifact.record is None
 
 
@@ -157,7 +156,7 @@ def test_golden_logits_must_fit_the_samples_and_the_classes(
     write_artifact(tmp_path, {**contents(), "golden/logits.npy": npy(logits)})
 
     with pytest.raises(ArtifactError, match=r"expected float32 \(2, 2\)"):
-        open_artifact(tmp_path).golden_samples()
+        open_artifact(tmp_path).reference()
 
 
 def test_golden_logits_that_need_pickle_are_not_read(tmp_path: Path) -> None:
@@ -165,7 +164,7 @@ def test_golden_logits_that_need_pickle_are_not_read(tmp_path: Path) -> None:
     write_artifact(tmp_path, {**contents(), "golden/logits.npy": pickled})
 
     with pytest.raises(ValueError, match="allow_pickle"):
-        open_artifact(tmp_path).golden_samples()
+        open_artifact(tmp_path).reference()
 
 
 def test_reading_the_users_preprocessing_adds_no_file_to_the_artifact(

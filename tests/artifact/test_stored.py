@@ -41,7 +41,7 @@ def test_it_is_served_with_the_answers_it_was_imported_with(lock: ModelLock) -> 
 
     labels, outputs = artifact.labels(), artifact.manifest.outputs
     answers = [top_k_predictions(row, labels, 1, outputs)[0].label for row in logits]
-    assert answers == [sample.name[0] for sample in artifact.golden_samples()]
+    assert answers == [entry.name[0] for entry in artifact.manifest.golden]
 
 
 def test_it_is_listed_shown_and_verified(

@@ -27,7 +27,7 @@ def expressions() -> str:
 
 
 def test_what_is_asked_for_exists_series_outcomes_and_buckets() -> None:
-    exposed = RequestMetrics(["ok", "client_gone", *ERRORS]).exposition().decode()
+    exposed = RequestMetrics().exposition().decode()
     asked = set(re.findall(r"\bclassifier_[a-z_]+", expressions()))
     groups = re.findall(r'outcome[=!]~?"([^"]+)"', expressions())
 

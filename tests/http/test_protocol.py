@@ -6,6 +6,7 @@ import re
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
+from unittest.mock import Mock, call
 
 import pytest
 import uvicorn
@@ -194,22 +195,11 @@ def test_a_client_that_does_not_read_its_refusals_is_not_read_either() -> None:
     assert asyncio.run(run()) < 1_000_000
 
 
-class Recorder:
-    """A transport that keeps the calls into it."""
-
-    def __init__(self) -> None:
-        self.calls: list[bytes | str] = []
-
-    def write(self, data: bytes) -> None:
-        self.calls.append(data)
-
-    def close(self) -> None:
-        self.calls.append("closed")
-
-
 def test_head_and_body_of_an_answer_leave_in_one_write() -> None:
-    async def answer_twice(transport: Recorder) -> None:
-        writes: Any = JoinedWrites(transport, asyncio.get_running_loop())  # type: ignore[arg-type]
+    transport = Mock()
+
+    async def answer_twice() -> None:
+        writes = JoinedWrites(transport, asyncio.get_running_loop())
         writes.write(b"head ")
         writes.write(b"body")
         await asyncio.sleep(0)
@@ -217,11 +207,9 @@ def test_head_and_body_of_an_answer_leave_in_one_write() -> None:
         writes.close()
         await asyncio.sleep(0)
 
-    transport = Recorder()
+    asyncio.run(answer_twice())
 
-    asyncio.run(answer_twice(transport))
-
-    assert transport.calls == [b"head body", b"last", "closed"]
+    assert transport.mock_calls == [call.write(b"head body"), call.write(b"last"), call.close()]
 
 
 @pytest.mark.parametrize(

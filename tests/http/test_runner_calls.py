@@ -7,28 +7,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from image_classifier.artifact.manifest import InputSpec
-from image_classifier.artifact.record import Plan
 from image_classifier.http.runner_calls import RunnerCalls
-from image_classifier.inference.engine import Batch, Logits
-from image_classifier.inference.executor import Executor
+from image_classifier.inference.engine import Batch
 from image_classifier.inference.shared_inputs import SharedInputs, SharedInputsReader
+from tests.inference.fakes import INPUT_SPEC, SumEngine, executor
 
-SPEC = InputSpec(shape=(1, 1, 2), dtype="uint8", mean=(0.5, 0.5), std=(0.5, 0.5))
 Answer = tuple[int, list[list[float]]]
 
 
-class Doubling:
-    """An engine whose logits are twice the pixels; it cannot run a pixel of 255."""
+def filled(count: int, value: int) -> Batch:
+    """Inputs whose logits are 6 × value and -6 × value."""
+    return np.full((count, *INPUT_SPEC.shape), value, np.uint8)
 
-    def __init__(self) -> None:
-        self.ran: list[int] = []
 
-    def run(self, batch: Batch) -> Logits:
-        self.ran.append(len(batch))
-        if (batch == 255).any():
-            raise ValueError("cannot run this")
-        return batch.reshape(len(batch), 2).astype(np.float32) * 2
+def cannot_run_255(batch: Batch) -> None:
+    if (batch == 255).any():
+        raise ValueError("cannot run this")
 
 
 async def call(app: RunnerCalls, body: bytes, client: tuple[str, int] | None = None) -> Answer:
@@ -48,48 +42,45 @@ async def call(app: RunnerCalls, body: bytes, client: tuple[str, int] | None = N
 
 
 @pytest.fixture
-def engine() -> Doubling:
-    return Doubling()
+def engine() -> SumEngine:
+    return SumEngine(cannot_run_255)
 
 
 @pytest.fixture
-def app(engine: Doubling) -> RunnerCalls:
-    plan = Plan(engine="one", streams=1, threads=1, batch_sizes=(1, 4), service_time_ms=1)
+def app(engine: SumEngine) -> RunnerCalls:
     app = RunnerCalls()
-    app.serve(Executor(engine, plan, SPEC, 2, whole_batches=True), SharedInputsReader(SPEC))
+    app.serve(executor(engine, 1, 4, whole_batches=True), SharedInputsReader(INPUT_SPEC))
     return app
 
 
 def test_calls_of_several_processes_form_batches_and_each_has_its_own_answers(
-    app: RunnerCalls, engine: Doubling
+    app: RunnerCalls, engine: SumEngine
 ) -> None:
     async def together() -> list[Answer]:
-        memories = [SharedInputs(SPEC, calls=1, max_batch_size=2) for _ in range(3)]
-        batches = [np.full((2, *SPEC.shape), number, np.uint8) for number in (1, 2, 3)]
+        memories = [SharedInputs(INPUT_SPEC, calls=1, max_batch_size=2) for _ in range(3)]
         with (
-            memories[0].holding(batches[0]) as first,
-            memories[1].holding(batches[1]) as second,
-            memories[2].holding(batches[2][:1]) as third,
+            memories[0].holding(filled(2, 1)) as first,
+            memories[1].holding(filled(2, 2)) as second,
+            memories[2].holding(filled(1, 3)) as third,
         ):
             bodies = (first.tobytes(), second.tobytes(), third.tobytes())
             return await asyncio.gather(*(call(app, body) for body in bodies))
 
     answers = asyncio.run(together())
 
-    assert answers == [(200, [[2, 2]] * 2), (200, [[4, 4]] * 2), (200, [[6, 6]])]
-    assert engine.ran[0] == 1  # the stream was free
-    assert len(engine.ran) < 5
+    assert answers == [(200, [[6, -6]] * 2), (200, [[12, -12]] * 2), (200, [[18, -18]])]
+    assert engine.sizes[0] == 1  # the stream was free
+    assert len(engine.sizes) < 5
 
 
 def test_an_input_that_cannot_run_fails_its_own_call_alone(app: RunnerCalls) -> None:
     async def together() -> list[Answer]:
-        memory = SharedInputs(SPEC, calls=2, max_batch_size=2)
-        good, bad = np.full((2, *SPEC.shape), 9, np.uint8), np.full((1, *SPEC.shape), 255, np.uint8)
-        with memory.holding(good) as first, memory.holding(bad) as second:
+        memory = SharedInputs(INPUT_SPEC, calls=2, max_batch_size=2)
+        with memory.holding(filled(2, 9)) as first, memory.holding(filled(1, 255)) as second:
             bodies = (first.tobytes(), second.tobytes())
             return await asyncio.gather(*(call(app, body) for body in bodies))
 
-    assert asyncio.run(together()) == [(200, [[18, 18]] * 2), (500, [])]
+    assert asyncio.run(together()) == [(200, [[54, -54]] * 2), (500, [])]
 
 
 def test_before_the_network_is_loaded_the_answer_is_503() -> None:

@@ -49,7 +49,11 @@ def logits_by_hand(inputs: np.ndarray) -> np.ndarray:
 def test_every_sample_is_a_golden_sample_with_the_class_its_name_begins_with(
     artifact: Artifact,
 ) -> None:
-    found = {one.name: (one.data, one.class_id) for one in artifact.golden_samples()}
+    golden = artifact.manifest.golden
+    found = {
+        entry.name: (data, entry.class_id)
+        for entry, data in zip(golden, artifact.golden_files(), strict=True)
+    }
 
     assert found == {
         path.name: (path.read_bytes(), int(path.name[0])) for path in SAMPLES.iterdir()
@@ -57,26 +61,26 @@ def test_every_sample_is_a_golden_sample_with_the_class_its_name_begins_with(
 
 
 def test_the_golden_logits_are_those_of_the_research_pipeline(artifact: Artifact) -> None:
-    samples = artifact.golden_samples()
-    inputs = np.stack([input_by_hand(SAMPLES / one.name) for one in samples])
+    golden = artifact.manifest.golden
+    inputs = np.stack([input_by_hand(SAMPLES / entry.name) for entry in golden])
 
     by_hand = logits_by_hand(inputs)
 
-    assert np.stack([one.logits for one in samples]) == pytest.approx(by_hand, abs=1e-4)
-    assert [one.input_sha256 for one in samples] == [sha256(one.tobytes()) for one in inputs]
+    assert artifact.reference()[0] == pytest.approx(by_hand, abs=1e-4)
+    assert [entry.input_sha256 for entry in golden] == [sha256(one.tobytes()) for one in inputs]
 
 
 @pytest.mark.parametrize("engine", ["openvino-fp32", "onnxruntime-fp32"])
 def test_each_certified_engine_reads_the_digits(artifact: Artifact, engine: str) -> None:
     executor = load_executor(artifact, engine=engine, budget_ms=50, deterministic=False)
-    samples = artifact.golden_samples()
 
-    logits = executor.run(golden_inputs(samples, artifact.preprocessing()))
+    logits = executor.run(golden_inputs(artifact, artifact.preprocessing()))
 
     answers = [top_k_predictions(row, artifact.labels(), 1)[0].label for row in logits]
-    right = sum(answer == one.name[0] for answer, one in zip(answers, samples, strict=True))
+    truth = [entry.name[0] for entry in artifact.manifest.golden]
+    right = sum(answer == digit for answer, digit in zip(answers, truth, strict=True))
     assert right >= 29
-    assert logits == pytest.approx(np.stack([one.logits for one in samples]), abs=1e-3)
+    assert logits == pytest.approx(artifact.reference()[0], abs=1e-3)
 
 
 def test_certificates_and_record_state_what_was_compared_and_measured(artifact: Artifact) -> None:

@@ -197,9 +197,9 @@ def test_a_sigmoid_is_certified_label_by_label_as_it_is_served(store: Path, tmp_
     assert proof.max_probability_difference < 1e-5
     artifact = open_in_store(imported.lock.tag)
     outputs, by_hand = artifact.manifest.outputs, logits_by_hand(tmp_path)
-    for sample in artifact.golden_samples():
-        served = top_k_predictions(sample.logits, artifact.labels(), 3, outputs)
-        expected = sigmoid(by_hand[sample.name])
+    for entry, logits in zip(artifact.manifest.golden, artifact.reference()[0], strict=True):
+        served = top_k_predictions(logits, artifact.labels(), 3, outputs)
+        expected = sigmoid(by_hand[entry.name])
         over = {label for label, number in zip("rgb", expected, strict=True) if number >= 0.02}
         assert {one.label for one in served} == over
         assert [one.probability for one in served if isinstance(one, Prediction)] == pytest.approx(

@@ -1,6 +1,5 @@
 """Real engines on a tiny network, against eager torch and arithmetic by hand."""
 
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,16 +10,16 @@ import torch
 
 from image_classifier.artifact.evidence import EngineGraph, EngineKind
 from image_classifier.artifact.format import ArtifactError
-from image_classifier.artifact.record import Plan
 from image_classifier.inference.engine import EngineUnavailable
-from image_classifier.inference.engines.load import effective_precision, open_graph
+from image_classifier.inference.engines.load import effective_precision
 from importer import certification
+from importer.export import export_onnx
 from importer.pixels_to_logits import PixelsToLogits
-from tests.imports import PATIENCE_S, ROOT
 from tests.inference.tiny import (
     INPUT_SPEC,
     SHAPE,
-    export_tiny,
+    run_alone,
+    store_program,
     tiny_engine,
     tiny_inputs,
     tiny_network,
@@ -33,7 +32,8 @@ KINDS: tuple[EngineKind, ...] = ("openvino", "onnxruntime", "torch")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
-    export_tiny(folder)
+    export_onnx(tiny_network(), tiny_inputs(2), folder / "network.onnx")
+    store_program(tiny_network(), folder)
     return folder
 
 
@@ -101,11 +101,9 @@ def test_an_engine_whose_library_is_missing_is_the_operators_to_install(
     monkeypatch.delitem(
         sys.modules, "image_classifier.inference.engines.onnxruntime", raising=False
     )
-    graph = EngineGraph(kind="onnxruntime", precision="fp32", file="network.onnx")
-    plan = Plan(engine="one", streams=1, threads=1, batch_sizes=(1,), service_time_ms=1)
 
     with pytest.raises(ArtifactError, match="onnxruntime is not installed; install"):
-        open_graph(graph, tmp_path, SHAPE)(plan)
+        tiny_engine(tmp_path, "onnxruntime", 1)
 
 
 @pytest.mark.parametrize(
@@ -130,19 +128,15 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np
-from image_classifier.artifact.evidence import EngineGraph
-from image_classifier.artifact.record import Plan
-from image_classifier.inference.engines.load import open_graph
+from tests.inference.tiny import tiny_engine
 
-folder, runs = Path(sys.argv[1]), int(sys.argv[2])
+folder = Path(sys.argv[1])
 inputs, expected = np.load(folder / "inputs.npy"), np.load(folder / "expected.npy")
-plan = Plan(engine="openvino", streams=2, threads=2, batch_sizes=(1, 4), service_time_ms=1)
-graph = EngineGraph(kind="openvino", precision="fp32", file="network.onnx")
-engine = open_graph(graph, folder, inputs.shape[1:])(plan)
+engine = tiny_engine(folder, "openvino", 1, 4, streams=2)
 
 def many(seed):
     random = np.random.default_rng(seed)
-    for _ in range(runs):
+    for _ in range(500):
         # A fresh array each time, freed at once: what crashed with shared inputs.
         chosen = random.integers(0, len(inputs), random.choice([1, 4]))
         logits = engine.run(inputs[chosen])
@@ -156,18 +150,6 @@ print("sound")
 """
 
 
-def run_alone(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a program in a process of its own, which reports crashes."""
-    return subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", program, *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
-
-
 def test_two_thousand_inferences_from_four_threads_are_right_and_need_no_torch(
     folder: Path,
 ) -> None:
@@ -175,7 +157,7 @@ def test_two_thousand_inferences_from_four_threads_are_right_and_need_no_torch(
     np.save(folder / "inputs.npy", inputs)
     np.save(folder / "expected.npy", eager(inputs))
 
-    done = run_alone(STRESS, str(folder), "500")
+    done = run_alone(STRESS, str(folder))
 
     assert (done.returncode, done.stdout) == (0, "sound\n"), done.stderr
 
@@ -183,14 +165,9 @@ def test_two_thousand_inferences_from_four_threads_are_right_and_need_no_torch(
 ENGINE_ENDS = """
 import gc, os, signal, sys, threading
 from pathlib import Path
+from tests.inference.tiny import tiny_engine
 
-from image_classifier.artifact.evidence import EngineGraph
-from image_classifier.artifact.record import Plan
-from image_classifier.inference.engines.load import open_graph
-
-graph = EngineGraph(kind="openvino", precision="fp32", file="network.onnx")
-plan = Plan(engine="one", streams=1, threads=1, batch_sizes=(1,), service_time_ms=1)
-engines = [open_graph(graph, Path(sys.argv[1]), (6, 5, 3))(plan)]
+engines = [tiny_engine(Path(sys.argv[1]), "openvino", 1)]
 # The last reference goes away in another thread, as after a measurement.
 thread = threading.Thread(target=lambda: (engines.clear(), gc.collect()))
 thread.start()

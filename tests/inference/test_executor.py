@@ -61,15 +61,6 @@ def test_where_whole_batches_are_taken_only_what_is_larger_than_all_sizes_is_spl
     assert sorted(engine.sizes[3:]) == [1, 1, 4]
 
 
-def test_run_in_parts_uses_one_batch_size_only() -> None:
-    engine = SumEngine()
-
-    logits = executor(engine, 1, 4, streams=1).run_in_parts(inputs(6), 4)
-
-    assert logits.tolist() == expected(6)
-    assert engine.sizes == [4, 4]
-
-
 def test_warmup_runs_every_size_on_every_stream_and_the_single_stream_engine() -> None:
     engine, single = SumEngine(), SumEngine()
 

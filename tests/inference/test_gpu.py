@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.metadata
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,7 +15,8 @@ from image_classifier.inference.executor import Executor
 from image_classifier.inference.machine import ABSENT_GPU, this_machine
 from image_classifier.inference.startup import load_executor
 from importer import pipeline
-from tests.imports import ROOT, digits_options, import_quietly, isolated_store
+from tests.imports import digits_options, import_quietly, isolated_store
+from tests.inference.tiny import run_alone
 
 pytestmark = pytest.mark.xdist_group("import for a GPU")  # one worker imports it
 
@@ -83,11 +83,7 @@ def test_asking_for_the_gpu_of_a_cpu_engine_imports_no_torch() -> None:
         "print(accelerator_of('openvino'), accelerator_of('onnxruntime'), 'torch' in sys.modules)"
     )
 
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-
-    assert done.stdout == "None None False\n"
+    assert run_alone(program).stdout == "None None False\n"
 
 
 def test_an_import_for_a_gpu_needs_no_package_of_cpu_engines(for_gpu: Artifact) -> None:

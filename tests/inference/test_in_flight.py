@@ -8,16 +8,16 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from image_classifier.inference.engine import Batch
 from image_classifier.inference.engines.in_flight import InFlightEngine
+from tests.inference.fakes import CLASSES, INPUT_SPEC, expected, inputs
 
-SHAPE = (2, 1, 3)
-CLASSES = 2
+SHAPE = INPUT_SPEC.shape
 STREAMS = ("copy in", "compute", "copy out")
 
 
@@ -98,7 +98,9 @@ def forward(pixels: torch.Tensor) -> torch.Tensor:
     return torch.stack([sums, -sums], 1)
 
 
-def engine_on(device: LateDevice, *batch_sizes: int) -> InFlightEngine:
+def engine_on(
+    device: LateDevice, *batch_sizes: int, forward: Callable[[Any], Any] = forward
+) -> InFlightEngine:
     return InFlightEngine(
         forward,
         device,
@@ -114,7 +116,7 @@ def wrong_answers(device: LateDevice, images: int) -> int:
     """Run images in batches of 1 to 4 from three threads; count the answers that are wrong."""
     engine = engine_on(device, 1, 2, 4)
     pixels = np.random.default_rng(0).integers(0, 256, (images, *SHAPE), dtype=np.uint8)
-    sums = pixels.reshape(images, -1).sum(axis=1)
+    sums = pixels.reshape(images, -1).sum(axis=1).astype(np.int64)
     sizes = random.Random(0)
     ends = [0]
     while ends[-1] < images:
@@ -122,7 +124,7 @@ def wrong_answers(device: LateDevice, images: int) -> int:
 
     def count(start: int, end: int) -> int:
         logits = engine.run(pixels[start:end])
-        expected = np.stack([sums[start:end], -sums[start:end].astype(np.int64)], axis=1)
+        expected = np.stack([sums, -sums], axis=1)[start:end]
         return int((logits != expected).any(axis=1).sum())
 
     with ThreadPoolExecutor(3) as callers:
@@ -145,19 +147,12 @@ def test_a_batch_runs_at_the_next_captured_size_and_one_too_large_in_parts() -> 
         ran.append(len(pixels))
         return forward(pixels)
 
-    engine = InFlightEngine(
-        noted, LateDevice(), (1, 4), slots=1, input_shape=SHAPE, dtype="uint8", num_classes=2
-    )
+    engine = engine_on(LateDevice(), 1, 4, forward=noted)
     ran.clear()
-    logits = [engine.run(images(count)).tolist() for count in (1, 3, 9)]
+    logits = [engine.run(inputs(count)).tolist() for count in (1, 3, 9)]
 
     assert ran == [1, 4, 4, 4, 1]
-    assert logits == [[[6.0 * (one + 1), -6.0 * (one + 1)] for one in range(n)] for n in (1, 3, 9)]
-
-
-def images(count: int) -> Batch:
-    """Every value of image i is i + 1."""
-    return np.repeat(np.arange(1, count + 1, dtype=np.uint8), 6).reshape(count, *SHAPE)
+    assert logits == [expected(count) for count in (1, 3, 9)]
 
 
 @pytest.mark.parametrize(
@@ -175,7 +170,7 @@ def test_a_full_device_lowers_the_largest_batch_and_says_so(
         engine = engine_on(LateDevice(room=room), *wanted)
 
     assert engine.batch_sizes == captured
-    assert engine.run(images(40))[:, 0].tolist() == [6.0 * (one + 1) for one in range(40)]
+    assert engine.run(inputs(40)).tolist() == expected(40)
     lines = [record.getMessage() for record in caplog.records]
     assert lines[:1] == (
         [f"no room on the device for batches of {max(wanted)}: out of memory"]

@@ -39,7 +39,7 @@ class Proxy:
         self._reader = SharedInputsReader(INPUT_SPEC)
         self.to_async = SimpleNamespace(
             infer=self._answer,
-            plan=self._answer,
+            describe=self._answer,
             can_open=self._can_open,
         )
 
@@ -148,4 +148,7 @@ def test_readiness_is_what_the_probe_of_the_runner_says(ready: bool) -> None:
 
 
 def test_the_plan_is_the_one_the_runner_reports() -> None:
-    assert asyncio.run(runner(Proxy(PLAN.model_dump(mode="json"))).describe()) == PLAN
+    steps: Any = [["load", 0.0, 2.5]]
+    proxy = Proxy([PLAN.model_dump(mode="json"), steps])
+
+    assert asyncio.run(runner(proxy).describe()) == (PLAN, steps)

@@ -8,19 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from image_classifier.artifact.manifest import InputSpec
 from image_classifier.inference.shared_inputs import SharedInputs, SharedInputsReader
 from tests.imports import ROOT
+from tests.inference.fakes import INPUT_SPEC as SPEC
 
-SPEC = InputSpec(shape=(2, 3, 1), dtype="uint8", mean=(0.5,), std=(0.5,))
 HOLDER = """
 import sys
 import numpy as np
-from image_classifier.artifact.manifest import InputSpec
 from image_classifier.inference.shared_inputs import SharedInputs
+from tests.inference.fakes import INPUT_SPEC
 
-spec = InputSpec(shape=(2, 3, 1), dtype="uint8", mean=(0.5,), std=(0.5,))
-shared = SharedInputs(spec, calls=1, max_batch_size=2)
+shared = SharedInputs(INPUT_SPEC, calls=1, max_batch_size=2)
 with shared.holding(np.full((2, 2, 3, 1), int(sys.argv[1]), np.uint8)):
     print(*shared.address, flush=True)
     sys.stdin.read()

@@ -80,7 +80,7 @@ def check(
     engine = open_graph(entry, artifact.root, input_spec.shape)(plan)
     engines = Spoiled(engine, wrong), Spoiled(engine, single_stream_wrong)
     executor = Executor(engines[0], plan, input_spec, classes, engines[1])
-    inputs = golden_inputs(artifact.golden_samples(), artifact.preprocessing())
+    inputs = golden_inputs(artifact, artifact.preprocessing())
     check_engine(artifact, entry, executor, inputs, known=known)
     return engines[0].inputs
 
@@ -117,7 +117,7 @@ def test_an_int8_engine_may_differ_on_as_many_samples_as_it_did_at_import(
     engine = open_graph(entry, artifact.root, artifact.manifest.input.shape)(plan)
     spoiled = Spoiled(engine, "one input of eight")
     executor = Executor(spoiled, plan, artifact.manifest.input, artifact.manifest.num_classes)
-    inputs = golden_inputs(artifact.golden_samples(), artifact.preprocessing())
+    inputs = golden_inputs(artifact, artifact.preprocessing())
     int8 = entry.model_copy(update={"precision": "int8", "certificate": certificate})
 
     with nullcontext() if passes else pytest.raises(SelfCheckFailed, match="top-1 agrees on 87"):
@@ -142,14 +142,6 @@ def test_a_few_samples_are_enough_where_the_import_checked_them_all(
         deterministic=False,
     )
     assert known == [True, False]
-
-
-def test_a_sample_that_gives_other_pixels_than_at_import_is_refused(artifact: Artifact) -> None:
-    first, *others = artifact.golden_samples()
-    moved = dataclasses.replace(first, data=others[-1].data)
-
-    with pytest.raises(SelfCheckFailed, match=f"golden sample {first.name}: .* other pixels"):
-        golden_inputs([moved, *others], artifact.preprocessing())
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
@@ -188,7 +180,7 @@ def test_for_another_budget_the_plan_comes_from_the_measured_curve(
 
 def test_deterministic_logits_are_the_same_bits_in_every_batch(artifact: Artifact) -> None:
     executor = load_executor(artifact, engine=None, budget_ms=50, deterministic=True)
-    inputs = golden_inputs(artifact.golden_samples(), artifact.preprocessing())
+    inputs = golden_inputs(artifact, artifact.preprocessing())
 
     single = np.concatenate([executor.run(item[np.newaxis]) for item in inputs])
 

@@ -9,36 +9,29 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from image_classifier.artifact.evidence import EngineGraph
 from image_classifier.artifact.format import WEIGHTS_NAME, ArtifactError, Precision
-from image_classifier.artifact.record import Plan
 from image_classifier.inference.engine import Batch, Logits
-from image_classifier.inference.engines.load import open_graph
 from image_classifier.inference.engines.torch import Program
-from importer.export import export_program
-from importer.network import save_weights
 from importer.pixels_to_logits import PixelsToLogits
-from tests.inference.test_engines import run_alone
-from tests.inference.tiny import INPUT_SPEC, SHAPE, tiny_inputs, tiny_network
-
-PROGRAM = "network.pt2"
-
-
-def store(network: PixelsToLogits, folder: Path) -> None:
-    export_program(network, tiny_inputs(2), folder / PROGRAM)
-    save_weights(network.network, folder / WEIGHTS_NAME)
+from tests.inference.tiny import (
+    INPUT_SPEC,
+    PROGRAM,
+    run_alone,
+    store_program,
+    tiny_engine,
+    tiny_inputs,
+    tiny_network,
+)
 
 
 def run(folder: Path, batch: Batch, precision: Precision = "fp32") -> Logits:
-    graph = EngineGraph(kind="torch", precision=precision, file=PROGRAM)
-    plan = Plan(engine="one", streams=1, threads=2, batch_sizes=(8,), service_time_ms=1)
-    return open_graph(graph, folder, SHAPE)(plan).run(batch)
+    return tiny_engine(folder, "torch", 8, precision=precision).run(batch)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("program")
-    store(tiny_network(), folder)
+    store_program(tiny_network(), folder)
     return folder
 
 
@@ -118,7 +111,7 @@ def test_layers_that_share_a_weight_compute_as_the_network_does(
 ) -> None:
     torch.manual_seed(3)
     network = PixelsToLogits(Tied(), INPUT_SPEC).eval().requires_grad_(False)
-    store(network, tmp_path)
+    store_program(network, tmp_path)
     batch = tiny_inputs(3)
 
     logits = run(tmp_path, batch, precision)
@@ -145,7 +138,7 @@ def test_a_linear_layer_of_a_transposed_input_is_one_product(
     tmp_path: Path, precision: Precision
 ) -> None:
     network = PixelsToLogits(OnColumns(), INPUT_SPEC).eval().requires_grad_(False)
-    store(network, tmp_path)
+    store_program(network, tmp_path)
 
     with torch.profiler.profile() as profile:
         logits = run(tmp_path, tiny_inputs(3), precision)
@@ -164,7 +157,7 @@ class Laid(nn.Module):
 
 def test_a_view_of_another_layout_than_at_the_export_is_a_copy(tmp_path: Path) -> None:
     network = PixelsToLogits(Laid(), INPUT_SPEC).eval()
-    store(network, tmp_path)
+    store_program(network, tmp_path)
     program = Program(tmp_path / PROGRAM, tmp_path / WEIGHTS_NAME, "fp32")
     batch = torch.from_numpy(tiny_inputs(3))
     otherwise = batch.transpose(1, 2).contiguous().transpose(1, 2)
@@ -175,16 +168,10 @@ def test_a_view_of_another_layout_than_at_the_export_is_a_copy(tmp_path: Path) -
 WITHOUT_SOURCE = """
 import sys
 from pathlib import Path
-import numpy as np
-from image_classifier.artifact.evidence import EngineGraph
-from image_classifier.artifact.record import Plan
-from image_classifier.inference.engines.load import open_graph
+from tests.inference.tiny import tiny_engine, tiny_inputs
 
-plan = Plan(engine="one", streams=1, threads=1, batch_sizes=(1,), service_time_ms=1)
-graph = EngineGraph(kind="torch", precision="fp32", file="network.pt2")
-engine = open_graph(graph, Path(sys.argv[1]), (6, 5, 3))(plan)
-print(engine.run(np.zeros((1, 6, 5, 3), np.uint8)).shape)
-print({"importer", "torchvision", "torch._inductor.compile_fx", "tests"} & sys.modules.keys())
+print(tiny_engine(Path(sys.argv[1]), "torch", 1).run(tiny_inputs(1)).shape)
+print({"importer", "torchvision", "torch._inductor.compile_fx"} & sys.modules.keys())
 """
 
 

@@ -10,8 +10,9 @@ import pytest
 
 from image_classifier.artifact.artifact import open_artifact
 from image_classifier.artifact.record import read_slo
-from image_classifier.http.schemas import EngineCard
+from image_classifier.http.schemas import ModelCard
 from tests.artifact.builder import SLO, write_artifact
+from tests.http.fakes import LOCK
 from tests.tools.tiny_servers import named, right, serving
 from tools import certify
 from tools.certify import CertifyError, Subject, near_best, proposal, replicas_for
@@ -26,10 +27,7 @@ def test_saturation_is_certified_without_refusals_and_the_rate_as_it_serves(
     artifact = open_artifact(root, write_artifact(root))
     changes = {"engine": artifact.evidence.engines[0].name, "streams": 2, "threads": 3}
     plan = SLO.plan.model_copy(update={**changes, "batch_sizes": (1, 4), "single_stream": True})
-    card = {
-        "engine": EngineCard.of(artifact.evidence, plan).model_dump(mode="json"),
-        "topology": "embedded",
-    }
+    card = ModelCard.of(LOCK, artifact, plan, "embedded").model_dump(mode="json")
     predictions = json.loads(named(0))["predictions"][0] | {"probability": 1.0}
     started: list[Mapping[str, str]] = []
 

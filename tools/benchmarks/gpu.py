@@ -247,7 +247,7 @@ class Network:
         }
         lock = self._folder / "model.lock"
         artifact = open_artifact(import_model(BUILD / "bentoml", lock, options))
-        self._data = [sample.data for sample in artifact.golden_samples()]
+        self._data = artifact.golden_files()
         near_tie, logits = NEAR_TIE["bf16"], artifact.reference()[0]
         self._accepted = tuple(frozenset(near_best(row, near_tie)) for row in logits)
         record = artifact.record
