@@ -9,6 +9,7 @@ import pytest
 
 from image_classifier.artifact.format import ArtifactError
 from importer.reference import Reference, check_label_order, read_reference
+from tests.importer.test_weights_hostile import Payload
 
 LOGITS = {"a.png": [1.5, -2.0, 0.25], "b.png": [0.0, 3.0, -7.5]}
 
@@ -75,14 +76,6 @@ def test_a_file_of_another_kind_is_refused_with_the_way_to_make_one(
 
     with pytest.raises(ArtifactError, match=r"not an npz file.*python -m importer\.notebook"):
         read_reference(tmp_path / "reference")
-
-
-class Payload:
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self) -> tuple[object, tuple[Path]]:
-        return Path.touch, (self.file,)
 
 
 def test_a_pickle_in_an_npz_does_not_run(tmp_path: Path) -> None:
