@@ -13,22 +13,29 @@ import torch
 from onnx import numpy_helper
 
 from importer.errors import ImportRefused
-from importer.export import export_program
+from importer.export import export_onnx, export_program
 from tests.imports import PATIENCE_S, ROOT
-from tests.inference.tiny import export_tiny, tiny_inputs, tiny_network
+from tests.inference.tiny import PROGRAM, tiny_inputs, tiny_network
 
 EXPORT = """
 import pathlib, sys
-from tests.inference.tiny import export_tiny
-export_tiny(pathlib.Path(sys.argv[1]))
+from tests.importer.test_export import export_both
+export_both(pathlib.Path(sys.argv[1]))
 """
+
+
+def export_both(folder: Path) -> None:
+    """Write both graphs of `tiny_network`."""
+    network = tiny_network()
+    export_onnx(network, tiny_inputs(2), folder / "network.onnx")
+    export_program(network, tiny_inputs(2), folder / PROGRAM)
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The graphs of `tiny_network`."""
     folder = tmp_path_factory.mktemp("exported")
-    export_tiny(folder)
+    export_both(folder)
     return folder
 
 
