@@ -58,7 +58,9 @@ def decode_image(
     image = to_colour_mode(image, rules)  # drops the file and its decoder before the turn
     watch("colour", image)
     if turn is not None:
-        image = turn_upright(image, turn)
+        image = image.transpose(turn)
+        for key in _METADATA:  # so that no later step turns it again
+            image.info.pop(key, None)
         watch("orient", image)
     return image
 
@@ -282,14 +284,6 @@ def upright_turn(image: Image.Image) -> Image.Transpose | None:
     except (struct.error, ValueError, IndexError, AttributeError, TypeError):
         orientation = None
     return _UPRIGHT.get(orientation or _xmp_orientation(image) or 1)
-
-
-def turn_upright(image: Image.Image, turn: Image.Transpose) -> Image.Image:
-    """Turn an image and drop its metadata, so that no later step turns it again."""
-    turned = image.transpose(turn)
-    for key in _METADATA:
-        turned.info.pop(key, None)
-    return turned
 
 
 def _exif_orientation(image: Image.Image) -> int | None:

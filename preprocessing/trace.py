@@ -19,14 +19,14 @@ class Step:
         name: "decode", "colour", "orient", "resize", "crop" or "input".
         picture: The image after the step; None for an input that is not an 8-bit image.
         mode: Pillow mode, or the dtype of the input.
-        milliseconds: Time the step took.
+        milliseconds: Time the step took; None where it is shown only.
         array: The input itself, (H, W, C); None for other steps.
     """
 
     name: str
     picture: Image.Image | None
     mode: str
-    milliseconds: float
+    milliseconds: float | None
     array: np.ndarray | None = None
 
 

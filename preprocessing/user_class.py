@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from types import ModuleType
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from PIL import Image
@@ -127,26 +127,25 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _first_problem(candidate: object) -> str | None:
+def _first_problem(candidate: Any) -> str | None:
     """Name the first thing that keeps an object from being a `Preprocessing`, or None."""
     if lacking := [name for name in USUAL if not hasattr(candidate, name)]:
         lines = "; ".join(f"{name} = {USUAL[name]}" for name in lacking)
         return f"lacks {', '.join(lacking)}; usual are: {lines}"
-    if not isinstance(getattr(candidate, "decode", None), DecodeRules):
+    if not isinstance(candidate.decode, DecodeRules):
         return "decode must be a preprocessing.DecodeRules"
-    shape = getattr(candidate, "input_shape", None)
+    shape, dtype = candidate.input_shape, candidate.input_dtype
     if not (
         isinstance(shape, tuple)
         and len(shape) == 3
         and all(type(side) is int and side > 0 for side in shape)
     ):
         return f"input_shape must be (H, W, C), three positive whole numbers, got {shape!r}"
-    dtype = getattr(candidate, "input_dtype", None)
     if dtype not in ("uint8", "float32"):
         return f"input_dtype must be 'uint8' or 'float32', got {dtype!r}"
-    if not callable(getattr(candidate, "to_input", None)):
+    if not callable(candidate.to_input):
         return "to_input must be a method"
-    mean, std = getattr(candidate, "mean", None), getattr(candidate, "std", None)
+    mean, std = candidate.mean, candidate.std
     if dtype == "float32":
         if mean is None and std is None:
             return None

@@ -33,8 +33,7 @@ from image_classifier.inference.classifier import Classifier
 from image_classifier.inference.machine import this_machine
 from image_classifier.inference.predictions import answered_classes
 from image_classifier.inference.startup import gates_of
-from preprocessing import DecodeLimits, Preprocessing
-from preprocessing.trace import trace
+from preprocessing import DecodeLimits, Preprocessing, Step, trace
 
 PROGRAM = Path(__file__).resolve().parents[2]
 """The folder of service.py: a checkout, or `src` of a bento."""
@@ -222,40 +221,34 @@ def describe_steps(
     Raises:
         ImageRejected, PreprocessingBug: As for `trace`.
     """
-    cards = []
-    for step in trace(data, preprocessing, limits):
-        values = np.asarray(step.picture) if step.array is None else step.array
-        cards.append(_card(step.name, values, step.picture, step.mode, step.milliseconds))
-    if input_spec.mean is not None and input_spec.std is not None:  # `values` are the input
-        normalised = (values / 255 - np.array(input_spec.mean)) / np.array(input_spec.std)
-        cards.append(_card("normalise", normalised, None, "float32", None))
-    return cards
+    steps = [*trace(data, preprocessing, limits)]
+    if input_spec.mean is not None and input_spec.std is not None:
+        pixels = np.asarray(steps[-1].array) / 255
+        normalised = (pixels - np.array(input_spec.mean)) / np.array(input_spec.std)
+        steps.append(Step("normalise", None, "float32", None, normalised))
+    return [_card(step) for step in steps]
 
 
-def _card(
-    name: str,
-    values: npt.NDArray[Any],
-    picture: Image.Image | None,
-    mode: str,
-    milliseconds: float | None,
-) -> Json:
+def _card(step: Step) -> Json:
+    picture = step.picture
+    values = np.asarray(picture) if step.array is None else step.array
     low, high = float(values.min()), float(values.max())
     if picture is None:
         scaled = (values.astype(np.float64) - low) / (high - low or 1) * 255
         shown = scaled if scaled.shape[2] == 3 else scaled[:, :, 0]
         picture = Image.fromarray(shown.astype(np.uint8))
-    small = picture.convert("RGBA" if "A" in picture.mode or mode == "P" else "RGB")
+    small = picture.convert("RGBA" if "A" in picture.mode or step.mode == "P" else "RGB")
     small.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
     file = io.BytesIO()
     small.save(file, "PNG")
     return {
-        "name": name,
+        "name": step.name,
         "width": values.shape[1],
         "height": values.shape[0],
-        "mode": mode,
+        "mode": step.mode,
         "minimum": low,
         "maximum": high,
-        "milliseconds": milliseconds,
+        "milliseconds": step.milliseconds,
         "picture": base64.b64encode(file.getvalue()).decode(),
     }
 

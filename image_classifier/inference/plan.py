@@ -132,28 +132,25 @@ def measure_engine(
     def settled(points: Sequence[LatencyPoint]) -> bool:
         return _decide(engine, points, budget_ms)[2]
 
+    open_way = functools.cache(open_way)  # two parts measure batch size one
+    measure = functools.partial(
+        measure_in_rounds, open_way=open_way, settled=settled, budget_ms=budget_ms, clock=clock
+    )
     if on_gpu:
         ways = [Way(engine, GPU_STREAMS, cores, size, tuple(batch_sizes)) for size in batch_sizes]
-        return measure_in_rounds(
-            ways, open_way, settled, budget_ms=budget_ms, limit_s=limit_s, clock=clock
-        )
+        return measure(ways, limit_s=limit_s)
     end = clock() + limit_s
-    open_way = functools.cache(open_way)  # both parts measure batch size one
     counts = stream_counts(cores)
     prior = counts[:: -1 if _single_stream_possible(engine) else 1]
     ways = [Way(engine, streams, cores, 1) for streams in prior]
-    by_streams = measure_in_rounds(
-        ways, open_way, settled, budget_ms=budget_ms, limit_s=limit_s / 2, clock=clock
-    )
+    by_streams = measure(ways, limit_s=limit_s / 2)
     streams = best_point(engine, by_streams, budget_ms).streams
     if len(batch_sizes) == 1:
         return by_streams
     ways = [Way(engine, streams, cores, size) for size in batch_sizes]
     if streams > 1:
         ways.insert(1, Way(engine, 1, cores, 1))  # what a single-stream engine would do
-    by_size = measure_in_rounds(
-        ways, open_way, settled, budget_ms=budget_ms, limit_s=end - clock(), clock=clock
-    )
+    by_size = measure(ways, limit_s=end - clock())
     again = {(point.streams, point.batch_size) for point in by_size}
     kept = (point for point in by_streams if (point.streams, point.batch_size) not in again)
     return (*kept, *by_size)

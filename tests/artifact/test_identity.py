@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -62,35 +61,6 @@ def test_the_tag_is_the_same_on_another_kind_of_processor_and_is_the_one_of_the_
     folder = tmp_path / "models" / lock.tag.replace(":", "/")
     assert open_artifact(folder, lock.manifest_sha256, lock.evidence_sha256).record is not None
     assert not list(tmp_path.rglob("*.pyc"))
-
-
-def test_a_changed_comment_in_the_preprocessing_leaves_an_artifact_servable(
-    tmp_path: Path, digits_folder: Path
-) -> None:
-    shutil.copytree(ROOT / "preprocessing", tmp_path / "preprocessing")
-    for path in (tmp_path / "preprocessing").glob("*.py"):
-        path.write_text(path.read_text() + "# another day\n")
-    program = (
-        "import sys, preprocessing\n"
-        "from pathlib import Path\n"
-        "from image_classifier.artifact.artifact import open_artifact\n"
-        "from image_classifier.inference.startup import check_preprocessing\n"
-        "artifact = open_artifact(Path(sys.argv[1]))\n"
-        "check_preprocessing(artifact, artifact.preprocessing())\n"
-        "print(preprocessing.__file__)\n"
-    )
-
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(digits_folder)],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
-
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(tmp_path / "preprocessing" / "__init__.py")
 
 
 def test_a_resize_that_rounds_differently_by_one_is_refused_with_the_names_of_the_cases(

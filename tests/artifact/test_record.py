@@ -7,14 +7,7 @@ import pytest
 
 from image_classifier.artifact.artifact import open_artifact
 from image_classifier.artifact.format import ArtifactError
-from image_classifier.artifact.record import (
-    LatencyPoint,
-    Plan,
-    read_record,
-    read_slo,
-    write_slo,
-)
-from image_classifier.inference.plan import stream_counts
+from image_classifier.artifact.record import read_record, read_slo, write_slo
 from tests.artifact.builder import RECORD, SLO, write_artifact
 
 
@@ -44,17 +37,6 @@ def test_a_record_that_plans_with_an_engine_without_certificate_is_refused(tmp_p
 
     with pytest.raises(ArtifactError, match=r"record\.json: plans .*which is not certified"):
         open_artifact(tmp_path)
-
-
-@pytest.mark.parametrize("cores", [1, 384])
-def test_a_record_has_room_for_the_streams_of_large_machines(cores: int) -> None:
-    points = [
-        LatencyPoint(batch_size=1, streams=streams, threads=cores, latency_ms=1, images_per_s=1)
-        for streams in stream_counts(cores)
-    ]
-
-    assert points[-1].streams == cores
-    assert Plan(engine="any", streams=cores, threads=cores, batch_sizes=(1,), service_time_ms=1)
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[1]", b'{"plam": 1}'])

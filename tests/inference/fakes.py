@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -60,6 +61,12 @@ class ConstantEngine:
         return self._logits
 
 
+def plan(**changes: Any) -> Plan:
+    """One stream of one thread, batches of one, a millisecond an image."""
+    usual = {"engine": "one", "streams": 1, "threads": 1, "batch_sizes": (1,), "service_time_ms": 1}
+    return Plan.model_validate({**usual, **changes})
+
+
 def executor(
     engine: SumEngine | ConstantEngine,
     *batch_sizes: int,
@@ -67,14 +74,11 @@ def executor(
     single_stream_engine: SumEngine | ConstantEngine | None = None,
     whole_batches: bool = False,
 ) -> Executor:
-    plan = Plan(
-        engine="fake",
-        streams=streams,
-        threads=1,
-        batch_sizes=batch_sizes,
-        service_time_ms=1,
-        single_stream=single_stream_engine is not None,
-    )
     return Executor(
-        engine, plan, INPUT_SPEC, CLASSES, single_stream_engine, whole_batches=whole_batches
+        engine,
+        plan(streams=streams, batch_sizes=batch_sizes, single_stream=bool(single_stream_engine)),
+        INPUT_SPEC,
+        CLASSES,
+        single_stream_engine,
+        whole_batches=whole_batches,
     )

@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from image_classifier.artifact.manifest import InputSpec, Outputs
-from image_classifier.artifact.record import Plan
 from image_classifier.errors import DeadlineExceeded, MalformedRequest, Overloaded
 from image_classifier.inference.batcher import Answer
 from image_classifier.inference.classifier import Classifier
@@ -21,6 +20,7 @@ from image_classifier.settings import Settings
 from preprocessing import DecodeRules
 from preprocessing.errors import ClientError
 from tests.imports import PATIENCE_S
+from tests.inference.fakes import plan
 
 LABELS = ("dark", "light", "red")
 WAYS = {"direct": (1,), "batched": (1, 4)}
@@ -75,16 +75,11 @@ def classifier(
     outputs: Outputs | None = None,
     **changes: float,
 ) -> Classifier:
-    plan = Plan(
-        engine="colours",
-        streams=1 if single_stream_engine is None else 2,
-        threads=1,
-        batch_sizes=WAYS[way],
-        service_time_ms=1,
-        single_stream=single_stream_engine is not None,
-    )
+    several = single_stream_engine is not None
+    chosen_plan = plan(streams=1 + several, batch_sizes=WAYS[way], single_stream=several)
     spec = InputSpec.of(FirstPixel())  # type: ignore[arg-type]
-    runner = LocalRunner(Executor(engine or ColourEngine(), plan, spec, 3, single_stream_engine))
+    engine = engine or ColourEngine()
+    runner = LocalRunner(Executor(engine, chosen_plan, spec, 3, single_stream_engine))
     artifact = SimpleNamespace(
         labels=lambda: LABELS,
         preprocessing=lambda: preprocessing or FirstPixel(),

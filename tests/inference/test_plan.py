@@ -27,6 +27,7 @@ from image_classifier.inference.plan import (
 )
 from preprocessing import PreprocessingSpec, SpecPreprocessing
 from tests.artifact.builder import RECORD
+from tests.inference.fakes import plan
 from tests.preprocessing.files import encoded, noise
 
 Shape = tuple[int, int]
@@ -243,14 +244,12 @@ def test_a_clear_order_ends_the_measurement_early_and_an_unclear_one_in_time() -
 def test_a_small_network_is_answered_by_several_processes(
     batch_ms: float, service_time_ms: float, cores: int, processes: int
 ) -> None:
-    plan = Plan(
-        engine="one", streams=2, threads=2, batch_sizes=(1,), service_time_ms=service_time_ms
-    )
     point = LatencyPoint(
         batch_size=1, streams=2, threads=2, latency_ms=batch_ms, images_per_s=1e3 / service_time_ms
     )
     attempt = EngineAttempt(engine="one", verdict="passed", curve=(point,))
-    record = RECORD.model_copy(update={"plan": plan, "attempts": (attempt,)})
+    two_streams = plan(streams=2, threads=2, service_time_ms=service_time_ms)
+    record = RECORD.model_copy(update={"plan": two_streams, "attempts": (attempt,)})
 
     assert api_processes(record, cores) == processes
     assert api_processes(None, cores) == 1

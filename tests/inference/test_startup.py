@@ -22,6 +22,7 @@ from image_classifier.inference.startup import (
     golden_inputs,
     load_executor,
 )
+from tests.inference.fakes import plan
 
 
 @pytest.fixture(scope="module")
@@ -68,18 +69,11 @@ def check(
     Returns how many inputs the first was given.
     """
     entry = artifact.evidence.engine("onnxruntime-fp32")
-    plan = Plan(
-        engine=entry.name,
-        streams=1,
-        threads=1,
-        batch_sizes=(1, 4),
-        service_time_ms=1,
-        single_stream=True,
-    )
+    both = plan(engine=entry.name, batch_sizes=(1, 4), single_stream=True)
     input_spec, classes = artifact.manifest.input, artifact.manifest.num_classes
-    engine = open_graph(entry, artifact.root, input_spec.shape)(plan)
+    engine = open_graph(entry, artifact.root, input_spec.shape)(both)
     engines = Spoiled(engine, wrong), Spoiled(engine, single_stream_wrong)
-    executor = Executor(engines[0], plan, input_spec, classes, engines[1])
+    executor = Executor(engines[0], both, input_spec, classes, engines[1])
     inputs = golden_inputs(artifact, artifact.preprocessing())
     check_engine(artifact, entry, executor, inputs, known=known)
     return engines[0].inputs

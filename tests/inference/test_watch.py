@@ -7,35 +7,8 @@ import pytest
 from image_classifier.errors import DeadlineExceeded
 from image_classifier.inference.batcher import Answer
 from image_classifier.inference.engine import Batch, EngineError, Logits
-from image_classifier.inference.runner import EngineWatch
 from tests.imports import PATIENCE_S
 from tests.inference.test_classifier import WAYS, ColourEngine, HeldBack, classifier, png
-
-
-def test_a_run_that_does_not_end_is_noticed_beside_one_that_just_began() -> None:
-    seconds = 0.0
-    watch = EngineWatch(stalled_s=8, clock=lambda: seconds)
-    with watch.run():
-        seconds = 7.9
-        with watch.run():
-            slow = watch.stalled
-            seconds = 8.1
-            hung = watch.stalled
-
-    assert (slow, hung) == (False, True)
-    assert not watch.stalled
-
-
-def test_a_failing_run_is_remembered_until_one_succeeds() -> None:
-    watch = EngineWatch()
-    with pytest.raises(EngineError), watch.run():
-        raise EngineError("broken")
-    failing = watch.failing
-    with watch.run():
-        pass
-
-    assert failing
-    assert not watch.failing
 
 
 @pytest.mark.parametrize(("timeout_s", "longest_s"), [(5, 8), (20, 20)])
@@ -48,11 +21,13 @@ def test_a_classifier_is_dead_once_a_run_takes_longer_than_any_request(
 
     with service.runner.watch.run():
         seconds = longest_s - 0.1
-        slow = asyncio.run(service.is_alive())
-        seconds = longest_s + 0.1
-        hung = asyncio.run(service.is_alive())
+        with service.runner.watch.run():  # one that just began
+            slow = asyncio.run(service.is_alive())
+            seconds = longest_s + 0.1
+            hung = asyncio.run(service.is_alive())
 
     assert (slow, hung) == (True, False)
+    assert asyncio.run(service.is_alive())
 
 
 class Breakable(ColourEngine):

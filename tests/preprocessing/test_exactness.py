@@ -147,28 +147,11 @@ def test_normalised_inputs_equal_the_preset_and_a_v2_pipeline_for_grey() -> None
     np.testing.assert_allclose(normalised(grey, spec), pipeline(grey).numpy(), rtol=0, atol=1e-6)
 
 
-def test_crop_of_225_from_256_starts_at_16() -> None:
-    # (256 - 225) / 2 = 15.5, which Python's round takes to the even 16.
-    columns = np.tile(np.arange(256, dtype=np.uint8), (256, 1))
-    image = Image.fromarray(np.dstack([columns, columns.T, columns]))
-
-    got = input_of(image, None, 225)
-
-    assert got[0, 0].tolist() == [16, 16, 16]
-    assert got[-1, -1].tolist() == [240, 240, 240]
-
-
 def test_height_comes_before_width_everywhere() -> None:
     image = Image.new("RGB", (10, 10), (1, 2, 3))
 
     assert input_of(image, Resize(mode="exact", size=(4, 6)), None).shape == (4, 6, 3)
     assert input_of(image, None, (2, 5)).shape == (2, 5, 3)
-
-
-def test_what_a_crop_adds_is_black_and_its_odd_pixel_is_right_and_below() -> None:
-    got = input_of(Image.new("L", (1, 1), 200), None, (2, 4))
-
-    assert got[..., 0].tolist() == [[0, 200, 0, 0], [0, 0, 0, 0]]
 
 
 SPECS = {
