@@ -2,13 +2,12 @@
 
 import asyncio
 import functools
-import logging
 import socket
 from typing import Any
 
 import uvicorn
 
-logger = logging.getLogger("classifier")
+from image_classifier.logs import logger
 
 DELAY_S = 0.0001
 """Seconds that a process leaves a new connection to the others for each one it has."""

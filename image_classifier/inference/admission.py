@@ -4,7 +4,6 @@ docs/admission.md explains the rule and compares it, by simulation, with two oth
 """
 
 import asyncio
-import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -12,8 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from image_classifier.errors import DeadlineExceeded, Overloaded
-
-logger = logging.getLogger("classifier")
+from image_classifier.logs import logger
 
 MEMORY_S = 1.0
 """Seconds of queueing after which an observation counts 1/e: long enough that one pause of the

@@ -224,10 +224,10 @@ def load_executor(
     """Load, warm up and check the engine that serves.
 
     Args:
-        every_sample: Check with all golden samples where a few are enough too.
         engine: Name of a certified engine; None takes the plan's.
         budget_ms: Milliseconds an answer may take.
         deterministic: Run every batch at one fixed shape.
+        every_sample: Check with all golden samples where a few are enough too.
 
     Raises:
         ArtifactError: The engine cannot be loaded, or does not reproduce its certificate.
@@ -248,10 +248,7 @@ def load_executor(
                 entry.precision,
             )
         here = this_machine(_accelerator(entry, record))
-        plan, measured_here = _plan_for(
-            artifact, entry.name, here, budget_ms, load, preprocessing, inputs
-        )
-        known = not (every_sample or measured_here) and _made_with_this_library(artifact, entry)
+        plan = _plan_for(artifact, entry.name, here, budget_ms, load, preprocessing, inputs)
         if deterministic:
             one_shape = {"batch_sizes": plan.batch_sizes[:1], "single_stream": False}
             plan = plan.model_copy(update=one_shape)
@@ -267,6 +264,7 @@ def load_executor(
     with start_step("warm_up"):
         executor.warmup()
     with start_step("self_check"):
+        known = not every_sample and _certified_here(artifact, entry, here)
         check_engine(artifact, entry, executor, inputs.result(), known=known)
     return executor
 
@@ -322,10 +320,13 @@ def _accelerator(entry: CertifiedEngine, record: ImportRecord | None) -> str | N
     return accelerator
 
 
-def _made_with_this_library(artifact: Artifact, entry: CertifiedEngine) -> bool:
-    """Return whether the engine runs on the version of its library that it was certified with."""
-    certified_with = artifact.evidence.versions.get(entry.kind)
-    return certified_with is not None and certified_with == metadata.version(entry.kind)
+def _certified_here(artifact: Artifact, entry: CertifiedEngine, here: Machine) -> bool:
+    """Return whether the certificate was made on this machine with this version of the library."""
+    if artifact.record is None or artifact.record.machine != here:
+        return False
+    with suppress(metadata.PackageNotFoundError):  # it may be installed under another name
+        return artifact.evidence.versions.get(entry.kind) == metadata.version(entry.kind)
+    return False
 
 
 def _plan_for(
@@ -336,8 +337,8 @@ def _plan_for(
     load: LoadEngine,
     preprocessing: Preprocessing,
     inputs: Future[Batch],
-) -> tuple[Plan, bool]:
-    """Return the plan, and whether it is one of this machine and not the import's.
+) -> Plan:
+    """Return the plan that the import's measurements give, or else those of this machine.
 
     Here the numbers of streams are measured, and of the batch sizes only the one the import chose;
     on a GPU all batch sizes, since the import may have been on a machine without one.
@@ -350,9 +351,9 @@ def _plan_for(
     record = artifact.record
     if record is not None and record.machine == here:
         if (engine, budget_ms) == (record.plan.engine, record.budget_ms):
-            return record.plan, False
+            return record.plan
         if curve := record.curve(engine):
-            return plan_for(engine, curve, budget_ms), False
+            return plan_for(engine, curve, budget_ms)
     cached = cache_file(artifact.digest, here, engine, budget_ms)
     plan = read_plan(cached)
     if plan is None:
@@ -372,4 +373,4 @@ def _plan_for(
         )
         plan = plan_for(engine, points, budget_ms)
         keep_plan(cached, plan)
-    return plan, True
+    return plan

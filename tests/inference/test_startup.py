@@ -2,6 +2,7 @@
 
 import dataclasses
 from contextlib import nullcontext
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,13 @@ def test_a_few_samples_are_enough_where_the_import_checked_them_all(
         deterministic=False,
     )
     assert known == [True, False]
+
+    def missing(_: str) -> str:
+        raise metadata.PackageNotFoundError
+
+    monkeypatch.setattr(metadata, "version", missing)  # as beside onnxruntime-gpu
+    load_executor(artifact, engine=None, budget_ms=50, deterministic=False)
+    assert known == [True, False, False]
 
 
 @pytest.mark.parametrize("deterministic", [False, True])

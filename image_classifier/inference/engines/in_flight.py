@@ -2,7 +2,6 @@
 
 import bisect
 import functools
-import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -13,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from image_classifier.inference.engine import Batch, Logits
-
-logger = logging.getLogger("classifier")
+from image_classifier.logs import logger
 
 
 class Device(Protocol):
