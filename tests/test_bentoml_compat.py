@@ -23,8 +23,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from image_classifier.http.protocol import ClassifierProtocol
+from tests.http.echo_server import SMUGGLED, echo, exchange, upgrade
 from tests.http.fakes import Answering, app_of, send
-from tests.http.test_protocol import SMUGGLED, echo, exchange, upgrade
 from tests.imports import PATIENCE_S, ROOT
 from tests.service.answers import checked_error
 

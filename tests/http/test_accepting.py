@@ -3,13 +3,13 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import pytest
 import uvicorn
 
 from image_classifier.http.accepting import spread_connections
-from tests.http.test_protocol import echo
+from tests.http.echo_server import serving
 
 
 @pytest.fixture
@@ -24,18 +24,6 @@ def listening() -> Iterator[socket.socket]:
         yield sock
 
 
-@contextlib.asynccontextmanager
-async def serving(sock: socket.socket) -> AsyncIterator[uvicorn.Server]:
-    """A server that shares a socket with others, as a process would."""
-    server = uvicorn.Server(uvicorn.Config(echo, log_config=None, lifespan="off"))
-    task = asyncio.create_task(server.serve([sock.dup()]))
-    while not server.started:
-        await asyncio.sleep(0.001)
-    yield server
-    server.should_exit = True
-    await task
-
-
 async def answer_on(sock: socket.socket) -> tuple[asyncio.StreamWriter, bytes]:
     reader, writer = await asyncio.open_connection(*sock.getsockname())
     writer.write(b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -48,7 +36,7 @@ async def answer_on(sock: socket.socket) -> tuple[asyncio.StreamWriter, bytes]:
 def test_connections_that_come_together_are_spread_over_the_processes(count: int) -> None:
     async def shares() -> list[int]:
         with listening() as sock:
-            async with serving(sock) as first, serving(sock) as second:
+            async with serving(listening=sock) as first, serving(listening=sock) as second:
                 opened = await asyncio.gather(*(answer_on(sock) for _ in range(count)))
                 found = [len(it.server_state.connections) for it in (first, second)]
                 for writer, _ in opened:
@@ -64,8 +52,8 @@ def test_connections_that_come_together_are_spread_over_the_processes(count: int
 def test_the_processes_that_are_left_take_all_connections() -> None:
     async def answers() -> list[bytes]:
         with listening() as sock:
-            async with serving(sock):
-                async with serving(sock):
+            async with serving(listening=sock):
+                async with serving(listening=sock):
                     writer, _ = await answer_on(sock)
                     writer.close()
                 opened = [await answer_on(sock) for _ in range(5)]

@@ -1,70 +1,16 @@
 """HTTP/1.1 framing under uvicorn: an `Upgrade` header changes nothing."""
 
 import asyncio
-import contextlib
 import re
 import socket
-from collections.abc import AsyncIterator
-from typing import Any
 from unittest.mock import Mock, call
 
 import pytest
-import uvicorn
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Scope
 
 from image_classifier.http.protocol import ClassifierProtocol, JoinedWrites
-
-SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
-
-
-async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with method, path and body."""
-    data, more = b"", True
-    while more:
-        message = await receive()
-        data += message.get("body", b"")
-        more = message.get("more_body", False)
-    answer = f"[{scope['method']} {scope['path']}] ".encode() + data
-    length = str(len(answer)).encode()
-    await send(
-        {"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]}
-    )
-    await send({"type": "http.response.body", "body": answer})
-
-
-@contextlib.asynccontextmanager
-async def serving(protocol: Any = ClassifierProtocol) -> AsyncIterator[uvicorn.Server]:
-    config = uvicorn.Config(echo, http=protocol, log_config=None, lifespan="off", port=0)
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.001)
-    yield server
-    server.should_exit = True
-    await task
-
-
-def address_of(server: uvicorn.Server) -> tuple[str, int]:
-    port: int = server.servers[0].sockets[0].getsockname()[1]
-    return "127.0.0.1", port
-
-
-def exchange(*packets: bytes, protocol: Any = ClassifierProtocol) -> bytes:
-    """Send packets over one connection, one after the other; return all that comes back."""
-
-    async def run() -> bytes:
-        async with serving(protocol) as server:
-            reader, writer = await asyncio.open_connection(*address_of(server))
-            for packet in packets:
-                writer.write(packet)
-                await writer.drain()
-                await asyncio.sleep(0.005)  # so that each is read by itself
-            answer = await reader.read()
-            writer.close()
-        return answer
-
-    return asyncio.run(run())
+from tests.http.echo_server import SMUGGLED, address_of, exchange, serving, upgrade
 
 
 def answers(received: bytes) -> list[tuple[int, bytes]]:
@@ -83,14 +29,6 @@ def bodies(received: bytes) -> list[bytes]:
     found = answers(received)
     assert {status for status, _ in found} == {200}
     return [body for _, body in found]
-
-
-def upgrade(value: bytes, data: bytes, framing: bytes = b"") -> bytes:
-    framing = framing or b"Content-Length: %d" % len(data)
-    return (
-        b"POST /first HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\n"
-        b"Upgrade: %s\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n%s\r\n\r\n%s" % (value, framing, data)
-    )
 
 
 LAST = b"GET /last HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
