@@ -177,7 +177,7 @@ class ImageClassifier:
         self.classifier = Classifier(artifact, runner, settings, cores=cores, workers=workers)
         app().state.artifact = artifact
         app().state.classifier = self.classifier
-        compat.refuse_early(app())
+        compat.refuse_early(app(), settings.budget_ms / 1e3)
         startup.freeze_garbage()
         compat.tell_supervisor_ready()
 

@@ -185,8 +185,10 @@ def prepare_process(keep_alive_s: float, *, share_connections: bool = False) -> 
     os.environ.setdefault("BENTOML_DISABLE_GPU_ALLOCATION", "True")
 
 
-def refuse_early(app: Starlette) -> None:
+def refuse_early(app: Starlette, delay_s: float) -> None:
     """Have requests that `app.state.refuse` answers refused before the application is called.
+
+    The answer is sent after `delay_s` seconds.
 
     Where BentoML adds headers for CORS to each answer, the application refuses by itself.
     """
@@ -194,6 +196,7 @@ def refuse_early(app: Starlette) -> None:
         from image_classifier.http.protocol import ClassifierProtocol
 
         ClassifierProtocol.refuse = app.state.refuse
+        ClassifierProtocol.refusal_delay_s = delay_s
 
 
 def _prepare_worker(supervisor: int, keep_alive_s: float) -> None:

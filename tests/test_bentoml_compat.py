@@ -276,7 +276,7 @@ for origin in ("https://example.org", "https://other.org"):
 from image_classifier.bentoml_compat import refuse_early
 from image_classifier.http.protocol import ClassifierProtocol
 
-refuse_early(None)
+refuse_early(None, 0.05)
 print(ClassifierProtocol.refuse)
 """
 

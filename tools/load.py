@@ -5,6 +5,7 @@ import contextlib
 import gc
 import math
 import random
+import select
 import selectors
 import time
 from collections import Counter
@@ -29,8 +30,8 @@ FILE_REFUSED = (
     HTTPStatus.UNPROCESSABLE_ENTITY,
 )
 """Answers to a file that is no sound image."""
-MAX_CONNECTIONS = 400
-"""Requests beyond these wait in line. select(2) takes descriptors below 1024, see `_run_loop`."""
+MAX_CONNECTIONS = 2_000
+"""Requests beyond these wait in line."""
 EXPECTED_ARRIVALS = 350
 """A probe of a search lasts long enough for these, so that 3 of its requests exceed the p99, but at
 most three times as long as usual."""
@@ -439,19 +440,25 @@ async def read_answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     return status, body
 
 
-def _run_loop(main: Coroutine[Any, Any, None]) -> float:
-    """Run in an event loop that wakes to the microsecond; return the processor seconds it took.
+class PreciseSelector(selectors.EpollSelector):
+    """Waits to the microsecond; Python rounds a wait in epoll(7) up to a whole millisecond.
 
-    The default selector, epoll, rounds every wait up to a whole millisecond, which would make the
-    generator up to 1 ms late for every arrival; select(2) does not round. The garbage collector is
-    off meanwhile.
+    Without it the generator would be up to 1 ms late for every arrival.
     """
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        select.select([self.fileno()], [], [], timeout and max(0.0, timeout))
+        return super().select(0)
+
+
+def _run_loop(main: Coroutine[Any, Any, None]) -> float:
+    """Run in an event loop, without garbage collection; return the processor seconds it took."""
     gc.collect()
     gc.disable()
     started_s = time.process_time()
     try:
         with asyncio.Runner(
-            loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())
+            loop_factory=lambda: asyncio.SelectorEventLoop(PreciseSelector())
         ) as runner:
             runner.run(main)
     finally:

@@ -28,17 +28,22 @@ class ClassifierProtocol(HttpToolsProtocol):
         refuse: Returns the answer to a request, given its scope, that the application would refuse
             whatever its body is; else None. Under overload most requests end here, at little more
             than half the cost of calling the application.
+        refusal_delay_s: Seconds after which such an answer is sent. Sent at once, refusals draw
+            requests: a load balancer prefers the connection, a client the server, that is free
+            again first, and a client that repeats at once would keep a core busy.
     """
 
     keep_alive_s: ClassVar[float | None] = None
     stopping: ClassVar[bool] = False
     refuse: ClassVar[Callable[[Scope], Response | None] | None] = None
+    refusal_delay_s: ClassVar[float] = 0.0
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         if self.keep_alive_s is not None:
             self.timeout_keep_alive = self.keep_alive_s  # type: ignore[assignment]  # call_later's
         self.parser = _Parser(self)
+        self._refused: RequestResponseCycle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Write through `JoinedWrites`."""
@@ -64,6 +69,12 @@ class ClassifierProtocol(HttpToolsProtocol):
         if refusal is None:
             super()._start_asgi_task(cycle, app)
             return
+        self._refused = cycle
+        self.loop.call_later(self.refusal_delay_s, self._send_refusal, cycle, refusal)
+
+    def _send_refusal(self, cycle: RequestResponseCycle, refusal: Response) -> None:
+        if self.transport.is_closing():
+            return
         headers = [*cycle.default_headers, *refusal.raw_headers]
         if not cycle.keep_alive:
             headers.append((b"connection", b"close"))
@@ -72,10 +83,12 @@ class ClassifierProtocol(HttpToolsProtocol):
         if not cycle.keep_alive:
             self.transport.close()
         cycle.response_complete = True  # what comes of the body is dropped
-        if self.pipeline:  # which may hold thousands: no recursion
-            self.loop.call_soon(self.on_response_complete)
-        else:
-            self.on_response_complete()
+        self.on_response_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Drop what comes of the body of a request that is refused."""
+        if self.cycle is not self._refused:
+            super().on_body(body)
 
     def shutdown(self) -> None:
         """Finish the answer in progress, then close."""

@@ -21,11 +21,16 @@ INITIAL_ANSWERS = 20
 BURST_S = 0.5
 COUNT_S = 0.75
 CALM_S = 2.0
+STANDING_S = 3.0
 """Overload begins once the wait has been too long for BURST_S, in which a burst may arrive, and
-too many requests came in the COUNT_S after that. It ends after CALM_S with few enough requests."""
+too many requests came in the COUNT_S after that, or a few too many until STANDING_S. It ends after
+CALM_S with few enough requests."""
 TOO_MANY = 1.2
 """Requests, divided by those that could be answered, above which overload begins. Chosen, as the
 seconds above, by simulation (docs/admission.md)."""
+GROWTH = 0.03
+"""Part of the requests by which a queue grows, until STANDING_S, where it is a few too many: more
+than chance adds to the queue of a fixed number of clients who wait for their answers."""
 
 
 class Admission:
@@ -33,9 +38,10 @@ class Admission:
 
     A request may wait up to `max_wait_ms` before work on it begins, so that a burst is answered.
     During overload it may wait up to `overload_wait_ms`. Overload begins when the estimated wait
-    stays longer than that while more requests arrive than can be answered; a queue that a burst
-    left behind is worked off instead. Overload ends when fewer requests arrive than can be
-    answered.
+    stays longer than that while more requests arrive than can be answered: many more in a moment,
+    or a few more for longer. A queue that a burst left behind is worked off instead, and one of
+    clients who each wait for an answer before they ask again stays. Overload ends when fewer
+    requests arrive than can be answered.
 
     The wait is estimated as the queued requests times the interval between answers at full load.
     The interval is the time during which requests queued divided by the answers given in it, both
@@ -77,8 +83,8 @@ class Admission:
         self._answers = float(INITIAL_ANSWERS)
         self._last_answer = clock()
         self._queueing = False
-        self._offered = 0
-        self._since = clock()
+        self._offered = self._joined = self._left = 0
+        self._since = self._long_since = clock()  # of the count; of a wait that is too long
         self._recent_refusals = 0.0
         self._last_refusal = clock()
 
@@ -105,6 +111,7 @@ class Admission:
         else:
             return
         self._offered += 1
+        self._joined += 1
         error = Overloaded("the service is at its capacity; try again later")
         self._note_refusal(error, limit)
         raise error
@@ -120,6 +127,7 @@ class Admission:
         self.refuse_if_overloaded()
         waits = self.in_flight >= self._parallel
         self._offered += 1
+        self._joined += 1
         self.in_flight += 1
         answered = True
         try:
@@ -133,6 +141,7 @@ class Admission:
             raise
         finally:
             self.in_flight -= 1
+            self._left += 1
             if answered:
                 self._observe()
             elif self.in_flight < self._parallel:
@@ -166,18 +175,22 @@ class Admission:
         if self.overloaded:
             if elapsed_s >= CALM_S:
                 if self._load(elapsed_s) < 1:
-                    self.overloaded = False
+                    self.overloaded, self._long_since = False, now
                     logger.warning("overload ended: %d requests in flight", self.in_flight)
                 self._offered, self._since = 0, now
         elif self.estimated_wait_ms() <= self._overload_wait_ms:
-            self._offered, self._since = 0, now
-        elif elapsed_s < BURST_S:
-            self._offered = 0
-        elif elapsed_s >= BURST_S + COUNT_S:
-            if self._load(elapsed_s - BURST_S) > TOO_MANY:
+            self._long_since = self._since = now
+        elif now - self._long_since < BURST_S:
+            self._since = now
+            self._offered = self._joined = self._left = 0
+        elif now - self._long_since >= STANDING_S:
+            if self._joined - self._left > max(GROWTH * self._joined, 2 * self._parallel):
                 self._begin_overload(now)
-            else:
-                self._offered, self._since = 0, now - BURST_S  # count again
+            self._long_since, self._joined, self._left = now - BURST_S, 0, 0
+        elif elapsed_s >= COUNT_S:
+            if self._load(elapsed_s) > TOO_MANY:
+                self._begin_overload(now)
+            self._offered, self._since = 0, now
 
     def _load(self, seconds: float) -> float:
         """Return the requests that came, divided by those that could have been answered."""

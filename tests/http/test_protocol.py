@@ -3,6 +3,7 @@
 import asyncio
 import re
 import socket
+import time
 from unittest.mock import Mock, call
 
 import pytest
@@ -97,6 +98,37 @@ def test_a_connection_goes_on_after_a_request_that_was_refused_before_its_body()
     assert answers(pipelined) == [answered, refused, refused, end]
     assert answers(last) == [refused]
     assert b"\r\nconnection: close\r\n" in last
+
+
+@pytest.mark.usefixtures("refusing")
+def test_a_refusal_is_sent_after_its_delay_and_the_body_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ClassifierProtocol, "refusal_delay_s", 0.3)
+    size = 5_000_000
+    busy = b"POST /busy HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size
+
+    async def run() -> tuple[float, int, bytes]:
+        """Return when the refusal came, the bytes kept of its body, and what came after it."""
+        async with serving() as server:
+            reader, writer = await asyncio.open_connection(*address_of(server))
+            begun = time.perf_counter()
+            writer.write(busy + bytes(size))
+            await writer.drain()
+            (connection,) = server.server_state.connections
+            kept = len(connection.cycle.body)
+            await reader.readuntil(b"busy")
+            seconds = time.perf_counter() - begun
+            writer.write(LAST)
+            rest = await reader.read()
+            writer.close()
+        return seconds, kept, rest
+
+    seconds, kept, rest = asyncio.run(run())
+
+    assert seconds >= 0.3
+    assert kept == 0
+    assert answers(rest) == [(200, b"[GET /last] ")]
 
 
 @pytest.mark.usefixtures("refusing")

@@ -84,10 +84,31 @@ class Service:
         """Send the requests; returns when the last one has ended."""
         return run_in_virtual_time(self._run(load))
 
+    def run_clients(self, clients: int, seconds: float) -> "Result":
+        """Have clients of whom each sends its next request when it has the answer."""
+        return run_in_virtual_time(self._run_clients(clients, seconds))
+
+    async def _run_clients(self, clients: int, seconds: float) -> "Result":
+        self._open()
+        requests: list[Request] = []
+
+        async def ask() -> None:
+            while now() < seconds:
+                requests.append(request := Request(arrived=now()))
+                await self._send(request, self.doors[0], None)
+                if request.refused is not None:
+                    await asyncio.sleep(0.05)
+
+        await asyncio.gather(*(ask() for _ in range(clients)))
+        return Result(requests, self.capacity_per_s)
+
+    def _open(self) -> None:
+        self.doors = [make(asyncio.get_running_loop().time) for make in self._make_doors]
+        self._free = asyncio.Semaphore(self.servers)
+
     async def _run(self, load: Load) -> "Result":
         loop = asyncio.get_running_loop()
-        self.doors = [make(loop.time) for make in self._make_doors]
-        self._free = asyncio.Semaphore(self.servers)
+        self._open()
         requests, tasks = [], []
         for number, arrival in enumerate(sorted(load.arrivals)):
             await asyncio.sleep(arrival - loop.time())

@@ -91,6 +91,18 @@ def test_an_overload_that_begins_slowly_is_one_all_the_same() -> None:
     assert result.goodput(0.11, 60) >= 0.85
 
 
+def test_a_few_requests_too_many_for_seconds_are_an_overload_too() -> None:
+    result = fast_network().run(Load(arrivals=poisson(1.05 * 500, 15)))
+
+    # A queue that is left to grow makes nearly all of them late.
+    assert result.goodput(0.11, 15) >= 0.5
+
+
+@pytest.mark.parametrize("clients", [6, 60])
+def test_clients_who_wait_for_their_answers_are_all_answered(clients: int) -> None:
+    assert slow_network().run_clients(clients, 20).answered_share == 1
+
+
 @pytest.mark.parametrize("rate_per_s", [60, 240])
 def test_clients_who_leave_do_not_make_the_servers_look_faster(rate_per_s: float) -> None:
     load = Load(arrivals=poisson(rate_per_s, 10), patience_s=0.09)
