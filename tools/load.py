@@ -447,6 +447,7 @@ class PreciseSelector(selectors.EpollSelector):
     """
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Return what is ready, at the latest after `timeout` seconds; None waits for ever."""
         select.select([self.fileno()], [], [], timeout and max(0.0, timeout))
         return super().select(0)
 

@@ -116,6 +116,8 @@ def test_a_refusal_is_sent_after_its_delay_and_the_body_is_not_kept(
             writer.write(busy + bytes(size))
             await writer.drain()
             (connection,) = server.server_state.connections
+            assert isinstance(connection, ClassifierProtocol)
+            assert connection.cycle is not None
             kept = len(connection.cycle.body)
             await reader.readuntil(b"busy")
             seconds = time.perf_counter() - begun
