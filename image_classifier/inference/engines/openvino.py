@@ -65,8 +65,7 @@ class OpenVinoEngine:
         request = idle.get()
         try:
             request.get_input_tensor().data[:] = batch
-            request.start_async()
-            request.wait()
+            request.infer()  # in this thread; start_async would wake another one
             return np.array(request.get_output_tensor().data, dtype=np.float32)
         finally:
             idle.put(request)
