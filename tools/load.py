@@ -5,6 +5,7 @@ import contextlib
 import gc
 import math
 import random
+import resource
 import select
 import selectors
 import time
@@ -31,7 +32,7 @@ FILE_REFUSED = (
 )
 """Answers to a file that is no sound image."""
 MAX_CONNECTIONS = 2_000
-"""Requests beyond these wait in line."""
+"""Requests beyond these, or beyond half of the files that the process may open, wait in line."""
 EXPECTED_ARRIVALS = 350
 """A probe of a search lasts long enough for these, so that 3 of its requests exceed the p99, but at
 most three times as long as usual."""
@@ -378,7 +379,10 @@ class Connections:
         self._port = port
         # Last in, first out: few connections stay in use.
         self._idle: list[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = []
-        self._places = asyncio.Semaphore(MAX_CONNECTIONS)
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        unlimited = files == resource.RLIM_INFINITY
+        most = MAX_CONNECTIONS if unlimited else min(MAX_CONNECTIONS, files // 2)
+        self._places = asyncio.Semaphore(most)
 
     async def ask(self, request: bytes) -> tuple[int, bytes]:
         """Send a whole request; return status and body.

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import itertools
+import resource
 import threading
 import time
 from collections.abc import Callable
@@ -40,6 +41,26 @@ def test_open_loop_keeps_its_schedule_while_the_server_stalls() -> None:
     assert max(found.latencies_ms) > 950
     assert found.failures == found.wrong == 0
     assert len(found.latencies_ms) == found.sent == len(poisson_arrivals(100, 2.0, 3, 5))
+
+
+def test_connections_stay_within_the_files_the_process_may_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _kind: (20, 20))
+    handlers: list[int] = []
+
+    def slow(number: int, body: bytes) -> tuple[int, bytes]:
+        handlers.append(threading.active_count())
+        threading.Event().wait(0.01)
+        return right(number, body)
+
+    before = threading.active_count()
+    with serving(slow) as port:
+        found = open_run(target(port), rate_per_s=300, duration_s=0.5, seed=5)
+
+    # About 100 requests wait at the end, and none is lost. The server has a thread of its own.
+    assert found.failures == found.wrong == 0
+    assert 5 < max(handlers) - before <= 11
 
 
 def test_an_answer_for_another_image_or_one_that_cannot_be_read_is_wrong() -> None:
