@@ -15,9 +15,9 @@ from preprocessing import (
     conformance_digests,
     decode,
     differing_cases,
-    load_preprocessing,
 )
 from tests.preprocessing.files import imagenet
+from tests.preprocessing.test_own_class import FLOAT, load, with_body
 
 FILES = conformance_cases()
 REJECTED = {
@@ -120,44 +120,21 @@ def test_another_rule_is_noticed_and_the_files_it_concerns_are_named(
     assert set(differing_cases(upright, digests(exif_orientation=True))) == TURNED
 
 
-OWN = """
-import numpy as np
-from preprocessing import DecodeRules
-
-class Own:
-    decode = DecodeRules(mode="L")
-    input_shape = (4, 6, 1)
-    input_dtype = "float32"
-    mean = None
-    std = None
-
-    def to_input(self, image):
-        return np.asarray(image.resize((6, 4)), np.float32)[..., None] / 255
-"""
-
-
-def own_digests(folder: Path, source: str) -> dict[str, str]:
-    (folder / "own.py").write_text(source)
-    return conformance_digests(load_preprocessing(folder / "own.py", "Own"))
-
-
 def test_a_users_class_is_digested_with_its_dtype_and_shape(tmp_path: Path) -> None:
-    found = own_digests(tmp_path, OWN)
+    found = conformance_digests(load(tmp_path, FLOAT))
 
-    image = Image.open(BytesIO(FILES["input/rgb"])).convert("L").resize((6, 4))
-    assert found["input/rgb"] == digest_of(np.asarray(image, np.float32)[..., None] / 255)
+    image = Image.open(BytesIO(FILES["input/rgb"])).convert("L").resize((3, 2))
+    assert found["input/rgb"] == digest_of(np.float32(image)[..., None])
     assert found.keys() == FILES.keys()
 
 
 def test_what_a_users_class_raises_is_an_outcome(tmp_path: Path) -> None:
     inputs = {name for name in FILES if name.startswith("input/")}
-    for result, outcome in {
+    for body, outcome in {
         "1 / 0": "ZeroDivisionError",
-        "np.zeros(3)": "PreprocessingBug",
+        "return np.zeros(3)": "PreprocessingBug",
     }.items():
-        source = OWN[: OWN.index("        return")] + f"        return {result}\n"
-
-        found = own_digests(tmp_path, source)
+        found = conformance_digests(load(tmp_path, with_body(body)))
 
         assert {name for name, value in found.items() if value == f"raised:{outcome}"} == inputs
 

@@ -147,13 +147,6 @@ def test_normalised_inputs_equal_the_preset_and_a_v2_pipeline_for_grey() -> None
     np.testing.assert_allclose(normalised(grey, spec), pipeline(grey).numpy(), rtol=0, atol=1e-6)
 
 
-def test_height_comes_before_width_everywhere() -> None:
-    image = Image.new("RGB", (10, 10), (1, 2, 3))
-
-    assert input_of(image, Resize(mode="exact", size=(4, 6)), None).shape == (4, 6, 3)
-    assert input_of(image, None, (2, 5)).shape == (2, 5, 3)
-
-
 SPECS = {
     "squeezenet1_1_imagenet": imagenet(),
     "mobilenet_v2_tfqat_imagenet": imagenet(crop=225, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),

@@ -200,10 +200,3 @@ def test_a_jpeg_is_decoded_at_the_smallest_scale_that_keeps_the_shorter_side(
     assert colour.size == grey.size == expected
     assert colour.getpixel((50, 50)) == pytest.approx((200, 30, 60), abs=2)
     assert grey.getpixel((50, 50)) == pytest.approx(84, abs=2)  # 0.299·200 + 0.587·30 + 0.114·60
-
-
-@pytest.mark.parametrize("container", ["PNG", "WEBP", "BMP", "GIF"])
-def test_other_kinds_are_decoded_in_full(container: str) -> None:
-    file = encoded(Image.new("RGB", (160, 80)), container)
-
-    assert decode_image(file, DecodeRules(shrink_jpeg_to_side=10), LIMITS).size == (160, 80)

@@ -29,7 +29,12 @@ class Halved:
     def to_input(self, image):
         return np.asarray(image.resize((3, 2)))[..., None]
 """
-FLOAT = GOOD.replace('"uint8"', '"float32"').replace("(0.5,)", "None").replace("(0.25,)", "None")
+FLOAT = (
+    GOOD.replace('"uint8"', '"float32"')
+    .replace("(0.5,)", "None")
+    .replace("(0.25,)", "None")
+    .replace("np.asarray", "np.float32")
+)
 PHOTO = encoded(noise(12, 8), "PNG")
 
 
@@ -45,9 +50,7 @@ def with_body(body: str) -> str:
 
 def test_classes_of_two_files_of_one_name_are_used_as_they_are(tmp_path: Path) -> None:
     first = load(tmp_path, GOOD)
-    plain = "np.asarray(image.resize((3, 2)))[..., None]"
-    view = "(np.float32(image.resize((3, 2)))[..., None] / 255)[:, ::-1]"
-    second = load(tmp_path, FLOAT.replace(plain, view))
+    second = load(tmp_path, FLOAT.replace("[..., None]", "[:, ::-1, None] / 255"))
 
     expected = np.asarray(noise(12, 8).convert("L").resize((3, 2)))[..., None]
     np.testing.assert_array_equal(to_input(PHOTO, first, LIMITS), expected)
@@ -62,7 +65,6 @@ def test_classes_of_two_files_of_one_name_are_used_as_they_are(tmp_path: Path) -
     [
         ("class Halved", "class Other", "no such class"),
         ("class Halved:", "class Halved\n:", "importing it raised SyntaxError"),
-        ("import numpy", "import nowhere", "ModuleNotFoundError: No module named 'nowhere'"),
         ("    def to_input", "    def __init__(self, size): ...\n    def to_input", "no arguments"),
         ("DecodeRules(mode", "dict(mode", "decode must be a preprocessing.DecodeRules"),
         ("(2, 3, 1)", "(2, 3)", r"got \(2, 3\)"),
@@ -89,7 +91,7 @@ def test_a_class_that_cannot_be_used_is_reported_in_one_line(
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("none.py", "cannot be read"), (".", "cannot be read"), ("mine.txt", r"must end in \.py")],
+    [("none.py", "cannot be read"), ("mine.txt", r"must end in \.py")],
 )
 def test_what_is_no_file_of_python_is_reported(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "mine.txt").write_text(GOOD)

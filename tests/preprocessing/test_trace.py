@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from preprocessing import (
     DecodeRules,
@@ -14,7 +15,7 @@ from preprocessing import (
 )
 from tests.preprocessing.encoders import exif_orientation
 from tests.preprocessing.files import LIMITS, encoded, noise
-from tests.preprocessing.test_own_class import FLOAT, load
+from tests.preprocessing.test_own_class import FLOAT, GOOD, load
 
 
 def test_each_step_has_its_picture_size_mode_and_time() -> None:
@@ -40,22 +41,15 @@ def test_each_step_has_its_picture_size_mode_and_time() -> None:
     assert np.array_equal(np.asarray(steps[-1].picture), to_input(file, preprocessing, LIMITS))
 
 
-def test_steps_that_change_nothing_are_left_out_and_a_grey_input_is_a_picture() -> None:
-    grey = SpecPreprocessing(PreprocessingSpec(decode=DecodeRules(mode="L"), crop=6))
+@pytest.mark.parametrize(
+    ("source", "dtype", "has_picture"), [(GOOD, "uint8", True), (FLOAT, "float32", False)]
+)
+def test_a_class_of_the_user_is_one_step_and_its_floats_have_no_picture(
+    tmp_path: Path, source: str, dtype: str, has_picture: bool
+) -> None:
+    steps = trace(encoded(noise(9, 9, channels=1), "PNG"), load(tmp_path, source), LIMITS)
 
-    steps = trace(encoded(noise(6, 6, channels=1), "PNG"), grey, LIMITS)
-
-    assert [step.name for step in steps] == ["decode", "input"]
-    assert steps[-1].picture is not None
-    assert steps[-1].picture.mode == "L"
-
-
-def test_a_class_of_the_user_is_one_step_and_its_floats_have_no_picture(tmp_path: Path) -> None:
-    own = load(tmp_path, FLOAT.replace("asarray", "float32"))
-
-    steps = trace(encoded(noise(9, 9, channels=1), "PNG"), own, LIMITS)
-
-    assert [(step.name, step.mode) for step in steps] == [("decode", "L"), ("input", "float32")]
-    assert steps[-1].picture is None
+    assert [(step.name, step.mode) for step in steps] == [("decode", "L"), ("input", dtype)]
+    assert (steps[-1].picture is not None) == has_picture
     assert steps[-1].array is not None
     assert steps[-1].array.shape == (2, 3, 1)

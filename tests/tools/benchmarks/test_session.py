@@ -10,7 +10,6 @@ from tools.benchmarks.session import (
     BenchmarkError,
     packed,
     read_session,
-    stored_sessions,
     unpacked,
     write_session,
 )
@@ -31,13 +30,6 @@ def test_latencies_are_packed_as_little_endian_microseconds() -> None:
     # zlib of b"\x01\x00\x00\x00\xe8\x03\x00\x00": 1 µs and 1000 µs.
     assert unpacked("eJxjZGBgeMHMwAAAA7kA7Q==") == (0.001, 1.0)
     assert unpacked(packed((0.001, 1.0, 12.345, 123_456.7))) == (0.001, 1.0, 12.3, 123_000.0)
-
-
-def test_the_newest_session_comes_first(tmp_path: Path) -> None:
-    for date in ("2026-01-02T08:00:00", "2026-01-03T00:00:00", "2026-01-02T09:00:00"):
-        write_session(session().model_copy(update={"date": date, "name": date[11:13]}), tmp_path)
-
-    assert [each.date[8:13] for each in stored_sessions(tmp_path)] == ["03T00", "02T09", "02T08"]
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"schema_version": 1}', "[1, 2]"])
