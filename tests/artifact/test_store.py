@@ -52,6 +52,7 @@ def test_the_version_is_the_digest_of_the_manifest_and_the_same_again_changes_no
     assert lock.manifest_sha256 == sha256(manifest.read_bytes())
     assert (known, again) == (False, (lock, True))
     assert everything_in(store) == before
+    assert str(bentoml.models.get("insects").tag) == lock.tag  # the latest
 
 
 def test_the_later_of_two_imports_at_one_moment_finds_the_same_artifact(
@@ -85,16 +86,6 @@ def test_other_evidence_of_the_same_identity_replaces_the_first_under_the_same_t
     assert staging_dirs(store) == []
     with pytest.raises(ArtifactError, match="a later import of the same model replaced it"):
         open_artifact(locate(first.tag), first.manifest_sha256, first.evidence_sha256)
-
-
-def test_bentoml_knows_the_model_and_its_labels(store: Path) -> None:
-    lock, _ = imported()
-
-    model = bentoml.models.get(lock.tag)
-
-    assert Path(model.path) == locate(lock.tag)
-    assert model.info.labels == {"classes": "2"}
-    assert str(bentoml.models.get("insects").tag) == lock.tag
 
 
 def test_a_damaged_entry_is_replaced_by_the_sound_one(store: Path) -> None:

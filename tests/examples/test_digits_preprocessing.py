@@ -46,17 +46,6 @@ def test_a_faint_speck_does_not_move_the_digit() -> None:
     np.testing.assert_array_equal(network_input, centred_bar())
 
 
-def test_a_wide_picture_keeps_its_aspect_ratio() -> None:
-    picture = Image.new("L", (300, 60), 255)
-    picture.paste(0, (20, 20, 280, 40))  # 260×20, scaled by 26/260 to 26×2
-
-    network_input = DigitsPreprocessing().to_input(picture)
-
-    expected = np.zeros((32, 32, 1), np.uint8)
-    expected[15:17, 3:29] = 255
-    np.testing.assert_array_equal(network_input, expected)
-
-
 def test_empty_paper_gives_zeros() -> None:
     network_input = DigitsPreprocessing().to_input(Image.new("L", (64, 48), 255))
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.changes import flip_bit
 from tests.tools.release.bentos import write_bento
 from tools.release import ReleaseError
 from tools.release.content import content_digest
@@ -20,9 +21,7 @@ def test_every_change_of_the_content_changes_the_digest(tmp_path: Path) -> None:
         "src/deploy/requirements/serve-cpu.txt",
     ]:
         root = write_bento(tmp_path / name.replace("/", " "))
-        data = bytearray((root / name).read_bytes())
-        data[-2] ^= 1
-        (root / name).write_bytes(data)
+        flip_bit(root / name)
         digests.append(content_digest(root))
     for changes in ({"labels": {"a": "b"}}, {"name": "other"}, {"spec": 2}):
         digests.append(content_digest(write_bento(tmp_path / str(changes), **changes)))

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from image_classifier.artifact.format import ArtifactError
+from tests.changes import edit_json, flip_bit
 from tests.tools.release.bentos import MODEL, MODEL_DIGEST, MODEL_TAG, write_bento
 from tools.release import ReleaseError
 from tools.release.content import content_digest
@@ -74,28 +75,19 @@ def test_the_manifest_names_model_commit_and_every_file_and_the_digest_is_the_ve
 
 
 def flip(name: str) -> Callable[[Path], None]:
-    def change(root: Path) -> None:
-        data = bytearray((root / name).read_bytes())
-        data[len(data) // 2] ^= 1
-        (root / name).write_bytes(data)
-
-    return change
+    return lambda root: flip_bit(root / name)
 
 
 def edit_manifest(**changes: object) -> Callable[[Path], None]:
-    def change(root: Path) -> None:
-        path = root / "manifest.json"
-        path.write_text(json.dumps({**json.loads(path.read_bytes()), **changes}))
-
-    return change
+    return lambda root: edit_json(root / "manifest.json", **changes)
 
 
 def change_and_update_the_list(root: Path) -> None:
     """What someone does who knows the manifest, but not that the version is the digest."""
     (root / "src/service.py").write_text("import os\n")
-    manifest = json.loads((root / "manifest.json").read_bytes())
-    manifest["files"]["src/service.py"] = hashlib.sha256(b"import os\n").hexdigest()
-    (root / "manifest.json").write_text(json.dumps(manifest))
+    files = json.loads((root / "manifest.json").read_bytes())["files"]
+    files["src/service.py"] = hashlib.sha256(b"import os\n").hexdigest()
+    edit_json(root / "manifest.json", files=files)
 
 
 @pytest.mark.parametrize(
