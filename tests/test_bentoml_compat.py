@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -26,6 +25,7 @@ from image_classifier.http.protocol import ClassifierProtocol
 from tests.http.echo_server import SMUGGLED, echo, exchange, upgrade
 from tests.http.fakes import Answering, app_of, send
 from tests.imports import PATIENCE_S, ROOT
+from tests.programs import run_program
 from tests.service.answers import checked_error
 
 with warnings.catch_warnings():
@@ -287,14 +287,7 @@ def test_the_documented_cors_setting_of_bentoml_holds_for_the_applications_paths
     environment = {**os.environ, f"BENTOML_CONFIG_OVERRIDES{name}": value.strip("'")}
 
     # BentoML reads the variable once a process.
-    done = subprocess.run(
-        [sys.executable, "-c", ASK_FROM_TWO_ORIGINS],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
+    done = run_program(sys.executable, "-c", ASK_FROM_TWO_ORIGINS, cwd=ROOT, env=environment)
 
     own = "https://example.org"
     assert done.stdout.splitlines() == [

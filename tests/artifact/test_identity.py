@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,8 +18,9 @@ from image_classifier.inference.startup import (
     load_executor,
 )
 from preprocessing import SpecPreprocessing, conformance_digests
-from tests.imports import DIGITS, PATIENCE_S, ROOT
+from tests.imports import DIGITS, ROOT
 from tests.preprocessing.files import imagenet
+from tests.programs import run_program
 
 OLD_CPU = {"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default"}
 """oneDNN and ATen as on a processor without AVX: sums have other last bits."""
@@ -42,16 +42,11 @@ def test_the_tag_is_the_same_on_another_kind_of_processor_and_is_the_one_of_the_
     command += ["--preprocessing", f"{DIGITS}/preprocessing.py:DigitsPreprocessing"]
     command += ["--labels", f"{DIGITS}/labels.txt", "--golden", f"{DIGITS}/samples"]
     command += ["--golden-labels", f"{DIGITS}/labels.csv", "--measure-seconds", "0.002"]
+    command += ["--lock", "model.lock", "--json"]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    environment = {**kept, **OLD_CPU, "BENTOML_HOME": str(tmp_path)}
 
-    done = subprocess.run(
-        [*command, "--lock", "model.lock", "--json"],
-        cwd=tmp_path,
-        env={**kept, **OLD_CPU, "BENTOML_HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
+    done = run_program(*command, cwd=tmp_path, env=environment)
 
     assert done.returncode == 0, done.stderr
     result, lock = json.loads(done.stdout), read_lock(tmp_path / "model.lock")

@@ -4,7 +4,6 @@ import base64
 import json
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,8 @@ from image_classifier.artifact.format import ArtifactError
 from image_classifier.artifact.store import lock_of
 from image_classifier.inference.startup import open_for_serving
 from tests.artifact.builder import contents, write_artifact
-from tests.imports import PATIENCE_S, ROOT
+from tests.imports import ROOT
+from tests.programs import run_program
 from tests.signing import make_key, sign
 
 Envelope = dict[str, Any]
@@ -61,13 +61,9 @@ def test_an_artifact_signed_by_the_documented_command_opens(tmp_path: Path) -> N
         documented[1].replace('"$MODEL"', str(root)).replace("$MODEL", str(root))
     )
 
-    subprocess.run(
-        [sys.executable, "-m", "model_signing", *arguments],
-        cwd=tmp_path,
-        check=True,
-        timeout=PATIENCE_S,
-    )
+    done = run_program(sys.executable, "-m", "model_signing", *arguments, cwd=tmp_path)
 
+    assert done.returncode == 0, done.stderr
     (root / "record.json").unlink()
     open_signed(root, public)
 

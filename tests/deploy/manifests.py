@@ -2,14 +2,14 @@
 
 import functools
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.imports import PATIENCE_S, ROOT
+from tests.imports import ROOT
+from tests.programs import run_program
 
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 Manifest = dict[str, Any]
@@ -23,9 +23,7 @@ def rendered(folder: Path) -> list[Manifest]:
 def _rendered_text(folder: Path) -> str:
     if not shutil.which("kubectl"):
         pytest.skip("kubectl is not there")
-    done = subprocess.run(
-        ["kubectl", "kustomize", str(folder)], capture_output=True, text=True, timeout=PATIENCE_S
-    )
+    done = run_program("kubectl", "kustomize", folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -3,7 +3,6 @@
 Each file is decoded in a process of its own, whose highest memory the kernel tells.
 """
 
-import subprocess
 import sys
 import zlib
 from collections.abc import Callable
@@ -13,12 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.imports import ROOT
 from tests.preprocessing.encoders import PNG_RGB, gif, gif_control, gif_frame, png, png_chunk
 from tests.preprocessing.files import encoded, noise
+from tests.programs import run_program
 
 QUICK = {"progressive jpeg", "gif", "inflating texts", "disposed giant frame"}
 """The others, of which each takes as long, are tested by `make test-all`."""
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
@@ -115,14 +115,9 @@ def test_a_process_grows_less_than_the_limit(kind: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(build())
     (tmp_path / "small").write_bytes(encoded(noise(60, 60), "PNG"))
 
-    ran = subprocess.run(
-        [sys.executable, "-c", PROGRAM, tmp_path],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    ran = run_program(sys.executable, "-c", PROGRAM, tmp_path, cwd=ROOT)
 
+    assert ran.returncode == 0, ran.stderr
     outcome, grown_bytes = ran.stdout.split()
     assert outcome == expected
     assert int(grown_bytes) < limit_mb * 1_000_000

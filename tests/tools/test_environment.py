@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.imports import PATIENCE_S, ROOT
+from tests.imports import ROOT
+from tests.programs import run_program
 
 pytestmark = pytest.mark.slow
 
@@ -44,12 +45,9 @@ def lock_of(wheels: Path, *names: str) -> str:
 
 
 def set_up(folder: Path, wheels: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, ROOT / "tools/environment.py", folder / "venv", folder / "lock.txt"],
-        env={**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels)},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
+    command = (sys.executable, ROOT / "tools/environment.py", folder / "venv", folder / "lock.txt")
+    return run_program(
+        *command, env={**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels)}
     )
 
 

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,6 +17,7 @@ import httpx
 import pytest
 
 from tests.imports import PATIENCE_S, SAMPLES
+from tests.programs import run_program
 from tests.service.places import NewPlace
 from tests.service.server import Server
 
@@ -338,13 +338,7 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
         pytest.skip("npm, which fetches axe-core, is not installed")
     folder = tmp_path_factory.mktemp("axe")
     name, version, digest = AXE
-    done = subprocess.run(
-        [npm, "pack", "--silent", f"{name}@{version}"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
+    done = run_program(npm, "pack", "--silent", f"{name}@{version}", cwd=folder)
     if done.returncode:
         pytest.skip(f"axe-core cannot be fetched: {done.stderr[-200:]}")
     with tarfile.open(folder / done.stdout.strip()) as archive:

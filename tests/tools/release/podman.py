@@ -12,6 +12,7 @@ import httpx
 
 from tests.imports import PATIENCE_S
 from tests.ports import free_port
+from tests.programs import run_program
 from tests.service.server import wait_until
 
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -24,9 +25,7 @@ LOCKED_DOWN = (
 
 
 def podman(*arguments: str) -> str:
-    done = subprocess.run(
-        ["podman", *arguments], capture_output=True, text=True, timeout=PATIENCE_S
-    )
+    done = run_program("podman", *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -114,7 +113,7 @@ class Container:
     def __enter__(self) -> "Container":
         def ready() -> bool:
             if not inspect(self.name)["State"]["Running"]:
-                logs = subprocess.run(["podman", "logs", self.name], capture_output=True, text=True)
+                logs = run_program("podman", "logs", self.name)
                 raise RuntimeError(f"not ready: {logs.stdout}{logs.stderr}")
             return is_ready(self.client)
 
