@@ -8,7 +8,7 @@ from image_classifier.http.schemas import ERRORS
 from image_classifier.settings import PREFIX, Settings
 from preprocessing import DecodeLimits
 from preprocessing import errors as preprocessing_errors
-from preprocessing.errors import ClientError, OperatorError
+from preprocessing.errors import ClientError
 from tests.imports import ROOT
 
 SERVING = (ROOT / "docs" / "serving.md").read_text()
@@ -49,14 +49,6 @@ def test_the_trees_in_the_docstrings_have_every_error() -> None:
         for module in (errors, preprocessing_errors):
             if error.__module__ == module.__name__:
                 assert re.search(rf"── {error.__name__} +{error.code} +\w", module.__doc__ or "")
-
-
-def test_only_what_passes_by_itself_tells_when_to_retry_and_none_is_for_operators() -> None:
-    codes = {error.code for error in CLIENT_ERRORS.values() if hasattr(error, "retry_after_s")}
-
-    assert codes == {"overloaded", "not_ready"}
-    assert not issubclass(OperatorError, ClientError)
-    assert not issubclass(ClientError, OperatorError)
 
 
 def test_every_decode_limit_is_a_setting_with_the_same_default() -> None:

@@ -52,7 +52,6 @@ def test_the_version_is_the_digest_of_the_manifest_and_the_same_again_changes_no
     assert lock.manifest_sha256 == sha256(manifest.read_bytes())
     assert (known, again) == (False, (lock, True))
     assert everything_in(store) == before
-    assert str(bentoml.models.get("insects").tag) == lock.tag  # the latest
 
 
 def test_the_later_of_two_imports_at_one_moment_finds_the_same_artifact(
@@ -86,6 +85,13 @@ def test_other_evidence_of_the_same_identity_replaces_the_first_under_the_same_t
     assert staging_dirs(store) == []
     with pytest.raises(ArtifactError, match="a later import of the same model replaced it"):
         open_artifact(locate(first.tag), first.manifest_sha256, first.evidence_sha256)
+
+
+def test_a_name_without_a_version_is_the_artifact_that_was_added_last(store: Path) -> None:
+    for label in (b"ant", b"wasp", b"bee"):
+        lock, _ = imported({**contents(), "labels.json": b'["%s", "fly"]' % label})
+
+    assert str(bentoml.models.get("insects").tag) == lock.tag
 
 
 def test_a_damaged_entry_is_replaced_by_the_sound_one(store: Path) -> None:
@@ -201,6 +207,7 @@ def test_a_lock_that_is_missing_or_no_file_is_the_operators_error(tmp_path: Path
             json.dumps({**LOCK.model_dump(), **change}).encode()
             for change in (
                 {"tag": "digits:latest"},
+                {"tag": "Digits:0123456789abcdef"},
                 {"tag": "../digits:0123456789abcdef"},
                 {"manifest_sha256": "a" * 63},
                 {"evidence_sha256": None},

@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.torch import load_file
 
 from examples.digits import make_samples
 from examples.digits.evaluation import predicted_digits
-from examples.digits.network import build
 from preprocessing import DecodeLimits, DecodeRules, decode_image, load_preprocessing
+from tests.examples.test_digits_training import trained_network
 
 DIGITS = Path(make_samples.__file__).parent
 SAMPLES = sorted((DIGITS / "samples").iterdir())
@@ -36,12 +35,12 @@ def misread(**other_rules: object) -> list[str]:
     Args:
         other_rules: Fields of the model's `DecodeRules` to decode with in place of its own.
     """
-    network = build()
-    network.load_state_dict(load_file(DIGITS / "weights.safetensors"), strict=True)
     preprocessing = load_preprocessing(DIGITS / "preprocessing.py", "DigitsPreprocessing")
     rules = DecodeRules.model_validate(preprocessing.decode.model_dump() | other_rules)
     images = [decode_image(path.read_bytes(), rules, DecodeLimits()) for path in SAMPLES]
-    predicted = predicted_digits(network, np.stack([*map(preprocessing.to_input, images)]))
+    predicted = predicted_digits(
+        trained_network(), np.stack([*map(preprocessing.to_input, images)])
+    )
     return [
         path.name
         for path, digit in zip(SAMPLES, predicted, strict=True)

@@ -68,15 +68,6 @@ def test_the_committed_weights_read_the_held_out_digits_as_recorded(uci_digits: 
     assert record["weights_sha256"] == sha256(DIGITS / "weights.safetensors")
 
 
-def test_a_digit_is_read_alike_alone_and_among_others() -> None:
-    network, inputs = trained_network(), held_out_inputs(held_out_digits())[:12]
-
-    alone = [int(predicted_digits(network, one[np.newaxis])[0]) for one in inputs]
-
-    # In training mode, batch normalisation would take its statistics from the one digit.
-    assert alone == predicted_digits(network, inputs).tolist()
-
-
 def test_the_readme_states_the_recorded_accuracy() -> None:
     record, text = record_of(DIGITS), (DIGITS / "README.md").read_text()
 

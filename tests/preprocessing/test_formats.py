@@ -5,7 +5,6 @@ test_conformance.py.
 """
 
 import struct
-from io import BytesIO
 from typing import Any
 
 import pytest
@@ -62,9 +61,10 @@ def webp_alpha() -> bytes:
     return encoded(image, "WEBP", lossless=True, exact=True)
 
 
-def webp_of_two_frames() -> bytes:
-    first, second = (Image.new("RGB", (1, 1), colour) for colour in (RED, BLUE))
-    return encoded(first, "WEBP", save_all=True, append_images=[second], lossless=True)
+def red_and_blue(container: str, side: int, **options: object) -> bytes:
+    """File of two pictures."""
+    red, blue = (Image.new("RGB", (side, side), colour) for colour in (RED, BLUE))
+    return encoded(red, container, save_all=True, append_images=[blue], **options)
 
 
 ROWS: dict[str, tuple[bytes, dict[DecodeRules, list[Any]]]] = {
@@ -128,7 +128,7 @@ ROWS: dict[str, tuple[bytes, dict[DecodeRules, list[Any]]]] = {
         {DROP: grey(7, 9), ON_WHITE: grey(7, 9), GREY: [7, 9]},
     ),
     "webp-alpha": (webp_alpha(), {DROP: [RED, MAGENTA], ON_WHITE: [RED, WHITE]}),
-    "webp-of-two-frames": (webp_of_two_frames(), {DROP: [RED]}),
+    "webp-of-two-frames": (red_and_blue("WEBP", 1, lossless=True), {DROP: [RED]}),
 }
 
 
@@ -140,17 +140,10 @@ def test_each_rule_gives_the_pixels_that_follow_by_hand(name: str) -> None:
         assert pixels(file, rules) == [row], rules
 
 
-def two_pictures() -> bytes:
-    first, second = (Image.new("RGB", (8, 8), colour) for colour in ((200, 0, 0), (0, 0, 200)))
-    file = BytesIO()
-    first.save(file, "MPO", save_all=True, append_images=[second], quality=95)
-    return file.getvalue()
-
-
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
-        pytest.param(two_pictures(), (200, 0, 0), id="the-first-of-two-pictures"),
+        pytest.param(red_and_blue("MPO", 8, quality=95), RED, id="the-first-of-two-pictures"),
         pytest.param(  # (255 - C)(255 - K) / 255 of C 10, M 60, Y 110, K 40
             encoded(Image.new("CMYK", (8, 8), (10, 60, 110, 40)), "JPEG", quality=100),
             (206.6, 164.4, 122.3),
