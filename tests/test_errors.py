@@ -51,6 +51,12 @@ def test_the_trees_in_the_docstrings_have_every_error() -> None:
                 assert re.search(rf"── {error.__name__} +{error.code} +\w", module.__doc__ or "")
 
 
+def test_only_what_passes_by_itself_tells_when_to_retry() -> None:
+    codes = {error.code for error in CLIENT_ERRORS.values() if hasattr(error, "retry_after_s")}
+
+    assert codes == {"overloaded", "not_ready"}
+
+
 def test_every_decode_limit_is_a_setting_with_the_same_default() -> None:
     limits = DecodeLimits().model_dump(exclude={"max_bytes"})
 

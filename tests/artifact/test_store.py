@@ -87,13 +87,6 @@ def test_other_evidence_of_the_same_identity_replaces_the_first_under_the_same_t
         open_artifact(locate(first.tag), first.manifest_sha256, first.evidence_sha256)
 
 
-def test_a_name_without_a_version_is_the_artifact_that_was_added_last(store: Path) -> None:
-    for label in (b"ant", b"wasp", b"bee"):
-        lock, _ = imported({**contents(), "labels.json": b'["%s", "fly"]' % label})
-
-    assert str(bentoml.models.get("insects").tag) == lock.tag
-
-
 def test_a_damaged_entry_is_replaced_by_the_sound_one(store: Path) -> None:
     lock, _ = imported()
     damaged = locate(lock.tag) / "labels.json"

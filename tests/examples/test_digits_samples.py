@@ -38,9 +38,8 @@ def misread(**other_rules: object) -> list[str]:
     preprocessing = load_preprocessing(DIGITS / "preprocessing.py", "DigitsPreprocessing")
     rules = DecodeRules.model_validate(preprocessing.decode.model_dump() | other_rules)
     images = [decode_image(path.read_bytes(), rules, DecodeLimits()) for path in SAMPLES]
-    predicted = predicted_digits(
-        trained_network(), np.stack([*map(preprocessing.to_input, images)])
-    )
+    inputs = np.stack([*map(preprocessing.to_input, images)])
+    predicted = predicted_digits(trained_network(), inputs)
     return [
         path.name
         for path, digit in zip(SAMPLES, predicted, strict=True)
