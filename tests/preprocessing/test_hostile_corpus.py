@@ -6,12 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from preprocessing import (
-    DecodeRules,
-    SpecPreprocessing,
-    decode_image,
-    to_input,
-)
+from preprocessing import DecodeRules, SpecPreprocessing, decode_image, to_input
 from preprocessing.errors import ImageRejected
 from tests.preprocessing.files import LIMITS, imagenet
 from tests.shared_data import SHARED, needs_shared_data

@@ -5,13 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from preprocessing import (
-    Preprocessing,
-    PreprocessingBug,
-    SpecError,
-    load_preprocessing,
-    to_input,
-)
+from preprocessing import Preprocessing, PreprocessingBug, SpecError, load_preprocessing, to_input
 from preprocessing.errors import ClientError, OperatorError, UndecodableImage
 from tests.preprocessing.files import LIMITS, encoded, noise
 

@@ -5,14 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from preprocessing import (
-    DecodeRules,
-    PreprocessingSpec,
-    Resize,
-    SpecPreprocessing,
-    to_input,
-    trace,
-)
+from preprocessing import DecodeRules, PreprocessingSpec, Resize, SpecPreprocessing, to_input, trace
 from tests.preprocessing.encoders import exif_orientation
 from tests.preprocessing.files import LIMITS, encoded, noise
 from tests.preprocessing.test_own_class import FLOAT, GOOD, load

@@ -13,14 +13,7 @@ import pytest
 from tests.tools.runs import run
 from tests.tools.tiny_servers import named, right, serving, target
 from tools import load
-from tools.load import (
-    Run,
-    closed_run,
-    open_run,
-    poisson_arrivals,
-    read_answer,
-    search_highest_rate,
-)
+from tools.load import Run, closed_run, open_run, poisson_arrivals, read_answer, search_highest_rate
 
 
 def test_open_loop_keeps_its_schedule_while_the_server_stalls() -> None:

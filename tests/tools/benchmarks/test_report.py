@@ -3,12 +3,7 @@
 from tests.tools.benchmarks.samples import case_result, limit, session, visit
 from tests.tools.runs import run
 from tools.benchmarks import report
-from tools.benchmarks.report import (
-    HEADER,
-    as_text,
-    check_page,
-    server_row,
-)
+from tools.benchmarks.report import HEADER, as_text, check_page, server_row
 from tools.benchmarks.session import stored_sessions
 from tools.load import HighestRate, Run
 

@@ -6,13 +6,7 @@ import pytest
 
 from tests.tools.benchmarks.samples import case_result, session, visit
 from tests.tools.runs import run
-from tools.benchmarks.session import (
-    BenchmarkError,
-    packed,
-    read_session,
-    unpacked,
-    write_session,
-)
+from tools.benchmarks.session import BenchmarkError, packed, read_session, unpacked, write_session
 
 
 def test_a_session_is_read_as_it_was_written(tmp_path: Path) -> None:
