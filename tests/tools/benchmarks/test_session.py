@@ -26,7 +26,7 @@ def test_latencies_are_packed_as_little_endian_microseconds() -> None:
     assert unpacked(packed((0.001, 1.0, 12.345, 123_456.7))) == (0.001, 1.0, 12.3, 123_000.0)
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"schema_version": 1}', "[1, 2]"])
+@pytest.mark.parametrize("text", ["", '{"schema_version": 1}'])
 def test_a_file_of_another_kind_is_refused_by_name(tmp_path: Path, text: str) -> None:
     path = tmp_path / "2026-01-01-abc-full.json"
     path.write_text(text)
