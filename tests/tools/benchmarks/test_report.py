@@ -3,7 +3,7 @@
 from tests.tools.benchmarks.samples import case_result, limit, session, visit
 from tests.tools.runs import run
 from tools.benchmarks import report
-from tools.benchmarks.report import HEADER, as_text, check_page, server_row
+from tools.benchmarks.report import HEADER, as_text, check_page, generator_sentence, server_row
 from tools.benchmarks.session import stored_sessions
 from tools.load import HighestRate, Run
 
@@ -65,6 +65,15 @@ def test_a_server_that_failed_is_a_row_with_its_reason() -> None:
     row = server_row(case_result(visit("peer", error="ended with 1 while starting")), "peer")
 
     assert row == ["peer", "not measured: ended with 1 while starting", *[""] * 8]
+
+
+def test_what_was_not_measured_is_a_dash() -> None:
+    result = case_result(visit("peer", closed(20)))
+
+    row = server_row(result, "peer")
+
+    assert row == ["peer", "20.0", "–", "–", "– / –", "–", "–", "–", "0", "0"]
+    assert generator_sentence([result]) == ""  # no null server was asked
 
 
 def test_an_overload_shows_the_share_that_was_refused() -> None:
