@@ -3,12 +3,10 @@
 import io
 import json
 import re
-import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
-import pytest
 from PIL import Image
 
 from tests.imports import PATIENCE_S, SAMPLES
@@ -93,29 +91,6 @@ def test_a_body_that_is_too_large_is_refused_as_soon_as_that_is_known(embedded: 
         connection.sendall(head.encode())
         status, answer = read_answer(connection)
     assert (status, json.loads(answer)["error"]["code"]) == (413, "body_too_large")
-
-
-def test_a_url_in_place_of_a_file_is_refused_and_never_fetched(either: Server) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/digit.png"
-        part = f'--b\r\nContent-Disposition: form-data; name="image"\r\n\r\n{url}\r\n--b--\r\n'
-        responses = [
-            either.client.post(
-                "/classify",
-                content=part.encode(),
-                headers={"content-type": "multipart/form-data; boundary=b"},
-            ),
-            either.client.post("/classify", content=url.encode()),
-            either.client.post("/classify", json={"image": url}),
-            either.client.post("/classify", files={"image": ("image", url.encode())}),
-            either.client.post(f"/classify?image={url}", content=GOOD),
-        ]
-        listener.settimeout(0)
-        with pytest.raises(BlockingIOError):  # nobody connected
-            listener.accept()
-
-    assert [response.status_code for response in responses] == [400, 415, 415, 415, 400]
-    assert "the part `image` is text" in responses[0].json()["error"]["message"]
 
 
 def test_a_connection_that_offers_an_upgrade_serves_its_file_and_the_next_after_an_error(
