@@ -91,10 +91,7 @@ def test_another_kind_or_encoding_is_refused_by_its_name(
     "disposition",
     [
         "form-data; name=image; filename=a.jpg",
-        'form-data; filename="a.jpg"; name="image"',
         'form-data; name="image"; filename=""',
-        'form-data; name="image"; filename="C:\\\\photos\\\\a.jpg"',
-        'form-data; name="image"; filename="a \\"quoted\\" name; x=1.jpg"',
         'form-data; name="image"; filename="na\u00efve.jpg"',
         'form-data; name="image"; filename="a.jpg"; filename*=UTF-8\'\'na%C3%AFve.jpg',
         "form-data; name=\"image\"; filename*=UTF-8''a.jpg",

@@ -68,8 +68,12 @@ def test_float32_is_kept_whole_on_a_gpu(folder: Path) -> None:
             lambda found: found.update({"4.bias": torch.zeros(5)}),
             r"4\.bias is torch.float32 \(5,\), the program takes torch.float32 \(4,\)",
         ),
+        (
+            lambda found: found.update({"4.bias": found["4.bias"].half()}),
+            r"4\.bias is torch.float1",
+        ),
     ],
-    ids=["missing", "another shape"],
+    ids=["missing", "another shape", "another type"],
 )
 def test_weights_that_do_not_fit_the_program_are_refused(
     folder: Path,
