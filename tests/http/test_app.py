@@ -115,6 +115,14 @@ def test_bodies_that_do_not_end_are_aborted_and_bounded_together(
     assert (late.status, late.code) == (429, "overloaded")
 
 
+def test_a_body_that_is_declared_too_large_is_refused_unread() -> None:
+    app = app_of(Answering(), max_body_bytes=2_000)
+
+    connection = ask(app, Connection(), headers={"Content-Length": "2001"})
+
+    assert (connection.status, connection.code) == (413, "body_too_large")
+
+
 def test_a_bug_is_a_500_without_details_and_a_traceback_in_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
