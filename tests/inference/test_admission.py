@@ -38,7 +38,7 @@ def admission(clock: Clock | None = None, **changes: Any) -> Admission:
         pytest.param({"max_in_flight": 3, "answer_interval_ms": 0.001}, 3, id="places-are-bounded"),
     ],
 )
-def test_how_many_of_a_burst_are_let_in(changes: dict[str, float], admitted: int) -> None:
+def test_how_many_of_a_burst_are_let_in(changes: dict[str, Any], admitted: int) -> None:
     door = admission(**changes)
 
     with ExitStack() as places:
