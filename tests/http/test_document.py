@@ -101,6 +101,7 @@ def test_what_the_document_offers_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("outputs", "kind", "number"),
     [
+        (Outputs(), "Prediction", "probability"),
         (Outputs(activation="sigmoid", threshold=0.4), "Prediction", "probability"),
         (Outputs(activation="none"), "Score", "score"),
     ],
