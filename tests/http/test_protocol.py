@@ -35,8 +35,9 @@ def bodies(received: bytes) -> list[bytes]:
 LAST = b"GET /last HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
-@pytest.mark.parametrize("value", [b"h2c", b"websocket", b"TLS/1.0", b"foo/2, h2c"])
-@pytest.mark.parametrize("data", [b"hello", SMUGGLED, b""], ids=["text", "request", "empty"])
+@pytest.mark.parametrize(
+    ("value", "data"), [(b"h2c", SMUGGLED), (b"websocket", b"hello"), (b"foo/2, h2c", b"")]
+)
 def test_the_body_of_a_request_with_an_upgrade_is_its_body(value: bytes, data: bytes) -> None:
     answer = exchange(upgrade(value, data) + LAST)
 
@@ -51,7 +52,7 @@ def test_a_chunked_body_with_an_upgrade_is_read() -> None:
     assert bodies(answer) == [b"[POST /first] hello", b"[GET /last] "]
 
 
-@pytest.mark.parametrize("cut", range(10, 190, 30))
+@pytest.mark.parametrize("cut", (70, 160))
 def test_the_packets_a_request_comes_in_do_not_matter(cut: int) -> None:
     sent = upgrade(b"h2c", SMUGGLED) + LAST
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from image_classifier.errors import (
     BodyTooLarge,
@@ -74,10 +74,8 @@ def test_a_raw_body_is_the_image_whatever_kind_it_says() -> None:
     ("content_type", "encoding", "said"),
     [
         ("text/plain", "identity", "'text/plain' is not supported; send the image file as the"),
-        ("application/x-www-form-urlencoded", "identity", "urlencoded' is not supported; send"),
         ("application/octet-streams", "identity", "octet-streams' is not supported; send"),
         ("image/jpeg", "gzip", "'gzip' is not supported; send the body as it is"),
-        ("image/jpeg", "identity, br", "'identity, br' is not supported; send the body as it is"),
     ],
 )
 def test_another_kind_or_encoding_is_refused_by_its_name(
@@ -91,11 +89,7 @@ def test_another_kind_or_encoding_is_refused_by_its_name(
     "disposition",
     [
         "form-data; name=image; filename=a.jpg",
-        'form-data; filename="a.jpg"; name="image"',
         'form-data; name="image"; filename=""',
-        'form-data; name="image"; filename="C:\\\\photos\\\\a.jpg"',
-        'form-data; name="image"; filename="a \\"quoted\\" name; x=1.jpg"',
-        'form-data; name="image"; filename="na\u00efve.jpg"',
         'form-data; name="image"; filename="a.jpg"; filename*=UTF-8\'\'na%C3%AFve.jpg',
         "form-data; name=\"image\"; filename*=UTF-8''a.jpg",
         'FORM-DATA; NAME="image"; FILENAME="a.jpg"',
@@ -155,11 +149,6 @@ def test_a_body_of_the_limit_passes_and_one_byte_more_does_not() -> None:
         read_chunks([], None, max_bytes=5, content_length="6")
     with pytest.raises(BodyTooLarge, match="more than 5 bytes"):
         read_chunks([chunk(b"abcdef")], None, max_bytes=5, content_length="1")
-
-
-def test_a_client_that_leaves_within_its_body_is_noticed() -> None:
-    with pytest.raises(ClientDisconnect):
-        read_chunks([chunk(b"abc", more=True), {"type": "http.disconnect"}], None)
 
 
 def test_bodies_together_are_bounded_and_given_back_but_the_only_one_may_be_larger() -> None:

@@ -29,12 +29,12 @@ def submit_at_once(
     return run_in_virtual_time(main())
 
 
-@pytest.mark.parametrize("rows", [0, 1, 4])
+@pytest.mark.parametrize("rows", [0, 2])
 def test_an_answer_of_the_wrong_length_is_an_error_for_all_and_no_hang(rows: int) -> None:
     async def run_batch(batch: Batch) -> Logits:
-        return np.zeros((1 if len(batch) == 3 else 2 * rows, 2), np.float32)
+        return np.zeros((1 if len(batch) == 3 else rows, 2), np.float32)
 
-    # Input 0 runs alone; 1, 2, 3 together, answered with 1 row, then alone, with 0, 2 or 8.
+    # Input 0 runs alone; 1, 2, 3 together, answered with 1 row, then alone, with 0 or 2.
     outcomes = submit_at_once(run_batch, 4)
 
     assert [type(outcome) for outcome in outcomes] == [EngineError] * 4

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from image_classifier.artifact.manifest import InputSpec, Outputs
-from image_classifier.errors import DeadlineExceeded, MalformedRequest, Overloaded
+from image_classifier.errors import DeadlineExceeded, Overloaded
 from image_classifier.inference.batcher import Answer
 from image_classifier.inference.classifier import Classifier
-from image_classifier.inference.engine import Batch, Logits
+from image_classifier.inference.engine import Batch, EngineError, Logits
 from image_classifier.inference.executor import Executor
 from image_classifier.inference.runner import LocalRunner
 from image_classifier.settings import Settings
@@ -97,13 +97,12 @@ def png(*colour: int) -> bytes:
     return file.getvalue()
 
 
-def classify(data: bytes, top_k: int | None = None, way: str = "direct") -> Answer:
-    return asyncio.run(classifier(way).classify(data, top_k))
-
-
 @pytest.mark.parametrize("way", WAYS)
 def test_the_answer_follows_by_hand_from_the_pixel(way: str) -> None:
-    answers = [classify(png(*pixel), way=way) for pixel in [(0, 0, 0), (210, 250, 0), (250, 10, 0)]]
+    answers = [
+        asyncio.run(classifier(way).classify(png(*pixel), None))
+        for pixel in [(0, 0, 0), (210, 250, 0), (250, 10, 0)]
+    ]
 
     # Logits: 200, 0, 0; -10, 250, -40; -50, 10, 240.
     assert [[prediction.label for prediction in answer.predictions] for answer in answers] == [
@@ -118,38 +117,14 @@ def test_the_answer_follows_by_hand_from_the_pixel(way: str) -> None:
 
 
 def test_the_manifest_says_what_the_logits_mean() -> None:
+    # With a threshold, all labels that reach it are the default, not two.
     multi_label = classifier("direct", outputs=Outputs(activation="sigmoid", threshold=0.4))
 
     # Logits 200, 0, 0: sigmoid gives 1, 0.5, 0.5. Logits -10, 0, 210: 0.00005, 0.5, 1.
     assert [
-        [label.label for label in asyncio.run(multi_label.classify(png(*pixel), 3)).predictions]
+        [label.label for label in asyncio.run(multi_label.classify(png(*pixel), None)).predictions]
         for pixel in [(0, 0, 0), (210, 0, 0)]
     ] == [["dark", "light", "red"], ["red", "light"]]
-
-
-def test_top_k_is_the_number_of_predictions_and_lies_in_1_to_the_classes() -> None:
-    counts = [len(classify(png(1, 2, 3), top_k).predictions) for top_k in (None, 1, 3)]
-
-    assert counts == [2, 1, 3]
-    for top_k in (0, -1, 4):
-        with pytest.raises(MalformedRequest, match=r"expected 1\.\.3"):
-            classify(png(1, 2, 3), top_k)
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_a_bad_file_fails_alone(way: str) -> None:
-    async def main() -> list[Answer | BaseException]:
-        shared = classifier(way)
-        files = [png(0, 0, 0)] * 4 + [b"no image"] + [png(250, 10, 0)] * 4
-        return await asyncio.gather(
-            *(shared.classify(file, 1) for file in files), return_exceptions=True
-        )
-
-    outcomes = asyncio.run(main())
-
-    labels = [item.predictions[0].label for item in outcomes if isinstance(item, Answer)]
-    assert labels == ["dark"] * 4 + ["red"] * 4
-    assert isinstance(outcomes[4], ClientError)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -166,12 +141,11 @@ def test_a_call_that_takes_too_long_is_ended_and_its_place_is_free_again(way: st
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_beyond_the_places_calls_are_refused_and_the_others_answered(way: str) -> None:
+def test_beyond_the_places_calls_are_refused_and_the_others_answered() -> None:
     slow = HeldBack()
 
     async def main() -> list[Answer | BaseException]:
-        small = classifier(way, slow, max_queue=2)
+        small = classifier("direct", slow, max_queue=2)
         calls = [asyncio.ensure_future(small.classify(png(0, 0, 0), 1)) for _ in range(5)]
         await asyncio.sleep(0)
         slow.go_on.set()
@@ -203,23 +177,77 @@ def test_only_an_image_with_none_behind_it_takes_the_single_stream_engine() -> N
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_an_image_whose_caller_left_or_that_waited_too_long_is_not_decoded(way: str) -> None:
-    slow = HeldBack()
+def test_no_work_begins_for_a_caller_that_left_or_an_image_that_waited_too_long(way: str) -> None:
+    preprocessing, engine = HeldBack(), ColourEngine()
 
-    async def main() -> None:
-        narrow = classifier(way, slow, cores=1, max_wait_ms=20)
-        first, left, late = (
-            asyncio.ensure_future(narrow.classify(png(red, 0, 0), 1)) for red in (1, 2, 3)
-        )
+    async def main() -> list[Answer | BaseException]:
+        narrow = classifier(way, preprocessing, engine=engine, cores=1, max_wait_ms=20)
+        calls = [
+            asyncio.ensure_future(narrow.classify(png(red, 0, 0), 1, timeout_ms=limit_ms))
+            for red, limit_ms in [(1, 100), (2, 100), (3, None), (4, None)]
+        ]
         await asyncio.sleep(0)
-        left.cancel()
-        await asyncio.sleep(0.05)  # longer than the third may wait
-        slow.go_on.set()
-        await first
-        with pytest.raises(Overloaded):
-            await late
-        await narrow.classify(png(4, 0, 0), 1)
+        calls[2].cancel()
+        # The limits of the first, which is being decoded, and of the second pass; meanwhile the
+        # fourth has waited too long.
+        await asyncio.wait(calls[:2])
+        preprocessing.go_on.set()
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        await narrow.classify(png(5, 0, 0), 1)
+        return outcomes
 
-    asyncio.run(main())
+    outcomes = asyncio.run(main())
 
-    assert slow.begun == [1, 4]
+    late = [DeadlineExceeded, DeadlineExceeded]
+    assert [type(one) for one in outcomes] == [*late, asyncio.CancelledError, Overloaded]
+    assert "the caller's limit" in str(outcomes[0])
+    assert preprocessing.begun == [1, 5]
+    assert engine.runs == 1
+
+
+@pytest.mark.parametrize(("timeout_s", "longest_s"), [(5, 8), (20, 20)])
+def test_a_classifier_is_dead_once_a_run_takes_longer_than_any_request(
+    timeout_s: float, longest_s: float
+) -> None:
+    service = classifier("batched", timeout_ms=timeout_s * 1e3)
+    seconds = 0.0
+    service.runner.watch._clock = lambda: seconds
+
+    with service.runner.watch.run():
+        seconds = longest_s - 0.1
+        with service.runner.watch.run():  # one that just began
+            slow = asyncio.run(service.is_alive())
+            seconds = longest_s + 0.1
+            hung = asyncio.run(service.is_alive())
+
+    assert (slow, hung) == (True, False)
+    assert asyncio.run(service.is_alive())
+
+
+class Breakable(ColourEngine):
+    broken = False
+
+    def run(self, batch: Batch) -> Logits:
+        if self.broken:
+            raise EngineError("broken")
+        return super().run(batch)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_classifier_is_dead_while_its_engine_fails_whatever_it_is_given(way: str) -> None:
+    engine = Breakable()
+    service = classifier(way, engine=engine)
+    alive = []
+
+    async def run() -> None:
+        alive.append(await service.is_alive())
+        engine.broken = True
+        with pytest.raises(EngineError):
+            await service.classify(png(0, 0, 0), None)
+        alive.append(await service.is_alive())
+        engine.broken = False  # as where one image alone had made it fail
+        alive.append(await service.is_alive())
+
+    asyncio.run(run())
+
+    assert alive == [True, False, True]

