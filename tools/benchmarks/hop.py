@@ -39,7 +39,7 @@ class Hop:
         """Write [images per second, images answered wrongly] to a file of this process."""
         folder = Path(asked["folder"])
         artifact = service.open_locked(graphs=False)
-        inputs = golden_inputs(artifact, artifact.preprocessing())
+        inputs = golden_inputs(artifact, artifact.preprocessing)
         spec, budget_ms = artifact.manifest.input, service.settings.budget_ms
         exchange = compat.runner_exchange(self.runner, PATH)
         runner = RemoteRunner(

@@ -6,7 +6,7 @@ import os
 import platform
 import zlib
 from array import array
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +22,8 @@ RESULTS = ROOT / "tools" / "benchmarks" / "results"
 CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 
 
+MANY = 500_000
+"""Latencies of a run that are not stored as precisely."""
 NULL_NAME = "null server"
 """The server that reads the body and answers at once: what the load generator itself costs."""
 
@@ -30,12 +32,13 @@ class BenchmarkError(Exception):
     """The benchmark cannot run as asked; the message says why."""
 
 
-def packed(samples_ms: Iterable[float]) -> str:
+def packed(samples_ms: Sequence[float]) -> str:
     """Return latencies as base64 of zlib of little-endian unsigned 32-bit microseconds.
 
-    Three significant digits are kept: a file of half the size.
+    Three significant digits are kept, two of more than `MANY` samples: files of half the size.
     """
-    microseconds = array("I", (round(float(f"{sample:.3g}") * 1000) for sample in samples_ms))
+    digits = 3 if len(samples_ms) <= MANY else 2
+    microseconds = array("I", (round(float(f"{ms:.{digits}g}") * 1000) for ms in samples_ms))
     return base64.b64encode(zlib.compress(microseconds.tobytes(), 9)).decode()
 
 
