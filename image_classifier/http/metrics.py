@@ -1,7 +1,7 @@
 """Prometheus metrics of the requests: counts by outcome, seconds by stage, batch sizes."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,7 +30,7 @@ PROBABILITY_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 CLIENT_GONE = "client_gone"
 OUTCOMES = ("ok", CLIENT_GONE, *ERRORS)
-"""Of a request."""
+"""Values of the label `outcome` of `classifier_requests_total`."""
 
 
 class RequestMetrics(Collector):
@@ -113,24 +113,21 @@ class RequestMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the series of all processes of this server, with their help texts."""
-        # prometheus_client keeps no help texts in the files of its processes.
-        helps = {metric.name: metric.documentation for metric in self._registry.collect()}
-        for metric in self.values():
-            metric.documentation = helps.get(metric.name, metric.documentation)
-            yield metric
-
-    def values(self) -> Iterable[Metric]:
-        """Return the series of all processes of this server."""
+        own = list(self._registry.collect())
         folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
         if folder is None:
-            return self._registry.collect()
+            yield from own
+            return
         # prometheus_client counts gauges of processes that have ended unless it is told of each.
         for path in Path(folder).glob("gauge_live*_*.db"):
             if not psutil.pid_exists(int(path.stem.rpartition("_")[2])):
                 path.unlink(missing_ok=True)
+        # prometheus_client keeps no help texts in the files of its processes.
+        helps = {metric.name: metric.documentation for metric in own}
         collector = MultiProcessCollector(None, folder)  # type: ignore[no-untyped-call]
-        metrics: Iterable[Metric] = collector.collect()  # type: ignore[no-untyped-call]
-        return metrics
+        for metric in collector.collect():  # type: ignore[no-untyped-call]
+            metric.documentation = helps.get(metric.name, metric.documentation)
+            yield metric
 
     def exposition(self) -> bytes:
         """Return the series, and what the processes cost together, in Prometheus' text format."""

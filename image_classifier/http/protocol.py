@@ -24,7 +24,6 @@ class ClassifierProtocol(HttpToolsProtocol):
 
     Attributes:
         keep_alive_s: Seconds an idle connection stays open; None takes uvicorn's setting.
-        stopping: The server waits for the end of its connections; streams must end.
         refuse: Returns the answer to a request, given its scope, that the application would refuse
             whatever its body is; else None. Under overload most requests end here, at little more
             than half the cost of calling the application.
@@ -34,7 +33,6 @@ class ClassifierProtocol(HttpToolsProtocol):
     """
 
     keep_alive_s: ClassVar[float | None] = None
-    stopping: ClassVar[bool] = False
     refuse: ClassVar[Callable[[Scope], Response | None] | None] = None
     refusal_delay_s: ClassVar[float] = 0.0
 
@@ -89,11 +87,6 @@ class ClassifierProtocol(HttpToolsProtocol):
         """Drop what comes of the body of a request that is refused."""
         if self.cycle is not self._refused:
             super().on_body(body)
-
-    def shutdown(self) -> None:
-        """Finish the answer in progress, then close."""
-        type(self).stopping = True
-        super().shutdown()
 
     def _should_upgrade(self) -> bool:
         return True  # uvicorn then leaves the request alone; the parser reads it again

@@ -10,12 +10,10 @@ from typing import Any
 
 import psutil
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import RedirectResponse, StreamingResponse
+from fastapi.responses import RedirectResponse
 
 from image_classifier.artifact.store import ModelLock
-from image_classifier.errors import NotFound, Overloaded
-from image_classifier.http.live import Sampler
-from image_classifier.http.metrics import RequestMetrics
+from image_classifier.errors import NotFound
 from image_classifier.http.uploads import BodyBudget, read_upload
 from image_classifier.inference import inspection
 from image_classifier.inference.startup import START_STEPS
@@ -38,8 +36,6 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-cache",
 }
-VIEWERS = 32
-"""Live views of one process at a time."""
 
 
 class RecentLines(logging.Handler):
@@ -56,12 +52,9 @@ class RecentLines(logging.Handler):
         self.lines.append(f"{moment} {record.levelname} {text}")
 
 
-def page_router(
-    settings: Settings, lock: ModelLock, metrics: RequestMetrics, bodies: BodyBudget
-) -> APIRouter:
+def page_router(settings: Settings, lock: ModelLock, bodies: BodyBudget) -> APIRouter:
     """Return the routes of the page; `app.state` is as for `create_app`."""
     router = APIRouter(prefix="/ui", include_in_schema=False)
-    sampler = Sampler(metrics)
     recent = RecentLines()
     logging.getLogger("classifier").addHandler(recent)
     one_at_a_time = asyncio.Semaphore(1)
@@ -78,10 +71,10 @@ def page_router(
     @router.get("/api/inspection")
     async def inspect(request: Request) -> dict[str, Any]:
         state = request.app.state
-        plan, _ = await state.classifier.runner.describe()
+        running = await state.classifier.runner.describe()
         verified = settings.public_key is not None
         return await asyncio.to_thread(
-            inspection.describe, state.artifact, lock.tag, plan, verified=verified
+            inspection.describe, state.artifact, lock.tag, running, verified=verified
         )
 
     @router.post("/api/digest")
@@ -125,7 +118,7 @@ def page_router(
     @router.get("/api/start")
     async def describe_start(request: Request) -> dict[str, Any]:
         process = psutil.Process()
-        _, elsewhere = await request.app.state.classifier.runner.describe()
+        elsewhere = (await request.app.state.classifier.runner.describe()).start_steps
         steps = [(*step, "") for step in START_STEPS] + [(*it, "ModelRunner") for it in elsewhere]
         began_at = min([process.create_time(), *(begin for _, begin, *_ in steps)])
         return {
@@ -134,12 +127,6 @@ def page_router(
             "steps": [(name, begin - began_at, *rest) for name, begin, *rest in steps],
             "lines": list(recent.lines),
         }
-
-    @router.get("/api/live")
-    async def live() -> Response:
-        if sampler.viewers >= VIEWERS:
-            raise Overloaded("too many live views are open; close one")
-        return StreamingResponse(sampler.watch(), media_type="text/event-stream", headers=HEADERS)
 
     @router.get("/{name:path}")
     async def page_file(name: str) -> Response:

@@ -1,6 +1,5 @@
 """The page's files, and the JSON it shows of the process."""
 
-import asyncio
 import functools
 import gzip
 import hashlib
@@ -19,13 +18,11 @@ from PIL import Image
 from image_classifier.artifact.artifact import open_artifact
 from image_classifier.artifact.record import Plan, write_slo
 from image_classifier.http.app import create_app
-from image_classifier.http.live import Sampler, between
 from image_classifier.http.metrics import RequestMetrics
-from image_classifier.http.protocol import ClassifierProtocol
 from image_classifier.http.schemas import ERRORS
 from image_classifier.http.ui import FILES
 from image_classifier.inference.batcher import Answer
-from image_classifier.inference.startup import StartStep
+from image_classifier.inference.runner import RunnerDescription
 from image_classifier.settings import Settings
 from preprocessing import SpecPreprocessing
 from tests.artifact.builder import RECORD, SLO, contents, write_artifact
@@ -44,8 +41,8 @@ class FakeClassifier:
     """Answers the logits a test gives it, through the calls that the page uses."""
 
     def __init__(self) -> None:
-        async def describe() -> tuple[Plan, list[StartStep]]:
-            return PLAN, [("load", 0.0, 2.5)]
+        async def describe() -> RunnerDescription:
+            return RunnerDescription(PLAN, "NVIDIA L4", [("load", 0.0, 2.5)])
 
         self.runner = SimpleNamespace(describe=describe, executor=None)
         self.preprocessing = SpecPreprocessing(imagenet())
@@ -194,6 +191,8 @@ def test_the_inspection_has_weights_refused_engines_and_what_is_unproven(
         *("no_notebook", "signature_none", "other_machine", "no_rate"),
     }
     assert any("class Own" in source["text"] for source in inspection["sources"])
+    # The GPU is the one of the process that runs the network; the import had none.
+    assert inspection["environment"]["machine"]["accelerator"] == "NVIDIA L4"
 
 
 def test_the_model_card_has_the_plan_and_the_certificate_of_the_rate(
@@ -272,56 +271,3 @@ def test_the_start_has_the_steps_of_the_runner_and_the_log_without_folders(clien
     assert ["load", 0.0, 2.5, "ModelRunner"] in start["steps"]
     lines = start["lines"]
     assert lines[-1].endswith("INFO the key is …/model.pub, and 3/4 of it")
-
-
-def test_a_sample_is_what_happened_between_two_readings() -> None:
-    before = {("time", ""): 100.0, ("classifier_requests_total", "ok"): 5.0}
-    after = {
-        ("time", ""): 102.0,
-        ("classifier_requests_total", "ok"): 25.0,
-        ("classifier_requests_total", "overloaded"): 4.0,
-        ("classifier_requests_total", "undecodable_image"): 2.0,
-        ("total_bucket", "0.01"): 10.0,
-        ("total_bucket", "0.02"): 20.0,
-        ("total_bucket", "+Inf"): 20.0,
-        ("classifier_batch_size_sum", ""): 60.0,
-        ("classifier_batch_size_count", ""): 20.0,
-        ("classifier_in_flight", ""): 3.0,
-    }
-
-    sample = between(before, after)
-
-    rates = [sample[name] for name in ("rate", "refused", "errors", "in_flight")]
-    assert rates == [10, 2, 1, 3]
-    # 10 of 20 within 10 ms; the 99th of 100 is 98 % of the way through the second bucket.
-    assert sample["p50_ms"] == pytest.approx(10)
-    assert sample["p99_ms"] == pytest.approx(19.8)
-    assert sample["batch_size"] == 3
-    assert sample["top_probability"] is None
-
-
-def test_one_sampler_serves_all_viewers_and_ends_with_the_last(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    # A server that another test stopped in this process has set it.
-    monkeypatch.setattr(ClassifierProtocol, "stopping", False)
-    monkeypatch.setattr("image_classifier.http.live.SAMPLE_EVERY_S", 0.05)
-    metrics = RequestMetrics()
-
-    async def watch() -> tuple[int, list[str], int]:
-        before, sampler = asyncio.all_tasks(), Sampler(metrics)
-        views = [sampler.watch() for _ in range(5)]
-        for view in views:
-            assert await anext(view) == "retry: 2000\n\n"
-        running = len(asyncio.all_tasks() - before)
-        events = await asyncio.gather(*(anext(view) for view in views))
-        for view in views:
-            await view.aclose()  # type: ignore[attr-defined]
-        await asyncio.sleep(0.01)
-        return running, events, len(asyncio.all_tasks() - before)
-
-    running, events, left = asyncio.run(watch())
-
-    assert (running, left) == (1, 0)
-    (event,) = set(events)  # all saw the same
-    assert event.startswith("data: {")
