@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(given: CommandLine) -> tuple[int, str]:
     """Carry out a command; return the exit status, and why it was refused."""
-    # Imported here: they load numpy and BentoML, and wrong arguments are to be answered at once.
+    # Imported here: they load numpy and BentoML; mistakes in the arguments are reported without.
     from importer.commands import RUN
     from importer.progress import Progress
     from importer.report import print_json, print_lines

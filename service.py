@@ -109,8 +109,8 @@ class ModelRunner:
             startup.log_start(artifact, lock.tag, self.executor.plan, settings, place)
         startup.freeze_garbage()
 
-    # The latency is no window to wait in: the dispatcher drops what would wait longer. Admission,
-    # in the API processes, refuses far earlier.
+    # `max_latency_ms` is no batching window: the dispatcher drops what would wait longer.
+    # Admission, in the API processes, refuses far earlier.
     @bentoml.api(
         batchable=True,
         batch_dim=(0, 0),
@@ -131,8 +131,9 @@ class ModelRunner:
 
     @bentoml.api
     def describe(self) -> list[Any]:
-        """Return the plan by which the network runs, as JSON, and `startup.START_STEPS`."""
-        return [self.executor.plan.model_dump(mode="json"), startup.START_STEPS]
+        """Return the fields of `RunnerDescription`, as JSON."""
+        plan = self.executor.plan.model_dump(mode="json")
+        return [plan, self.executor.accelerator, startup.START_STEPS]
 
 
 @bentoml.service(
@@ -165,7 +166,7 @@ class ImageClassifier:
             runner = LocalRunner(owner.executor)
         else:
             artifact = open_locked(graphs=False)
-            startup.check_preprocessing(artifact, artifact.preprocessing())
+            startup.check_preprocessing(artifact, artifact.preprocessing)
             runner = RemoteRunner(
                 owner,
                 compat.runner_exchange(owner, PATH),

@@ -4,9 +4,9 @@ import difflib
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
-from preprocessing import DecodeLimits
+from preprocessing import DecodeLimits, ImageLimits
 from preprocessing.errors import OperatorError
 
 PREFIX = "CLASSIFIER_"
@@ -16,14 +16,12 @@ class SettingsError(OperatorError):
     """An environment variable CLASSIFIER_* is unknown or has a value that is not allowed."""
 
 
-class Settings(BaseModel):
+class Settings(ImageLimits):
     """The operator's choices, checked once at the start.
 
     Each field is set by the environment variable CLASSIFIER_<NAME>. Numbers that belong to
     the model (sizes, mean, labels) are in its manifest, not here.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     lock: str = Field(
         "model.lock", description="The lock of the model to serve; relative to service.py."
@@ -41,7 +39,7 @@ class Settings(BaseModel):
     )
     engine: str | None = Field(
         None,
-        description="Name of a certified engine in the manifest (`model_import.py show`); "
+        description="Name of a certified engine (`model_import.py show`); "
         "unset takes the fastest one that passed.",
     )
     budget_ms: Annotated[float, Field(gt=0)] = Field(
@@ -49,13 +47,14 @@ class Settings(BaseModel):
     )
     max_wait_ms: Annotated[float, Field(gt=0)] = Field(
         2_000.0,
-        description="Longest wait of a request before work on it begins; what would wait longer, "
-        "or has, is refused with 429. `CLASSIFIER_TIMEOUT_MS` where that is less.",
+        description="Longest wait of a request before work on it begins. Requests that would "
+        "wait longer, or have already, are refused with 429. `CLASSIFIER_TIMEOUT_MS` where that "
+        "is less.",
     )
     overload_wait_ms: Annotated[float, Field(gt=0)] | None = Field(
         None,
-        description="The same during overload (docs/admission.md); unset means the budget, "
-        "and never more than `CLASSIFIER_MAX_WAIT_MS`.",
+        description="As `CLASSIFIER_MAX_WAIT_MS`, which it never exceeds, while the service is "
+        "overloaded (docs/admission.md); unset means the budget.",
     )
     timeout_ms: Annotated[float, Field(gt=0, le=55_000)] = Field(
         5_000.0, description="Milliseconds after which an accepted request is answered 504."
@@ -89,25 +88,6 @@ class Settings(BaseModel):
         description="Bytes of all request bodies that one API process holds at a time; what "
         "would be more is refused with 429.",
     )
-    max_pixels: Annotated[int, Field(ge=1)] = Field(
-        25_000_000, description="Pixels of one image (width times height), checked before decoding."
-    )
-    max_aspect_ratio: Annotated[float, Field(ge=1)] = Field(
-        150.0, description="Longer side of an image divided by its shorter side."
-    )
-    max_resized_pixels: Annotated[int, Field(ge=1)] = Field(
-        10_000_000, description="Pixels of an image after the resize, checked before it."
-    )
-    max_decode_memory_bytes: Annotated[int, Field(ge=1)] = Field(
-        300_000_000, description="Estimated memory of one decode."
-    )
-    max_decode_cpu_seconds: Annotated[float, Field(gt=0)] = Field(
-        2.0, description="Seconds of processor time one decode may take."
-    )
-    max_decode_reads: Annotated[int, Field(ge=1)] = Field(
-        500_000, description="Reads of one decode; ordinary files take tens to thousands."
-    )
-    max_jpeg_scans: Annotated[int, Field(ge=1)] = Field(64, description="Scans of one JPEG.")
     default_top_k: Annotated[int, Field(ge=1)] = Field(
         5, description="Predictions in an answer where the request does not say top_k."
     )
@@ -120,7 +100,7 @@ class Settings(BaseModel):
     @property
     def decode_limits(self) -> DecodeLimits:
         """What one image file may cost."""
-        chosen = self.model_dump(include=set(DecodeLimits.model_fields))
+        chosen = self.model_dump(include=set(ImageLimits.model_fields))
         return DecodeLimits(max_bytes=self.max_body_bytes, **chosen)
 
     @property

@@ -39,7 +39,7 @@ from preprocessing import Preprocessing
 
 PAIRED = 16
 """Golden samples that also run in batches of two. A graph that mixes the images of a batch, or
-has a batch size of one written into it, gives itself away on the first pair."""
+has a batch size of one written into it, is told by comparing them with single runs."""
 LIMIT_IN_POINTS = 32
 """The measurement of one engine ends after this many times the duration of one point, the
 comparison of all engines after half as many."""
@@ -187,7 +187,7 @@ def verify_engines(artifact: Artifact, progress: Progress) -> tuple[EngineAttemp
         golden = GoldenRun(
             root=artifact.root,
             input_spec=artifact.manifest.input,
-            inputs=check_preprocessing(artifact, artifact.preprocessing()),
+            inputs=check_preprocessing(artifact, artifact.preprocessing),
             truth=golden_answers(artifact),
         )
     rows = []

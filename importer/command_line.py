@@ -1,6 +1,6 @@
 """The command line of model_import.py: reads it, and says in a line each what is wrong with it.
 
-Imports neither numpy nor torch, so that a wrong command line is answered at once.
+Imports neither numpy nor torch: mistakes in the arguments are reported at once.
 """
 
 import argparse

@@ -68,7 +68,7 @@ class Ending(NamedTuple):
 
     @property
     def squashing(self) -> str | None:
-        """What leaves outputs that are neither logits nor seen to be probabilities, in words."""
+        """Describe a last operation whose bounded outputs look like logits; None for others."""
         name = _plain(self.last)
         if name not in SQUASHING or (name != "tanh" and not self.scaled):
             return None

@@ -76,7 +76,7 @@ def _there(path: Path, kind: Literal["file", "folder"] = "file") -> Path:
 
 
 def _lock_place(path: Path) -> Path:
-    """Refuse a place that takes no lock. Found out at the end, it would leave the store changed."""
+    """Refuse a place that takes no lock: at the end of an import it would be too late."""
     if path.is_dir() or not os.access(path.absolute().parent, os.W_OK | os.X_OK):
         raise ValueError(f"{path}: expected the name of a file in a folder that can be written")
     return path

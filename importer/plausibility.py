@@ -316,8 +316,8 @@ def _explained(answers: Classes, truth: Classes) -> npt.NDArray[np.bool_] | None
     """Look for a permutation: found on one half of the images, it must explain the other.
 
     With about one image a class there is no other half that could confirm it. Then it must explain
-    all images, of which a quarter at most is right. A network that has learned nothing may look the
-    same; none of both is served unasked.
+    all images, of which a quarter at most is right. An untrained network can look the same;
+    both are refused.
 
     Returns:
         Which images it explains, (n,); None where chance explains as many.

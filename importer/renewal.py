@@ -1,4 +1,4 @@
-"""The options that import an artifact again, from nothing but its own files."""
+"""The options that import an artifact again from its own files."""
 
 import csv
 from pathlib import Path
@@ -7,7 +7,11 @@ import numpy as np
 from pydantic import ValidationError
 
 from image_classifier.artifact.artifact import Artifact
-from image_classifier.artifact.format import LABELS_NAME, WEIGHTS_NAME
+from image_classifier.artifact.format import (
+    LABELS_NAME,
+    SERVING_REQUIREMENTS_NAME,
+    WEIGHTS_NAME,
+)
 from image_classifier.inference.engine import Logits
 from image_classifier.inference.predictions import answered_classes
 from image_classifier.inference.startup import gates_of
@@ -45,6 +49,8 @@ def renewed_options(artifact: Artifact, folder: Path, changes: EngineOptions) ->
         **_engines(artifact),
         **changes.model_dump(exclude_unset=True),
     }
+    if SERVING_REQUIREMENTS_NAME in manifest.files:
+        values["serving_requirements"] = artifact.path_of(SERVING_REQUIREMENTS_NAME)
     if artifact.evidence.reference == "given":
         values["reference"] = folder / "reference.npz"
         names = [entry.name for entry in manifest.golden]

@@ -3,7 +3,7 @@
 from preprocessing.conformance import conformance_cases, conformance_digests, differing_cases
 from preprocessing.decode import decode_image
 from preprocessing.errors import PreprocessingBug, SpecError
-from preprocessing.limits import DecodeLimits
+from preprocessing.limits import DecodeLimits, ImageLimits
 from preprocessing.spec import DecodeRules, PreprocessingSpec, Resize
 from preprocessing.trace import Step, trace
 from preprocessing.transform import SpecPreprocessing, to_input
@@ -12,6 +12,7 @@ from preprocessing.user_class import Preprocessing, load_preprocessing
 __all__ = [
     "DecodeLimits",
     "DecodeRules",
+    "ImageLimits",
     "Preprocessing",
     "PreprocessingBug",
     "PreprocessingSpec",

@@ -2,6 +2,7 @@
 
 import time
 from io import BytesIO
+from typing import Annotated
 
 from PIL import ImageFile
 from pydantic import BaseModel, ConfigDict, Field
@@ -10,31 +11,43 @@ from preprocessing.errors import ImageTooLarge
 from preprocessing.spec import DecodeRules
 
 
-class DecodeLimits(BaseModel):
-    """What one file may cost. Set by the operator, independent of the model.
+class ImageLimits(BaseModel):
+    """What one image may cost, whatever the length of its file. Set by the operator."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    max_pixels: Annotated[int, Field(ge=1)] = Field(
+        default=25_000_000,
+        description="Pixels of one image (width times height), checked before decoding.",
+    )
+    max_aspect_ratio: Annotated[float, Field(ge=1)] = Field(
+        default=150.0, description="Longer side of an image divided by its shorter side."
+    )
+    max_resized_pixels: Annotated[int, Field(ge=1)] = Field(
+        default=10_000_000, description="Pixels of an image after the resize, checked before it."
+    )
+    max_decode_memory_bytes: Annotated[int, Field(ge=1)] = Field(
+        default=300_000_000, description="Estimated memory of one decode."
+    )
+    max_decode_cpu_seconds: Annotated[float, Field(gt=0)] = Field(
+        default=2.0, description="Seconds of processor time one decode may take."
+    )
+    max_decode_reads: Annotated[int, Field(ge=1)] = Field(
+        default=500_000, description="Reads of one decode; ordinary files take tens to thousands."
+    )
+    max_jpeg_scans: Annotated[int, Field(ge=1)] = Field(
+        default=64, description="Scans of one JPEG; each costs time by the size of the image."
+    )
+
+
+class DecodeLimits(ImageLimits):
+    """What one file may cost, independent of the model.
 
     Attributes:
         max_bytes: Length of the file.
-        max_pixels: Width × height that the file declares, checked before any pixel is decoded.
-        max_aspect_ratio: Longer side ÷ shorter side.
-        max_resized_pixels: Width × height after the resize of a spec, checked before it.
-        max_decode_memory_bytes: Estimated peak memory of one decode (`decode_memory_bytes`).
-        max_decode_cpu_seconds: CPU time of one decode, checked whenever the decoder reads.
-        max_decode_reads: Reads of one decode. Ordinary files take tens to thousands.
-        max_jpeg_scans: Scans of one JPEG. Each costs time by the size of the image, however
-            few bytes it has; encoders write 1 to 20.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     max_bytes: int = Field(default=20 * 2**20, ge=1)
-    max_pixels: int = Field(default=25_000_000, ge=1)
-    max_aspect_ratio: float = Field(default=150.0, ge=1.0)
-    max_resized_pixels: int = Field(default=10_000_000, ge=1)
-    max_decode_memory_bytes: int = Field(default=300_000_000, ge=1)
-    max_decode_cpu_seconds: float = Field(default=2.0, gt=0)
-    max_decode_reads: int = Field(default=500_000, ge=1)
-    max_jpeg_scans: int = Field(default=64, ge=1)
 
 
 def check_image_size(size: tuple[int, int], limits: DecodeLimits) -> None:

@@ -18,8 +18,8 @@ class DecodeRules(BaseModel):
     """How the bytes of a file become the image. Part of the model, travels in its manifest.
 
     The defaults give what `Image.open(file).convert(mode)` gives in Pillow, which is what most
-    training pipelines run. The one exception is `grey16`: Pillow clips, and hardly anything
-    is left of the image.
+    training pipelines run. Two exceptions: of 16-bit grey, which Pillow clips, hardly anything
+    would be left (`grey16`); and a GIF frame keeps a grey palette of its own.
 
     Attributes:
         mode: "RGB" or "L" (grey, ITU-R 601-2 luma as Pillow computes it).

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from stat import S_ISREG
@@ -80,8 +81,9 @@ class Artifact:
             )
         return labels
 
+    @cached_property
     def preprocessing(self) -> Preprocessing:
-        """Return the preprocessing: built from the spec, or the user's class."""
+        """The preprocessing: built from the spec, or the user's class, loaded once."""
         entry = self.manifest.preprocessing
         if entry.spec is not None:
             return SpecPreprocessing(entry.spec)

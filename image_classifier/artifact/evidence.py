@@ -6,8 +6,7 @@ from pydantic import Field, model_validator
 
 from image_classifier.artifact.format import ArtifactError, Digest, FrozenModel, Precision
 
-EngineKind = Literal["openvino", "onnxruntime", "torch", "torchscript"]
-"""The last one is that of earlier artifacts: such an engine is listed, and never run."""
+EngineKind = Literal["openvino", "onnxruntime", "torch"]
 
 
 class Certificate(FrozenModel):
@@ -17,13 +16,14 @@ class Certificate(FrozenModel):
         samples: Golden samples compared.
         max_logit_difference: Largest |engine logit - reference logit|.
         max_probability_difference: The same of the probabilities that are served; None where the
-            logits themselves are, and in evidence of earlier releases.
+            logits themselves are.
         tolerance: What was allowed: a factor of max(1, |reference logit|); None for engines
             whose gate is agreement.
         top1_agreement: Share of samples with the same top-1, near-ties aside, in [0, 1]; None with
             a sigmoid, which judges each label by itself.
-        label_agreement: With a sigmoid, share of samples on which a label is decided alike, near
-            the threshold aside, of the label that has the least; else None.
+        label_agreement: With a sigmoid, the lowest share, over labels, of samples that are decided
+            as by the reference; logits within the tolerance of the threshold are left out. Else
+            None.
         required_agreement: Share that was required, of the top-1 or of each label.
         accuracy: Share of labelled samples whose class the engine answers first; None without
             labels.

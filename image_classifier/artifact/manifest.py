@@ -195,13 +195,13 @@ class Graph(FrozenModel):
     Attributes:
         file: The graph: batch (n, H, W, C) in, logits (n, classes) out, n free.
         format: "onnx", "openvino" (OpenVINO's own, an .xml) or "torch" (a program of torch.export,
-            whose weights are in weights.safetensors); "torchscript" in earlier artifacts.
+            whose weights are in weights.safetensors).
         precision: Of the numbers in the file. An engine may compute an fp32 graph in bf16 or fp16.
         companions: Further files the graph needs beside it.
     """
 
     file: str
-    format: Literal["onnx", "openvino", "torch", "torchscript"]
+    format: Literal["onnx", "openvino", "torch"]
     precision: Literal["fp32", "int8"]
     companions: tuple[str, ...] = ()
 

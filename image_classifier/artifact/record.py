@@ -37,8 +37,7 @@ class LatencyPoint(FrozenModel):
         on_gpu: Whether this was on a GPU, where the network is measured without decoding.
         images_per_s: Images a second of all streams together, decoding included; the median of
             the rounds.
-        images_per_s_by_round: In the order measured, together with the other points; empty in
-            records of releases that measured once.
+        images_per_s_by_round: In the order measured, together with the other points.
         single_ms_by_round: Median duration of a call while nothing else runs.
     """
 
@@ -108,7 +107,7 @@ class ImportRecord(FrozenModel):
     """One import, as it happened.
 
     Attributes:
-        schema_version: Of this file, which no digest pins; records before 0.1.0 leave it out.
+        schema_version: Of this file, which no digest pins.
         command: The command line.
         source_commit: Commit of this program; "-dirty" where files differ; None outside git.
         machine: It was imported on; the curves and the plan hold there.

@@ -282,9 +282,11 @@ def add(root: Path, lock: ModelLock, newer: Iterable[str] = ()) -> bool:
     try:
         root.rename(final)
     except OSError:
-        if not _is_stored(final, lock):
-            raise
-        return True  # another import of the same model was first, by a moment
+        if _is_stored(final, lock):
+            return True  # another import of the same model was first, by a moment
+        if replaced.exists() and not final.exists():
+            replaced.rename(final)
+        raise
     finally:
         shutil.rmtree(replaced, ignore_errors=True)
     (final.parent / "latest").write_text(final.name)

@@ -180,7 +180,7 @@ def create_app(settings: Settings, lock: ModelLock, metrics: RequestMetrics) -> 
     async def describe_model() -> ModelCard:
         """Describe the loaded model, with the certificates of its engine."""
         artifact, runner = app.state.artifact, app.state.classifier.runner
-        plan, _ = await runner.describe()
+        plan = (await runner.describe()).plan
         topology = "runner" if runner.executor is None else "embedded"
         return ModelCard.of(lock, artifact, plan, topology)
 
@@ -208,7 +208,7 @@ def create_app(settings: Settings, lock: ModelLock, metrics: RequestMetrics) -> 
         )
 
     if settings.ui:  # last: routes are tried in their order, and /classify is the busy one
-        app.include_router(page_router(settings, lock, metrics, bodies))
+        app.include_router(page_router(settings, lock, bodies))
 
     def openapi() -> dict[str, Any]:
         # The number of classes and the kind of answer are known once the model is loaded.

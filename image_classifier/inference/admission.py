@@ -29,8 +29,8 @@ TOO_MANY = 1.2
 """Requests, divided by those that could be answered, above which overload begins. Chosen, as the
 seconds above, by simulation (docs/admission.md)."""
 GROWTH = 0.03
-"""Part of the requests by which a queue grows, until STANDING_S, where it is a few too many: more
-than chance adds to the queue of a fixed number of clients who wait for their answers."""
+"""Growth of the queue until STANDING_S, as a share of the requests that came, that counts as
+overload. A fixed number of clients who wait for their answers stays below it."""
 
 
 class Admission:

@@ -42,7 +42,7 @@ class Classifier:
     ) -> None:
         self.runner = runner
         self.outputs = artifact.manifest.outputs
-        self.preprocessing = artifact.preprocessing()
+        self.preprocessing = artifact.preprocessing
         self._labels = artifact.labels()
         self._timeout_ms = settings.timeout_ms
         self._default_top_k = min(settings.default_top_k, len(self._labels))
@@ -171,7 +171,7 @@ class DirectPipeline:
         batch = self._preprocess(data)[np.newaxis]
         decoded = time.perf_counter()
         if image not in self._before_inference:  # the caller was cancelled while it was decoded
-            raise EngineError("not run: nobody waits for the answer")
+            raise EngineError("not run: the request was cancelled")
         self._before_inference.discard(image)
         with self._runner.watch.run():
             logits = self._runner.executor.run(batch, more_expected=bool(self._before_inference))

@@ -61,8 +61,8 @@ class Executor:
         engine: Runs `plan.streams` batches at a time.
         single_stream_engine: The same graph with one stream of all threads and batch size 1;
             None where the plan has none.
-        whole_batches: The engine takes any batch up to the largest compiled size as it is. A GPU
-            runs one batch, padded, sooner than its parts.
+        accelerator: Name of the GPU that the engine runs on, None without. A GPU runs a batch up
+            to the largest compiled size, padded, sooner than its parts, so it is not split.
     """
 
     def __init__(
@@ -73,10 +73,10 @@ class Executor:
         num_classes: int,
         single_stream_engine: Engine | None = None,
         *,
-        whole_batches: bool = False,
+        accelerator: str | None = None,
     ) -> None:
         self.plan = plan
-        self._whole_batches = whole_batches
+        self.accelerator = accelerator
         self._engine = engine
         self._single_stream_engine = single_stream_engine
         self._input_shape = input_spec.shape
@@ -122,7 +122,7 @@ class Executor:
                 f"batch is {batch.dtype} {batch.shape}, expected {self._dtype} "
                 f"(n, {', '.join(map(str, self._input_shape))}) with n of 1 or more"
             )
-        if self._whole_batches and len(batch) <= self.plan.batch_sizes[-1]:
+        if self.accelerator is not None and len(batch) <= self.plan.batch_sizes[-1]:
             return self._run_part(batch, len(batch))
         sizes = split(len(batch), self.plan.batch_sizes)
         if len(batch) == 1:

@@ -32,6 +32,7 @@ from image_classifier.inference.certificate import GoldenAnswers, certify
 from image_classifier.inference.classifier import Classifier
 from image_classifier.inference.machine import this_machine
 from image_classifier.inference.predictions import answered_classes
+from image_classifier.inference.runner import RunnerDescription
 from image_classifier.inference.startup import gates_of
 from preprocessing import DecodeLimits, Preprocessing, Step, trace
 
@@ -48,17 +49,17 @@ PACKAGES = (
 Json = dict[str, Any]
 
 
-def describe(artifact: Artifact, tag: str, plan: Plan, *, verified: bool) -> Json:
+def describe(artifact: Artifact, tag: str, running: RunnerDescription, *, verified: bool) -> Json:
     """Return everything the inspector shows.
 
     Args:
-        plan: By which the network runs.
+        running: How the network runs.
         verified: The signature was verified at the start.
     """
+    plan, here = running.plan, this_machine(running.accelerator)
     manifest, evidence, record = artifact.manifest, artifact.evidence, artifact.record
     signed = artifact.path_of(SIGNATURE_NAME).is_file()
     signature = "verified" if verified else "present" if signed else "none"
-    here = this_machine(record.machine.accelerator if record else None)
     labels = artifact.labels()
     return {
         "tag": tag,
@@ -256,7 +257,7 @@ def _card(step: Step) -> Json:
 async def check_sample(artifact: Artifact, classifier: Classifier, index: int) -> Json:
     """Classify a golden sample through the path of requests and compare the logits."""
     entry = artifact.manifest.golden[index]
-    plan, _ = await classifier.runner.describe()
+    plan = (await classifier.runner.describe()).plan
     engine = artifact.evidence.engine(plan.engine)
     data = await asyncio.to_thread(artifact.path_of(entry.file).read_bytes)
     reference = (await asyncio.to_thread(artifact.reference))[0][index : index + 1]

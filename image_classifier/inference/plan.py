@@ -18,10 +18,10 @@ MIN_ROUNDS = 5
 """Of fewer rounds chance would too often be taken for a difference."""
 MAX_ROUNDS = 15
 CHANCE = 0.05
-"""How often chance alone may pass for a difference."""
+"""Significance level of the sign test that tells candidates apart."""
 
 WORTHWHILE = 1.1
-"""A tenth more images per second: less is left to the prior order."""
+"""A later candidate must be 10 % faster; otherwise the earlier one is kept."""
 WORTHWHILE_BATCHING = 1.2
 """Batches of more than one must bring a fifth: they need two thread pools, and an image waits for
 the others of its batch (docs/performance.md has the measurement)."""
@@ -324,7 +324,7 @@ def _first_unless_beaten(
 
 
 def _throughputs(point: LatencyPoint) -> list[float]:
-    # Releases that measured once recorded no rounds: their one value is taken as it is.
+    # Where no rounds were recorded, the one value is taken as it is.
     enough = float(ENOUGH_PER_CORE * point.threads)
     rounds = point.images_per_s_by_round or (point.images_per_s,) * MIN_ROUNDS
     return [min(images_per_s, enough) for images_per_s in rounds]

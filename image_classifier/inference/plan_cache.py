@@ -1,7 +1,9 @@
 """Keeps plans that were measured on this machine, for the next start."""
 
 import contextlib
+import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -22,6 +24,18 @@ def cache_file(identity_sha256: str, machine: Machine, engine: str, budget_ms: f
         home = os.devnull
     key = f"{identity_sha256} {machine.model_dump_json()} {engine} {budget_ms:g}"
     return Path(home) / "image-classifier" / "plans" / f"{sha256_bytes(key.encode())}.json"
+
+
+@contextlib.contextmanager
+def one_process_at_a_time(file: Path) -> Iterator[None]:
+    """Wait until no other process is in this block with the same existing file.
+
+    Where the file system has no locks, there is no waiting.
+    """
+    with file.open("rb") as held:
+        with contextlib.suppress(OSError):
+            fcntl.flock(held, fcntl.LOCK_EX)
+        yield
 
 
 def read_plan(path: Path) -> Plan | None:

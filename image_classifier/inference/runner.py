@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -75,6 +75,20 @@ class EngineWatch:
         return oldest is not None and self._clock() - oldest > self.stalled_s
 
 
+class RunnerDescription(NamedTuple):
+    """How the network runs, and since when.
+
+    Attributes:
+        plan: By which it runs.
+        accelerator: Name of the GPU it runs on; None without.
+        start_steps: Of the start of the process that owns it, where that is another one.
+    """
+
+    plan: Plan
+    accelerator: str | None
+    start_steps: list[StartStep]
+
+
 class LocalRunner:
     """Runs batches in threads of this process. Belongs to one event loop.
 
@@ -111,9 +125,9 @@ class LocalRunner:
         """Return True: the executor was loaded and checked before this object was made."""
         return True
 
-    async def describe(self) -> tuple[Plan, list[StartStep]]:
-        """Return the plan by which the network runs, and the steps of no other process' start."""
-        return self.executor.plan, []
+    async def describe(self) -> RunnerDescription:
+        """Return how the network runs."""
+        return RunnerDescription(self.executor.plan, self.executor.accelerator, [])
 
 
 class RemoteRunner:
@@ -125,7 +139,7 @@ class RemoteRunner:
     Args:
         proxy: What `bentoml.depends` gives for a service with the methods `infer`, which takes a
             batch and returns logits; `can_open`, whether it reaches a `SharedInputs.address`;
-            and `describe`, which returns its plan, as JSON, and `START_STEPS`.
+            and `describe`, which returns the fields of `RunnerDescription`, as JSON.
         exchange: Calls `RunnerCalls` in that process: `Places` as bytes to logits as bytes.
         record: What the import measured; None where it is not known.
         input_spec: Shape and dtype of an input.
@@ -188,10 +202,10 @@ class RemoteRunner:
         except NotReady:
             return False
 
-    async def describe(self) -> tuple[Plan, list[StartStep]]:
-        """Return plan and `START_STEPS` of the service's process; raise NotReady as `run` does."""
-        plan, steps = await self._call(self._proxy.to_async.describe, PROBE_TIMEOUT_S)
-        return Plan.model_validate(plan), steps
+    async def describe(self) -> RunnerDescription:
+        """Ask the service; raise NotReady as `run` does."""
+        plan, *others = await self._call(self._proxy.to_async.describe, PROBE_TIMEOUT_S)
+        return RunnerDescription(Plan.model_validate(plan), *others)
 
     async def _call(self, call: Callable[[], Awaitable[Result]], timeout_s: float) -> Result:
         # Imported here: embedded, the service calls no runner and would start 0.1 s later.

@@ -14,7 +14,12 @@ import numpy as np
 
 from image_classifier.artifact.artifact import Artifact, open_artifact
 from image_classifier.artifact.evidence import CertifiedEngine
-from image_classifier.artifact.format import SIGNATURE_NAME, ArtifactError, sha256_bytes
+from image_classifier.artifact.format import (
+    MANIFEST_NAME,
+    SIGNATURE_NAME,
+    ArtifactError,
+    sha256_bytes,
+)
 from image_classifier.artifact.record import ImportRecord, Machine, Plan
 from image_classifier.inference.certificate import Gates, GoldenAnswers, certify
 from image_classifier.inference.engine import Batch, EngineUnavailable, LoadEngine, Logits
@@ -27,7 +32,12 @@ from image_classifier.inference.executor import Executor
 from image_classifier.inference.machine import this_machine, usable_cores
 from image_classifier.inference.measurement import opener
 from image_classifier.inference.plan import GPU_BATCH_SIZES, measure_engine, plan_for
-from image_classifier.inference.plan_cache import cache_file, keep_plan, read_plan
+from image_classifier.inference.plan_cache import (
+    cache_file,
+    keep_plan,
+    one_process_at_a_time,
+    read_plan,
+)
 from image_classifier.logs import logger
 from image_classifier.settings import Settings
 from preprocessing import (
@@ -139,8 +149,8 @@ def check_preprocessing(artifact: Artifact, preprocessing: Preprocessing) -> Bat
 
 
 SAMPLES_KNOWN = 8
-"""Golden samples a way of running inputs is checked with where the import checked them all with the
-same library on the same machine. What is damaged since then is damaged for every sample."""
+"""Golden samples that a start runs on the machine of the import, with the same version of the
+engine's library, which ran them all. What is damaged since then is damaged for every sample."""
 
 
 def check_engine(
@@ -232,7 +242,7 @@ def load_executor(
     Raises:
         ArtifactError: The engine cannot be loaded, or does not reproduce its certificate.
     """
-    preprocessing = artifact.preprocessing()
+    preprocessing = artifact.preprocessing
     with ThreadPoolExecutor(1, "golden") as pool, start_step("load"):
         # While the engine is compiled; saves some tenths of a second.
         inputs = pool.submit(check_preprocessing, artifact, preprocessing)
@@ -259,7 +269,7 @@ def load_executor(
             input_spec,
             artifact.manifest.num_classes,
             load(single_stream_plan) if plan.single_stream else None,
-            whole_batches=here.accelerator is not None,
+            accelerator=here.accelerator,
         )
     with start_step("warm_up"):
         executor.warmup()
@@ -354,14 +364,16 @@ def _plan_for(
             return record.plan
         if curve := record.curve(engine):
             return plan_for(engine, curve, budget_ms)
+    on_gpu = here.accelerator is not None
+    sizes: Sequence[int] = (1,)
+    if record and artifact.manifest.takes_batches:
+        sizes = GPU_BATCH_SIZES if on_gpu else sorted({1, record.plan.batch_sizes[-1]})
+    files = artifact.golden_files()
     cached = cache_file(artifact.digest, here, engine, budget_ms)
-    plan = read_plan(cached)
-    if plan is None:
-        on_gpu = here.accelerator is not None
-        sizes: Sequence[int] = (1,)
-        if record and artifact.manifest.takes_batches:
-            sizes = GPU_BATCH_SIZES if on_gpu else sorted({1, record.plan.batch_sizes[-1]})
-        files = artifact.golden_files()
+    # API processes that start together would measure each other, and keep that.
+    with one_process_at_a_time(artifact.path_of(MANIFEST_NAME)):
+        if plan := read_plan(cached):
+            return plan
         points = measure_engine(
             engine,
             usable_cores(),
@@ -373,4 +385,4 @@ def _plan_for(
         )
         plan = plan_for(engine, points, budget_ms)
         keep_plan(cached, plan)
-    return plan
+        return plan

@@ -157,7 +157,7 @@ def test_reading_the_users_preprocessing_adds_no_file_to_the_artifact(
 ) -> None:
     monkeypatch.setattr("sys.dont_write_bytecode", False)
 
-    preprocessing = open_artifact(root).preprocessing()
+    preprocessing = open_artifact(root).preprocessing
 
     assert preprocessing.input_shape == (1, 1, 3)
     open_artifact(root)

@@ -104,7 +104,7 @@ def test_a_golden_image_that_gives_other_pixels_is_refused_although_the_cases_ag
         lambda _: artifact.manifest.conformance,
     )
 
-    class Mirrored(type(artifact.preprocessing())):  # type: ignore[misc]
+    class Mirrored(type(artifact.preprocessing)):  # type: ignore[misc]
         def to_input(self, image):  # type: ignore[no-untyped-def]
             return super().to_input(image)[:, ::-1].copy()
 

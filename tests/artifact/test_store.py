@@ -109,6 +109,26 @@ def test_what_is_no_tag_is_one_line(store: Path, tag: str) -> None:
     assert str(caught.value).isprintable()
 
 
+def test_an_artifact_that_cannot_be_replaced_stays(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, _ = imported()
+    (locate(lock.tag) / "labels.json").write_bytes(b"damaged")
+    rename = Path.rename
+
+    def refused(path: Path, target: Path) -> Path:
+        if path.name == "artifact":
+            raise OSError("read-only")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+
+    with pytest.raises(OSError, match="read-only"):
+        imported()
+
+    assert (locate(lock.tag) / "labels.json").read_bytes() == b"damaged"
+
+
 def test_the_staging_directory_is_gone_after_a_failure(store: Path) -> None:
     with pytest.raises(KeyError), staging_dir() as root:
         (root / "half").write_text("written")

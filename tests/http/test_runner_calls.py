@@ -49,7 +49,7 @@ def engine() -> SumEngine:
 @pytest.fixture
 def app(engine: SumEngine) -> RunnerCalls:
     app = RunnerCalls()
-    app.serve(executor(engine, 1, 4, whole_batches=True), SharedInputsReader(INPUT_SPEC))
+    app.serve(executor(engine, 1, 4, accelerator="a GPU"), SharedInputsReader(INPUT_SPEC))
     return app
 
 

@@ -74,7 +74,7 @@ def test_the_golden_logits_are_those_of_the_research_pipeline(artifact: Artifact
 def test_each_certified_engine_reads_the_digits(artifact: Artifact, engine: str) -> None:
     executor = load_executor(artifact, engine=engine, budget_ms=50, deterministic=False)
 
-    logits = executor.run(golden_inputs(artifact, artifact.preprocessing()))
+    logits = executor.run(golden_inputs(artifact, artifact.preprocessing))
 
     answers = [top_k_predictions(row, artifact.labels(), 1)[0].label for row in logits]
     truth = [entry.name[0] for entry in artifact.manifest.golden]

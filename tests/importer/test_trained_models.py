@@ -36,7 +36,7 @@ def test_every_fp32_engine_reproduces_the_published_logits(
     root = store / "models" / imported.lock.tag.replace(":", "/")
     artifact = open_artifact(root, imported.lock.manifest_sha256)
     images = SHARED / "images" / "nips17_dev"
-    preprocessing = artifact.preprocessing()
+    preprocessing = artifact.preprocessing
     assert [entry.name for entry in artifact.evidence.engines] == [
         "openvino-fp32",
         "onnxruntime-fp32",

@@ -72,7 +72,7 @@ def executor(
     *batch_sizes: int,
     streams: int = 1,
     single_stream_engine: SumEngine | ConstantEngine | None = None,
-    whole_batches: bool = False,
+    accelerator: str | None = None,
 ) -> Executor:
     return Executor(
         engine,
@@ -80,5 +80,5 @@ def executor(
         INPUT_SPEC,
         CLASSES,
         single_stream_engine,
-        whole_batches=whole_batches,
+        accelerator=accelerator,
     )

@@ -45,7 +45,7 @@ def test_the_order_of_the_logits_is_not_the_order_in_which_parts_end() -> None:
 
 def test_where_whole_batches_are_taken_only_what_is_larger_than_all_sizes_is_split() -> None:
     engine = SumEngine()
-    whole = executor(engine, 1, 4, streams=2, whole_batches=True)
+    whole = executor(engine, 1, 4, streams=2, accelerator="a GPU")
 
     answers = [whole.run(inputs(count)).tolist() for count in (1, 3, 4, 6)]
 

@@ -13,7 +13,7 @@ from image_classifier.artifact.manifest import InputSpec
 from image_classifier.artifact.record import EngineAttempt, LatencyPoint, Plan
 from image_classifier.errors import NotReady
 from image_classifier.inference.machine import ABSENT_GPU
-from image_classifier.inference.runner import RemoteRunner
+from image_classifier.inference.runner import RemoteRunner, RunnerDescription
 from image_classifier.inference.shared_inputs import SharedInputsReader
 from tests.artifact.builder import RECORD
 
@@ -149,6 +149,8 @@ def test_readiness_is_what_the_probe_of_the_runner_says() -> None:
 
 def test_the_plan_is_the_one_the_runner_reports() -> None:
     steps: Any = [["load", 0.0, 2.5]]
-    proxy = Proxy([PLAN.model_dump(mode="json"), steps])
+    proxy = Proxy([PLAN.model_dump(mode="json"), "a GPU", steps])
 
-    assert asyncio.run(runner(proxy).describe()) == (PLAN, steps)
+    described = asyncio.run(runner(proxy).describe())
+
+    assert described == RunnerDescription(PLAN, "a GPU", steps)

@@ -1,6 +1,8 @@
 """From an artifact to an executor: which plan is loaded, and what keeps a service from starting."""
 
 import dataclasses
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 
 from image_classifier.artifact.artifact import Artifact, open_artifact
 from image_classifier.artifact.evidence import EngineGraph
-from image_classifier.artifact.record import Plan
+from image_classifier.artifact.record import LatencyPoint, Plan
 from image_classifier.inference import startup
 from image_classifier.inference.engine import Batch, Engine, LoadEngine, Logits
 from image_classifier.inference.engines.load import open_graph
@@ -73,7 +75,7 @@ def check(
     engine = open_graph(entry, artifact.root, input_spec.shape)(both)
     engines = Spoiled(engine, wrong), Spoiled(engine, single_stream_wrong)
     executor = Executor(engines[0], both, input_spec, classes, engines[1])
-    inputs = golden_inputs(artifact, artifact.preprocessing())
+    inputs = golden_inputs(artifact, artifact.preprocessing)
     check_engine(artifact, entry, executor, inputs, known=known)
     return engines[0].inputs
 
@@ -109,7 +111,7 @@ def test_an_int8_engine_may_differ_on_as_many_samples_as_it_did_at_import(
     engine = open_graph(entry, artifact.root, artifact.manifest.input.shape)(plan)
     spoiled = Spoiled(engine, "one input of eight")
     executor = Executor(spoiled, plan, artifact.manifest.input, artifact.manifest.num_classes)
-    inputs = golden_inputs(artifact, artifact.preprocessing())
+    inputs = golden_inputs(artifact, artifact.preprocessing)
     int8 = entry.model_copy(update={"precision": "int8", "certificate": certificate})
 
     with nullcontext() if passes else pytest.raises(SelfCheckFailed, match="top-1 agrees on 87"):
@@ -177,9 +179,36 @@ def test_for_another_budget_the_plan_comes_from_the_measured_curve(
     assert executor.plan == plan_for(engine, artifact.record.curve(engine), 200)
 
 
+def test_processes_that_start_together_on_another_machine_measure_once(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert artifact.record is not None
+    curve = artifact.record.curve(artifact.record.plan.engine)
+    machine = this_machine().model_copy(update={"cpu": "another"})
+    record = artifact.record.model_copy(update={"machine": machine})
+    elsewhere = dataclasses.replace(artifact, record=record)
+    measured = []
+
+    def measure(*_: object, **__: object) -> tuple[LatencyPoint, ...]:
+        measured.append(curve)
+        time.sleep(0.3)  # in which the other one comes here
+        return curve
+
+    def load(_: int) -> Plan:
+        return load_executor(elsewhere, engine=None, budget_ms=50, deterministic=False).plan
+
+    monkeypatch.setattr(startup, "measure_engine", measure)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(load, range(2))
+
+    assert first == second
+    assert measured == [curve]
+
+
 def test_deterministic_logits_are_the_same_bits_in_every_batch(artifact: Artifact) -> None:
     executor = load_executor(artifact, engine=None, budget_ms=50, deterministic=True)
-    inputs = golden_inputs(artifact, artifact.preprocessing())
+    inputs = golden_inputs(artifact, artifact.preprocessing)
 
     single = np.concatenate([executor.run(item[np.newaxis]) for item in inputs])
 

@@ -41,11 +41,6 @@ def open_graph(graph: EngineGraph, root: Path, input_shape: tuple[int, ...]) -> 
                 from image_classifier.inference.engines.torch import Program
 
                 return Program(path, root / WEIGHTS_NAME, graph.precision).load
-            case "torchscript":
-                raise EngineUnavailable(
-                    f"engine {graph.name}: TorchScript is not run any more; import the model "
-                    "again, or `model_import.py renew` it"
-                )
     except ImportError as error:
         raise EngineUnavailable(
             f"engine {graph.name}: {error.name} is not installed; install the requirements of "
