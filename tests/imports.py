@@ -79,6 +79,14 @@ def digits_options(**changes: object) -> "ImportOptions":
     return ImportOptions.model_validate({**given, **changes})
 
 
+def command_line(options: "ImportOptions") -> list[str]:
+    """What would be typed for these options, none of which may hold several values."""
+    from importer.options import option_of
+
+    given = options.model_dump(mode="json", exclude_defaults=True)
+    return [str(part) for name, value in given.items() for part in (option_of(name), value)]
+
+
 def import_quietly(
     options: "ImportOptions", lock: Path, progress: "Progress | None" = None
 ) -> "Imported":

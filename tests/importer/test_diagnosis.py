@@ -14,9 +14,8 @@ from PIL import Image, ImageOps
 from safetensors.torch import save_file
 
 from importer.errors import ImportRefused
-from importer.options import ImportOptions
 from tests.importer.trained_models import spec_file
-from tests.imports import import_quietly
+from tests.imports import digits_options, import_quietly
 
 SIDE = 16
 KERNEL = np.random.default_rng(2).normal(scale=0.3, size=(3, 3 * SIDE * SIDE)).astype(np.float32)
@@ -140,16 +139,15 @@ def refusal(
         (folder / "own.py").write_text(CLASS.format(**own))
         preprocessing = f"{folder}/own.py:Own"
     (folder / "labels.txt").write_text("a\nb\nc")
-    given = {
-        "name": "linear",
-        "network": f"{folder}/network.py:build",
-        "weights": str(folder / "w.safetensors"),
-        "preprocessing": preprocessing,
-        "labels": str(folder / "labels.txt"),
-        "golden": folder / "golden",
-        "reference": folder / "reference.npz",
-    }
-    options = ImportOptions.model_validate(given)
+    options = digits_options(
+        network=f"{folder}/network.py:build",
+        weights=str(folder / "w.safetensors"),
+        preprocessing=preprocessing,
+        labels=folder / "labels.txt",
+        golden=folder / "golden",
+        golden_labels=None,
+        reference=folder / "reference.npz",
+    )
     with pytest.raises(ImportRefused) as refused:
         import_quietly(options, folder / "model.lock")
     assert not (folder / "model.lock").exists()
@@ -184,7 +182,7 @@ FILTER = "interpolation or antialias"
         (without_antialias, {}, [(FILTER, PIL, "bilinear, no antialias (tensor)")]),
         (upright, {}, [("EXIF: the orientation in the file", *TURN)]),
         (clipped, {}, [GREY]),
-        (on_white, {}, [ALPHA]),
+        # Two mistakes
         (on_white, {"decode": {"grey16": "clip"}}, [(GREY[0], *GREY[:0:-1]), ALPHA]),
     ],
 )

@@ -1,7 +1,6 @@
-"""The lines for a notebook are run as a notebook would run them."""
+"""The lines that `python -m importer.notebook` prints, run as a notebook would run them."""
 
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -9,21 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from importer.notebook import CODE
 from importer.reference import read_reference
 
 
-def test_the_command_prints_the_lines() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "importer.notebook"], capture_output=True, text=True, check=True
-    )
-
-    assert done.stdout.startswith(CODE)
-
-
 def test_the_lines_save_what_the_notebook_computed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    runpy.run_module("importer.notebook", run_name="__main__")
+    lines = capsys.readouterr().out
     monkeypatch.chdir(tmp_path)
     for name, colour in {"cat/a.png": (255, 0, 0), "dog/b.jpg": (0, 0, 255)}.items():
         (tmp_path / "photos" / name).parent.mkdir(parents=True)
@@ -36,7 +28,7 @@ def test_the_lines_save_what_the_notebook_computed(
 
     # Dropout shows whether the lines set the evaluation mode.
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.9))
-    exec(CODE, {"model": model, "transform": transform, "classes": ["red", "green", "blue"]})
+    exec(lines, {"model": model, "transform": transform, "classes": ["red", "green", "blue"]})
 
     reference = read_reference(tmp_path / "reference.npz")
     rows = reference.rows(["cat/a.png", "dog/b.jpg"], 3)

@@ -1,20 +1,19 @@
 """Real weights, imported and served: the answers are the published probabilities."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.importer.trained_models import PROBABILITY_TOLERANCE, SPECS, spec_file
-from tests.imports import PATIENCE_S
+from tests.importer.trained_models import PROBABILITY_TOLERANCE, options_of
+from tests.imports import command_line
 from tests.service.places import Place, copy_checkout
 from tests.service.server import Server
 from tests.shared_data import SHARED, needs_shared_data
 
 pytestmark = [needs_shared_data, pytest.mark.slow]
 MODEL = "squeezenet1_1_imagenet"
+LOCK = "squeezenet.lock"
 TOP_K = 5
 
 
@@ -23,19 +22,8 @@ def place(tmp_path: Path) -> Place:
     """A copy of the checkout with SqueezeNet imported under a lock of another name."""
     place = Place(directory=tmp_path / "checkout", home=tmp_path / "home")
     copy_checkout(place.directory)
-    done = subprocess.run(
-        [sys.executable, "model_import.py", "--name", "squeezenet", "--quiet",
-         "--network", "torchvision:squeezenet1_1",
-         "--weights", str(SHARED / "weights" / "squeezenet1_1_imagenet.pth"),
-         "--preprocessing", spec_file(tmp_path, SPECS[MODEL]),
-         "--labels", str(SHARED / "weights" / "imagenet_categories.txt"),
-         "--golden", str(SHARED / "images" / "nips17_dev"), "--golden-count", "8",
-         "--reference", str(SHARED / "golden" / f"{MODEL}.nips17_dev.npz"),
-         "--measure-seconds", "0.002", "--lock", "squeezenet.lock"],
-        cwd=place.directory, env=place.environment(), capture_output=True, text=True,
-        timeout=PATIENCE_S,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    options = options_of(MODEL, tmp_path, golden_count=8, lock=place.directory / LOCK)
+    place.run("model_import.py", "--quiet", *command_line(options))
     return place
 
 
@@ -43,7 +31,7 @@ def test_a_hundred_photos_get_the_published_probabilities(place: Place) -> None:
     published = json.loads((SHARED / "golden" / f"{MODEL}.nips17_dev.json").read_bytes())
     names = (SHARED / "weights" / "imagenet_categories.txt").read_text().splitlines()
 
-    with Server(place, lock="squeezenet.lock", max_wait_ms=50_000, timeout_ms=50_000) as server:
+    with Server(place, lock=LOCK, max_wait_ms=50_000, timeout_ms=50_000) as server:
         for name, expected in published["images"].items():
             data = (SHARED / "images" / "nips17_dev" / name).read_bytes()
             answer = server.client.post(f"/classify?top_k={TOP_K}", content=data)

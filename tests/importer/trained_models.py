@@ -1,4 +1,4 @@
-"""The four trained models of the shared test data, as its README says to import them."""
+"""Trained models of the shared test data, as its README says to import them."""
 
 from pathlib import Path
 from typing import Any
@@ -8,12 +8,11 @@ import numpy.typing as npt
 import yaml
 
 from importer.options import ImportOptions
-from tests.imports import ROOT
+from tests.imports import digits_options
 from tests.shared_data import SHARED
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 HALF = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
-CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 TINY_CNN = """from torch import nn
 
 
@@ -27,28 +26,25 @@ def build():
 SPECS: dict[str, dict[str, Any]] = {
     "squeezenet1_1_imagenet": {"resize": {"size": 256}, "crop": 224, **IMAGENET},
     "mobilenet_v2_tfqat_imagenet": {"resize": {"size": 256}, "crop": 225, **HALF},
-    "resnet20_cifar10": {"resize": {"size": 32}, "crop": 32, **IMAGENET},
     "mnist_cnn_tiny": {"decode": {"mode": "L"}, "resize": {"size": 28}, "crop": 28},
 }
 WEIGHTS = {
     "squeezenet1_1_imagenet": "squeezenet1_1_imagenet.pth",
     "mobilenet_v2_tfqat_imagenet": "mobilenet_v2_tfqat_imagenet.safetensors",
-    "resnet20_cifar10": "resnet20-12fca82f.th",
     "mnist_cnn_tiny": "mnist_cnn_tiny.pth",
 }
 NETWORKS = {
     "squeezenet1_1_imagenet": "torchvision:squeezenet1_1",
     "mobilenet_v2_tfqat_imagenet": "torchvision:mobilenet_v2",
-    "resnet20_cifar10": f"{ROOT}/tests/importer/cifar_resnet.py:build",
 }
 LOGIT_TOLERANCES = dict.fromkeys(SPECS, 5e-05) | {"mnist_cnn_tiny": 2e-3}
 """Of any float32 path, from the README of the data."""
 PROBABILITY_TOLERANCE = 1e-5
 
 
-def golden_logits(model: str, images: str = "nips17_dev") -> dict[str, npt.NDArray[np.float32]]:
+def golden_logits(model: str) -> dict[str, npt.NDArray[np.float32]]:
     """Reference logits by file name."""
-    with np.load(SHARED / "golden" / f"{model}.{images}.npz", allow_pickle=False) as stored:
+    with np.load(SHARED / "golden" / f"{model}.nips17_dev.npz", allow_pickle=False) as stored:
         return dict(zip(stored["files"].tolist(), stored["logits"], strict=True))
 
 
@@ -58,9 +54,7 @@ def spec_file(folder: Path, spec: dict[str, Any]) -> str:
     return str(path)
 
 
-def options_of(
-    model: str, folder: Path, images: str = "nips17_dev", **changes: object
-) -> ImportOptions:
+def options_of(model: str, folder: Path, **changes: object) -> ImportOptions:
     """The right import of a model, held to its goldens; `folder` takes the files it needs."""
     network = NETWORKS.get(model)
     if network is None:
@@ -69,24 +63,24 @@ def options_of(
     labels = SHARED / "weights" / "imagenet_categories.txt"
     if "imagenet" not in model:
         labels = folder / "labels.txt"
-        labels.write_text("\n".join(CIFAR if "cifar" in model else map(str, range(10))))
+        labels.write_text("\n".join(map(str, range(10))))
     given: dict[str, object] = {
         "name": model.replace("_", "-"),
         "network": network,
         "weights": str(SHARED / "weights" / WEIGHTS[model]),
         "preprocessing": spec_file(folder, SPECS[model]),
         "labels": labels,
-        "golden": _without_foreign_classes(model, images, folder),
+        "golden": _without_foreign_classes(model, folder),
+        "golden_labels": None,
         "golden_count": 16,
-        "reference": SHARED / "golden" / f"{model}.{images}.npz",
-        "measure_seconds": 0.002,
+        "reference": SHARED / "golden" / f"{model}.nips17_dev.npz",
     }
-    return ImportOptions.model_validate({**given, **changes})
+    return digits_options(**{**given, **changes})
 
 
-def _without_foreign_classes(model: str, images: str, folder: Path) -> Path:
+def _without_foreign_classes(model: str, folder: Path) -> Path:
     """The folder of images; for models of other classes, one without ImageNet's labels.csv."""
-    source = SHARED / "images" / images
+    source = SHARED / "images" / "nips17_dev"
     if "imagenet" in model:
         return source
     target = folder / "images"
