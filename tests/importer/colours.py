@@ -9,8 +9,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from importer.options import ImportOptions
-from tests.importer.trained_models import spec_file
-from tests.imports import digits_options
+from tests.imports import digits_options, spec_file
 
 NETWORK = """import torch
 from torch import nn

@@ -11,8 +11,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from importer.options import ImportOptions
-from tests.importer.trained_models import spec_file
-from tests.imports import digits_options
+from tests.imports import digits_options, spec_file
 
 MEAN, STD = (0.2, 0.4, 0.6), (0.5, 0.25, 0.2)
 SIDE, CLASSES = 4, 3

@@ -1,4 +1,4 @@
-"""Finished graphs: TorchScript archives and ONNX files, described or refused."""
+"""Finished graphs, TorchScript archives and ONNX files: refused, or served with their logits."""
 
 import re
 import shutil
@@ -8,14 +8,29 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
+from PIL import Image
 
+from image_classifier.artifact.artifact import Artifact
+from image_classifier.artifact.store import open_in_store
 from importer.errors import ImportRefused
 from importer.graphs import OnnxNetwork, load_torchscript
 from importer.network import ModelSource, activation_of, read_graph, takes_batches
+from importer.options import ImportOptions
 from importer.plausibility import check_activation
-from tests.importer.linear_graphs import KERNEL, onnx_linear
+from importer.progress import Progress
+from tests.importer.linear_graphs import (
+    KERNEL,
+    PIXELS,
+    SIDE,
+    Linear,
+    expected,
+    onnx_linear,
+    options_for,
+)
+from tests.imports import engine_logits, import_quietly
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.jit.*deprecated:FutureWarning"),
@@ -304,3 +319,117 @@ def test_a_batch_size_of_one_that_cannot_be_freed_is_noticed(tmp_path: Path, sta
     assert "a batch size of 1 written into it that cannot be freed" in source.notes[0]
     assert not takes_batches(source, source.network, IMAGES[:2])
     np.testing.assert_allclose(source.network(IMAGES[:1]), SCORES[:1], atol=1e-4)
+
+
+# Imported and served
+
+
+class Notes(Progress):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.texts: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.texts.append(text)
+
+
+@pytest.fixture
+def golden(store: Path, tmp_path: Path) -> Path:
+    """A folder of PIXELS as golden images; the store is empty."""
+    (tmp_path / "golden").mkdir()
+    for number, pixels in enumerate(PIXELS):
+        Image.fromarray(pixels).save(tmp_path / "golden" / f"picture{number}.png")
+    return tmp_path / "golden"
+
+
+def imported(options: ImportOptions, progress: Notes | None = None) -> Artifact:
+    done = import_quietly(options, options.golden.parent / "model.lock", progress)
+    assert {row.verdict for row in done.record.attempts} == {"passed"}, done.record.attempts
+    return open_in_store(done.lock.tag)
+
+
+def check_logits(artifact: Artifact, *batch_sizes: int, **tolerances: float) -> None:
+    """Compare the logits of PIXELS by both engines with those by hand."""
+    for batch_size in batch_sizes:
+        found = engine_logits(artifact, PIXELS, batch_size)
+        assert found.keys() == {"openvino-fp32", "onnxruntime-fp32"}
+        for name, logits in found.items():
+            np.testing.assert_allclose(logits, expected(), err_msg=name, **tolerances)
+
+
+def test_torchscript_is_served_by_both_engines(golden: Path, tmp_path: Path) -> None:
+    path = torchscript(tmp_path / "network.pt", Linear().eval())
+
+    artifact = imported(options_for(path, golden))
+
+    assert artifact.manifest.architecture is None
+    assert artifact.path_of("original/network.torchscript.pt").read_bytes() == path.read_bytes()
+    assert not artifact.path_of("weights.safetensors").exists()
+    check_logits(artifact, 1, 2, 4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("form", "tolerance", "notes"),
+    [
+        (
+            {
+                "inputs": "float[4,3,4,4] image",
+                "outputs": "float[4,3] out",
+                "flat": "Reshape (planes, four_rows)",
+                "end": "out = Softmax <axis = 1> (scores)",
+            },
+            1e-4,
+            [
+                "the graph ends in softmax; its input, the logits, is served",
+                "the graph has a fixed batch size of 4; it is made free",
+            ],
+        ),
+        # Half precision rounds the input to 11 bits: 48 products of about 1 then move by 1e-2.
+        ({"inputs": "float16[n,4,4,3] image", "layout": "0,3,1,2"}, 3e-2, []),
+    ],
+    ids=["batch of 4 and softmax", "channels last in half precision"],
+)
+def test_onnx_is_served_by_both_engines_at_every_batch_size(
+    golden: Path, tmp_path: Path, form: dict[str, str], tolerance: float, notes: list[str]
+) -> None:
+    path, progress = onnx_linear(tmp_path / "network.onnx", **form), Notes()
+
+    artifact = imported(options_for(path, golden), progress)
+
+    unknown = "classes of the golden images are not known, so no accuracy is compared"
+    assert progress.texts[: len(notes) + 1] == [*notes, unknown]
+    assert artifact.manifest.architecture is None
+    assert artifact.path_of("original/network.onnx").read_bytes() == path.read_bytes()
+    session = onnxruntime.InferenceSession(str(artifact.path_of("engines/network.onnx")))
+    (image,) = session.get_inputs()
+    assert (image.type, image.shape) == ("tensor(uint8)", ["n", SIDE, SIDE, 3])
+    check_logits(artifact, 1, 2, 4, atol=tolerance)
+
+
+def test_a_graph_that_takes_pixels_gets_them_as_they_are_and_no_second_normalisation(
+    golden: Path, tmp_path: Path
+) -> None:
+    path = onnx_linear(tmp_path / "network.onnx", inputs="uint8[n,3,4,4] image")
+
+    with pytest.raises(ImportRefused, match="normalises by itself, the preprocessing has mean"):
+        import_quietly(options_for(path, golden), tmp_path / "model.lock")
+    artifact = imported(options_for(path, golden, mean=[0.0] * 3, std=[1.0] * 3))
+
+    for logits in engine_logits(artifact, PIXELS, 2).values():
+        np.testing.assert_allclose(logits, expected(normalised=False) * 255, rtol=1e-4, atol=1e-2)
+
+
+def test_a_graph_whose_batch_size_of_one_cannot_be_freed_serves_one_image_at_a_time(
+    golden: Path, tmp_path: Path
+) -> None:
+    # Of the batch the first image alone is taken, so two images would answer as one.
+    path = single_image(tmp_path / "network.onnx", end="out = Gather <axis = 0> (scores, first)")
+
+    artifact = imported(options_for(path, golden))
+
+    assert artifact.record
+    assert artifact.record.plan.batch_sizes == (1,)
+    assert not artifact.manifest.takes_batches
+    check_logits(artifact, 1, atol=1e-4)

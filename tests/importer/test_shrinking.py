@@ -8,8 +8,7 @@ from PIL import Image
 
 from image_classifier.artifact.evidence import Evidence
 from importer.errors import ImportRefused
-from tests.importer.trained_models import spec_file
-from tests.imports import digits_options, import_quietly
+from tests.imports import digits_options, import_quietly, spec_file
 
 
 def imported(folder: Path, side: int) -> Evidence:
