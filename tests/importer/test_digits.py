@@ -59,19 +59,6 @@ def test_the_golden_samples_and_their_logits_are_those_of_the_research_pipeline(
     assert artifact.reference()[0] == pytest.approx(by_hand, abs=1e-4)
 
 
-def test_certificates_and_record_state_what_was_compared_and_measured(artifact: Artifact) -> None:
-    for entry in artifact.evidence.engines:
-        certificate = entry.certificate
-        assert (certificate.samples, certificate.top1_agreement) == (30, 1)
-        assert certificate.max_logit_difference < 1e-4
-        assert certificate.accuracy == certificate.reference_accuracy
-    record = artifact.record
-    assert record is not None
-    assert [one.engine for one in record.attempts] == ["openvino-fp32", "onnxruntime-fp32"]
-    assert all(one.verdict == "passed" and one.curve for one in record.attempts)
-    assert record.plan.engine in {one.name for one in artifact.evidence.engines}
-
-
 @pytest.mark.slow
 def test_a_second_import_is_the_same_artifact_measured_anew(
     store_of_digits: Path, tmp_path: Path, artifact: Artifact

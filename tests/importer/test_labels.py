@@ -6,7 +6,6 @@ import pytest
 
 from image_classifier.artifact.format import ArtifactError
 from importer.labels import LabelFile, check_label_count, read_labels
-from tests.shared_data import SHARED, needs_shared_data
 
 
 def read(tmp_path: Path, content: str | bytes) -> LabelFile:
@@ -40,14 +39,6 @@ def test_ids_are_sorted_as_numbers_and_names_stay_as_they_are(tmp_path: Path) ->
 
     # What looks like an index or a header is a name in a JSON list.
     assert read(tmp_path, '["1, 2", "label"]') == LabelFile(labels=("1, 2", "label"))
-
-
-@needs_shared_data
-def test_the_imagenet_categories_are_read_without_a_note() -> None:
-    found = read_labels(SHARED / "weights" / "imagenet_categories.txt")
-
-    assert (len(found.labels), found.notes) == (1000, ())
-    assert (found.labels[134], found.labels[517]) == ("crane bird", "crane")
 
 
 @pytest.mark.parametrize(
