@@ -11,9 +11,8 @@ from safetensors.torch import load_file
 from examples.digits.network import build
 from examples.digits.preprocessing import DigitsPreprocessing
 from image_classifier.artifact.artifact import Artifact, open_artifact
-from image_classifier.artifact.store import locate, lock_of, open_in_store
 from tests.artifact.builder import sha256
-from tests.imports import DIGITS, SAMPLES, digits_options, import_quietly
+from tests.imports import DIGITS, SAMPLES
 
 
 @pytest.fixture(scope="module")
@@ -57,19 +56,3 @@ def test_the_golden_samples_and_their_logits_are_those_of_the_research_pipeline(
     assert [entry.class_id for entry in golden] == [int(entry.name[0]) for entry in golden]
     assert [entry.input_sha256 for entry in golden] == [sha256(one.tobytes()) for one in inputs]
     assert artifact.reference()[0] == pytest.approx(by_hand, abs=1e-4)
-
-
-@pytest.mark.slow
-def test_a_second_import_is_the_same_artifact_measured_anew(
-    store_of_digits: Path, tmp_path: Path, artifact: Artifact
-) -> None:
-    first = lock_of(artifact)
-    inode = (locate(first.tag) / "manifest.json").stat().st_ino
-
-    second = import_quietly(digits_options(), tmp_path / "model.lock")
-
-    assert (second.known, second.lock) == (True, first)
-    assert (locate(first.tag) / "manifest.json").stat().st_ino == inode
-    assert artifact.record is not None
-    assert artifact.record.attempts != second.record.attempts  # no two measurements are equal
-    assert open_in_store(first.tag).record == second.record

@@ -61,6 +61,16 @@ def test_folders_that_name_no_label_are_blamed_for_wrong_answers(
     assert "BGR" not in str(refused.value)
 
 
+def test_a_second_import_is_the_same_artifact_measured_anew(store: Path, tmp_path: Path) -> None:
+    first, second = (
+        import_quietly(colour_options(tmp_path), tmp_path / "model.lock") for _ in range(2)
+    )
+
+    assert (first.known, second.known, second.lock) == (False, True, first.lock)
+    assert first.record.attempts != second.record.attempts  # no two measurements are equal
+    assert open_in_store(first.lock.tag).record == second.record
+
+
 def test_a_sound_import_and_an_accepted_one_say_what_they_rest_on(
     store: Path, tmp_path: Path
 ) -> None:
