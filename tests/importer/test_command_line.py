@@ -96,6 +96,7 @@ def test_help_and_mistakes_load_neither_numpy_nor_torch(arguments: list[str], st
         ("--weights", f"{DIGITS}", "digits: expected a file"),
         ("--golden", f"{DIGITS}/sample", r"no such folder; did you mean .*/samples\?"),
         ("--labels", "torchvision:resnet51", r"did you mean resnet50\?"),
+        ("--reference", "nowhere.npz", "nowhere.npz: no such file"),
         ("--preprocessing", "imagenet", "a spec file .* or torchvision:NAME/WEIGHTS, found"),
         ("--preprocessing", "torchvision:resnet18/V1", "IMAGENET1K_V1, DEFAULT, found 'V1'"),
         ("--lock", "nowhere/model.lock", "a folder that can be written"),

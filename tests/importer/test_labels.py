@@ -45,8 +45,11 @@ def test_ids_are_sorted_as_numbers_and_names_stay_as_they_are(tmp_path: Path) ->
     ("content", "note"),
     [
         ("0,cat\n1,dog\n2,red fox\n", "first column is taken for the index of the class, from 0"),
+        ("0: cat\n1: dog\n2: red fox\n", "'0: cat' is 'cat', class 0"),
+        ("0|cat\n1|dog\n2|red fox\n", "'0|cat' is 'cat', class 0"),
         ("1\tcat\n2\tdog\n3\tred fox\n", "from 1, and left out: '1\\tcat' is 'cat', class 0"),
         ("2;red fox\n0;cat\n1;dog\n", "'2;red fox' is 'red fox', class 2"),
+        ("n01440764 cat\nn01443537 dog\nn01484850 red fox\n", "WordNet ids in front of the names"),
         (
             "0,n01440764,cat\n1,n01443537,dog\n2,n01484850,red fox\n",
             "WordNet ids in front of the names",

@@ -36,6 +36,7 @@ def network_of(folder: Path, source: str, builder: str = "build", **kwargs: Any)
         ("torchvision:resnet18", {"weights_backbone": "x"}, "weights_backbone cannot be set"),
         ("torchvision:", {}, r"expected torchvision:NAME or PATH\.py:FUNCTION"),
         ("net.txt:f", {}, r"expected torchvision:NAME or PATH\.py:FUNCTION"),
+        ("net.py:1st", {}, r"expected torchvision:NAME or PATH\.py:FUNCTION"),
     ],
 )
 def test_what_names_no_network_is_refused(text: str, kwargs: dict[str, Any], message: str) -> None:

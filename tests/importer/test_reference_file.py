@@ -51,6 +51,7 @@ def test_images_without_a_row_of_their_own_are_refused(
 @pytest.mark.parametrize(
     ("arrays", "reason"),
     [
+        ({"logits": [[1.0]]}, "holds logits; expected files"),
         ({"files": ["a"]}, "holds files; expected files, and either logits"),
         ({"files": ["a", "b"], "logits": [[1.0]]}, r"files has shape \(2,\), logits \(1, 1\)"),
         ({"files": ["a"], "logits": [[np.nan]]}, "a: has NaN"),
