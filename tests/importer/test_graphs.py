@@ -306,14 +306,22 @@ def test_a_fixed_batch_size_is_freed_where_images_answer_as_alone(
     np.testing.assert_allclose(source.network(IMAGES[:3]), SCORES[:3], atol=1e-4)
 
 
-def test_a_batch_size_of_one_that_cannot_be_freed_is_noticed(tmp_path: Path, staging: Path) -> None:
-    # As a vision transformer does: a class token of batch size 1 is put beside the image.
-    path = single_image(
-        tmp_path / "net.onnx",
-        end="token = Constant <value_floats = [7.0]> () row = Unsqueeze (token, first) "
+@pytest.mark.parametrize(
+    "end",
+    [
+        # As a vision transformer does: a class token of batch size 1 is put beside the image.
+        "token = Constant <value_floats = [7.0]> () row = Unsqueeze (token, first) "
         "both = Concat <axis = 1> (scores, row) "
         "three = Constant <value_ints = [3]> () out = Slice (both, first, three, last)",
-    )
+        # Every image would get the answer of the first.
+        "top = Gather <axis = 0> (scores, first) none = Mul (scores, zero) out = Add (top, none)",
+    ],
+    ids=["class token", "first image"],
+)
+def test_a_batch_size_of_one_that_cannot_be_freed_is_noticed(
+    tmp_path: Path, staging: Path, end: str
+) -> None:
+    path = single_image(tmp_path / "net.onnx", end=end)
 
     source = read_graph(path, staging)
 
