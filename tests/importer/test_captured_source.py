@@ -10,7 +10,7 @@ from importer.errors import ImportRefused
 from preprocessing.isolated_source import load_isolated
 
 FILES = {
-    "network.py": "import blocks\nimport deep.inner as inner\nfrom . import heads\nimport torch\n"
+    "network.py": "import blocks\nimport deep.inner as inner\nfrom . import heads\nimport numpy\n"
     "def value():\n    from lazy import late\n    return blocks.X + inner.Y + heads.Z + late\n",
     "blocks.py": "from constants import X\n",
     "constants.py": "import blocks\nX = 1\n",

@@ -111,6 +111,7 @@ def build():
     ("more", "answer", "message"),
     [
         ("", "{'logits': batch}", r"returns dict with 'logits', expected one tensor \(n, cla"),
+        ("", "object()", "returns object, expected one tensor"),
         ("", "(batch[0], object())", r"tuple of tensor \(3, 4, 4\), object, expected one"),
         ("", "batch[0, :, 0, 0]", r"shape \(3,\) for 1 image.*keep the batch dimension"),
         ("", "batch.mean((2, 3), True)", r"shape \(1, 3, 1, 1\) .*add \.flatten\(1\)"),
