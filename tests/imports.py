@@ -2,16 +2,20 @@
 
 import fcntl
 import importlib
+import json
 import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 if TYPE_CHECKING:
+    from image_classifier.artifact.artifact import Artifact
     from importer.options import ImportOptions
     from importer.pipeline import Imported
     from importer.progress import Progress
@@ -79,6 +83,20 @@ def digits_options(**changes: object) -> "ImportOptions":
     return ImportOptions.model_validate({**given, **changes})
 
 
+def spec_file(folder: Path, spec: dict[str, object]) -> str:
+    """Write a preprocessing as data; JSON is YAML, too."""
+    (folder / "spec.yaml").write_text(json.dumps(spec))
+    return str(folder / "spec.yaml")
+
+
+def command_line(options: "ImportOptions") -> list[str]:
+    """What would be typed for these options, none of which may hold several values."""
+    from importer.options import option_of
+
+    given = options.model_dump(mode="json", exclude_defaults=True)
+    return [str(part) for name, value in given.items() for part in (option_of(name), value)]
+
+
 def import_quietly(
     options: "ImportOptions", lock: Path, progress: "Progress | None" = None
 ) -> "Imported":
@@ -87,3 +105,22 @@ def import_quietly(
     from importer.progress import Progress
 
     return import_model(options, lock, "a test", progress or Progress(quiet=True))
+
+
+def engine_logits(
+    artifact: "Artifact", inputs: npt.NDArray[Any], batch_size: int
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Logits of inputs (n, H, W, C) by every certified engine, `batch_size` at a time."""
+    from image_classifier.artifact.record import Plan
+    from image_classifier.inference.engines.load import open_graph
+
+    found = {}
+    for entry in artifact.evidence.engines:
+        sizes, shape = (batch_size,), artifact.manifest.input.shape
+        plan = Plan(engine=entry.name, streams=1, threads=1, batch_sizes=sizes, service_time_ms=1)
+        engine = open_graph(entry, artifact.root, shape)(plan)
+        parts = [
+            engine.run(inputs[at : at + batch_size]) for at in range(0, len(inputs), batch_size)
+        ]
+        found[entry.name] = np.concatenate(parts)
+    return found

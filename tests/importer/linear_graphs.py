@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from importer.options import ImportOptions
-from tests.importer.trained_models import spec_file
+from tests.imports import digits_options, spec_file
 
 MEAN, STD = (0.2, 0.4, 0.6), (0.5, 0.25, 0.2)
 SIDE, CLASSES = 4, 3
@@ -76,18 +76,15 @@ def onnx_linear(
     return path
 
 
-def options_for(weights: Path, golden: Path, **changes: Any) -> ImportOptions:
+def options_for(weights: Path, golden: Path, *, mean: Any = MEAN, std: Any = STD) -> ImportOptions:
     folder = golden.parent
     (folder / "labels.txt").write_text("ant\nbee\ncow")
-    spec: dict[str, Any] = {"crop": SIDE, "mean": list(MEAN), "std": list(STD)}
-    if changes.pop("plain", False):
-        spec = {"crop": SIDE}
-    given: dict[str, Any] = {
-        "name": "linear",
-        "weights": str(weights),
-        "preprocessing": spec_file(folder, spec),
-        "labels": folder / "labels.txt",
-        "golden": golden,
-        "measure_seconds": 0.001,
-    }
-    return ImportOptions.model_validate({**given, **changes})
+    return digits_options(
+        name="linear",
+        network=None,
+        weights=str(weights),
+        preprocessing=spec_file(folder, {"crop": SIDE, "mean": list(mean), "std": list(std)}),
+        labels=folder / "labels.txt",
+        golden=golden,
+        golden_labels=None,
+    )

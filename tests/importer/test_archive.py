@@ -140,7 +140,6 @@ def without(name: str) -> Callable[[Members], Members]:
         (lambda files: files | {"../escaped": b"x"}, "('../escaped')"),
         (lambda files: files | {"/tmp/escaped": b"x"}, "('/tmp/escaped')"),
         (lambda files: files | {"model.yaml": b"x"}, "('model.yaml')"),
-        (lambda files: files | {"folder/": b""}, "('folder/')"),
         (without("labels.json"), "('labels.json')"),
         (without("manifest.json"), "manifest.json"),
         (changed("labels.json", lambda data: data[:-1] + b"?"), "changed: labels.json (sha256 is"),

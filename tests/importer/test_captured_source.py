@@ -10,7 +10,7 @@ from importer.errors import ImportRefused
 from preprocessing.isolated_source import load_isolated
 
 FILES = {
-    "network.py": "import blocks\nimport deep.inner as inner\nfrom . import heads\nimport torch\n"
+    "network.py": "import blocks\nimport deep.inner as inner\nfrom . import heads\nimport numpy\n"
     "def value():\n    from lazy import late\n    return blocks.X + inner.Y + heads.Z + late\n",
     "blocks.py": "from constants import X\n",
     "constants.py": "import blocks\nX = 1\n",
@@ -66,18 +66,19 @@ def test_loading_leaves_path_and_common_names_alone(folder: Path) -> None:
     assert all(name.startswith("captured_") for name in added)
 
 
-def test_a_file_beside_wins_over_an_installed_package_of_its_name(tmp_path: Path) -> None:
-    file = write(tmp_path, network="import pytest\nvalue = pytest.OWN", pytest="OWN = 5")
+def test_a_file_beside_wins_over_an_installed_package_and_loses_to_the_standard_library(
+    tmp_path: Path,
+) -> None:
+    file = write(
+        tmp_path,
+        network="import json, pytest\nvalue = pytest.OWN + json.loads('1')",
+        pytest="OWN = 5",
+        json="raise OSError",
+    )
 
-    assert load_isolated(file).value == 5
+    assert load_isolated(file).value == 6
     assert not hasattr(pytest, "OWN")
-
-
-def test_the_standard_library_wins_over_a_file_beside(tmp_path: Path) -> None:
-    file = write(tmp_path, network="import json\nvalue = json.dumps([1])", json="raise OSError")
-
-    assert load_isolated(file).value == "[1]"
-    assert list(sources_of(file)) == ["network.py"]
+    assert list(sources_of(file)) == ["network.py", "pytest.py"]
 
 
 def test_the_module_name_depends_on_the_sources_alone(tmp_path: Path) -> None:
@@ -103,16 +104,6 @@ def test_a_file_that_fails_is_quoted_and_leaves_no_module(tmp_path: Path) -> Non
     assert set(sys.modules) == before
 
 
-def test_an_optional_package_may_be_absent(tmp_path: Path) -> None:
-    file = write(
-        tmp_path,
-        network="try:\n    import no_such_package_here\nexcept ImportError:\n    value = 'without'",
-    )
-
-    assert list(sources_of(file)) == ["network.py"]
-    assert load_isolated(file).value == "without"
-
-
 def test_code_that_is_neither_installed_nor_beside_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,9 +116,6 @@ def test_code_that_is_neither_installed_nor_beside_is_refused(
         sources_of(file)
 
 
-CLASH = "imports '{}', which is a file beside it .*; give the file beside it another name"
-
-
 @pytest.mark.parametrize(
     ("files", "message"),
     [
@@ -137,9 +125,9 @@ CLASH = "imports '{}', which is a file beside it .*; give the file beside it ano
         ),
         ({"network": "def build(:"}, r"network\.py: not valid Python"),
         ({"network": "x = '\0'"}, r"network\.py: not valid Python"),
-        *(
-            ({"network": f"import {name}", name: "X = 1"}, CLASH.format(name))
-            for name in ("preprocessing", "image_classifier")
+        (
+            {"network": "import preprocessing", "preprocessing": "X = 1"},
+            "imports 'preprocessing', which is a file beside it .*; give the file beside it ano",
         ),
     ],
 )
@@ -150,14 +138,20 @@ def test_a_file_that_could_not_run_elsewhere_is_refused(
         sources_of(write(tmp_path, **files))
 
 
-def test_the_modules_that_do_not_travel_are_named(tmp_path: Path) -> None:
+def test_the_modules_that_do_not_travel_are_named_and_an_optional_one_may_be_absent(
+    tmp_path: Path,
+) -> None:
     file = write(
         tmp_path,
-        network="import json\nimport blocks\nfrom preprocessing import DecodeRules",
+        network="import json\nimport blocks\nfrom preprocessing import DecodeRules\n"
+        "try:\n    import absent_package\nexcept ImportError:\n    value = 'without'",
         blocks="from PIL import Image\ndef late():\n    import torchvision.transforms.v2, yaml",
     )
 
-    assert capture_source(file).imports == ("PIL", "json", "torchvision", "yaml")
+    found = capture_source(file)
+
+    assert found.imports == ("PIL", "absent_package", "json", "torchvision", "yaml")
+    assert load_isolated(file).value == "without"
 
 
 def test_data_files_that_the_source_names_travel_and_weights_do_not(tmp_path: Path) -> None:

@@ -76,8 +76,11 @@ def test_help_and_mistakes_load_neither_numpy_nor_torch(arguments: list[str], st
 @pytest.mark.parametrize(
     ("option", "value", "expected"),
     [
-        ("--name", "Digits", "lower-case letters.*found 'Digits'"),
-        ("--name", "digits-", "a letter or digit at both ends, found 'digits-'"),
+        (
+            "--name",
+            "digits-",
+            "lower-case letters.*a letter or digit at both ends, found 'digits-'",
+        ),
         ("--golden-count", "1", "greater than or equal to 2, found '1'"),
         ("--gate-fp32-tolerance", "nan", "a finite number, found 'nan'"),
         ("--budget-ms", "50ms", "a valid number, found '50ms'"),
@@ -90,10 +93,8 @@ def test_help_and_mistakes_load_neither_numpy_nor_torch(arguments: list[str], st
         ("--network", f"{DIGITS}/netwrok.py:build", r"no such file; did you mean .*network\.py\?"),
         ("--network", "torchvision:resnet5", r"no classifier 'resnet5'; did you mean resnet50\?"),
         ("--network", "torchvision:fcn_resnet50", "no classifier 'fcn_resnet50'"),
-        ("--network", "torchvision:resnet18/DEFAULT", "no classifier 'resnet18/DEFAULT'"),
         ("--weights", f"{DIGITS}", "digits: expected a file"),
         ("--golden", f"{DIGITS}/sample", r"no such folder; did you mean .*/samples\?"),
-        ("--golden", f"{DIGITS}/labels.txt", "labels.txt: expected a folder"),
         ("--labels", "torchvision:resnet51", r"did you mean resnet50\?"),
         ("--reference", "nowhere.npz", "nowhere.npz: no such file"),
         ("--preprocessing", "imagenet", "a spec file .* or torchvision:NAME/WEIGHTS, found"),
@@ -180,8 +181,8 @@ def test_published_names_read_from_the_source_are_those_of_torchvision() -> None
         assert members == list(torchvision.models.get_model_weights(name).__members__)
 
 
-@pytest.mark.parametrize("name", ["a.b_c-1", "a" * 63])
-def test_a_name_that_the_options_take_is_one_of_the_manifest(name: str) -> None:
+def test_a_name_that_the_options_take_is_one_of_the_manifest() -> None:
+    name = "a.b_c-1" * 9
     given = {option.strip("-"): value for option, value in RIGHT.items()}
     manifest = manifest_of(contents()) | {"name": name}
 

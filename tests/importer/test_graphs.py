@@ -1,4 +1,4 @@
-"""Finished graphs: TorchScript archives and ONNX files, described or refused."""
+"""Finished graphs, TorchScript archives and ONNX files: refused, or served with their logits."""
 
 import re
 import shutil
@@ -8,14 +8,29 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
+from PIL import Image
 
+from image_classifier.artifact.artifact import Artifact
+from image_classifier.artifact.store import open_in_store
 from importer.errors import ImportRefused
 from importer.graphs import OnnxNetwork, load_torchscript
 from importer.network import ModelSource, activation_of, read_graph, takes_batches
+from importer.options import ImportOptions
 from importer.plausibility import check_activation
-from tests.importer.linear_graphs import KERNEL, onnx_linear
+from importer.progress import Progress
+from tests.importer.linear_graphs import (
+    KERNEL,
+    PIXELS,
+    SIDE,
+    Linear,
+    expected,
+    onnx_linear,
+    options_for,
+)
+from tests.imports import engine_logits, import_quietly
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.jit.*deprecated:FutureWarning"),
@@ -26,7 +41,7 @@ SCORES = IMAGES.numpy().reshape(4, 48) @ KERNEL
 
 
 class SumOfPixels(torch.nn.Module):
-    """Sums each channel: logits of a 4×4 image of ones are (16, 16, 16)."""
+    """Sums each channel."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.sum(dim=(2, 3))
@@ -43,6 +58,12 @@ class Reader(SumOfPixels):
         return x + torch.from_file("secret", False, 3)
 
 
+@pytest.fixture
+def staging(tmp_path: Path) -> Path:
+    (tmp_path / "staging").mkdir()
+    return tmp_path / "staging"
+
+
 def torchscript(path: Path, module: torch.nn.Module) -> Path:
     script: Any = torch.jit.script(module)
     script.save(str(path))
@@ -52,18 +73,15 @@ def torchscript(path: Path, module: torch.nn.Module) -> Path:
 # TorchScript
 
 
-def test_a_torchscript_archive_computes_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
-    module = load_torchscript(torchscript(tmp_path / "net.pt", SumOfPixels()))
-
-    assert module(torch.ones(2, 3, 4, 4)).tolist() == [[16.0] * 3] * 2
-    assert not module.training
+def test_a_damaged_torchscript_archive_is_refused(tmp_path: Path) -> None:
     with (
-        zipfile.ZipFile(tmp_path / "net.pt") as source,
+        zipfile.ZipFile(torchscript(tmp_path / "net.pt", SumOfPixels())) as source,
         zipfile.ZipFile(tmp_path / "damaged.pt", "w") as target,
     ):
         for member in source.infolist():
             if not member.filename.endswith("data.pkl"):
                 target.writestr(member.filename, source.read(member))
+
     with pytest.raises(ImportRefused, match=r"damaged\.pt: damaged TorchScript archive"):
         load_torchscript(tmp_path / "damaged.pt")
 
@@ -186,13 +204,11 @@ def with_external_weights(folder: Path, location: str) -> Path:
     return path
 
 
-def test_external_weights_beside_the_file_are_part_of_it(tmp_path: Path) -> None:
-    (tmp_path / "staging").mkdir()
-
-    source = read_graph(with_external_weights(tmp_path, "net.data"), tmp_path / "staging")
+def test_external_weights_beside_the_file_are_part_of_it(tmp_path: Path, staging: Path) -> None:
+    source = read_graph(with_external_weights(tmp_path, "net.data"), staging)
 
     np.testing.assert_allclose(source.network(IMAGES), SCORES, atol=1e-4)
-    kept = tmp_path / "staging" / "original"
+    kept = staging / "original"
     assert (kept / "net.data").read_bytes() == (tmp_path / "net.data").read_bytes()
     np.testing.assert_allclose(OnnxNetwork(kept / "network.onnx")(IMAGES), SCORES, atol=1e-4)
 
@@ -214,9 +230,7 @@ def test_external_weights_elsewhere_are_refused(tmp_path: Path, location: str) -
 @pytest.mark.parametrize(
     ("end", "activation"),
     [
-        ("out = Relu (scores)", None),
         ("out = LogSoftmax <axis = 1> (scores)", None),
-        ("out = Softmax <axis = 1> (scores)", "softmax"),
         ("p = Softmax (scores) q = Identity (p) out = Cast <to = 1> (q)", "softmax"),
         ("out = exporter.Normalised (scores)", "softmax"),
         ("two = Constant <value_ints = [2]> () four = Unsqueeze (scores, two) "
@@ -225,14 +239,13 @@ def test_external_weights_elsewhere_are_refused(tmp_path: Path, location: str) -
     ],
 )  # fmt: skip
 def test_a_final_softmax_or_sigmoid_is_left_out_and_served(
-    tmp_path: Path, end: str, activation: Any
+    tmp_path: Path, staging: Path, end: str, activation: Any
 ) -> None:
     path = onnx_linear(tmp_path / "net.onnx", end=end)
-    (tmp_path / "staging").mkdir()
 
-    source = read_graph(path, tmp_path / "staging")
+    source = read_graph(path, staging)
 
-    assert (tmp_path / "staging/original/network.onnx").read_bytes() == path.read_bytes()
+    assert (staging / "original" / "network.onnx").read_bytes() == path.read_bytes()
     assert activation_of(source, IMAGES[:1], None) == (activation or "softmax")
     if activation is None:
         assert source.notes == ()
@@ -276,21 +289,19 @@ def test_an_activation_that_is_spelled_out_is_seen_in_the_outputs(
 # Fixed batch sizes
 
 
-@pytest.mark.parametrize(("batch", "flat"), [(1, "one_row"), (4, "four_rows")])
+def single_image(path: Path, **form: str) -> Path:
+    sizes = {"inputs": "float[1,3,4,4] image", "outputs": "float[1,3] out"}
+    return onnx_linear(path, **sizes, **form)
+
+
 def test_a_fixed_batch_size_is_freed_where_images_answer_as_alone(
-    tmp_path: Path, batch: int, flat: str
+    tmp_path: Path, staging: Path
 ) -> None:
-    path = onnx_linear(
-        tmp_path / "net.onnx",
-        inputs=f"float[{batch},3,4,4] image",
-        outputs=f"float[{batch},3] out",
-        flat=f"Reshape (planes, {flat})",
-    )
-    (tmp_path / "staging").mkdir()
+    path = single_image(tmp_path / "net.onnx", flat="Reshape (planes, one_row)")
 
-    source = read_graph(path, tmp_path / "staging")
+    source = read_graph(path, staging)
 
-    assert source.notes == (f"the graph has a fixed batch size of {batch}; it is made free",)
+    assert source.notes == ("the graph has a fixed batch size of 1; it is made free",)
     assert takes_batches(source, source.network, IMAGES[:2])
     np.testing.assert_allclose(source.network(IMAGES[:3]), SCORES[:3], atol=1e-4)
 
@@ -307,17 +318,127 @@ def test_a_fixed_batch_size_is_freed_where_images_answer_as_alone(
     ],
     ids=["class token", "first image"],
 )
-def test_a_batch_size_of_one_that_cannot_be_freed_is_noticed(tmp_path: Path, end: str) -> None:
-    path = onnx_linear(
-        tmp_path / "net.onnx",
-        inputs="float[1,3,4,4] image",
-        outputs="float[1,3] out",
-        end=end,
-    )
-    (tmp_path / "staging").mkdir()
+def test_a_batch_size_of_one_that_cannot_be_freed_is_noticed(
+    tmp_path: Path, staging: Path, end: str
+) -> None:
+    path = single_image(tmp_path / "net.onnx", end=end)
 
-    source = read_graph(path, tmp_path / "staging")
+    source = read_graph(path, staging)
 
     assert "a batch size of 1 written into it that cannot be freed" in source.notes[0]
     assert not takes_batches(source, source.network, IMAGES[:2])
     np.testing.assert_allclose(source.network(IMAGES[:1]), SCORES[:1], atol=1e-4)
+
+
+# Imported and served
+
+
+class Notes(Progress):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.texts: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.texts.append(text)
+
+
+@pytest.fixture
+def golden(store: Path, tmp_path: Path) -> Path:
+    """A folder of PIXELS as golden images; the store is empty."""
+    (tmp_path / "golden").mkdir()
+    for number, pixels in enumerate(PIXELS):
+        Image.fromarray(pixels).save(tmp_path / "golden" / f"picture{number}.png")
+    return tmp_path / "golden"
+
+
+def imported(options: ImportOptions, progress: Notes | None = None) -> Artifact:
+    done = import_quietly(options, options.golden.parent / "model.lock", progress)
+    assert {row.verdict for row in done.record.attempts} == {"passed"}, done.record.attempts
+    return open_in_store(done.lock.tag)
+
+
+def check_logits(artifact: Artifact, *batch_sizes: int, tolerance: float) -> None:
+    """Compare the logits of PIXELS by both engines with those by hand."""
+    for batch_size in batch_sizes:
+        found = engine_logits(artifact, PIXELS, batch_size)
+        assert found.keys() == {"openvino-fp32", "onnxruntime-fp32"}
+        for name, logits in found.items():
+            np.testing.assert_allclose(logits, expected(), atol=tolerance, err_msg=name)
+
+
+def test_torchscript_is_served_by_both_engines(golden: Path, tmp_path: Path) -> None:
+    path = torchscript(tmp_path / "network.pt", Linear().eval())
+
+    artifact = imported(options_for(path, golden))
+
+    assert artifact.manifest.architecture is None
+    assert artifact.path_of("original/network.torchscript.pt").read_bytes() == path.read_bytes()
+    assert not artifact.path_of("weights.safetensors").exists()
+    check_logits(artifact, 1, 2, 4, tolerance=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("form", "tolerance", "notes"),
+    [
+        (
+            {
+                "inputs": "float[4,3,4,4] image",
+                "outputs": "float[4,3] out",
+                "flat": "Reshape (planes, four_rows)",
+                "end": "out = Softmax <axis = 1> (scores)",
+            },
+            1e-4,
+            [
+                "the graph ends in softmax; its input, the logits, is served",
+                "the graph has a fixed batch size of 4; it is made free",
+            ],
+        ),
+        # Half precision rounds the input to 11 bits: 48 products of about 1 then move by 1e-2.
+        ({"inputs": "float16[n,4,4,3] image", "layout": "0,3,1,2"}, 3e-2, []),
+    ],
+    ids=["batch of 4 and softmax", "channels last in half precision"],
+)
+def test_onnx_is_served_by_both_engines_at_every_batch_size(
+    golden: Path, tmp_path: Path, form: dict[str, str], tolerance: float, notes: list[str]
+) -> None:
+    path, progress = onnx_linear(tmp_path / "network.onnx", **form), Notes()
+
+    artifact = imported(options_for(path, golden), progress)
+
+    unknown = "classes of the golden images are not known, so no accuracy is compared"
+    assert progress.texts[: len(notes) + 1] == [*notes, unknown]
+    assert artifact.manifest.architecture is None
+    assert artifact.path_of("original/network.onnx").read_bytes() == path.read_bytes()
+    session = onnxruntime.InferenceSession(str(artifact.path_of("engines/network.onnx")))
+    (image,) = session.get_inputs()
+    assert (image.type, image.shape) == ("tensor(uint8)", ["n", SIDE, SIDE, 3])
+    check_logits(artifact, 1, 2, 4, tolerance=tolerance)
+
+
+def test_a_graph_that_takes_pixels_gets_them_as_they_are_and_no_second_normalisation(
+    golden: Path, tmp_path: Path
+) -> None:
+    path = onnx_linear(tmp_path / "network.onnx", inputs="uint8[n,3,4,4] image")
+
+    with pytest.raises(ImportRefused, match="normalises by itself, the preprocessing has mean"):
+        import_quietly(options_for(path, golden), tmp_path / "model.lock")
+    artifact = imported(options_for(path, golden, mean=[0.0] * 3, std=[1.0] * 3))
+
+    for logits in engine_logits(artifact, PIXELS, 2).values():
+        np.testing.assert_allclose(logits, expected(normalised=False) * 255, rtol=1e-4, atol=1e-2)
+
+
+def test_a_graph_whose_batch_size_of_one_cannot_be_freed_serves_one_image_at_a_time(
+    golden: Path, tmp_path: Path
+) -> None:
+    # Of the batch the first image alone is taken, so two images would answer as one.
+    path = single_image(tmp_path / "network.onnx", end="out = Gather <axis = 0> (scores, first)")
+
+    artifact = imported(options_for(path, golden))
+
+    assert artifact.record
+    assert artifact.record.plan.batch_sizes == (1,)
+    assert not artifact.manifest.takes_batches
+    check_logits(artifact, 1, tolerance=1e-4)

@@ -6,7 +6,6 @@ import pytest
 
 from image_classifier.artifact.format import ArtifactError
 from importer.labels import LabelFile, check_label_count, read_labels
-from tests.shared_data import SHARED, needs_shared_data
 
 
 def read(tmp_path: Path, content: str | bytes) -> LabelFile:
@@ -20,8 +19,7 @@ def read(tmp_path: Path, content: str | bytes) -> LabelFile:
     [
         "cat\ndog\nred fox\n",
         "\ufeffcat\r\ndog\r\nred fox\r\n\r\n",
-        "cat\rdog\rred fox\r",
-        " cat \ndog\t\nred fox",
+        " cat \rdog\t\rred fox",
         '\ufeff["cat", "dog", "red fox"]\n',
         '{"2": "red fox", "0": "cat", "1": "dog"}',
         '{"0": ["n02123045", "cat"], "1": ["n02084071", "dog"], "2": ["n02119022", "red fox"]}',
@@ -43,35 +41,22 @@ def test_ids_are_sorted_as_numbers_and_names_stay_as_they_are(tmp_path: Path) ->
     assert read(tmp_path, '["1, 2", "label"]') == LabelFile(labels=("1, 2", "label"))
 
 
-@needs_shared_data
-def test_the_imagenet_categories_are_read_without_a_note() -> None:
-    found = read_labels(SHARED / "weights" / "imagenet_categories.txt")
-
-    assert (len(found.labels), found.notes) == (1000, ())
-    assert (found.labels[134], found.labels[517]) == ("crane bird", "crane")
-
-
 @pytest.mark.parametrize(
     ("content", "note"),
     [
         ("0,cat\n1,dog\n2,red fox\n", "first column is taken for the index of the class, from 0"),
         ("0: cat\n1: dog\n2: red fox\n", "'0: cat' is 'cat', class 0"),
+        ("0|cat\n1|dog\n2|red fox\n", "'0|cat' is 'cat', class 0"),
         ("1\tcat\n2\tdog\n3\tred fox\n", "from 1, and left out: '1\\tcat' is 'cat', class 0"),
         ("2;red fox\n0;cat\n1;dog\n", "'2;red fox' is 'red fox', class 2"),
-        ("0|cat\n1|dog\n2|red fox\n", "'0|cat' is 'cat', class 0"),
-        (
-            "n01440764 cat\nn01443537 dog\nn01484850 red fox\n",
-            "WordNet ids in front of the names are left out",
-        ),
+        ("n01440764 cat\nn01443537 dog\nn01484850 red fox\n", "WordNet ids in front of the names"),
         (
             "0,n01440764,cat\n1,n01443537,dog\n2,n01484850,red fox\n",
             "WordNet ids in front of the names",
         ),
         ("cat=0\ndog=1\nred fox=2\n", "last column is taken for the index"),
-        ("cat\t0\ndog\t1\nred fox\t2\n", "last column is taken for the index"),
         ("label\ncat\ndog\nred fox\n", "line 1, 'label', is taken for a header"),
         ("id,name\n0,cat\n1,dog\n2,red fox\n", "line 1, 'id,name', is taken for a header"),
-        ('"cat"\n"dog"\n"red fox"\n', "quotes around 3 names are taken off"),
         ("'cat',\n'dog',\n'red fox'\n", "quotes around 3 names are taken off"),
         ('0,"cat"\n1,"dog"\n2,red fox\n', "quotes around 2 names are taken off"),
     ],
@@ -90,11 +75,9 @@ def test_what_stands_beside_the_names_is_taken_off_with_a_note(
     [
         ("", "holds no label"),
         ("cat\n\ndog\n", "name of class 1 is empty"),
-        ('["cat", ""]', "name of class 1 is empty"),
         ('["cat", null]', "class 1 is null, expected a name"),
         ('{"0": "cat", "2": "dog"}', "class 1 has none .*go up to 2.* ids 0 to 1"),
         ('{"cat": 0, "dog": 1}', "key 'cat' is not a class id.*not name → id"),
-        ('{"0": "cat", "0": "dog", "1": "fox"}', "class 0 stands twice"),
         ('{"0": "cat", "00": "dog", "1": "fox"}', "class 0 stands twice"),
         ('["cat", "dog"', "starts like JSON, but"),
         ("cat\n" * (5 << 20), "has 20971520 bytes, expected a file of names"),

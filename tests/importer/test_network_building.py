@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
 
 from image_classifier.artifact.format import ArtifactError
 from image_classifier.artifact.manifest import Architecture
@@ -21,12 +20,10 @@ from importer.network import (
 )
 from importer.options import ModelOptions
 
-HERE = Path(__file__).parent
 
-
-def network_of(folder: Path, source: str, **kwargs: Any) -> Any:
+def network_of(folder: Path, source: str, builder: str = "build", **kwargs: Any) -> Any:
     (folder / "net.py").write_text(source)
-    return build_network(Architecture.parse("net.py:build", kwargs), folder)
+    return build_network(Architecture.parse(f"net.py:{builder}", kwargs), folder)
 
 
 # Names
@@ -37,10 +34,9 @@ def network_of(folder: Path, source: str, **kwargs: Any) -> Any:
     [
         ("torchvision:resnet18", {"pretrained": True}, "pretrained cannot be set"),
         ("torchvision:resnet18", {"weights_backbone": "x"}, "weights_backbone cannot be set"),
-        *(
-            (text, {}, r"expected torchvision:NAME or PATH\.py:FUNCTION")
-            for text in ("", "resnet50", "torchvision:", "network.py", "net.txt:f", "a.py:1st")
-        ),
+        ("torchvision:", {}, r"expected torchvision:NAME or PATH\.py:FUNCTION"),
+        ("net.txt:f", {}, r"expected torchvision:NAME or PATH\.py:FUNCTION"),
+        ("net.py:1st", {}, r"expected torchvision:NAME or PATH\.py:FUNCTION"),
     ],
 )
 def test_what_names_no_network_is_refused(text: str, kwargs: dict[str, Any], message: str) -> None:
@@ -51,20 +47,23 @@ def test_what_names_no_network_is_refused(text: str, kwargs: dict[str, Any], mes
 # Building
 
 
-@pytest.mark.parametrize("builder", ["build", "CifarResNet20"])
-def test_a_function_or_a_class_of_a_file_builds_the_network(builder: str) -> None:
-    architecture = Architecture.parse(f"cifar_resnet.py:{builder}", {"num_classes": 4})
+WIDE = """
+from torch import nn
+class Wide(nn.Linear):
+    def __init__(self, width):
+        super().__init__(3, width)
+def build(width):
+    return Wide(width).train()
+"""
 
-    network = build_network(architecture, HERE)
 
-    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
+@pytest.mark.parametrize("builder", ["build", "Wide"])
+def test_a_function_or_a_class_of_a_file_builds_the_network(tmp_path: Path, builder: str) -> None:
+    network = network_of(tmp_path, WIDE, builder, width=4)
+
+    assert network(torch.zeros(2, 3)).shape == (2, 4)
     assert not network.training
     assert not any(value.requires_grad for value in network.parameters())
-
-
-def test_a_missing_function_is_answered_with_what_the_file_defines() -> None:
-    with pytest.raises(ImportRefused, match=r"no function 'make'.* BasicBlock, CifarResNet20"):
-        build_network(Architecture.parse("cifar_resnet.py:make", {}), HERE)
 
 
 @pytest.mark.parametrize(
@@ -78,8 +77,8 @@ def test_a_missing_function_is_answered_with_what_the_file_defines() -> None:
         ("import no_such_package", r"ModuleNotFoundError at net\.py, line 1: No module named 'no"),
         ("import sys\nsys.exit(3)", r"the file raised SystemExit at net\.py, line 2: 3"),
         ("def build():\n    raise KeyError('a\\nb')", r"builder raised KeyError at net\.py, line"),
-        ("def build():\n    open('net.yaml')", r"FileNotFoundError .*Path\(__file__\)\.parent"),
         ("def build():\n    raise OSError('\\x1b[31mred\\x1b[0m')", "OSError at .*: red; check"),
+        ("class Net: ...\nclass Other: ...", r"defines no function 'build'; it defines Net, Other"),
         ("def build():\n    return {'a': 1}", r"returned dict, .*the network itself, not its"),
         ("from torch import nn\ndef build():\n    return nn.Linear(1, 1).half()",
          r"parameter weight is float16, expected float32; call \.float\(\)"),
@@ -97,38 +96,6 @@ def test_what_a_builder_does_wrong_is_one_line(tmp_path: Path, source: str, mess
 # Running
 
 
-class Answers(nn.Module):
-    """Returns what it is given to return."""
-
-    def __init__(self, answer: object) -> None:
-        super().__init__()
-        self.answer = answer
-
-    def forward(self, batch: torch.Tensor) -> object:
-        return self.answer
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        ({"logits": torch.ones(1, 3)}, r"returns dict with 'logits', expected one tensor \(n, cla"),
-        ((torch.ones(1, 3), torch.ones(1, 8)), r"tuple of tensor \(1, 3\), tensor \(1, 8\), expec"),
-        (object(), "returns object, expected one tensor"),
-        (torch.ones(3), r"shape \(3,\) for 1 image.*keep the batch dimension"),
-        (torch.ones(1, 3, 1, 1), r"shape \(1, 3, 1, 1\) .*add \.flatten\(1\)"),
-        (torch.ones(1, 3, 7, 7), r"shape \(1, 3, 7, 7\) .*return one row of scores"),
-        (torch.tensor([[2]]), r"int64 .*class numbers, expected scores; .*what argmax"),
-    ],
-)
-def test_what_a_forward_returns_instead_of_scores_is_one_line(
-    tmp_path: Path, answer: object, message: str
-) -> None:
-    with pytest.raises(ImportRefused, match=message) as caught:
-        run_network(Answers(answer), torch.ones(1, 3, 4, 4), tmp_path)
-
-    assert "\n" not in str(caught.value)
-
-
 FORWARD = """
 import torch
 from torch import nn
@@ -143,13 +110,20 @@ def build():
 @pytest.mark.parametrize(
     ("more", "answer", "message"),
     [
+        ("", "{'logits': batch}", r"returns dict with 'logits', expected one tensor \(n, cla"),
+        ("", "object()", "returns object, expected one tensor"),
+        ("", "(batch[0], object())", r"tuple of tensor \(3, 4, 4\), object, expected one"),
+        ("", "batch[0, :, 0, 0]", r"shape \(3,\) for 1 image.*keep the batch dimension"),
+        ("", "batch.mean((2, 3), True)", r"shape \(1, 3, 1, 1\) .*add \.flatten\(1\)"),
+        ("", "batch", r"shape \(1, 3, 4, 4\) .*return one row of scores"),
+        ("", "batch.argmax(1)", r"int64 .*class numbers, expected scores; .*what argmax"),
         (", mask", "batch", r"TypeError: .*'mask'; .*takes one batch .* alone"),
         ("", "batch.cuda()", r"forward, .* asks for a GPU at net\.py, line 6; .*remove \.cuda\(\)"),
         ("", "batch.reshape(7, 7)", r"on inputs of shape \(1, 3, 4, 4\), raised RuntimeError at "),
         ("", "torch._assert(False, 'Wrong height')", "raised AssertionError at net.*Wrong height"),
     ],
 )
-def test_what_a_forward_raises_is_one_line_with_the_users_line(
+def test_what_a_forward_returns_instead_of_scores_or_raises_is_one_line(
     tmp_path: Path, more: str, answer: str, message: str
 ) -> None:
     network = network_of(tmp_path, FORWARD.format(more=more, answer=answer))
@@ -172,7 +146,7 @@ def test_what_a_forward_raises_is_one_line_with_the_users_line(
         ("batch.flatten(1).argmax(1, keepdim=True).float()", "ends in argmax"),
         (
             "100 * torch.sigmoid(batch).flatten(1)",
-            "ends in a sigmoid times or plus a constant, .*none",
+            "ends in a sigmoid times or plus a c.*--act.* none",
         ),
         ("1 - 2 * batch.flatten(1).sigmoid()", "ends in a sigmoid times or plus"),
         (

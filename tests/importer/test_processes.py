@@ -14,20 +14,13 @@ import pytest
 
 from importer.process import interrupt, uninterrupted
 from importer.progress import Progress
-from tests.imports import DIGITS, PATIENCE_S, ROOT, SAMPLES
+from tests.imports import PATIENCE_S, ROOT, command_line, digits_options
 from tests.service.server import wait_until
 
 
 def command(home: Path, *more: str) -> list[str]:
-    return [
-        sys.executable, str(ROOT / "model_import.py"), "--name", "digits",
-        "--network", f"{DIGITS}/network.py:build",
-        "--weights", str(DIGITS / "weights.safetensors"),
-        "--preprocessing", f"{DIGITS}/preprocessing.py:DigitsPreprocessing",
-        "--labels", str(DIGITS / "labels.txt"), "--golden", str(SAMPLES),
-        "--golden-labels", str(DIGITS / "labels.csv"),
-        "--measure-seconds", "0.001", "--lock", str(home / "model.lock"), *more,
-    ]  # fmt: skip
+    options = digits_options(lock=home / "model.lock")
+    return [sys.executable, str(ROOT / "model_import.py"), *command_line(options), *more]
 
 
 def environment(home: Path) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """A preprocessing that shrinks JPEGs while decoding is held to a full decode."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,35 +8,12 @@ from PIL import Image
 
 from image_classifier.artifact.evidence import Evidence
 from importer.errors import ImportRefused
-from tests.imports import DIGITS, digits_options, import_quietly
-
-SHRINKING = """
-from plain import DigitsPreprocessing as Plain
+from tests.imports import digits_options, import_quietly, spec_file
 
 
-class Shrinking(Plain):
-    decode = Plain.decode.model_copy(update={{"shrink_jpeg_to_side": {side}}})
-"""
-
-
-def imported(folder: Path, samples: Path, side: int, **changes: object) -> Evidence:
-    source = folder / "shrinking.py"
-    source.write_text(SHRINKING.format(side=side))
-    shutil.copy(DIGITS / "preprocessing.py", folder / "plain.py")
-    options = digits_options(
-        preprocessing=f"{source}:Shrinking",
-        golden=samples,
-        golden_labels=None,
-        engine="onnxruntime",
-        **changes,
-    )
-    return import_quietly(options, folder / "model.lock").evidence
-
-
-def large_samples(folder: Path) -> Path:
-    """A seven and a one as JPEGs of 1,280 pixels, drawn as plain strokes."""
-    samples = folder / "samples"
-    samples.mkdir()
+def imported(folder: Path, side: int) -> Evidence:
+    """Import the digits with JPEGs of 1,280 pixels, shrunk to `side`: a seven and a one."""
+    (folder / "samples").mkdir()
     for name, boxes in {
         "7": [(380, 250, 900, 350), (780, 250, 900, 1050)],
         "1": [(580, 200, 700, 1080)],
@@ -45,12 +21,20 @@ def large_samples(folder: Path) -> Path:
         picture = Image.new("L", (1_280, 1_280), 255)
         for box in boxes:
             picture.paste(0, box)
-        picture.save(samples / f"{name}-01.jpg", quality=95)
-    return samples
+        picture.save(folder / "samples" / f"{name}-01.jpg", quality=95)
+    decode = {"mode": "L", "shrink_jpeg_to_side": side}
+    spec = {"decode": decode, "resize": {"size": 32}, "crop": 32, "mean": [0.19], "std": [0.31]}
+    options = digits_options(
+        preprocessing=spec_file(folder, spec),
+        golden=folder / "samples",
+        golden_labels=None,
+        engine="onnxruntime",
+    )
+    return import_quietly(options, folder / "model.lock").evidence
 
 
 def test_shrinking_is_certified_in_the_evidence(store: Path, tmp_path: Path) -> None:
-    shrinking = imported(tmp_path, large_samples(tmp_path), side=160).shrinking
+    shrinking = imported(tmp_path, side=160).shrinking
 
     assert shrinking is not None
     assert shrinking.samples == 2
@@ -60,7 +44,7 @@ def test_shrinking_is_certified_in_the_evidence(store: Path, tmp_path: Path) -> 
 
 def test_shrinking_that_no_golden_image_shows_is_refused(store: Path, tmp_path: Path) -> None:
     with pytest.raises(ImportRefused, match="no golden image is a JPEG large enough"):
-        imported(tmp_path, large_samples(tmp_path), side=1_280)
+        imported(tmp_path, side=1_280)
 
 
 def test_shrinking_that_changes_answers_is_refused_with_the_numbers(
@@ -73,4 +57,4 @@ def test_shrinking_that_changes_answers_is_refused_with_the_numbers(
     )
 
     with pytest.raises(ImportRefused, match=r"top-1 agrees on 0\.0% of the golden samples"):
-        imported(tmp_path, large_samples(tmp_path), side=160)
+        imported(tmp_path, side=160)

@@ -1,30 +1,117 @@
 """Trained weights import with their right preprocessing and give the published numbers."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from image_classifier.artifact.artifact import open_artifact
-from image_classifier.artifact.record import Plan
-from image_classifier.inference.engines.load import open_graph
+from image_classifier.artifact.store import open_in_store
 from importer.errors import ImportRefused
+from importer.options import ImportOptions
 from preprocessing import DecodeLimits, to_input
-from tests.importer.trained_models import LOGIT_TOLERANCES, golden_logits, options_of
-from tests.imports import import_quietly
+from tests.imports import (
+    ROOT,
+    command_line,
+    digits_options,
+    engine_logits,
+    import_quietly,
+    spec_file,
+)
+from tests.service.places import Place, copy_checkout
+from tests.service.server import Server
 from tests.shared_data import SHARED, needs_shared_data
 
 pytestmark = [needs_shared_data, pytest.mark.slow]
+PHOTOS = SHARED / "images" / "nips17_dev"
+SQUEEZENET = "squeezenet1_1_imagenet"
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+HALF = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+TINY_CNN = """from torch import nn
+
+
+def build():
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(8, 16, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3),
+        nn.Flatten(), nn.Linear(256, 10),
+    )
+"""
+MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    SQUEEZENET: (
+        "torchvision:squeezenet1_1",
+        "squeezenet1_1_imagenet.pth",
+        {"resize": {"size": 256}, "crop": 224, **IMAGENET},
+    ),
+    "mobilenet_v2_tfqat_imagenet": (
+        "torchvision:mobilenet_v2",
+        "mobilenet_v2_tfqat_imagenet.safetensors",
+        {"resize": {"size": 256}, "crop": 225, **HALF},
+    ),
+    "resnet20_cifar10": (
+        f"{ROOT}/tests/importer/cifar_resnet.py:build",
+        "resnet20-12fca82f.th",
+        {"resize": {"size": 32}, "crop": 32, **IMAGENET},
+    ),
+    "mnist_cnn_tiny": (
+        "tiny_cnn.py:build",
+        "mnist_cnn_tiny.pth",
+        {"decode": {"mode": "L"}, "resize": {"size": 28}, "crop": 28},
+    ),
+}
+"""Model → its network, weights and preprocessing, as the README of the data has them."""
+CLASSES = {
+    "resnet20_cifar10": "plane car bird cat deer dog frog horse ship truck".split(),
+    "mnist_cnn_tiny": [*"0123456789"],
+}
+LOGIT_TOLERANCES = dict.fromkeys(MODELS, 5e-05) | {"mnist_cnn_tiny": 2e-3}
+"""Of any float32 path, from that README."""
+PROBABILITY_TOLERANCE = 1e-5
+
+
+def golden_logits(model: str) -> dict[str, npt.NDArray[np.float32]]:
+    """Reference logits by file name."""
+    with np.load(SHARED / "golden" / f"{model}.nips17_dev.npz", allow_pickle=False) as stored:
+        return dict(zip(stored["files"].tolist(), stored["logits"], strict=True))
+
+
+def options_of(model: str, folder: Path, **changes: object) -> ImportOptions:
+    """The right import of a model, held to its goldens; `folder` takes the files it needs."""
+    network, weights, spec = MODELS[model]
+    labels, golden = SHARED / "weights" / "imagenet_categories.txt", PHOTOS
+    if model == "mnist_cnn_tiny":
+        (folder / "tiny_cnn.py").write_text(TINY_CNN)
+        network = f"{folder}/{network}"
+    if model in CLASSES:
+        labels, golden = folder / "labels.txt", folder / "images"
+        labels.write_text("\n".join(CLASSES[model]))
+        golden.mkdir()
+        for path in PHOTOS.glob("*.png"):  # without ImageNet's labels.csv
+            (golden / path.name).symlink_to(path)
+    given: dict[str, object] = {
+        "name": model.replace("_", "-"),
+        "network": network,
+        "weights": str(SHARED / "weights" / weights),
+        "preprocessing": spec_file(folder, spec),
+        "labels": labels,
+        "golden": golden,
+        "golden_labels": None,
+        "golden_count": 16,
+        "reference": SHARED / "golden" / f"{model}.nips17_dev.npz",
+    }
+    return digits_options(**{**given, **changes})
 
 
 @pytest.mark.parametrize(
     "model",
     [
-        *("squeezenet1_1_imagenet", "mnist_cnn_tiny"),
-        *(
-            pytest.param(model, marks=pytest.mark.all)
-            for model in ("mobilenet_v2_tfqat_imagenet", "resnet20_cifar10")
-        ),
+        "mnist_cnn_tiny",
+        # Below, the service is asked for the published numbers of SqueezeNet.
+        pytest.param(SQUEEZENET, marks=pytest.mark.all),
+        pytest.param("mobilenet_v2_tfqat_imagenet", marks=pytest.mark.all),
+        pytest.param("resnet20_cifar10", marks=pytest.mark.all),
     ],
 )
 def test_every_fp32_engine_reproduces_the_published_logits(
@@ -33,25 +120,20 @@ def test_every_fp32_engine_reproduces_the_published_logits(
     imported = import_quietly(options_of(model, tmp_path), tmp_path / "model.lock")
 
     expected = golden_logits(model)
-    root = store / "models" / imported.lock.tag.replace(":", "/")
-    artifact = open_artifact(root, imported.lock.manifest_sha256)
-    images = SHARED / "images" / "nips17_dev"
+    artifact = open_in_store(imported.lock.tag)
     preprocessing = artifact.preprocessing
-    assert [entry.name for entry in artifact.evidence.engines] == [
-        "openvino-fp32",
-        "onnxruntime-fp32",
+    inputs = [
+        to_input((PHOTOS / name).read_bytes(), preprocessing, DecodeLimits()) for name in expected
     ]
-    for entry in artifact.evidence.engines:
-        plan = Plan(engine=entry.name, streams=1, threads=1, batch_sizes=(1,), service_time_ms=1)
-        engine = open_graph(entry, root, artifact.manifest.input.shape)(plan)
-        for name, logits in expected.items():
-            inputs = to_input((images / name).read_bytes(), preprocessing, DecodeLimits())
-            found = engine.run(inputs[np.newaxis])[0]
-            assert np.abs(found - logits).max() <= LOGIT_TOLERANCES[model], (entry.name, name)
+    found = engine_logits(artifact, np.stack(inputs), 1)
+    assert found.keys() == {"openvino-fp32", "onnxruntime-fp32"}
+    for engine, logits in found.items():
+        difference = np.abs(logits - np.stack(list(expected.values()))).max()
+        assert difference <= LOGIT_TOLERANCES[model], engine
 
 
 @pytest.mark.all
-@pytest.mark.parametrize("model", ["squeezenet1_1_imagenet", "mobilenet_v2_tfqat_imagenet"])
+@pytest.mark.parametrize("model", [SQUEEZENET, "mobilenet_v2_tfqat_imagenet"])
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_reduced_precision_is_within_the_gate_or_refused_with_the_numbers(
     store: Path, tmp_path: Path, model: str, precision: str
@@ -75,3 +157,35 @@ def test_reduced_precision_is_within_the_gate_or_refused_with_the_numbers(
         assert proof.accuracy is not None
         assert proof.reference_accuracy is not None
         assert proof.accuracy >= proof.reference_accuracy - 0.005 - 1e-9
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    """A copy of the checkout with SqueezeNet imported under a lock of another name."""
+    place = Place(directory=tmp_path / "checkout", home=tmp_path / "home")
+    copy_checkout(place.directory)
+    options = options_of(
+        SQUEEZENET, tmp_path, golden_count=8, lock=place.directory / "squeezenet.lock"
+    )
+    place.run("model_import.py", "--quiet", *command_line(options))
+    return place
+
+
+def test_a_hundred_photos_get_the_published_probabilities(place: Place) -> None:
+    published = json.loads((SHARED / "golden" / f"{SQUEEZENET}.nips17_dev.json").read_bytes())
+    names = (SHARED / "weights" / "imagenet_categories.txt").read_text().splitlines()
+
+    with Server(place, lock="squeezenet.lock", max_wait_ms=50_000, timeout_ms=50_000) as server:
+        for name, expected in published["images"].items():
+            data = (PHOTOS / name).read_bytes()
+            answer = server.client.post("/classify?top_k=5", content=data)
+            found = answer.json()["predictions"]
+
+            assert [one["probability"] for one in found] == pytest.approx(
+                expected["top_probs"][:5], abs=PROBABILITY_TOLERANCE
+            )
+            # Twice the tolerance apart or more, the order is certain.
+            if expected["margin_top1_top2"] > 1e-4:
+                assert found[0]["class_id"] == expected["top_ids"][0]
+                assert found[0]["label"] == names[expected["top_ids"][0]]
+    assert server.process.returncode == 0, server.log
