@@ -26,10 +26,10 @@ from image_classifier.inference.plan import (
     GPU_BATCH_SIZES,
     MIN_ROUNDS,
     best_point,
+    config_of,
     fastest,
     measure_engine,
     measure_in_rounds,
-    way_of,
 )
 from image_classifier.inference.startup import check_preprocessing, gates_of, golden_answers
 from importer.failures import describe_failure
@@ -114,7 +114,7 @@ def certify_all(
     truth, gates, budget_ms = golden.truth, options.gates, options.budget_ms
     limit_s = LIMIT_IN_POINTS * options.measure_seconds
     sample_s = options.measure_seconds / MIN_ROUNDS
-    open_way = opener(load, golden.inputs, files, preprocessing, sample_s)
+    open_config = opener(load, golden.inputs, files, preprocessing, sample_s)
     for candidate in candidates:
         if candidate.file in failed_exports:
             attempts.append(_unavailable(candidate, failed_exports[candidate.file]))
@@ -143,7 +143,7 @@ def certify_all(
                     measured["curve"] = measure_engine(
                         candidate.name,
                         usable_cores(),
-                        open_way,
+                        open_config,
                         budget_ms=budget_ms,
                         limit_s=limit_s,
                         batch_sizes=sizes if takes_batches else sizes[:1],
@@ -158,16 +158,16 @@ def certify_all(
             engines.append(CertifiedEngine(**candidate.model_dump(), certificate=certificate))
         attempts.append(_attempt(candidate, certificate, failure, **measured))
     if len(engines) > 1:
-        with progress.step("compare the engines"):  # the best way of each, in turn
-            ways = [
-                way_of(row.engine, best_point(row.engine, row.curve, budget_ms), row.curve)
+        with progress.step("compare the engines"):  # the best configuration of each, in turn
+            configs = [
+                config_of(row.engine, best_point(row.engine, row.curve, budget_ms), row.curve)
                 for row in attempts
                 if row.curve
             ]
             points = measure_in_rounds(
-                ways, open_way, lambda points: fastest(points)[1], limit_s=limit_s / 2
+                configs, open_config, lambda points: fastest(points)[1], limit_s=limit_s / 2
             )
-        again = {way.engine: point for way, point in zip(ways, points, strict=False)}
+        again = {config.engine: point for config, point in zip(configs, points, strict=False)}
         attempts = [row.model_copy(update={"compared": again.get(row.engine)}) for row in attempts]
     return tuple(engines), tuple(attempts)
 

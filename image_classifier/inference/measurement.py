@@ -1,4 +1,4 @@
-"""Takes samples of ways to run a network, with decoding on the same cores."""
+"""Measures how fast a network runs in a configuration, with decoding on the same cores."""
 
 import functools
 import itertools
@@ -12,7 +12,7 @@ import numpy as np
 
 from image_classifier.artifact.record import Plan
 from image_classifier.inference.engine import Batch, Engine, LoadEngine
-from image_classifier.inference.plan import OpenWay, Sample, Way
+from image_classifier.inference.plan import OpenConfig, RunConfig, Sample
 from preprocessing import DecodeLimits, Preprocessing, to_input
 
 
@@ -22,8 +22,8 @@ def opener(
     files: Sequence[bytes],
     preprocessing: Preprocessing,
     seconds: float,
-) -> OpenWay:
-    """Return what loads the engine of a way and samples it.
+) -> OpenConfig:
+    """Return what loads the engine in a configuration and samples it.
 
     On a GPU the network is measured alone, since other processes decode, and all sizes share one
     engine: capturing takes longer than measuring.
@@ -39,50 +39,50 @@ def opener(
     def decode() -> None:
         to_input(next(endless), preprocessing, DecodeLimits())
 
-    def loaded(way: Way) -> Engine:
+    def loaded(config: RunConfig) -> Engine:
         plan = Plan(
-            engine=way.engine,
-            streams=way.streams,
-            threads=way.threads,
-            batch_sizes=way.captured or (way.batch_size,),
+            engine=config.engine,
+            streams=config.streams,
+            threads=config.threads,
+            batch_sizes=config.captured or (config.batch_size,),
             service_time_ms=1,
         )
-        return load(way.engine)(plan)
+        return load(config.engine)(plan)
 
     captured = functools.cache(loaded)
 
-    def open_way(way: Way) -> Callable[[], Sample]:
-        engine = captured(way._replace(batch_size=1)) if way.captured else loaded(way)
-        batch = np.resize(inputs, (way.batch_size, *inputs.shape[1:])).astype(inputs.dtype)
+    def open_config(config: RunConfig) -> Callable[[], Sample]:
+        engine = captured(config._replace(batch_size=1)) if config.captured else loaded(config)
+        batch = np.resize(inputs, (config.batch_size, *inputs.shape[1:])).astype(inputs.dtype)
         engine.run(batch)
-        return lambda: _sample(engine, batch, way, decode, seconds)
+        return lambda: _sample(engine, batch, config, decode, seconds)
 
-    return open_way
+    return open_config
 
 
 def _sample(
-    engine: Engine, batch: Batch, way: Way, decode: Callable[[], None], seconds: float
+    engine: Engine, batch: Batch, config: RunConfig, decode: Callable[[], None], seconds: float
 ) -> Sample:
     alone = _durations(lambda: engine.run(batch), seconds / 4)
-    streams = threading.Semaphore(way.streams)
+    streams = threading.Semaphore(config.streams)
     busy: list[float] = []
     end = time.perf_counter() + seconds
 
     def client(_: int) -> int:
         count = 0
         while not count or time.perf_counter() < end:
-            for _ in range(0 if way.captured else way.batch_size):
+            for _ in range(0 if config.captured else config.batch_size):
                 decode()
             with streams:
                 busy.extend(_durations(lambda: engine.run(batch), 0))
-            count += way.batch_size
+            count += config.batch_size
         return count
 
     # As serving: a thread a core, which decodes and runs one image; for batches those that run
     # them are beside those that decode.
-    threads = 0 if way.captured else way.threads
-    if way.captured or way.batch_size > 1:
-        threads += way.streams
+    threads = 0 if config.captured else config.threads
+    if config.captured or config.batch_size > 1:
+        threads += config.streams
     started = time.perf_counter()
     with ThreadPoolExecutor(threads) as pool:
         images = sum(pool.map(client, range(threads)))

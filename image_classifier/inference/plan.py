@@ -59,8 +59,8 @@ def api_processes(
     return min(cores, MAX_PROCESSES)
 
 
-class Way(NamedTuple):
-    """One way to run a network: `streams` batches of one size at a time, on `threads` threads.
+class RunConfig(NamedTuple):
+    """A configuration to run a network in: `streams` batches of one size at a time, on `threads` threads.
 
     Attributes:
         captured: On a GPU, all batch sizes that are captured together; on the processor none.
@@ -73,14 +73,14 @@ class Way(NamedTuple):
     captured: tuple[int, ...] = ()
 
 
-def way_of(engine: str, point: LatencyPoint, curve: Iterable[LatencyPoint]) -> Way:
-    """Return the way that gave a point of a curve, to measure it again as it was measured."""
+def config_of(engine: str, point: LatencyPoint, curve: Iterable[LatencyPoint]) -> RunConfig:
+    """Return the configuration of a point of a curve, to measure it again as it was measured."""
     captured = tuple(each.batch_size for each in curve) if point.on_gpu else ()
-    return Way(engine, point.streams, point.threads, point.batch_size, captured)
+    return RunConfig(engine, point.streams, point.threads, point.batch_size, captured)
 
 
 class Sample(NamedTuple):
-    """One short measurement of one way.
+    """One short measurement of one configuration.
 
     Attributes:
         images_per_s: Images per second with all streams busy, decoding included.
@@ -93,8 +93,8 @@ class Sample(NamedTuple):
     single_ms: float
 
 
-OpenWay = Callable[[Way], Callable[[], Sample]]
-"""Loads the engine of a way; returns what takes one sample of it."""
+OpenConfig = Callable[[RunConfig], Callable[[], Sample]]
+"""Loads the engine in one configuration; returns a function that samples it."""
 
 
 def stream_counts(cores: int) -> tuple[int, ...]:
@@ -109,7 +109,7 @@ def stream_counts(cores: int) -> tuple[int, ...]:
 def measure_engine(
     engine: str,
     cores: int,
-    open_way: OpenWay,
+    open_config: OpenConfig,
     *,
     budget_ms: float,
     limit_s: float,
@@ -132,86 +132,92 @@ def measure_engine(
     def settled(points: Sequence[LatencyPoint]) -> bool:
         return _decide(engine, points, budget_ms)[2]
 
-    open_way = functools.cache(open_way)  # two parts measure batch size one
+    open_config = functools.cache(open_config)  # two parts measure batch size one
     measure = functools.partial(
-        measure_in_rounds, open_way=open_way, settled=settled, budget_ms=budget_ms, clock=clock
+        measure_in_rounds,
+        open_config=open_config,
+        settled=settled,
+        budget_ms=budget_ms,
+        clock=clock,
     )
     if on_gpu:
-        ways = [Way(engine, GPU_STREAMS, cores, size, tuple(batch_sizes)) for size in batch_sizes]
-        return measure(ways, limit_s=limit_s)
+        configs = [
+            RunConfig(engine, GPU_STREAMS, cores, size, tuple(batch_sizes)) for size in batch_sizes
+        ]
+        return measure(configs, limit_s=limit_s)
     end = clock() + limit_s
     counts = stream_counts(cores)
     prior = counts[:: -1 if _single_stream_possible(engine) else 1]
-    ways = [Way(engine, streams, cores, 1) for streams in prior]
-    by_streams = measure(ways, limit_s=limit_s / 2)
+    configs = [RunConfig(engine, streams, cores, 1) for streams in prior]
+    by_streams = measure(configs, limit_s=limit_s / 2)
     streams = best_point(engine, by_streams, budget_ms).streams
     if len(batch_sizes) == 1:
         return by_streams
-    ways = [Way(engine, streams, cores, size) for size in batch_sizes]
+    configs = [RunConfig(engine, streams, cores, size) for size in batch_sizes]
     if streams > 1:
-        ways.insert(1, Way(engine, 1, cores, 1))  # what a single-stream engine would do
-    by_size = measure(ways, limit_s=end - clock())
+        configs.insert(1, RunConfig(engine, 1, cores, 1))  # what a single-stream engine would do
+    by_size = measure(configs, limit_s=end - clock())
     again = {(point.streams, point.batch_size) for point in by_size}
     kept = (point for point in by_streams if (point.streams, point.batch_size) not in again)
     return (*kept, *by_size)
 
 
 def measure_in_rounds(
-    ways: Sequence[Way],
-    open_way: OpenWay,
+    configs: Sequence[RunConfig],
+    open_config: OpenConfig,
     settled: Callable[[Sequence[LatencyPoint]], bool],
     *,
     limit_s: float,
     budget_ms: float = math.inf,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[LatencyPoint, ...]:
-    """Measure ways in turn, forwards and backwards, until their order is settled.
+    """Measure configurations in turn, forwards and backwards, until their order is settled.
 
-    What else the machine does meanwhile disturbs all ways alike, and a ratio within one round is
+    What else the machine does meanwhile disturbs all of them alike, and a ratio within one round is
     hardly disturbed at all.
 
     Args:
         settled: Whether more rounds would change no decision; asked from round MIN_ROUNDS on.
-        limit_s: Seconds after which no sample is taken, except one of the first way.
+        limit_s: Seconds after which no sample is taken, except one of the first config.
         budget_ms: A batch that takes longer is the largest tried.
 
     Returns:
-        A point for each way that was measured, in the order of `ways`.
+        A point for each config that was measured, in the order of `configs`.
     """
     end = clock() + limit_s
-    take: dict[Way, Callable[[], Sample]] = {}
-    samples: dict[Way, list[Sample]] = {way: [] for way in ways}
+    take: dict[RunConfig, Callable[[], Sample]] = {}
+    samples: dict[RunConfig, list[Sample]] = {config: [] for config in configs}
     for number in range(MAX_ROUNDS):
         if number == 0:
-            for way in ways:
-                if take and (clock() >= end or _beyond(budget_ms, way, samples)):
+            for config in configs:
+                if take and (clock() >= end or _beyond(budget_ms, config, samples)):
                     break
-                take[way] = open_way(way)
-                samples[way].append(take[way]())
+                take[config] = open_config(config)
+                samples[config].append(take[config]())
         else:
-            for way in list(take)[:: -1 if number % 2 else 1]:
+            for config in list(take)[:: -1 if number % 2 else 1]:
                 if clock() < end:
-                    samples[way].append(take[way]())
-        points = tuple(_point(way, samples[way]) for way in take)
+                    samples[config].append(take[config]())
+        points = tuple(_point(config, samples[config]) for config in take)
         if clock() >= end or (number + 1 >= MIN_ROUNDS and settled(points)):
             break
     return points
 
 
-def _beyond(budget_ms: float, way: Way, samples: dict[Way, list[Sample]]) -> bool:
+def _beyond(budget_ms: float, config: RunConfig, samples: dict[RunConfig, list[Sample]]) -> bool:
     return any(
-        taken and smaller.batch_size < way.batch_size and taken[0].batch_ms > budget_ms
+        taken and smaller.batch_size < config.batch_size and taken[0].batch_ms > budget_ms
         for smaller, taken in samples.items()
     )
 
 
-def _point(way: Way, samples: list[Sample]) -> LatencyPoint:
+def _point(config: RunConfig, samples: list[Sample]) -> LatencyPoint:
     return LatencyPoint(
-        batch_size=way.batch_size,
-        streams=way.streams,
-        threads=way.threads,
+        batch_size=config.batch_size,
+        streams=config.streams,
+        threads=config.threads,
         latency_ms=min(sample.batch_ms for sample in samples),
-        on_gpu=bool(way.captured),
+        on_gpu=bool(config.captured),
         images_per_s=statistics.median(sample.images_per_s for sample in samples),
         images_per_s_by_round=tuple(sample.images_per_s for sample in samples),
         single_ms_by_round=tuple(sample.single_ms for sample in samples),

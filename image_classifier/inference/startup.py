@@ -179,7 +179,7 @@ def check_engine(
         gates, inputs = gates.model_copy(update=as_well), inputs[rows]
         class_ids = tuple(truth.class_ids[row] for row in rows)
         truth = replace(truth, logits=truth.logits[rows], class_ids=class_ids)
-    for how, logits in _ways(executor, inputs):
+    for how, logits in _runs(executor, inputs):
         _, failure = certify(logits, truth, entry.precision, gates)
         if failure:
             raise SelfCheckFailed(
@@ -189,8 +189,8 @@ def check_engine(
             )
 
 
-def _ways(executor: Executor, inputs: Batch) -> Iterator[tuple[str, Logits]]:
-    """Yield every way in which inputs can run, in words, and the logits of all inputs."""
+def _runs(executor: Executor, inputs: Batch) -> Iterator[tuple[str, Logits]]:
+    """Yield how inputs can run, in words, and the logits of all inputs run so."""
     for batch_size in executor.plan.batch_sizes:
         logits = executor.run_in_parts(inputs, batch_size)
         yield f"batch size {batch_size}", logits

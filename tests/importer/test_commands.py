@@ -385,6 +385,15 @@ def test_a_renewal_asks_for_what_the_import_asked_for(tmp_path: Path) -> None:
     assert given["logits"].tolist() == [[1, 2], [3, 4]]
 
 
+def test_a_renewal_keeps_the_lock_of_what_the_preprocessing_imports(tmp_path: Path) -> None:
+    write_artifact(tmp_path / "artifact", contents() | {"preprocessing/requirements.txt": b"x==1"})
+
+    options = renewed(tmp_path / "artifact", tmp_path)
+
+    assert options.serving_requirements is not None
+    assert options.serving_requirements.read_bytes() == b"x==1"
+
+
 @pytest.mark.parametrize("name", ["../../evil.png", "/evil.png", "ant.png"])
 def test_a_renewal_writes_no_golden_image_outside_its_folder_or_over_another(
     tmp_path: Path, name: str

@@ -63,7 +63,18 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 """Model → its network, weights and preprocessing, as the README of the data has them."""
 CLASSES = {
-    "resnet20_cifar10": "plane car bird cat deer dog frog horse ship truck".split(),
+    "resnet20_cifar10": [
+        "plane",
+        "car",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ],
     "mnist_cnn_tiny": [*"0123456789"],
 }
 LOGIT_TOLERANCES = dict.fromkeys(MODELS, 5e-05) | {"mnist_cnn_tiny": 2e-3}

@@ -16,14 +16,14 @@ from image_classifier.inference.plan import (
     GPU_BATCH_SIZES,
     MAX_ROUNDS,
     MIN_ROUNDS,
+    RunConfig,
     Sample,
-    Way,
     api_processes,
+    config_of,
     fastest_plan,
     measure_engine,
     plan_for,
     stream_counts,
-    way_of,
 )
 from preprocessing import PreprocessingSpec, SpecPreprocessing
 from tests.artifact.builder import RECORD
@@ -36,7 +36,7 @@ Shape = tuple[int, int]
 
 @dataclass
 class Machine:
-    """Samples ways by a table, with noise; its clock advances by one second a sample.
+    """Samples configurations by a table, with noise; its clock advances by one second a sample.
 
     Attributes:
         rates: Images per second; None for a shape that has to be slower than any other.
@@ -51,21 +51,21 @@ class Machine:
     load: Callable[[float], float] = lambda _: 1.0
     seed: int = 0
     seconds: float = 0.0
-    taken: list[Way] = field(default_factory=list)
+    taken: list[RunConfig] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
 
-    def open_way(self, way: Way) -> Callable[[], Sample]:
+    def open_config(self, config: RunConfig) -> Callable[[], Sample]:
         def sample() -> Sample:
-            self.taken.append(way)
+            self.taken.append(config)
             self.seconds += 1
             slowed = self.load(self.seconds) * (1 + self.noise * self._random.uniform(-1, 1))
-            rate = self.rates.get((way.streams, way.batch_size), 1.0)
+            rate = self.rates.get((config.streams, config.batch_size), 1.0)
             return Sample(
                 images_per_s=rate / slowed,
-                batch_ms=way.streams * way.batch_size / rate * 1e3 * slowed,
-                single_ms=self.single_ms[way.streams] * slowed,
+                batch_ms=config.streams * config.batch_size / rate * 1e3 * slowed,
+                single_ms=self.single_ms[config.streams] * slowed,
             )
 
         return sample
@@ -77,7 +77,7 @@ class Machine:
         self, engine: str, cores: int, *, limit_s: float = 10_000, **given: Any
     ) -> tuple[LatencyPoint, ...]:
         limits: dict[str, Any] = {"limit_s": limit_s, "clock": lambda: self.seconds}
-        return measure_engine(engine, cores, self.open_way, **limits, **given)
+        return measure_engine(engine, cores, self.open_config, **limits, **given)
 
 
 # ResNet-50 int8 on two AVX2 cores: two streams bring a fifth, one gives a single image both cores.
@@ -131,13 +131,13 @@ def test_torch_takes_one_stream_unless_throughput_pays_for_the_lone_image() -> N
 
 
 def test_on_a_gpu_a_batch_is_as_large_as_half_the_budget_allows() -> None:
-    taken: list[Way] = []
+    taken: list[RunConfig] = []
 
-    def open_way(way: Way) -> Callable[[], Sample]:
+    def open_config(config: RunConfig) -> Callable[[], Sample]:
         def sample() -> Sample:
-            taken.append(way)
-            alone_ms = 4 + 0.45 * way.batch_size  # ViT-L/16 on an H100
-            rate = way.batch_size / alone_ms * 1e3
+            taken.append(config)
+            alone_ms = 4 + 0.45 * config.batch_size  # ViT-L/16 on an H100
+            rate = config.batch_size / alone_ms * 1e3
             return Sample(images_per_s=rate, batch_ms=3 * alone_ms, single_ms=alone_ms)
 
         return sample
@@ -145,7 +145,7 @@ def test_on_a_gpu_a_batch_is_as_large_as_half_the_budget_allows() -> None:
     points = measure_engine(
         "torch-bf16",
         16,
-        open_way,
+        open_config,
         budget_ms=50,
         limit_s=60,
         batch_sizes=GPU_BATCH_SIZES,
@@ -154,10 +154,10 @@ def test_on_a_gpu_a_batch_is_as_large_as_half_the_budget_allows() -> None:
 
     # 32 take 18 ms, 64 would take 33: others would wait for them beyond the budget.
     assert shape(plan_for("torch-bf16", points, 50)) == (3, (1, 2, 4, 8, 16, 32), False)
-    assert {(way.streams, way.captured) for way in taken} == {(3, GPU_BATCH_SIZES)}
+    assert {(config.streams, config.captured) for config in taken} == {(3, GPU_BATCH_SIZES)}
     assert len(taken) == 6 * MIN_ROUNDS
     # Engines are compared as they were measured, not with decoding in one process.
-    assert way_of("torch-bf16", points[1], points[:6]) == Way(
+    assert config_of("torch-bf16", points[1], points[:6]) == RunConfig(
         "torch-bf16", 3, 16, 2, (1, 2, 4, 8, 16, 32)
     )
 
@@ -221,7 +221,7 @@ def test_a_clear_order_ends_the_measurement_early_and_an_unclear_one_in_time() -
 
     assert len(clear.taken) < len(unclear.taken) <= MAX_ROUNDS * (2 + 7)
     # In turn: forwards, then backwards.
-    assert [way.streams for way in clear.taken[:4]] == [2, 1, 1, 2]
+    assert [config.streams for config in clear.taken[:4]] == [2, 1, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_batches_beyond_the_budget_are_not_loaded() -> None:
     machine.plan(budget_ms=70)
 
     # Two streams at 31/s answer two batches of two in 129 ms.
-    assert {way.batch_size for way in machine.taken} == {1, 2}
+    assert {config.batch_size for config in machine.taken} == {1, 2}
 
 
 def test_the_points_of_releases_that_measured_once_still_give_a_plan() -> None:
@@ -343,9 +343,9 @@ def test_a_sample_runs_real_inputs_of_the_batch_size_and_counts_images(
     engine: SlowEngine,
 ) -> None:
     files = [encoded(noise(9, 9), "PNG")]
-    open_way = opener(lambda _: engine.load, INPUTS, files, CROP, 0.2)
+    open_config = opener(lambda _: engine.load, INPUTS, files, CROP, 0.2)
 
-    sample = open_way(Way("openvino-fp32", 1, 1, 5))()
+    sample = open_config(RunConfig("openvino-fp32", 1, 1, 5))()
 
     (plan,) = engine.plans
     assert (plan.streams, plan.threads, plan.batch_sizes) == (1, 1, (5,))
@@ -356,9 +356,9 @@ def test_a_sample_runs_real_inputs_of_the_batch_size_and_counts_images(
 
 
 def test_on_a_gpu_all_sizes_share_one_engine_and_nothing_is_decoded(engine: SlowEngine) -> None:
-    open_way = opener(lambda _: engine.load, INPUTS, [b"decoding this fails"], CROP, 0.2)
+    open_config = opener(lambda _: engine.load, INPUTS, [b"decoding this fails"], CROP, 0.2)
 
-    rates = [open_way(Way("torch-bf16", 1, 16, n, (1, 2)))().images_per_s for n in (1, 2)]
+    rates = [open_config(RunConfig("torch-bf16", 1, 16, n, (1, 2)))().images_per_s for n in (1, 2)]
 
     (plan,) = engine.plans
     assert plan.batch_sizes == (1, 2)
