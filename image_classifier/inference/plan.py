@@ -60,7 +60,7 @@ def api_processes(
 
 
 class RunConfig(NamedTuple):
-    """A configuration to run a network in: `streams` batches of one size at a time, on `threads` threads.
+    """How a network runs: `streams` batches of one size at a time, on `threads` threads.
 
     Attributes:
         captured: On a GPU, all batch sizes that are captured together; on the processor none.
