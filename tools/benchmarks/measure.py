@@ -270,7 +270,7 @@ def measured_load(
         broken: Share of files that are no sound image.
     """
     case = CASES[case_name]
-    kind = "hold" if rate_per_s else "overload" if times else "soak"
+    kind = "broken" if broken else "hold" if rate_per_s else "overload" if times else "soak"
     session = begin_session(f"load-{case_name}-{kind}", installed_versions())
     path = prepared(case.model, case.mix)
     visits: list[Visit] = []
