@@ -136,7 +136,7 @@ class Settings(ImageLimits):
             if name.startswith(PREFIX)
         }
         if unknown := sorted(given.keys() - cls.model_fields.keys()):
-            raise SettingsError(_unknown_message(unknown, list(cls.model_fields)))
+            raise SettingsError(_unknown_message(unknown, sorted(cls.model_fields)))
         try:
             return cls.model_validate(given)
         except ValidationError as error:

@@ -53,8 +53,8 @@ def test_limits_of_decoding_are_those_that_are_set() -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("MAX_QUEU", "did you mean CLASSIFIER_MAX_QUEUE\\? known are CLASSIFIER_LOCK"),
-        ("XYZZY", "unknown CLASSIFIER_XYZZY; known are CLASSIFIER_LOCK"),
+        ("MAX_QUEU", "did you mean CLASSIFIER_MAX_QUEUE\\? known are CLASSIFIER_BUDGET_MS"),
+        ("XYZZY", "unknown CLASSIFIER_XYZZY; known are CLASSIFIER_BUDGET_MS"),
     ],
 )
 def test_an_unknown_variable_is_an_error_with_a_guess_where_one_is_near(

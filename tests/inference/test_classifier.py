@@ -82,7 +82,7 @@ def classifier(
     runner = LocalRunner(Executor(engine, chosen_plan, spec, 3, single_stream_engine))
     artifact = SimpleNamespace(
         labels=lambda: LABELS,
-        preprocessing=lambda: preprocessing or FirstPixel(),
+        preprocessing=preprocessing or FirstPixel(),
         manifest=SimpleNamespace(outputs=outputs or Outputs(), input=spec),
     )
     waits = {"max_wait_ms": 1e6, "overload_wait_ms": 1e6, "timeout_ms": 600_000}
