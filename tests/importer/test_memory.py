@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.inference.tiny import run_alone
 
 FREES_BLOCKS = """
@@ -67,5 +69,6 @@ def test_large_blocks_go_back_to_the_system_between_small_ones_that_stay() -> No
     assert freed_mb(FREES_BLOCKS) > 300
 
 
+@pytest.mark.slow
 def test_an_export_leaves_no_weights_in_memory(tmp_path: Path) -> None:
     assert freed_mb(EXPORTS, str(tmp_path)) > 70  # of 75.5 MB

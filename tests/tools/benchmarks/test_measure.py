@@ -73,6 +73,7 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> Starts:
     return environments
 
 
+@pytest.mark.slow
 def test_this_project_is_saturated_without_refusals_and_offered_rates_as_it_serves(
     starts: Starts, workload: Path
 ) -> None:
@@ -115,6 +116,7 @@ def test_a_server_that_does_not_start_is_a_visit_with_its_reason(
     assert found.runs == ()
 
 
+@pytest.mark.slow
 def test_a_load_is_applied_to_each_server_in_two_parts_with_broken_files_among_the_sound(
     starts: Starts, workload: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
