@@ -42,10 +42,6 @@ def choose_candidates(options: EngineOptions, samples: int) -> tuple[tuple[Engin
     """
     engine, precision = options.engine, options.precision
     kinds = ENGINES_OF_DEVICE[options.device] if engine == "auto" else (engine,)
-    if options.device == "cuda" and not set(kinds) <= set(ENGINES_OF_DEVICE["cuda"]):
-        raise ImportRefused(
-            f"--device cuda --engine {engine}: it runs on processors only; leave out one of the two"
-        )
     chosen = [candidate for candidate in CANDIDATES if candidate.kind in kinds]
     note = ""
     if precision != "auto":

@@ -256,6 +256,13 @@ class EngineOptions(Options):
             max_accuracy_loss=self.gate_accuracy_loss,
         )
 
+    @field_validator("engine")
+    @classmethod
+    def _check_engine(cls, value: str, info: ValidationInfo) -> str:
+        if info.data.get("device") == "cuda" and value not in ("auto", "torch"):
+            raise ValueError(f"--device cuda does not run {value}; expected auto or torch")
+        return value
+
     @field_validator("precision")
     @classmethod
     def _check_precision(cls, value: str, info: ValidationInfo) -> str:

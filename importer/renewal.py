@@ -46,11 +46,11 @@ def renewed_options(artifact: Artifact, folder: Path, changes: EngineOptions) ->
         "threshold": manifest.outputs.threshold,
         **_golden(artifact, folder / "golden"),
         "golden_count": max(2, len(manifest.golden)),
-        **_engines(artifact),
-        **changes.model_dump(exclude_unset=True),
+        **_engines(artifact, changes),
     }
     if SERVING_REQUIREMENTS_NAME in manifest.files:
         values["serving_requirements"] = artifact.path_of(SERVING_REQUIREMENTS_NAME)
+    values |= changes.model_dump(exclude_unset=True)
     if artifact.evidence.reference == "given":
         values["reference"] = folder / "reference.npz"
         names = [entry.name for entry in manifest.golden]
@@ -108,8 +108,11 @@ def _golden(artifact: Artifact, folder: Path) -> dict[str, object]:
     return {"golden": folder, "golden_labels": table}
 
 
-def _engines(artifact: Artifact) -> dict[str, object]:
-    """Return what was asked for of the engines, as far as evidence and record tell."""
+def _engines(artifact: Artifact, changes: EngineOptions) -> dict[str, object]:
+    """Return what was asked for of the engines, as far as evidence and record tell.
+
+    Another device has other engines.
+    """
     values: dict[str, object] = {}
     for entry in artifact.evidence.engines:
         gates = gates_of(entry)
@@ -120,7 +123,9 @@ def _engines(artifact: Artifact) -> dict[str, object]:
             values["gate_accuracy_loss"] = gates.max_accuracy_loss
     if record := artifact.record:
         values["budget_ms"] = record.budget_ms
-        values["device"] = "cuda" if record.machine.accelerator else "cpu"
+        values["device"] = "cuda" if record.for_gpu else "cpu"
+        if changes.device != values["device"] and "device" in changes.model_fields_set:
+            return values
         tried = [attempt.engine.rpartition("-") for attempt in record.attempts]
         kinds, precisions = {row[0] for row in tried} & PRECISIONS.keys(), {row[2] for row in tried}
         values["engine"] = kinds.pop() if len(kinds) == 1 else "auto"

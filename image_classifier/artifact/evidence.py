@@ -10,7 +10,7 @@ EngineKind = Literal["openvino", "onnxruntime", "torch"]
 
 
 class Certificate(FrozenModel):
-    """The measured proof that a way to compute equals the reference, on the golden samples.
+    """The measured proof that an engine equals the reference, on the golden samples.
 
     Attributes:
         samples: Golden samples compared.
@@ -49,7 +49,7 @@ class Certificate(FrozenModel):
 
 
 class EngineGraph(FrozenModel):
-    """One way to run the network.
+    """An engine: a library that runs a graph in a precision.
 
     Attributes:
         precision: The numbers are computed in; a graph in fp32 may be run in bf16 or fp16.

@@ -26,7 +26,7 @@ class Machine(FrozenModel):
 
 
 class LatencyPoint(FrozenModel):
-    """One measured way to run an engine.
+    """One measured configuration of an engine.
 
     Attributes:
         batch_size: Images a call.

@@ -157,6 +157,11 @@ class ServerCosts(Collector):
                 times = process.cpu_times()
                 cpu_s += times.user + times.system
         yield GaugeMetricFamily(
+            "process_start_time_seconds",
+            "Start of the server, in Unix seconds.",
+            self._supervisor.create_time(),
+        )
+        yield GaugeMetricFamily(
             "process_resident_memory_bytes",
             "Resident memory of all processes of the server; pages they share count for each.",
             memory_bytes,

@@ -27,13 +27,15 @@ def cache_file(identity_sha256: str, machine: Machine, engine: str, budget_ms: f
 
 
 @contextlib.contextmanager
-def one_process_at_a_time(file: Path) -> Iterator[None]:
-    """Wait until no other process is in this block with the same existing file.
+def one_process_at_a_time(plan: Path) -> Iterator[None]:
+    """Wait until no other process is in this block, for a plan that is to be kept in a file.
 
-    Where the file system has no locks, there is no waiting.
+    Where nothing can be written beside it, or the file system has no locks, there is no waiting.
     """
-    with file.open("rb") as held:
+    with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
+            plan.parent.mkdir(parents=True, exist_ok=True)
+            held = stack.enter_context(plan.with_suffix(".lock").open("ab"))
             fcntl.flock(held, fcntl.LOCK_EX)
         yield
 

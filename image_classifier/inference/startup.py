@@ -14,12 +14,7 @@ import numpy as np
 
 from image_classifier.artifact.artifact import Artifact, open_artifact
 from image_classifier.artifact.evidence import CertifiedEngine
-from image_classifier.artifact.format import (
-    MANIFEST_NAME,
-    SIGNATURE_NAME,
-    ArtifactError,
-    sha256_bytes,
-)
+from image_classifier.artifact.format import SIGNATURE_NAME, ArtifactError, sha256_bytes
 from image_classifier.artifact.record import ImportRecord, Machine, Plan
 from image_classifier.inference.certificate import Gates, GoldenAnswers, certify
 from image_classifier.inference.engine import Batch, EngineUnavailable, LoadEngine, Logits
@@ -364,14 +359,16 @@ def _plan_for(
             return record.plan
         if curve := record.curve(engine):
             return plan_for(engine, curve, budget_ms)
+    cached = cache_file(artifact.digest, here, engine, budget_ms)
+    if plan := read_plan(cached):
+        return plan
     on_gpu = here.accelerator is not None
     sizes: Sequence[int] = (1,)
     if record and artifact.manifest.takes_batches:
         sizes = GPU_BATCH_SIZES if on_gpu else sorted({1, record.plan.batch_sizes[-1]})
     files = artifact.golden_files()
-    cached = cache_file(artifact.digest, here, engine, budget_ms)
     # API processes that start together would measure each other, and keep that.
-    with one_process_at_a_time(artifact.path_of(MANIFEST_NAME)):
+    with one_process_at_a_time(cached):
         if plan := read_plan(cached):
             return plan
         points = measure_engine(

@@ -202,7 +202,7 @@ const TEXTS = {
   not_recorded: ["# no output was recorded; run it in the checkout", "# aucune sortie enregistrée ; à exécuter dans les sources"],
   measured_start: ["# measured in process {process}", "# mesuré dans le processus {process}"],
   log_lines: ["# log of the service", "# journal du service"],
-  live_note: ["One second a point, all API processes together. The service samples only while such a view is open.", "Un point par seconde, tous processus API réunis. Le service n’échantillonne que lorsqu’une vue est ouverte."],
+  live_note: ["One second a point, all API processes together. This page reads /metrics once a second while the view is shown.", "Un point par seconde, tous processus API réunis. Cette page lit /metrics une fois par seconde tant que la vue est affichée."],
   live_connected: ["receiving", "réception"],
   live_waiting: ["connecting …", "connexion …"],
   plot_rate: ["Answers/s", "Réponses/s"],

@@ -27,6 +27,7 @@ function stop() {
 function start() {
   if (timer) return;
   samples = [];
+  translate($("live-status"), "live_waiting");
   timer = setInterval(sample, EVERY_MS);
   sample();
 }
@@ -39,9 +40,8 @@ async function sample() {
   } catch { /* the server is away, or busy */ }
   if (!timer) return;
   translate($("live-status"), after ? "live_connected" : "live_waiting");
-  if (!after) return;
-  if (before) {
-    samples = [...samples, between(before, after)].slice(1 - KEPT);
+  if (before && after && started(before) === started(after)) {
+    samples = [...samples, between(before, after)].slice(-KEPT);
     draw();
   }
   before = after;
@@ -59,7 +59,10 @@ function read(exposition) {
   return { at: Date.now() / 1000, values, buckets: buckets.sort(([one], [other]) => one - other) };
 }
 
-/** What all processes did between two readings; null where nothing was measured. */
+/** Tells servers apart: a restarted one, or another one behind a balancer. */
+const started = (reading) => reading.values["process_start_time_seconds "];
+
+/** What all processes did between two readings of one server; null where nothing was measured. */
 function between(before, after) {
   const seconds = Math.max(after.at - before.at, 1e-3);
   const grown = (key) => (after.values[key] ?? 0) - (before.values[key] ?? 0);

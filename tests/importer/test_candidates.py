@@ -3,18 +3,11 @@
 import pytest
 
 from importer.candidates import choose_candidates
-from importer.errors import ImportRefused
 from importer.options import EngineOptions
 
 
 def options(**given: str) -> EngineOptions:
     return EngineOptions.model_validate(given)
-
-
-@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
-def test_an_engine_of_processors_is_refused_for_a_gpu(engine: str) -> None:
-    with pytest.raises(ImportRefused, match=f"--device cuda --engine {engine}: .* leave out one"):
-        choose_candidates(options(device="cuda", engine=engine), 100)
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,8 @@ def test_a_wrong_value_is_one_line_that_names_the_option_as_it_was_typed(
         (["renew", "a:0", "--name", "b"], "unknown option --name"),
         (["renew", "a:0", "--engine", "onnxruntime", "--precision", "int8"],
          "--precision: --engine onnxruntime has no int8; expected one of auto, fp32"),
+        (["renew", "a:0", "--device", "cuda", "--engine", "openvino"],
+         "--engine: --device cuda does not run openvino; expected auto or torch"),
         (["–name", "x"], "unknown command '–name'; did you mean --name"),
         (["--golden-lables=x"], "unknown option --golden-lables; did you mean --golden-labels"),
     ],

@@ -389,9 +389,22 @@ def test_a_renewal_keeps_the_lock_of_what_the_preprocessing_imports(tmp_path: Pa
     write_artifact(tmp_path / "artifact", contents() | {"preprocessing/requirements.txt": b"x==1"})
 
     options = renewed(tmp_path / "artifact", tmp_path)
+    (tmp_path / "renewal").rename(tmp_path / "first")
+    (tmp_path / "other.txt").write_bytes(b"x==2")
+    other = renewed(tmp_path / "artifact", tmp_path, serving_requirements=tmp_path / "other.txt")
 
     assert options.serving_requirements is not None
     assert options.serving_requirements.read_bytes() == b"x==1"
+    assert other.serving_requirements == tmp_path / "other.txt"
+
+
+def test_a_renewal_for_another_device_tries_the_engines_of_that_one(tmp_path: Path) -> None:
+    write_artifact(tmp_path / "artifact")
+    (tmp_path / "artifact" / "record.json").write_bytes(RECORD.to_json())
+
+    options = renewed(tmp_path / "artifact", tmp_path, device="cuda")
+
+    assert (options.device, options.engine, options.precision) == ("cuda", "auto", "auto")
 
 
 @pytest.mark.parametrize("name", ["../../evil.png", "/evil.png", "ant.png"])

@@ -161,7 +161,7 @@ def load_rows(session: Session) -> list[list[str]]:
             rows.append(
                 [
                     *(result.model, visit.server, load, answered),
-                    f"{run.percentile_ms(50):.1f} / {run.percentile_ms(99):.1f}",
+                    " / ".join(f"{float(f'{run.percentile_ms(part):.3g}'):g}" for part in (50, 99)),
                     *(failed, str(run.wrong)),
                     "" if visit.growth_mb is None else f"{visit.growth_mb:+g}",
                     given or "defaults",
