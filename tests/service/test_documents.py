@@ -84,7 +84,7 @@ def test_series_have_help_and_count_from_zero_and_name_the_model(either: Server)
 
     helps = dict(re.findall(r"^# HELP (\S+) (.*)$", text, re.MULTILINE))
     ours = re.findall(r"^# TYPE ((?:classifier|process)_\S+) ", text, re.MULTILINE)
-    assert len(ours) == 8
+    assert len(ours) == 9
     assert all(helps[name].endswith(".") for name in ours)
     assert 'classifier_requests_total{outcome="internal_error"} 0.0' in text
     assert set(re.findall(r'outcome="(\w+)"', text)) == {"ok", "client_gone", *ERRORS}

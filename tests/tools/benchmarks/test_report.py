@@ -86,8 +86,8 @@ def test_an_overload_shows_the_share_that_was_refused() -> None:
     text = as_text(found.model_copy(update={"name": "load-none"}))
 
     # 50 answers in 2 s, of 20/s that it has; 30 of 80 were refused.
-    assert "| none | peer | 30/s, 2 s | 25.0 of 20.0 | 2.0 / 2.0 | 37.5% 429 | 0 | +2.5 |" in text
-    assert "| none | steady | 6 connections, 20 requests | 20.0 | 9.0 / 9.0 | 0 | 0 |  |" in text
+    assert "| none | peer | 30/s, 2 s | 25.0 of 20.0 | 2 / 2 | 37.5% 429 | 0 | +2.5 |" in text
+    assert "| none | steady | 6 connections, 20 requests | 20.0 | 9 / 9 | 0 | 0 |  |" in text
 
 
 def test_the_published_page_says_what_the_stored_sessions_say() -> None:
