@@ -106,8 +106,9 @@ function draw() {
     const value = h("output", {});
     const canvas = h("div", { role: "img" });
     $("plots").append(h("div", { className: "plot" }, h("h3", {}, h("span", { t: title }), value), canvas));
-    return [title, fields, value, canvas, plot(canvas, { series: fields, data: columns(fields), time: true })];
-  });
+    return [title, fields, value, canvas];
+  }).map(([title, fields, value, canvas]) => // once all have their places, and so their widths
+    [title, fields, value, canvas, plot(canvas, { series: fields, data: columns(fields), time: true })]);
   for (const [title, fields, value, canvas, redraw] of redraws) {
     value.textContent = fields.map((field) => samples.at(-1)[field]).map((one) => (one === null ? "–" : number(one))).join(" / ");
     canvas.setAttribute("aria-label", `${text(title)}: ${value.textContent}`);

@@ -272,6 +272,8 @@ def test_live_plots_move_under_load(open_page: OpenPage, embedded: Server) -> No
             assert client.post("/classify", content=data).status_code == 200
 
     assert page.locator("#plots canvas").count() == 7
+    widths = "all => all.map(one => one.querySelector('canvas').offsetWidth <= one.offsetWidth)"
+    assert all(page.eval_on_selector_all("#plots .plot", widths))
     p50_ms, p99_ms = page.inner_text("#plots output >> nth=1").split(" / ")
     assert 0 < float(p50_ms) <= float(p99_ms) < PATIENCE_S * 1e3
 
