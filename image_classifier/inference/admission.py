@@ -28,6 +28,8 @@ CALM_S with few enough requests."""
 TOO_MANY = 1.2
 """Requests, divided by those that could be answered, above which overload begins. Chosen, as the
 seconds above, by simulation (docs/admission.md)."""
+FEW_ENOUGH = 0.9
+"""The same, below which it ends: nearer to 1, chance would end it again and again."""
 GROWTH = 0.03
 """Growth of the queue until STANDING_S, as a share of the requests that came, that counts as
 overload. A fixed number of clients who wait for their answers stays below it."""
@@ -40,8 +42,8 @@ class Admission:
     During overload it may wait up to `overload_wait_ms`. Overload begins when the estimated wait
     stays longer than that while more requests arrive than can be answered: many more in a moment,
     or a few more for longer. A queue that a burst left behind is worked off instead, and one of
-    clients who each wait for an answer before they ask again stays. Overload ends when fewer
-    requests arrive than can be answered.
+    clients who each wait for an answer before they ask again stays. Overload ends when a tenth
+    fewer requests arrive than can be answered.
 
     The wait is estimated as the queued requests times the interval between answers at full load.
     The interval is the time during which requests queued divided by the answers given in it, both
@@ -174,7 +176,7 @@ class Admission:
         elapsed_s = now - self._since
         if self.overloaded:
             if elapsed_s >= CALM_S:
-                if self._load(elapsed_s) < 1:
+                if self._load(elapsed_s) < FEW_ENOUGH:
                     self.overloaded, self._long_since = False, now
                     logger.warning("overload ended: %d requests in flight", self.in_flight)
                 self._offered, self._since = 0, now
