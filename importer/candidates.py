@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from image_classifier.artifact.evidence import EngineGraph
 from image_classifier.artifact.manifest import Graph
 from importer.errors import ImportRefused
-from importer.options import PRECISIONS, EngineOptions
+from importer.options import ENGINES_OF_DEVICE, PRECISIONS, EngineOptions
 
 ONNX_GRAPH = Graph(file="engines/network.onnx", format="onnx", precision="fp32")
 INT8_GRAPH = Graph(
@@ -22,7 +22,6 @@ CANDIDATES = tuple(
     for kind, precisions in PRECISIONS.items()
     for precision in precisions
 )
-ENGINES_OF_DEVICE = {"cpu": ("openvino", "onnxruntime"), "cuda": ("torch",)}
 MIN_SAMPLES = 100
 """Golden images from which "auto" tries reduced precision: with fewer, an agreement of 99 % cannot
 be told from one of 100 %."""

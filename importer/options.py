@@ -41,6 +41,8 @@ PRECISIONS: "dict[EngineKind, tuple[Precision, ...]]" = {
     "torch": ("fp32", "bf16", "fp16"),
 }
 """Kind of engine → the precisions it may be tried in."""
+ENGINES_OF_DEVICE = {"cpu": ("openvino", "onnxruntime"), "cuda": ("torch",)}
+"""Device → the kinds of engines that "auto" tries on it. A GPU runs no others."""
 FindingName = Literal[
     "batch-dependent",
     "chance-accuracy",
@@ -259,8 +261,9 @@ class EngineOptions(Options):
     @field_validator("engine")
     @classmethod
     def _check_engine(cls, value: str, info: ValidationInfo) -> str:
-        if info.data.get("device") == "cuda" and value not in ("auto", "torch"):
-            raise ValueError(f"--device cuda does not run {value}; expected auto or torch")
+        known = ("auto", *ENGINES_OF_DEVICE["cuda"])
+        if info.data.get("device") == "cuda" and value not in known:
+            raise ValueError(f"--device cuda does not run {value}; expected {' or '.join(known)}")
         return value
 
     @field_validator("precision")
