@@ -54,7 +54,8 @@ class Settings(ImageLimits):
     overload_wait_ms: Annotated[float, Field(gt=0)] | None = Field(
         None,
         description="As `CLASSIFIER_MAX_WAIT_MS`, which it never exceeds, while the service is "
-        "overloaded (docs/admission.md); unset means the budget.",
+        "overloaded (docs/admission.md); unset means as long as two answers "
+        "take, at least half the budget and at most the budget.",
     )
     timeout_ms: Annotated[float, Field(gt=0, le=55_000)] = Field(
         5_000.0, description="Milliseconds after which an accepted request is answered 504."
@@ -115,10 +116,19 @@ class Settings(ImageLimits):
         return min(self.max_wait_ms, self.timeout_ms)
 
     @property
-    def longest_overload_wait_ms(self) -> float:
-        """Longest wait of an accepted request during overload."""
-        wait_ms = self.budget_ms if self.overload_wait_ms is None else self.overload_wait_ms
-        return min(wait_ms, self.longest_wait_ms)
+    def overload_wait_range_ms(self) -> tuple[float, float]:
+        """Least and greatest limit of the wait of an accepted request during overload.
+
+        Half the budget leaves the other half, and another budget, to the work and to what HTTP adds
+        on full cores. `Admission` chooses within the range.
+        """
+        if self.overload_wait_ms is not None:
+            wait_ms = min(self.overload_wait_ms, self.longest_wait_ms)
+            return wait_ms, wait_ms
+        return (
+            min(self.budget_ms / 2, self.longest_wait_ms),
+            min(self.budget_ms, self.longest_wait_ms),
+        )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Settings":

@@ -39,7 +39,8 @@ class Admission:
     """Decides which requests are let in, and which are dropped while they wait.
 
     A request may wait up to `max_wait_ms` before work on it begins, so that a burst is answered.
-    During overload it may wait up to `overload_wait_ms`. Overload begins when the estimated wait
+    During overload it may wait as long as two answers take, within `overload_wait_range_ms`: then
+    there is a request to go on with. Overload begins when the estimated wait
     stays longer than that while more requests arrive than can be answered: many more in a moment,
     or a few more for longer. A queue that a burst left behind is worked off instead, and one of
     clients who each wait for an answer before they ask again stays. Overload ends when a tenth
@@ -56,7 +57,7 @@ class Admission:
     Args:
         max_in_flight: Requests that may be in flight at a time.
         max_wait_ms: Longest wait of an accepted request.
-        overload_wait_ms: Longest wait of an accepted request during overload.
+        overload_wait_range_ms: Least and greatest limit of the wait during overload.
         answer_interval_ms: Interval between answers at full load, until it has been observed.
         parallel: Requests that are worked on at a time. Up to here none is refused or dropped for
             its wait; a model slower than the longest wait would otherwise answer nobody.
@@ -68,7 +69,7 @@ class Admission:
         *,
         max_in_flight: int,
         max_wait_ms: float,
-        overload_wait_ms: float,
+        overload_wait_range_ms: tuple[float, float],
         answer_interval_ms: float,
         parallel: int,
         clock: Callable[[], float] = time.perf_counter,
@@ -78,7 +79,7 @@ class Admission:
         self.clock = clock
         self._max_in_flight = max_in_flight
         self._max_wait_ms = max_wait_ms
-        self._overload_wait_ms = overload_wait_ms
+        self._least_overload_wait_ms, self._overload_wait_ms = overload_wait_range_ms
         self._answer_interval_ms = answer_interval_ms
         self._parallel = parallel
         self._queueing_ms = answer_interval_ms * INITIAL_ANSWERS
@@ -93,7 +94,7 @@ class Admission:
     @property
     def wait_limit_ms(self) -> float:
         """Longest wait of an accepted request at present."""
-        return self._overload_wait_ms if self.overloaded else self._max_wait_ms
+        return self._overload_limit_ms() if self.overloaded else self._max_wait_ms
 
     def estimated_wait_ms(self) -> float:
         """Estimate how long a request admitted at present would wait before work on it begins."""
@@ -153,6 +154,10 @@ class Admission:
     def _interval_ms(self) -> float:
         return self._queueing_ms / self._answers
 
+    def _overload_limit_ms(self) -> float:
+        two_answers_ms = 2 * self._interval_ms()
+        return min(self._overload_wait_ms, max(self._least_overload_wait_ms, two_answers_ms))
+
     def _observe(self) -> None:
         now = self.clock()
         elapsed_s = now - self._last_answer
@@ -180,7 +185,7 @@ class Admission:
                     self.overloaded, self._long_since = False, now
                     logger.warning("overload ended: %d requests in flight", self.in_flight)
                 self._offered, self._since = 0, now
-        elif self.estimated_wait_ms() <= self._overload_wait_ms:
+        elif self.estimated_wait_ms() <= self._overload_limit_ms():
             self._long_since = self._since = now
         elif now - self._long_since < BURST_S:
             self._since = now
@@ -206,7 +211,7 @@ class Admission:
             "until it ends requests wait at most %g ms (CLASSIFIER_OVERLOAD_WAIT_MS)",
             self.in_flight,
             self.estimated_wait_ms(),
-            self._overload_wait_ms,
+            self._overload_limit_ms(),
         )
 
     def _described_wait_limit(self) -> str:

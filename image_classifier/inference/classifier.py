@@ -51,7 +51,7 @@ class Classifier:
         self._admission = Admission(
             max_in_flight=settings.max_queue,
             max_wait_ms=settings.longest_wait_ms,
-            overload_wait_ms=settings.longest_overload_wait_ms,
+            overload_wait_range_ms=settings.overload_wait_range_ms,
             answer_interval_ms=runner.service_time_ms * workers,
             parallel=cores,
         )

@@ -20,7 +20,7 @@ class Clock:
 
 
 def admission(clock: Clock | None = None, **changes: Any) -> Admission:
-    usual = {"max_in_flight": 1_000, "max_wait_ms": 100, "overload_wait_ms": 50}
+    usual = {"max_in_flight": 1_000, "max_wait_ms": 100, "overload_wait_range_ms": (50, 50)}
     given = {**usual, "answer_interval_ms": 10, "parallel": 1, **changes}
     return Admission(**given, clock=clock or Clock())
 

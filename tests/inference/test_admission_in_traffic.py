@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from image_classifier.inference.admission import Admission
+from image_classifier.settings import Settings
 from tests.inference.simulated_service import Clock, Load, Service, bursts, poisson
 
 BUDGET_MS = 50
@@ -14,7 +15,7 @@ def admission(clock: Clock, answer_interval_ms: float = 25) -> Admission:
     return Admission(
         max_in_flight=512,
         max_wait_ms=2_000,
-        overload_wait_ms=BUDGET_MS,
+        overload_wait_range_ms=Settings().overload_wait_range_ms,
         answer_interval_ms=answer_interval_ms,
         parallel=2,
         clock=clock,
@@ -69,6 +70,14 @@ def test_at_three_times_the_capacity_the_servers_stay_busy_and_nobody_waits_long
     settled = result.between(2, 8)
     assert settled.goodput(0.11, 6) >= 0.9
     assert settled.percentile_s(99) <= 0.106
+
+
+def test_a_fast_network_is_kept_busy_by_a_shorter_queue() -> None:
+    settled = fast_network().run(Load(arrivals=poisson(3 * 500, 6))).between(2, 6)
+
+    # Half the budget of waiting and 4 ms of work.
+    assert settled.percentile_s(99) <= 0.031
+    assert settled.goodput(0.11, 4) >= 0.9
 
 
 @pytest.mark.parametrize("network", NETWORKS)

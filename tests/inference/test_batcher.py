@@ -75,7 +75,7 @@ def test_an_input_whose_reservation_expires_before_its_batch_starts_is_not_run()
         admission = Admission(
             max_in_flight=9,
             max_wait_ms=100,
-            overload_wait_ms=50,
+            overload_wait_range_ms=(50, 50),
             answer_interval_ms=1,
             parallel=0,
             clock=asyncio.get_running_loop().time,
