@@ -15,7 +15,7 @@ def admission(clock: Clock, answer_interval_ms: float = 25) -> Admission:
     return Admission(
         max_in_flight=512,
         max_wait_ms=2_000,
-        overload_wait_range_ms=Settings().overload_wait_range_ms,
+        overload_wait_range_ms=Settings.from_env({}).overload_wait_range_ms,
         answer_interval_ms=answer_interval_ms,
         parallel=2,
         clock=clock,
