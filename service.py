@@ -175,7 +175,14 @@ class ImageClassifier:
                 settings.budget_ms,
                 ServiceUnavailable,
             )
-        self.classifier = Classifier(artifact, runner, settings, cores=cores, workers=workers)
+        self.classifier = Classifier(
+            artifact,
+            runner,
+            settings,
+            cores=cores,
+            workers=workers,
+            shared_folder=compat.shared_folder(),
+        )
         app().state.artifact = artifact
         app().state.classifier = self.classifier
         compat.refuse_early(app(), settings.budget_ms / 1e3)

@@ -307,6 +307,11 @@ def tell_supervisor_ready() -> None:
         os.kill(os.getppid(), signal.SIGUSR2)
 
 
+def shared_folder() -> Path | None:
+    """Return the folder that the workers of this server share; None without `bentoml serve`."""
+    return Path(os.environ[METRICS]) if _has_supervisor() else None
+
+
 def worker_number() -> int:
     """Return the number of this process among the workers of its service, from 1."""
     return server_context.worker_index or 1

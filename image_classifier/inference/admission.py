@@ -5,10 +5,12 @@ docs/admission.md explains the rule and compares it, by simulation, with two oth
 
 import asyncio
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from image_classifier.errors import DeadlineExceeded, Overloaded
 from image_classifier.logs import logger
@@ -33,6 +35,8 @@ FEW_ENOUGH = 0.9
 GROWTH = 0.03
 """Growth of the queue until STANDING_S, as a share of the requests that came, that counts as
 overload. A fixed number of clients who wait for their answers stays below it."""
+FLAG = "overloaded."
+"""Name of a process's file in the shared folder, before its number."""
 
 
 class Admission:
@@ -44,7 +48,10 @@ class Admission:
     stays longer than that while more requests arrive than can be answered: many more in a moment,
     or a few more for longer. A queue that a burst left behind is worked off instead, and one of
     clients who each wait for an answer before they ask again stays. Overload ends when a tenth
-    fewer requests arrive than can be answered.
+    fewer requests arrive than can be answered, here and in the other API processes: while one of
+    them refuses, requests that this one leaves waiting are those that a load balancer, or a client
+    with another connection, sends here instead. For the same reason a wait that is too long is
+    overload here once another process has it.
 
     The wait is estimated as the queued requests times the interval between answers at full load.
     The interval is the time during which requests queued divided by the answers given in it, both
@@ -61,7 +68,9 @@ class Admission:
         answer_interval_ms: Interval between answers at full load, until it has been observed.
         parallel: Requests that are worked on at a time. Up to here none is refused or dropped for
             its wait; a model slower than the longest wait would otherwise answer nobody.
-        clock: Monotonic seconds.
+        shared_folder: Where the API processes of a server tell each other of overload; None where
+            there is no other.
+        clock: Monotonic seconds, the same in all processes.
     """
 
     def __init__(
@@ -72,6 +81,7 @@ class Admission:
         overload_wait_range_ms: tuple[float, float],
         answer_interval_ms: float,
         parallel: int,
+        shared_folder: Path | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.in_flight = 0
@@ -82,6 +92,7 @@ class Admission:
         self._least_overload_wait_ms, self._overload_wait_ms = overload_wait_range_ms
         self._answer_interval_ms = answer_interval_ms
         self._parallel = parallel
+        self._shared_folder = shared_folder
         self._queueing_ms = answer_interval_ms * INITIAL_ANSWERS
         self._answers = float(INITIAL_ANSWERS)
         self._last_answer = clock()
@@ -181,7 +192,9 @@ class Admission:
         elapsed_s = now - self._since
         if self.overloaded:
             if elapsed_s >= CALM_S:
-                if self._load(elapsed_s) < FEW_ENOUGH:
+                if self._load(elapsed_s) >= FEW_ENOUGH:
+                    self._tell_others(now)
+                elif not self._others_are_overloaded(now):
                     self.overloaded, self._long_since = False, now
                     logger.warning("overload ended: %d requests in flight", self.in_flight)
                 self._offered, self._since = 0, now
@@ -195,7 +208,7 @@ class Admission:
                 self._begin_overload(now)
             self._long_since, self._joined, self._left = now - BURST_S, 0, 0
         elif elapsed_s >= COUNT_S:
-            if self._load(elapsed_s) > TOO_MANY:
+            if self._load(elapsed_s) > TOO_MANY or self._others_are_overloaded(now):
                 self._begin_overload(now)
             self._offered, self._since = 0, now
 
@@ -206,6 +219,7 @@ class Admission:
     def _begin_overload(self, now: float) -> None:
         self.overloaded = True
         self._offered, self._since = 0, now
+        self._tell_others(now)
         logger.warning(
             "overload began: %d requests in flight, estimated wait %.0f ms; "
             "until it ends requests wait at most %g ms (CLASSIFIER_OVERLOAD_WAIT_MS)",
@@ -213,6 +227,24 @@ class Admission:
             self.estimated_wait_ms(),
             self._overload_limit_ms(),
         )
+
+    def _tell_others(self, now: float) -> None:
+        if self._shared_folder is not None:
+            flag = self._shared_folder / f"{FLAG}{os.getpid()}"
+            with suppress(OSError):  # a full disk: they decide for themselves
+                flag.touch()
+                os.utime(flag, (now, now))
+
+    def _others_are_overloaded(self, now: float) -> bool:
+        """Return whether another process was told so within the time between two decisions."""
+        if self._shared_folder is None:
+            return False
+        own = f"{FLAG}{os.getpid()}"
+        for flag in self._shared_folder.glob(f"{FLAG}*"):
+            with suppress(OSError):
+                if flag.name != own and now - flag.stat().st_mtime < 1.5 * CALM_S:
+                    return True
+        return False
 
     def _described_wait_limit(self) -> str:
         setting = "OVERLOAD_WAIT_MS" if self.overloaded else "MAX_WAIT_MS"

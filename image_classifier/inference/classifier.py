@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,7 @@ class Classifier:
             that does not say `top_k`: at most all classes, and with a threshold all of them.
         cores: Cores of the machine.
         workers: API processes that share the cores and the network.
+        shared_folder: Of these processes, for files; see `Admission`.
 
     Attributes:
         preprocessing: Makes an input of each image.
@@ -38,7 +40,14 @@ class Classifier:
     """
 
     def __init__(
-        self, artifact: Artifact, runner: Runner, settings: Settings, *, cores: int, workers: int
+        self,
+        artifact: Artifact,
+        runner: Runner,
+        settings: Settings,
+        *,
+        cores: int,
+        workers: int,
+        shared_folder: Path | None = None,
     ) -> None:
         self.runner = runner
         self.outputs = artifact.manifest.outputs
@@ -54,6 +63,7 @@ class Classifier:
             overload_wait_range_ms=settings.overload_wait_range_ms,
             answer_interval_ms=runner.service_time_ms * workers,
             parallel=cores,
+            shared_folder=shared_folder if workers > 1 else None,
         )
         # A run may take as long as a request may.
         runner.watch.stalled_s = max(STALLED_S, settings.timeout_ms / 1e3)

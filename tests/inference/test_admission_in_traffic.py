@@ -1,6 +1,8 @@
 """Who is let in: bursts, overload, impatient clients and pauses, in simulation."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -11,13 +13,16 @@ from tests.inference.simulated_service import Clock, Load, Service, bursts, pois
 BUDGET_MS = 50
 
 
-def admission(clock: Clock, answer_interval_ms: float = 25) -> Admission:
+def admission(
+    clock: Clock, answer_interval_ms: float = 25, shared_folder: Path | None = None
+) -> Admission:
     return Admission(
         max_in_flight=512,
         max_wait_ms=2_000,
         overload_wait_range_ms=Settings.from_env({}).overload_wait_range_ms,
         answer_interval_ms=answer_interval_ms,
         parallel=2,
+        shared_folder=shared_folder,
         clock=clock,
     )
 
@@ -189,3 +194,33 @@ def test_work_that_has_waited_too_long_when_overload_begins_is_dropped_unbegun()
         one.begun - one.arrived for one in result.requests if one.begun and one.begun > noticed
     ]
     assert max(waits) <= BUDGET_MS / 1e3
+
+
+@pytest.mark.parametrize("told_at_s", [60, -60])
+def test_while_another_process_refuses_a_standing_queue_is_overload_and_overload_does_not_end(
+    tmp_path: Path, told_at_s: float
+) -> None:
+    other = tmp_path / "overloaded.1"
+    other.touch()
+    os.utime(other, (told_at_s, told_at_s))  # the simulation begins at 0
+    service = Service(
+        lambda clock: admission(clock, shared_folder=tmp_path), servers=2, service_s=0.05
+    )
+
+    everyone_answered = service.run_clients(60, 20).answered_share == 1
+    service.run(Load(arrivals=[*poisson(120, 4), *poisson(10, 6, begin=4)]))
+
+    is_overloaded_elsewhere = told_at_s > 0
+    assert everyone_answered != is_overloaded_elsewhere
+    assert service.doors[0].overloaded == is_overloaded_elsewhere
+
+
+def test_an_overload_is_told_to_the_other_processes_until_it_is_over(tmp_path: Path) -> None:
+    service = Service(
+        lambda clock: admission(clock, shared_folder=tmp_path), servers=2, service_s=0.05
+    )
+    service.run(Load(arrivals=[*poisson(120, 10), *poisson(10, 10, begin=10)]))
+
+    (flag,) = tmp_path.iterdir()
+    assert flag.stat().st_mtime == pytest.approx(10, abs=2)
+    assert not service.doors[0].overloaded
