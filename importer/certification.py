@@ -3,9 +3,11 @@
 import functools
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from image_classifier.artifact.artifact import Artifact
 from image_classifier.artifact.evidence import Certificate, CertifiedEngine, EngineGraph
@@ -33,6 +35,7 @@ from image_classifier.inference.plan import (
 )
 from image_classifier.inference.startup import check_preprocessing, gates_of, golden_answers
 from importer.failures import describe_failure
+from importer.odd_images import OddImages
 from importer.options import EngineOptions
 from importer.progress import Progress
 from preprocessing import Preprocessing
@@ -40,6 +43,9 @@ from preprocessing import Preprocessing
 PAIRED = 16
 """Golden samples that also run in batches of two. A graph that mixes the images of a batch, or
 has a batch size of one written into it, is told by comparing them with single runs."""
+ODD_TOLERANCE = 1e-2
+"""Largest |difference of a logit| on an odd image, as a factor of max(1, |the network's|): more
+than on golden ones, as a network that divides by the contrast makes more of rounding there."""
 LIMIT_IN_POINTS = 32
 """The measurement of one engine ends after this many times the duration of one point, the
 comparison of all engines after half as many."""
@@ -87,6 +93,7 @@ def certify_all(
     golden: GoldenRun,
     options: EngineOptions,
     *,
+    odd: OddImages | None,
     takes_batches: bool,
     files: Sequence[bytes],
     preprocessing: Preprocessing,
@@ -97,6 +104,8 @@ def certify_all(
     Args:
         failed_exports: Why a graph is not there, by file name.
         options: Give the gates, the budget and the duration of one measurement.
+        odd: What fp32 engines are held to besides; an engine of less precision fails with the
+            fp32 engine of its kind.
         takes_batches: Whether the graphs run more than one image at a time.
         files, preprocessing: Golden files, and what makes inputs of them; decoding shares the
             cores with the network while it is measured.
@@ -105,6 +114,7 @@ def certify_all(
         The engines that are certified, and what became of each candidate.
     """
     engines, attempts = [], []
+    unlike: dict[str, str] = {}  # kind of an engine that fails on odd images → how
     graphs = {candidate.name: candidate for candidate in candidates}
 
     @functools.cache  # the weights of a torch program are on the device once
@@ -135,6 +145,11 @@ def certify_all(
                     )
                     mixing = certify(pairs, alone, candidate.precision, gates)[1]
                     failure = f"in batches of 2: {mixing}" if mixing else ""
+                if not failure and odd is not None and candidate.precision == "fp32":
+                    run_odd = replace(golden, inputs=odd.inputs)
+                    logits = run_odd.logits(candidate.name, load(candidate.name), 1)
+                    unlike[candidate.kind] = _difference_on_odd_images(logits, odd)
+                failure = failure or unlike.get(candidate.kind, "")
                 measured: dict[str, Any] = {}
                 if not failure:
                     on_gpu = accelerator_of(candidate.kind) is not None
@@ -170,6 +185,20 @@ def certify_all(
         again = {config.engine: point for config, point in zip(configs, points, strict=False)}
         attempts = [row.model_copy(update={"compared": again.get(row.engine)}) for row in attempts]
     return tuple(engines), tuple(attempts)
+
+
+def _difference_on_odd_images(logits: Logits, odd: OddImages) -> str:
+    """Return why an engine fails on odd images: empty where it passes."""
+    excess = np.abs(logits - odd.logits) / np.maximum(1, np.abs(odd.logits))
+    worst = np.nan_to_num(excess, nan=np.inf).max(axis=1)
+    if worst.max() <= ODD_TOLERANCE:
+        return ""
+    names = [odd.names[row] for row in np.argsort(-worst) if worst[row] > ODD_TOLERANCE]
+    return (
+        f"on {' and '.join(names[:2])}, made of a golden one, a logit is not the network's: off by "
+        f"{worst.max():.2g} (relative), allowed is {ODD_TOLERANCE:g}; if no such image will "
+        "come: --accept odd-images"
+    )
 
 
 def verify_engines(artifact: Artifact, progress: Progress) -> tuple[EngineAttempt, ...]:

@@ -50,6 +50,7 @@ FindingName = Literal[
     "class-order",
     "constant-logits",
     "mean-std-scale",
+    "odd-images",
     "permuted-labels",
     "sigmoid-twice",
     "unstable-reference",

@@ -53,6 +53,7 @@ from importer.network import (
     read_network,
     takes_batches,
 )
+from importer.odd_images import beside, run_on_odd_images
 from importer.options import ImportOptions, split_published
 from importer.pixels_to_logits import PixelsToLogits, run_reference
 from importer.plausibility import (
@@ -153,7 +154,11 @@ def import_model(
         with progress.step(f"run the reference on {len(images)} golden images"):
             logits = run_reference(network, inputs, root / ARCHITECTURE_FOLDER)
             batches = takes_batches(model, network, torch.from_numpy(inputs[[0, -1]]))
-            judge(unstable_network(network, inputs, logits, takes_batches=batches))
+            odd = None
+            if "odd-images" not in options.accept:
+                odd = run_on_odd_images(images[0].data, preprocessing, network)
+            run = (inputs, logits) if odd is None else beside(odd, inputs, logits)
+            judge(unstable_network(network, *run, takes_batches=batches))
         pixels = network.pixels(torch.from_numpy(inputs[:1].copy()))
         outputs = Outputs(
             activation=activation_of(model, pixels, options.activation),
@@ -227,6 +232,7 @@ def import_model(
             failed_exports,
             GoldenRun(root=root, input_spec=input_spec, inputs=inputs, truth=truth),
             options,
+            odd=odd,
             takes_batches=batches,
             files=[image.data for image in images],
             preprocessing=preprocessing,

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from image_classifier.artifact.store import locate, open_in_store
+from importer.errors import ImportRefused
 from importer.report import describe_artifact
 from model_import import main
 from tests.importer.colours import NETWORK, WEIGHTS, colour_options
@@ -33,6 +34,30 @@ def test_a_network_of_ones_own_is_imported_with_one_image_and_its_ignored_weight
     assert any("aux.bias" in line for line in describe_artifact(tag, artifact))
 
 
+def test_an_engine_that_leaves_the_network_on_images_unlike_the_golden_ones_is_refused(
+    store: Path, tmp_path: Path
+) -> None:
+    # Of one colour, all pixels are alike to torch; engines compute two of them in two ways.
+    low, high = (f"batch.a{end}((1, 2, 3), keepdim=True)" for end in ("min", "max"))
+    answer = f"self.linear(((batch - {low}) / ({high} - {low} + 1e-8)).flatten(1))"
+    given = colour_options(tmp_path, network=answer)
+
+    with pytest.raises(ImportRefused, match=r"on .* made of a golden one.*--accept odd-images"):
+        import_quietly(given, tmp_path / "model.lock")
+
+    accepted = given.model_copy(update={"accept": ("odd-images",)})
+    assert import_quietly(accepted, tmp_path / "model.lock").evidence.engines
+
+
+def test_a_network_that_measures_its_whole_batch_is_refused_though_golden_images_are_alike(
+    store: Path, tmp_path: Path
+) -> None:
+    given = colour_options(tmp_path, network="logits * batch.max()")
+
+    with pytest.raises(ImportRefused, match="depends on the other images of the batch"):
+        import_quietly(given, tmp_path / "model.lock")
+
+
 @pytest.mark.parametrize(
     ("answer", "failure"),
     [
@@ -53,8 +78,10 @@ def test_a_network_that_cannot_be_exported_is_one_line_and_a_log(
     given = colour_options(
         tmp_path, network=answer, engine="auto", precision="auto", lock=tmp_path / "model.lock"
     )
+    # All images of a batch take one branch.
+    accepted = ["--accept", "batch-dependent"]
 
-    status = main(["--quiet", *command_line(given)])
+    status = main(["--quiet", *command_line(given), *accepted])
 
     out, err = capfd.readouterr()
     assert (status, out) == (1, "")

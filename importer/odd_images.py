@@ -1,0 +1,97 @@
+"""Images that no golden set holds, on which an engine may leave the network it was made from.
+
+An export that wrote down one branch of an `if`, an operator that breaks ties otherwise, or a range
+that was folded into a constant is exact on photographs like the golden ones, and wrong on others.
+"""
+
+import io
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+from torch import nn
+
+from importer.errors import ImportRefused
+from importer.pixels_to_logits import run_reference
+from preprocessing import DecodeLimits, Preprocessing, to_input
+from preprocessing.errors import ImageRejected, PreprocessingBug
+
+LONGEST_SIDE = 512
+PHOTOGRAPHS = 4
+"""Of the odd images, the first ones, which are variants of the golden one."""
+
+
+class OddImages(NamedTuple):
+    """What engines run besides the golden samples.
+
+    Attributes:
+        names: Of the images, for messages.
+        inputs: (n, H, W, C).
+        logits: The network's, float32 (n, classes).
+    """
+
+    names: tuple[str, ...]
+    inputs: npt.NDArray[np.generic]
+    logits: npt.NDArray[np.float32]
+
+
+def run_on_odd_images(
+    golden_file: bytes, preprocessing: Preprocessing, network: nn.Module
+) -> OddImages | None:
+    """Run the network on images made of a golden one.
+
+    Left out is what the preprocessing does not take, and what the network has no finite answer to.
+
+    Args:
+        golden_file: An image file that the preprocessing takes.
+        network: `PixelsToLogits` in evaluation mode.
+
+    Returns:
+        None if nothing is left.
+    """
+    names, inputs, logits = [], [], []
+    for name, image in _odd_images(golden_file):
+        file = io.BytesIO()
+        image.save(file, "PNG")
+        try:
+            model_input = to_input(file.getvalue(), preprocessing, DecodeLimits())
+            row = run_reference(network, model_input[np.newaxis])
+        except (ImageRejected, ImportRefused, PreprocessingBug):
+            continue
+        names.append(name)
+        inputs.append(model_input)
+        logits.append(row)
+    if not names:
+        return None
+    return OddImages(names=tuple(names), inputs=np.stack(inputs), logits=np.concatenate(logits))
+
+
+def beside(
+    odd: OddImages, inputs: npt.NDArray[np.generic], logits: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.float32]]:
+    """Return golden inputs and logits behind those of odd images that are still photographs.
+
+    A network that stretches the contrast of a batch treats golden images alike, and these not.
+    """
+    count = min(PHOTOGRAPHS, len(odd.names))
+    return np.concatenate([odd.inputs[:count], inputs]), np.concatenate(
+        [odd.logits[:count], logits]
+    )
+
+
+def _odd_images(golden_file: bytes) -> Iterator[tuple[str, Image.Image]]:
+    with Image.open(io.BytesIO(golden_file)) as opened:
+        photo = opened.convert("RGB")
+    photo.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    noise = np.random.default_rng(0).integers(0, 256, (photo.height, photo.width, 3), np.uint8)
+    yield "a grey image", photo.convert("L").convert("RGB")
+    yield "an inverted image", ImageOps.invert(photo)
+    yield "a dark image", photo.point(lambda level: level // 8)
+    yield "a bright image", photo.point(lambda level: 255 - (255 - level) // 8)
+    yield "a black image", Image.new("RGB", photo.size, "black")
+    yield "a white image", Image.new("RGB", photo.size, "white")
+    yield "an image of one colour", Image.new("RGB", photo.size, (200, 30, 90))
+    yield "noise", Image.fromarray(noise)
+    yield "noise in black and white", Image.fromarray(np.where(noise < 128, 0, 255).astype("u1"))
