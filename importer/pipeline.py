@@ -62,7 +62,6 @@ from importer.plausibility import (
     check_findings,
     check_repeatable,
     constant_logits,
-    explained_answers,
     implausible_labels,
     input_range,
     mean_std_scale,
@@ -199,11 +198,8 @@ def import_model(
             progress.note(note)
         judge(
             constant_logits(logits, inputs),
-            *explained_answers(
-                channel_order(network, inputs, answers, class_ids, outputs),
-                implausible_labels(answers, class_ids, labels),
-                targets.assumed_folders,
-            ),
+            channel_order(network, inputs, answers, class_ids, outputs),
+            implausible_labels(answers, class_ids, labels),
         )
         right, labelled = count_right(answers, class_ids)
         reproduced = None if given is None else len(images)

@@ -399,35 +399,6 @@ def channel_order(
     )
 
 
-def explained_answers(
-    channels: Finding | None, order: Finding | None, assumed_folders: Sequence[str]
-) -> tuple[Finding, ...]:
-    """Name the likeliest cause of wrong answers.
-
-    Args:
-        channels, order: What `channel_order` and `implausible_labels` found.
-        assumed_folders: See `Targets`.
-    """
-    found = tuple(finding for finding in (channels, order) if finding is not None)
-    if found and assumed_folders:
-        folders = ", ".join(map(repr, assumed_folders[:3])) + ", …" * (len(assumed_folders) > 3)
-        return (
-            Finding(
-                "class-order",
-                f"golden images: the folders {folders} name no label; taken for the classes in "
-                "this order, too many of their images are answered wrong; call each folder as its "
-                "label in the label file, or by its index from 0",
-            ),
-        )
-    if channels is not None and order is not None:
-        both = (
-            f"one of two mistakes was made. Either {channels.message}. Or {order.message}. The "
-            "images do not tell which: find out how the network was trained, and change one"
-        )
-        return (Finding(channels.name, both),)
-    return found
-
-
 def _explains(other: npt.NDArray[np.bool_], given: npt.NDArray[np.bool_]) -> bool:
     """Say whether one explanation is right so much oftener than the other that chance is no reason.
 

@@ -22,13 +22,11 @@ class Reading:
         words: How the order comes about.
         labels: Names of the classes, in the order of the logits.
         class_ids: Index of the true class of each golden image, or None.
-        assumed: Whether folders that name no label stand for the classes in their sorted order.
     """
 
     words: str
     labels: tuple[str, ...]
     class_ids: tuple[int | None, ...]
-    assumed: bool = False
 
     def right(self, answers: Classes) -> npt.NDArray[np.bool_]:
         """Return which images are answered, (n,), as this reading says."""
@@ -43,14 +41,11 @@ class Targets:
 
     Attributes:
         class_ids: Index of the true class of each image, or None.
-        assumed_folders: Folders that name no label, in the order of the classes that they are
-            taken for; empty where they are called by labels or numbers, or there are none.
         notes: Sentences for the operator.
     """
 
     labels: tuple[str, ...]
     class_ids: tuple[int | None, ...]
-    assumed_folders: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -115,12 +110,7 @@ def decide_targets(
     if len(labels) == 1:
         class_ids = (None,) * len(class_ids)
         notes = ["one label, which all images have: no accuracy is compared"]
-    return Targets(
-        labels=chosen.labels,
-        class_ids=class_ids,
-        assumed_folders=golden.folders if chosen.assumed else (),
-        notes=tuple(notes),
-    )
+    return Targets(labels=chosen.labels, class_ids=class_ids, notes=tuple(notes))
 
 
 def _readings(golden: GoldenImages, labels: tuple[str, ...]) -> Iterator[Reading]:
@@ -133,12 +123,7 @@ def _readings(golden: GoldenImages, labels: tuple[str, ...]) -> Iterator[Reading
         orders = _folder_orders(golden.folders, labels)
         for words, folders in orders:
             ids = [folders.index(str(text)) for text in texts]
-            yield Reading(
-                words=words,
-                labels=labels,
-                class_ids=tuple(ids),
-                assumed=not all(map(_is_number, folders)),
-            )
+            yield Reading(words=words, labels=labels, class_ids=tuple(ids))
         if orders:
             return
         if not all(map(_is_number, golden.folders)):
@@ -163,8 +148,8 @@ def _folder_orders(
 ) -> list[tuple[str, list[str]]]:
     """Return the orders in which folders that name no label may have been trained."""
     if not all(map(_is_number, folders)):
-        as_trained = ("folders in sorted order, as ImageFolder of torchvision", sorted(folders))
-        return [as_trained] if len(folders) == len(labels) else []
+        words = "they name no label, so they are taken in sorted order, as by ImageFolder"
+        return [(words, sorted(folders))] if len(folders) == len(labels) else []
     counts = [[str(start + n) for n in range(len(labels))] for start in (0, 1)]
     if len(folders) == len(labels):
         counts = [sorted(folders, key=int)]
@@ -219,7 +204,7 @@ def _what_classes_rest_on(golden: GoldenImages, reading: Reading) -> str:
         if target is not None:
             source = "the sub-folders" if golden.folders else "the table"
             return (
-                f"classes of the golden images come from {source}: "
+                f"classes of the golden images come from {source} ({reading.words}): "
                 f"{image.name} is {reading.labels[target]!r}, class {target}"
             )
     if golden.folders:
