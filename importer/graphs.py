@@ -137,18 +137,16 @@ def _tensors(message: Any) -> Iterator[TensorProto]:
 class OnnxNetwork(nn.Module):
     """Pixels (n, C, H, W) in, logits (n, classes) out, as a network of torch would.
 
-    A final Softmax or Sigmoid is left out: what serves applies it to the logits before it. A batch
-    size that the file is fixed to is made free where that does not change its answers.
+    A final Softmax or Sigmoid is left out: what serves applies it to the logits before it.
 
     Attributes:
-        model: The graph so changed; files beside it are not loaded.
+        model: The graph without it; files beside it are not loaded.
         files: The file and its external data: name below the folder of the file → file.
         input_name: Name of the image input.
         input_dtype: Type of the pixels: float32, float16 or uint8.
-        input_shape: Four sizes; None where the file leaves one open.
+        input_shape: Four sizes; None where the file leaves one open. The batch size is open or 1.
         activation: What was left out at the end.
         ending: What the file ends in.
-        takes_batches: Whether any batch size works; else only 1 does.
 
     Raises:
         ImportRefused: The file is no ONNX, or no image classifier.
@@ -191,8 +189,7 @@ class OnnxNetwork(nn.Module):
         self.input_shape = tuple(
             size if isinstance(size, int) and size > 0 else None for size in inputs[0].shape
         )
-        self.takes_batches = self.input_shape[0] is None or self._free_batch_size()
-        if not self.takes_batches and self.input_shape[0] != 1:
+        if self.input_shape[0] not in (None, 1):
             raise ImportRefused(
                 f"{path}: works with batches of {self.input_shape[0]} only; export it with a "
                 "dynamic batch axis, or with a batch size of 1"
@@ -215,34 +212,11 @@ class OnnxNetwork(nn.Module):
             pixels = pixels.permute(0, 2, 3, 1)
         batch = np.ascontiguousarray(pixels.numpy(), dtype=self.input_dtype)
         try:
-            return torch.from_numpy(self._run(self._session, batch))
+            (logits,) = self._session.run(None, {self.input_name: batch})
         # onnxruntime's exceptions have no public base; torch's callers expect RuntimeError.
         except Exception as error:
             raise RuntimeError(one_line(error)) from error
-
-    def _run(self, session: Any, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        (logits,) = session.run(None, {self.input_name: batch})
-        return np.asarray(logits, dtype=np.float32)
-
-    def _free_batch_size(self) -> bool:
-        """Make the batch size free; return False if two images are then answered otherwise."""
-        fixed, *shape = (size or 224 for size in self.input_shape)
-        scale = 255 if self.input_dtype is np.uint8 else 1
-        images = np.random.default_rng(0).uniform(0, scale, (2, *shape))
-        images = images.astype(self.input_dtype)
-        model = onnx.ModelProto()
-        model.CopyFrom(self.model)
-        _free_batch_dimension(model, fixed)
-        try:
-            session = self._session_of(model)
-            together = self._run(session, images)
-            alone = [self._run(self._session, np.stack([image] * fixed))[0] for image in images]
-        except Exception:  # onnxruntime's exceptions have no public base
-            return False
-        if together.shape != np.shape(alone) or not np.allclose(together, alone, 1e-3, 1e-3):
-            return False
-        self.model, self._session = model, session
-        return True
+        return torch.from_numpy(np.asarray(logits, dtype=np.float32))
 
     def _session_of(self, model: onnx.ModelProto) -> Any:
         options = onnxruntime.SessionOptions()
@@ -298,7 +272,7 @@ OLDEST_IR = 4
 def write_graph_of_pixels(network: OnnxNetwork, input_spec: InputSpec, path: Path) -> None:
     """Write the graph with the normalisation in front: batch (n, H, W, C) in, logits out.
 
-    n is free, or 1 where the network takes no batches. Large tensors go into a file beside it,
+    n is free, or 1 where the network is fixed to it. Large tensors go into a file beside it,
     `path` with ".data" behind it.
 
     Raises:
@@ -309,7 +283,7 @@ def write_graph_of_pixels(network: OnnxNetwork, input_spec: InputSpec, path: Pat
     graph = model.graph
     nodes, constants = _front(network, input_spec)
     nodes.extend(graph.node)
-    batch_size = "n" if network.takes_batches else 1
+    batch_size = network.input_shape[0] or "n"
     dtype = TensorProto.UINT8 if input_spec.dtype == "uint8" else TensorProto.FLOAT
     pixels = helper.make_tensor_value_info(f"{PREFIX}batch", dtype, (batch_size, *input_spec.shape))
     del graph.input[:], graph.node[:]
@@ -374,40 +348,3 @@ def _front(
         add("Identity")
     nodes[-1].output[0] = network.input_name
     return nodes, constants
-
-
-def _free_batch_dimension(model: onnx.ModelProto, fixed: int) -> None:
-    """Make the first size of input and output free.
-
-    Shapes that Reshape nodes spell out with the batch size in front follow their input. A batch
-    size may hide in other places, so the result has to be tried.
-    """
-    graph = model.graph
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    values = (*inferred.input, *inferred.value_info, *inferred.output)
-    starts_fixed = {
-        value.name
-        for value in values
-        if [size.dim_value for size in value.type.tensor_type.shape.dim[:1]] == [fixed]
-    }
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            constants[node.output[0]] = node.attribute[0].t
-    for node in graph.node:
-        if node.op_type != "Reshape" or node.input[0] not in starts_fixed:
-            continue
-        target = constants.get(node.input[1])
-        if target is None or target.data_location == TensorProto.EXTERNAL:
-            continue
-        shape = numpy_helper.to_array(target)
-        if shape[:1] == fixed:
-            name = f"{PREFIX}{node.output[0]}.shape"
-            follows = np.array([0, *shape[1:]], np.int64)  # 0: as in the input
-            graph.initializer.append(numpy_helper.from_array(follows, name))
-            node.input[1] = name
-    del graph.value_info[:]
-    weights = {tensor.name for tensor in graph.initializer}
-    for value in (*graph.input, *graph.output):
-        if len(value.type.tensor_type.shape.dim) and value.name not in weights:
-            value.type.tensor_type.shape.dim[0].dim_param = "n"

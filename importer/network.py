@@ -127,13 +127,11 @@ def read_graph(path: Path, staging_dir: Path) -> ModelSource:
     notes = []
     if network.activation is not None:
         notes.append(f"the graph ends in {network.activation}; its input, the logits, is served")
-    if not network.takes_batches:
+    if network.input_shape[0] is not None:
         notes.append(
-            "the graph has a batch size of 1 written into it that cannot be freed, so one image "
-            "at a time is served; export it with a dynamic batch axis"
+            "the graph has a fixed batch size of 1, so one image at a time is served; to serve "
+            "batches, export it with a dynamic batch axis"
         )
-    elif (fixed := network.input_shape[0]) is not None:
-        notes.append(f"the graph has a fixed batch size of {fixed}; it is made free")
     return ModelSource(network=network, activation=network.activation, notes=tuple(notes))
 
 

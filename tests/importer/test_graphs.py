@@ -141,9 +141,7 @@ def test_a_trace_with_a_batch_size_written_into_it_is_noticed(batch: int, expect
          "ends in TopK, so its outputs are no scores"),
         ({"end": "p = Sigmoid (scores) out = Log (p)"}, "ends in a logsigmoid, .*leave it out"),
         ({"end": "m = Neg (scores) p = Softplus (m) out = Neg (p)"}, "ends in a logsigmoid"),
-        # A batch of 4 is spelled out where it cannot be seen: in an Expand of the scores.
-        ({"inputs": "float[4,3,4,4] image", "outputs": "float[4,3] out",
-          "end": "shape = Constant <value_ints = [4, 3]> () out = Expand (scores, shape)"},
+        ({"inputs": "float[4,3,4,4] image", "outputs": "float[4,3] out"},
          r"works with batches of 4 only; export it with a dynamic batch axis"),
     ],
 )  # fmt: skip
@@ -286,50 +284,6 @@ def test_an_activation_that_is_spelled_out_is_seen_in_the_outputs(
     assert re.search(reason, message)
 
 
-# Fixed batch sizes
-
-
-def single_image(path: Path, **form: str) -> Path:
-    sizes = {"inputs": "float[1,3,4,4] image", "outputs": "float[1,3] out"}
-    return onnx_linear(path, **sizes, **form)
-
-
-def test_a_fixed_batch_size_is_freed_where_images_answer_as_alone(
-    tmp_path: Path, staging: Path
-) -> None:
-    path = single_image(tmp_path / "net.onnx", flat="Reshape (planes, one_row)")
-
-    source = read_graph(path, staging)
-
-    assert source.notes == ("the graph has a fixed batch size of 1; it is made free",)
-    assert takes_batches(source, source.network, IMAGES[:2])
-    np.testing.assert_allclose(source.network(IMAGES[:3]), SCORES[:3], atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    "end",
-    [
-        # As a vision transformer does: a class token of batch size 1 is put beside the image.
-        "token = Constant <value_floats = [7.0]> () row = Unsqueeze (token, first) "
-        "both = Concat <axis = 1> (scores, row) "
-        "three = Constant <value_ints = [3]> () out = Slice (both, first, three, last)",
-        # Every image would get the answer of the first.
-        "top = Gather <axis = 0> (scores, first) none = Mul (scores, zero) out = Add (top, none)",
-    ],
-    ids=["class token", "first image"],
-)
-def test_a_batch_size_of_one_that_cannot_be_freed_is_noticed(
-    tmp_path: Path, staging: Path, end: str
-) -> None:
-    path = single_image(tmp_path / "net.onnx", end=end)
-
-    source = read_graph(path, staging)
-
-    assert "a batch size of 1 written into it that cannot be freed" in source.notes[0]
-    assert not takes_batches(source, source.network, IMAGES[:2])
-    np.testing.assert_allclose(source.network(IMAGES[:1]), SCORES[:1], atol=1e-4)
-
-
 # Imported and served
 
 
@@ -383,22 +337,14 @@ def test_torchscript_is_served_by_both_engines(golden: Path, tmp_path: Path) -> 
     ("form", "tolerance", "notes"),
     [
         (
-            {
-                "inputs": "float[4,3,4,4] image",
-                "outputs": "float[4,3] out",
-                "flat": "Reshape (planes, four_rows)",
-                "end": "out = Softmax <axis = 1> (scores)",
-            },
+            {"end": "out = Softmax <axis = 1> (scores)"},
             1e-4,
-            [
-                "the graph ends in softmax; its input, the logits, is served",
-                "the graph has a fixed batch size of 4; it is made free",
-            ],
+            ["the graph ends in softmax; its input, the logits, is served"],
         ),
         # Half precision rounds the input to 11 bits: 48 products of about 1 then move by 1e-2.
         ({"inputs": "float16[n,4,4,3] image", "layout": "0,3,1,2"}, 3e-2, []),
     ],
-    ids=["batch of 4 and softmax", "channels last in half precision"],
+    ids=["softmax", "channels last in half precision"],
 )
 def test_onnx_is_served_by_both_engines_at_every_batch_size(
     golden: Path, tmp_path: Path, form: dict[str, str], tolerance: float, notes: list[str]
@@ -430,14 +376,16 @@ def test_a_graph_that_takes_pixels_gets_them_as_they_are_and_no_second_normalisa
         np.testing.assert_allclose(logits, expected(normalised=False) * 255, rtol=1e-4, atol=1e-2)
 
 
-def test_a_graph_whose_batch_size_of_one_cannot_be_freed_serves_one_image_at_a_time(
+def test_a_graph_with_a_fixed_batch_size_of_one_serves_one_image_at_a_time(
     golden: Path, tmp_path: Path
 ) -> None:
-    # Of the batch the first image alone is taken, so two images would answer as one.
-    path = single_image(tmp_path / "network.onnx", end="out = Gather <axis = 0> (scores, first)")
+    sizes = {"inputs": "float[1,3,4,4] image", "outputs": "float[1,3] out"}
+    path = onnx_linear(tmp_path / "network.onnx", flat="Reshape (planes, one_row)", **sizes)
+    progress = Notes()
 
-    artifact = imported(options_for(path, golden))
+    artifact = imported(options_for(path, golden), progress)
 
+    assert "a fixed batch size of 1, so one image at a time is served" in progress.texts[0]
     assert artifact.record
     assert artifact.record.plan.batch_sizes == (1,)
     assert not artifact.manifest.takes_batches
