@@ -1,17 +1,17 @@
 """Where artifacts live: BentoML's model store, and model.lock, which names one of them."""
 
 import difflib
-import fcntl
 import os
 import re
-import secrets
 import shutil
+import tempfile
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Annotated, Literal
+from typing import Annotated, Literal
 
 import bentoml
 from bentoml._internal.configuration.containers import BentoMLContainer
@@ -78,7 +78,8 @@ def write_lock(path: Path, lock: ModelLock) -> None:
 STAGING_PREFIX = "image-classifier-import:"
 """Staging directories in the store. BentoML 1.4.40 lists such a folder as a version that is not
 there, so as nothing; any other name would be a model to it, or an error."""
-STAGING_LOCK = "lock"
+MAX_STAGING_AGE_S = 7 * 86_400
+"""No import takes this long, so its process has ended without removing the directory."""
 VERSION_DIGITS = 16
 """Hexadecimal digits of the manifest's digest that make the version: 64 bits."""
 
@@ -208,48 +209,20 @@ def staging_dir() -> Iterator[Path]:
     """Make a directory inside the store, so on its file system, to build an artifact in.
 
     It is removed afterwards, whatever happened, unless `add` moved it into the store. What a
-    killed import left behind is removed by the next one.
+    killed import left behind is removed by the first import a week later.
     """
     store = Path(BentoMLContainer.model_store_dir.get())
-    for left_over in store.glob(f"{STAGING_PREFIX}*/{STAGING_LOCK}"):
-        _remove_unlocked(left_over)
-    folder = store / f"{STAGING_PREFIX}{secrets.token_hex(8)}"
-    root = folder / "artifact"
-    root.mkdir(parents=True)
-    try:
-        # The lock gets its name after it is held: no other import sees it free.
-        with (folder / "new").open("wb") as lock:
-            _hold(lock)
-            (folder / "new").replace(folder / STAGING_LOCK)
-            yield root
-    finally:
-        _remove(folder)
-
-
-def _remove_unlocked(lock: Path) -> None:
-    try:
-        with lock.open("rb+") as file:
-            if _hold(file):
-                _remove(lock.parent)
-    except OSError:
-        pass  # its import has ended meanwhile, or it is another user's
-
-
-def _remove(folder: Path) -> None:
-    shutil.rmtree(folder / "artifact", ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)  # the lock last: killed before, it is found again
-
-
-def _hold(lock: IO[bytes]) -> bool:
-    """Whether nobody else held it: a process of another container may, so no process id can tell.
-
-    A file system without locks answers as if somebody did: then nothing is removed.
-    """
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+    store.mkdir(parents=True, exist_ok=True)
+    for left_over in store.glob(f"{STAGING_PREFIX}*"):
+        with suppress(FileNotFoundError):  # its own import removed it meanwhile
+            if time.time() - left_over.stat().st_mtime > MAX_STAGING_AGE_S:
+                shutil.rmtree(left_over, ignore_errors=True)
+    with tempfile.TemporaryDirectory(
+        prefix=STAGING_PREFIX, dir=store, ignore_cleanup_errors=True
+    ) as folder:
+        root = Path(folder, "artifact")
+        root.mkdir()
+        yield root
 
 
 def add(root: Path, lock: ModelLock, newer: Iterable[str] = ()) -> bool:

@@ -1,7 +1,9 @@
 """The model store and model.lock: content-addressed, whole or not at all, clean after a kill."""
 
 import json
+import os
 import shutil
+import time
 from pathlib import Path
 
 import bentoml
@@ -148,13 +150,11 @@ def staging_dirs(store: Path) -> list[Path]:
     return list((store / "models").glob(f"{STAGING_PREFIX}*"))
 
 
-def test_what_a_killed_import_left_is_removed_by_the_next_but_no_running_one(store: Path) -> None:
-    # The kernel releases the lock of a process that is killed; the file stays.
+def test_what_a_killed_import_left_is_removed_after_a_week_but_no_running_one(store: Path) -> None:
     killed = store / "models" / f"{STAGING_PREFIX}killed"
     (killed / "artifact").mkdir(parents=True)
-    (killed / "lock").touch()
-    # An import is there for a moment between making the folder and holding its lock.
-    (store / "models" / f"{STAGING_PREFIX}starting").mkdir()
+    eight_days_ago = time.time() - 8 * 86_400
+    os.utime(killed, (eight_days_ago, eight_days_ago))
 
     with staging_dir() as running:
         (running / "half").write_text("written")
@@ -162,7 +162,7 @@ def test_what_a_killed_import_left_is_removed_by_the_next_but_no_running_one(sto
         assert not imported()[1]
 
         assert (running / "half").read_text() == "written"
-    assert [path.name for path in staging_dirs(store)] == [f"{STAGING_PREFIX}starting"]
+    assert staging_dirs(store) == []
 
 
 def test_a_staging_directory_is_no_model_to_bentoml_or_to_us(store: Path) -> None:

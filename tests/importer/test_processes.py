@@ -165,6 +165,6 @@ def test_the_process_of_the_quantisation_ends_with_the_import(
     assert spent < before + 1.5  # it was ended; by itself it would go on for seconds
     assert not (tmp_path / "model.lock").exists()
     left = [path.name for path in (tmp_path / "bentoml").glob("models/*")]
-    # Killed, it leaves its staging directory, which the next import removes.
+    # Killed, it leaves its staging directory, which an import removes a week later.
     assert len(left) == (number == signal.SIGKILL), left
     assert "digits" not in left
