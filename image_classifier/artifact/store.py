@@ -2,7 +2,6 @@
 
 import difflib
 import os
-import re
 import shutil
 import tempfile
 import time
@@ -82,8 +81,6 @@ MAX_STAGING_AGE_S = 7 * 86_400
 """No import takes this long, so its process has ended without removing the directory."""
 VERSION_DIGITS = 16
 """Hexadecimal digits of the manifest's digest that make the version: 64 bits."""
-
-CREATION_TIME = re.compile(r"(?m)^creation_time: .*$")
 
 
 def tag_of(name: str, manifest_sha256: str) -> str:
@@ -277,32 +274,9 @@ def _is_stored(final: Path, lock: ModelLock) -> bool:
 
 
 def _describe_to_bentoml(root: Path, tag: str) -> None:
-    """Write the description that BentoML reads a model of its store by.
-
-    It is in no digest, so it holds the time of the import and what the list shows.
-    """
-    entry = _entry(root, tag)
+    """Write the description by which BentoML knows a model of its store; no digest covers it."""
     single = root.with_name("description")
     store = BentoMLContainer.model_store.get()
-    try:
-        facts = {
-            "network": entry.network,
-            "classes": entry.classes,
-            "engine": entry.engine,
-            "engines": list(entry.engines),
-            "accuracy": entry.accuracy,
-        }
-        with bentoml.models.create(
-            tag,
-            labels={"classes": str(entry.classes)},
-            metadata={name: fact for name, fact in facts.items() if fact is not None},
-            _model_store=type(store)(single),
-        ):
-            pass
-        description = (single / tag.replace(":", "/") / BENTOML_NAME).read_text()
-        if entry.imported_at is not None:
-            time = f"creation_time: '{entry.imported_at.isoformat()}'"
-            description = CREATION_TIME.sub(time, description)
-        (root / BENTOML_NAME).write_text(description)
-    finally:
-        shutil.rmtree(single, ignore_errors=True)
+    with bentoml.models.create(tag, _model_store=type(store)(single)):
+        pass
+    (single / tag.replace(":", "/") / BENTOML_NAME).replace(root / BENTOML_NAME)
