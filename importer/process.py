@@ -2,7 +2,6 @@
 
 import ctypes
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
@@ -15,24 +14,9 @@ M_MMAP_THRESHOLD = -3  # glibc's malloc.h
 THRESHOLD_BYTES = 1 << 20
 
 
-_interrupted = threading.Event()
-
-
 def interrupt(_signal: int, _frame: object) -> NoReturn:
     """Raise KeyboardInterrupt for SIGTERM too, so that the staging directory is removed."""
-    _interrupted.set()
     raise KeyboardInterrupt
-
-
-def stop_if_interrupted() -> None:
-    """Raise KeyboardInterrupt again: Python drops one from the callback of a weak reference.
-
-    Raises:
-        KeyboardInterrupt: A signal came.
-    """
-    if _interrupted.is_set():
-        _interrupted.clear()
-        raise KeyboardInterrupt
 
 
 @contextmanager
@@ -41,7 +25,6 @@ def uninterrupted() -> Iterator[None]:
 
     For the main thread.
     """
-    stop_if_interrupted()
     before = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
     try:
         yield

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-from importer.process import stop_if_interrupted
-
 
 class Progress:
     """One line a step, with its duration, on standard error."""
@@ -26,6 +24,5 @@ class Progress:
         started, done = time.perf_counter(), itertools.count(1)
         with self._console.status(title) as status:
             yield lambda: status.update(f"{title}: {next(done)} done")
-        stop_if_interrupted()
         seconds = time.perf_counter() - started
         self._console.print(f"✓ {title} ({seconds:.1f} s)", markup=False)

@@ -1,9 +1,7 @@
 """int8 by post-training quantisation of the ONNX graph (NNCF)."""
 
-import ctypes
 import logging
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -18,10 +16,6 @@ from importer.errors import ImportRefused
 
 if TYPE_CHECKING:
     import openvino as ov
-
-
-PR_SET_PDEATHSIG = 1
-"""Number in linux/prctl.h."""
 
 
 def quantise(onnx: Path, calibration: npt.NDArray[np.generic], path: Path) -> None:
@@ -40,9 +34,8 @@ def quantise(onnx: Path, calibration: npt.NDArray[np.generic], path: Path) -> No
     with tempfile.TemporaryDirectory() as folder:
         inputs = Path(folder) / "calibration.npy"
         np.save(inputs, calibration, allow_pickle=False)
-        words = [str(onnx), str(inputs), str(path), str(os.getpid())]
         done = subprocess.run(  # noqa: S603  (this program, no word of a client's)
-            [sys.executable, "-m", "importer.quantise", *words],
+            [sys.executable, "-m", "importer.quantise", str(onnx), str(inputs), str(path)],
             cwd=Path(__file__).resolve().parents[1],
             # NNCF reports usage to its makers unless this says it runs unattended.
             env={**os.environ, "CI": "true"},
@@ -87,14 +80,5 @@ def _has_attention(model: "ov.Model") -> bool:
     return len(softmax) > 1
 
 
-def _end_with_parent(parent: int) -> None:
-    """Have Linux kill this process when the import is killed (prctl(2), PR_SET_PDEATHSIG)."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it was killed before
-        sys.exit(1)
-
-
 if __name__ == "__main__":
-    # Before the libraries are imported, which takes seconds.
-    _end_with_parent(int(sys.argv[4]))
     _quantise(Path(sys.argv[1]), np.load(sys.argv[2], allow_pickle=False), Path(sys.argv[3]))
