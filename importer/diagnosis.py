@@ -11,7 +11,6 @@ import numpy.typing as npt
 from pydantic import ValidationError
 from torch import nn
 
-from image_classifier.artifact.format import ArtifactError
 from image_classifier.artifact.manifest import (
     InputSpec,
     Outputs,
@@ -78,7 +77,7 @@ class Comparison:
         activation gives are taken for probabilities.
 
         Raises:
-            ArtifactError: No row for an image, another width, or probabilities that the activation
+            ImportRefused: No row for an image, another width, or probabilities that the activation
                 does not give.
         """
         expected = given.rows([image.name for image in images], logits.shape[1])
@@ -90,12 +89,12 @@ class Comparison:
         ):
             return called
         if looks == ("unit-interval", "softmax"):
-            raise ArtifactError(
+            raise ImportRefused(
                 f"{given.path}: its probabilities do not sum to 1, as those of a softmax do; if "
                 "each label is right or not by itself, add --activation sigmoid"
             )
         if looks == ("probabilities", "sigmoid"):
-            raise ArtifactError(
+            raise ImportRefused(
                 f"{given.path}: its probabilities sum to 1 in each row, as those of a softmax do; "
                 "leave --activation sigmoid out"
             )

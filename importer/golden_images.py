@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from image_classifier.artifact.format import ArtifactError
+from importer.errors import ImportRefused
 from importer.labels import read_utf8
 from preprocessing import DecodeLimits, DecodeRules, decode_image
 from preprocessing.decode import container_of, upright_turn
@@ -81,14 +81,14 @@ def read_golden_images(
         among: Choose only images whose name, or its last part, is one of these.
 
     Raises:
-        ArtifactError: No image, or a table that cannot be read.
+        ImportRefused: No image, or a table that cannot be read.
     """
     names, notes = _image_names(folder)
     if among is not None:
         there = names
         names = [name for name in there if {name, name.rpartition("/")[2]} & set(among)]
         if not names:
-            raise ArtifactError(
+            raise ImportRefused(
                 f"{folder}: the reference names none of its images, such as {there[0]!r}, but "
                 f"{min(among)!r}; save the numbers of these files under the names they have here"
             )
@@ -196,7 +196,7 @@ def _classes_from_table(
     reader.fieldnames = columns
     column = LABEL_COLUMN if LABEL_COLUMN in columns else INDEX_COLUMN
     if FILE_COLUMN not in columns or column not in columns:
-        raise ArtifactError(
+        raise ImportRefused(
             f"{path}, line 1: the columns are {', '.join(columns) or 'none'}; expected a header "
             f"with {FILE_COLUMN} and {LABEL_COLUMN} (or {INDEX_COLUMN}, from 0), separated by "
             "commas"
@@ -215,14 +215,14 @@ def _classes_from_table(
             line = f"{path}, line {reader.line_num}"
             entry = (row[column] or "").strip()
             if not entry:
-                raise ArtifactError(f"{line}: {name} has no {column}; give one or remove the row")
+                raise ImportRefused(f"{line}: {name} has no {column}; give one or remove the row")
             above, _ = classes.setdefault(name, (entry, line))
             if above != entry:
-                raise ArtifactError(f"{line}: {name} is {entry!r}, and {above!r} above")
+                raise ImportRefused(f"{line}: {name} is {entry!r}, and {above!r} above")
     except csv_module.Error as error:
-        raise ArtifactError(f"{path}, line {reader.line_num}: {error}") from error
+        raise ImportRefused(f"{path}, line {reader.line_num}: {error}") from error
     if not classes:
-        raise ArtifactError(f"{path}: column {FILE_COLUMN!r} names none of the images; check it")
+        raise ImportRefused(f"{path}: column {FILE_COLUMN!r} names none of the images; check it")
     return column == INDEX_COLUMN, classes
 
 
@@ -247,7 +247,7 @@ def _image_names(folder: Path) -> tuple[list[str], list[str]]:
     for path in visible_files(folder):
         (names if begins_like_image(path) else others).append(path.relative_to(folder).as_posix())
     if not names:
-        raise ArtifactError(
+        raise ImportRefused(
             f"{folder}: holds no image ({len(others)} other files); expected JPEG, PNG, WebP, GIF "
             "or BMP"
         )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from image_classifier.artifact.format import ArtifactError
+from importer.errors import ImportRefused
 
 MAX_BYTES = 16 << 20
 """ImageNet-21k takes 0.5 MB; a larger file was given by mistake."""
@@ -42,15 +42,15 @@ def read_labels(path: Path) -> LabelFile:
     called "maillot" in some of its lists.
 
     Raises:
-        ArtifactError: None of these forms; an empty name; ids that are not 0, 1, 2, …; a line
+        ImportRefused: None of these forms; an empty name; ids that are not 0, 1, 2, …; a line
             that is more than a name.
     """
     if (size := path.stat().st_size) > MAX_BYTES:
-        raise ArtifactError(
+        raise ImportRefused(
             f"{path}: has {size} bytes, expected a file of names with {MAX_BYTES} at most"
         )
     if "\0" in (text := read_utf8(path)):
-        raise ArtifactError(f"{path}: holds zero bytes; expected a text file of names")
+        raise ImportRefused(f"{path}: holds zero bytes; expected a text file of names")
     notes: tuple[str, ...] = ()
     if text.lstrip().startswith(("[", "{")):
         names = _names_from_json(text, path)
@@ -58,9 +58,9 @@ def read_labels(path: Path) -> LabelFile:
         names, notes = _names_from_lines(text, path)
     labels = tuple(name.strip() for name in names)
     if not labels:
-        raise ArtifactError(f"{path}: holds no label; expected one name a line, or JSON")
+        raise ImportRefused(f"{path}: holds no label; expected one name a line, or JSON")
     if empty := [position for position, label in enumerate(labels) if not label]:
-        raise ArtifactError(
+        raise ImportRefused(
             f"{path}: the name of class {empty[0]} is empty ({len(empty)} in all); every class "
             "needs a name, and an empty line would shift those after it"
         )
@@ -74,7 +74,7 @@ def check_label_count(labels: Sequence[str], num_classes: int, activation: str) 
     first gets the rest.
 
     Raises:
-        ArtifactError: With both numbers.
+        ImportRefused: With both numbers.
     """
     binary = (num_classes, activation, len(labels)) == (1, "sigmoid", 2)
     if len(labels) == num_classes or binary:
@@ -82,7 +82,7 @@ def check_label_count(labels: Sequence[str], num_classes: int, activation: str) 
     hint = ""
     if len(labels) == num_classes + 1:
         hint = f"; the first is {labels[0]!r}: remove it if it is a header or a background class"
-    raise ArtifactError(
+    raise ImportRefused(
         f"labels: {len(labels)} names for the network's {num_classes} outputs; expected a name for "
         f"each output, in the order of the training{hint}"
     )
@@ -92,12 +92,12 @@ def read_utf8(path: Path) -> str:
     """Return the text of a file without its byte order mark.
 
     Raises:
-        ArtifactError: It is no UTF-8.
+        ImportRefused: It is no UTF-8.
     """
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ArtifactError(f"{path}: byte {error.start} is not UTF-8; save it as UTF-8") from error
+        raise ImportRefused(f"{path}: byte {error.start} is not UTF-8; save it as UTF-8") from error
 
 
 def _names_from_lines(text: str, path: Path) -> tuple[list[str], tuple[str, ...]]:
@@ -124,7 +124,7 @@ def _names_from_lines(text: str, path: Path) -> tuple[list[str], tuple[str, ...]
         notes.append(f"{path.name}: quotes around {sum(map(bool, quoted))} names are taken off")
     for number, name in enumerate(names, start=first_line):
         if "\t" in name or '"' in name[:1] + name[-1:]:
-            raise ArtifactError(
+            raise ImportRefused(
                 f"{path}, line {number}: {lines[number - first_line]!r} is more than a name; "
                 f"expected one name a line; {AS_JSON}"
             )
@@ -135,7 +135,7 @@ def _without_index(lines: list[str], path: Path, first_line: int) -> tuple[list[
     """Return the names in the order of their indexes, and what was taken off.
 
     Raises:
-        ArtifactError: Some lines have an index and others not, or the indexes do not count all
+        ImportRefused: Some lines have an index and others not, or the indexes do not count all
             classes from 0 or 1.
     """
     for place, pattern in (
@@ -146,7 +146,7 @@ def _without_index(lines: list[str], path: Path, first_line: int) -> tuple[list[
         matches = [match for match in found if match]
         if place == "first" and 1 < len(matches) < len(lines):  # one may be a name: "101, road"
             number = found.index(None)
-            raise ArtifactError(
+            raise ImportRefused(
                 f"{path}, line {number + first_line}: {lines[number]!r} has no index in front, "
                 f"other lines have one, such as {matches[0][0]!r}; write it here too, or {AS_JSON}"
             )
@@ -155,7 +155,7 @@ def _without_index(lines: list[str], path: Path, first_line: int) -> tuple[list[
         names = {int(match["index"]): match["name"] for match in matches}
         start = min(names)
         if start > 1 or sorted(names) != [*range(start, start + len(lines))]:
-            raise ArtifactError(
+            raise ImportRefused(
                 f"{path}, line {first_line}: {lines[0]!r} looks like an index and a name, but the "
                 f"indexes do not count from {min(start, 1)} to {min(start, 1) + len(lines) - 1}; "
                 f"{AS_JSON}"
@@ -168,7 +168,7 @@ def _without_index(lines: list[str], path: Path, first_line: int) -> tuple[list[
     numbers = [re.match(r"(\d+)[ .)-]+\D", line) for line in lines]
     counted = [int(match[1]) for match in numbers if match]
     if len(lines) > 1 and counted in ([*range(len(lines))], [*range(1, len(lines) + 1)]):
-        raise ArtifactError(
+        raise ImportRefused(
             f"{path}, line {first_line}: {lines[0]!r} begins with its number, as every line "
             f"does; expected the names alone; {AS_JSON}"
         )
@@ -180,21 +180,21 @@ def _names_from_json(text: str, path: Path) -> list[str]:
         by_id: dict[int, object] = {}
         for key, entry in pairs:
             if (class_id := _class_id(key, path)) in by_id:
-                raise ArtifactError(f"{path}: class {class_id} stands twice; give it one name")
+                raise ImportRefused(f"{path}: class {class_id} stands twice; give it one name")
             by_id[class_id] = entry
         return by_id
 
     try:
         value = json.loads(text, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
-        raise ArtifactError(
+        raise ImportRefused(
             f"{path}: starts like JSON, but {error}; expected a list of names or an object "
             "id → name"
         ) from error
     if isinstance(value, list):
         return [_name(entry, position, path) for position, entry in enumerate(value)]
     if missing := sorted(set(range(len(value))) - value.keys()):
-        raise ArtifactError(
+        raise ImportRefused(
             f"{path}: {len(value)} labels, but class {missing[0]} has none (ids go up to "
             f"{max(value)}); expected ids 0 to {len(value) - 1}"
         )
@@ -203,7 +203,7 @@ def _names_from_json(text: str, path: Path) -> list[str]:
 
 def _class_id(key: str, path: Path) -> int:
     if not (key.isascii() and key.isdecimal()):
-        raise ArtifactError(
+        raise ImportRefused(
             f"{path}: key {key!r} is not a class id; expected an object id → name, "
             'e.g. {"0": "cat"}, not name → id'
         )
@@ -215,7 +215,7 @@ def _name(entry: object, position: int, path: Path) -> str:
     if isinstance(entry, list) and len(entry) == 2 and WORDNET_ID.fullmatch(str(entry[0])):
         entry = entry[1]
     if not isinstance(entry, str):
-        raise ArtifactError(
+        raise ImportRefused(
             f"{path}: class {position} is {json.dumps(entry)[:60]}, expected a name"
         )
     return entry

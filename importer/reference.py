@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from image_classifier.artifact.format import ArtifactError
+from importer.errors import ImportRefused
 from importer.plausibility import output_kind
 
 Kind = Literal["logits", "probabilities"]
@@ -38,23 +38,23 @@ class Reference:
         A name is looked up whole and then by its last part, where the reference uses no folders.
 
         Raises:
-            ArtifactError: An image has no row, or rows have another width.
+            ImportRefused: An image has no row, or rows have another width.
         """
         width = next(iter(self.by_name.values())).size
         if width != num_classes:
-            raise ArtifactError(
+            raise ImportRefused(
                 f"{self.path}: rows have {width} values, the network gives {num_classes} logits"
             )
         keys = [name if name in self.by_name else name.rpartition("/")[2] for name in names]
         missing = [name for name, key in zip(names, keys, strict=True) if key not in self.by_name]
         if missing:
-            raise ArtifactError(
+            raise ImportRefused(
                 f"{self.path}: no row for {len(missing)} of {len(names)} golden images, such as "
                 f"{missing[0]!r}; it has {len(self.by_name)} rows, such as "
                 f"{next(iter(self.by_name))!r}"
             )
         if len(set(keys)) != len(keys):
-            raise ArtifactError(
+            raise ImportRefused(
                 f"{self.path}: two golden images share one row; name them with their folders"
             )
         return np.stack([self.by_name[key] for key in keys])
@@ -66,12 +66,12 @@ def read_reference(path: Path) -> Reference:
     `labels`, the names of the classes in the order of the columns, may stand beside them.
 
     Raises:
-        ArtifactError: Another form, or a value that is not finite.
+        ImportRefused: Another form, or a value that is not finite.
     """
     arrays = _arrays(path)
     kinds = [kind for kind in get_args(Kind) if kind in arrays]
     if "files" not in arrays or len(kinds) != 1:
-        raise ArtifactError(
+        raise ImportRefused(
             f"{path}: holds {', '.join(arrays) or 'nothing'}; expected files, and either logits or "
             f"probabilities; {HOW_TO}"
         )
@@ -79,25 +79,25 @@ def read_reference(path: Path) -> Reference:
     try:
         rows = arrays[kind].astype(np.float64)
     except (TypeError, ValueError) as error:
-        raise ArtifactError(f"{path}: {kind} are not numbers; expected floats") from error
+        raise ImportRefused(f"{path}: {kind} are not numbers; expected floats") from error
     if names.ndim != 1 or rows.ndim != 2 or len(names) != len(rows) or not rows.size:
-        raise ArtifactError(
+        raise ImportRefused(
             f"{path}: files has shape {names.shape}, {kind} {rows.shape}; expected (n,) "
             "and (n, classes)"
         )
     by_name = {str(name).replace("\\", "/"): row for name, row in zip(names, rows, strict=True)}
     if len(by_name) != len(names):
-        raise ArtifactError(f"{path}: a name stands in files twice")
+        raise ImportRefused(f"{path}: a name stands in files twice")
     if bad := [name for name, row in by_name.items() if not np.isfinite(row).all()]:
-        raise ArtifactError(f"{path}: {bad[0]}: has NaN or infinite values; compute it again")
+        raise ImportRefused(f"{path}: {bad[0]}: has NaN or infinite values; compute it again")
     if kind == "probabilities" and output_kind(rows) not in ("probabilities", "unit-interval"):
-        raise ArtifactError(
+        raise ImportRefused(
             f"{path}: what is called probabilities does not lie in [0, 1]; divide percentages by "
             "100, and save logits as logits"
         )
     labels = arrays.get("labels")
     if labels is not None and labels.shape != (rows.shape[1],):
-        raise ArtifactError(
+        raise ImportRefused(
             f"{path}: labels has shape {labels.shape}; expected ({rows.shape[1]},): the name of "
             f"the class of each column of {kind}"
         )
@@ -116,13 +116,13 @@ def check_label_order(reference: Reference, labels: Sequence[str]) -> None:
     folder, and the label file by words.
 
     Raises:
-        ArtifactError: A name that both have stands at another position.
+        ImportRefused: A name that both have stands at another position.
     """
     if reference.labels is None:
         return
     for position, (own, theirs) in enumerate(zip(labels, reference.labels, strict=False)):
         if own != theirs and own in reference.labels and theirs in labels:
-            raise ArtifactError(
+            raise ImportRefused(
                 f"labels: class {position} is {own!r}, in {reference.path} it is {theirs!r}; put "
                 "the labels in the order of the notebook's"
             )
@@ -134,6 +134,6 @@ def _arrays(path: Path) -> dict[str, NDArray[np.generic]]:
             return {name: archive[name] for name in archive.files}
     # TypeError: an npy file, which is one array.
     except (ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise ArtifactError(
+        raise ImportRefused(
             f"{path}: not an npz file of plain arrays ({error}); {HOW_TO}"
         ) from error

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from image_classifier.artifact.format import ArtifactError
+from importer.errors import ImportRefused
 from importer.golden_images import GoldenImage, GoldenImages
 from importer.plausibility import Classes, Finding, at_least, check_findings
 
@@ -71,8 +71,8 @@ def decide_targets(
         notebook_labels: Labels that came with `--reference`: they prove the order of numbers.
 
     Raises:
-        ArtifactError: An image has a class that does not exist.
-        ImportRefused: Several orders fit and the images do not tell which is right.
+        ImportRefused: An image has a class that does not exist; or several orders fit and the
+            images do not tell which is right.
     """
     found: dict[object, Reading] = {}
     for reading in _readings(golden, labels):  # the one that the files suggest comes first
@@ -176,11 +176,11 @@ def _index(image: GoldenImage, labels: Sequence[str], *, names_too: bool) -> int
     if indexes and _is_number(text) and int(text) < len(labels):
         return int(text)
     if (count := labels.count(text)) > 1:
-        raise ArtifactError(
+        raise ImportRefused(
             f"{image.class_from}: {text!r} is the label of {count} classes; give the index"
         )
     expected = [*(["a label"] if names_too else []), *(["an index"] if indexes else [])]
-    raise ArtifactError(
+    raise ImportRefused(
         f"{image.class_from}: {text!r} is not {' or '.join(expected)}"
         f"{f' from 0 to {len(labels) - 1}' if indexes else ''}; labels are "
         f"{', '.join(map(repr, labels[:3]))}{', …' * (len(labels) > 3)}"

@@ -21,12 +21,10 @@ from image_classifier.artifact.store import ModelLock
 from image_classifier.errors import (
     DeadlineExceeded,
     MalformedRequest,
-    MethodNotAllowed,
     NotFound,
     NotReady,
     Overloaded,
     TemporaryError,
-    UnsupportedMediaType,
 )
 from image_classifier.http.metrics import CLIENT_GONE, RequestMetrics
 from image_classifier.http.schemas import (
@@ -47,7 +45,7 @@ from image_classifier.http.uploads import BodyBudget, read_upload
 from image_classifier.inference.batcher import Answer
 from image_classifier.logs import ErrorLog, logger
 from image_classifier.settings import Settings
-from preprocessing.errors import ClientError
+from preprocessing.errors import ClientError, UnsupportedImage
 
 DESCRIPTION = """\
 Classifies one image a request: JPEG, PNG, WebP, GIF or BMP (first frame).
@@ -375,7 +373,7 @@ def _answer_to(request: Request, error: ClientError) -> Response:
     headers = {}
     if isinstance(error, TemporaryError):
         headers["retry-after"] = str(error.retry_after_s)
-    if isinstance(error, UnsupportedMediaType):
+    if isinstance(error, UnsupportedImage):
         headers["accept-encoding"] = "identity"  # RFC 9110, section 15.5.16
     numbers = error.numbers if isinstance(error, Overloaded) else ""
     return _error_response(request, error.code, str(error), headers, numbers)
@@ -396,7 +394,7 @@ async def _http_exception(request: Request, error: HTTPException) -> Response:
             methods = _methods(request.app, request.url.path)
             allow = ", ".join(sorted(methods)) or "GET, HEAD"  # a file's
             message = f"the path takes {allow}"  # unnamed: text of clients stays out of the log
-            return _error_response(request, MethodNotAllowed.code, message, {"allow": allow})
+            return _error_response(request, "method_not_allowed", message, {"allow": allow})
         case HTTPStatus.SERVICE_UNAVAILABLE:
             return await _client_error(request, NotReady("the model cannot be reached; try again"))
     raise error

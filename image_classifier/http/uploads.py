@@ -11,13 +11,8 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from image_classifier.errors import (
-    BodyTooLarge,
-    BodyTooSlow,
-    MalformedRequest,
-    Overloaded,
-    UnsupportedMediaType,
-)
+from image_classifier.errors import BodyTooSlow, MalformedRequest, Overloaded
+from preprocessing.errors import FileTooLarge, UnsupportedImage
 
 BODY_TIMEOUT_S = 60
 """Slower bodies are aborted with 408; otherwise an open connection would delay shutdown."""
@@ -83,8 +78,8 @@ async def read_upload(request: Request, reserve: Callable[[int], None], max_byte
 
     Raises:
         MalformedRequest: A part is missing, repeated, unknown, or text where a file belongs.
-        UnsupportedMediaType: Neither a form nor a raw file, or compressed.
-        BodyTooLarge: The body is declared, or turns out, to be larger than `max_bytes`.
+        UnsupportedImage: Neither a form nor a raw file, or compressed.
+        FileTooLarge: The body is declared, or turns out, to be larger than `max_bytes`.
         BodyTooSlow: The body took longer than `BODY_TIMEOUT_S`.
         Overloaded: `reserve` found no memory for it.
         starlette.requests.ClientDisconnect: The connection ended before the body did.
@@ -94,7 +89,7 @@ async def read_upload(request: Request, reserve: Callable[[int], None], max_byte
         raise MalformedRequest(f"unknown query parameter {unknown[0][:64]!r}; expected top_k")
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding != "identity":
-        raise UnsupportedMediaType(
+        raise UnsupportedImage(
             f"the content encoding {encoding[:64]!r} is not supported; send the body as it is"
         )
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -108,7 +103,7 @@ async def read_upload(request: Request, reserve: Callable[[int], None], max_byte
                 return await _form_upload(request, chunks, top_ks)
     except TimeoutError as error:
         raise BodyTooSlow(f"the body took longer than {BODY_TIMEOUT_S} s") from error
-    raise UnsupportedMediaType(f"the content type {kind[:64]!r} is not supported; {EXPECTED}")
+    raise UnsupportedImage(f"the content type {kind[:64]!r} is not supported; {EXPECTED}")
 
 
 async def _chunks(
@@ -116,12 +111,12 @@ async def _chunks(
 ) -> AsyncGenerator[bytes]:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > max_bytes:
-        raise BodyTooLarge(f"the body has {int(declared)} bytes, the limit is {max_bytes}")
+        raise FileTooLarge(f"the body has {int(declared)} bytes, the limit is {max_bytes}")
     length = 0
     async for chunk in request.stream():
         length += len(chunk)
         if length > max_bytes:
-            raise BodyTooLarge(f"the body has more than {max_bytes} bytes")
+            raise FileTooLarge(f"the body has more than {max_bytes} bytes")
         reserve(len(chunk))
         yield chunk
 

@@ -7,13 +7,9 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from image_classifier.errors import (
-    BodyTooLarge,
-    MalformedRequest,
-    Overloaded,
-    UnsupportedMediaType,
-)
+from image_classifier.errors import MalformedRequest, Overloaded
 from image_classifier.http.uploads import BodyBudget, Upload, read_upload
+from preprocessing.errors import FileTooLarge, UnsupportedImage
 from tests.http.fakes import Connection, scope_of
 from tests.http.fakes import body as chunk
 
@@ -81,7 +77,7 @@ def test_a_raw_body_is_the_image_whatever_kind_it_says() -> None:
 def test_another_kind_or_encoding_is_refused_by_its_name(
     content_type: str, encoding: str, said: str
 ) -> None:
-    with pytest.raises(UnsupportedMediaType, match=said):
+    with pytest.raises(UnsupportedImage, match=said):
         read(IMAGE, content_type, content_encoding=encoding)
 
 
@@ -142,12 +138,12 @@ def test_a_body_of_the_limit_passes_and_one_byte_more_does_not() -> None:
     pieces = [chunk(b"abc", more=True), chunk(b"de", more=True)]
 
     assert read_chunks([*pieces, chunk(b"")], None, max_bytes=5).image == b"abcde"
-    with pytest.raises(BodyTooLarge, match="more than 5 bytes"):
+    with pytest.raises(FileTooLarge, match="more than 5 bytes"):
         read_chunks([*pieces, chunk(b"f", more=True)], None, max_bytes=5)
     # A declared size is refused unread, and a small one is no promise.
-    with pytest.raises(BodyTooLarge, match="the body has 6 bytes, the limit is 5"):
+    with pytest.raises(FileTooLarge, match="the body has 6 bytes, the limit is 5"):
         read_chunks([], None, max_bytes=5, content_length="6")
-    with pytest.raises(BodyTooLarge, match="more than 5 bytes"):
+    with pytest.raises(FileTooLarge, match="more than 5 bytes"):
         read_chunks([chunk(b"abcdef")], None, max_bytes=5, content_length="1")
 
 

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from image_classifier.artifact.format import ArtifactError
 from importer.errors import ImportRefused
 from importer.golden_images import GoldenImage, balanced_choice, decoding_notes, read_golden_images
 from importer.targets import Targets, decide_targets
@@ -53,7 +52,7 @@ def test_files_that_are_no_image_are_left_out_with_a_note(tmp_path: Path) -> Non
     assert golden.notes == ("2 files that are no image left out: notes.txt, sound.wav",)
     (folder / "a.png").unlink()
     (folder / "no_ending").unlink()
-    with pytest.raises(ArtifactError, match=r"holds no image \(2 other files\)"):
+    with pytest.raises(ImportRefused, match=r"holds no image \(2 other files\)"):
         read_golden_images(folder, 9)
 
 
@@ -115,7 +114,7 @@ def test_only_images_that_a_reference_names_are_chosen(tmp_path: Path) -> None:
 
     assert [image.name for image in golden.images] == ["cat/2.png", "dog/3.png"]
     with pytest.raises(
-        ArtifactError, match=r"names none .* 'cat/1\.png', but 'other/1\.png'; save"
+        ImportRefused, match=r"names none .* 'cat/1\.png', but 'other/1\.png'; save"
     ):
         read_golden_images(folder, 9, among=["other/1.png"])
 
@@ -148,7 +147,7 @@ def test_a_given_table_wins_over_folders_and_images_without_a_row_are_counted(
 def test_a_table_that_misleads_is_refused_with_its_line(
     tmp_path: Path, table: str, reason: str
 ) -> None:
-    with pytest.raises(ArtifactError, match=f"labels.csv.*{reason}"):
+    with pytest.raises(ImportRefused, match=f"labels.csv.*{reason}"):
         targets_of(folder_of(tmp_path, "a.png", table=table))
 
 
@@ -180,7 +179,7 @@ def test_sub_folders_name_the_class(
 def test_a_folder_that_names_no_class_beside_one_that_does_is_refused(
     tmp_path: Path, other: str
 ) -> None:
-    with pytest.raises(ArtifactError, match=f"'{other}' is (not a label|the label of 2)"):
+    with pytest.raises(ImportRefused, match=f"'{other}' is (not a label|the label of 2)"):
         targets_of(folder_of(tmp_path, "cat/1.png", f"{other}/1.png"))
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from image_classifier.artifact.format import ArtifactError
 from image_classifier.artifact.store import open_in_store
 from image_classifier.inference.predictions import Prediction, top_k_predictions
 from importer.errors import ImportRefused
@@ -153,5 +152,5 @@ def test_probabilities_that_the_activation_does_not_give_are_refused(
     files = list(colour_logits(tmp_path))
     np.savez(tmp_path / "reference.npz", files=files, probabilities=[rows] * len(files))
 
-    with pytest.raises(ArtifactError, match=reason):
+    with pytest.raises(ImportRefused, match=reason):
         import_quietly(given, tmp_path / "model.lock")

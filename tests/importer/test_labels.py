@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from image_classifier.artifact.format import ArtifactError
+from importer.errors import ImportRefused
 from importer.labels import LabelFile, check_label_count, read_labels
 
 
@@ -93,7 +93,7 @@ def test_what_stands_beside_the_names_is_taken_off_with_a_note(
 def test_a_misleading_label_file_is_refused_with_the_reason(
     tmp_path: Path, content: str | bytes, reason: str
 ) -> None:
-    with pytest.raises(ArtifactError, match=f"labels.*{reason}"):
+    with pytest.raises(ImportRefused, match=f"labels.*{reason}"):
         read(tmp_path, content)
 
 
@@ -101,7 +101,7 @@ def test_the_count_must_equal_the_width_of_the_logits() -> None:
     check_label_count(("a", "b"), 2, "softmax")
     check_label_count(("no", "yes"), 1, "sigmoid")
 
-    with pytest.raises(ArtifactError, match="2 names for the network's 3 outputs"):
+    with pytest.raises(ImportRefused, match="2 names for the network's 3 outputs"):
         check_label_count(("a", "b"), 3, "softmax")
-    with pytest.raises(ArtifactError, match=r"3 names for .* 2 outputs; .*'background': remove it"):
+    with pytest.raises(ImportRefused, match=r"3 names for .* 2 outputs; .*'background': remove it"):
         check_label_count(("background", "a", "b"), 2, "softmax")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from image_classifier.artifact.format import ArtifactError
+from importer.errors import ImportRefused
 from importer.reference import Reference, check_label_order, read_reference
 from tests.importer.test_weights_hostile import Payload
 
@@ -44,7 +44,7 @@ def test_rows_come_in_the_order_of_the_images_by_whole_name_or_last_part(tmp_pat
 def test_images_without_a_row_of_their_own_are_refused(
     tmp_path: Path, names: list[str], width: int, reason: str
 ) -> None:
-    with pytest.raises(ArtifactError, match=reason):
+    with pytest.raises(ImportRefused, match=reason):
         logits(tmp_path, LOGITS).rows(names, width)
 
 
@@ -63,7 +63,7 @@ def test_images_without_a_row_of_their_own_are_refused(
     ],
 )
 def test_another_form_is_refused(tmp_path: Path, arrays: dict[str, object], reason: str) -> None:
-    with pytest.raises(ArtifactError, match=rf"reference\.npz: .*{reason}"):
+    with pytest.raises(ImportRefused, match=rf"reference\.npz: .*{reason}"):
         npz(tmp_path, **arrays)
 
 
@@ -77,14 +77,14 @@ def test_a_file_of_another_kind_is_refused_with_the_way_to_make_one(
 ) -> None:
     (tmp_path / "reference").write_bytes(data)
 
-    with pytest.raises(ArtifactError, match=r"not an npz file.*python -m importer\.notebook"):
+    with pytest.raises(ImportRefused, match=r"not an npz file.*python -m importer\.notebook"):
         read_reference(tmp_path / "reference")
 
 
 def test_a_pickle_in_an_npz_does_not_run(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
 
-    with pytest.raises(ArtifactError, match="not an npz file of plain arrays"):
+    with pytest.raises(ImportRefused, match="not an npz file of plain arrays"):
         npz(tmp_path, files=np.array([Payload(victim)], dtype=object), logits=[[1.0]])
 
     assert not victim.exists()
@@ -98,7 +98,7 @@ def test_labels_of_the_notebook_in_another_order_are_refused(tmp_path: Path) -> 
 
     check_label_order(reference, ("cat", "dog", "fox"))
     check_label_order(reference, ("Katze", "Hund", "Fuchs"))  # other words: nothing to compare
-    with pytest.raises(ArtifactError, match=r"class 1 is 'fox', in .* it is 'dog'"):
+    with pytest.raises(ImportRefused, match=r"class 1 is 'fox', in .* it is 'dog'"):
         check_label_order(reference, ("cat", "fox", "dog"))
 
 
