@@ -77,15 +77,6 @@ def page_router(settings: Settings, lock: ModelLock, bodies: BodyBudget) -> APIR
             inspection.describe, state.artifact, lock.tag, running, verified=verified
         )
 
-    @router.post("/api/digest")
-    async def recompute_digest(request: Request, name: str) -> dict[str, Any]:
-        artifact = request.app.state.artifact
-        expected = artifact.pinned_files().get(name)
-        if expected is None:
-            raise NotFound("no such file has a digest")
-        async with one_at_a_time:
-            return await asyncio.to_thread(inspection.recompute_digest, artifact, name, expected)
-
     @router.get("/api/golden/{index}")
     async def golden_file(request: Request, index: int) -> Response:
         artifact = request.app.state.artifact

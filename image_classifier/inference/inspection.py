@@ -281,17 +281,3 @@ async def check_sample(artifact: Artifact, classifier: Classifier, index: int) -
         "passed": not failure,
         "milliseconds": elapsed_ms,
     }
-
-
-def recompute_digest(artifact: Artifact, name: str, expected: str) -> Json:
-    """Compute the digest of a file from its bytes as they are."""
-    begun = time.perf_counter()
-    actual = sha256_file(artifact.path_of(name))
-    milliseconds = (time.perf_counter() - begun) * 1e3
-    return {
-        "name": name,
-        "expected": expected,
-        "actual": actual,
-        "equal": actual == expected,
-        "milliseconds": milliseconds,
-    }

@@ -1,6 +1,5 @@
 // The inspector: what the running process has loaded, with the proof.
 
-import { ask } from "./api.js";
 import { $, h, highlighted } from "./dom.js";
 import { number, text, translate } from "./i18n.js";
 import { plot } from "./plot.js";
@@ -59,23 +58,8 @@ function proof() {
 }
 
 function files() {
-  const rows = data.files.map((file) => {
-    const result = h("span", { role: "status" });
-    const button = h("button", { type: "button", className: "small", t: "compute" });
-    translate(button, "compute_named", { name: file.name }, true);
-    button.addEventListener("click", async () => {
-      button.disabled = true;
-      try {
-        const digest = await ask(`api/digest?name=${encodeURIComponent(file.name)}`, { method: "POST" });
-        result.replaceChildren(h("span", { className: digest.equal ? "good" : "bad", t: digest.equal ? "equal" : "differs" }), ` ${number(digest.milliseconds)} ms `, mono(digest.actual));
-      } catch (error) {
-        result.replaceChildren(h("span", { className: "bad", t: `error_${error.code ?? "unreachable"}` }));
-      }
-      button.disabled = false;
-    });
-    return [mono(file.name), bytes(file.size_bytes), file.pinned_by === "nothing" ? h("span", { t: "nothing" }) : file.pinned_by,
-      file.sha256 ? h("span", {}, mono(`${file.sha256.slice(0, 16)}… `), button, " ", result) : "–"];
-  });
+  const rows = data.files.map((file) => [mono(file.name), bytes(file.size_bytes), file.pinned_by === "nothing" ? h("span", { t: "nothing" }) : file.pinned_by,
+    file.sha256 ? mono(`${file.sha256.slice(0, 16)}…`) : "–"]);
   return [h("p", { className: "note", t: "files_note" }), table(["file", "size", "pinned_by", "sha256"], rows)];
 }
 

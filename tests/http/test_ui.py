@@ -120,8 +120,6 @@ def test_nothing_but_files_of_the_page_and_of_the_artifact_is_read(client: Clien
     for name in ("../http/ui.py", "%2e%2e/errors.py", "vendor/vendor.json", "x"):
         answer = client.get(f"/ui/{name}")
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
-    for name in ("../artifact/labels.json", "/etc/passwd", "record.json", ""):
-        assert client.post("/ui/api/digest", params={"name": name}).status_code == 404
     for question in ("golden/2", "golden/-1"):
         assert client.get(f"/ui/api/{question}").status_code == 404
     assert client.post("/ui/api/selfcheck/2").status_code == 404
@@ -206,17 +204,6 @@ def test_the_model_card_has_the_plan_and_the_certificate_of_the_rate(
     assert (card["slo"]["highest_rate_per_s"], card["slo"]["machine"]["cpu"]) == (100, "one")
     assert (card["engine"]["name"], card["engine"]["batch_sizes"]) == ("openvino-fp32", [1, 4])
     assert card["engine"]["service_time_ms"] == 4.123
-
-
-def test_a_digest_is_computed_from_the_file_as_it_is(client: Client, root: Path) -> None:
-    before = client.post("/ui/api/digest?name=labels.json").json()
-    (root / "labels.json").write_bytes(b"other")
-
-    after = client.post("/ui/api/digest?name=labels.json").json()
-
-    assert (before["equal"], after["equal"]) == (True, False)
-    assert after["actual"] == hashlib.sha256(b"other").hexdigest()
-    assert after["expected"] == before["actual"]
 
 
 def test_the_self_check_compares_served_with_reference_logits(

@@ -189,9 +189,7 @@ def test_the_bars_of_models_without_softmax_have_their_values_and_a_note(
 
 
 @pytest.mark.all
-def test_the_inspector_finds_labels_shows_engines_and_computes_digests(
-    open_page: OpenPage,
-) -> None:
+def test_the_inspector_finds_labels_and_shows_engines_and_digests(open_page: OpenPage) -> None:
     page = open_page("inspector")
 
     page.fill("#inspector-labels input", "7")
@@ -202,14 +200,8 @@ def test_the_inspector_finds_labels_shows_engines_and_computes_digests(
     assert row.inner_text().split("\t") == ["block1.0.weight", "(16, 1, 3, 3)", "F32", "144"]
     assert page.locator("#inspector-sources .token.keyword").count() > 0
     assert "unproven" in page.inner_text("#inspector-proof")
-
     file = page.locator("#inspector-files tr", has_text="engines/network.onnx")
-    file.get_by_role("button").click()
-    file.locator(".good").wait_for()
-    assert "equal" in file.inner_text()
-    digest = re.search(r"[0-9a-f]{64}", file.inner_text())
-    assert digest is not None
-    assert file.inner_text().count(digest[0][:16]) == 2
+    assert re.search(r"[0-9a-f]{16}…", file.inner_text())
 
 
 @pytest.mark.all
