@@ -11,12 +11,7 @@ import numpy.typing as npt
 from pydantic import ValidationError
 from torch import nn
 
-from image_classifier.artifact.manifest import (
-    InputSpec,
-    Outputs,
-    PreprocessingEntry,
-    describe_geometry,
-)
+from image_classifier.artifact.manifest import InputSpec, Outputs, PreprocessingEntry
 from image_classifier.inference.engine import Batch, Logits
 from image_classifier.inference.predictions import activate
 from importer.errors import ImportRefused
@@ -24,6 +19,7 @@ from importer.golden_images import GoldenImage
 from importer.pixels_to_logits import PixelsToLogits, run_reference
 from importer.plausibility import output_kind
 from importer.reference import Kind, Reference
+from importer.report import describe_geometry
 from preprocessing import DecodeLimits, PreprocessingSpec, Resize, SpecPreprocessing, to_input
 from preprocessing.errors import ImageRejected, PreprocessingBug
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import JsonValue
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
 from image_classifier.artifact.format import WEIGHTS_NAME
-from image_classifier.artifact.manifest import Architecture
+from image_classifier.artifact.manifest import TORCHVISION, Architecture
 from importer.captured_source import capture_source
 from importer.endings import network_ending
 from importer.errors import ImportRefused
@@ -38,6 +39,8 @@ from preprocessing.isolated_source import load_isolated
 ARCHITECTURE_FOLDER = "architecture"
 ORIGINAL_FOLDER = "original"
 """Where a finished graph is kept as it was given, in place of architecture and weights."""
+NOT_SETTABLE = frozenset({"weights", "weights_backbone", "progress", "pretrained"})
+"""Builder arguments that decide about weights, which come from the checkpoint alone."""
 Activation = Literal["softmax", "sigmoid", "none"]
 
 
@@ -75,7 +78,7 @@ def read_network(options: ModelOptions, staging_dir: Path) -> ModelSource:
         OperatorError: What is wrong with either, and what to do.
     """
     text = str(options.network)
-    architecture = Architecture.parse(text, options.network_kwargs)
+    architecture = parse_architecture(text, options.network_kwargs)
     name = architecture.torchvision
     published = None if name is None else published_weights(name, options.weights)
     path = Path(options.weights)
@@ -103,6 +106,25 @@ def read_network(options: ModelOptions, staging_dir: Path) -> ModelSource:
         ignored_weights=ignored,
         notes=notes,
     )
+
+
+def parse_architecture(text: str, kwargs: dict[str, JsonValue]) -> Architecture:
+    """Read `torchvision:resnet50` or `path/network.py:build`.
+
+    Only the name of the file is kept.
+
+    Raises:
+        ImportRefused: A keyword decides about weights.
+    """
+    if refused := sorted(NOT_SETTABLE & kwargs.keys()):
+        raise ImportRefused(
+            f"network {text}: argument {', '.join(refused)} cannot be set; "
+            "weights come from the checkpoint alone"
+        )
+    origin, _, name = text.rpartition(":")
+    if origin == TORCHVISION:
+        return Architecture(torchvision=name, kwargs=kwargs)
+    return Architecture(file=Path(origin).name, builder=name, kwargs=kwargs)
 
 
 def read_graph(path: Path, staging_dir: Path) -> ModelSource:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Literal
 from image_classifier.artifact.artifact import Artifact
 from image_classifier.artifact.evidence import Certificate
 from image_classifier.artifact.format import file_names
-from image_classifier.artifact.manifest import describe_geometry
 from image_classifier.artifact.record import EngineAttempt, ImportRecord, Plan
 from image_classifier.artifact.store import Entry
 from image_classifier.inference.plan import best_point
+from preprocessing import PreprocessingSpec
 
 if TYPE_CHECKING:  # they load torch and the engines
     from importer.pipeline import Imported
@@ -218,3 +218,12 @@ class AnswerPrinter:
                 self._csv.writerow((answer.file, "", "", "", "", error))
             for row in ranked:
                 self._csv.writerow((answer.file, *row, ""))
+
+
+def describe_geometry(spec: PreprocessingSpec) -> str:
+    """Resize and crop in words."""
+    resize = "no resize"
+    if spec.resize is not None:
+        kind = "the shorter side" if spec.resize.mode == "shorter_side" else "both sides (squash)"
+        resize = f"resize {kind} to {spec.resize.size}"
+    return f"{resize}, {'no crop' if spec.crop is None else f'crop {spec.crop}'}"

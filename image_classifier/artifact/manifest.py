@@ -1,8 +1,8 @@
 """The identity of an artifact: everything that decides an answer, with the digest of each file."""
 
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
@@ -22,8 +22,6 @@ from image_classifier.artifact.format import (
 from preprocessing import DecodeRules, Preprocessing, PreprocessingSpec
 
 TORCHVISION = "torchvision"
-NOT_SETTABLE = frozenset({"weights", "weights_backbone", "progress", "pretrained"})
-"""Builder arguments that decide about weights, which come from the checkpoint alone."""
 
 
 class Architecture(BaseModel):
@@ -51,30 +49,6 @@ class Architecture(BaseModel):
             raise ValueError("file and builder belong together")
         return self
 
-    @classmethod
-    def parse(cls, text: str, kwargs: Mapping[str, JsonValue]) -> "Architecture":
-        """Read `torchvision:resnet50` or `path/network.py:build`.
-
-        Only the name of the file is kept.
-
-        Raises:
-            ArtifactError: Neither form, or a keyword that decides about weights.
-        """
-        if refused := sorted(NOT_SETTABLE & kwargs.keys()):
-            raise ArtifactError(
-                f"network {text}: argument {', '.join(refused)} cannot be set; "
-                "weights come from the checkpoint alone"
-            )
-        origin, _, name = text.rpartition(":")
-        if origin == TORCHVISION and name.isidentifier():
-            return cls(torchvision=name, kwargs=dict(kwargs))
-        if origin.endswith(".py") and name.isidentifier():
-            return cls(file=Path(origin).name, builder=name, kwargs=dict(kwargs))
-        raise ArtifactError(
-            f"network {text!r}: expected torchvision:NAME or PATH.py:FUNCTION, "
-            "e.g. torchvision:resnet50 or network.py:build"
-        )
-
     def __str__(self) -> str:
         origin = (
             f"{TORCHVISION}:{self.torchvision}"
@@ -83,15 +57,6 @@ class Architecture(BaseModel):
         )
         given = ", ".join(f"{name}={value!r}" for name, value in self.kwargs.items())
         return f"{origin}({given})" if given else origin
-
-
-def describe_geometry(spec: PreprocessingSpec) -> str:
-    """Resize and crop in words."""
-    resize = "no resize"
-    if spec.resize is not None:
-        kind = "the shorter side" if spec.resize.mode == "shorter_side" else "both sides (squash)"
-        resize = f"resize {kind} to {spec.resize.size}"
-    return f"{resize}, {'no crop' if spec.crop is None else f'crop {spec.crop}'}"
 
 
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?$")]

@@ -206,13 +206,3 @@ def read_slo(root: Path) -> SloCertificate | None:
     """
     path, remedy = root / SLO_NAME, "delete it, or measure again with `make certify`"
     return read_model(SloCertificate, path, remedy)[0] if path.is_file() else None
-
-
-def write_slo(root: Path, certificate: SloCertificate) -> Path:
-    """Replace the certificate in one step and return its path."""
-    path = root / SLO_NAME
-    # Outside the artifact, whose files are all accounted for: a start in between must not fail.
-    temporary = root.with_name(f".{root.name}.{SLO_NAME}")
-    temporary.write_bytes(certificate.to_json())
-    temporary.replace(path)
-    return path

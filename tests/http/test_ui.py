@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from PIL import Image
 
 from image_classifier.artifact.artifact import open_artifact
-from image_classifier.artifact.record import Plan, write_slo
+from image_classifier.artifact.record import Plan
 from image_classifier.http.app import create_app
 from image_classifier.http.metrics import RequestMetrics
 from image_classifier.http.schemas import ERRORS
@@ -196,7 +196,7 @@ def test_the_inspection_has_weights_refused_engines_and_what_is_unproven(
 def test_the_model_card_has_the_plan_and_the_certificate_of_the_rate(
     client: Client, root: Path
 ) -> None:
-    write_slo(root, SLO)
+    (root / "slo.json").write_bytes(SLO.to_json())
     client.app.state.artifact = open_artifact(root)
 
     card = client.get("/model").json()

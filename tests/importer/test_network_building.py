@@ -8,13 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from image_classifier.artifact.format import ArtifactError
 from image_classifier.artifact.manifest import Architecture
 from importer.errors import ImportRefused
 from importer.network import (
     ModelSource,
     activation_of,
     build_network,
+    parse_architecture,
     read_network,
     run_network,
 )
@@ -23,25 +23,16 @@ from importer.options import ModelOptions
 
 def network_of(folder: Path, source: str, builder: str = "build", **kwargs: Any) -> Any:
     (folder / "net.py").write_text(source)
-    return build_network(Architecture.parse(f"net.py:{builder}", kwargs), folder)
+    return build_network(Architecture(file="net.py", builder=builder, kwargs=kwargs), folder)
 
 
-# Names
+# Arguments
 
 
-@pytest.mark.parametrize(
-    ("text", "kwargs", "message"),
-    [
-        ("torchvision:resnet18", {"pretrained": True}, "pretrained cannot be set"),
-        ("torchvision:resnet18", {"weights_backbone": "x"}, "weights_backbone cannot be set"),
-        ("torchvision:", {}, r"expected torchvision:NAME or PATH\.py:FUNCTION"),
-        ("net.txt:f", {}, r"expected torchvision:NAME or PATH\.py:FUNCTION"),
-        ("net.py:1st", {}, r"expected torchvision:NAME or PATH\.py:FUNCTION"),
-    ],
-)
-def test_what_names_no_network_is_refused(text: str, kwargs: dict[str, Any], message: str) -> None:
-    with pytest.raises(ArtifactError, match=message):
-        Architecture.parse(text, kwargs)
+@pytest.mark.parametrize("name", ["pretrained", "weights_backbone"])
+def test_arguments_that_decide_about_weights_are_refused(name: str) -> None:
+    with pytest.raises(ImportRefused, match=f"{name} cannot be set"):
+        parse_architecture("torchvision:resnet18", {name: True})
 
 
 # Building

@@ -34,7 +34,7 @@ NO_FOLDER = Path("no folder")
 
 
 def built(name: str, **kwargs: Any) -> Any:
-    return build_network(Architecture.parse(f"torchvision:{name}", kwargs), NO_FOLDER)
+    return build_network(Architecture(torchvision=name, kwargs=kwargs), NO_FOLDER)
 
 
 # Names and arguments
