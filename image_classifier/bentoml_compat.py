@@ -15,7 +15,6 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -149,8 +148,6 @@ START_FAILURE = "start-failure"
 """File in that folder in which a worker says why it cannot start."""
 START_STEP = "start-step"
 """File in that folder that holds the step at which a worker that starts is."""
-MAX_TMPDIR_LENGTH = 60
-"""BentoML allows 102 characters for a socket, and adds up to 42: its folder, a number, ".sock"."""
 
 
 def prepare_process(keep_alive_s: float, *, share_connections: bool = False) -> None:
@@ -202,11 +199,10 @@ def refuse_early(app: Starlette, delay_s: float) -> None:
 def _prepare_worker(supervisor: int, keep_alive_s: float) -> None:
     # The workers of a supervisor that is killed would go on to hold the port.
     # Until: BentoML issue 4193.
-    if sys.platform == "linux":
-        set_parent_death_signal = 1  # PR_SET_PDEATHSIG, prctl(2)
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
-        if os.getppid() != supervisor:  # it had ended before
-            sys.exit("image_classifier: the supervisor has ended")
+    set_parent_death_signal = 1  # PR_SET_PDEATHSIG, prctl(2)
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+    if os.getppid() != supervisor:  # it had ended before
+        sys.exit("image_classifier: the supervisor has ended")
     # BentoML starts uvicorn without a choice of protocol and has it close idle connections after
     # 5 s. Load balancers and BentoML's own client to the runner keep them longer (60 s, 15 s) and
     # would send a request on a connection that is being closed.
@@ -232,16 +228,6 @@ def prepare_supervisor(service: Service[Any], *, with_runner: bool) -> None:
     """
     from bentoml._internal.utils.circus import Arbiter  # of no use in a worker
 
-    try:
-        tempfile.TemporaryFile().close()  # BentoML's own try, soon after this, ends in a traceback
-    except OSError as error:
-        raise BentoMLException(f"{error}; set TMPDIR to a directory that can be written") from error
-    # The runner listens on a socket there; a longer path ends in BentoML's AssertionError.
-    if with_runner and len(tempfile.gettempdir()) > MAX_TMPDIR_LENGTH:
-        raise BentoMLException(
-            f"{tempfile.gettempdir()}: too long for the path of a socket; "
-            f"set TMPDIR to a directory of at most {MAX_TMPDIR_LENGTH} characters"
-        )
     metrics = BentoMLContainer.prometheus_multiproc_dir.get()
     atexit.register(shutil.rmtree, metrics, ignore_errors=True)
     os.environ[SUPERVISOR] = str(os.getpid())
