@@ -1,7 +1,6 @@
 """Command line: a trained model becomes a verified artifact in BentoML's model store."""
 
 import logging
-import os
 import signal
 import sys
 import tempfile
@@ -14,32 +13,31 @@ from importer.process import INTERRUPTED, SIGNALS, interrupt
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    given = read_command_line(sys.argv[1:] if arguments is None else arguments)
-    # What libraries say of a failure is kept in a file, which is removed where it stays empty.
-    descriptor, name = tempfile.mkstemp(prefix="model-import-", suffix=".log")
-    os.close(descriptor)
-    handler = logging.FileHandler(name, encoding="utf-8")
+    command_line = read_command_line(sys.argv[1:] if arguments is None else arguments)
+    # What libraries say of a failure is kept in a file, which is made with its first line.
+    log = Path(tempfile.mkdtemp(prefix="model-import-"), "libraries.log")
+    handler = logging.FileHandler(log, encoding="utf-8", delay=True)
     logger = logging.getLogger("importer")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
     try:
-        status, refusal = _run(given)
+        status, refusal = _run(command_line)
     finally:
         logger.removeHandler(handler)
         handler.close()
-        said = Path(name).stat().st_size > 0
-        if not said:
-            Path(name).unlink()
-    see_log = f"what the libraries said is in {name}"
+        if not (has_library_output := log.exists()):
+            log.parent.rmdir()
+    see_log = f"what the libraries said is in {log}"
     if refusal:
-        print(f"model_import: {'; '.join([refusal, *[see_log] * said])}", file=sys.stderr)
-    elif said and not (given.quiet or given.json):
+        message = f"{refusal}; {see_log}" if has_library_output else refusal
+        print(f"model_import: {message}", file=sys.stderr)
+    elif has_library_output and not (command_line.quiet or command_line.json):
         print(f"  {see_log}", file=sys.stderr)
     return status
 
 
-def _run(given: CommandLine) -> tuple[int, str]:
+def _run(command_line: CommandLine) -> tuple[int, str]:
     """Carry out a command; return the exit status, and why it was refused."""
     # Imported here: they load numpy and BentoML; mistakes in the arguments are reported without.
     from importer.commands import RUN
@@ -48,8 +46,9 @@ def _run(given: CommandLine) -> tuple[int, str]:
     from preprocessing.errors import OperatorError
 
     try:
-        value, lines, status = RUN[given.command](given, Progress(quiet=given.quiet or given.json))
-        if given.json:
+        progress = Progress(quiet=command_line.quiet or command_line.json)
+        value, lines, status = RUN[command_line.command](command_line, progress)
+        if command_line.json:
             print_json(value)
         else:
             print_lines(lines)
