@@ -5,7 +5,6 @@ Imports neither numpy nor torch, so that a wrong command line is answered at onc
 
 import difflib
 import functools
-import importlib.util
 import json
 import os
 import re
@@ -183,16 +182,15 @@ class ModelOptions(Options):
     @field_validator("network", "preprocessing", "labels")
     @classmethod
     def _check_place(cls, text: str | None, info: ValidationInfo) -> str | None:
-        """Refuse names that torchvision lacks and files that are not there."""
+        """Refuse other forms and files that are not there; torchvision's names are read later."""
         if text is None:
             return None
         origin, _, name = text.partition(":")
         path, _, definition = text.rpartition(":")
-        if origin == TORCHVISION and info.field_name == "network":
-            _check_published(name, "DEFAULT")
-        elif origin == TORCHVISION:
-            _check_published(*split_published(text))
-        elif info.field_name == "labels" or text.endswith(SPEC_SUFFIXES):
+        names = [name] if info.field_name == "network" else name.split("/")
+        if origin == TORCHVISION and all(map(str.isidentifier, names)):
+            return text
+        if info.field_name == "labels" or text.endswith(SPEC_SUFFIXES):
             _there(Path(text))
         elif path.endswith(".py") and definition.isidentifier():
             _there(Path(path))
@@ -204,10 +202,9 @@ class ModelOptions(Options):
     @field_validator("weights")
     @classmethod
     def _check_weights(cls, text: str, info: ValidationInfo) -> str:
-        origin, _, network = (info.data.get("network") or "").partition(":")
-        if origin == TORCHVISION and text.isidentifier() and not Path(text).exists():
-            _check_published(network, text)
-        elif "network" in info.data or not text.isidentifier():  # else the network is wrong, too
+        published = f"{TORCHVISION}:"
+        network = info.data.get("network", published)  # absent where it is wrong itself
+        if not (text.isidentifier() and str(network).startswith(published)):
             _there(Path(text))
         return text
 
@@ -318,33 +315,3 @@ def split_published(text: str) -> tuple[str, str]:
     """Return network and weights of `torchvision:NAME/WEIGHTS`; without weights the default's."""
     network, _, weights = text.removeprefix(f"{TORCHVISION}:").partition("/")
     return network, weights or "DEFAULT"
-
-
-def _check_published(network: str, weights: str) -> None:
-    """Refuse a network that torchvision does not have, or weights that it does not publish."""
-    known = torchvision_weights()
-    if network not in known:
-        raise ValueError(f"torchvision has no classifier {network!r}{nearest(network, known)}")
-    if weights not in known[network]:
-        raise ValueError(
-            f"expected a file or one of {', '.join(known[network])}, found {weights!r}"
-            f"{nearest(weights, known[network])}"
-        )
-
-
-@functools.cache
-def torchvision_weights() -> dict[str, list[str]]:
-    """Return the classifiers of torchvision → names of their weights.
-
-    Read from its source: to import it takes seconds. A builder of 0.29 is declared as
-    `def NAME(*, weights: Optional[NAME_Weights] = …`, its weights as members of that class.
-    """
-    found = importlib.util.find_spec(TORCHVISION)
-    known = {}
-    for file in Path(str(found and found.origin)).parent.glob("models/*.py"):
-        text = file.read_text(encoding="utf-8")
-        builders = r"\ndef (\w+)\([^)]*weights: Optional\[(\w+_Weights)\]"
-        for network, weights in re.findall(builders, text):
-            members = re.search(rf"class {weights}\(.*\n((?:    .*\n|\n)*)", text)
-            known[network] = re.findall(r"(?m)^    (\w+) = ", members[1] if members else "")
-    return known

@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from image_classifier.artifact.manifest import TORCHVISION
 from importer.errors import ImportRefused
+from importer.options import nearest
 from preprocessing import PreprocessingSpec
 
 UNSEEN_ARGUMENTS = {"googlenet": "transform_input", "inception_v3": "transform_input"}
@@ -45,11 +46,15 @@ def torchvision_meta(network: str, weights: str) -> TorchvisionWeights:
         weights: Name of a member of its weights enum, or "DEFAULT".
 
     Raises:
-        ImportRefused: The weights are no classifier's.
+        ImportRefused: There is no such network, or no such weights, or they are no classifier's.
     """
-    import torchvision.models
-
-    member = torchvision.models.get_model_weights(network)[weights]
+    members = _weights_of(network).__members__
+    if weights not in members:
+        raise ImportRefused(
+            f"torchvision publishes no weights {weights!r} of {network}; expected a file or one of "
+            f"{', '.join(members)}{nearest(weights, members)}"
+        )
+    member = members[weights]
     if member.meta["categories"] is None:  # vgg16's IMAGENET1K_FEATURES: the classifier is NaN
         raise ImportRefused(
             f"weights {weights!r} of torchvision:{network} hold features without a classifier; "
@@ -76,6 +81,15 @@ def torchvision_meta(network: str, weights: str) -> TorchvisionWeights:
     )
 
 
+def _weights_of(network: str) -> Any:
+    import torchvision.models
+
+    known = torchvision.models.list_models(module=torchvision.models)
+    if network not in known:
+        raise ImportRefused(f"torchvision has no classifier {network!r}{nearest(network, known)}")
+    return torchvision.models.get_model_weights(network)
+
+
 def published_weights(network: str, weights: str) -> TorchvisionWeights | None:
     """Return the published weights that a name or a file name stands for; None where none does.
 
@@ -83,10 +97,11 @@ def published_weights(network: str, weights: str) -> TorchvisionWeights | None:
 
     Args:
         weights: A file, or the name of a member of the network's weights enum.
-    """
-    import torchvision.models
 
-    for member in torchvision.models.get_model_weights(network):
+    Raises:
+        ImportRefused: There is no such network, or no such weights.
+    """
+    for member in _weights_of(network):
         if member.url.endswith(f"/{Path(weights).name}"):
             return torchvision_meta(network, member.name)
     if not Path(weights).is_file() and weights.isidentifier():

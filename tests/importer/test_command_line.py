@@ -10,7 +10,7 @@ import pytest
 
 from image_classifier.artifact.manifest import parse_manifest
 from importer.command_line import COMMANDS, Parser, read_command_line
-from importer.options import ImportOptions, torchvision_weights
+from importer.options import ImportOptions
 from tests.artifact.builder import contents, manifest_of
 from tests.imports import DIGITS, ROOT, SAMPLES
 
@@ -90,15 +90,12 @@ def test_help_and_mistakes_load_neither_numpy_nor_torch(arguments: list[str], st
         ("--accept", "permuted-labels,chance-acuracy", r"did you mean chance-accuracy\?$"),
         ("--threshold", "0.5", "belongs to --activation sigmoid"),
         ("--network", "resnet50", "torchvision:NAME or PATH.py:FUNCTION, found 'resnet50'"),
+        ("--network", "torchvision:resnet50/DEFAULT", "torchvision:NAME or PATH.py:FUNCTION"),
         ("--network", f"{DIGITS}/netwrok.py:build", r"no such file; did you mean .*network\.py\?"),
-        ("--network", "torchvision:resnet5", r"no classifier 'resnet5'; did you mean resnet50\?"),
-        ("--network", "torchvision:fcn_resnet50", "no classifier 'fcn_resnet50'"),
         ("--weights", f"{DIGITS}", "digits: expected a file"),
         ("--golden", f"{DIGITS}/sample", r"no such folder; did you mean .*/samples\?"),
-        ("--labels", "torchvision:resnet51", r"did you mean resnet50\?"),
         ("--reference", "nowhere.npz", "nowhere.npz: no such file"),
         ("--preprocessing", "imagenet", "a spec file .* or torchvision:NAME/WEIGHTS, found"),
-        ("--preprocessing", "torchvision:resnet18/V1", "IMAGENET1K_V1, DEFAULT, found 'V1'"),
         ("--lock", "nowhere/model.lock", "a folder that can be written"),
         ("--lock", f"{SAMPLES}", "samples: expected the name of a file"),
     ],
@@ -166,21 +163,11 @@ def test_all_mistakes_are_told_together(
 def test_a_network_and_a_weights_name_that_are_both_unknown_are_one_mistake(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    given = {**RIGHT, "--network": "torchvision:resnet5", "--weights": "IMAGENET1K_V2"}
+    given = {**RIGHT, "--network": "resnet50", "--weights": "IMAGENET1K_V2"}
 
     (line,) = mistakes(capsys, [part for pair in given.items() for part in pair])
 
-    assert line.startswith("--network: torchvision has no classifier 'resnet5'")
-
-
-def test_published_names_read_from_the_source_are_those_of_torchvision() -> None:
-    import torchvision.models
-
-    known = torchvision_weights()
-
-    assert sorted(known) == sorted(torchvision.models.list_models(module=torchvision.models))
-    for name, members in known.items():
-        assert members == list(torchvision.models.get_model_weights(name).__members__)
+    assert line.startswith("--network: expected torchvision:NAME or PATH.py:FUNCTION")
 
 
 def test_a_name_that_the_options_take_is_one_of_the_manifest() -> None:
