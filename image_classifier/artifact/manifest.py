@@ -37,7 +37,7 @@ class Architecture(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     torchvision: Annotated[str, Field(pattern=r"^\w+$")] | None = None
-    file: Annotated[str, Field(pattern=r"^\w[\w.-]*\.py$")] | None = None
+    file: Annotated[str, Field(pattern=r"^\w[\w.() -]*\.py$")] | None = None
     builder: Annotated[str, Field(pattern=r"^[^\W\d]\w*$")] | None = None
     kwargs: dict[str, JsonValue] = {}
 
