@@ -7,7 +7,6 @@ the class it answers each image with, (n,), `targets` the true class of each ima
 `labels` the names of the classes in the order of the logits.
 """
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -15,6 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import bdtrc
 from torch import nn
 
 from image_classifier.artifact.manifest import Outputs
@@ -411,16 +411,7 @@ def _explains(other: npt.NDArray[np.bool_], given: npt.NDArray[np.bool_]) -> boo
 
 def at_least(hits: int, trials: int, probability: float) -> float:
     """Return the probability of `hits` or more in independent trials (binomial)."""
-    return math.fsum(
-        math.exp(
-            math.lgamma(trials + 1)
-            - math.lgamma(count + 1)
-            - math.lgamma(trials - count + 1)
-            + count * math.log(probability)
-            + (trials - count) * math.log1p(-probability)
-        )
-        for count in range(max(hits, 0), trials + 1)
-    )
+    return float(bdtrc(hits - 1, trials, probability))
 
 
 def what_the_proof_rests_on(
