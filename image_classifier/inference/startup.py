@@ -1,6 +1,5 @@
 """From a verified artifact to an executor that is loaded, warm and checked."""
 
-import ctypes
 import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -295,16 +294,13 @@ def log_start(
 
 
 def freeze_garbage() -> None:
-    """Exclude all objects that exist at present from garbage collection; give free memory back.
+    """Exclude all objects that exist at present from garbage collection.
 
     A full collection over the objects of the imported libraries stalls a process for 150 to
-    190 ms (torch and bentoml 1.4.39), far longer than the budget of a request. What loading a
-    model leaves free, 5 to 6 MB, glibc keeps unless it is told.
+    190 ms (torch and bentoml 1.4.39), far longer than the budget of a request.
     """
     gc.collect()
     gc.freeze()
-    with suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _accelerator(entry: CertifiedEngine, record: ImportRecord | None) -> str | None:
