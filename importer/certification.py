@@ -1,7 +1,6 @@
 """Holds engines to the reference: at an import, and again on another machine."""
 
 import functools
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -154,7 +153,6 @@ def certify_all(
                 if not failure:
                     on_gpu = accelerator_of(candidate.kind) is not None
                     sizes = GPU_BATCH_SIZES if on_gpu else BATCH_SIZES
-                    measured["load_average"] = os.getloadavg()[0]
                     measured["curve"] = measure_engine(
                         candidate.name,
                         usable_cores(),
@@ -265,12 +263,11 @@ def _open(graph: EngineGraph, root: Path, input_spec: InputSpec) -> LoadEngine:
 def _attempt(
     engine: EngineGraph, certificate: Certificate, failure: str, **measured: Any
 ) -> EngineAttempt:
-    shared = EngineAttempt.model_fields.keys() & Certificate.model_fields.keys()
     return EngineAttempt(
         engine=engine.name,
         verdict="failed" if failure else "passed",
         reason=failure,
-        **certificate.model_dump(include=shared),
+        certificate=certificate,
         **measured,
     )
 

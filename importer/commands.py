@@ -100,7 +100,7 @@ def _verify(given: CommandLine, progress: Progress) -> Outcome:
     artifact = _open(given.words[0], progress)
     rows = verify_engines(artifact, progress)
     failed, tag = any(row.reason for row in rows), lock_of(artifact).tag
-    speed = {"curve", "compared", "load_average"}  # not measured by this command
+    speed = {"curve", "compared"}  # not measured by this command
     value = {"tag": tag, "engines": [row.model_dump(exclude=speed) for row in rows]}
     return value, [*describe_attempts(rows), f"{'not ' * failed}verified: {tag}"], int(failed)
 

@@ -38,9 +38,10 @@ def describe_attempts(
 ) -> list[str]:
     """Return a line an engine, with what was measured where there is a record, and the reasons."""
     measured = ["batch 1", "best"] if record else []
-    rows = [["engine", *_compared_titles(attempts), *measured, "verdict"]]
+    compared = [attempt.certificate for attempt in attempts if attempt.certificate]
+    rows = [["engine", *_compared_titles(compared), *measured, "verdict"]]
     for attempt in attempts:
-        rows.append([attempt.engine, *_compared(attempt)])
+        rows.append([attempt.engine, *_compared(attempt.certificate)])
         if record:
             single = [point.latency_ms for point in attempt.curve if point.batch_size == 1]
             curve, budget_ms = attempt.curve, record.budget_ms
@@ -53,17 +54,22 @@ def describe_attempts(
     return [*_table(rows), *reasons]
 
 
-def _compared_titles(rows: Iterable[EngineAttempt | Certificate]) -> Sequence[str]:
+def _compared_titles(certificates: Iterable[Certificate]) -> Sequence[str]:
     """Return the titles of the columns that `_compared` gives."""
-    by_label = any(row.label_agreement is not None for row in rows)
+    by_label = any(proof.label_agreement is not None for proof in certificates)
     agreement = "agreement, worst label" if by_label else "top-1 agreement"
     return "max |Δlogit|", "max |Δprobability|", agreement
 
 
-def _compared(row: EngineAttempt | Certificate) -> Sequence[str]:
-    agreement = row.top1_agreement if row.label_agreement is None else row.label_agreement
-    differences = (row.max_logit_difference, row.max_probability_difference)
-    return *(_number(number, ".2g") for number in differences), _number(agreement, ".1%")
+def _compared(certificate: Certificate | None) -> Sequence[str]:
+    if certificate is None:
+        return "–", "–", "–"
+    probability_difference = _number(certificate.max_probability_difference, ".2g")
+    return (
+        f"{certificate.max_logit_difference:.2g}",
+        probability_difference,
+        f"{certificate.agreement:.1%}",
+    )
 
 
 def _number(value: float | None, form: str, unit: str = "") -> str:
@@ -153,7 +159,7 @@ def describe_artifact(tag: str, artifact: Artifact) -> list[str]:
             ),
             ("plan", f"{_plan_in_words(record.plan)}, {images_per_s:.0f} images/s"),
         ]
-    titles = _compared_titles([engine.certificate for engine in evidence.engines])
+    titles = _compared_titles(engine.certificate for engine in evidence.engines)
     rows = [["engine", *titles, "required", "accuracy", "reference"]]
     for engine in evidence.engines:
         proof = engine.certificate

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from image_classifier.artifact.evidence import Certificate
 from image_classifier.artifact.format import RECORD_NAME, SLO_NAME, FrozenModel, read_model
 
 
@@ -80,23 +81,18 @@ class EngineAttempt(FrozenModel):
     Attributes:
         verdict: "passed", "failed" (the gate), "unavailable" (could not be exported or run).
         reason: Why it is not "passed"; empty otherwise.
+        certificate: The comparison with the reference, passed or not; None where it could not run.
         curve: Measured points; empty where nothing was measured.
         compared: The best of these points, measured again in turn with those of the other engines;
             None where there was no other.
-        load_average: Programs that ran or waited for a core in the minute before the curve was
-            measured, this one included; None where nothing was measured.
     """
 
     engine: str
     verdict: Literal["passed", "failed", "unavailable"]
     reason: str = ""
-    max_logit_difference: float | None = None
-    max_probability_difference: float | None = None
-    top1_agreement: float | None = None
-    label_agreement: float | None = None
+    certificate: Certificate | None = None
     curve: tuple[LatencyPoint, ...] = ()
     compared: LatencyPoint | None = None
-    load_average: float | None = None
 
 
 def _in_utc(time: datetime) -> datetime:

@@ -137,9 +137,9 @@ def _engines(artifact: Artifact, plan: Plan) -> Iterator[Json]:
     for name in certificates:
         attempts.setdefault(name, EngineAttempt(engine=name, verdict="passed"))
     for name, attempt in attempts.items():
-        certificate = certificates.get(name)
+        certificate = certificates.get(name, attempt.certificate)
         yield {
-            "attempt": attempt.model_dump(mode="json"),
+            "attempt": attempt.model_dump(mode="json", exclude={"certificate"}),
             "certificate": certificate and certificate.model_dump(mode="json"),
             "serves": name == plan.engine,
         }

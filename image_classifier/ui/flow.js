@@ -73,7 +73,7 @@ function commandsOf() {
 function outputOf(name) {
   const imported = inspection.imported;
   if (name === "import" && imported) {
-    const engines = inspection.engines.map(({ attempt, serves }) => `${attempt.engine.padEnd(20)} ${String(attempt.max_logit_difference ?? "–").padEnd(10)} ${serves ? "chosen" : attempt.verdict} ${attempt.reason}`);
+    const engines = inspection.engines.map(({ attempt, certificate, serves }) => `${attempt.engine.padEnd(20)} ${String(certificate?.max_logit_difference ?? "–").padEnd(10)} ${serves ? "chosen" : attempt.verdict} ${attempt.reason}`);
     return [text("recorded", { when: imported.imported_at }), `${imported.machine.cpu}, ${imported.machine.cores} cores`, ...engines, `imported: ${inspection.tag}`];
   }
   if (name === "build") {

@@ -101,7 +101,7 @@ function engines() {
       ? h("span", { className: "small-text", t: ["why_serves", { rate: 1e3 / data.plan.service_time_ms, streams: data.plan.streams, threads: data.plan.threads, batches: data.plan.batch_sizes.join(", ") }] })
       : h("span", { className: "small-text" }, attempt.reason);
     return [mono(attempt.engine), h("span", {}, h("span", { className: serves || verdict === "passed" ? "good" : "bad", t: `verdict_${verdict}` }), h("br"), reason),
-      number(certificate?.max_logit_difference ?? attempt.max_logit_difference ?? "–"), percent(certificate?.top1_agreement ?? certificate?.label_agreement ?? attempt.top1_agreement),
+      number(certificate?.max_logit_difference ?? "–"), percent(certificate?.top1_agreement ?? certificate?.label_agreement),
       certificate?.accuracy == null ? "–" : `${percent(certificate.accuracy)} (${percent(certificate.reference_accuracy)})`, best ? number(best, 4) : "–"];
   });
   return table(["engine", "verdict", "max_difference", "agreement", "accuracy", "fastest"], rows);
