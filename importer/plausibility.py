@@ -156,7 +156,7 @@ def unstable_network(
         "network: its answer to an image depends on the other images of the batch: logits "
         f"differ by up to {np.abs(logits - batched).max():.3g}; likely cause: batch "
         "normalisation in training mode (train() called in forward, or "
-        "track_running_stats=False), or a sum, mean or softmax over the batch dimension",
+        "track_running_stats=False), or a sum, mean, maximum or softmax over the batch dimension",
     )
 
 

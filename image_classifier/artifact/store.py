@@ -77,7 +77,7 @@ def write_lock(path: Path, lock: ModelLock) -> None:
 STAGING_PREFIX = "image-classifier-import:"
 """Staging directories in the store. BentoML 1.4.40 lists such a folder as a version that is not
 there, so as nothing; any other name would be a model to it, or an error."""
-MAX_STAGING_AGE_S = 7 * 86_400
+MAX_STAGING_AGE_S = 86_400
 """No import takes this long, so its process has ended without removing the directory."""
 VERSION_DIGITS = 16
 """Hexadecimal digits of the manifest's digest that make the version: 64 bits."""
@@ -206,7 +206,7 @@ def staging_dir() -> Iterator[Path]:
     """Make a directory inside the store, so on its file system, to build an artifact in.
 
     It is removed afterwards, whatever happened, unless `add` moved it into the store. What a
-    killed import left behind is removed by the first import a week later.
+    killed import left behind is removed by the first import a day later.
     """
     store = Path(BentoMLContainer.model_store_dir.get())
     store.mkdir(parents=True, exist_ok=True)

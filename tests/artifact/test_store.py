@@ -150,7 +150,7 @@ def staging_dirs(store: Path) -> list[Path]:
     return list((store / "models").glob(f"{STAGING_PREFIX}*"))
 
 
-def test_what_a_killed_import_left_is_removed_after_a_week_but_no_running_one(store: Path) -> None:
+def test_what_a_killed_import_left_is_removed_after_a_day_but_no_running_one(store: Path) -> None:
     killed = store / "models" / f"{STAGING_PREFIX}killed"
     (killed / "artifact").mkdir(parents=True)
     eight_days_ago = time.time() - 8 * 86_400

@@ -50,7 +50,7 @@ def a_file_for_a_store(folder: Path) -> dict[str, object]:
             r"allowed is 1e-12",
         ),
         (a_pickle_in_the_weights, "needs pickle .*; nothing was run"),
-        (a_file_for_a_store, r"/models/\S+: Not a directory\n"),
+        (a_file_for_a_store, r"/models: File exists\n"),
     ],
 )
 def test_a_refusal_is_one_line_and_changes_nothing(

@@ -105,7 +105,7 @@ def test_the_imports_that_are_shown_are_understood() -> None:
     for command in commands("python"):
         assert command[1] == "model_import.py"
         given, rest = Parser("").parse_known_args(command[2:])
-        assert given.name == [command[command.index("--name") + 1]]
+        assert given.name == command[command.index("--name") + 1]
         assert not rest
 
 
