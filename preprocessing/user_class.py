@@ -5,7 +5,7 @@ from types import ModuleType
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from preprocessing.errors import ImageRejected, PreprocessingBug, SpecError
 from preprocessing.isolated_source import load_isolated
@@ -88,6 +88,8 @@ USUAL = {
 def load_preprocessing(path: Path, class_name: str) -> Preprocessing:
     """Run a Python file and make an instance of one of its classes, called with no arguments.
 
+    Pillow's LOAD_TRUNCATED_IMAGES is False afterwards.
+
     Raises:
         SpecError: The file does not run, has no such class, the class cannot be made, or
             its attributes are not those of `Preprocessing`; one line.
@@ -104,6 +106,9 @@ def load_preprocessing(path: Path, class_name: str) -> Preprocessing:
             f"{where}: calling {class_name}() raised {_one_line(error)}; "
             "it must be callable with no arguments"
         ) from error
+    # What training code often sets for its whole process: here, files that are cut short would be
+    # classified by what is left of them.
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
     if problem := _first_problem(preprocessing):
         raise SpecError(f"{where}: {problem}")
     checked: Preprocessing = preprocessing

@@ -54,6 +54,17 @@ def test_classes_of_two_files_of_one_name_are_used_as_they_are(tmp_path: Path) -
     assert (first.mean, second.mean) == ((0.5,), None)
 
 
+def test_a_file_that_has_pillow_read_on_where_images_end_does_not_let_cut_ones_in(
+    tmp_path: Path,
+) -> None:
+    as_in_training = "from PIL import ImageFile\nImageFile.LOAD_TRUNCATED_IMAGES = True\n"
+    preprocessing = load(tmp_path, as_in_training + GOOD)
+    whole = encoded(noise(64, 64), "JPEG")
+
+    with pytest.raises(UndecodableImage):
+        to_input(whole[: len(whole) // 2], preprocessing, LIMITS)
+
+
 @pytest.mark.parametrize(
     ("find", "replace", "message"),
     [
