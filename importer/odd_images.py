@@ -19,8 +19,6 @@ from preprocessing import DecodeLimits, Preprocessing, to_input
 from preprocessing.errors import ImageRejected, PreprocessingBug
 
 LONGEST_SIDE = 512
-PHOTOGRAPHS = 4
-"""Of the odd images, the first ones, which are variants of the golden one."""
 
 
 class OddImages(NamedTuple):
@@ -68,20 +66,8 @@ def run_on_odd_images(
     return OddImages(names=tuple(names), inputs=np.stack(inputs), logits=np.concatenate(logits))
 
 
-def beside(
-    odd: OddImages, inputs: npt.NDArray[np.generic], logits: npt.NDArray[np.float32]
-) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.float32]]:
-    """Return golden inputs and logits behind those of odd images that are still photographs.
-
-    A network that stretches the contrast of a batch treats golden images alike, and these not.
-    """
-    count = min(PHOTOGRAPHS, len(odd.names))
-    return np.concatenate([odd.inputs[:count], inputs]), np.concatenate(
-        [odd.logits[:count], logits]
-    )
-
-
 def _odd_images(golden_file: bytes) -> Iterator[tuple[str, Image.Image]]:
+    """Yield names and images: four that are still photographs first."""
     with Image.open(io.BytesIO(golden_file)) as opened:
         photo = opened.convert("RGB")
     photo.thumbnail((LONGEST_SIDE, LONGEST_SIDE))

@@ -53,7 +53,7 @@ from importer.network import (
     read_network,
     takes_batches,
 )
-from importer.odd_images import beside, run_on_odd_images
+from importer.odd_images import run_on_odd_images
 from importer.options import ImportOptions, split_published
 from importer.pixels_to_logits import PixelsToLogits, run_reference
 from importer.plausibility import (
@@ -156,8 +156,7 @@ def import_model(
             odd = None
             if "odd-images" not in options.accept:
                 odd = run_on_odd_images(images[0].data, preprocessing, network)
-            run = (inputs, logits) if odd is None else beside(odd, inputs, logits)
-            judge(unstable_network(network, *run, takes_batches=batches))
+            judge(unstable_network(network, inputs, logits, odd, takes_batches=batches))
         pixels = network.pixels(torch.from_numpy(inputs[:1].copy()))
         outputs = Outputs(
             activation=activation_of(model, pixels, options.activation),

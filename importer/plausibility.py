@@ -22,6 +22,7 @@ from image_classifier.inference.engine import Batch, Logits
 from image_classifier.inference.predictions import answered_classes
 from importer.errors import ImportRefused
 from importer.network import run_network
+from importer.odd_images import OddImages
 from importer.options import FindingName
 from importer.pixels_to_logits import run_reference
 
@@ -39,8 +40,8 @@ SAME_LOGITS = 1e-3
 """Range of a logit over the images ÷ standard deviation of the logits of one image. Trained
 networks have 8 and more, networks with random weights rarely less than 1e-3."""
 PAIRED_IMAGES = 4
-"""Images that also run together in one batch. One pair would do to see batch normalisation in
-training mode; four also see what depends on the position."""
+"""Golden images, and as many odd ones, that also run together in one batch. One pair would do to
+see batch normalisation in training mode; four also see what depends on the position."""
 SUM_TOLERANCE = 1e-3
 """Probabilities of 1000 classes rounded to half precision still sum to 1 within this."""
 
@@ -137,10 +138,21 @@ def check_repeatable(names: Sequence[str], first: Batch, second: Batch) -> None:
 
 
 def unstable_network(
-    network: nn.Module, inputs: Batch, logits: Logits, *, takes_batches: bool
+    network: nn.Module,
+    inputs: Batch,
+    logits: Logits,
+    odd: OddImages | None = None,
+    *,
+    takes_batches: bool,
 ) -> Finding | None:
-    """Find a network that answers the same images differently, again or together in a batch."""
+    """Find a network that answers the same images differently, again or together in a batch.
+
+    Odd images stand beside the golden ones, which may be alike in what a network takes of a batch.
+    """
     inputs, logits = inputs[:PAIRED_IMAGES], logits[:PAIRED_IMAGES]
+    if odd is not None:
+        inputs = np.concatenate([inputs, odd.inputs[:PAIRED_IMAGES]])
+        logits = np.concatenate([logits, odd.logits[:PAIRED_IMAGES]])
     if not takes_batches:
         again = run_reference(network, inputs)
         return _unstable(logits, again) if _relative(logits, again) > REPEAT_TOLERANCE else None
