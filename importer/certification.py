@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +66,9 @@ class GoldenRun:
     truth: GoldenAnswers
 
     def logits(
-        self, engine: str, load: LoadEngine, batch_size: int, first: int | None = None
+        self, engine: str, load: LoadEngine, batch_size: int, inputs: Batch | None = None
     ) -> Logits:
-        """Return logits (n, classes) of the inputs, or the first ones, in batches of one size.
+        """Return logits (n, classes) of the golden inputs, or of others, in batches of one size.
 
         One size at a time: OpenVINO keeps a copy of the weights for each.
         """
@@ -81,7 +81,7 @@ class GoldenRun:
         )
         executor = Executor(load(plan), plan, self.input_spec, self.truth.logits.shape[1])
         try:
-            return executor.run_in_parts(self.inputs[:first], batch_size)
+            return executor.run_in_parts(self.inputs if inputs is None else inputs, batch_size)
         finally:
             executor.close()
 
@@ -136,7 +136,7 @@ def certify_all(
                 single = run(1)
                 certificate, failure = certify(single, truth, candidate.precision, gates)
                 if takes_batches and not failure:
-                    pairs = run(2, PAIRED)
+                    pairs = run(2, golden.inputs[:PAIRED])
                     alone = GoldenAnswers(
                         logits=single[:PAIRED],
                         class_ids=(None,) * len(pairs),
@@ -145,9 +145,7 @@ def certify_all(
                     mixing = certify(pairs, alone, candidate.precision, gates)[1]
                     failure = f"in batches of 2: {mixing}" if mixing else ""
                 if not failure and odd is not None and candidate.precision == "fp32":
-                    run_odd = replace(golden, inputs=odd.inputs)
-                    logits = run_odd.logits(candidate.name, load(candidate.name), 1)
-                    unlike[candidate.kind] = _difference_on_odd_images(logits, odd)
+                    unlike[candidate.kind] = _difference_on_odd_images(run(1, odd.inputs), odd)
                 failure = failure or unlike.get(candidate.kind, "")
                 measured: dict[str, Any] = {}
                 if not failure:
