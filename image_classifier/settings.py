@@ -122,13 +122,10 @@ class Settings(ImageLimits):
         Half the budget leaves the other half, and another budget, to the work and to what HTTP adds
         on full cores. `Admission` chooses within the range.
         """
+        least, most = self.budget_ms / 2, self.budget_ms
         if self.overload_wait_ms is not None:
-            wait_ms = min(self.overload_wait_ms, self.longest_wait_ms)
-            return wait_ms, wait_ms
-        return (
-            min(self.budget_ms / 2, self.longest_wait_ms),
-            min(self.budget_ms, self.longest_wait_ms),
-        )
+            least = most = self.overload_wait_ms
+        return min(least, self.longest_wait_ms), min(most, self.longest_wait_ms)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Settings":

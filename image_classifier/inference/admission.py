@@ -92,7 +92,7 @@ class Admission:
         self._least_overload_wait_ms, self._overload_wait_ms = overload_wait_range_ms
         self._answer_interval_ms = answer_interval_ms
         self._parallel = parallel
-        self._shared_folder = shared_folder
+        self._flag = None if shared_folder is None else shared_folder / f"{FLAG}{os.getpid()}"
         self._queueing_ms = answer_interval_ms * INITIAL_ANSWERS
         self._answers = float(INITIAL_ANSWERS)
         self._last_answer = clock()
@@ -229,20 +229,18 @@ class Admission:
         )
 
     def _tell_others(self, now: float) -> None:
-        if self._shared_folder is not None:
-            flag = self._shared_folder / f"{FLAG}{os.getpid()}"
+        if self._flag is not None:
             with suppress(OSError):  # a full disk: they decide for themselves
-                flag.touch()
-                os.utime(flag, (now, now))
+                self._flag.touch()
+                os.utime(self._flag, (now, now))
 
     def _others_are_overloaded(self, now: float) -> bool:
         """Return whether another process was told so within the time between two decisions."""
-        if self._shared_folder is None:
+        if self._flag is None:
             return False
-        own = f"{FLAG}{os.getpid()}"
-        for flag in self._shared_folder.glob(f"{FLAG}*"):
+        for flag in self._flag.parent.glob(f"{FLAG}*"):
             with suppress(OSError):
-                if flag.name != own and now - flag.stat().st_mtime < 1.5 * CALM_S:
+                if flag != self._flag and now - flag.stat().st_mtime < 1.5 * CALM_S:
                     return True
         return False
 
