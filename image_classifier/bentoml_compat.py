@@ -208,10 +208,14 @@ def _prepare_worker(supervisor: int, keep_alive_s: float) -> None:
     # would send a request on a connection that is being closed.
     # Until: uvicorn reads the body of a request whose upgrade it does not know (uvicorn issue
     # 2722), and BentoML has a setting of the time for all its processes.
-    from uvicorn.config import HTTP_PROTOCOLS
+    from uvicorn.config import HTTP_PROTOCOLS, LOOP_FACTORIES
 
     from image_classifier.http.protocol import ClassifierProtocol
 
+    # uvicorn takes uvloop where it is installed. With it BentoML fetches a URL that is sent in
+    # place of a file, and `http/accepting.py` cannot take the listening socket.
+    # Until: BentoML has a setting of the event loop.
+    LOOP_FACTORIES["auto"] = LOOP_FACTORIES["asyncio"]
     HTTP_PROTOCOLS["auto"] = ClassifierProtocol  # type: ignore[assignment]  # or a class
     if "--timeout-keep-alive" not in sys.argv:  # of `bentoml serve`: the operator's word
         ClassifierProtocol.keep_alive_s = keep_alive_s

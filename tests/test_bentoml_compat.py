@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import uvicorn
-from uvicorn.config import HTTP_PROTOCOLS
+from uvicorn.config import HTTP_PROTOCOLS, LOOP_FACTORIES
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
@@ -305,6 +305,7 @@ def test_idle_connections_are_kept_as_long_as_the_setting_or_the_command_says(
     monkeypatch.setattr(sys, "argv", ["worker", *words])
     monkeypatch.setattr(ClassifierProtocol, "keep_alive_s", None)
     monkeypatch.setitem(HTTP_PROTOCOLS, "auto", "")
+    monkeypatch.setitem(LOOP_FACTORIES, "auto", "")
 
     told = int(words[-1]) if words else 5
 
@@ -316,6 +317,22 @@ def test_idle_connections_are_kept_as_long_as_the_setting_or_the_command_says(
     prepare_process(75)
 
     assert asyncio.run(protocol()).timeout_keep_alive == seconds
+
+
+def test_uvloop_is_not_used_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    never = SimpleNamespace(new_event_loop=None)
+    monkeypatch.setitem(sys.modules, "uvloop", never)
+    monkeypatch.setenv("IMAGE_CLASSIFIER_SUPERVISOR", str(os.getppid()))
+    monkeypatch.setattr("image_classifier.bentoml_compat.ctypes", mock_of_ctypes())
+    monkeypatch.setattr(ClassifierProtocol, "keep_alive_s", None)
+    monkeypatch.setitem(HTTP_PROTOCOLS, "auto", "")
+    monkeypatch.setitem(LOOP_FACTORIES, "auto", LOOP_FACTORIES["auto"])
+    before = uvicorn.Config(echo, log_config=None).get_loop_factory()
+
+    prepare_process(75)
+
+    assert before is None
+    assert uvicorn.Config(echo, log_config=None).get_loop_factory() is asyncio.SelectorEventLoop
 
 
 def test_bentoml_gives_all_workers_one_gpu_unless_told_to_leave_gpus_alone(

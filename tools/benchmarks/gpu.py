@@ -10,6 +10,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -293,7 +294,7 @@ class Network:
             closed_run(target, connections=CONNECTIONS, duration_s=3)
             runs = []
             for rate_per_s in (None, *RATES_PER_S):
-                before = cpu_seconds(started)
+                before, sums = cpu_seconds(started), metric_sums(started)
                 run = (
                     closed_run(target, connections=CONNECTIONS, duration_s=seconds)
                     if rate_per_s is None
@@ -307,16 +308,11 @@ class Network:
                     f"{name} {cpu * 1e3 / max(1, run.sent):.2f}" for name, cpu in spent.items()
                 )
                 gpu = nvidia_smi("utilization.gpu")  # part of the last second in which it was busy
-                runs.append(f"{run.in_words()}; ms of processor a request: {each}; GPU {gpu}")
-            found = {"ready_s": started.ready_s, "memory_mb": started.memory_mb(), "runs": runs}
-            if server is OWN:
-                metrics = ask(started.port, http_request("/metrics", {}, b"", method="GET"))[1]
-                found["metrics"] = [
-                    line
-                    for line in metrics.decode().splitlines()
-                    if not line.startswith("#") and ("_sum" in line or "_count" in line)
-                ]
-            return found
+                means = mean_stages(sums, metric_sums(started))
+                runs.append(
+                    f"{run.in_words()}; ms of processor a request: {each}; {means}GPU {gpu}"
+                )
+            return {"ready_s": started.ready_s, "memory_mb": started.memory_mb(), "runs": runs}
 
     def hop(self, processes: int, seconds: float) -> dict[str, float]:
         """Return what processes that only call the runner are answered: see `hop.Hop`."""
@@ -349,6 +345,30 @@ def cpu_seconds(server: serving.RunningServer) -> dict[str, float]:
             times = process.cpu_times()
             used["runner"] += times.user + times.system
     return used
+
+
+STAGE = re.compile(r'^classifier_(?:stage_seconds|batch_size)_(sum|count)(?:{stage="(\w+)"})? (\S+)')
+
+
+def metric_sums(server: serving.RunningServer) -> dict[tuple[str, str], float]:
+    """Return what /metrics adds up of stages and batch sizes, by stage; empty of a peer."""
+    status, text, *_ = ask(server.port, http_request("/metrics", {}, b"", method="GET"))
+    lines = text.decode().splitlines() if status == 200 else []
+    found = filter(None, map(STAGE.match, lines))
+    return {(one[2] or "batch", one[1]): float(one[3]) for one in found}
+
+
+def mean_stages(
+    before: Mapping[tuple[str, str], float], after: Mapping[tuple[str, str], float]
+) -> str:
+    """Return the mean milliseconds of each stage and the mean batch size between two moments."""
+    rise = {key: value - before[key] for key, value in after.items() if key in before}
+    means = {
+        stage: rise[stage, "sum"] / max(1, rise[stage, "count"]) * (1 if stage == "batch" else 1e3)
+        for stage, kind in rise
+        if kind == "sum"
+    }
+    return "".join(f"{stage} {mean:.1f}, " for stage, mean in means.items())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
