@@ -347,7 +347,9 @@ def cpu_seconds(server: serving.RunningServer) -> dict[str, float]:
     return used
 
 
-STAGE = re.compile(r'^classifier_(?:stage_seconds|batch_size)_(sum|count)(?:{stage="(\w+)"})? (\S+)')
+STAGE = re.compile(
+    r'^classifier_(?:stage_seconds|batch_size)_(sum|count)(?:{stage="(\w+)"})? (\S+)'
+)
 
 
 def metric_sums(server: serving.RunningServer) -> dict[tuple[str, str], float]:
