@@ -36,12 +36,12 @@ from image_classifier.inference.engines.load import accelerator_of
 from image_classifier.inference.machine import ABSENT_GPU, this_machine
 from image_classifier.inference.plan import fastest_plan
 from image_classifier.inference.predictions import answered_classes
-from importer.candidates import choose_candidates, graphs_of
+from importer.candidates import TORCH_GRAPH, choose_candidates, graphs_of
 from importer.captured_preprocessing import capture_preprocessing
 from importer.certification import GoldenRun, certify_all
 from importer.diagnosis import Comparison, explain_difference
 from importer.errors import ImportRefused
-from importer.export import export_all, free_weights
+from importer.export import export_all
 from importer.failures import one_line
 from importer.golden_images import GoldenImage, decoding_notes, read_golden_images
 from importer.labels import LabelFile, check_label_count, read_labels
@@ -218,7 +218,6 @@ def import_model(
             graphs, network, inputs if batches else inputs[:1], calibration, root, progress
         )
         # Engines hold the weights a second time: torch's go first. Exporters leave circles behind.
-        free_weights(network)
         model = replace(model, network=torch.nn.Identity())
         del network
         gc.collect()
@@ -238,6 +237,10 @@ def import_model(
             for attempt in attempts:
                 engines_of.setdefault(attempt.reason, []).append(attempt.engine)
             reasons = [f"{', '.join(names)}: {reason}" for reason, names in engines_of.items()]
+            if options.engine == "auto" and options.network and TORCH_GRAPH not in graphs:
+                reasons.append(
+                    "--engine torch takes the network without ONNX, and serves with torch"
+                )
             raise ImportRefused(f"no engine passed: {'; '.join(reasons)}")
 
         # 5. The artifact.

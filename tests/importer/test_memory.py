@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 from image_classifier.artifact.manifest import InputSpec
-from importer.export import export_onnx, free_weights
+from importer.export import export_onnx
 from importer.pixels_to_logits import PixelsToLogits
 from importer.process import return_freed_memory
 
@@ -47,7 +47,6 @@ def freed_by_export(width):
     network.eval().requires_grad_(False)
     before = anonymous_mb()
     export_onnx(network, np.zeros((2, 4, 4, 3), np.uint8), Path(sys.argv[1]) / f"{width}.onnx")
-    free_weights(network)
     del network, wide, layers
     gc.collect()
     return before - anonymous_mb()

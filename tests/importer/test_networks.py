@@ -37,10 +37,9 @@ def test_a_network_of_ones_own_is_imported_with_one_image_and_its_ignored_weight
 def test_an_engine_that_leaves_the_network_on_images_unlike_the_golden_ones_is_refused(
     store: Path, tmp_path: Path
 ) -> None:
-    # Of one colour, all pixels are alike to torch; engines compute two of them in two ways.
-    low, high = (f"batch.a{end}((1, 2, 3), keepdim=True)" for end in ("min", "max"))
-    answer = f"self.linear(((batch - {low}) / ({high} - {low} + 1e-8)).flatten(1))"
-    given = colour_options(tmp_path, network=answer)
+    # The angle of (0, -1) is pi; as ONNX spells it, -pi. The golden images are dark: theirs is 0.
+    angle = "torch.atan2(torch.relu(-2 - batch.mean((1, 2, 3))), -batch.mean((1, 2, 3)))"
+    given = colour_options(tmp_path, network=f"logits + {angle}.unsqueeze(1)")
 
     with pytest.raises(ImportRefused, match=r"on .* made of a golden one.*--accept odd-images"):
         import_quietly(given, tmp_path / "model.lock")
@@ -87,6 +86,7 @@ def test_a_network_that_cannot_be_exported_is_one_line_and_a_log(
     assert (status, out) == (1, "")
     found = re.fullmatch(
         "model_import: no engine passed: openvino-fp32, onnxruntime-fp32: (.*); "
+        "--engine torch takes the network without ONNX, and serves with torch; "
         "what the libraries said is in (.*)\n",
         err,
     )
