@@ -12,7 +12,7 @@ from image_classifier.artifact.artifact import Artifact
 from image_classifier.artifact.evidence import Certificate, CertifiedEngine, EngineGraph
 from image_classifier.artifact.manifest import InputSpec
 from image_classifier.artifact.record import EngineAttempt, Plan
-from image_classifier.inference.certificate import GoldenAnswers, certify
+from image_classifier.inference.certificate import GoldenAnswers, certify, logit_scale
 from image_classifier.inference.engine import Batch, EngineUnavailable, LoadEngine, Logits
 from image_classifier.inference.engines.load import (
     accelerator_of,
@@ -43,7 +43,7 @@ PAIRED = 16
 """Golden samples that also run in batches of two. A graph that mixes the images of a batch, or
 has a batch size of one written into it, is told by comparing them with single runs."""
 ODD_TOLERANCE = 1e-2
-"""Largest |difference of a logit| on an odd image, as a factor of max(1, |the network's|): more
+"""Largest |difference of a logit| on an odd image, as a factor of `logit_scale`: more
 than on golden ones, as a network that divides by the contrast makes more of rounding there."""
 LIMIT_IN_POINTS = 32
 """The measurement of one engine ends after this many times the duration of one point, the
@@ -185,7 +185,7 @@ def certify_all(
 
 def _difference_on_odd_images(logits: Logits, odd: OddImages) -> str:
     """Return why an engine fails on odd images: empty where it passes."""
-    excess = np.abs(logits - odd.logits) / np.maximum(1, np.abs(odd.logits))
+    excess = np.abs(logits - odd.logits) / logit_scale(odd.logits)
     worst = np.nan_to_num(excess, nan=np.inf).max(axis=1)
     if worst.max() <= ODD_TOLERANCE:
         return ""

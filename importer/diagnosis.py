@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from image_classifier.artifact.manifest import InputSpec, Outputs, PreprocessingEntry
+from image_classifier.inference.certificate import logit_scale
 from image_classifier.inference.engine import Batch, Logits
 from image_classifier.inference.predictions import activate
 from importer.errors import ImportRefused
@@ -24,7 +25,10 @@ from preprocessing import DecodeLimits, PreprocessingSpec, Resize, SpecPreproces
 from preprocessing.errors import ImageRejected, PreprocessingBug
 
 PROBABILITY_TOLERANCE = 1e-3
-"""Allowed difference of a probability; an fp32 pipeline differs by less than 1e-5."""
+"""Allowed difference of a probability, at most; an fp32 pipeline differs by less than 1e-5. As a
+factor of the largest probability of an image it is always allowed."""
+SPREAD_TOLERANCE = 0.1
+"""Allowed difference, as a factor of the range over the images of the class that varies most."""
 NORMALISATIONS = (
     ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # ImageNet
     ((0.0,) * 3, (1.0,) * 3),  # none, pixels in [0, 1]
@@ -50,7 +54,7 @@ class Comparison:
         expected: float64 (n, classes).
         kind: What they are.
         outputs: What the network's outputs mean.
-        tolerance: Of logits: a factor of max(1, |logit|).
+        tolerance: Of logits: a factor of `logit_scale`.
     """
 
     expected: npt.NDArray[np.float64]
@@ -107,11 +111,20 @@ class Comparison:
             logits: Of all images, (n, classes); of one where `row` is given.
             row: Place of this image.
         """
-        expected = self.expected if row is None else self.expected[[row]]
-        allowed = self.tolerance * np.maximum(1, np.abs(expected))
-        if self.kind == "probabilities":
-            allowed = np.full_like(expected, PROBABILITY_TOLERANCE)
-        return float((np.abs(self._numbers(logits) - expected) / allowed).max())
+        rows = slice(None) if row is None else [row]
+        differences = np.abs(self._numbers(logits) - self.expected[rows])
+        return float((differences / self._allowed()[rows]).max())
+
+    def _allowed(self) -> npt.NDArray[np.float64]:
+        """Return the largest difference allowed, of the shape of `expected`."""
+        if self.kind == "logits":
+            return self.tolerance * logit_scale(self.expected)
+        # Of a thousand probabilities around 0.001 each, or of images that are answered nearly
+        # alike, a difference of 0.001 is all that they say.
+        spread = SPREAD_TOLERANCE * np.ptp(self.expected, axis=0).max()
+        largest = PROBABILITY_TOLERANCE * self.expected.max(axis=1, keepdims=True)
+        allowed = np.minimum(PROBABILITY_TOLERANCE, np.maximum(largest, spread))
+        return np.broadcast_to(allowed, self.expected.shape)
 
     def golden_logits(self, logits: Logits) -> Logits:
         """Return the researcher's logits, or, of probabilities, `logits` that reproduce them."""

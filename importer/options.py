@@ -228,7 +228,7 @@ class EngineOptions(Options):
     calibration_count: int = Field(64, ge=1, le=4096)
     """how many of them"""
     gate_fp32_tolerance: float = Field(0.001, gt=0)
-    """fp32: largest difference of a logit, times max(1, |logit|)"""
+    """fp32: largest difference of a logit, over its size (1 at least, or the largest of all)"""
     gate_agreement: Share = 0.99
     """bf16, fp16, int8: share of images with the reference's top-1"""
     gate_accuracy_loss: Share = 0.005

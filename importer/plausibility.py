@@ -18,6 +18,7 @@ from scipy.special import bdtrc
 from torch import nn
 
 from image_classifier.artifact.manifest import Outputs
+from image_classifier.inference.certificate import logit_scale
 from image_classifier.inference.engine import Batch, Logits
 from image_classifier.inference.predictions import answered_classes
 from importer.errors import ImportRefused
@@ -32,10 +33,10 @@ RARE = 0.02
 """Probability below which chance does not explain what was seen. Six images that all speak for
 one of two explanations reach it (1/64), five do not (1/32)."""
 REPEAT_TOLERANCE = 1e-5
-"""Times max(1, |logit|). One image, one thread: torch repeats the same bits; a runtime that sums
+"""Times `logit_scale`. One image, one thread: torch repeats the same bits; a runtime that sums
 in another order stays below this."""
 BATCH_TOLERANCE = 1e-3
-"""Times max(1, |logit|), as in the fp32 gate. Trained networks differ by less than 1e-5."""
+"""Times `logit_scale`, as in the fp32 gate. Trained networks differ by less than 1e-5."""
 SAME_LOGITS = 1e-3
 """Range of a logit over the images ÷ standard deviation of the logits of one image. Trained
 networks have 8 and more, networks with random weights rarely less than 1e-3."""
@@ -183,8 +184,8 @@ def _unstable(logits: Logits, again: Logits) -> Finding:
 
 
 def _relative(first: Logits, second: Logits) -> float:
-    """Return the largest difference, over max(1, |logit|)."""
-    return float((np.abs(first - second) / np.maximum(1, np.abs(first))).max())
+    """Return the largest difference, over `logit_scale`."""
+    return float((np.abs(first - second) / logit_scale(first)).max())
 
 
 def constant_logits(logits: Logits, inputs: Batch) -> Finding | None:

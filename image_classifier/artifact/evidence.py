@@ -17,7 +17,7 @@ class Certificate(FrozenModel):
         max_logit_difference: Largest |engine logit - reference logit|.
         max_probability_difference: The same of the probabilities that are served; None where the
             logits themselves are.
-        tolerance: What was allowed: a factor of max(1, |reference logit|); None for engines
+        tolerance: What was allowed: a factor of `logit_scale`; None for engines
             whose gate is agreement.
         top1_agreement: Share of samples with the same top-1, near-ties aside, in [0, 1]; None with
             a sigmoid, which judges each label by itself.

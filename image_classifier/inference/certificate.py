@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ class Gates(FrozenModel):
 
     Attributes:
         fp32_tolerance: Largest |difference of a logit| of an fp32 engine, as a factor of
-            max(1, |reference logit|).
+            `logit_scale`.
         min_agreement: Share of golden samples whose top-1 (with a sigmoid: whose decision on each
             label) a bf16, fp16 or int8 engine keeps.
         max_accuracy_loss: Share of labelled samples such an engine may lose.
@@ -39,6 +39,17 @@ class Gates(FrozenModel):
     fp32_tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
     min_agreement: Share = 0.99
     max_accuracy_loss: Share = 0.005
+
+
+def logit_scale(reference: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return what differences of logits are measured by, of the shape of the reference.
+
+    The size of each logit, but at least 1, or that of the largest of all where it is below 1: of
+    scores around 0.001 a difference of 0.001 is all that they say.
+    """
+    sizes = np.abs(reference)
+    least = max(min(1.0, float(sizes.max())), float(np.finfo(np.float32).tiny))
+    return np.asarray(np.maximum(sizes, least))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +89,7 @@ def certify(
     tolerance = gates.fp32_tolerance if exact else None
     finite = bool(np.isfinite(logits).all())
     logits = np.nan_to_num(logits, nan=float(np.finfo(np.float32).max))
-    scale = np.maximum(1, np.abs(reference))
+    scale = logit_scale(reference)
     difference = np.abs(logits - reference)
     by_label = None
     if outputs.activation == "sigmoid":
@@ -132,8 +143,9 @@ def _top1_agreement(logits: Logits, reference: Logits, tolerance: float) -> floa
     same = logits.argmax(axis=1) == reference.argmax(axis=1)
     if tolerance and reference.shape[1] > 1:
         second, first = np.sort(reference, axis=1)[:, -2:].T
-        allowed = NEAR_TIE_TOLERANCES * tolerance * np.maximum(1, np.abs(first))
-        same |= first - second <= allowed
+        best = reference.argmax(axis=1)[:, np.newaxis]
+        scale = np.take_along_axis(logit_scale(reference), best, axis=1)[:, 0]
+        same |= first - second <= NEAR_TIE_TOLERANCES * tolerance * scale
     return float(same.mean())
 
 
@@ -148,7 +160,7 @@ def _label_agreement(
     same = (sigmoid(logits) >= threshold) == (sigmoid(reference) >= threshold)
     if tolerance:
         distance = np.abs(reference - math.log(threshold / (1 - threshold)))
-        same |= distance <= tolerance * np.maximum(1, np.abs(reference))
+        same |= distance <= tolerance * logit_scale(reference)
     return np.asarray(same.mean(axis=0))
 
 

@@ -13,7 +13,12 @@ import torch
 from PIL import Image, ImageOps
 from safetensors.torch import save_file
 
+from image_classifier.artifact.manifest import Outputs
+from image_classifier.inference.predictions import activate
+from importer.diagnosis import Comparison
 from importer.errors import ImportRefused
+from importer.golden_images import GoldenImage
+from importer.reference import Kind, Reference
 from tests.imports import digits_options, import_quietly, spec_file
 
 SIDE = 16
@@ -206,6 +211,29 @@ def test_a_class_of_ones_own_gets_the_same_search(
     store: Path, tmp_path: Path, own: dict[str, str], cause: str
 ) -> None:
     assert cause in refusal(store, tmp_path, plainly, own)
+
+
+@pytest.mark.parametrize("kind", ["probabilities", "logits"])
+@pytest.mark.parametrize("size", [1.0, 1e-3])
+def test_numbers_that_are_small_or_nearly_alike_are_compared_with_how_much_they_say(
+    tmp_path: Path, kind: Kind, size: float
+) -> None:
+    logits = np.random.default_rng(0).normal(scale=size, size=(4, 1000)).astype(np.float32)
+    numbers = activate(logits, Outputs()) if kind == "probabilities" else logits
+    images = tuple(GoldenImage(name=f"{row}", data=b"") for row in range(4))
+    given = Reference(
+        kind=kind,
+        by_name={
+            image.name: row.astype(np.float64) for image, row in zip(images, numbers, strict=True)
+        },
+        path=tmp_path,
+    )
+
+    comparison = Comparison.of(given, images, logits, Outputs(), tolerance=1e-3)
+
+    assert comparison.excess((logits * 1.00001).astype(np.float32)) < 1
+    assert comparison.excess(logits[:, ::-1]) > 2
+    assert comparison.excess(logits[:1] * 1.00001, row=0) < 1
 
 
 def test_what_only_nearly_explains_the_numbers_is_said_to_be_nearly(

@@ -65,6 +65,7 @@ OFF = "a logit is off by "
     [
         pytest.param("fp32", [[0.5009, 9e3]], [[0.5, 9e3]], "", id="below-one-it-is-absolute"),
         pytest.param("fp32", [[0.5011, 9e3]], [[0.5, 9e3]], OFF, id="below-one-and-beyond"),
+        pytest.param("fp32", [[1e-3, 5.02e-4]], [[1e-3, 5e-4]], OFF, id="of-small-scores-alone"),
         pytest.param("fp32", [[-2001.9, 9e3]], [[-2e3, 9e3]], "", id="above-one-it-is-relative"),
         pytest.param("fp32", [[-2002.1, 9e3]], [[-2e3, 9e3]], OFF, id="above-one-and-beyond"),
         pytest.param(
