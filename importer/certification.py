@@ -185,15 +185,19 @@ def certify_all(
 
 def _difference_on_odd_images(logits: Logits, odd: OddImages) -> str:
     """Return why an engine fails on odd images: empty where it passes."""
-    excess = np.abs(logits - odd.logits) / logit_scale(odd.logits)
-    worst = np.nan_to_num(excess, nan=np.inf).max(axis=1)
+    right = np.where(odd.answered[:, np.newaxis], odd.logits, 0)
+    excess = np.nan_to_num(np.abs(logits - right) / logit_scale(right), nan=np.inf)
+    worst = excess.max(axis=1)
+    worst[~odd.answered] = np.where(np.isfinite(logits), np.inf, 0)[~odd.answered].min(axis=1)
     if worst.max() <= ODD_TOLERANCE:
         return ""
     names = [odd.names[row] for row in np.argsort(-worst) if worst[row] > ODD_TOLERANCE]
+    found = f"off by {worst.max():.2g} (relative), allowed is {ODD_TOLERANCE:g}"
+    if np.isinf(worst.max()):
+        found = "one of the two is not finite"
     return (
-        f"on {' and '.join(names[:2])}, made of a golden one, a logit is not the network's: off by "
-        f"{worst.max():.2g} (relative), allowed is {ODD_TOLERANCE:g}; if no such image will "
-        "come: --accept odd-images"
+        f"on {' and '.join(names[:2])}, made of a golden one, a logit is not the network's: "
+        f"{found}; if no such image will come: --accept odd-images"
     )
 
 

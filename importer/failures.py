@@ -10,6 +10,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TypeVar
 
+from importer.captured_source import SUFFIXES_OF_WEIGHTS
 from importer.errors import ImportRefused
 from preprocessing.errors import OperatorError
 
@@ -81,6 +82,11 @@ def call_user_code(
                 f"copy {name} beside the file and open it as Path(__file__).parent / {name!r}, so "
                 "that it travels with it"
             )
+            if Path(name).suffix in SUFFIXES_OF_WEIGHTS:
+                remedy = (
+                    f"{name} is taken for weights and does not travel with the file: keep what is "
+                    "in it in a buffer of the network (register_buffer), or in a .npy file"
+                )
         if WANTS_GPU.search(str(error)):
             raise ImportRefused(
                 f"{what} asks for a GPU{place}; an import runs on the CPU: remove .cuda(), "

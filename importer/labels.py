@@ -160,6 +160,11 @@ def _without_index(lines: list[str], path: Path, first_line: int) -> tuple[list[
                 f"indexes do not count from {min(start, 1)} to {min(start, 1) + len(lines) - 1}; "
                 f"{AS_JSON}"
             )
+        if 2 * len(set(names.values())) <= len(names):
+            raise ImportRefused(
+                f"{path}, line {first_line}: {lines[0]!r} looks like an index and a name, but of "
+                f"{len(names)} names {len(set(names.values()))} would be left; {AS_JSON}"
+            )
         note = (
             f"the {place} column is taken for the index of the class, from {start}, and left out: "
             f"{matches[0][0]!r} is {matches[0]['name']!r}, class {int(matches[0]['index']) - start}"
@@ -193,6 +198,11 @@ def _names_from_json(text: str, path: Path) -> list[str]:
         ) from error
     if isinstance(value, list):
         return [_name(entry, position, path) for position, entry in enumerate(value)]
+    if value and all(type(entry) is int for entry in value.values()):
+        raise ImportRefused(
+            f"{path}: is name → id, as ImageFolder's class_to_idx; expected id → name, or the "
+            "names as a JSON list: json.dump(dataset.classes, file)"
+        )
     if missing := sorted(set(range(len(value))) - value.keys()):
         raise ImportRefused(
             f"{path}: {len(value)} labels, but class {missing[0]} has none (ids go up to "

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from torch import nn
 
 from importer.errors import ImportRefused
-from importer.pixels_to_logits import run_reference
+from importer.pixels_to_logits import run_alone
 from preprocessing import DecodeLimits, Preprocessing, to_input
 from preprocessing.errors import ImageRejected, PreprocessingBug
 
@@ -27,12 +27,17 @@ class OddImages(NamedTuple):
     Attributes:
         names: Of the images, for messages.
         inputs: (n, H, W, C).
-        logits: The network's, float32 (n, classes).
+        logits: The network's, float32 (n, classes), perhaps not finite.
     """
 
     names: tuple[str, ...]
     inputs: npt.NDArray[np.generic]
     logits: npt.NDArray[np.float32]
+
+    @property
+    def answered(self) -> npt.NDArray[np.bool_]:
+        """Whether the network has a finite answer to each image, (n,)."""
+        return np.asarray(np.isfinite(self.logits).all(axis=1))
 
 
 def run_on_odd_images(
@@ -40,7 +45,7 @@ def run_on_odd_images(
 ) -> OddImages | None:
     """Run the network on images made of a golden one.
 
-    Left out is what the preprocessing does not take, and what the network has no finite answer to.
+    Left out is what the preprocessing or the network does not take.
 
     Args:
         golden_file: An image file that the preprocessing takes.
@@ -55,7 +60,7 @@ def run_on_odd_images(
         image.save(file, "PNG")
         try:
             model_input = to_input(file.getvalue(), preprocessing, DecodeLimits())
-            row = run_reference(network, model_input[np.newaxis])
+            row = run_alone(network, model_input[np.newaxis])
         except (ImageRejected, ImportRefused, PreprocessingBug):
             continue
         names.append(name)

@@ -191,9 +191,8 @@ def import_model(
             notebook_labels=None if given is None else given.labels,
         )
         labels, class_ids = targets.labels, targets.class_ids
-        if given is not None:
-            check_label_order(given, labels)
-        for note in targets.notes:
+        order = "" if given is None else check_label_order(given, labels)
+        for note in filter(None, (*targets.notes, order)):
             progress.note(note)
         judge(
             constant_logits(logits, inputs),

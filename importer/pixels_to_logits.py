@@ -47,21 +47,38 @@ class PixelsToLogits(nn.Module):
 def run_reference(
     network: nn.Module, inputs: npt.NDArray[np.generic], sources: Path | None = None
 ) -> npt.NDArray[np.float32]:
-    """Return the logits of the research pipeline.
+    """Return the logits of the research pipeline, as `run_alone`.
+
+    Raises:
+        ImportRefused: The network does not answer with one finite row of logits per image.
+    """
+    logits = run_alone(network, inputs, sources)
+    if not np.isfinite(logits).all():
+        raise ImportRefused(
+            "network: its logits on the golden images contain NaN or infinity; "
+            "check the weights and the preprocessing"
+        )
+    return logits
+
+
+def run_alone(
+    network: nn.Module, inputs: npt.NDArray[np.generic], sources: Path | None = None
+) -> npt.NDArray[np.float32]:
+    """Return a network's logits, finite or not.
+
+    One image and one thread at a time, so that a second import computes the same bits: sums
+    are ordered differently for other batch sizes and thread counts.
 
     Args:
         network: `PixelsToLogits` in evaluation mode.
-        inputs: Golden inputs, shape (n, H, W, C).
+        inputs: Shape (n, H, W, C).
         sources: Folder of the network's source: an error names the line in it.
 
     Returns:
         float32, shape (n, classes).
 
-    One image and one thread at a time, so that a second import computes the same bits: sums
-    are ordered differently for other batch sizes and thread counts.
-
     Raises:
-        ImportRefused: The network does not answer with one finite row of logits per image.
+        ImportRefused: The network does not answer with one row of logits per image.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -73,10 +90,4 @@ def run_reference(
         ]
     finally:
         torch.set_num_threads(threads)
-    logits = np.concatenate(rows)
-    if not np.isfinite(logits).all():
-        raise ImportRefused(
-            "network: its logits on the golden images contain NaN or infinity; "
-            "check the weights and the preprocessing"
-        )
-    return logits
+    return np.concatenate(rows)

@@ -152,8 +152,8 @@ def unstable_network(
     """
     inputs, logits = inputs[:PAIRED_IMAGES], logits[:PAIRED_IMAGES]
     if odd is not None:
-        inputs = np.concatenate([inputs, odd.inputs[:PAIRED_IMAGES]])
-        logits = np.concatenate([logits, odd.logits[:PAIRED_IMAGES]])
+        inputs = np.concatenate([inputs, odd.inputs[odd.answered][:PAIRED_IMAGES]])
+        logits = np.concatenate([logits, odd.logits[odd.answered][:PAIRED_IMAGES]])
     if not takes_batches:
         again = run_reference(network, inputs)
         return _unstable(logits, again) if _relative(logits, again) > REPEAT_TOLERANCE else None

@@ -1,5 +1,6 @@
 """The numbers that a notebook computed for golden images."""
 
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -109,23 +110,39 @@ def read_reference(path: Path) -> Reference:
     )
 
 
-def check_label_order(reference: Reference, labels: Sequence[str]) -> None:
+def check_label_order(reference: Reference, labels: Sequence[str]) -> str:
     """Compare the labels with those that the reference brings, where it brings any.
 
-    Names that only one of the two has are not compared: a notebook may call its classes by
-    folder, and the label file by words.
+    Upper and lower case, spaces, hyphens and underscores count as equal. Names that only one of
+    the two has are not compared: a notebook may call its classes by folder, and the label file by
+    words.
+
+    Returns:
+        A note where they have no name in common; else nothing.
 
     Raises:
         ImportRefused: A name that both have stands at another position.
     """
     if reference.labels is None:
-        return
-    for position, (own, theirs) in enumerate(zip(labels, reference.labels, strict=False)):
-        if own != theirs and own in reference.labels and theirs in labels:
+        return ""
+    own_names = [_comparable(label) for label in labels]
+    their_names = [_comparable(label) for label in reference.labels]
+    for position, (name, other) in enumerate(zip(own_names, their_names, strict=False)):
+        if name != other and name in their_names and other in own_names:
             raise ImportRefused(
-                f"labels: class {position} is {own!r}, in {reference.path} it is {theirs!r}; put "
-                "the labels in the order of the notebook's"
+                f"labels: class {position} is {labels[position]!r}, in {reference.path} it is "
+                f"{reference.labels[position]!r}; put the labels in the order of the notebook's"
             )
+    if set(own_names) & set(their_names):
+        return ""
+    return (
+        f"{reference.path.name}: its labels are other words ({reference.labels[0]!r} is the first, "
+        f"{labels[0]!r} here): they prove nothing of the order"
+    )
+
+
+def _comparable(label: str) -> str:
+    return re.sub(r"[\s_-]+", " ", label.casefold())
 
 
 def _arrays(path: Path) -> dict[str, NDArray[np.generic]]:

@@ -23,11 +23,12 @@ from importer.failures import one_line
 
 KEYS = (
     *("state_dict_ema", "ema_state_dict", "model_ema", "model_ema_state_dict"),
-    *("ema_model", "ema", "averaged_model"),
+    *("ema_model", "ema", "averaged_model", "swa_state_dict", "swa_model", "swa"),
+    *("best_state_dict", "best_model_state_dict"),
     *("state_dict", "model_state_dict", "model", "network", "net", "weights", "params"),
 )
-"""Where training checkpoints keep weights. Averaged (EMA) weights come first, because training
-reports the accuracy of the average where it keeps one."""
+"""Where training checkpoints keep weights. Averaged weights (EMA, SWA) come first, because training
+reports the accuracy of the average where it keeps one; then those of the best epoch."""
 TRAINING_STATE = ("optim", "lr_sched", "sched", "scaler", "amp", "loops", "callbacks")
 """Starts of the keys under which checkpoints keep tensors that are no weights."""
 WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -427,6 +428,8 @@ def _match_names(
         file starts with and the network's names do not; what every name of the network starts
         with and the file's names do not.
     """
+    if set(expected) <= set(names):  # a module may be called as a wrapper is
+        return {name: name for name in names}, "", ""
     by_plain_name = {_without_wrappers(name): name for name in reversed([*expected])}
 
     def matched(cut: str, added: str) -> dict[str, str]:
@@ -559,7 +562,8 @@ def _remedy(
         options = " or ".join(f"--weights-prefix {prefix!r}" for prefix in prefixes)
         return f"Names that start with {starts} fit: add {options}; other names are then left out"
     if unexpected and not missing and not misshapen:
-        patterns = sorted({f"{name.partition('.')[0]}.*" for name in unexpected})
+        kept = {part for name in {*names} - {*unexpected} for part in name.split(".")}
+        patterns = sorted({_pattern(name, kept) for name in unexpected})
         return (
             "Turn on the parts of the network that these weights belong to; where it answers "
             f"without them, add --weights-ignore {' --weights-ignore '.join(map(repr, patterns))}."
@@ -575,6 +579,15 @@ def _remedy(
             f"--network-kwargs '{{\"num_classes\": {actual}}}'."
         )
     return f"{remedy} or image_size."
+
+
+def _pattern(name: str, kept: Collection[str]) -> str:
+    """Return a shell pattern of a name, by its first segment that no name that is kept has."""
+    segments = name.split(".")
+    for place, segment in enumerate(segments, start=1):
+        if segment not in kept:
+            return f"{'*.' * (place > 1)}{segment}{'.*' * (place < len(segments))}"
+    return name
 
 
 def _fitting_prefixes(names: Collection[str], expected: Collection[str]) -> list[str]:

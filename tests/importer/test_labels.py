@@ -86,6 +86,8 @@ def test_what_stands_beside_the_names_is_taken_off_with_a_note(
         ("cat\tfelis\ndog\tcanis\n", r", line 1: 'cat\\tfelis' is more than a name"),
         ("0,cat\n1,dog\nred fox\n", ", line 3: 'red fox' has no index in front"),
         ("0,cat\n5,dog\n", "the indexes do not count from 0 to 1; .* as a JSON list"),
+        ('{"1": 0, "10": 1, "2": 2}', "is name → id, as ImageFolder's class_to_idx"),
+        ("Grade: 0\nGrade: 1\nGrade: 2\n", "of 3 names 1 would be left; .* as a JSON list"),
         ("0 cat\n1 dog\n", ", line 1: '0 cat' begins with its number"),
         ('cat\n"dog\nred fox\n', ", line 2: '\"dog' is more than a name"),
     ],

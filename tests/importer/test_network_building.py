@@ -68,6 +68,7 @@ def test_a_function_or_a_class_of_a_file_builds_the_network(tmp_path: Path, buil
             "open('/research/width.txt')",
             r"at net\.py, line 1: .*; copy width\.txt beside .* Path\(__file__\)\.parent / 'width",
         ),
+        ("open('/research/protos.pt')", r"protos\.pt is taken for weights .*\(register_buffer\)"),
         ("import no_such_package", r"ModuleNotFoundError at net\.py, line 1: No module named 'no"),
         ("import sys\nsys.exit(3)", r"the file raised SystemExit at net\.py, line 2: 3"),
         ("def build():\n    raise KeyError('a\\nb')", r"builder raised KeyError at net\.py, line"),

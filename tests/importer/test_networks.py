@@ -34,14 +34,28 @@ def test_a_network_of_ones_own_is_imported_with_one_image_and_its_ignored_weight
     assert any("aux.bias" in line for line in describe_artifact(tag, artifact))
 
 
-def test_an_engine_that_leaves_the_network_on_images_unlike_the_golden_ones_is_refused(
-    store: Path, tmp_path: Path
-) -> None:
-    # The angle of (0, -1) is pi; as ONNX spells it, -pi. The golden images are dark: theirs is 0.
-    angle = "torch.atan2(torch.relu(-2 - batch.mean((1, 2, 3))), -batch.mean((1, 2, 3)))"
-    given = colour_options(tmp_path, network=f"logits + {angle}.unsqueeze(1)")
+# The angle of (0, -1) is pi; as ONNX spells it, -pi. The golden images are dark: theirs is 0.
+ANGLE = "torch.atan2(torch.relu(-2 - batch.mean((1, 2, 3))), -batch.mean((1, 2, 3)))"
+# Without contrast 0 / 0, of which OpenVINO's relu makes 0.
+LOW, HIGH = (f"batch.a{end}((1, 2, 3), keepdim=True)" for end in ("min", "max"))
+CONTRAST = f"torch.relu((batch - {LOW}) / ({HIGH} - {LOW}))"
 
-    with pytest.raises(ImportRefused, match=r"on .* made of a golden one.*--accept odd-images"):
+
+@pytest.mark.parametrize(
+    ("network", "engine", "found"),
+    [
+        (f"logits + {ANGLE}.unsqueeze(1)", "onnxruntime", "off by "),
+        (f"self.linear({CONTRAST}.flatten(1))", "openvino", "one of the two is not finite"),
+    ],
+)
+def test_an_engine_that_leaves_the_network_on_images_unlike_the_golden_ones_is_refused(
+    store: Path, tmp_path: Path, network: str, engine: str, found: str
+) -> None:
+    given = colour_options(tmp_path, network=network, engine=engine)
+
+    with pytest.raises(
+        ImportRefused, match=rf"on .* made of a golden one.*{found}.*--accept odd-images"
+    ):
         import_quietly(given, tmp_path / "model.lock")
 
     accepted = given.model_copy(update={"accept": ("odd-images",)})

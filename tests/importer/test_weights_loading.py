@@ -80,6 +80,17 @@ def test_wrappers_anywhere_in_a_name_and_a_shared_prefix_are_bridged(
     assert (ignored, notes) == ((), (note,) if note else ())
 
 
+def test_a_module_of_ones_own_may_be_called_as_a_wrapper_is(tmp_path: Path) -> None:
+    network = nn.ModuleDict(
+        {"module": nn.ModuleDict({"fc": nn.Linear(2, 2)}), "fc": nn.Linear(2, 2)}
+    )
+    given = {name: torch.randn(value.shape) for name, value in network.state_dict().items()}
+
+    load(network, given, tmp_path)
+
+    assert_equal(network, given)
+
+
 def test_weights_without_the_prefix_of_a_wrapper_class_load_and_the_prefix_is_named(
     tmp_path: Path,
 ) -> None:
@@ -311,6 +322,7 @@ def test_missing_unexpected_and_misshapen_names_are_listed_like_a_diff(tmp_path:
         ({"conv.bias": torch.ones(9)}, r"9 outputs, .*built with 2\. .*num_classes\": 9}'\.$"),
         ({"conv.weight": torch.ones(9, 9, 9, 9)}, "such as num_classes or image_size"),
         ({"aux.weight": torch.ones(9)}, r"Turn on the parts.*--weights-ignore 'aux\.\*'\.$"),
+        ({"conv.lora_A.weight": torch.ones(9)}, r"--weights-ignore '\*\.lora_A\.\*'\.$"),
         ({"module.conv.bias": torch.ones(2)}, r"\+ module\.conv\.bias\nTurn on the parts"),
         ({"conv.bias": None}, "Take the network that these weights were trained in"),
     ],

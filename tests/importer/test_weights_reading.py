@@ -59,6 +59,7 @@ def assert_holds(path: Path, expected: dict[str, torch.Tensor], **where: Any) ->
         ({"checkpoint": {"epoch": 3, "model": RAW}}, {}, RAW),
         ({"checkpoint": {"model": RAW}, "model": EMA}, {"key": "checkpoint/model"}, RAW),
         (BOTH, {}, EMA),  # training reports the accuracy of the average
+        ({"state_dict": RAW, "swa_state_dict": EMA}, {}, EMA),
         (BOTH, {"key": "model"}, RAW),
         ({"teacher": EMA, "student": RAW}, {"key": "student"}, RAW),
         ({"model.weight": RAW["weight"], "ema_model.bias": EMA["bias"]},
