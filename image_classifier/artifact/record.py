@@ -69,7 +69,7 @@ class Plan(FrozenModel):
     streams: Annotated[int, Field(ge=1, le=1_024)]
     threads: Annotated[int, Field(ge=1, le=1_024)]
     batch_sizes: Annotated[
-        tuple[Annotated[int, Field(ge=1, le=256)], ...], Field(min_length=1, max_length=16)
+        tuple[Annotated[int, Field(ge=1, le=256)], ...], Field(min_length=1, max_length=32)
     ]
     service_time_ms: Annotated[float, Field(gt=0)]
     single_stream: bool = False
