@@ -1,7 +1,7 @@
 """File bytes → upright 8-bit RGB or grey image."""
 
-import re
 import struct
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -28,6 +28,8 @@ from preprocessing.spec import DecodeRules
 # Pillow's 64 MiB count characters: one emoji in each text makes that 256 MiB of memory. The
 # limit can only be set for the whole process.
 PngImagePlugin.MAX_TEXT_MEMORY = 4 * 1024 * 1024
+# Pillow warns of each damaged entry of an EXIF block; one of 64 kB has 5,000.
+warnings.filterwarnings("ignore", module="PIL.TiffImagePlugin")
 
 
 Watch = Callable[[str, Image.Image], None]
@@ -115,15 +117,8 @@ class JpegFile(JpegImageFile):
     own for each entry it skips: a block of 64 kB makes 5,000 of them (Pillow 13.0).
     """
 
-    _header_is_read = False
-
-    def _open(self) -> None:
-        super()._open()
-        self._header_is_read = True
-
-    def getexif(self) -> Image.Exif:
-        """Parse the EXIF block, as Pillow does, once the header has been read."""
-        return super().getexif() if self._header_is_read else Image.Exif()
+    def _read_dpi_from_exif(self) -> None:
+        """Leave the resolution unknown."""
 
     def scan_count(self, data: bytes) -> int:
         """Count the scans of this file that a decoder reads.
@@ -258,7 +253,6 @@ def _high_byte(image: Image.Image) -> Image.Image:
 # ------------------------------------------------------------------- EXIF or XMP orientation
 
 _ORIENTATION_TAG = 0x0112  # Exif 2.32, table 4
-_INTEGER_FORMATS = {1: "B", 3: "H", 4: "I"}  # TIFF 6.0 field types BYTE, SHORT, LONG
 _METADATA = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # keys of Image.info
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -272,44 +266,12 @@ _UPRIGHT = {
 
 
 def upright_turn(image: Image.Image) -> Image.Transpose | None:
-    """Find what turns a loaded image upright; None if it is upright or its metadata is damaged.
+    """Find what turns a loaded image upright, as `ImageOps.exif_transpose` does.
 
-    Looks where Pillow's `ImageOps.exif_transpose` looks: the EXIF block, ImageMagick's text
-    form of it, then XMP. It does not call it: `Image.getexif` parses all entries, raises many
-    kinds of errors, and warns of each entry that is damaged.
+    None if it is upright or its metadata is damaged.
     """
+    # Damaged metadata raise SyntaxError, struct.error, ValueError, TypeError and more.
     try:
-        orientation = _exif_orientation(image)
-    # Damaged metadata; a TypeError where a PNG has a text called "exif".
-    except (struct.error, ValueError, IndexError, AttributeError, TypeError):
-        orientation = None
-    return _UPRIGHT.get(orientation or _xmp_orientation(image) or 1)
-
-
-def _exif_orientation(image: Image.Image) -> int | None:
-    block = image.info.get("exif")
-    if block is None:
-        text = image.info.get("Raw profile type exif", "")  # three lines of head, then hex
-        block = bytes.fromhex("".join(text.split("\n")[3:]))
-    tiff = re.sub(rb"^(Exif\0\0){1,2}", b"", block)
-    if not tiff.startswith((b"II", b"MM")):
+        return _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:
         return None
-    # The first directory of the TIFF structure (TIFF 6.0, section 2).
-    order = "<" if tiff.startswith(b"II") else ">"
-    (directory,) = struct.unpack_from(order + "I", tiff, 4)
-    (entries,) = struct.unpack_from(order + "H", tiff, directory)
-    orientation = None
-    for entry in range(entries):
-        at = directory + 2 + 12 * entry
-        tag, field_type, count = struct.unpack_from(order + "HHI", tiff, at)
-        if tag == _ORIENTATION_TAG and field_type in _INTEGER_FORMATS and count == 1:
-            (orientation,) = struct.unpack_from(order + _INTEGER_FORMATS[field_type], tiff, at + 8)
-    return orientation
-
-
-def _xmp_orientation(image: Image.Image) -> int | None:
-    packet = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp") or b""
-    if isinstance(packet, str):
-        packet = packet.encode("utf-8", "replace")
-    match = re.search(rb'tiff:Orientation(?:="|>)([0-9])', packet)
-    return int(match[1]) if match else None
