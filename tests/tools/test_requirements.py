@@ -8,7 +8,6 @@ from packaging.utils import canonicalize_name
 
 from importer.serving_requirements import read_requirements
 from tests.imports import ROOT
-from tools.environment import PYTHONS
 
 FOLDER = ROOT / "deploy" / "requirements"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -57,6 +56,7 @@ def test_the_serving_locks_have_the_versions_that_the_tests_ran_with() -> None:
 
 
 def test_the_supported_pythons_are_those_of_pyproject() -> None:
-    lowest, end = (f"{major}.{minor}" for major, minor in PYTHONS)
+    lowest, end = re.findall(r"\((3, \d+)\)", (ROOT / "Makefile").read_text())[:2]
 
-    assert PROJECT["project"]["requires-python"] == f">={lowest},<{end}"
+    wanted = f">={lowest},<{end}".replace(", ", ".")
+    assert PROJECT["project"]["requires-python"] == wanted
