@@ -48,7 +48,7 @@ model.lock: | $(READY)
 	@$(MAKE) --no-print-directory import
 
 serve: $(READY) | model.lock ## serve the locked model (the example, if none is imported)
-	@echo "serving on http://$(HOST):$(PORT)  (Ctrl-C stops)"
+	@echo "starting on http://$(HOST):$(PORT)  (Ctrl-C stops)"
 	@exec $(BIN)/bentoml serve --host $(HOST) --port $(PORT)
 
 # Test processes may write bytecode: without it, each rewrites the assertions of every test anew.

@@ -7,8 +7,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from importer.command_line import CommandLine, read_command_line
-from importer.process import INTERRUPTED, SIGNALS, interrupt
+SET_UP = "is not installed; run `make setup`, and then .venv/bin/python model_import.py"
+try:
+    from importer.command_line import CommandLine, read_command_line
+    from importer.process import INTERRUPTED, SIGNALS, interrupt
+except ModuleNotFoundError as error:
+    sys.exit(f"model_import: {error.name} {SET_UP}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,10 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(command_line: CommandLine) -> tuple[int, str]:
     """Carry out a command; return the exit status, and why it was refused."""
     # Imported here: they load numpy and BentoML; mistakes in the arguments are reported without.
-    from importer.commands import RUN
-    from importer.progress import Progress
-    from importer.report import print_json, print_lines
-    from preprocessing.errors import OperatorError
+    try:
+        from pydantic import ValidationError
+
+        from importer.commands import RUN
+        from importer.progress import Progress
+        from importer.report import print_json, print_lines
+        from preprocessing.errors import OperatorError, PreprocessingBug
+    except ModuleNotFoundError as error:
+        return 1, f"{error.name} {SET_UP}"
 
     try:
         progress = Progress(quiet=command_line.quiet or command_line.json)
@@ -54,7 +63,10 @@ def _run(command_line: CommandLine) -> tuple[int, str]:
             print_lines(lines)
     except OperatorError as error:
         cause = error.__cause__
-        if cause is not None and not isinstance(cause, OperatorError | OSError):
+        if isinstance(cause, PreprocessingBug):
+            cause = cause.__cause__
+        said_already = OperatorError | OSError | ValidationError
+        if cause is not None and not isinstance(cause, said_already):
             logging.getLogger("importer").info("%s", error, exc_info=error)
         return 1, str(error)
     except OSError as error:  # a full disk, a read-only folder: of the machine, no bug

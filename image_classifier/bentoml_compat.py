@@ -401,6 +401,9 @@ def supervise(supervisor: type[Any]) -> None:
         if all(watcher.name.startswith(API_PROCESSES) for watcher in self.watchers):
             self.ctrl.endpoint = f"inproc://control-{id(self)}"
             self.pubsub_endpoint = f"inproc://events-{id(self)}"
+        port = self.sockets[LISTENING_SOCKET].port
+        if not 0 < port < 1 << 16:  # the system takes 16 bits of it
+            raise BentoMLException(f"--port {port}: expected 1 to 65535")
         try:
             return start_all(self, started)
         except RuntimeError as error:
@@ -414,7 +417,7 @@ def supervise(supervisor: type[Any]) -> None:
             listening = self.sockets[LISTENING_SOCKET]  # circus binds the sockets in `start`
             raise BentoMLException(
                 f"{listening.host}:{listening.port}: {os.strerror(error.errno).lower()}; "
-                "choose another address with --host and --port"
+                "choose another address with --host and --port (of make: HOST= and PORT=)"
             ) from error
 
     @gen.coroutine  # what circus awaits

@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str, type[Options]]] = {
         "classify image files and folders of them, without a server",
         PredictOptions,
     ),
+    "notebook": ("", "print the lines that save a notebook's numbers for --reference", Options),
     "verify": ("[TAG]", "run all certificates again, on this machine", Options),
     "show": ("[TAG]", "show an artifact as a readable page", Options),
     "list": ("", "list the artifacts of the model store, newest first", Options),
@@ -100,8 +101,8 @@ def read_command_line(arguments: Sequence[str]) -> CommandLine:
         parser, known = Parser(""), list(COMMANDS)[1:]
         close = nearest(command, [*known, *parser.known])
         parser.error(
-            f"unknown command {command!r}{close}; there are {', '.join(known)}; an import has "
-            "options alone"
+            f"unknown command {command!r}{close}; there are {', '.join(known)}; an import "
+            "takes options only, such as --network"
         )
     return Parser(command).read(arguments)
 
@@ -180,6 +181,8 @@ class Parser(argparse.ArgumentParser):
             mistakes.append(f"{self.command or 'import'}: unexpected argument {unexpected!r}")
         if self.command in ("predict", "unpack"):
             mistakes += [no_such(Path(word), "file") for word in words if not Path(word).exists()]
+            if mistakes and self.command == "predict":
+                mistakes.append("predict: a TAG is NAME:VERSION; model_import.py list shows them")
         return [*found, *([words] if "PATH…" in takes else words)]
 
 

@@ -25,6 +25,7 @@ from importer.archive import pack, unpack
 from importer.certification import verify_engines
 from importer.command_line import CommandLine
 from importer.errors import ImportRefused
+from importer.notebook import CODE, HINTS
 from importer.options import ImportOptions
 from importer.prediction import classify_files, image_files
 from importer.process import return_freed_memory, uninterrupted
@@ -94,6 +95,11 @@ def _predict(given: CommandLine, progress: Progress) -> Outcome:
     asyncio.run(run())
     value = {"tag": lock_of(artifact).tag, "results": printer.results}
     return value, [], 1 if printer.errors else 0
+
+
+def _notebook(_given: CommandLine, _progress: Progress) -> Outcome:
+    lines = f"{CODE}\n{HINTS}".splitlines()
+    return {"lines": lines}, lines, 0
 
 
 def _verify(given: CommandLine, progress: Progress) -> Outcome:
@@ -204,6 +210,7 @@ def _open(tag: str | None, progress: Progress) -> Artifact:
 RUN: dict[str, Callable[[CommandLine, Progress], Outcome]] = {
     "": _import,
     "predict": _predict,
+    "notebook": _notebook,
     "verify": _verify,
     "show": _show,
     "list": _list,

@@ -226,6 +226,8 @@ def _describe_filter(spec: PreprocessingSpec) -> str:
     return f"{spec.resize.interpolation}, {smoothed} ({library})"
 
 
+CLASS, GEOMETRY = "class", "resize size, aspect ratio or crop"
+FILTER = "interpolation or antialias"
 CHANGES: dict[str, tuple[Callable[..., str], Callable[..., Fields]]] = {
     "normalisation": (
         lambda spec: f"mean {list(spec.mean)}, std {list(spec.std)}",
@@ -234,8 +236,8 @@ CHANGES: dict[str, tuple[Callable[..., str], Callable[..., Fields]]] = {
     "EXIF: the orientation in the file": _decoding("exif_orientation", True, False),
     "16-bit grey": _decoding("grey16", "scale", "clip"),
     "transparency": _decoding("alpha", "drop", "white", "black"),
-    "resize size, aspect ratio or crop": (describe_geometry, _geometries),
-    "interpolation or antialias": (_describe_filter, _interpolations),
+    GEOMETRY: (describe_geometry, _geometries),
+    FILTER: (_describe_filter, _interpolations),
 }
 """What may be wrong → how a spec does it, in words, and the usual other ways."""
 
@@ -318,6 +320,15 @@ def explain_difference(
             "the network and the order of the classes"
         )
     causes = "; and ".join(best.changes.values())
+    if CLASS in best.changes:  # what the class does itself is not known
+        told = [
+            f"{best.changes[CLASS]}{describe_geometry(best.spec)}, {_describe_filter(best.spec)}"
+        ]
+        for title, words in best.changes.items():
+            if title in CHANGES and title not in (CLASS, GEOMETRY, FILTER):
+                words = CHANGES[title][0](best.spec)
+            told += [words] * (title not in (CLASS, GEOMETRY, FILTER))
+        causes = ", ".join(told)
     if left <= 1:
         return ImportRefused(f"{found}; likely cause: {causes}; change the preprocessing to match")
     return ImportRefused(
@@ -347,10 +358,7 @@ def _single_variants(entry: PreprocessingEntry, input_spec: InputSpec) -> Iterat
         return
     if input_spec.dtype == "uint8":
         yield from further_variants(Variant(spec=spec, behind_class=True, changes={}))
-    words = (
-        f"the class {entry.class_name} does not do what the reference does: "
-        f"{describe_geometry(spec)}, bilinear"
-    )
-    usual = Variant(spec=spec, changes={"class": words})
+    words = f"the class {entry.class_name} does something else; the reference's numbers come with "
+    usual = Variant(spec=spec, changes={CLASS: words})
     yield usual
     yield from further_variants(usual)

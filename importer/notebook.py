@@ -1,10 +1,8 @@
-"""The lines that save a notebook's own numbers for --reference: `python -m importer.notebook`.
+"""The lines that save a notebook's own numbers for --reference: `model_import.py notebook`.
 
 Labels and numbers that the notebook computed are the one proof of an import that does not rest
 on this program's reading of the model.
 """
-
-import sys
 
 CODE = """\
 import pathlib, numpy, torch, PIL.Image  # model, transform and classes are those of the notebook
@@ -21,12 +19,3 @@ HINTS = """\
 # A network that ends in a softmax: write probabilities=… for logits=….
 # Then: python model_import.py … --golden photos/ --reference reference.npz
 """
-
-
-def main() -> None:
-    """Print the lines."""
-    sys.stdout.write(f"{CODE}\n{HINTS}")
-
-
-if __name__ == "__main__":
-    main()

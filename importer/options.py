@@ -176,7 +176,7 @@ class ModelOptions(Options):
     golden_count: int = Field(100, ge=2, le=4096)
     """images kept, evenly over classes"""
     reference: ExistingFile | None = None
-    """npz with the logits or probabilities of your notebook; `python -m importer.notebook` prints
+    """npz with the logits or probabilities of your notebook; `model_import.py notebook` prints
     the lines that save it"""
 
     @field_validator("network", "preprocessing", "labels")

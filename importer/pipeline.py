@@ -120,12 +120,16 @@ def import_model(
     judge = functools.partial(check_findings, accepted=options.accept, note=progress.note)
     with staging_dir() as root:
         # 1. What was given: network, preprocessing, labels, golden images.
+        # Whatever of it is wrong is found before a large network is read.
+        captured = None
+        if options.preprocessing is not None:
+            captured = capture_preprocessing(options, None, root)
         with progress.step("read the network and its weights"):
             if options.network is None:
                 model = read_graph(Path(options.weights), root)
             else:
                 model = read_network(options, root)
-        preprocessing, entry = capture_preprocessing(options, model.published, root)
+        preprocessing, entry = captured or capture_preprocessing(options, model.published, root)
         input_spec = InputSpec.of(preprocessing)
         given = None if options.reference is None else read_reference(options.reference)
         named = _labels(options.labels, model, given)
@@ -151,7 +155,11 @@ def import_model(
         # 2. What the research pipeline answers, and what its numbers mean.
         network = PixelsToLogits(model.network, input_spec).eval()
         with progress.step(f"run the reference on {len(images)} golden images"):
-            logits = run_reference(network, inputs, root / ARCHITECTURE_FOLDER)
+            sources = root / ARCHITECTURE_FOLDER
+            width = run_reference(network, inputs[:1], sources).shape[1]
+            if width > 1:  # one output may have two labels, which its activation decides
+                check_label_count(named.labels, width, "")
+            logits = run_reference(network, inputs, sources)
             batches = takes_batches(model, network, torch.from_numpy(inputs[[0, -1]]))
             odd = None
             if "odd-images" not in options.accept:
@@ -195,7 +203,7 @@ def import_model(
         for note in filter(None, (*targets.notes, order)):
             progress.note(note)
         judge(
-            constant_logits(logits, inputs),
+            constant_logits(logits, inputs, outputs),
             channel_order(network, inputs, answers, class_ids, outputs),
             implausible_labels(answers, class_ids, labels),
         )
@@ -203,7 +211,12 @@ def import_model(
         reproduced = None if given is None else len(images)
         meaning = outputs.in_words(logits.shape[1], labels)
         proof = what_the_proof_rests_on(
-            right, labelled, meaning=meaning, reproduced=reproduced, accepted=options.accept
+            right,
+            labelled,
+            meaning=meaning,
+            reproduced=reproduced,
+            ordered=given is not None and given.labels is not None and not order,
+            accepted=options.accept,
         )
 
         # 4. Which engines give the same answers, and how fast.
@@ -327,7 +340,7 @@ def _inputs(images: tuple[GoldenImage, ...], preprocessing: Preprocessing) -> Ba
         except PreprocessingBug as error:
             raise ImportRefused(
                 f"preprocessing, on golden image {image.name}: {one_line(error)}; to_input returns "
-                "one numpy array (H, W, C): of a tensor .permute(1, 2, 0).numpy(), of float64 "
-                ".astype(np.float32)"
+                "one numpy array (H, W, C): of a tensor .permute(1, 2, 0).numpy(), of a grey "
+                "image [..., None], of float64 .astype(np.float32)"
             ) from error
     return np.stack(inputs)

@@ -188,16 +188,19 @@ def _relative(first: Logits, second: Logits) -> float:
     return float((np.abs(first - second) / logit_scale(first)).max())
 
 
-def constant_logits(logits: Logits, inputs: Batch) -> Finding | None:
+def constant_logits(logits: Logits, inputs: Batch, outputs: Outputs) -> Finding | None:
     """Find a network that gives every image (nearly) the same logits.
 
-    Copies of one image prove nothing.
+    Copies of one image prove nothing. Of logits a softmax or a sigmoid makes nearly the same
+    probabilities where they differ by little, however small they are.
     """
     if all(np.array_equal(inputs[0], other) for other in inputs[1:]):
         return None
     rows = logits.astype(np.float64)
     differences = float(np.ptp(rows, axis=0).max())
     spread = float(rows.std(axis=1).mean()) if rows.shape[1] > 1 else float(np.abs(rows).max())
+    if outputs.activation != "none":
+        spread = max(spread, 1.0)
     if differences > SAME_LOGITS * spread:
         return None
     return Finding(
@@ -428,7 +431,13 @@ def at_least(hits: int, trials: int, probability: float) -> float:
 
 
 def what_the_proof_rests_on(
-    right: int, labelled: int, *, meaning: str, reproduced: int | None, accepted: Sequence[str]
+    right: int,
+    labelled: int,
+    *,
+    meaning: str,
+    reproduced: int | None,
+    ordered: bool,
+    accepted: Sequence[str],
 ) -> tuple[str, ...]:
     """Say in words what is proven of an import, and what is not.
 
@@ -437,15 +446,25 @@ def what_the_proof_rests_on(
         labelled: All labelled golden images.
         meaning: What an answer holds, in words.
         reproduced: Golden images whose numbers of the notebook are reproduced; None: not given.
+        ordered: Whether the notebook's labels came with them.
         accepted: Findings that were accepted.
     """
+    open_questions = [
+        *(["the labels are in the right order"] if not ordered else []),
+        *(["the preprocessing is the one of the training"] if reproduced is None else []),
+    ]
+    unlabelled = "no golden image is labelled: "
+    unlabelled += (
+        f"that {' and '.join(open_questions)} is unproven"
+        if open_questions
+        else ("its accuracy is not known here")
+    )
     sentences = [
         f"reference: {right} of {labelled} labelled images right ({right / labelled:.1%})"
         if labelled
-        else "no golden image is labelled: that the labels are in the right order and the "
-        "preprocessing is the one of the training is unproven",
+        else unlabelled,
         f"no --reference: that the notebook's numbers are these ({meaning}) is unproven; "
-        "python -m importer.notebook shows how to save them"
+        "model_import.py notebook shows how to save them"
         if reproduced is None
         else f"the notebook's numbers are reproduced on {reproduced} golden images",
     ]

@@ -14,7 +14,7 @@ from importer.errors import ImportRefused
 from importer.plausibility import output_kind
 
 Kind = Literal["logits", "probabilities"]
-HOW_TO = "`python -m importer.notebook` prints the lines for your notebook"
+HOW_TO = "`model_import.py notebook` prints the lines for your notebook"
 
 
 @dataclass(frozen=True, kw_only=True)

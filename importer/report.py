@@ -45,7 +45,10 @@ def describe_attempts(
         if record:
             single = [point.latency_ms for point in attempt.curve if point.batch_size == 1]
             curve, budget_ms = attempt.curve, record.budget_ms
-            best = best_point(attempt.engine, curve, budget_ms).images_per_s if curve else None
+            best = None
+            if curve:  # where engines were compared, in turn, this decided
+                point = attempt.compared or best_point(attempt.engine, curve, budget_ms)
+                best = point.images_per_s
             rows[-1] += [_number(min(single, default=None), ".2f", " ms")]
             rows[-1] += [_number(best, ".0f", "/s")]
         chosen = record is not None and attempt.engine == record.plan.engine

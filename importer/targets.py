@@ -96,7 +96,7 @@ def decide_targets(
                 "the classes are called by numbers, and the golden images do not tell in "
                 f"which order the network was trained ({accuracies}); give golden images of "
                 "more classes, with a labels.csv of file,label or a folder a class, or a "
-                "reference that brings labels (python -m importer.notebook)",
+                "reference that brings labels (model_import.py notebook)",
             )
             check_findings(finding, accepted=accepted, note=notes.append)
             chosen = readings[0]

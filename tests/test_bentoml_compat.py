@@ -157,7 +157,16 @@ def test_a_process_that_circus_forgets_is_told_of_and_stood_in_for_all_the_same(
     async def run() -> None:
         with socket.create_server(("127.0.0.1", 0)) as listening:
             supervisor: Any = Supervisor()
-            supervisor.sockets = {"_bento_api_server": listening}
+            known: Any = SimpleNamespace(
+                port=99_999,
+                fileno=listening.fileno,
+                accept=listening.accept,
+                setblocking=listening.setblocking,
+            )
+            supervisor.sockets = {"_bento_api_server": known}
+            with pytest.raises(BentoMLException, match="--port 99999: expected 1 to 65535"):
+                supervisor.start()  # the system would take 34463
+            known.port = 80
             supervisor.start()
             handlers[signal.SIGUSR2]()  # process 7 is ready
             await asyncio.sleep(0)

