@@ -140,11 +140,25 @@ def _entry_above(folder: Path, module: str) -> str:
     return f"write {entry} with `from {folder.name}.{module} import *` and give that file"
 
 
+def _path_in(node: ast.expr) -> str:
+    """Return the path that an expression names: "a/b", … / "a" / "b" or join(…, "a", "b")."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    parts: list[ast.expr] = []
+    while isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+        parts.insert(0, node.right)
+        node = node.left
+    if isinstance(node, ast.Call):
+        parts = parts or node.args
+    texts = [part.value for part in parts if isinstance(part, ast.Constant)]
+    return "/".join(text for text in texts if isinstance(text, str))
+
+
 def _data_files(tree: ast.Module, path: Path, folder: Path) -> Iterator[Path]:
     for node in ast.walk(tree):
-        if not (isinstance(node, ast.Constant) and isinstance(node.value, str)):
+        if not isinstance(node, ast.expr):
             continue
-        text = node.value
+        text = _path_in(node)
         if not 0 < len(text) < 256 or not text.isprintable():
             continue
         named = path.parent / text

@@ -67,6 +67,13 @@ class Ending(NamedTuple):
             )
 
     @property
+    def positive(self) -> str | None:
+        """Name a last operation whose outputs are positive, as evidence and odds are."""
+        name = _plain(self.last)
+        exponential = name == "exp" and not _plain(self.before).startswith("logsoftmax")
+        return name if name == "softplus" or exponential else None
+
+    @property
     def squashing(self) -> str | None:
         """Describe a last operation whose bounded outputs look like logits; None for others."""
         name = _plain(self.last)

@@ -1,12 +1,14 @@
 """The trained network: built from its source, loaded with its weights, asked for its logits."""
 
+import contextlib
 import functools
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import JsonValue
 from safetensors import SafetensorError
@@ -53,6 +55,7 @@ class ModelSource:
         architecture: How to build it; None where the file is a finished graph.
         published: What torchvision says of the weights, where it published them.
         activation: What was cut off at the end of a finished graph, to be applied to its outputs.
+        classes: Names of the classes that stand beside the weights, in order; else nothing.
         ignored_weights: Names in the file that the network did not get.
         notes: Sentences for the operator.
     """
@@ -61,6 +64,7 @@ class ModelSource:
     architecture: Architecture | None = None
     published: TorchvisionWeights | None = None
     activation: Activation | None = None
+    classes: tuple[str, ...] = ()
     ignored_weights: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -96,13 +100,17 @@ def read_network(options: ModelOptions, staging_dir: Path) -> ModelSource:
     else:
         source = capture_source(Path(text.rpartition(":")[0]))
         source.copy_to(staging_dir / ARCHITECTURE_FOLDER)
-    network = build_network(architecture, staging_dir / ARCHITECTURE_FOLDER)
+    build = functools.partial(build_network, architecture, staging_dir / ARCHITECTURE_FOLDER)
+    network = build()
+    if name is None:
+        _refuse_drawn(network, build)
     ignored, notes = load_strictly(network, checkpoint)
     save_weights(network, staging_dir / WEIGHTS_NAME)
     return ModelSource(
         network=network,
         architecture=architecture,
         published=published,
+        classes=checkpoint.classes,
         ignored_weights=ignored,
         notes=notes,
     )
@@ -187,11 +195,49 @@ def build_network(architecture: Architecture, source_dir: Path) -> nn.Module:
             f"{where}the builder returned {type(network).__name__}, expected a torch.nn.Module; "
             f"return the network itself{hint}"
         )
+    scripted = [
+        name for name, part in network.named_modules() if isinstance(part, torch.jit.ScriptModule)
+    ]
+    if scripted:
+        raise ImportRefused(
+            f"{where}its part {scripted[0]!r} is compiled by torch.jit.script, which no exporter "
+            "takes; leave torch.jit.script out"
+        )
     refuse_other_precision(network, where)
     for parameter in network.parameters():
         if not torch.nn.parameter.is_lazy(parameter):  # a lazy one gets its shape by the weights
             parameter.requires_grad_(False)
-    return network.eval()
+    network.eval()  # what it returns is the user's own where `train` is
+    return network
+
+
+def _refuse_drawn(network: nn.Module, again: Callable[[], nn.Module]) -> None:
+    """Raise where tensors that no file of weights holds are others in a second build.
+
+    Raises:
+        ImportRefused: With the name of one.
+    """
+    first = _unsaved(network)
+    second = _unsaved(again()) if first else {}
+    for name, tensor in first.items():
+        if name not in second or not torch.equal(tensor, second[name]):
+            raise ImportRefused(
+                f"network: {name} is not in the weights, and another one each time the network is "
+                "built, as random numbers are: register it as a persistent buffer and save the "
+                "weights again, or fix its seed where it is made"
+            )
+
+
+def _unsaved(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the buffers and attributes of a network that its state dict does not have."""
+    saved = network.state_dict().keys()
+    found = {name: item for name, item in network.named_buffers() if name not in saved}
+    for prefix, part in network.named_modules():
+        for name, value in vars(part).items():
+            if isinstance(value, (torch.Tensor, np.ndarray)):
+                with contextlib.suppress(TypeError):  # an array of objects
+                    found[f"{prefix}.{name}".strip(".")] = torch.as_tensor(value)
+    return found
 
 
 def _function_of_file(architecture: Architecture, source_dir: Path, where: str) -> Any:
@@ -325,6 +371,12 @@ def activation_of(
             f"network: ends in {squashing}, so its outputs are no logits; return what that is "
             f"computed from and add --activation {fitting}, or serve the outputs as they are with "
             "--activation none; if they are trained as logits, add --activation softmax"
+        )
+    if ending.positive and asked is None:
+        raise ImportRefused(
+            f"network: ends in {ending.positive}, so its outputs are positive, and a softmax of "
+            "them is hardly meant; return what that is computed from, or serve the outputs as they "
+            "are with --activation none; if they are trained as logits, add --activation softmax"
         )
     if source.activation is not None and asked not in (None, source.activation):
         raise ImportRefused(

@@ -65,6 +65,7 @@ from importer.plausibility import (
     implausible_labels,
     input_range,
     mean_std_scale,
+    random_state,
     unstable_network,
     what_the_proof_rests_on,
 )
@@ -140,8 +141,11 @@ def import_model(
                 options.golden, options.golden_count, options.golden_labels, among=among
             )
             images = golden.images
-            inputs = _inputs(images, preprocessing)
-            repeated = inputs if entry.spec is not None else _inputs(images, preprocessing)
+            inputs = repeated = _inputs(images, preprocessing)
+            random_states = [random_state()]
+            if entry.spec is None:
+                repeated = _inputs(images, preprocessing)
+                random_states.append(random_state())
             calibration = inputs
             if options.calibration is not None:
                 chosen = read_golden_images(options.calibration, options.calibration_count)
@@ -149,7 +153,8 @@ def import_model(
         decoding = decoding_notes(images, preprocessing.decode)
         for note in (*model.notes, *named.notes, *golden.notes, *decoding):
             progress.note(note)
-        check_repeatable([image.name for image in images], inputs, repeated)
+        draws = random_states[0] != random_states[-1]
+        check_repeatable([image.name for image in images], inputs, repeated, draws=draws)
         judge(mean_std_scale(input_spec.mean, input_spec.std), input_range(inputs))
 
         # 2. What the research pipeline answers, and what its numbers mean.
@@ -199,8 +204,15 @@ def import_model(
             notebook_labels=None if given is None else given.labels,
         )
         labels, class_ids = targets.labels, targets.class_ids
-        order = "" if given is None else check_label_order(given, labels)
-        for note in filter(None, (*targets.notes, order)):
+        unordered = [
+            check_label_order(labels, theirs, where)
+            for where, theirs in (
+                (str(options.reference), given and given.labels),
+                (f"the checkpoint {options.weights}", model.classes),
+            )
+            if theirs
+        ]
+        for note in filter(None, (*targets.notes, *unordered)):
             progress.note(note)
         judge(
             constant_logits(logits, inputs, outputs),
@@ -215,7 +227,7 @@ def import_model(
             labelled,
             meaning=meaning,
             reproduced=reproduced,
-            ordered=given is not None and given.labels is not None and not order,
+            ordered="" in unordered,
             accepted=options.accept,
         )
 
@@ -329,10 +341,15 @@ def _labels(text: str | None, model: ModelSource, given: Reference | None) -> La
 
 def _inputs(images: tuple[GoldenImage, ...], preprocessing: Preprocessing) -> Batch:
     """Return the inputs (n, H, W, C) of the images."""
-    inputs = []
+    inputs: list[Batch] = []
     for image in images:
         try:
             inputs.append(to_input(image.data, preprocessing, DecodeLimits()))
+            if len(inputs) > 1 and np.shares_memory(inputs[-1], inputs[-2]):
+                raise ImportRefused(
+                    "preprocessing: to_input returns the same array at each call; return a new "
+                    "one, or a copy: the next image would be written over this one"
+                )
         except ImageRejected as error:
             raise ImportRefused(
                 f"golden image {image.name}: {error}; remove it or replace it by a sound file"

@@ -7,6 +7,7 @@ the class it answers each image with, (n,), `targets` the true class of each ima
 `labels` the names of the classes in the order of the logits.
 """
 
+import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -116,14 +117,37 @@ def input_range(inputs: Batch) -> Finding | None:
     )
 
 
-def check_repeatable(names: Sequence[str], first: Batch, second: Batch) -> None:
+AUGMENTATION = (
+    "likely cause: an augmentation of the training (RandomResizedCrop, RandomHorizontalFlip, "
+    "ColorJitter); use the transforms of the evaluation"
+)
+
+
+def random_state() -> tuple[object, ...]:
+    """Return what the random numbers of Python, numpy and torch that come next depend on."""
+    kind, keys, *rest = np.random.get_state(legacy=True)
+    numpys = (kind, np.asarray(keys).tobytes(), *rest)
+    return random.getstate(), numpys, torch.get_rng_state().numpy().tobytes()
+
+
+def check_repeatable(
+    names: Sequence[str], first: Batch, second: Batch, *, draws: bool = False
+) -> None:
     """Compare the inputs of the golden images with the same, made again.
 
     Nothing to accept: a start compares the inputs with those of the import.
 
+    Args:
+        draws: Each pass left other random numbers to come.
+
     Raises:
-        ImportRefused: They differ; with the first image and the likely cause.
+        ImportRefused: They differ, with the first image; or random numbers were drawn, which
+            change an input now and then.
     """
+    if draws:
+        raise ImportRefused(
+            f"preprocessing: to_input draws random numbers, and sets no seed; {AUGMENTATION}"
+        )
     differ = [
         name
         for name, one, other in zip(names, first, second, strict=True)
@@ -132,9 +156,7 @@ def check_repeatable(names: Sequence[str], first: Batch, second: Batch) -> None:
     if differ:
         raise ImportRefused(
             f"preprocessing: to_input gives another input when it runs again on {len(differ)} of "
-            f"{len(names)} golden images, {differ[0]} the first; likely cause: an augmentation of "
-            "the training (RandomResizedCrop, RandomHorizontalFlip, ColorJitter); use the "
-            "transforms of the evaluation"
+            f"{len(names)} golden images, {differ[0]} the first; {AUGMENTATION}"
         )
 
 

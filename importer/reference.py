@@ -110,12 +110,16 @@ def read_reference(path: Path) -> Reference:
     )
 
 
-def check_label_order(reference: Reference, labels: Sequence[str]) -> str:
-    """Compare the labels with those that the reference brings, where it brings any.
+def check_label_order(labels: Sequence[str], theirs: Sequence[str], where: str) -> str:
+    """Compare the labels with those that the training left elsewhere.
 
     Upper and lower case, spaces, hyphens and underscores count as equal. Names that only one of
     the two has are not compared: a notebook may call its classes by folder, and the label file by
     words.
+
+    Args:
+        theirs: In the order of the training.
+        where: They stand, for messages.
 
     Returns:
         A note where they have no name in common; else nothing.
@@ -123,25 +127,24 @@ def check_label_order(reference: Reference, labels: Sequence[str]) -> str:
     Raises:
         ImportRefused: A name that both have stands at another position.
     """
-    if reference.labels is None:
-        return ""
-    own_names = [_comparable(label) for label in labels]
-    their_names = [_comparable(label) for label in reference.labels]
+    own_names = [comparable(label) for label in labels]
+    their_names = [comparable(label) for label in theirs]
     for position, (name, other) in enumerate(zip(own_names, their_names, strict=False)):
         if name != other and name in their_names and other in own_names:
             raise ImportRefused(
-                f"labels: class {position} is {labels[position]!r}, in {reference.path} it is "
-                f"{reference.labels[position]!r}; put the labels in the order of the notebook's"
+                f"labels: class {position} is {labels[position]!r}, in {where} it is "
+                f"{theirs[position]!r}; put the labels in the order of the training"
             )
     if set(own_names) & set(their_names):
         return ""
     return (
-        f"{reference.path.name}: its labels are other words ({reference.labels[0]!r} is the first, "
-        f"{labels[0]!r} here): they prove nothing of the order"
+        f"{where}: its labels are other words ({theirs[0]!r} is the first, {labels[0]!r} here): "
+        "they prove nothing of the order"
     )
 
 
-def _comparable(label: str) -> str:
+def comparable(label: str) -> str:
+    """Return a name without what people write in several ways: case, spaces, hyphens."""
     return re.sub(r"[\s_-]+", " ", label.casefold())
 
 

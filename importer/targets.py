@@ -1,7 +1,7 @@
 """The true classes of golden images: what the text of a table or the name of a folder means."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +9,7 @@ import numpy.typing as npt
 from importer.errors import ImportRefused
 from importer.golden_images import GoldenImage, GoldenImages
 from importer.plausibility import Classes, Finding, at_least, check_findings
+from importer.reference import comparable
 
 CHANCE = 0.01
 """A reading of the folders is taken if chance gives its hits less often than this."""
@@ -113,7 +114,27 @@ def decide_targets(
     return Targets(labels=chosen.labels, class_ids=class_ids, notes=tuple(notes))
 
 
+def _by_label(golden: GoldenImages, labels: tuple[str, ...]) -> GoldenImages:
+    """Call folders as the labels that they mean: "Red_Foxes" as "red fox"."""
+    names = {}
+    for folder in golden.folders:
+        meant = [label for label in labels if _plain(label) == _plain(folder)]
+        if folder in labels or len(meant) != 1:
+            return golden
+        names[folder] = meant[0]
+    images = [
+        replace(image, class_text=names.get(str(image.class_text), image.class_text))
+        for image in golden.images
+    ]
+    return replace(golden, images=tuple(images), folders=tuple(names.values()))
+
+
+def _plain(name: str) -> str:
+    return comparable(name).rstrip("s")
+
+
 def _readings(golden: GoldenImages, labels: tuple[str, ...]) -> Iterator[Reading]:
+    golden = _by_label(golden, labels)
     texts = [image.class_text for image in golden.images]
     if golden.indexed:
         ids = [_index(image, labels, names_too=False) for image in golden.images]

@@ -51,15 +51,17 @@ class Checkpoint:
         path: The file.
         state: Name → tensor on the CPU, in the order of the file, dtype as in the file; or what
             a module saved beside its tensors (`_extra_state`).
-        metadata: What torch keeps beside the names, the versions of the modules' formats; None
-            where the file has none, or a prefix was cut off.
+        metadata: What torch keeps beside the names, the versions of the modules' formats: name of
+            the module → its entry.
+        classes: Names of the classes in the order of the training, where the file has them.
         ignored: Names that were left out because `ignore` says so.
         notes: Sentences for the operator.
     """
 
     path: Path
     state: Mapping[str, Any]
-    metadata: Any
+    metadata: Mapping[str, Any]
+    classes: tuple[str, ...]
     ignored: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -123,7 +125,12 @@ def read_state_dict(
     return Checkpoint(
         path=path,
         state=state,
-        metadata=None if prefix else getattr(entries, "_metadata", None),
+        metadata={
+            f"{name}."[len(prefix) :].rstrip("."): entry
+            for name, entry in getattr(entries, "_metadata", {}).items()
+            if f"{name}.".startswith(prefix)
+        },
+        classes=_classes_of(content),
         ignored=tuple(ignored),
         notes=(note,) if others else (),
     )
@@ -177,9 +184,11 @@ def load_strictly(
     # format, except that torchvision's MNASNet, a root, refuses to load without a version.
     versions = {"": getattr(expected, "_metadata", {}).get("", {})}
     try:
-        if all(name == own for name, own in names.items()) and checkpoint.metadata:
-            for name, entry in checkpoint.metadata.items():  # else torch reads options there, too
-                versions[name] = {"version": entry.get("version")}
+        for name, own in names.items():
+            for theirs, module in _modules_above(name, own):
+                entry = checkpoint.metadata.get(theirs)
+                if entry:  # its version alone: torch reads options there, too
+                    versions[module] = {"version": entry.get("version")}
         fitting._metadata = versions  # type: ignore[attr-defined]
         result = network.load_state_dict(fitting, strict=False)
     except Exception as error:  # shapes behind a migration, odd metadata, code of the user's
@@ -396,6 +405,24 @@ def _state_dicts(content: object, *place: str) -> Iterator[tuple[str, Mapping[An
                 yield from _state_dicts(item, *place, name)
 
 
+CLASSES = ("classes", "class_names", "labels", "class_to_idx", "idx_to_class", "id2label")
+"""Where training checkpoints keep the names of the classes."""
+
+
+def _classes_of(content: object) -> tuple[str, ...]:
+    """Return the names of the classes that stand beside the weights, in order; else nothing."""
+    for key in CLASSES:
+        found = content.get(key) if isinstance(content, Mapping) else None
+        if isinstance(found, Mapping):
+            by_name = all(type(index) is int for index in found.values())
+            pairs = found.items() if by_name else [(name, index) for index, name in found.items()]
+            if all(str(index).isdecimal() for _, index in pairs):
+                found = [name for name, _ in sorted(pairs, key=lambda pair: int(pair[1]))]
+        if isinstance(found, (list, tuple)) and all(isinstance(name, str) for name in found):
+            return tuple(found)
+    return ()
+
+
 def _preferred_place(places: Collection[str], content: object, path: Path) -> str:
     if len(places) == 1:
         return next(iter(places))
@@ -465,6 +492,13 @@ def _starts(name: str) -> list[str]:
 
 def _without_wrappers(name: str) -> str:
     return ".".join(segment for segment in name.split(".") if segment not in WRAPPERS)
+
+
+def _modules_above(name: str, own: str) -> Iterator[tuple[str, str]]:
+    """Yield the modules that a tensor lies in, as its file and as the network call them."""
+    theirs, ours = name.split("."), own.split(".")
+    while theirs and ours and theirs.pop() == ours.pop():
+        yield ".".join(theirs), ".".join(ours)
 
 
 def _last_segment(name: str) -> str:

@@ -1,5 +1,8 @@
 """A user's own preprocessing class: what it must offer, how it is loaded, how it is called."""
 
+import contextlib
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, Protocol
@@ -111,8 +114,23 @@ def load_preprocessing(path: Path, class_name: str) -> Preprocessing:
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     if problem := _first_problem(preprocessing):
         raise SpecError(f"{where}: {problem}")
+    with contextlib.suppress(AttributeError):  # of a class with slots
+        object.__setattr__(preprocessing, "to_input", _in_each_thread(user_class))
     checked: Preprocessing = preprocessing
     return checked
+
+
+def _in_each_thread(user_class: Callable[[], Preprocessing]) -> Callable[[Image.Image], np.ndarray]:
+    """Return `to_input` of an object for each thread: it may keep what it works on in itself."""
+    own = threading.local()
+
+    def to_input(image: Image.Image) -> np.ndarray:
+        if not hasattr(own, "preprocessing"):
+            own.preprocessing = user_class()
+        array: np.ndarray = own.preprocessing.to_input(image)
+        return array
+
+    return to_input
 
 
 def _run_file(path: Path) -> ModuleType:
@@ -146,6 +164,8 @@ def _first_problem(candidate: Any) -> str | None:
         and all(type(side) is int and side > 0 for side in shape)
     ):
         return f"input_shape must be (H, W, C), three positive whole numbers, got {shape!r}"
+    if shape[0] in (1, 3) and shape[2] not in (1, 3):
+        return f"input_shape {shape} looks like (C, H, W); it must be (H, W, C), as must the inputs"
     if dtype not in ("uint8", "float32"):
         return f"input_dtype must be 'uint8' or 'float32', got {dtype!r}"
     if not callable(candidate.to_input):

@@ -215,7 +215,10 @@ def staging_dir() -> Iterator[Path]:
             if time.time() - left_over.stat().st_mtime > MAX_STAGING_AGE_S:
                 shutil.rmtree(left_over, ignore_errors=True)
     with tempfile.TemporaryDirectory(
-        prefix=STAGING_PREFIX, dir=store, ignore_cleanup_errors=True
+        prefix=STAGING_PREFIX,
+        suffix="x",  # BentoML lists no model whose name ends in "_", as a random one may
+        dir=store,
+        ignore_cleanup_errors=True,
     ) as folder:
         root = Path(folder, "artifact")
         root.mkdir()

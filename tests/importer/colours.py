@@ -20,6 +20,8 @@ class Network(nn.Module):
     def __init__(self):
         super().__init__()
         self.linear = nn.Linear(48, 3)
+        if {drawn}:
+            self.register_buffer("shift", torch.rand(3), persistent=False)
 
     def forward(self, batch):
         logits = self.linear(batch.flatten(1))
@@ -74,7 +76,7 @@ def colour_options(
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
     save_file(WEIGHTS, folder / "w.safetensors")
-    (folder / "network.py").write_text(NETWORK.format(answer=network))
+    (folder / "network.py").write_text(NETWORK.format(answer=network, drawn="shift" in network))
     (folder / "own.py").write_text(CLASS.format(answer=own))
     (folder / "labels.txt").write_text("\n".join(labels))
     given: dict[str, Any] = {

@@ -156,15 +156,19 @@ def test_the_modules_that_do_not_travel_are_named_and_an_optional_one_may_be_abs
 
 def test_data_files_that_the_source_names_travel_and_weights_do_not(tmp_path: Path) -> None:
     (tmp_path / "tables").mkdir()
-    for name in ("means.npy", "tables/classes.json", "weights.pt", "unused.json"):
+    (tmp_path / "conf").mkdir()
+    tables = ("means.npy", "tables/classes.json", "conf/sizes.json", "conf/more.json")
+    for name in (*tables, "weights.pt", "unused.json"):
         (tmp_path / name).write_bytes(b"data")
     file = write(
         tmp_path,
         network="HERE = Path(__file__).parent\n"
-        "FILES = (HERE / 'means.npy', HERE / 'tables/classes.json', HERE / 'weights.pt')",
+        "FILES = (HERE / 'means.npy', HERE / 'tables/classes.json', HERE / 'weights.pt')\n"
+        "SIZES = HERE / 'conf' / 'sizes.json', os.path.join(HERE, 'conf', 'more.json')",
     )
 
-    assert list(sources_of(file)) == ["means.npy", "network.py", "tables/classes.json"]
+    travelling = ["conf/more.json", "conf/sizes.json", "means.npy", "network.py"]
+    assert list(sources_of(file)) == [*travelling, "tables/classes.json"]
 
 
 def test_a_file_of_this_machine_is_refused_with_its_line(tmp_path: Path) -> None:

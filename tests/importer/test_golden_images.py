@@ -207,6 +207,12 @@ def test_the_reference_decides_the_order_of_numeric_folders(
     assert targets.labels == (served if labels == tuple(FOLDERS) else labels)
 
 
+def test_folders_that_are_called_nearly_as_the_labels_mean_them(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "Red_Foxs/a.png", "Dogs/b.png")
+
+    assert targets_of(folder, ("red fox", "dog"))[1] == {"Red_Foxs/a.png": 0, "Dogs/b.png": 1}
+
+
 @pytest.mark.parametrize("names", [("1/a.png",), ("1/a.png", "2/a.png")])
 def test_numeric_folders_without_evidence_are_refused_unless_accepted(
     tmp_path: Path, names: tuple[str, ...]

@@ -37,8 +37,12 @@ MIXES_THE_BATCH = "logits - logits.mean(dim=0, keepdim=True) / 2"
         ),
         (
             {"own": "pixels + np.random.randint(0, 9, (4, 4, 3), np.uint8)"},
-            "preprocessing: to_input gives another input when",
+            "preprocessing: to_input draws random numbers, and sets no seed",
         ),
+        # Changes no image of this import, but one in a thousand later.
+        ({"own": "pixels + (np.random.rand() < 0.001)"}, "to_input draws random numbers"),
+        ({"network": "logits + self.shift"}, "network: shift is not in the weights, and another"),
+        ({"network": "nn.functional.softplus(logits) + 1"}, "ends in softplus, .* positive"),
         ({"spec": {"crop": 4, "mean": [127] * 3, "std": [58] * 3}}, "--accept mean-std-scale"),
     ],
 )
@@ -153,4 +157,21 @@ def test_probabilities_that_the_activation_does_not_give_are_refused(
     np.savez(tmp_path / "reference.npz", files=files, probabilities=[rows] * len(files))
 
     with pytest.raises(ImportRefused, match=reason):
+        import_quietly(given, tmp_path / "model.lock")
+
+
+def test_a_class_that_returns_one_array_for_all_images_is_refused(
+    store: Path, tmp_path: Path
+) -> None:
+    given = colour_options(tmp_path)
+    source = (tmp_path / "own.py").read_text()
+    changed = source.replace("return np.ascontiguousarray(pixels)", "return self.keep(pixels)")
+    keep = (
+        "\n    kept = np.zeros((4, 4, 3), np.uint8)\n\n    def keep(self, pixels):\n"
+        "        self.kept[:] = pixels\n        return self.kept\n"
+    )
+    assert changed != source
+    (tmp_path / "own.py").write_text(changed + keep)
+
+    with pytest.raises(ImportRefused, match="to_input returns the same array at each call"):
         import_quietly(given, tmp_path / "model.lock")

@@ -149,6 +149,7 @@ def test_what_a_forward_returns_instead_of_scores_or_raises_is_one_line(
             "ends in a softmax times",
         ),
         ("batch.flatten(1).tanh()", "ends in a tanh, so"),
+        ("batch.flatten(1).exp()", "ends in exp, so its outputs are positive"),
         ("batch.flatten(1).tanh() @ torch.ones(48, 2) * 3 + torch.ones(2)", None),
         ("(batch * torch.sigmoid(batch)).flatten(1) / 2", None),
         ("batch.flatten(1).log_softmax(1)", None),
@@ -172,6 +173,25 @@ def test_an_ending_that_the_outputs_do_not_show_is_refused(
         return
     with pytest.raises(ImportRefused, match=f"^network: {message}"):
         activation_of(source, pixels, None)
+
+
+def test_a_train_method_that_returns_nothing_leaves_the_network(tmp_path: Path) -> None:
+    frozen = "\n    def train(self, mode=True):\n        super().train(mode)\n"
+    source = WIDE.replace("\ndef build", f"{frozen}\ndef build").replace(".train()", "")
+
+    assert not network_of(tmp_path, source, width=4).training
+
+
+def test_a_part_that_is_scripted_is_refused_by_its_name(tmp_path: Path) -> None:
+    source = (
+        "import torch\nfrom torch import nn\n\n\ndef build():\n"
+        "    return nn.Sequential(nn.Flatten(), torch.jit.script(nn.Linear(2, 2)))\n"
+    )
+    with (
+        warnings.catch_warnings(action="ignore"),
+        pytest.raises(ImportRefused, match=r"part '1' is compiled by torch\.jit\.script"),
+    ):
+        network_of(tmp_path, source)
 
 
 # From files to a network with its weights

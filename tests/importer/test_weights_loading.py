@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -78,6 +79,27 @@ def test_wrappers_anywhere_in_a_name_and_a_shared_prefix_are_bridged(
 
     assert_equal(network, GOOD)
     assert (ignored, notes) == ((), (note,) if note else ())
+
+
+class Migrating(nn.Linear):
+    """Takes weights of its first version for others than they are now."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state: Any, prefix: str, metadata: Any, *more: Any) -> None:
+        if metadata.get("version", 1) < 2:
+            state[f"{prefix}weight"] = -state[f"{prefix}weight"]
+        super()._load_from_state_dict(state, prefix, metadata, *more)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "ema."])
+def test_the_versions_of_modules_are_found_behind_a_prefix(tmp_path: Path, prefix: str) -> None:
+    network, built = nn.Sequential(Migrating(2, 1)), nn.Sequential(Migrating(2, 1))
+    outer = nn.ModuleDict({prefix[:-1]: network}) if prefix else network
+
+    load(built, outer.state_dict(), tmp_path, prefix=prefix * (prefix == "ema."))
+
+    assert_equal(built, network.state_dict())
 
 
 def test_a_module_of_ones_own_may_be_called_as_a_wrapper_is(tmp_path: Path) -> None:

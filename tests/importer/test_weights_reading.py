@@ -81,6 +81,22 @@ def test_a_note_names_weights_that_were_not_taken(tmp_path: Path) -> None:
         assert note.endswith(f"there are also {other} (--weights-key)")
 
 
+@pytest.mark.parametrize(
+    "kept",
+    [
+        {"classes": ["wolf", "fox"]},
+        {"class_to_idx": {"fox": 1, "wolf": 0}},
+        {"id2label": {"1": "fox", "0": "wolf"}},
+        {"idx_to_class": {1: "fox", 0: "wolf"}},
+    ],
+)
+def test_the_classes_beside_the_weights_are_read(tmp_path: Path, kept: dict[str, object]) -> None:
+    path = saved(tmp_path, {"state_dict": RAW, **kept})
+
+    assert read_state_dict(path).classes == ("wolf", "fox")
+    assert read_state_dict(saved(tmp_path, RAW)).classes == ()
+
+
 def test_ignored_names_are_left_out_and_listed(tmp_path: Path) -> None:
     content = {**RAW, "aux.weight": torch.ones(4), "aux.bias": torch.ones(1), "epoch": 3}
     path = saved(tmp_path, content)

@@ -1,5 +1,6 @@
 """A user's own class: loaded from its file, and held to what it declares."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,25 @@ def test_classes_of_two_files_of_one_name_are_used_as_they_are(tmp_path: Path) -
     np.testing.assert_array_equal(mirrored, expected[:, ::-1].astype(np.float32) / 255)
     assert mirrored.flags.c_contiguous
     assert (first.mean, second.mean) == ((0.5,), None)
+
+
+def test_a_shape_with_the_channels_in_front_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"input_shape \(3, 28, 28\) looks like \(C, H, W\)"):
+        load(tmp_path, GOOD.replace("(2, 3, 1)", "(3, 28, 28)"))
+
+
+def test_a_class_may_keep_what_it_works_on_in_itself(tmp_path: Path) -> None:
+    source = with_body("self.small = image.resize((3, 2)); time.sleep(0.002); return self.again()")
+    source = source.replace("import numpy as np", "import time\nimport numpy as np")
+    again = "    def again(self):\n        return np.asarray(self.small)[..., None]\n"
+    own = load(tmp_path, source + again)
+    photos = [encoded(noise(12, 8, seed=seed), "PNG") for seed in range(40)]
+    alone = [to_input(photo, own, LIMITS) for photo in photos]
+
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda photo: to_input(photo, own, LIMITS), photos))
+
+    np.testing.assert_array_equal(together, alone)
 
 
 def test_a_file_that_has_pillow_read_on_where_images_end_does_not_let_cut_ones_in(
