@@ -61,8 +61,6 @@ def cut(prefix: str) -> str:
     ("rename", "note"),
     [
         (lambda name: name, None),
-        (lambda name: f"_orig_mod.module.{name}", None),
-        (lambda name: name.replace("conv.", "conv._orig_mod."), None),
         (lambda name: name.replace("norm.", "norm._checkpoint_wrapped_module."), None),
         (lambda name: f"module.{name.replace('conv.', 'conv._fsdp_wrapped_module.')}", None),
         (lambda name: f"classifier.backbone.{name}", cut("classifier.backbone.")),
