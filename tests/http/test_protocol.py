@@ -206,15 +206,3 @@ def test_a_body_whose_length_a_proxy_may_read_otherwise_ends_the_connection(
 
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert answer.count(b"HTTP/1.1 ") == 1
-
-
-@pytest.mark.parametrize(
-    "chunk", [b"0x5\r\nhello", b"+5\r\nhello", b"5\nhello", b"5\r\nhelloXX", b"5;\nGET\r\nhello"]
-)
-def test_a_malformed_chunk_ends_the_connection(chunk: bytes) -> None:
-    head = b"POST /first HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-
-    answer = exchange(head + chunk + b"\r\n0\r\n\r\n" + LAST)
-
-    assert answer.startswith(b"HTTP/1.1 400 ")
-    assert answer.count(b"HTTP/1.1 ") == 1
