@@ -212,7 +212,6 @@ def test_a_lock_that_is_missing_or_no_file_is_the_operators_error(tmp_path: Path
             json.dumps({**LOCK.model_dump(), **change}).encode()
             for change in (
                 {"tag": "digits:latest"},
-                {"tag": "Digits:0123456789abcdef"},
                 {"tag": "../digits:0123456789abcdef"},
                 {"manifest_sha256": "a" * 63},
                 {"evidence_sha256": None},
