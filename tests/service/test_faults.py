@@ -1,7 +1,6 @@
 """What breaks under a running server: stated behaviour, and no wrong answer meanwhile.
 
-docs/serving.md, "Faults", says the same in words. Processes that are killed and a runner that hangs
-are in test_lives.py, engines that fail or hang in tests/inference/test_classifier.py.
+docs/serving.md, "Faults", says the same in words.
 """
 
 import os
@@ -32,6 +31,31 @@ IMAGES = {path.name: path.read_bytes() for path in sorted(SAMPLES.iterdir())}
 RATE_PER_S = 50
 CLIENTS = 10
 TIMEOUT_MS = 3_000
+
+FAULTS = """
+
+import pathlib as _pathlib
+import time as _time
+
+_sound_run = OpenVinoEngine.run
+_fault = _pathlib.Path({fault!r})
+
+
+def _faulty_run(self, batch):
+    match _fault.read_text() if _fault.exists() else "":
+        case "error":
+            raise RuntimeError("an injected fault")
+        case "memory":
+            raise MemoryError
+        case "hang":
+            while _fault.exists():
+                _time.sleep(0.05)
+    return _sound_run(self, batch)
+
+
+OpenVinoEngine.run = _faulty_run
+"""
+"""Appended to the copy of the engine that a server runs; the file's text chooses the fault."""
 
 CLOCK = """\
 import pathlib
@@ -126,6 +150,51 @@ def loaded(
         assert server.client.get("/readyz").status_code == 200
 
 
+@pytest.fixture(scope="module")
+def fault(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file that makes engines fail while it exists; its text is the kind."""
+    return tmp_path_factory.mktemp("fault") / "fault"
+
+
+@pytest.fixture(scope="module")
+def breakable(imported: Place, fault: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A place whose engine fails on demand."""
+    home = tmp_path_factory.mktemp("breakable")
+    shutil.copytree(imported.directory, home / "checkout")
+    with (home / "checkout/image_classifier/inference/engines/openvino.py").open("a") as file:
+        file.write(FAULTS.format(fault=str(fault)))
+    return Place(directory=home / "checkout", home=imported.with_own_store(home).home)
+
+
+def memories_shared_with_runner(server: Server) -> int:
+    return sum(
+        Path(f"/proc/{runner}/maps").read_text().count("memfd:inputs")
+        for runner in server.workers("ModelRunner")
+    )
+
+
+@pytest.mark.parametrize("service", ["API", "ModelRunner"])
+def test_a_killed_process_is_replaced(new_place: NewPlace, service: str) -> None:
+    with loaded(new_place(), topology="runner") as (server, load):
+        name = "ModelRunner" if service == "ModelRunner" else ""
+        runners = server.workers("ModelRunner")
+        victims = runners if name else [w for w in server.workers() if w not in runners]
+
+        os.kill(victims[0], signal.SIGKILL)
+
+        wait_until(
+            lambda: victims[0] not in server.workers() and len(server.workers()) == 2,
+            PATIENCE_S,
+            "another process",
+        )
+        # Of the inputs that a killed API process shared, nothing is kept.
+        wait_until(lambda: memories_shared_with_runner(server) == 1, PATIENCE_S, "its inputs")
+    assert load.counts().keys() <= {
+        *("200", "429", "503", "504"),
+        *("ReadError", "RemoteProtocolError"),  # connections of the process that died
+    }
+
+
 def test_a_container_ends_where_a_process_died(new_place: NewPlace) -> None:
     server = Server(new_place(), environment={"BENTOML_CONTAINERIZED": "true"}).ready()
     (worker,) = server.workers()
@@ -135,6 +204,38 @@ def test_a_container_ends_where_a_process_died(new_place: NewPlace) -> None:
     assert server.wait() == 1
     server.client.close()
     assert f"a process of the API ({worker}) ended with status -9" in server.log
+
+
+@pytest.mark.parametrize(("kind", "code"), [("error", "500"), ("memory", "500")])
+def test_an_engine_that_fails_fails_its_requests_only(
+    breakable: Place, fault: Path, kind: str, code: str
+) -> None:
+    with loaded(breakable) as (server, load):
+        fault.write_text(kind)
+        try:
+            load.wait_for(code, 20)
+            assert server.client.get("/livez").status_code == 503
+        finally:
+            fault.unlink()
+        load.wait_for("200")
+        assert server.client.get("/livez").status_code == 200
+    assert load.counts().keys() <= {"200", code, "429"}
+
+
+def test_a_hung_engine_is_told_by_the_probe_and_answers_end_in_time(
+    breakable: Place, fault: Path
+) -> None:
+    with loaded(breakable) as (server, load):
+        fault.write_text("hang")
+        try:
+            load.wait_for("504", 5)
+            wait_until(
+                lambda: server.client.get("/livez").status_code == 503, PATIENCE_S, "/livez 503"
+            )
+        finally:
+            fault.unlink()
+        wait_until(lambda: server.client.get("/livez").status_code == 200, PATIENCE_S, "/livez 200")
+    assert load.counts().keys() <= {"200", "429", "504"}
 
 
 def test_a_stopped_process_goes_on_where_it_was(new_place: NewPlace) -> None:
