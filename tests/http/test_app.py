@@ -1,5 +1,6 @@
 """The application without a server: answers, refusals, bugs, clients that leave, metrics."""
 
+import asyncio
 import json
 import re
 
@@ -158,3 +159,12 @@ def test_probes_scrapes_and_files_are_not_counted() -> None:
         ask(app, Connection(), path=path, method="GET")
 
     assert outcomes(app) == before
+
+
+def test_a_websocket_is_closed() -> None:
+    connection = Connection()
+    scope = {"type": "websocket", "path": "/", "headers": []}
+
+    asyncio.run(app_of(Answering())(scope, connection.receive, connection.send))
+
+    assert [message["type"] for message in connection.sent] == ["websocket.close"]
