@@ -2,28 +2,10 @@
 
 import ast
 
-import pytest
-
 from tests.imports import ROOT
 
 MODEL_NUMBERS = {0.485, 0.456, 0.406, 0.229, 0.225, 224}
 """ImageNet's: they belong to a model's manifest, never to code that serves any model."""
-
-
-@pytest.mark.parametrize(
-    ("script", "forbidden"),
-    [("service.py", {"importer", "tools", "tests"}), ("model_import.py", {"tools", "tests"})],
-)
-def test_a_script_imports_nothing_from_above_it(script: str, forbidden: set[str]) -> None:
-    imported = {
-        name.partition(".")[0]
-        for node in ast.walk(ast.parse((ROOT / script).read_text()))
-        if isinstance(node, (ast.Import, ast.ImportFrom))
-        for name in [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]
-    }
-
-    assert imported & {"image_classifier", "importer"}
-    assert not imported & forbidden
 
 
 def test_numbers_of_a_model_are_not_in_code_that_serves_models() -> None:

@@ -5,7 +5,6 @@ A test called `bentoml_…` or `uvicorn_…` that fails says that its workaround
 
 import asyncio
 import inspect
-import json
 import os
 import signal
 import socket
@@ -24,7 +23,7 @@ from uvicorn.server import ServerState
 from image_classifier.http.protocol import ClassifierProtocol
 from tests.http.echo_server import SMUGGLED, echo, exchange, upgrade
 from tests.http.fakes import Answering, app_of, send
-from tests.imports import PATIENCE_S, ROOT
+from tests.imports import ROOT
 from tests.programs import run_program
 from tests.service.answers import checked_error
 
@@ -51,7 +50,6 @@ with warnings.catch_warnings():
         KEEP_CONNECTIONS,
         SUPERVISOR,
         MountedAppFirst,
-        StandIn,
         prepare_process,
         runner_exchange,
         supervise,
@@ -182,47 +180,6 @@ def test_a_process_that_circus_forgets_is_told_of_and_stood_in_for_all_the_same(
     ]
 
 
-def test_the_stand_in_answers_503_until_an_api_process_is_ready(tmp_path: Path) -> None:
-    step = tmp_path / "step"
-    step.write_text("load")
-    length = 300_000
-    request = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % length + bytes(length)
-
-    async def ask(port: int) -> bytes:
-        async with asyncio.timeout(PATIENCE_S):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(request)
-            answer = await reader.read()
-            writer.close()
-            return answer
-
-    async def run() -> tuple[list[bytes], bool]:
-        with socket.create_server(("127.0.0.1", 0)) as listening:
-            port = listening.getsockname()[1]
-            stand_in = StandIn()
-            stand_in.open(listening, step)
-            answers = list(await asyncio.gather(*(ask(port) for _ in range(5))))
-            stand_in.end_soon()
-            await asyncio.sleep(0)
-            asking = asyncio.create_task(ask(port))
-            await asyncio.sleep(0.05)
-            left_alone = not asking.done()
-            step.unlink()
-            stand_in.begin()
-            return [*answers, await asking], left_alone
-
-    answers, left_alone = asyncio.run(run())
-
-    assert left_alone
-    for answer in answers:
-        head, _, body = answer.partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 503 ")
-        assert b"\r\nConnection: close" in head
-        assert b"\r\nRetry-After: 1" in head
-        assert json.loads(body)["error"]["code"] == "not_ready"
-    assert [b"starts (load);" in answer for answer in answers] == [True] * 5 + [False]
-
-
 def asgi_of(service_class: type[Any]) -> Any:
     """A service with an API of the same path as a route of its mounted application."""
     mounted = app_of(Answering())
@@ -256,6 +213,7 @@ def test_the_mounted_application_answers_first_and_hands_on_what_it_does_not_hav
     ]:
         for path in paths:
             checked_error(send(app, method, path), status, code)
+    assert send(app, "GET", "/classify").headers["allow"] == "POST, PUT"
     # A path that a client made up is not repeated in the message, which is logged, too.
     assert "forged" not in send(app, "POST", "/static_content/%0D forged").text
     for path, status in {"/": 200, "/livez": 200, "/classify": 405}.items():

@@ -13,13 +13,10 @@ from image_classifier.artifact.artifact import Artifact, open_artifact
 from image_classifier.artifact.store import read_lock
 from image_classifier.inference.startup import (
     SelfCheckFailed,
-    check_conformance,
     check_preprocessing,
     load_executor,
 )
-from preprocessing import SpecPreprocessing, conformance_digests
-from tests.imports import DIGITS, ROOT
-from tests.preprocessing.files import imagenet
+from tests.imports import DIGITS, ROOT, command_line, digits_options
 from tests.programs import run_program
 
 OLD_CPU = {"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default"}
@@ -36,13 +33,8 @@ def test_the_tag_is_the_same_on_another_kind_of_processor_and_is_the_one_of_the_
     tmp_path: Path, digits_folder: Path
 ) -> None:
     # In another process and folder, where Python may write bytecode.
-    command = [sys.executable, str(ROOT / "model_import.py"), "--name", "digits"]
-    command += ["--network", f"{DIGITS}/network.py:build"]
-    command += ["--weights", f"{DIGITS}/weights.safetensors"]
-    command += ["--preprocessing", f"{DIGITS}/preprocessing.py:DigitsPreprocessing"]
-    command += ["--labels", f"{DIGITS}/labels.txt", "--golden", f"{DIGITS}/samples"]
-    command += ["--golden-labels", f"{DIGITS}/labels.csv", "--measure-seconds", "0.002"]
-    command += ["--lock", "model.lock", "--json"]
+    options = command_line(digits_options(lock=tmp_path / "model.lock"))
+    command = [sys.executable, str(ROOT / "model_import.py"), *options, "--json"]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     environment = {**kept, **OLD_CPU, "BENTOML_HOME": str(tmp_path)}
 
@@ -56,26 +48,6 @@ def test_the_tag_is_the_same_on_another_kind_of_processor_and_is_the_one_of_the_
     folder = tmp_path / "models" / lock.tag.replace(":", "/")
     assert open_artifact(folder, lock.manifest_sha256, lock.evidence_sha256).record is not None
     assert not list(tmp_path.rglob("*.pyc"))
-
-
-def test_a_resize_that_rounds_differently_by_one_is_refused_with_the_names_of_the_cases(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    preprocessing = SpecPreprocessing(imagenet(resize=256, crop=224))
-    expected = conformance_digests(preprocessing)
-    check_conformance(expected, preprocessing)
-    sound = SpecPreprocessing.resized_size
-
-    def one_more(self: SpecPreprocessing, size: tuple[int, int]) -> tuple[int, int]:
-        width, height = sound(self, size)
-        return width + (width > height), height + (height > width)
-
-    monkeypatch.setattr(SpecPreprocessing, "resized_size", one_more)
-
-    with pytest.raises(SelfCheckFailed, match=r"[0-9]+ of \d+ .*\(input/") as refused:
-        check_conformance(expected, preprocessing)
-    assert "decode/" not in str(refused.value)
-    assert "import the model again" in str(refused.value)
 
 
 def test_a_pillow_that_decodes_differently_stops_the_start_with_the_names_of_the_cases(
@@ -94,6 +66,7 @@ def test_a_pillow_that_decodes_differently_stops_the_start_with_the_names_of_the
     with pytest.raises(SelfCheckFailed, match=r"other pixels .*\(decode/jpeg-") as refused:
         load_executor(artifact, engine=None, budget_ms=50, deterministic=True)
     assert "png" not in str(refused.value)
+    assert "import the model again" in str(refused.value)
 
 
 def test_a_golden_image_that_gives_other_pixels_is_refused_although_the_cases_agree(

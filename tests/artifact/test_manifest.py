@@ -129,14 +129,6 @@ def test_an_impossible_value_is_refused(
         parsed(value)
 
 
-def test_an_engine_is_found_by_its_name_or_the_known_names_are_told() -> None:
-    evidence = Evidence.model_validate(evidence_of(contents(), "0" * 64))
-
-    assert evidence.engine("openvino-fp32").file == "engines/network.onnx"
-    with pytest.raises(ArtifactError, match="no certified engine 'one'; there are openvino-fp32"):
-        evidence.engine("one")
-
-
 def test_two_engines_of_one_name_are_refused() -> None:
     value = evidence_of(contents(), "0" * 64)
     value["engines"] *= 2

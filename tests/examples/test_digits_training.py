@@ -14,7 +14,7 @@ from torch import nn
 
 from examples.digits import train
 from examples.digits.dataset import held_out_digits, training_digits
-from examples.digits.evaluation import held_out_inputs, normalised, predicted_digits
+from examples.digits.evaluation import held_out_inputs, predicted_digits
 from examples.digits.network import build
 from examples.digits.preprocessing import DigitsPreprocessing
 
@@ -74,17 +74,6 @@ def test_the_readme_states_the_recorded_accuracy() -> None:
     assert f"**{record['held_out_accuracy']:.2%}**".replace("%", " %") in text
     assert "358 of the 359 held-out digits" in text
     assert (record["held_out"], record["held_out_wrong"]) == (359, 359 - 358)
-
-
-def test_normalisation_follows_by_hand_from_the_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(DigitsPreprocessing, "mean", (0.2,))
-    monkeypatch.setattr(DigitsPreprocessing, "std", (0.4,))
-    inputs = np.array([[[[51], [255], [0]]]], np.uint8)  # (1, 1, 3, 1)
-
-    batch = normalised(inputs)
-
-    # (51/255 - 0.2) / 0.4 = 0, (1 - 0.2) / 0.4 = 2, (0 - 0.2) / 0.4 = -0.5
-    torch.testing.assert_close(batch, torch.tensor([[[[0.0, 2.0, -0.5]]]]))
 
 
 @pytest.mark.all  # draws all training inputs

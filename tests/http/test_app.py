@@ -5,14 +5,12 @@ import json
 import re
 
 import pytest
-from starlette.exceptions import HTTPException
 
 from image_classifier.http import uploads
 from image_classifier.http.schemas import ERRORS
 from image_classifier.inference.batcher import Answer
 from image_classifier.logs import ErrorLog
 from tests.http.fakes import (
-    ANSWER,
     LOCK,
     Answering,
     Connection,
@@ -115,14 +113,6 @@ def test_bodies_that_do_not_end_are_aborted_and_bounded_together(
     assert (late.status, late.code) == (429, "overloaded")
 
 
-def test_a_body_that_is_declared_too_large_is_refused_unread() -> None:
-    app = app_of(Answering(), max_body_bytes=2_000)
-
-    connection = ask(app, Connection(), headers={"Content-Length": "2001"})
-
-    assert (connection.status, connection.code) == (413, "body_too_large")
-
-
 def test_a_bug_is_a_500_without_details_and_a_traceback_in_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -138,46 +128,6 @@ def test_a_bug_is_a_500_without_details_and_a_traceback_in_the_log(
     assert connection.body["error"]["request_id"] in caplog.text
     assert "/secret/path" in caplog.text
     assert outcomes(app)["internal_error"] == 1
-
-
-def test_a_client_that_leaves_cancels_its_work_and_is_not_answered() -> None:
-    cancelled = []
-
-    async def endless() -> Answer:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            cancelled.append(True)
-        return ANSWER
-
-    classifier = Answering(endless)
-    app = app_of(classifier)
-    left = {"type": "http.disconnect"}
-
-    for received in ([body(b"image"), left], [body(b"ima", more=True), left]):
-        assert ask(app, Connection(*received)).sent == []
-
-    assert cancelled == [True]
-    assert len(classifier.seen) == 1  # the second one left within its body
-    assert outcomes(app)["client_gone"] == 2
-
-
-def test_what_a_framework_answers_by_itself_has_the_one_shape() -> None:
-    app = app_of(Answering())
-
-    @app.get("/probe")
-    async def probe() -> None:  # as BentoML's /readyz
-        raise HTTPException(503, "Service is not ready because .__is_ready__() returns False.")
-
-    unknown = ask(app, Connection(), path="/nope", method="GET")
-    wrong = ask(app, Connection(), path="/classify", method="GET")
-    early = ask(app, Connection(), path="/probe", method="GET")
-
-    assert (unknown.status, unknown.code) == (404, "not_found")
-    assert (wrong.status, wrong.code) == (405, "method_not_allowed")
-    assert wrong.headers["allow"] == "POST, PUT"
-    assert (early.status, early.code) == (503, "not_ready")
-    assert early.headers["retry-after"] == "1"
 
 
 def test_a_request_id_comes_back_unless_it_is_hostile() -> None:

@@ -1,8 +1,6 @@
 """Calls of API processes to the runner: inputs in shared memory, logits as bytes."""
 
 import asyncio
-from collections.abc import MutableMapping
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +8,7 @@ import pytest
 from image_classifier.http.runner_calls import RunnerCalls
 from image_classifier.inference.engine import Batch
 from image_classifier.inference.shared_inputs import SharedInputs, SharedInputsReader
+from tests.http.fakes import Connection, body
 from tests.inference.fakes import INPUT_SPEC, SumEngine, executor
 
 Answer = tuple[int, list[list[float]]]
@@ -25,20 +24,12 @@ def cannot_run_255(batch: Batch) -> None:
         raise ValueError("cannot run this")
 
 
-async def call(app: RunnerCalls, body: bytes, client: tuple[str, int] | None = None) -> Answer:
+async def call(app: RunnerCalls, data: bytes, client: tuple[str, int] | None = None) -> Answer:
     """Send a body in two parts."""
-    parts = [body[:7], body[7:]]
-    sent: list[MutableMapping[str, Any]] = []
-
-    async def receive() -> MutableMapping[str, Any]:
-        return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts)}
-
-    async def send(message: MutableMapping[str, Any]) -> None:
-        sent.append(message)
-
-    await app({"type": "http", "client": client}, receive, send)
-    logits = np.frombuffer(sent[1]["body"], np.float32).reshape(-1, 2)
-    return sent[0]["status"], logits.tolist()
+    connection = Connection(body(data[:7], more=True), body(data[7:]))
+    await app({"type": "http", "client": client}, connection.receive, connection.send)
+    logits = np.frombuffer(connection.sent[1]["body"], np.float32).reshape(-1, 2)
+    return connection.status, logits.tolist()
 
 
 @pytest.fixture
@@ -64,7 +55,7 @@ def test_calls_of_several_processes_form_batches_and_each_has_its_own_answers(
             memories[2].holding(filled(1, 3)) as third,
         ):
             bodies = (first.tobytes(), second.tobytes(), third.tobytes())
-            return await asyncio.gather(*(call(app, body) for body in bodies))
+            return await asyncio.gather(*(call(app, data) for data in bodies))
 
     answers = asyncio.run(together())
 
@@ -78,7 +69,7 @@ def test_an_input_that_cannot_run_fails_its_own_call_alone(app: RunnerCalls) -> 
         memory = SharedInputs(INPUT_SPEC, calls=2, max_batch_size=2)
         with memory.holding(filled(2, 9)) as first, memory.holding(filled(1, 255)) as second:
             bodies = (first.tobytes(), second.tobytes())
-            return await asyncio.gather(*(call(app, body) for body in bodies))
+            return await asyncio.gather(*(call(app, data) for data in bodies))
 
     assert asyncio.run(together()) == [(200, [[54, -54]] * 2), (500, [])]
 
@@ -90,19 +81,11 @@ def test_before_the_network_is_loaded_the_answer_is_503() -> None:
 def test_a_caller_that_ends_while_it_sends_has_no_answer(
     app: RunnerCalls, caplog: pytest.LogCaptureFixture
 ) -> None:
-    messages: list[MutableMapping[str, Any]] = [
-        {"type": "http.request", "body": b"1234", "more_body": True},
-        {"type": "http.disconnect"},
-    ]
+    connection = Connection(body(b"1234", more=True), {"type": "http.disconnect"})
 
-    async def receive() -> MutableMapping[str, Any]:
-        return messages.pop(0)
+    asyncio.run(app({"type": "http", "client": None}, connection.receive, connection.send))
 
-    async def send(message: MutableMapping[str, Any]) -> None:
-        pytest.fail(f"sent {message}")
-
-    asyncio.run(app({"type": "http", "client": None}, receive, send))
-
+    assert connection.sent == []
     assert not caplog.records
 
 

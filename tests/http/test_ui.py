@@ -26,7 +26,7 @@ from image_classifier.inference.runner import RunnerDescription
 from image_classifier.settings import Settings
 from preprocessing import SpecPreprocessing
 from tests.artifact.builder import RECORD, SLO, contents, write_artifact
-from tests.http.fakes import LOCK, send
+from tests.http.fakes import LOCK, Answering, send
 from tests.preprocessing.files import imagenet
 
 PLAN = Plan(
@@ -37,10 +37,12 @@ SAFETENSORS_HEADER = json.dumps(
 ).encode()
 
 
-class FakeClassifier:
+class FakeClassifier(Answering):
     """Answers the logits a test gives it, through the calls that the page uses."""
 
     def __init__(self) -> None:
+        super().__init__(self._answer)
+
         async def describe() -> RunnerDescription:
             return RunnerDescription(PLAN, "NVIDIA L4", [("load", 0.0, 2.5)])
 
@@ -48,10 +50,7 @@ class FakeClassifier:
         self.preprocessing = SpecPreprocessing(imagenet())
         self.logits = np.array([1, 2], np.float32)
 
-    def refuse_if_overloaded(self) -> None:
-        pass
-
-    async def classify(self, data: bytes, top_k: int | None) -> Answer:
+    async def _answer(self) -> Answer:
         return Answer(logits=self.logits, queue_ms=0, infer_ms=0, batch_size=1)
 
 

@@ -201,14 +201,6 @@ def test_a_wrong_form_is_refused_with_what_is_wrong(
     assert caplog.records == []  # nor does the parser write a line for each
 
 
-def test_no_beginning_of_a_form_is_taken_for_the_whole() -> None:
-    whole = form([FILE, top_k("3")])
-
-    for length in range(0, len(whole) - 4, 7):
-        with pytest.raises(MalformedRequest):
-            read(whole[:length])
-
-
 def test_an_unknown_query_parameter_is_refused() -> None:
     for query in ("topk=3", "top_k=3&x="):
         with pytest.raises(MalformedRequest, match="unknown query parameter"):

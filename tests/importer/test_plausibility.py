@@ -27,12 +27,10 @@ from importer.plausibility import (
 @pytest.mark.parametrize(
     ("mean", "std", "found"),
     [
-        ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), True),
         ((104.0, 117.0, 123.0), (1.0, 1.0, 1.0), True),
         ((0.5,), (58.395,), True),
         ((0.5,), (0.0,), True),
         ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), False),
-        ((0.0,), (1.0,), False),
         ((0.0,), (1 / 255,), False),
         (None, None, False),
     ],
@@ -88,14 +86,12 @@ def finding_of(function: Callable[[torch.Tensor], torch.Tensor]) -> Finding | No
     [
         # training=True is the default of functional.dropout
         (lambda batch: functional.dropout(batch.flatten(1), 0.5), "unstable-reference"),
-        (lambda batch: batch.flatten(1) * torch.rand(1), "unstable-reference"),
         # Noise that one image happened to miss twice
         (lambda batch: batch.flatten(1) * torch.rand(1) ** (len(batch) > 1), "unstable-reference"),
         (lambda batch: NORM(batch).flatten(1), "batch-dependent"),
-        (lambda batch: (batch - batch.mean(dim=0)).flatten(1), "batch-dependent"),
         (lambda batch: (batch * 3).flatten(1), None),
     ],
-    ids=["dropout", "random depth", "noise in company", "training norm", "batch mean", "plain"],
+    ids=["dropout", "noise in company", "training norm", "plain"],
 )
 def test_a_network_answers_an_image_the_same_again_and_beside_others(
     function: Callable[[torch.Tensor], torch.Tensor], name: str | None
@@ -110,7 +106,6 @@ def test_a_network_answers_an_image_the_same_again_and_beside_others(
 @pytest.mark.parametrize(
     "logits",
     [
-        np.tile(np.array([0.1, 2.0, -3.0], np.float32), (4, 1)),
         np.array([[0.1, 2.0, -3.0], [0.1005, 2.0003, -3.0001]], np.float32),
         np.zeros((3, 2), dtype=np.float32),
     ],
@@ -189,8 +184,6 @@ def test_outputs_are_taken_as_the_operator_says_unless_a_sigmoid_would_be_applie
         ([0] * 30, [n % 10 for n in range(30)], 10, 3),
         # 5 of 12 with 2 classes: guessing gives 6, and 5 at most has probability 1.4 % at 75 %.
         ([0] * 12, [0] * 5 + [1] * 7, 2, 5),
-        (list(range(10)), list(range(10)), 10, None),
-        ([0, 1], [0, 1], 2, None),  # too few images to say anything
         ([0, 0, 1], [0, 1, 1], 2, None),
         ([n % 10 for n in range(15)] + [0] * 15, [n % 10 for n in range(30)], 10, None),
         ([1] * 4 + [0] * 26, [0] * 30, 1000, None),

@@ -6,10 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from model_import import main
-from tests.importer.test_weights_hostile import Payload
 from tests.imports import SAMPLES, command_line, digits_options
 
 LOCK_BEFORE = "the lock of another model"
@@ -25,11 +23,6 @@ def a_truncated_golden_image(folder: Path) -> dict[str, object]:
 def nine_labels(folder: Path) -> dict[str, object]:
     (folder / "nine.txt").write_text("\n".join("012345678"))
     return {"labels": folder / "nine.txt"}
-
-
-def a_pickle_in_the_weights(folder: Path) -> dict[str, object]:
-    torch.save({"hook": Payload(folder / "victim")}, folder / "weights.pth")
-    return {"weights": str(folder / "weights.pth")}
 
 
 def a_file_for_a_store(folder: Path) -> dict[str, object]:
@@ -49,7 +42,6 @@ def a_file_for_a_store(folder: Path) -> dict[str, object]:
             r"no engine passed: onnxruntime-fp32: a logit is off by \d.*e-\d+ \(relative\), "
             r"allowed is 1e-12",
         ),
-        (a_pickle_in_the_weights, "needs pickle .*; nothing was run"),
         (a_file_for_a_store, r"/models: File exists\n"),
     ],
 )
@@ -73,4 +65,3 @@ def test_a_refusal_is_one_line_and_changes_nothing(
     assert [path for path in store.glob("models/**/*") if path.is_file()] == []
     assert [path.name for path in store.iterdir()] == ["models"]
     assert lock.read_text() == LOCK_BEFORE
-    assert not (tmp_path / "victim").exists()

@@ -120,7 +120,6 @@ def options_of(model: str, folder: Path, **changes: object) -> ImportOptions:
     [
         "mnist_cnn_tiny",
         # Below, the service is asked for the published numbers of SqueezeNet.
-        pytest.param(SQUEEZENET, marks=pytest.mark.all),
         pytest.param("mobilenet_v2_tfqat_imagenet", marks=pytest.mark.all),
         pytest.param("resnet20_cifar10", marks=pytest.mark.all),
     ],

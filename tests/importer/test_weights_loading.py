@@ -62,8 +62,6 @@ def cut(prefix: str) -> str:
     ("rename", "note"),
     [
         (lambda name: name, None),
-        (lambda name: f"_orig_mod.module.{name}", None),
-        (lambda name: name.replace("conv.", "conv._orig_mod."), None),
         (lambda name: name.replace("norm.", "norm._checkpoint_wrapped_module."), None),
         (lambda name: f"module.{name.replace('conv.', 'conv._fsdp_wrapped_module.')}", None),
         (lambda name: f"classifier.backbone.{name}", cut("classifier.backbone.")),
@@ -267,11 +265,10 @@ def test_lazy_layers_take_the_shape_of_their_weights(tmp_path: Path) -> None:
 # Values
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_other_precisions_become_that_of_the_network(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_another_precision_becomes_that_of_the_network(tmp_path: Path) -> None:
     network = Net()
     tensors = {
-        name: value.to(dtype) if value.is_floating_point() else value
+        name: value.bfloat16() if value.is_floating_point() else value
         for name, value in GOOD.items()
         if name != "norm.num_batches_tracked"  # files from before torch 0.4 have none
     }

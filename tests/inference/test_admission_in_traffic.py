@@ -1,7 +1,6 @@
 """Who is let in: bursts, overload, impatient clients and pauses, in simulation."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,19 +36,13 @@ def fast_network() -> Service:
     return Service(lambda clock: admission(clock, answer_interval_ms=2), servers=2, service_s=0.004)
 
 
-NETWORKS = [slow_network, pytest.param(fast_network, marks=pytest.mark.all)]
-
-
 def test_a_burst_on_an_idle_service_is_answered() -> None:
     assert slow_network().run(Load(arrivals=[1.0] * 24)).answered_share == 1
     assert fast_network().run(Load(arrivals=[1.0] * 64)).answered_share == 1
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-def test_at_four_fifths_of_the_capacity_nearly_all_are_answered(
-    network: Callable[[], Service],
-) -> None:
-    service = network()
+def test_at_four_fifths_of_the_capacity_nearly_all_are_answered() -> None:
+    service = slow_network()
     # 1,600 requests.
     seconds = 2_000 / service.capacity_per_s
     result = service.run(Load(arrivals=poisson(0.8 * service.capacity_per_s, seconds)))
@@ -64,11 +57,8 @@ def test_bursts_on_top_of_it_are_worked_off() -> None:
     assert slow_network().run(Load(arrivals=arrivals)).answered_share >= 0.95
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-def test_at_three_times_the_capacity_the_servers_stay_busy_and_nobody_waits_long(
-    network: Callable[[], Service],
-) -> None:
-    service = network()
+def test_at_three_times_the_capacity_the_servers_stay_busy_and_nobody_waits_long() -> None:
+    service = slow_network()
     result = service.run(Load(arrivals=poisson(3 * service.capacity_per_s, 8)))
 
     # Overload is noticed within 2 s; then 50 ms of waiting and 55 of work are the most.
@@ -85,11 +75,8 @@ def test_a_fast_network_is_kept_busy_by_a_shorter_queue() -> None:
     assert settled.goodput(0.11, 4) >= 0.9
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-def test_after_an_overload_a_burst_is_answered_again(
-    network: Callable[[], Service],
-) -> None:
-    service = network()
+def test_after_an_overload_a_burst_is_answered_again() -> None:
+    service = slow_network()
     rate = service.capacity_per_s
     arrivals = poisson(3 * rate, 4) + poisson(rate / 2, 7, begin=4)
     result = service.run(Load(arrivals=[*arrivals, *[9.0] * 24]))

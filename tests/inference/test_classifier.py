@@ -141,21 +141,6 @@ def test_a_call_that_takes_too_long_is_ended_and_its_place_is_free_again(way: st
     asyncio.run(main())
 
 
-def test_beyond_the_places_calls_are_refused_and_the_others_answered() -> None:
-    slow = HeldBack()
-
-    async def main() -> list[Answer | BaseException]:
-        small = classifier("direct", slow, max_queue=2)
-        calls = [asyncio.ensure_future(small.classify(png(0, 0, 0), 1)) for _ in range(5)]
-        await asyncio.sleep(0)
-        slow.go_on.set()
-        return await asyncio.gather(*calls, return_exceptions=True)
-
-    outcomes = asyncio.run(main())
-
-    assert [type(outcome) for outcome in outcomes] == [Answer] * 2 + [Overloaded] * 3
-
-
 def test_only_an_image_with_none_behind_it_takes_the_single_stream_engine() -> None:
     slow, engine, single = HeldBack(), ColourEngine(), ColourEngine()
 

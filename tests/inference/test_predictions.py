@@ -37,18 +37,6 @@ def test_the_tail_of_a_thousand_classes_keeps_its_digits_and_huge_logits_do_not_
     assert softmax(row(3e38, 3e38)).tolist() == softmax(row(-3e38, -3e38)).tolist() == [0.5, 0.5]
 
 
-def test_predictions_are_ranked_and_carry_label_and_class() -> None:
-    found = top_k_predictions(row(0, math.log(8), math.log(3), math.log(4)), LABELS, 3)
-
-    predictions = [one for one in found if isinstance(one, Prediction)]
-    assert [(one.label, one.class_id) for one in predictions] == [
-        ("bee", 1),
-        ("dog", 3),
-        ("cat", 2),
-    ]
-    assert [one.probability for one in predictions] == pytest.approx([8 / 16, 4 / 16, 3 / 16])
-
-
 def test_of_equal_logits_the_lower_class_comes_first() -> None:
     predictions = top_k_predictions(row(5, 7, 7, 7), LABELS, 4)
 

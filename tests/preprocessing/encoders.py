@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 Rows = Sequence[bytes]
 Colours = Sequence[tuple[int, int, int]]
-PNG_GREY, PNG_RGB, PNG_PALETTE, PNG_GREY_ALPHA, PNG_RGBA = 0, 2, 3, 4, 6
+PNG_GREY, PNG_RGB, PNG_PALETTE, PNG_GREY_ALPHA = 0, 2, 3, 4
 
 
 def png_chunk(name: bytes, content: bytes) -> bytes:

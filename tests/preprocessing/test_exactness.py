@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from image_classifier.artifact.manifest import InputSpec
 from preprocessing import DecodeRules, PreprocessingSpec, Resize, SpecPreprocessing, to_input
 from tests.preprocessing.files import LIMITS, imagenet, noise
 from tests.shared_data import SHARED, needs_shared_data
@@ -51,18 +50,6 @@ def input_of(
     decode = DecodeRules.model_validate({"mode": image.mode})
     spec = PreprocessingSpec(decode=decode, resize=resize, crop=crop)
     return SpecPreprocessing(spec).to_input(image)
-
-
-def normalised(image: Image.Image, spec: PreprocessingSpec) -> np.ndarray:
-    """What a network sees, float32 (C, H, W): normalised by what is exported."""
-    import torch
-
-    from importer.pixels_to_logits import PixelsToLogits
-
-    preprocessing = SpecPreprocessing(spec)
-    batch = torch.from_numpy(preprocessing.to_input(image)[None].copy())
-    logits = PixelsToLogits(torch.nn.Identity(), InputSpec.of(preprocessing))(batch)
-    return np.asarray(logits[0])
 
 
 @pytest.mark.parametrize("version", ["functional", "v2.functional"])
@@ -118,33 +105,6 @@ def test_tensor_resize_equals_torchvision_v2(
     got = input_of(image, resize, None)
 
     np.testing.assert_array_equal(got, resized.permute(1, 2, 0).numpy())
-
-
-def test_normalised_inputs_equal_the_preset_and_a_v2_pipeline_for_grey() -> None:
-    import torch
-    from torchvision.transforms import v2
-    from torchvision.transforms._presets import ImageClassification
-
-    colour, grey = noise(81, 67), noise(61, 47, channels=1)
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    preset = ImageClassification(crop_size=56, resize_size=64, mean=mean, std=std)
-    pipeline = v2.Compose(
-        [
-            v2.Resize(32),
-            v2.CenterCrop(28),
-            v2.PILToTensor(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize((0.1307,), (0.3081,)),
-        ]
-    )
-    spec = PreprocessingSpec(
-        decode=DecodeRules(mode="L"), resize=Resize(size=32), crop=28, mean=(0.1307,), std=(0.3081,)
-    )
-
-    np.testing.assert_array_equal(
-        normalised(colour, imagenet(resize=64, crop=56)), preset(colour).numpy()
-    )
-    np.testing.assert_allclose(normalised(grey, spec), pipeline(grey).numpy(), rtol=0, atol=1e-6)
 
 
 SPECS = {

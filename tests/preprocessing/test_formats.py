@@ -17,7 +17,6 @@ from tests.preprocessing.encoders import (
     PNG_GREY_ALPHA,
     PNG_PALETTE,
     PNG_RGB,
-    PNG_RGBA,
     gif,
     gif_control,
     gif_frame,
@@ -89,10 +88,6 @@ ROWS: dict[str, tuple[bytes, dict[DecodeRules, list[Any]]]] = {
             ON_WHITE: [RED, (204, 255, 204), BLUE, WHITE],
             ON_BLACK: [RED, (0, 51, 0), BLUE, BLACK],
         },
-    ),
-    "png-rgba": (
-        png_row(8, PNG_RGBA, bytes([*RED, 255, *MAGENTA, 0]), 2),
-        {DROP: [RED, MAGENTA], ON_WHITE: [RED, WHITE], ON_BLACK: [RED, BLACK]},
     ),
     "png-grey-alpha": (
         png_row(8, PNG_GREY_ALPHA, bytes([100, 255, 100, 51]), 2),

@@ -16,7 +16,6 @@ from tests.preprocessing.encoders import (
     png_chunk,
 )
 from tests.preprocessing.files import LIMITS, encoded, pixels
-from tests.shared_data import SHARED, needs_shared_data
 
 APP0, APP1 = 0xE0, 0xE1
 UPRIGHT = DecodeRules(exif_orientation=True)
@@ -131,18 +130,3 @@ def test_orientation_is_read_from_xmp_and_from_png_and_webp_too() -> None:
     red, blue = (255, 0, 0), (0, 0, 255)
     assert pixels(encoded(image, "PNG", exif=six), UPRIGHT) == [[red], [blue]]
     assert pixels(encoded(image, "WEBP", lossless=True, exif=three), UPRIGHT) == [[blue, red]]
-
-
-@needs_shared_data
-def test_every_file_with_an_orientation_comes_out_as_exif_transpose_turns_it() -> None:
-    files = [
-        *(SHARED / "broken" / "exif").iterdir(),
-        *(SHARED / "broken" / "generated").glob("quadrants_*"),
-    ]
-    assert len(files) >= 18
-
-    for file in files:
-        with Image.open(file) as image:
-            expected = ImageOps.exif_transpose(image).convert("RGB")
-        got = decode_image(file.read_bytes(), UPRIGHT, LIMITS)
-        assert (got.size, got.tobytes()) == (expected.size, expected.tobytes()), file.name

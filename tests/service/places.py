@@ -9,9 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.imports import PATIENCE_S, ROOT
-
-EXAMPLE = "examples/digits"
+from tests.imports import PATIENCE_S, ROOT, command_line, digits_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +78,4 @@ def copy_checkout(target: Path) -> None:
 
 def import_digits(place: Place) -> None:
     """Run the command line of an import, as `make import` does, measuring only briefly."""
-    place.run(
-        *("model_import.py", "--quiet", "--name", "digits", "--measure-seconds", "0.002"),
-        *("--network", f"{EXAMPLE}/network.py:build"),
-        *("--weights", f"{EXAMPLE}/weights.safetensors"),
-        *("--preprocessing", f"{EXAMPLE}/preprocessing.py:DigitsPreprocessing"),
-        *("--labels", f"{EXAMPLE}/labels.txt", "--golden", f"{EXAMPLE}/samples"),
-        *("--golden-labels", f"{EXAMPLE}/labels.csv"),
-    )
+    place.run("model_import.py", "--quiet", *command_line(digits_options()))

@@ -1,29 +1,16 @@
 """What an attacker tries through the ports, the headers and the log (docs/security.md)."""
 
-import io
 import pickle
 import stat
-import zlib
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.importer.test_weights_hostile import Payload
 from tests.imports import SAMPLES
-from tests.service.answers import checked_error
 from tests.service.server import Server
 
 GOOD = (SAMPLES / "7-01.png").read_bytes()
-
-
-class Touch:
-    """Unpickled, it writes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.path,)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +18,7 @@ class Touch:
 )
 def test_a_pickled_body_is_not_unpickled(either: Server, content_type: str, tmp_path: Path) -> None:
     mark = tmp_path / "unpickled"
-    body = pickle.dumps({"image": Touch(mark)})
+    body = pickle.dumps({"image": Payload(mark)})
 
     for path in ("/classify", "/v2/models/digits/infer", "/infer", "/prepare"):
         answer = either.client.post(path, content=body, headers={"content-type": content_type})
@@ -106,30 +93,6 @@ def test_a_client_writes_no_line_of_the_log(embedded: Server) -> None:
     )
 
     assert forged not in embedded.log
-
-
-def png(width: int, height: int) -> bytes:
-    """A black grey-scale PNG: its data shrink a thousandfold."""
-    file = io.BytesIO()
-
-    def chunk(kind: bytes, data: bytes) -> None:
-        file.write(len(data).to_bytes(4, "big") + kind + data)
-        file.write(zlib.crc32(kind + data).to_bytes(4, "big"))
-
-    file.write(b"\x89PNG\r\n\x1a\n")
-    chunk(b"IHDR", width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\0\0\0\0")
-    compressor = zlib.compressobj()
-    row = b"\0" * (width + 1)
-    data = b"".join(compressor.compress(row) for _ in range(height)) + compressor.flush()
-    chunk(b"IDAT", data)
-    chunk(b"IEND", b"")
-    return file.getvalue()
-
-
-def test_a_decompression_bomb_is_refused(embedded: Server) -> None:
-    answer = embedded.client.post("/classify", content=png(20_000, 20_000))
-
-    checked_error(answer, 413, "image_too_large")
 
 
 def test_a_browser_neither_keeps_an_answer_nor_takes_it_for_a_page(embedded: Server) -> None:

@@ -1,7 +1,6 @@
 """What a client is told that sent something wrong, and that its neighbours do not notice."""
 
 import io
-import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -80,19 +79,3 @@ def test_a_body_may_be_as_large_as_the_limit_and_no_larger(embedded: Server) -> 
     assert embedded.client.post("/classify", content=largest).status_code == 200
     response = embedded.client.post("/classify", content=largest + b"\0")
     checked_error(response, 413, "body_too_large")
-
-
-def test_a_connection_that_offers_an_upgrade_serves_its_file_and_the_next_after_an_error(
-    embedded: Server,
-) -> None:
-    head = (
-        b"PUT /classify?top_k=1 HTTP/1.1\r\nHost: x\r\nConnection: Upgrade%s\r\nUpgrade: %s\r\n"
-        b"Content-Length: %d\r\n\r\n%s"
-    )
-    websocket = head % (b"", b"websocket", len(GOOD), GOOD)
-    bad = head % (b"", b"h2c", 9, b"just text")
-
-    answers = embedded.raw(websocket + bad + head % (b", close", b"h2c", len(GOOD), GOOD))
-
-    assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"200", b"415", b"200"]
-    assert answers.count(b'{"label":"3","class_id":3,') == 2

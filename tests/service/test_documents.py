@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -138,56 +137,3 @@ def test_the_health_check_of_the_image_asks_this_machine_whatever_the_proxy(
 
     assert status(embedded.port) == 0
     assert status(9) == 1
-
-
-GENERATED = """
-import io
-import itertools
-import sys
-from pathlib import Path
-
-from generated.api.classify import classify, classify_put
-from generated.api.operate import describe_model_model_get
-from generated.client import Client
-from generated.models import ClassifyFilesBody, ClassifyPutFilesBody
-from generated.types import UNSET, File
-
-client = Client(base_url=sys.argv[1])
-image = Path(sys.argv[2]).read_bytes()
-for operation, form in ((classify, ClassifyFilesBody), (classify_put, ClassifyPutFilesBody)):
-    for top_k, timeout_ms in itertools.product((UNSET, 2), (UNSET, 60_000)):
-        for body in (
-            form(image=File(io.BytesIO(image), "a.jpg")),
-            form(image=File(io.BytesIO(image), "a.jpg"), top_k=2),
-            File(io.BytesIO(image)),
-        ):
-            answer = operation.sync(
-                client=client, body=body, top_k=top_k, x_request_timeout_ms=timeout_ms
-            )
-            print(answer.predictions[0].label, len(answer.predictions))
-print(describe_model_model_get.sync(client=client).labels[7])
-"""
-
-
-@pytest.mark.all
-def test_a_client_generated_from_the_document_classifies_with_every_body_and_parameter(
-    embedded: Server, tmp_path: Path
-) -> None:
-    (tmp_path / "docs.json").write_bytes(embedded.client.get("/docs.json").content)
-    tool = "openapi-python-client"
-    # In an environment of its own, from the package index.
-    run = [sys.executable, "-m", "uv", "run", "--quiet", "--no-project", "--with", tool]
-    generate = ["generate", "--path", "docs.json", "--meta", "none", "--output-path", "generated"]
-    subprocess.run([*run, tool, *generate], cwd=tmp_path, check=True, timeout=PATIENCE_S)
-
-    done = subprocess.run(
-        [*run, "python", "-c", GENERATED, embedded.url, str(SAMPLE)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
-
-    # The tool leaves image/* out, which Swagger UI sends (tests/ui/test_swagger.py).
-    one_method = ["7 5", "7 2", "7 5"] * 2 + ["7 2"] * 6
-    assert done.stdout.splitlines() == [*one_method * 2, "7"], done.stderr

@@ -77,7 +77,12 @@ def a_killed_worker_is_told_counted_out_and_replaced(server: Server) -> None:
     os.kill(worker, signal.SIGKILL)
     wait_until(lambda: server.workers() not in ([], [worker]), PATIENCE_S, "another worker")
     # Nobody loads a model that fast: the supervisor answers.
-    assert server.raw(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").startswith(b"HTTP/1.1 503")
+    upload = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 300000\r\n\r\n" + bytes(
+        300_000
+    )
+    refused = server.raw(upload)
+    assert refused.startswith(b"HTTP/1.1 503")
+    assert b"\r\nRetry-After: 1\r\n" in refused
     ask = b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     while b"the service starts; " in (answer := server.raw(ask)):  # it imports its modules
         time.sleep(0.02)
@@ -97,8 +102,8 @@ def a_killed_worker_is_told_counted_out_and_replaced(server: Server) -> None:
     assert starts[0]["topology"] == "embedded"
     assert starts[0]["settings"]["CLASSIFIER_LOG_FORMAT"] == "json"
     assert {"model", "digest", "engine", "precision", "batch_sizes"} <= starts[0].keys()
-    (refused,) = [line for line in lines if line.get("status") == 415]
-    assert refused["code"] == "unsupported_media_type"
+    (note,) = [line for line in lines if line.get("status") == 415]
+    assert note["code"] == "unsupported_media_type"
 
 
 def while_the_runner_is_gone_nothing_hangs_and_it_comes_back(server: Server) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from tests.tools.benchmarks.samples import case_result, session, visit
 from tests.tools.runs import run
-from tools.benchmarks.session import BenchmarkError, packed, read_session, unpacked, write_session
+from tools.benchmarks.session import BenchmarkError, read_session, write_session
 
 
 def test_a_session_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -18,12 +18,6 @@ def test_a_session_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert path.name == "2026-01-02-0123456789-full.json"
     assert read_session(path) == written
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
-
-
-def test_latencies_are_packed_as_little_endian_microseconds() -> None:
-    # zlib of b"\x01\x00\x00\x00\xe8\x03\x00\x00": 1 µs and 1000 µs.
-    assert unpacked("eJxjZGBgeMHMwAAAA7kA7Q==") == (0.001, 1.0)
-    assert unpacked(packed((0.001, 1.0, 12.345, 123_456.7))) == (0.001, 1.0, 12.3, 123_000.0)
 
 
 @pytest.mark.parametrize("text", ["", '{"schema_version": 1}'])
