@@ -32,6 +32,11 @@ NUMPY_TYPES: dict[str, npt.DTypeLike] = {
 }
 """Types of images that a graph may take, as onnxruntime calls them."""
 FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
+BYTES_FROM = 50.0
+"""A constant from which it belongs to pixels of 0 to 255: means are about 100 there, deviations 58,
+and below 1 where pixels lie in [0, 1]."""
+LEAST_STD = 0.02
+"""Of a preprocessing that brings pixels to about 1; 1/255 leaves them at 0 to 255."""
 EXTERNAL_BYTES = 1 << 20
 """Tensors of this size or more are written beside an ONNX file: it takes 2 GiB at most, and they
 are written one by one. Exporting ViT-B/16 (346 MB) then peaks at 1.18 GB, as much as before the
@@ -228,6 +233,37 @@ class OnnxNetwork(nn.Module):
         return onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
+
+
+def refuse_other_range(network: OnnxNetwork, input_spec: InputSpec) -> None:
+    """Raise where a graph brings pixels of 0 to 255 to about 1, and the preprocessing does too.
+
+    Raises:
+        ImportRefused: With the spec that leaves it to the graph.
+    """
+    if network.input_dtype is np.uint8 or not input_spec.std or min(input_spec.std) < LEAST_STD:
+        return
+    graph = network.model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].HasField("t"):
+            constants[node.output[0]] = node.attribute[0].t
+    name = network.input_name
+    while users := [node for node in graph.node if name in node.input]:
+        node, name = users[0], users[0].output[0]
+        if node.op_type in ("Cast", "Identity", "Transpose"):
+            continue
+        given = [numpy_helper.to_array(constants[it]) for it in node.input if it in constants]
+        size = float(np.abs(given[0]).max()) if given and given[0].size <= 3 else 0.0
+        if (node.op_type in ("Div", "Sub") and size >= BYTES_FROM) or (
+            node.op_type == "Mul" and 0 < size <= 1 / BYTES_FROM
+        ):
+            raise ImportRefused(
+                f"the ONNX file itself begins with {node.op_type} by {size:.4g}, so it takes "
+                "pixels of 0 to 255, and gets them normalised by the preprocessing; give that mean "
+                "0 and std 1/255 (0.00392156862745098) for each channel"
+            )
+        return
 
 
 def _cut_final_activation(

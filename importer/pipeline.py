@@ -44,6 +44,7 @@ from importer.errors import ImportRefused
 from importer.export import export_all
 from importer.failures import one_line
 from importer.golden_images import GoldenImage, decoding_notes, read_golden_images
+from importer.graphs import OnnxNetwork, refuse_other_range
 from importer.labels import LabelFile, check_label_count, read_labels
 from importer.network import (
     ARCHITECTURE_FOLDER,
@@ -132,6 +133,8 @@ def import_model(
                 model = read_network(options, root)
         preprocessing, entry = captured or capture_preprocessing(options, model.published, root)
         input_spec = InputSpec.of(preprocessing)
+        if isinstance(model.network, OnnxNetwork):
+            refuse_other_range(model.network, input_spec)
         given = None if options.reference is None else read_reference(options.reference)
         named = _labels(options.labels, model, given)
 

@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 
 from image_classifier.artifact.artifact import Artifact
+from image_classifier.artifact.manifest import InputSpec
 from image_classifier.artifact.store import open_in_store
 from importer.errors import ImportRefused
-from importer.graphs import OnnxNetwork, load_torchscript
+from importer.graphs import OnnxNetwork, load_torchscript, refuse_other_range
 from importer.network import ModelSource, activation_of, read_graph, takes_batches
 from importer.options import ImportOptions
 from importer.progress import Progress
@@ -361,3 +362,25 @@ def test_a_graph_with_a_fixed_batch_size_of_one_serves_one_image_at_a_time(
     assert artifact.record.plan.batch_sizes == (1,)
     assert not artifact.manifest.takes_batches
     check_logits(artifact, 1, tolerance=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "constant"), [("Div", 255.0), ("Sub", 127.5), ("Mul", 1 / 255)])
+def test_a_graph_that_normalises_pixels_of_0_to_255_by_itself_is_not_fed_others(
+    tmp_path: Path, kind: str, constant: float
+) -> None:
+    plain = OnnxNetwork(onnx_linear(tmp_path / "plain.onnx"))
+    model = onnx.load(str(tmp_path / "plain.onnx"))
+    first = next(node for node in model.graph.node if node.op_type == "Transpose")
+    first.input[0] = "scaled"
+    model.graph.node.insert(1, onnx.helper.make_node(kind, ["floats", "by"], ["scaled"]))
+    model.graph.initializer.append(
+        onnx.numpy_helper.from_array(np.array([constant], np.float32), "by")
+    )
+    onnx.save(model, tmp_path / "itself.onnx")
+    itself = OnnxNetwork(tmp_path / "itself.onnx")
+    usual = InputSpec(shape=(4, 4, 3), dtype="uint8", mean=(0.5,) * 3, std=(0.2,) * 3)
+
+    refuse_other_range(plain, usual)
+    refuse_other_range(itself, usual.model_copy(update={"mean": (0.0,) * 3, "std": (1 / 255,) * 3}))
+    with pytest.raises(ImportRefused, match=f"begins with {kind} by .* mean 0 and std 1/255"):
+        refuse_other_range(itself, usual)
