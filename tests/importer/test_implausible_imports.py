@@ -11,6 +11,7 @@ import pytest
 from image_classifier.artifact.store import open_in_store
 from image_classifier.inference.predictions import Prediction, top_k_predictions
 from importer.errors import ImportRefused
+from importer.progress import Progress
 from tests.importer.colours import colour_logits, colour_options
 from tests.imports import import_quietly
 
@@ -37,10 +38,12 @@ MIXES_THE_BATCH = "logits - logits.mean(dim=0, keepdim=True) / 2"
         ),
         (
             {"own": "pixels + np.random.randint(0, 9, (4, 4, 3), np.uint8)"},
-            "preprocessing: to_input draws random numbers, and sets no seed",
+            "preprocessing: to_input gives another input when",
         ),
-        # Changes no image of this import, but one in a thousand later.
-        ({"own": "pixels + (np.random.rand() < 0.001)"}, "to_input draws random numbers"),
+        (
+            {"own": "pixels + (np.random.rand() < 0.03)"},
+            "to_input (draws random numbers, and )?gives another input",
+        ),
         ({"network": "logits + self.shift"}, "network: shift is not in the weights, and another"),
         ({"network": "nn.functional.softplus(logits) + 1"}, "ends in softplus, .* positive"),
         ({"spec": {"crop": 4, "mean": [127] * 3, "std": [58] * 3}}, "--accept mean-std-scale"),
@@ -175,3 +178,13 @@ def test_a_class_that_returns_one_array_for_all_images_is_refused(
 
     with pytest.raises(ImportRefused, match="to_input returns the same array at each call"):
         import_quietly(given, tmp_path / "model.lock")
+
+
+def test_random_numbers_that_change_nothing_are_noted(
+    store: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = colour_options(tmp_path, own="pixels if np.random.rand() < 1 else 255 - pixels")
+
+    import_quietly(given, tmp_path / "model.lock", Progress(quiet=False))
+
+    assert "draws random numbers that changed none of 300 runs" in capfd.readouterr().err
