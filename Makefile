@@ -90,7 +90,7 @@ image-test: $(READY) | model.lock ## build the image twice with podman, compare,
 	@CLASSIFIER_TEST_IMAGE_BASE=$(or $(BASE),debian) $(BIN)/python -m pytest -m all tests/tools/release/test_image.py
 
 validators: $(READY) ## install further validators of releases and manifests, which the tests then use
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all: -r $(LOCKS)/validate.txt
+	@$(PIP_INSTALL) $(LOCKS)/validate.txt --quiet
 
 # Not `uv lock`: uv.lock holds the addresses of the package registry it was made with, and
 # everybody's differ. What is pinned stays pinned; to renew a package, delete its lines first.

@@ -185,10 +185,12 @@ def certify_all(
 
 def _difference_on_odd_images(logits: Logits, odd: OddImages) -> str:
     """Return why an engine fails on odd images: empty where it passes."""
-    right = np.where(odd.answered[:, np.newaxis], odd.logits, 0)
-    excess = np.nan_to_num(np.abs(logits - right) / logit_scale(right), nan=np.inf)
-    worst = excess.max(axis=1)
-    worst[~odd.answered] = np.where(np.isfinite(logits), np.inf, 0)[~odd.answered].min(axis=1)
+    answered = np.isfinite(logits).all(axis=1)
+    both = answered & odd.answered
+    worst = np.where(answered == odd.answered, 0.0, np.inf)
+    if both.any():
+        right = odd.logits[both]
+        worst[both] = (np.abs(logits[both] - right) / logit_scale(right)).max(axis=1)
     if worst.max() <= ODD_TOLERANCE:
         return ""
     names = [odd.names[row] for row in np.argsort(-worst) if worst[row] > ODD_TOLERANCE]

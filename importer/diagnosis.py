@@ -321,14 +321,12 @@ def explain_difference(
         )
     causes = "; and ".join(best.changes.values())
     if CLASS in best.changes:  # what the class does itself is not known
+        others = [title for title in best.changes if title not in (CLASS, GEOMETRY, FILTER)]
         told = [
-            f"{best.changes[CLASS]}{describe_geometry(best.spec)}, {_describe_filter(best.spec)}"
+            CHANGES[title][0](best.spec) if title in CHANGES else best.changes[title]
+            for title in (GEOMETRY, FILTER, *others)
         ]
-        for title, words in best.changes.items():
-            if title in CHANGES and title not in (CLASS, GEOMETRY, FILTER):
-                words = CHANGES[title][0](best.spec)
-            told += [words] * (title not in (CLASS, GEOMETRY, FILTER))
-        causes = ", ".join(told)
+        causes = best.changes[CLASS] + ", ".join(told)
     if left <= 1:
         return ImportRefused(f"{found}; likely cause: {causes}; change the preprocessing to match")
     return ImportRefused(

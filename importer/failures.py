@@ -78,14 +78,15 @@ def call_user_code(
         place = f" at {frame[0]}, line {frame[1].lineno}" if frame else ""
         if isinstance(error, FileNotFoundError) and isinstance(error.filename, str):
             name = Path(error.filename).name
-            remedy = (
-                f"copy {name} beside the file and open it as Path(__file__).parent / {name!r}, so "
-                "that it travels with it"
-            )
             if Path(name).suffix in SUFFIXES_OF_WEIGHTS:
                 remedy = (
                     f"{name} is taken for weights and does not travel with the file: keep what is "
                     "in it in a buffer of the network (register_buffer), or in a .npy file"
+                )
+            else:
+                remedy = (
+                    f"copy {name} beside the file and open it as Path(__file__).parent / {name!r}, "
+                    "so that it travels with it"
                 )
         if WANTS_GPU.search(str(error)):
             raise ImportRefused(

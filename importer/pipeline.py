@@ -66,7 +66,6 @@ from importer.plausibility import (
     implausible_labels,
     input_range,
     mean_std_scale,
-    random_state,
     unstable_network,
     what_the_proof_rests_on,
 )
@@ -103,11 +102,6 @@ class Imported:
     evidence: Evidence
     record: ImportRecord
     proof: tuple[str, ...]
-
-
-DRAWS = 300
-"""Runs of one image that show an augmentation of probability 0.02 with 99.8 %. Some libraries draw
-random numbers for every step, also for those that are always taken (albumentations)."""
 
 
 def import_model(
@@ -149,27 +143,21 @@ def import_model(
                 options.golden, options.golden_count, options.golden_labels, among=among
             )
             images = golden.images
-            inputs = repeated = _inputs(images, preprocessing)
-            random_states = [random_state()]
+            inputs = _inputs(images, preprocessing)
+            drawn = ""
             if entry.spec is None:
-                repeated = _inputs(images, preprocessing)
-                random_states.append(random_state())
+                drawn = check_repeatable(
+                    [image.name for image in images],
+                    inputs,
+                    lambda row: _inputs((images[row],), preprocessing)[0],
+                )
             calibration = inputs
             if options.calibration is not None:
                 chosen = read_golden_images(options.calibration, options.calibration_count)
                 calibration = _inputs(chosen.images, preprocessing)
         decoding = decoding_notes(images, preprocessing.decode)
-        for note in (*model.notes, *named.notes, *golden.notes, *decoding):
+        for note in filter(None, (*model.notes, *named.notes, *golden.notes, *decoding, drawn)):
             progress.note(note)
-        rarely = False
-        if random_states[0] != random_states[-1]:
-            many = (to_input(images[0].data, preprocessing, DecodeLimits()) for _ in range(DRAWS))
-            rarely = any(not np.array_equal(inputs[0], one, equal_nan=True) for one in many)
-            if not rarely:
-                progress.note(
-                    f"preprocessing: draws random numbers that changed none of {DRAWS} runs"
-                )
-        check_repeatable([image.name for image in images], inputs, repeated, rarely=rarely)
         judge(mean_std_scale(input_spec.mean, input_spec.std), input_range(inputs))
 
         # 2. What the research pipeline answers, and what its numbers mean.

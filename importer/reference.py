@@ -129,13 +129,14 @@ def check_label_order(labels: Sequence[str], theirs: Sequence[str], where: str) 
     """
     own_names = [comparable(label) for label in labels]
     their_names = [comparable(label) for label in theirs]
+    shared = set(own_names) & set(their_names)
     for position, (name, other) in enumerate(zip(own_names, their_names, strict=False)):
-        if name != other and name in their_names and other in own_names:
+        if name != other and {name, other} <= shared:
             raise ImportRefused(
                 f"labels: class {position} is {labels[position]!r}, in {where} it is "
                 f"{theirs[position]!r}; put the labels in the order of the training"
             )
-    if set(own_names) & set(their_names):
+    if shared:
         return ""
     return (
         f"{where}: its labels are other words ({theirs[0]!r} is the first, {labels[0]!r} here): "

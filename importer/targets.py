@@ -116,12 +116,15 @@ def decide_targets(
 
 def _by_label(golden: GoldenImages, labels: tuple[str, ...]) -> GoldenImages:
     """Call folders as the labels that they mean: "Red_Foxes" as "red fox"."""
+    meant: dict[str, list[str]] = {}
+    for label in labels:
+        meant.setdefault(_plain(label), []).append(label)
     names = {}
     for folder in golden.folders:
-        meant = [label for label in labels if _plain(label) == _plain(folder)]
-        if folder in labels or len(meant) != 1:
+        found = meant.get(_plain(folder), [])
+        if folder in labels or len(found) != 1:
             return golden
-        names[folder] = meant[0]
+        names[folder] = found[0]
     images = [
         replace(image, class_text=names.get(str(image.class_text), image.class_text))
         for image in golden.images
