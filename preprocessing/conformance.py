@@ -1,12 +1,12 @@
-"""Whether a preprocessing makes the pixels it made before: digests of a fixed set of files.
+"""Digests of a fixed set of files, which show whether a preprocessing still makes the same pixels.
 
 The files cover each container, colour mode, bit depth, orientation, kind of transparency and
-direction of resize, and a few that must be rejected. They are bytes in
-`conformance_cases.zip`, so the encoder of another Pillow cannot change them.
+direction of resize, and include a few that must be rejected. They are stored as bytes in
+`conformance_cases.zip`, so another Pillow version cannot encode them differently.
 
-`decode/` cases are digested as decoded images and `input/` cases as inputs. What follows the
-decode depends on the decoded image alone, so a few sizes prove it, and all cases together take
-less than 100 ms of one core for a spec of 224 pixels.
+`decode/` cases digest the decoded image and `input/` cases the model input. The later steps
+depend only on the decoded image, so a few `input/` sizes are enough; all cases together take
+less than 100 ms of one core for a 224-pixel spec.
 """
 
 import hashlib
@@ -30,8 +30,8 @@ CASES_FILE = Path(__file__).with_name("conformance_cases.zip")
 def conformance_cases() -> Mapping[str, bytes]:
     """Return all files by name, in a fixed order.
 
-    A name says what is digested and what the file is, such as "decode/png-grey16". A published
-    name never gets other bytes.
+    A name such as "decode/png-grey16" says what is digested and what the file is. The bytes of a
+    published name never change.
     """
     with ZipFile(CASES_FILE) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
@@ -40,22 +40,19 @@ def conformance_cases() -> Mapping[str, bytes]:
 def conformance_digests(preprocessing: Preprocessing) -> dict[str, str]:
     """Decode or preprocess every file and describe the result.
 
-    Args:
-        preprocessing: A spec's or a user's own.
-
     Returns:
         For each case, by name: the sha256 (hex) of dtype, shape and bytes of its image or
-        input; "rejected:<code>" where the file is rejected; "raised:<type>" where a user's
-        class raises an exception or returns something else than it declares.
+        input; "rejected:<code>" if the file is rejected; "raised:<type>" if a user's class
+        raises an exception or returns an array that differs from its declaration.
     """
     cases = conformance_cases()
     return {name: _outcome(name, data, preprocessing) for name, data in cases.items()}
 
 
 def differing_cases(expected: Mapping[str, str], actual: Mapping[str, str]) -> tuple[str, ...]:
-    """Name the cases of `expected` that have another outcome, or none, in `actual`.
+    """Return the names of the cases whose outcome in `actual` is missing or not the expected one.
 
-    Cases that only `actual` has are not compared: a later release may add some.
+    Cases that only `actual` has are ignored: a later release may add some.
     """
     return tuple(name for name, outcome in expected.items() if actual.get(name) != outcome)
 

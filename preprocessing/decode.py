@@ -25,23 +25,23 @@ from preprocessing.errors import (
 from preprocessing.limits import DecodeLimits, MeteredReader, check_decode_cost, check_image_size
 from preprocessing.spec import DecodeRules
 
-# Pillow's 64 MiB count characters: one emoji in each text makes that 256 MiB of memory. The
-# limit can only be set for the whole process.
+# Pillow's limit of 64 Mi counts characters: one emoji per text makes each take 4 bytes of memory.
+# The limit can only be set for the whole process.
 PngImagePlugin.MAX_TEXT_MEMORY = 4 * 1024 * 1024
-# Pillow warns of each damaged entry of an EXIF block; one of 64 kB has 5,000.
+# Pillow warns about each damaged EXIF entry; a block of 64 kB has up to 5,000.
 warnings.filterwarnings("ignore", module="PIL.TiffImagePlugin")
 
 
-Watch = Callable[[str, Image.Image], None]
-"""Is told of the image after each step of a preprocessing: "decode", "colour", …"""
+OnStep = Callable[[str, Image.Image], None]
+"""Receives the name of a finished preprocessing step ("decode", "colour", …) and its image."""
 
 
-def watch_nothing(step: str, image: Image.Image) -> None:
-    """Let the steps go by."""
+def ignore_step(step: str, image: Image.Image) -> None:
+    """Do nothing."""
 
 
 def decode_image(
-    data: bytes, rules: DecodeRules, limits: DecodeLimits, watch: Watch = watch_nothing
+    data: bytes, rules: DecodeRules, limits: DecodeLimits, on_step: OnStep = ignore_step
 ) -> Image.Image:
     """Decode the first frame of a JPEG, PNG, WebP, GIF or BMP file.
 
@@ -50,20 +50,20 @@ def decode_image(
 
     Raises:
         FileTooLarge: More than `limits.max_bytes` bytes.
-        UnsupportedImage: The bytes are of no kind that is read.
+        UnsupportedImage: The file has another format.
         ImageTooLarge: More pixels, memory, scans, reads or time than the limits allow.
-        UndecodableImage: Empty, damaged, cut short or not understood.
+        UndecodableImage: The file is empty, damaged, truncated or invalid.
     """
     image: Image.Image = read_image(data, rules, limits)
-    watch("decode", image)
+    on_step("decode", image)
     turn = upright_turn(image) if rules.exif_orientation else None
-    image = to_colour_mode(image, rules)  # drops the file and its decoder before the turn
-    watch("colour", image)
+    image = to_colour_mode(image, rules)  # frees the file and its decoder before the turn
+    on_step("colour", image)
     if turn is not None:
         image = image.transpose(turn)
         for key in _METADATA:  # so that no later step turns it again
             image.info.pop(key, None)
-        watch("orient", image)
+        on_step("orient", image)
     return image
 
 
@@ -73,9 +73,9 @@ Container = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP"]  # as Pillow names its 
 
 
 def container_of(data: bytes) -> Container | None:
-    """Name the container by its first bytes, or None for anything that is not read.
+    """Return the container that the first bytes show, or None if it is not supported.
 
-    File names and declared content types play no part: they may be wrong.
+    File names and declared content types are ignored because they may be wrong.
     """
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG"
@@ -91,9 +91,9 @@ def container_of(data: bytes) -> Container | None:
 
 
 def webp_canvas_size(data: bytes) -> tuple[int, int] | None:
-    """Read the (width, height) a WebP file declares, or None where its header is damaged.
+    """Return the (width, height) that a WebP file declares, or None if its header is damaged.
 
-    Pillow allocates the canvas while it opens the file, so its size is needed before.
+    Needed because Pillow allocates the canvas while it opens the file.
     Layout: RFC 9649, sections 2.5 to 2.7.
     """
     chunk = data[12:16]
@@ -111,33 +111,29 @@ def webp_canvas_size(data: bytes) -> tuple[int, int] | None:
 
 
 class JpegFile(JpegImageFile):
-    """JPEG whose EXIF block is not parsed while the header is read.
+    """JPEG reader that does not parse the EXIF block while it reads the header.
 
-    Pillow parses it for the resolution, which nobody asks for here, and writes a warning of its
-    own for each entry it skips: a block of 64 kB makes 5,000 of them (Pillow 13.0).
+    Pillow 13.0 parses it for the resolution, which is not needed here, with a warning for each
+    damaged entry.
     """
 
     def _read_dpi_from_exif(self) -> None:
         """Leave the resolution unknown."""
 
     def scan_count(self, data: bytes) -> int:
-        """Count the scans of this file that a decoder reads.
-
-        Args:
-            data: The bytes that the header has just been read from.
-        """
+        """Return an upper bound for the scans in `data`, whose header has just been read."""
         start_of_scan = b"\xff\xda"  # ITU-T T.81, table B.1; 0xFF in coded data precedes 0x00
-        scan_at = self.fp.tell() if self.fp else 0  # where the first scan's coded data begin
+        scan_at = self.fp.tell() if self.fp else 0  # start of the first scan's coded data
         head_bytes = 4 + 1 + 2 * self.layers + 3  # marker, length, count, selectors, T.81 B.2.3
         head = data[max(scan_at - head_bytes, 0) : scan_at]
         has_all_components = head.startswith(start_of_scan) and head[4:5] == bytes([self.layers])
         if has_all_components and "progressive" not in self.info:
-            return 1  # spares the count, which takes 25 µs per 30 kB
+            return 1  # skips the count, which takes 25 µs per 30 kB
         return 1 + data.count(start_of_scan, scan_at)
 
 
-# The plugin classes, not Image.open: it would try other formats, hand a JPEG with an MPF block
-# to the multi-picture plugin, and warn about sizes on a scale that is not ours.
+# The plugin classes instead of Image.open, which would try other formats, hand a JPEG with an MPF
+# block to the multi-picture plugin, and warn about sizes by Pillow's own limit.
 _READERS: dict[Container, Callable[[BytesIO], ImageFile.ImageFile]] = {
     "JPEG": JpegFile,
     "PNG": PngImageFile,
@@ -148,7 +144,7 @@ _READERS: dict[Container, Callable[[BytesIO], ImageFile.ImageFile]] = {
 
 
 def read_image(data: bytes, rules: DecodeRules, limits: DecodeLimits) -> ImageFile.ImageFile:
-    """Check a file against the limits and decode its pixels in the mode they are stored in.
+    """Check a file against the limits and decode its pixels in their stored mode.
 
     Raises:
         ImageRejected: As for `decode_image`.
@@ -173,10 +169,10 @@ def read_image(data: bytes, rules: DecodeRules, limits: DecodeLimits) -> ImageFi
     if side is not None and isinstance(image, JpegFile):
         image.draft(image.mode, (side, side))
     if image.mode == "L":
-        # A GIF frame whose own palette is plain grey keeps that of the screen, and load() makes
-        # it a palette image that calls itself grey (Pillow 13.0).
+        # A GIF frame with a plain grey palette of its own has the global palette in Pillow 13.0,
+        # and load() would make it a palette image of mode "L".
         image.palette = None
-    # Once: after a failed load() a second one would succeed, half decoded.
+    # Only once: after a failed load(), a second call succeeds with a half decoded image.
     with _pillow_errors_rejected(container):
         image.load()
     return image
@@ -185,7 +181,7 @@ def read_image(data: bytes, rules: DecodeRules, limits: DecodeLimits) -> ImageFi
 @contextmanager
 def _pillow_errors_rejected(container: str | None) -> Iterator[None]:
     # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, OverflowError,
-    # MemoryError and more on hostile bytes, so all calls into them catch everything.
+    # MemoryError and more on hostile bytes, so everything is caught.
     try:
         yield
     except ImageRejected:
@@ -204,36 +200,36 @@ _BACKGROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0)}
 def to_colour_mode(image: Image.Image, rules: DecodeRules) -> Image.Image:
     """Convert a decoded image to `rules.mode`.
 
-    Conversions are Pillow's: palette entries are looked up, CMYK is (255 - C)(255 - K) / 255,
+    Pillow's conversions apply: palette entries are looked up, CMYK is (255 - C)(255 - K) / 255,
     1-bit is 0 or 255, 16-bit colour keeps the high byte, ICC profiles are not applied.
 
     Args:
-        image: Any mode of the read containers, loaded.
+        image: Loaded image of any mode.
         rules: Target mode, and the rules for alpha and 16-bit grey.
 
     Returns:
-        8-bit image of mode `rules.mode`; `image` itself where nothing changes.
+        8-bit image of mode `rules.mode`; `image` itself if nothing changes.
 
     Raises:
         UndecodableImage: The palette or the transparency of the file is damaged.
     """
-    # What a file declares of palettes and transparency is used here for the first time.
+    # Pillow parses the palette and the transparency only here, so damage shows up here.
     with _pillow_errors_rejected(image.format):
         transparent = image.mode in ("RGBA", "LA") or "transparency" in image.info
         if rules.alpha != "drop" and transparent:
             image = _composite(image, _BACKGROUNDS[rules.alpha], rules.grey16)
         elif image.mode.startswith("I") and rules.grey16 == "scale":
             image = _high_byte(image)
-        # Pillow warns of "transparency expressed in bytes" where it drops that of a palette.
+        # Otherwise convert() warns when it drops the transparency of a palette.
         image.info.pop("transparency", None)
-        # convert() copies even where nothing changes.
+        # convert() copies even if nothing changes.
         return image if image.mode == rules.mode else image.convert(rules.mode)
 
 
 def _composite(
     image: Image.Image, background: tuple[int, int, int], grey16: Literal["scale", "clip"]
 ) -> Image.Image:
-    """Lay the image over a plain colour. Result: RGB."""
+    """Return the image over a plain colour, in RGB."""
     if image.mode.startswith("I"):
         opaque = np.asarray(image) != image.info["transparency"]
         mask = Image.fromarray(opaque.astype(np.uint8) * np.uint8(255))
@@ -266,11 +262,11 @@ _UPRIGHT = {
 
 
 def upright_turn(image: Image.Image) -> Image.Transpose | None:
-    """Find what turns a loaded image upright, as `ImageOps.exif_transpose` does.
+    """Return what turns a loaded image upright, by the rules of `ImageOps.exif_transpose`.
 
-    None if it is upright or its metadata is damaged.
+    None if the image is upright or its metadata is damaged.
     """
-    # Damaged metadata raise SyntaxError, struct.error, ValueError, TypeError and more.
+    # Damaged metadata raises SyntaxError, struct.error, ValueError, TypeError and more.
     try:
         return _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:

@@ -1,23 +1,23 @@
-"""Why an image was rejected, and the two base classes of every error that is raised on purpose.
+"""Reasons to reject an image, and the base classes of all errors raised on purpose.
 
-    ClientError                 may be told to a client
+    ClientError                 may be shown to a client
     └── ImageRejected
-        ├── FileTooLarge        body_too_large          more bytes than one file may have
+        ├── FileTooLarge        body_too_large          the file has too many bytes
         ├── ImageTooLarge       image_too_large         too many pixels, too much memory or time
-        ├── UnsupportedImage    unsupported_media_type  no kind of image file that is read
+        ├── UnsupportedImage    unsupported_media_type  not one of the supported formats
         └── UndecodableImage    undecodable_image       the file is not one complete image
-    OperatorError               stops a start or an import with one line
+    OperatorError               aborts a start or an import with one line
     └── SpecError               a preprocessing spec or class cannot be used
     PreprocessingBug            a user's class did not do what it declares
 
-A code is stable: clients may match on it. What it means in HTTP is the server's business.
+A code is stable: clients may match on it. The server maps it to an HTTP status.
 """
 
 
 class ClientError(Exception):
-    """An error that may be told to a client.
+    """Error that may be shown to a client.
 
-    The message holds no path, no traceback and no text of a library.
+    The message contains no path, no traceback and no library text.
 
     Attributes:
         code: Stable name of the error.
@@ -55,15 +55,15 @@ class UndecodableImage(ImageRejected):
 
 
 class OperatorError(Exception):
-    """What the operator has to put right before the start or the import can go on.
+    """Problem that the operator must fix before the start or the import can continue.
 
     The message is one line: where, what was found, what was expected, what to do.
     """
 
 
 class SpecError(OperatorError):
-    """A preprocessing spec or class cannot be used as it is."""
+    """A preprocessing spec or class cannot be used."""
 
 
 class PreprocessingBug(Exception):
-    """A preprocessing class did not do what it declares. Not the client's fault."""
+    """A preprocessing class failed or broke its declaration. Not the client's fault."""

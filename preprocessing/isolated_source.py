@@ -1,4 +1,4 @@
-"""Runs a user's Python file, with the files beside it, isolated from everything else."""
+"""Runs a user's Python file and the files beside it, isolated from other modules."""
 
 import builtins
 import hashlib
@@ -13,20 +13,17 @@ from typing import Any, ClassVar
 
 PACKAGE_PREFIX = "captured_"
 OUR_PACKAGES = frozenset({"preprocessing", "image_classifier"})
-"""What a user's file means by these names is always this program's package."""
+"""In a user's file these names always mean this program's packages."""
 
 
 def load_isolated(file: Path) -> ModuleType:
-    """Run `file` as a module; its imports beside it are found there and nowhere else.
+    """Run a Python file as a module that can import the files beside it.
 
-    The same sources get the same module name on every machine, so that a graph traced from
-    them does not depend on where they lay. `sys.path` is not changed and no bytecode is
-    written. Whatever the file raises is passed on, and no module of it stays behind.
-
-    Args:
-        file: A file of Python source, in the folder of the files it imports.
+    The module name depends on the sources only, so that a graph traced from them does not depend
+    on their location. `sys.path` is not changed and no bytecode is written. If the file raises,
+    its modules are removed and the exception propagates.
     """
-    file = file.absolute()  # still right after a change of the working directory
+    file = file.absolute()  # stays valid when the working directory changes
     package = PACKAGE_PREFIX + _digest_of_sources(file.parent)[:16]
     _forget(package)
     _IsolatedFinder.folders[package] = file.parent
@@ -40,9 +37,9 @@ def load_isolated(file: Path) -> ModuleType:
 
 
 def is_beside(folder: Path, name: str) -> bool:
-    """Return whether `import name`, in a file of `folder`, means a file there.
+    """Return whether `import name` in a file of `folder` means a file there.
 
-    The standard library and the packages of this program win over files beside.
+    The standard library and this program's packages take precedence.
     """
     if name in sys.stdlib_module_names or name in OUR_PACKAGES:
         return False
@@ -50,7 +47,7 @@ def is_beside(folder: Path, name: str) -> bool:
 
 
 def _digest_of_sources(folder: Path) -> str:
-    # Two levels tell projects apart; what lies deeper is read afresh at each load all the same.
+    # Two levels distinguish projects; deeper files are still read afresh at each load.
     digest = hashlib.sha256()
     for path in sorted([*folder.glob("*.py"), *folder.glob("*/*.py")]):
         name = path.relative_to(folder).as_posix()
@@ -66,7 +63,7 @@ def _forget(package: str) -> None:
 class _IsolatedFinder(MetaPathFinder):
     """Finds the modules of isolated folders; stays installed for imports inside functions."""
 
-    # One registry for the whole process, as sys.modules is.
+    # One registry per process, like sys.modules.
     folders: ClassVar[dict[str, Path]] = {}
 
     def find_spec(
@@ -80,7 +77,7 @@ class _IsolatedFinder(MetaPathFinder):
         if folder is None:
             return None
         place = folder.joinpath(*inner.split(".")) if inner else folder
-        # The folder of the file itself is no package of its own: its __init__.py is not run.
+        # The __init__.py of the file's own folder is not run.
         if inner and (place / "__init__.py").is_file():
             loader = _IsolatedLoader(place / "__init__.py", package)
             return ModuleSpec(fullname, loader, origin=str(loader.file), is_package=True)
@@ -93,7 +90,7 @@ class _IsolatedFinder(MetaPathFinder):
 
 
 class _IsolatedLoader(SourceLoader):
-    """Runs one file. Without `path_stats`, SourceLoader writes no __pycache__."""
+    """Runs one file. SourceLoader writes no __pycache__ because there is no `path_stats`."""
 
     def __init__(self, file: Path, package: str) -> None:
         self.file = file

@@ -1,4 +1,4 @@
-"""What one file may cost to decode, and the checks that hold it to that."""
+"""Limits on the cost of decoding one file, and the checks that enforce them."""
 
 import time
 from io import BytesIO
@@ -12,7 +12,7 @@ from preprocessing.spec import DecodeRules
 
 
 class ImageLimits(BaseModel):
-    """What one image may cost, whatever the length of its file. Set by the operator."""
+    """Limits on one image, independent of the length of its file. Set by the operator."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -41,7 +41,7 @@ class ImageLimits(BaseModel):
 
 
 class DecodeLimits(ImageLimits):
-    """What one file may cost, independent of the model.
+    """Limits on one file, independent of the model.
 
     Attributes:
         max_bytes: Length of the file.
@@ -54,7 +54,7 @@ def check_image_size(size: tuple[int, int], limits: DecodeLimits) -> None:
     """Check the (width, height) that a file declares.
 
     Raises:
-        ImageTooLarge: Too many pixels, or one side too long for the other.
+        ImageTooLarge: Too many pixels, or too high an aspect ratio.
     """
     width, height = size
     if width * height > limits.max_pixels:
@@ -74,8 +74,8 @@ def check_resized_size(
 ) -> None:
     """Check the (width, height) that an image of `size` would be resized to.
 
-    A thin image within the pixel limit can become a giant one: 10×63498 pixels whose shorter
-    side becomes 256 are 416 million.
+    A thin image within the pixel limit can become huge: 10×63498 pixels resized to a shorter side
+    of 256 have 416 million pixels.
 
     Raises:
         ImageTooLarge: More than `limits.max_resized_pixels`, or a side of 0 pixels.
@@ -95,7 +95,7 @@ def check_decode_cost(
     rules: DecodeRules,
     limits: DecodeLimits,
 ) -> None:
-    """Check the scans and the estimated memory of an opened image, before its decode.
+    """Check the scans and the estimated memory of an opened image before it is decoded.
 
     Raises:
         ImageTooLarge: Too many scans, or too much memory.
@@ -112,14 +112,14 @@ def check_decode_cost(
 
 
 _FIXED_BYTES = 8_000_000  # tables, text chunks (see decode.py), the resize of a common input
-_FILE_COPIES = 2  # metadata blocks are cut out of the file, and joined
+_FILE_COPIES = 2  # Pillow copies metadata blocks out of the file and joins them
 _BYTES_PER_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2}  # Pillow's storage; others take 4
-_WEBP_CANVAS_BYTES_PER_PIXEL = 8  # of this and of the last frame, as long as the file is open
+_WEBP_CANVAS_BYTES_PER_PIXEL = 8  # this and the previous frame, while the file is open
 _DECODER_BYTES_PER_PIXEL = {
-    "WEBP": _WEBP_CANVAS_BYTES_PER_PIXEL + 4,  # and the copy that is handed out
-    "GIF": 1,  # what the next frame would start from
+    "WEBP": _WEBP_CANVAS_BYTES_PER_PIXEL + 4,  # and the returned copy
+    "GIF": 1,  # the start of the next frame
 }
-_HIGH_BYTE_BYTES_PER_PIXEL = 5  # copies of a 16-bit image on its way to 8 bits
+_HIGH_BYTE_BYTES_PER_PIXEL = 5  # copies made while 16-bit grey is converted to 8 bits
 _COEFFICIENT_BYTES = 2
 
 
@@ -128,13 +128,13 @@ def decode_memory_bytes(
 ) -> int:
     """Estimate the peak memory of decode, colour conversion and orientation.
 
-    An upper bound for what was measured on each kind of file (docs/preprocessing.md).
+    An upper bound of the memory measured for each kind of file (docs/preprocessing.md).
 
     Args:
         image: Opened, not loaded.
         file_bytes: Length of the file.
-        scans: Of a JPEG; 1 for others.
-        rules: What the image is converted to.
+        scans: Scans of a JPEG; 1 for other formats.
+        rules: The conversions that follow.
     """
     stored = _BYTES_PER_PIXEL.get(image.mode, 4)
     decoding = _DECODER_BYTES_PER_PIXEL.get(str(image.format), 0)
@@ -153,24 +153,24 @@ def decode_memory_bytes(
 
     width, height = image.size
     pixels_bytes = width * height * (stored + max(decoding, held + converting))
-    if scans > 1:  # libjpeg keeps the coefficients of the whole image until it is decoded
+    if scans > 1:  # libjpeg holds the coefficients of the whole image until the last scan
         coefficients = len(image.getbands()) * _COEFFICIENT_BYTES
         pixels_bytes = max(pixels_bytes, width * height * (stored + coefficients))
     return _FIXED_BYTES + _FILE_COPIES * file_bytes + pixels_bytes
 
 
-# The clock costs 2 µs, and the header of a JPEG takes 40 reads; so not every small read asks it.
+# Reading the clock takes 2 µs, and a JPEG header takes 40 reads, so most small reads skip it.
 _BLOCK_BYTES = 4096
 _READS_PER_CLOCK = 64
 
 
 class MeteredReader(BytesIO):
-    """File bytes that can be read as long as the budget of one decode lasts.
+    """File bytes that can be read until the budget of one decode is used up.
 
-    Decoders take their input piece by piece, so a file built to keep one busy is stopped at its
-    next read. Time is the CPU time of the thread, which does not depend on how busy the machine
-    is. The number of reads bounds what Pillow's Python code collects block by block (a GIF
-    comment in blocks of one byte takes 45 times its size).
+    Decoders read their input piece by piece, so a file that takes too long is stopped at its next
+    read. Time is the thread's CPU time, which does not depend on the load of the machine. The
+    number of reads bounds the memory that Pillow's Python code allocates per block (a GIF comment
+    in blocks of one byte takes 45 times its size).
     """
 
     def __init__(self, data: bytes, limits: DecodeLimits) -> None:
@@ -180,7 +180,7 @@ class MeteredReader(BytesIO):
         self._end_s = time.thread_time() + limits.max_decode_cpu_seconds
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read as `BytesIO` does.
+        """Read like `BytesIO`.
 
         Raises:
             ImageTooLarge: The budget is used up.
@@ -191,8 +191,8 @@ class MeteredReader(BytesIO):
                 f"the image takes more than {self._limits.max_decode_reads} reads to decode"
             )
         is_block = size is None or not 0 <= size < _BLOCK_BYTES
-        time_is_due = is_block or self._reads_left % _READS_PER_CLOCK == 0
-        if time_is_due and time.thread_time() > self._end_s:
+        check_clock = is_block or self._reads_left % _READS_PER_CLOCK == 0
+        if check_clock and time.thread_time() > self._end_s:
             raise ImageTooLarge(
                 f"the image takes more than {self._limits.max_decode_cpu_seconds:g} s to decode"
             )

@@ -1,4 +1,4 @@
-"""Resize of uint8 arrays, equal to that of torchvision.transforms.v2 on uint8 tensors."""
+"""Resize of uint8 arrays, bit-equal to torchvision.transforms.v2 on uint8 tensors."""
 
 import math
 
@@ -38,7 +38,7 @@ def resize_as_tensor(
 
 
 def _nearest(source_length: int, length: int) -> npt.NDArray[np.intp]:
-    # In float32, as torch does: for some sizes exact arithmetic differs.
+    # In float32, as torch does: exact arithmetic differs for some sizes.
     scale = np.float32(source_length) / np.float32(length)
     targets = np.arange(length, dtype=np.float32)
     return np.minimum((targets * scale).astype(np.intp), source_length - 1)
@@ -63,11 +63,11 @@ def _weighted(
 def _taps(
     source_length: int, length: int, interpolation: str, antialias: bool
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int32], int]:
-    """Return which source positions make up each target position of one axis, and how much.
+    """Return the source positions and weights of each target position along one axis.
 
     Returns:
-        Positions, (taps, target length), clamped to the source; weights of the same shape, scaled
-        by 2 ** bits; the bits: as many as keep the largest weight in 16 bits.
+        Positions (taps, target length), clamped to the source; weights of the same shape, scaled
+        by 2 ** bits; bits, the largest number that keeps every weight in 16 bits.
     """
     scale = source_length / length
     targets = np.arange(length, dtype=np.float64)
@@ -77,23 +77,20 @@ def _taps(
         first, weights = _plain(targets, scale, interpolation)
     positions = first + np.arange(len(weights), dtype=np.intp)[:, None]
     positions, weights = _folded(positions, weights, source_length)
-    bits = _precision_bits(float(weights.max()))
+    largest = float(weights.max())
+    fitting = range(_MAX_PRECISION_BITS)
+    bits = next(
+        (n for n in fitting if int(0.5 + largest * (2 << n)) >= 1 << 15), _MAX_PRECISION_BITS
+    )
     scaled = weights * (1 << bits)
     rounded = np.trunc(scaled + np.copysign(0.5, scaled)).astype(np.int32)
     return positions, rounded, bits
 
 
-def _precision_bits(largest_weight: float) -> int:
-    for bits in range(_MAX_PRECISION_BITS):
-        if int(0.5 + largest_weight * (1 << (bits + 1))) >= 1 << 15:
-            return bits
-    return _MAX_PRECISION_BITS
-
-
 def _antialiased(
     targets: npt.NDArray[np.float64], scale: float, source_length: int, interpolation: str
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
-    """First source position of each target, and the weights from there on, summing to 1."""
+    """Return the first source position of each target, and its weights, which sum to 1."""
     widening = max(scale, 1.0)
     support = _SUPPORT[interpolation] * widening
     centres = scale * (targets + 0.5)
@@ -119,7 +116,7 @@ def _plain(
 def _folded(
     positions: npt.NDArray[np.intp], weights: npt.NDArray[np.float64], source_length: int
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
-    """Add the weights of positions outside the source to that of its edge, before rounding."""
+    """Clamp positions to the source and add the weights outside it to those of the edge."""
     clamped = positions.clip(0, source_length - 1)
     for tap in range(len(positions) - 1):
         same = clamped[tap] == clamped[tap + 1]

@@ -15,21 +15,21 @@ Side = Annotated[int, Field(ge=1, le=16_384)]
 
 
 class DecodeRules(BaseModel):
-    """How the bytes of a file become the image. Part of the model, travels in its manifest.
+    """How file bytes become an image. Part of the model, stored in its manifest.
 
-    The defaults give what `Image.open(file).convert(mode)` gives in Pillow, which is what most
-    training pipelines run. Two exceptions: of 16-bit grey, which Pillow clips, hardly anything
-    would be left (`grey16`); and a GIF frame keeps a grey palette of its own.
+    The defaults equal `Image.open(file).convert(mode)` in Pillow, which most training pipelines
+    run, with two exceptions: 16-bit grey is scaled, because Pillow's clipping makes nearly all
+    pixels white (`grey16`), and a GIF frame keeps a grey palette of its own.
 
     Attributes:
         mode: "RGB" or "L" (grey, ITU-R 601-2 luma as Pillow computes it).
         exif_orientation: Turn the image upright as its EXIF (or XMP) orientation says.
-        alpha: What is behind transparent pixels. "drop" shows their hidden colour.
-        grey16: 16-bit greyscale to 8 bits: "scale" keeps the high byte, "clip" is Pillow's
-            `convert`, which turns all values above 255 into 255.
-        shrink_jpeg_to_side: Decode a JPEG at 1/2, 1/4 or 1/8 of its size as long as its
-            shorter side keeps at least so many pixels. Faster, and other pixels than a full
-            decode. None decodes in full.
+        alpha: Background of transparent pixels. "drop" shows their hidden colour.
+        grey16: Conversion of 16-bit grey to 8 bits: "scale" keeps the high byte, "clip" is
+            Pillow's `convert`, which turns all values above 255 into 255.
+        shrink_jpeg_to_side: Decode a JPEG at the smallest of 1/1, 1/2, 1/4 and 1/8 of its size
+            whose shorter side has at least this many pixels. Faster than a full decode, with
+            different pixels. None decodes at full size.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,14 +47,13 @@ class Resize(BaseModel):
     Attributes:
         mode: "shorter_side" keeps the aspect ratio, "exact" does not.
         size: Pixels of the shorter side; for "exact" (height, width), or one number for both.
-        max_size: Highest length of the longer side; only with "shorter_side".
-        interpolation: Resampling filter. With PIL images, "nearest" is torchvision's NEAREST
-            and its NEAREST_EXACT. With tensors it is NEAREST; the other is not offered,
-            because torch's own result depends on which of its kernels a size selects.
-        backend: "pil" is what torchvision does with PIL images. "tensor" is what
+        max_size: Maximum length of the longer side; only with "shorter_side".
+        interpolation: Resampling filter. "nearest" is torchvision's NEAREST, and with PIL images
+            also its NEAREST_EXACT. With tensors NEAREST_EXACT is not supported, because torch's
+            result depends on the kernel that a size selects.
+        backend: "pil" resizes as torchvision does with PIL images, "tensor" as
             torchvision.transforms.v2 does with uint8 tensors on a CPU; the pixels differ.
-        antialias: Whether the filter widens when the image shrinks. PIL always does; only
-            "tensor" has a choice.
+        antialias: Whether the filter widens when the image shrinks. Always true for "pil".
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -86,17 +85,17 @@ class Resize(BaseModel):
 
 
 class PreprocessingSpec(BaseModel):
-    """How an image becomes model input. Travels in the artifact manifest, beside the weights.
+    """How an image becomes model input. Stored in the artifact manifest, beside the weights.
 
-    Normalisation itself is part of the exported graph: the input stays uint8.
+    The exported graph normalises, so the input stays uint8.
 
     Attributes:
         decode: How file bytes become the image.
-        resize: None leaves the size.
-        crop: Centre crop, (height, width) or one number for both; black where it exceeds the
-            image. None takes the whole image, which needs an exact resize.
-        mean: Means per channel of pixels scaled to [0, 1], RGB order; 0 where left out.
-        std: Standard deviations on the same scale, all positive; 1 where left out.
+        resize: None keeps the size.
+        crop: Centre crop, (height, width) or one number for both; black outside the image. None
+            takes the whole image and requires an exact resize.
+        mean: Means per channel of pixels scaled to [0, 1], RGB order; default 0.
+        std: Standard deviations on the same scale, all positive; default 1.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -132,7 +131,7 @@ class PreprocessingSpec(BaseModel):
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of the input."""
+        """Shape (H, W, C) of the input."""
         side = self.crop
         if side is None:
             if self.resize is None or self.resize.mode != "exact":
@@ -162,7 +161,7 @@ class PreprocessingSpec(BaseModel):
 
 
 def _one_line(error: ValidationError) -> str:
-    """List all problems of a validation as `key: problem; key: problem`."""
+    """List all validation errors as `key: problem; key: problem`."""
     return "; ".join(
         f"{'.'.join(map(str, problem['loc'])) or 'spec'}: "
         f"{problem['msg'].removeprefix('Value error, ')}"

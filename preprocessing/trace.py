@@ -1,4 +1,4 @@
-"""What the model sees: the image after each step, with its cost."""
+"""The image after each preprocessing step, with the time of the step."""
 
 import time
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Step:
         name: "decode", "colour", "orient", "resize", "crop" or "input".
         picture: The image after the step; None for an input that is not an 8-bit image.
         mode: Pillow mode, or the dtype of the input.
-        milliseconds: Time the step took; None where it is shown only.
+        milliseconds: Duration of the step; None if it was not measured.
         array: The input itself, (H, W, C); None for other steps.
     """
 
@@ -31,19 +31,19 @@ class Step:
 
 
 def trace(data: bytes, preprocessing: Preprocessing, limits: DecodeLimits) -> tuple[Step, ...]:
-    """Preprocess a file as `to_input` does and keep the image after each step that changed it.
+    """Preprocess a file as `to_input` does and record the image after each step that changed it.
 
-    The last step is always "input"; with a spec its time is the copy into an array, with a
-    class of the user it is all of `to_input`.
+    The last step is always "input": with a spec, the copy into an array; with a user's class,
+    its whole `to_input`.
 
     Raises:
-        ImageRejected: What is wrong with the file, as for `decode_image`.
+        ImageRejected: As for `decode_image`.
         PreprocessingBug: As for `to_input`.
     """
     steps: list[Step] = []
     started = time.perf_counter()
 
-    def keep(name: str, picture: Image.Image | None, array: np.ndarray | None = None) -> None:
+    def record(name: str, picture: Image.Image | None, array: np.ndarray | None = None) -> None:
         nonlocal started
         milliseconds = (time.perf_counter() - started) * 1e3
         mode = str(array.dtype) if array is not None else picture.mode if picture else ""
@@ -51,8 +51,8 @@ def trace(data: bytes, preprocessing: Preprocessing, limits: DecodeLimits) -> tu
             steps.append(Step(name, picture, mode, milliseconds, array))
         started = time.perf_counter()
 
-    array = to_input(data, preprocessing, limits, keep)
-    shown = array.dtype == np.uint8 and array.shape[2] in (1, 3)
+    array = to_input(data, preprocessing, limits, record)
+    is_picture = array.dtype == np.uint8 and array.shape[2] in (1, 3)
     pixels = array.squeeze(2) if array.shape[2] == 1 else array
-    keep("input", Image.fromarray(pixels) if shown else None, array)
+    record("input", Image.fromarray(pixels) if is_picture else None, array)
     return tuple(steps)

@@ -1,4 +1,4 @@
-"""A user's own preprocessing class: what it must offer, how it is loaded, how it is called."""
+"""A user's own preprocessing class: its interface, how it is loaded and called."""
 
 import contextlib
 import threading
@@ -21,7 +21,7 @@ class Preprocessing(Protocol):
     Attributes:
         decode: How file bytes become the image.
         input_shape: (H, W, C) of the input.
-        input_dtype: "uint8": the graph normalises. "float32": the class has normalised.
+        input_dtype: "uint8" if the graph normalises, "float32" if the class does.
         mean: Means per channel on the [0, 1] scale, in channel order; None with float32.
         std: Standard deviations on the same scale; None with float32.
     """
@@ -47,17 +47,17 @@ class Preprocessing(Protocol):
 
 
 def image_to_input(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    """Preprocess a decoded image and check the result against what the class declares.
+    """Preprocess a decoded image and check the result against the class's declaration.
 
     Returns:
         Array of `preprocessing.input_shape` and `preprocessing.input_dtype`, C-contiguous.
 
     Raises:
         ImageRejected: The class rejects the image.
-        PreprocessingBug: The class failed or returned something else than it declares.
+        PreprocessingBug: The class failed, or its result differs from its declaration.
     """
     name = type(preprocessing).__name__
-    # A user's code can raise anything; only an ImageRejected is the client's error.
+    # User code can raise anything; only ImageRejected is the client's error.
     try:
         array = preprocessing.to_input(image)
     except ImageRejected:
@@ -77,7 +77,7 @@ def image_to_input(image: Image.Image, preprocessing: Preprocessing) -> np.ndarr
     return np.ascontiguousarray(array)
 
 
-USUAL = {
+USUAL_ATTRIBUTES = {
     "decode": "preprocessing.DecodeRules()",
     "input_shape": "(224, 224, 3)",
     "input_dtype": "'uint8'",
@@ -85,49 +85,49 @@ USUAL = {
     "std": "(0.229, 0.224, 0.225)",
     "to_input": "a method: PIL image to array (H, W, C)",
 }
-"""What a user's class has to have, with the usual value."""
+"""The attributes a user's class must have, with their usual values."""
 
 
 def load_preprocessing(path: Path, class_name: str) -> Preprocessing:
-    """Run a Python file and make an instance of one of its classes, called with no arguments.
+    """Run a Python file and instantiate one of its classes without arguments.
 
-    Pillow's LOAD_TRUNCATED_IMAGES is False afterwards.
+    Sets Pillow's LOAD_TRUNCATED_IMAGES to False.
 
     Raises:
-        SpecError: The file does not run, has no such class, the class cannot be made, or
-            its attributes are not those of `Preprocessing`; one line.
+        SpecError: The file cannot be run, the class does not exist or cannot be instantiated,
+            or its attributes are not those of `Preprocessing`; one line.
     """
     where = f"{path}:{class_name}"
     user_class = getattr(_run_file(path), class_name, None)
     if not isinstance(user_class, type):
         raise SpecError(f"{where}: there is no such class in the file; check its name")
-    # The constructor is the user's code: whatever it raises, the operator needs one line.
     try:
         preprocessing = user_class()
-    except Exception as error:
+    except Exception as error:  # user code can raise anything
         raise SpecError(
             f"{where}: calling {class_name}() raised {_one_line(error)}; "
             "it must be callable with no arguments"
         ) from error
-    # What training code often sets for its whole process: here, files that are cut short would be
-    # classified by what is left of them.
+    # Training code often sets this to True; truncated files would then be classified.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     if problem := _first_problem(preprocessing):
         raise SpecError(f"{where}: {problem}")
-    with contextlib.suppress(AttributeError):  # of a class with slots
-        object.__setattr__(preprocessing, "to_input", _in_each_thread(user_class))
+    with contextlib.suppress(AttributeError):  # raised by a class with slots
+        object.__setattr__(preprocessing, "to_input", _per_thread_to_input(user_class))
     checked: Preprocessing = preprocessing
     return checked
 
 
-def _in_each_thread(user_class: Callable[[], Preprocessing]) -> Callable[[Image.Image], np.ndarray]:
-    """Return `to_input` of an object for each thread: it may keep what it works on in itself."""
-    own = threading.local()
+def _per_thread_to_input(
+    user_class: Callable[[], Preprocessing],
+) -> Callable[[Image.Image], np.ndarray]:
+    """Return a `to_input` with one instance per thread, so that instances may keep state."""
+    local = threading.local()
 
     def to_input(image: Image.Image) -> np.ndarray:
-        if not hasattr(own, "preprocessing"):
-            own.preprocessing = user_class()
-        array: np.ndarray = own.preprocessing.to_input(image)
+        if not hasattr(local, "preprocessing"):
+            local.preprocessing = user_class()
+        array: np.ndarray = local.preprocessing.to_input(image)
         return array
 
     return to_input
@@ -151,13 +151,14 @@ def _one_line(error: Exception) -> str:
 
 
 def _first_problem(candidate: Any) -> str | None:
-    """Name the first thing that keeps an object from being a `Preprocessing`, or None."""
-    if lacking := [name for name in USUAL if not hasattr(candidate, name)]:
-        lines = "; ".join(f"{name} = {USUAL[name]}" for name in lacking)
-        return f"lacks {', '.join(lacking)}; usual are: {lines}"
+    """Describe the first reason why an object is not a `Preprocessing`, or return None."""
+    if missing := [name for name in USUAL_ATTRIBUTES if not hasattr(candidate, name)]:
+        lines = "; ".join(f"{name} = {USUAL_ATTRIBUTES[name]}" for name in missing)
+        return f"lacks {', '.join(missing)}; usual values: {lines}"
     if not isinstance(candidate.decode, DecodeRules):
         return "decode must be a preprocessing.DecodeRules"
     shape, dtype = candidate.input_shape, candidate.input_dtype
+    mean, std = candidate.mean, candidate.std
     if not (
         isinstance(shape, tuple)
         and len(shape) == 3
@@ -170,7 +171,6 @@ def _first_problem(candidate: Any) -> str | None:
         return f"input_dtype must be 'uint8' or 'float32', got {dtype!r}"
     if not callable(candidate.to_input):
         return "to_input must be a method"
-    mean, std = candidate.mean, candidate.std
     if dtype == "float32":
         if mean is None and std is None:
             return None
