@@ -45,9 +45,9 @@ class SpecPreprocessing:
         self.spec = spec
         self.decode: DecodeRules = spec.decode
         self.input_shape: tuple[int, int, int] = spec.input_shape
-        self.input_dtype: Literal["uint8"] = "uint8"
-        self.mean: tuple[float, ...] = spec.mean
-        self.std: tuple[float, ...] = spec.std
+        self.input_dtype: Literal["uint8", "float32"] = "uint8"
+        self.mean: tuple[float, ...] | None = spec.mean
+        self.std: tuple[float, ...] | None = spec.std
 
     def to_input(self, image: Image.Image, on_step: OnStep = ignore_step) -> npt.NDArray[np.uint8]:
         """Resize and crop.

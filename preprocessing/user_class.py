@@ -26,20 +26,11 @@ class Preprocessing(Protocol):
         std: Standard deviations on the same scale; None with float32.
     """
 
-    @property
-    def decode(self) -> DecodeRules: ...  # noqa: D102  (Attributes above)
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]: ...  # noqa: D102
-
-    @property
-    def input_dtype(self) -> Literal["uint8", "float32"]: ...  # noqa: D102
-
-    @property
-    def mean(self) -> tuple[float, ...] | None: ...  # noqa: D102
-
-    @property
-    def std(self) -> tuple[float, ...] | None: ...  # noqa: D102
+    decode: DecodeRules
+    input_shape: tuple[int, int, int]
+    input_dtype: Literal["uint8", "float32"]
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
 
     def to_input(self, image: Image.Image) -> np.ndarray:
         """Convert a decoded image to an array of `input_shape` and `input_dtype`."""
