@@ -9,7 +9,7 @@ form.append("top_k", "3");
 const response = await fetch(`${url}/classify`, { method: "POST", body: form });
 const answer = await response.json();
 if (!response.ok) {
-  // 429 and 503 may be tried again after `Retry-After` seconds.
+  // 429 and 503 can be retried after `Retry-After` seconds.
   throw new Error(`${response.status}: ${answer.error.message}`);
 }
 for (const { label, probability } of answer.predictions) {

@@ -12,7 +12,7 @@ response = httpx.post(
     f"{url}/classify?top_k=3", content=image, headers={"X-Request-Timeout-Ms": "10000"}, timeout=10
 )
 answer = response.json()
-if response.is_error:  # 429 and 503 may be tried again after `Retry-After` seconds
+if response.is_error:  # 429 and 503 can be retried after `Retry-After` seconds
     sys.exit(f"{response.status_code}: {answer['error']['message']}")
 for prediction in answer["predictions"]:
     print(prediction["label"], round(prediction["probability"], 4))

@@ -1,4 +1,4 @@
-"""The UCI digits that scikit-learn bundles, in their fixed split."""
+"""The UCI digits bundled with scikit-learn, with a fixed training split."""
 
 from dataclasses import dataclass
 
@@ -23,19 +23,21 @@ class Digits:
 
 
 def training_digits() -> Digits:
-    """The 1,438 digits the weights are fitted to."""
+    """Return the 1,438 digits that the weights are fitted to."""
     return _digits(held_out=False)
 
 
 def held_out_digits() -> Digits:
-    """The 359 digits no training step sees; accuracy and samples come from them."""
+    """Return the 359 digits that are not trained on; accuracy and samples come from them."""
     return _digits(held_out=True)
 
 
 def _digits(*, held_out: bool) -> Digits:
-    # Takes seconds to import, and ships no types.
+    # Imported here because it takes seconds.
     from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 
     images, labels = load_digits().images, load_digits().target
-    chosen = (np.arange(len(labels)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1) == held_out
-    return Digits(images=images[chosen].astype(np.uint8), labels=labels[chosen].astype(np.int64))
+    selected = (np.arange(len(labels)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1) == held_out
+    return Digits(
+        images=images[selected].astype(np.uint8), labels=labels[selected].astype(np.int64)
+    )

@@ -1,4 +1,4 @@
-"""How well a trained digits network reads the held-out digits."""
+"""Evaluation of a trained digits network on the held-out digits."""
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,7 @@ INK, PAPER = 30, 245  # grey levels
 
 
 def held_out_inputs(digits: Digits) -> npt.NDArray[np.uint8]:
-    """Draw each digit upright as a grey picture, then preprocess it.
-
-    The sizes of the pictures take turns: 28×28, 64×48, 100×160, 320×240, 640×480.
+    """Draw each digit upright as a grey picture, in the `PICTURE_SIZES` in turn, and preprocess it.
 
     Returns:
         uint8 (n, 32, 32, 1).
@@ -31,7 +29,7 @@ def held_out_inputs(digits: Digits) -> npt.NDArray[np.uint8]:
 
 
 def normalised(inputs: npt.NDArray[np.uint8]) -> torch.Tensor:
-    """What the exported graph does before the network.
+    """Normalise inputs as the exported graph does before the network.
 
     Args:
         inputs: uint8 (n, H, W, 1).
@@ -48,10 +46,10 @@ def normalised(inputs: npt.NDArray[np.uint8]) -> torch.Tensor:
 
 
 def predicted_digits(network: nn.Module, inputs: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """The digit with the highest logit, for each input.
+    """Return the digit with the highest logit for each input.
 
     Args:
-        network: From `network.build`; set to evaluation mode here.
+        network: From `network.build`; it is set to evaluation mode.
         inputs: uint8 (n, 32, 32, 1).
 
     Returns:

@@ -23,10 +23,10 @@ STORED_TURNED = {
 }
 
 
-# KINDS[digit][k] says what the file of the k-th held-out picture of that digit is like: format,
-# Pillow's mode of the stored picture (P is a palette, A alpha, I;16 16-bit grey), width and height
-# of the upright picture in pixels, and EXIF orientation. Where that is not 1, the pixels are
-# stored turned; such files stand at digits that no longer look like themselves when turned so.
+# KINDS[digit][k] describes the file of the k-th held-out picture of that digit: format, Pillow mode
+# of the stored picture, width and height of the upright picture in pixels, and EXIF orientation.
+# With an orientation other than 1 the pixels are stored turned; only digits that cannot be read
+# when turned this way have one.
 KINDS = (
     (("png", "L", 28, 28, 1), ("jpg", "L", 640, 480, 1), ("png", "RGBA", 96, 160, 1)),
     (("png", "RGB", 64, 64, 1), ("bmp", "RGB", 60, 80, 1), ("jpg", "RGB", 300, 400, 1)),
@@ -42,7 +42,7 @@ KINDS = (
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write the first held-out pictures of each digit as `<digit>-<nn>.<extension>`."""
+    """Write the first three held-out digits of each label as `<digit>-<nn>.<extension>`."""
     parser = argparse.ArgumentParser(
         prog="python -m examples.digits.make_samples", description=__doc__
     )
@@ -60,12 +60,12 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def picture(mask: Image.Image, mode: str) -> Image.Image:
-    """Ink on paper in the given mode.
+    """Draw ink on paper in a Pillow mode.
 
     Args:
         mask: Mode L, from `ink_mask`.
-        mode: L, RGB, P, I;16, LA or RGBA. With alpha, the paper too has the colour of the ink
-            and is transparent: a reader that drops alpha sees one even area.
+        mode: L, RGB, P, I;16, LA or RGBA. With alpha, the transparent paper has the colour of the
+            ink, so that a reader that drops alpha sees a blank picture.
     """
     if mode in ("LA", "RGBA"):
         inked = Image.new("RGB", mask.size, INK).convert(mode.removesuffix("A"))
@@ -83,12 +83,12 @@ def picture(mask: Image.Image, mode: str) -> Image.Image:
 
 
 def write_sample(upright: Image.Image, orientation: int, path: Path) -> None:
-    """Write the picture; the path's extension names the format.
+    """Write a picture in the format of the path's extension.
 
     Args:
-        upright: What a viewer shows.
+        upright: The picture as a viewer shows it.
         orientation: EXIF orientation to store; 1 stores none.
-        path: Of the file.
+        path: Path of the file.
     """
     if orientation == 1:
         upright.save(path)

@@ -1,4 +1,4 @@
-"""Drawing an 8×8 digit as a picture of ordinary size."""
+"""Drawing of an 8×8 digit as a picture of ordinary size."""
 
 from dataclasses import dataclass
 
@@ -11,16 +11,16 @@ INK_MAX = 16  # of the data set
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Where on the paper the digit stands.
+    """Position of the digit on the paper.
 
     Attributes:
-        width: Of the picture, in pixels.
-        height: Of the picture, in pixels.
-        digit_width: Of the upright digit's box, in pixels.
-        digit_height: Of the upright digit's box, in pixels.
-        left: Share of the free width that lies to the left of the digit, in [0, 1].
-        top: Share of the free height that lies above it, in [0, 1].
-        angle: Counter-clockwise turn of the digit, in degrees.
+        width: Width of the picture, in pixels.
+        height: Height of the picture, in pixels.
+        digit_width: Width of the upright digit's box, in pixels.
+        digit_height: Height of the upright digit's box, in pixels.
+        left: Share of the free width to the left of the digit, in [0, 1].
+        top: Share of the free height above the digit, in [0, 1].
+        angle: Counter-clockwise rotation of the digit, in degrees.
     """
 
     width: int
@@ -33,11 +33,11 @@ class Layout:
 
 
 def ink_mask(digit: npt.NDArray[np.uint8], layout: Layout) -> Image.Image:
-    """How much ink lies on each pixel.
+    """Return the amount of ink on each pixel.
 
     Args:
         digit: (8, 8) in [0, 16].
-        layout: Size of the picture and place of the digit.
+        layout: Size of the picture and position of the digit.
 
     Returns:
         Mode L: 0 is bare paper, 255 is full ink.
@@ -55,7 +55,7 @@ def ink_mask(digit: npt.NDArray[np.uint8], layout: Layout) -> Image.Image:
 
 
 def grey_picture(mask: Image.Image, *, ink: int, paper: int) -> Image.Image:
-    """The mask drawn in one grey level on another.
+    """Draw the mask in one grey level on another.
 
     Args:
         mask: Mode L, from `ink_mask`.
@@ -70,7 +70,7 @@ def grey_picture(mask: Image.Image, *, ink: int, paper: int) -> Image.Image:
 
 
 def upright_layout(width: int, height: int) -> Layout:
-    """A digit of 7/10 of the shorter side, a little left of and below the middle."""
+    """Return a digit of 7/10 of the shorter side, a little left of and below the centre."""
     side = round(min(width, height) * 0.7)
     return Layout(
         width=width, height=height, digit_width=side, digit_height=side, left=0.4, top=0.6
@@ -78,7 +78,7 @@ def upright_layout(width: int, height: int) -> Layout:
 
 
 def random_layout(generator: np.random.Generator) -> Layout:
-    """A digit of 24 to 72 pixels, shifted, turned and stretched a little."""
+    """Return a digit of 24 to 72 pixels, slightly shifted, rotated and stretched."""
     width, height = (
         round(side) for side in generator.uniform(24, 72) * generator.uniform(0.9, 1.1, 2)
     )

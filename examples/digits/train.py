@@ -33,17 +33,17 @@ PACKAGES = ("torch", "numpy", "pillow", "scikit-learn", "safetensors")
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Train, measure on the held-out digits, write weights, labels and the record of the run."""
+    """Train, evaluate on the held-out digits, and write weights, labels and the training record."""
     parser = argparse.ArgumentParser(prog="python -m examples.digits.train", description=__doc__)
     parser.add_argument("--epochs", type=int, default=40, help="passes over the training digits")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent, help="folder of the files it writes"
+        "--out", type=Path, default=Path(__file__).parent, help="folder to write to"
     )
     options = parser.parse_args(arguments)
     began = time.monotonic()
     network = trained_network(training_digits(), epochs=options.epochs, seed=options.seed)
-    training_s = time.monotonic() - began
+    training_s = round(time.monotonic() - began, 1)
     held_out = held_out_digits()
     correct = predicted_digits(network, held_out_inputs(held_out)) == held_out.labels
 
@@ -55,16 +55,8 @@ def main(arguments: Sequence[str]) -> None:
         "command": shlex.join(["python", "-m", "examples.digits.train", *arguments]),
         "seed": options.seed,
         "epochs": options.epochs,
-        "training_s": round(training_s, 1),
+        "training_s": training_s,
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-    } | _measured(correct)
-    (options.out / "training.json").write_text(json.dumps(record, indent=2) + "\n")
-    print(f"held-out accuracy: {correct.mean():.2%} of {len(correct)} digits")
-
-
-def _measured(correct: npt.NDArray[np.bool_]) -> dict[str, object]:
-    """The part of the record on the held-out digits and on what they were measured with."""
-    return {
         "split": SPLIT,
         "held_out": len(correct),
         "held_out_wrong": int((~correct).sum()),
@@ -73,19 +65,21 @@ def _measured(correct: npt.NDArray[np.bool_]) -> dict[str, object]:
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in PACKAGES},
     }
+    (options.out / "training.json").write_text(json.dumps(record, indent=2) + "\n")
+    print(f"held-out accuracy: {correct.mean():.2%} of {len(correct)} digits")
 
 
 def trained_network(digits: Digits, *, epochs: int, seed: int) -> nn.Module:
-    """Fit a fresh network to the digits.
+    """Train a new network on the digits.
 
     The same arguments give the same weights, bit for bit, on the same machine and versions.
 
     Args:
-        digits: What to learn from.
+        digits: Training data.
         epochs: Passes over the digits; each draws them anew, see `drawn_inputs`.
-        seed: Of the first weights, the order, the drawing and the dropout.
+        seed: Seed of the initial weights, the order, the drawing and the dropout.
     """
-    torch.set_num_threads(1)  # sums in another order give other bits
+    torch.set_num_threads(1)  # more threads change the order of sums, and with it the last bits
     torch.manual_seed(seed)
     generator = np.random.default_rng(seed)
     network = build().train()
@@ -97,9 +91,9 @@ def trained_network(digits: Digits, *, epochs: int, seed: int) -> nn.Module:
     )
     for _ in (progress := tqdm(range(epochs), desc="training", unit="epoch")):
         inputs = normalised(drawn_inputs(digits, generator))
-        for chosen in torch.split(torch.randperm(len(inputs)), BATCH_SIZE):
+        for batch in torch.split(torch.randperm(len(inputs)), BATCH_SIZE):
             optimiser.zero_grad()
-            loss = LOSS(network(inputs[chosen]), torch.from_numpy(digits.labels)[chosen])
+            loss = LOSS(network(inputs[batch]), torch.from_numpy(digits.labels)[batch])
             loss.backward()
             optimiser.step()
             schedule.step()
@@ -108,7 +102,7 @@ def trained_network(digits: Digits, *, epochs: int, seed: int) -> nn.Module:
 
 
 def drawn_inputs(digits: Digits, generator: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Draw every digit as a picture with its own place, size, turn and contrast; preprocess it.
+    """Draw every digit with a random position, size, rotation and contrast, and preprocess it.
 
     Returns:
         uint8 (n, 32, 32, 1).

@@ -1,4 +1,4 @@
-"""The sample files of the digits example: what they are and how they are read."""
+"""The sample files of the digits example: their content and how they are read."""
 
 from pathlib import Path
 
@@ -29,11 +29,7 @@ TRANSPARENT = ["0-03.png", "2-02.png", "2-03.png", "3-01.png", "3-03.webp"]
 
 
 def misread(**other_rules: object) -> list[str]:
-    """Names of the samples that the committed weights read wrongly.
-
-    Args:
-        other_rules: Fields of the model's `DecodeRules` to decode with in place of its own.
-    """
+    """Return the samples that the committed weights misread with other decode rules."""
     preprocessing = load_preprocessing(DIGITS / "preprocessing.py", "DigitsPreprocessing")
     rules = DecodeRules.model_validate(preprocessing.decode.model_dump() | other_rules)
     images = [decode_image(path.read_bytes(), rules, DecodeLimits()) for path in SAMPLES]
@@ -46,22 +42,22 @@ def misread(**other_rules: object) -> list[str]:
     ]
 
 
-def test_each_stated_rule_of_decoding_is_what_some_samples_need() -> None:
+def test_all_samples_are_read_and_some_need_each_decode_rule() -> None:
     assert misread() == []
     assert misread(exif_orientation=False) == sorted(TURNED)
     assert misread(alpha="drop") == TRANSPARENT
     assert misread(grey16="clip") == GREY16
 
 
-@pytest.mark.all  # draws them again
-def test_the_samples_are_the_first_held_out_digits_as_drawn(tmp_path: Path) -> None:
+@pytest.mark.all  # draws all samples
+def test_the_committed_samples_are_those_that_make_samples_draws(tmp_path: Path) -> None:
     make_samples.main(["--out", str(tmp_path)])
 
     assert sorted(path.name for path in tmp_path.iterdir()) == [path.name for path in SAMPLES]
     for path in SAMPLES:
         with Image.open(path) as committed, Image.open(tmp_path / path.name) as drawn:
             assert (committed.mode, committed.size) == (drawn.mode, drawn.size)
-            # Lossy encoders differ a little between versions.
+            # Lossy encoders differ slightly between versions.
             difference = np.asarray(committed.convert("RGBA"), float) - np.asarray(
                 drawn.convert("RGBA"), float
             )
