@@ -1,7 +1,4 @@
-"""Small encoders of PNG, BMP and GIF, written from their specifications and not with Pillow.
-
-They give files whose pixels are known by construction.
-"""
+"""Small PNG, BMP and GIF encoders written from the specifications, independent of Pillow."""
 
 import struct
 import zlib
@@ -9,7 +6,7 @@ from collections.abc import Sequence
 
 Rows = Sequence[bytes]
 Colours = Sequence[tuple[int, int, int]]
-PNG_GREY, PNG_RGB, PNG_PALETTE, PNG_GREY_ALPHA = 0, 2, 3, 4
+PNG_GREY, PNG_RGB, PNG_PALETTE, PNG_GREY_ALPHA, PNG_RGB_ALPHA = 0, 2, 3, 4, 6
 
 
 def png_chunk(name: bytes, content: bytes) -> bytes:
@@ -18,7 +15,7 @@ def png_chunk(name: bytes, content: bytes) -> bytes:
 
 
 def png(size: tuple[int, int], depth: int, colour: int, rows: Rows, extra: bytes = b"") -> bytes:
-    """PNG of (width, height), not filtered; `extra` are whole chunks before the data."""
+    """Encode an unfiltered PNG of (width, height); `extra` are complete chunks before the data."""
     header = struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, 0)
     packed = zlib.compress(b"".join(b"\0" + row for row in rows))
     return (
@@ -31,7 +28,7 @@ def png(size: tuple[int, int], depth: int, colour: int, rows: Rows, extra: bytes
 
 
 def bmp(size: tuple[int, int], bits: int, data: bytes, palette: bytes = b"", rle: int = 0) -> bytes:
-    """BMP with a 40-byte header. `data` are bottom-up rows, padded to 4 bytes; palette is BGR0."""
+    """Encode a BMP. `data` are bottom-up rows padded to 4 bytes; the palette is BGR0."""
     offset = 14 + 40 + len(palette)
     header = struct.pack(
         "<IiiHHIIiiII", 40, *size, 1, bits, rle, len(data), 0, 0, len(palette) // 4, 0
@@ -45,16 +42,14 @@ def gif_frame(
     control: bytes = b"",
     palette: Colours = (),
 ) -> bytes:
-    """Image block at (left, top, width, height) with 128-colour indices and no compression.
+    """Encode an uncompressed image block at (left, top, width, height); indices are below 128.
 
     A clear code before every 100 indices keeps the code width at 8 bits.
     """
     codes = b"".join(b"\x80" + indices[at : at + 100] for at in range(0, len(indices), 100))
     codes += b"\x81"
-    blocks = b"".join(
-        bytes([len(codes[at : at + 255])]) + codes[at : at + 255]
-        for at in range(0, len(codes), 255)
-    )
+    parts = [codes[at : at + 255] for at in range(0, len(codes), 255)]
+    blocks = b"".join(bytes([len(part)]) + part for part in parts)
     flags = 0x86 if palette else 0
     table = _gif_palette(palette) if palette else b""
     block = b"," + struct.pack("<HHHHB", *box, flags) + table
@@ -75,27 +70,20 @@ def gif(size: tuple[int, int], palette: Colours, *frames: bytes) -> bytes:
     return b"GIF89a" + screen + _gif_palette(palette) + b"".join(frames) + b";"
 
 
-def exif_orientation(value: int, order: str = "<") -> bytes:
-    """TIFF structure with one entry: orientation, a SHORT."""
-    mark = b"II" if order == "<" else b"MM"
-    entry = struct.pack(order + "HHIHH", 0x0112, 3, 1, value, 0)
-    return mark + struct.pack(order + "HIH", 42, 8, 1) + entry + struct.pack(order + "I", 0)
+def exif_orientation(value: int) -> bytes:
+    """Encode a TIFF structure with one entry: orientation, a SHORT."""
+    entry = struct.pack("<HHIHH", 0x0112, 3, 1, value, 0)
+    return b"II" + struct.pack("<HIH", 42, 8, 1) + entry + struct.pack("<I", 0)
 
 
 def jpeg_with_segment(jpeg: bytes, marker: int, content: bytes) -> bytes:
-    """JPEG with one more segment right after its start."""
-    return (
-        jpeg[:2]
-        + b"\xff"
-        + bytes([marker])
-        + struct.pack(">H", len(content) + 2)
-        + content
-        + jpeg[2:]
-    )
+    """Insert a segment at the start of a JPEG."""
+    segment = b"\xff" + bytes([marker]) + struct.pack(">H", len(content) + 2) + content
+    return jpeg[:2] + segment + jpeg[2:]
 
 
 def jpeg_without_segment(jpeg: bytes, marker: int) -> bytes:
-    """JPEG without the segments of a marker that stand before the first scan."""
+    """Remove a JPEG's segments with a marker before the first scan."""
     kept, at = jpeg[:2], 2
     while jpeg[at + 1] != 0xDA:
         end = at + 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")

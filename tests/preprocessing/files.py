@@ -1,4 +1,4 @@
-"""What several tests do with a file: decode it, and ask for its pixels."""
+"""Specs, files and decoded pixels that several tests use."""
 
 from io import BytesIO
 
@@ -11,28 +11,28 @@ LIMITS = DecodeLimits()
 
 
 def imagenet(resize: int = 256, **changes: object) -> PreprocessingSpec:
-    """The spec of torchvision's `ImageClassification` preset."""
+    """Return the spec of torchvision's `ImageClassification` preset."""
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     usual = {"resize": Resize(size=resize), "crop": 224, "mean": mean, "std": std}
     return PreprocessingSpec.model_validate({**usual, **changes})
 
 
 def pixels(data: bytes, rules: DecodeRules | None = None) -> list[list[object]]:
-    """Decoded pixels as rows of (r, g, b) tuples, or of numbers for mode L."""
+    """Decode a file to rows of (r, g, b) tuples, or of numbers for mode L."""
     image = decode_image(data, rules or DecodeRules(), LIMITS)
     width, height = image.size
     return [[image.getpixel((x, y)) for x in range(width)] for y in range(height)]
 
 
 def encoded(image: Image.Image, container: str, **options: object) -> bytes:
-    """File of an image, written by Pillow."""
+    """Encode an image with Pillow."""
     file = BytesIO()
     image.save(file, container, **options)
     return file.getvalue()
 
 
 def noise(width: int, height: int, channels: int = 3, seed: int = 0) -> Image.Image:
-    """Picture of random pixels, RGB or L."""
+    """Return an image of random pixels, RGB or L."""
     random = np.random.default_rng(seed)
     array = random.integers(0, 256, (height, width, channels), dtype=np.uint8)
     return Image.fromarray(array[..., 0] if channels == 1 else array)

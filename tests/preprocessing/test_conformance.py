@@ -1,4 +1,4 @@
-"""The conformance cases notice every change of pixels and name the files it changes."""
+"""The conformance digests detect every change of pixels and name the changed files."""
 
 import hashlib
 from io import BytesIO
@@ -27,7 +27,7 @@ REJECTED = {
     "decode/text": "rejected:unsupported_media_type",
 }
 WIDE_GREY = {"decode/png-grey16", "decode/png-grey16-one-transparent"}
-# Not png-rgb16-one-transparent: Pillow compares the 16-bit colour with 8-bit pixels.
+# Without png-rgb16-one-transparent: Pillow compares the 16-bit colour with 8-bit pixels.
 TRANSPARENT = {
     *(f"decode/png-{kind}-alpha" for kind in ("grey8", "grey16", "rgb8", "rgb16", "palette8")),
     *(f"decode/png-{kind}-one-transparent" for kind in ("grey8", "grey16", "rgb8", "palette2")),
@@ -44,8 +44,7 @@ TURNED = {
 
 
 def digests(**rules: object) -> dict[str, str]:
-    decode = DecodeRules.model_validate(rules)
-    spec = imagenet(decode=decode)
+    spec = imagenet(decode=DecodeRules.model_validate(rules))
     return conformance_digests(SpecPreprocessing(spec))
 
 
@@ -60,7 +59,7 @@ def digest_of(array: np.ndarray) -> str:
 
 
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency:UserWarning")
-def test_the_outcomes_are_those_of_pillow_and_torchvision(outcomes: dict[str, str]) -> None:
+def test_the_outcomes_equal_those_of_pillow_and_torchvision(outcomes: dict[str, str]) -> None:
     from torchvision import transforms
 
     preset = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
@@ -70,22 +69,22 @@ def test_the_outcomes_are_those_of_pillow_and_torchvision(outcomes: dict[str, st
             continue
         image: Image.Image = Image.open(BytesIO(data))
         if name in WIDE_GREY:  # Pillow clips
-            wide = np.asarray(image)
-            expected[name] = digest_of(np.stack([(wide >> 8).astype(np.uint8)] * 3, axis=2))
-        elif name == "decode/gif-grey-frame":  # Pillow shows the palette of the screen
+            high_byte = (np.asarray(image) >> 8).astype(np.uint8)
+            expected[name] = digest_of(np.stack([high_byte] * 3, axis=2))
+        elif name == "decode/gif-grey-frame":  # Pillow applies the global palette
             # Index i of the frame's palette is the grey i; the indices are these.
             random = hashlib.shake_256(b"gif").digest(20 * 18)
             values = np.frombuffer(random, np.uint8) & 0x7F
             expected[name] = digest_of(np.stack([values.reshape(18, 20)] * 3, axis=2))
         else:
             image = image.convert("RGB")
-            whole = preset(image) if name.startswith("input/") else image
-            expected[name] = digest_of(np.asarray(whole))
+            result = preset(image) if name.startswith("input/") else image
+            expected[name] = digest_of(np.asarray(result))
 
     assert outcomes == expected
 
 
-def test_another_rule_is_noticed_and_the_files_it_concerns_are_named(
+def test_each_decode_rule_changes_the_digests_of_the_files_it_concerns(
     outcomes: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert set(differing_cases(outcomes, digests(grey16="clip"))) == WIDE_GREY
@@ -98,25 +97,25 @@ def test_another_rule_is_noticed_and_the_files_it_concerns_are_named(
 
 
 def test_a_users_class_is_digested_with_its_dtype_and_shape(tmp_path: Path) -> None:
-    found = conformance_digests(load(tmp_path, FLOAT))
+    actual = conformance_digests(load(tmp_path, FLOAT))
 
     image = Image.open(BytesIO(FILES["input/rgb"])).convert("L").resize((3, 2))
-    assert found["input/rgb"] == digest_of(np.asarray(image, np.float32)[..., None])
-    assert found.keys() == FILES.keys()
+    assert actual["input/rgb"] == digest_of(np.asarray(image, np.float32)[..., None])
+    assert actual.keys() == FILES.keys()
 
 
-def test_what_a_users_class_raises_is_an_outcome(tmp_path: Path) -> None:
+def test_an_exception_of_a_users_class_is_an_outcome(tmp_path: Path) -> None:
     inputs = {name for name in FILES if name.startswith("input/")}
     for body, outcome in {
         "1 / 0": "ZeroDivisionError",
         "return np.zeros(3)": "PreprocessingBug",
     }.items():
-        found = conformance_digests(load(tmp_path, with_body(body)))
+        digests = conformance_digests(load(tmp_path, with_body(body)))
 
-        assert {name for name, value in found.items() if value == f"raised:{outcome}"} == inputs
+        assert {name for name, value in digests.items() if value == f"raised:{outcome}"} == inputs
 
 
-def test_a_missing_case_differs_and_an_additional_one_does_not() -> None:
+def test_a_missing_case_differs_and_an_additional_case_does_not() -> None:
     before, after = {"a": "1", "b": "2", "c": "3"}, {"a": "1", "b": "9", "d": "4"}
 
     assert differing_cases(before, after) == ("b", "c")

@@ -1,4 +1,4 @@
-"""The built-in steps against torchvision itself, bit for bit."""
+"""The built-in steps equal torchvision bit for bit."""
 
 import hashlib
 import importlib
@@ -30,7 +30,7 @@ IMAGES = st.builds(noise, SIDES, SIDES, st.sampled_from([1, 3]), st.integers(0, 
 
 @st.composite
 def resizes(draw: st.DrawFn) -> dict[str, Any] | None:
-    """Any resize of a PIL image, or none."""
+    """Draw any resize of a PIL image, or None."""
     interpolation = draw(st.sampled_from(PIL_KINDS))
     match draw(st.sampled_from(["none", "exact", "shorter_side", "max_size"])):
         case "exact":
@@ -38,9 +38,8 @@ def resizes(draw: st.DrawFn) -> dict[str, Any] | None:
         case "shorter_side":
             return {"size": draw(SIDES), "interpolation": interpolation}
         case "max_size":
-            size = draw(SIDES)
-            more = draw(st.integers(1, 60))
-            return {"size": size, "max_size": size + more, "interpolation": interpolation}
+            size, excess = draw(SIDES), draw(st.integers(1, 60))
+            return {"size": size, "max_size": size + excess, "interpolation": interpolation}
     return None
 
 
@@ -66,17 +65,17 @@ def test_resize_and_crop_equal_torchvision(
         size, max_size = resize["size"], resize.get("max_size")
         short, long = sorted(image.size)
         if max_size is not None and max_size * size < int(size * long / short):
-            return  # torchvision fails on a side of 0 pixels; the limits refuse such an image
+            return  # torchvision raises for a side of 0 pixels; the limits refuse such an image
         interpolation = InterpolationMode[resize["interpolation"].upper()]
         sides = list(size) if "mode" in resize else [size]
         resized = functional.resize(image, sides, interpolation, max_size=max_size)
     expected = np.array(functional.center_crop(resized, list(crop)))
 
-    got = input_of(image, None if resize is None else Resize.model_validate(resize), crop)
+    actual = input_of(image, None if resize is None else Resize.model_validate(resize), crop)
 
-    assert got.dtype == np.uint8
-    assert got.flags.c_contiguous
-    np.testing.assert_array_equal(got, expected.reshape(got.shape))
+    assert actual.dtype == np.uint8
+    assert actual.flags.c_contiguous
+    np.testing.assert_array_equal(actual, expected.reshape(actual.shape))
 
 
 @settings(max_examples=100)
@@ -102,9 +101,9 @@ def test_tensor_resize_equals_torchvision_v2(
          "backend": "tensor", "antialias": antialias}
     )  # fmt: skip
 
-    got = input_of(image, resize, None)
+    actual = input_of(image, resize, None)
 
-    np.testing.assert_array_equal(got, resized.permute(1, 2, 0).numpy())
+    np.testing.assert_array_equal(actual, resized.permute(1, 2, 0).numpy())
 
 
 SPECS = {
@@ -119,7 +118,7 @@ SPECS = {
 
 @needs_shared_data
 @pytest.mark.parametrize("golden", sorted(path.name for path in (SHARED / "golden").glob("*.json")))
-def test_crops_of_real_photos_have_the_digests_of_the_reference_in_any_thread(golden: str) -> None:
+def test_inputs_of_real_photos_have_the_digests_of_the_reference_in_any_thread(golden: str) -> None:
     model, folder = golden.split(".")[:2]
     preprocessing = SpecPreprocessing(SPECS[model])
     images = json.loads((SHARED / "golden" / golden).read_text())["images"]
@@ -129,6 +128,6 @@ def test_crops_of_real_photos_have_the_digests_of_the_reference_in_any_thread(go
         return hashlib.sha256(to_input(data, preprocessing, LIMITS).tobytes()).hexdigest()
 
     with ThreadPoolExecutor(4) as pool:
-        got = dict(zip(images, pool.map(digest, images), strict=True))
+        actual = dict(zip(images, pool.map(digest, images), strict=True))
 
-    assert got == {name: image["crop_sha256"] for name, image in images.items()}
+    assert actual == {name: image["crop_sha256"] for name, image in images.items()}

@@ -1,6 +1,6 @@
 """No file within the limits makes a process grow by more than 300 MB.
 
-Each file is decoded in a process of its own, whose highest memory the kernel tells.
+Each file is decoded in a separate process, and the kernel reports its peak memory.
 """
 
 import sys
@@ -18,15 +18,15 @@ from tests.preprocessing.files import encoded, noise
 from tests.programs import run_program
 
 QUICK = {"progressive jpeg", "gif", "inflating texts", "disposed giant frame"}
-"""The others, of which each takes as long, are tested by `make test-all`."""
+"""The others run in `make test-all` only."""
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is read from /proc"
+        not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc"
     ),
 ]
-# Prints the outcome and the growth in bytes. Resets the kernel's high-water mark first. The rules
-# are those that take most memory.
+# Resets the kernel's high-water mark and prints the outcome and the growth in bytes. The decode
+# rules are those that take most memory.
 PROGRAM = """
 import re, sys
 from pathlib import Path
@@ -51,7 +51,7 @@ print(outcome, memory("VmHWM") - before)
 
 
 def picture(mode: str, megapixels: int) -> Image.Image:
-    """Blocks of noise."""
+    """Return an image of noisy blocks."""
     side = int((megapixels * 1_000_000) ** 0.5)
     random = np.random.default_rng(0).integers(0, 256, (99, 99, len(mode)), np.uint8)
     bands = [Image.fromarray(random[..., band]) for band in range(len(mode))]
@@ -60,7 +60,7 @@ def picture(mode: str, megapixels: int) -> Image.Image:
 
 
 def png_of_inflating_texts() -> bytes:
-    """60 texts of a million characters in 64 kB; one emoji makes each character 4 bytes."""
+    """Encode 60 texts of a million characters in 64 kB; an emoji makes each character 4 bytes."""
     text = zlib.compress(("a" * 1_000_000 + "\N{GRINNING FACE}").encode())
     texts = b"".join(png_chunk(b"iTXt", b"k%d\0\1\0\0\0" % n + text) for n in range(60))
     return png((1, 1), 8, PNG_RGB, [b"\0\0\0"], extra=texts)
@@ -77,7 +77,7 @@ def gif_of_disposed_giant_frame() -> bytes:
 
 
 FILES: dict[str, tuple[Callable[[], bytes], str, int]] = {
-    # The largest that pass.
+    # The largest files that are accepted.
     "progressive jpeg": (
         lambda: encoded(picture("RGB", 24), "JPEG", quality=30, subsampling=0, progressive=True),
         "ok",
@@ -85,13 +85,9 @@ FILES: dict[str, tuple[Callable[[], bytes], str, int]] = {
     ),
     "cmyk jpeg": (lambda: encoded(picture("CMYK", 24), "JPEG", quality=30), "ok", 300),
     "rgba png": (lambda: encoded(picture("RGBA", 24), "PNG", compress_level=1), "ok", 300),
-    "rgba webp": (
-        lambda: encoded(picture("RGBA", 17), "WEBP", method=0, quality=30),
-        "ok",
-        300,
-    ),
+    "rgba webp": (lambda: encoded(picture("RGBA", 17), "WEBP", method=0, quality=30), "ok", 300),
     "gif": (lambda: encoded(picture("L", 24), "GIF"), "ok", 300),
-    # Small ones built to grow.
+    # Small files built to take much memory.
     "inflating texts": (png_of_inflating_texts, "undecodable_image", 50),
     "inflating profile": (png_of_inflating_profile, "undecodable_image", 50),
     "disposed giant frame": (gif_of_disposed_giant_frame, "image_too_large", 200),
@@ -107,9 +103,9 @@ def test_a_process_grows_less_than_the_limit(kind: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(build())
     (tmp_path / "small").write_bytes(encoded(noise(60, 60), "PNG"))
 
-    ran = run_program(sys.executable, "-c", PROGRAM, tmp_path, cwd=ROOT)
+    result = run_program(sys.executable, "-c", PROGRAM, tmp_path, cwd=ROOT)
 
-    assert ran.returncode == 0, ran.stderr
-    outcome, grown_bytes = ran.stdout.split()
+    assert result.returncode == 0, result.stderr
+    outcome, grown_bytes = result.stdout.split()
     assert outcome == expected
     assert int(grown_bytes) < limit_mb * 1_000_000

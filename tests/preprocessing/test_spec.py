@@ -1,4 +1,4 @@
-"""Specs say what is wrong with them in one line, and survive the way through a file."""
+"""Specs are read from files, and mistakes in them are reported in one line."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ std: [0.25, 0.25, 0.25]
 PAGE = (Path(__file__).parents[2] / "docs" / "preprocessing.md").read_text()
 
 
-def test_yaml_and_json_give_the_same_spec_and_its_preprocessing_offers_it(tmp_path: Path) -> None:
+def test_yaml_and_json_give_the_same_spec_and_preprocessing(tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text(YAML)
     (tmp_path / "spec.json").write_text(EXPECTED.model_dump_json())
 
@@ -39,7 +39,7 @@ def test_yaml_and_json_give_the_same_spec_and_its_preprocessing_offers_it(tmp_pa
     assert preprocessing.resized_size((500, 375)) == (341, 256)
 
 
-def test_the_spec_of_the_page_is_the_imagenet_spec_with_every_key() -> None:
+def test_the_documented_spec_is_the_imagenet_spec_with_every_key() -> None:
     written = yaml.safe_load(PAGE.split("```yaml\n")[1].split("```")[0])
 
     assert PreprocessingSpec.model_validate(written) == imagenet()
@@ -51,9 +51,9 @@ def test_the_spec_of_the_page_is_the_imagenet_spec_with_every_key() -> None:
     [
         ("a.yaml", "resize: [", "cannot be read as a preprocessing spec"),
         ("a.json", "{", "cannot be read as a preprocessing spec"),
+        ("a.yaml", None, "No such file"),
         ("a.yaml", "", "valid dictionary"),
         ("a.yaml", "crop: 224\nresise: {size: 256}", "resise: Extra inputs are not permitted"),
-        ("a.yaml", "crop: 0", "crop.*greater than or equal to 1"),
         ("a.yaml", "crop: 5\nstd: [1, 1, 0]", "std must be positive"),
         ("a.yaml", "crop: 5\nmean: [1]", "mean must have 3 numbers for mode RGB, got 1"),
         ("a.yaml", "crop: 5\nmean: [.nan, 0, 0]", "mean.0: Input should be a finite number"),
@@ -72,11 +72,9 @@ def test_the_spec_of_the_page_is_the_imagenet_spec_with_every_key() -> None:
             "resize: {size: 5, backend: tensor, interpolation: lanczos, antialias: false}\ncrop: 5",
             "lanczos needs",
         ),
-        ("a.yaml", "resize: {size: 5, interpolation: cubic}\ncrop: 5", "Input should be"),
-        ("a.yaml", None, "No such file"),
     ],
 )
-def test_a_file_that_is_no_spec_is_reported_in_one_line(
+def test_an_invalid_spec_is_reported_in_one_line(
     tmp_path: Path, name: str, text: str | None, expected: str
 ) -> None:
     if text is not None:
@@ -98,7 +96,7 @@ def test_a_file_that_is_no_spec_is_reported_in_one_line(
         ({"resize": {"mode": "exact", "size": 4}, "decode": {"mode": "L"}}, (4, 4, 1)),
     ],
 )
-def test_the_input_is_height_width_channels_and_not_normalised_where_nothing_is_said(
+def test_the_input_is_height_width_channels_and_by_default_not_normalised(
     fields: dict[str, Any], shape: tuple[int, int, int]
 ) -> None:
     spec = PreprocessingSpec.model_validate(fields)

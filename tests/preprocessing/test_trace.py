@@ -1,4 +1,4 @@
-"""The trace shows each step that was taken, and ends with the input itself."""
+"""The trace has every step that changed the image, and ends with the input."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tests.preprocessing.files import LIMITS, encoded, noise
 from tests.preprocessing.test_own_class import FLOAT, GOOD, load
 
 
-def test_each_step_has_its_picture_size_mode_and_time() -> None:
+def test_each_step_has_a_name_picture_mode_and_time() -> None:
     grey = noise(30, 20, channels=1)
     file = encoded(grey, "PNG", exif=b"Exif\0\0" + exif_orientation(6))
     spec = PreprocessingSpec(
@@ -21,8 +21,8 @@ def test_each_step_has_its_picture_size_mode_and_time() -> None:
 
     steps = trace(file, preprocessing, LIMITS)
 
-    found = [(step.name, step.picture and step.picture.size, step.mode) for step in steps]
-    assert found == [
+    actual = [(step.name, step.picture and step.picture.size, step.mode) for step in steps]
+    assert actual == [
         ("decode", (30, 20), "L"),
         ("colour", (30, 20), "RGB"),
         ("orient", (20, 30), "RGB"),
@@ -37,7 +37,7 @@ def test_each_step_has_its_picture_size_mode_and_time() -> None:
 @pytest.mark.parametrize(
     ("source", "dtype", "has_picture"), [(GOOD, "uint8", True), (FLOAT, "float32", False)]
 )
-def test_a_class_of_the_user_is_one_step_and_its_floats_have_no_picture(
+def test_a_users_class_is_one_step_and_float_inputs_have_no_picture(
     tmp_path: Path, source: str, dtype: str, has_picture: bool
 ) -> None:
     steps = trace(encoded(noise(9, 9, channels=1), "PNG"), load(tmp_path, source), LIMITS)
