@@ -26,15 +26,14 @@ SUPPORTED := (3, 11) <= sys.version_info < (3, 14)
 FROM_LOCK := --no-deps --require-hashes --only-binary :all: -r
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off $(FROM_LOCK)
 
-# By uv, which takes a third of pip's time. It does not read pip's configuration, where a company's
-# mirror may be named: UV_DEFAULT_INDEX names one.
+# uv takes a third of pip's time. It does not read pip's configuration; UV_DEFAULT_INDEX sets a mirror.
 $(READY): $(LOCKS)/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if $(SUPPORTED) else "setup: Python is %d.%d, expected 3.11 to 3.13; set PYTHON=python3.12" % sys.version_info[:2])'
 	@echo "installing the packages of $< into $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 	@sed -n '/^uv==/,/[^\\]$$/p' $< > $(VENV)/uv.txt && $(PIP_INSTALL) $(VENV)/uv.txt --quiet
 	@$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode $(FROM_LOCK) $< \
-		|| { echo "uv could not; now by pip, which takes three times as long"; $(PIP_INSTALL) $< --quiet; }
+		|| { echo "uv failed; retrying with pip, which takes three times as long"; $(PIP_INSTALL) $< --quiet; }
 	@touch $@
 
 import: $(READY) ## import the example model and write model.lock
@@ -51,33 +50,33 @@ serve: $(READY) | model.lock ## serve the locked model (the example, if none is 
 	@echo "starting on http://$(HOST):$(PORT)  (Ctrl-C stops)"
 	@exec $(BIN)/bentoml serve --host $(HOST) --port $(PORT)
 
-# Test processes may write bytecode: without it, each rewrites the assertions of every test anew.
-# There are as many as cores, so torch has one thread in each.
+# Test processes may write bytecode, so that they need not rewrite the assertions of every test again.
+# There is one process per core, so torch gets one thread in each.
 PYTEST := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadgroup --durations=15
 
-test: $(READY) ## run the tests and print their coverage
+test: $(READY) ## run the tests and print the coverage
 	@$(PYTEST) --cov
 
 test-fast: $(READY) ## run the tests that start no server
 	@$(PYTEST) -m "not slow and not all"
 
-test-all: $(READY) ## run all tests: also families of networks, builds, images, fuzzing
+test-all: $(READY) ## run all tests, including network families, builds, images and fuzzing
 	@$(PYTEST) -m "all or not all"
 
-lint: $(READY) ## ruff, and import-linter: which package may import which
+lint: $(READY) ## run ruff, and import-linter for the allowed imports between packages
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-cache --no-logo
 
-types: $(READY) ## mypy --strict
+types: $(READY) ## run mypy --strict
 	@$(BIN)/mypy
 
-check: lint types test ## lint, types, tests: what CI runs
+check: lint types test ## run lint, types and tests, as in CI
 
-bento: $(READY) | model.lock ## build the bento of the locked model and start it once; START=no builds only
+bento: $(READY) | model.lock ## build the bento of the locked model and start it once; START=no only builds
 	@$(BIN)/python -m tools.release build $(if $(filter no,$(START)),--skip-start)
 
-verify-rebuild: $(READY) | model.lock ## build the bento twice in different surroundings, compare
+verify-rebuild: $(READY) | model.lock ## build the bento twice in different environments and compare
 	@$(BIN)/python -m tools.release verify-rebuild
 
 verify-bento: $(READY) ## compare a bento with its manifest: BENTO=PATH|TAG, default the latest
@@ -86,14 +85,14 @@ verify-bento: $(READY) ## compare a bento with its manifest: BENTO=PATH|TAG, def
 image: $(READY) | model.lock ## build the image with podman, buildah or docker: BASE=python:3.11-slim@sha256:...
 	@$(BIN)/python -m tools.release image $(if $(BASE),--base $(BASE))
 
-image-test: $(READY) | model.lock ## build the image twice with podman, compare, run it locked down
+image-test: $(READY) | model.lock ## build the image twice with podman, compare, and run it locked down
 	@CLASSIFIER_TEST_IMAGE_BASE=$(or $(BASE),debian) $(BIN)/python -m pytest -m all tests/tools/release/test_image.py
 
-validators: $(READY) ## install further validators of releases and manifests, which the tests then use
+validators: $(READY) ## install optional validators of releases and manifests for the tests
 	@$(PIP_INSTALL) $(LOCKS)/validate.txt --quiet
 
-# Not `uv lock`: uv.lock holds the addresses of the package registry it was made with, and
-# everybody's differ. What is pinned stays pinned; to renew a package, delete its lines first.
+# Not `uv lock`, because uv.lock records the package index of one machine. Pinned versions are kept; to
+# renew a package, delete its lines first.
 RESOLVE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate
 
@@ -114,11 +113,11 @@ audit: $(READY) ## ask PyPI for known vulnerabilities of the pinned packages (do
 		$(BIN)/uv tool run --quiet pip-audit@2.10.1 --strict --no-deps --disable-pip -r $(LOCKS)/$$lock.txt || exit 1; \
 	done
 
-certify: $(READY) | model.lock ## measure the rate this machine holds; RATE=200 proposes replicas
+certify: $(READY) | model.lock ## measure the rate this machine sustains; RATE=200 proposes replicas
 	@$(BIN)/python -m tools.certify $(if $(RATE),--rate $(RATE))
 
-# The peers run on the system's Python where there is one: Triton brings an interpreter that the
-# standard library of another patch release does not fit.
+# The peers run on the system's Python if there is one: Triton brings an interpreter that does not fit
+# the standard library of another patch release.
 BENCH_PYTHON ?= $(firstword $(wildcard /usr/bin/python3) $(PYTHON))
 BENCH_ENV := build/benchmarks/venv
 BENCH_LOCK := tools/benchmarks/requirements/bench.txt
@@ -132,19 +131,19 @@ bench: $(READY) $(BENCH_ENV)/.installed ## measure this project and its peers fo
 	@$(BIN)/python -m tools.benchmarks full
 	@$(MAKE) --no-print-directory bench-report
 
-bench-quick: $(READY) $(BENCH_ENV)/.installed ## ResNet-50 int8, every peer once, about 7 minutes; printed
+bench-quick: $(READY) $(BENCH_ENV)/.installed ## measure ResNet-50 int8, every peer once (7 minutes), and print it
 	@$(BIN)/python -m tools.benchmarks quick
 
-bench-gpu: $(READY) ## measure large networks on the GPU of this machine, about 8 minutes; printed and stored
+bench-gpu: $(READY) ## measure large networks on this machine's GPU (8 minutes), print and store the results
 	@$(BIN)/python -m tools.benchmarks.gpu
 
-bench-lock: $(READY) ## resolve the lock of the benchmark's environment anew
+bench-lock: $(READY) ## resolve the lock of the benchmark's environment again
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header --no-annotate $(BENCH_LOCK:.txt=.in) --output-file $(BENCH_LOCK)
 
 bench-report: $(BENCH_ENV)/.installed ## write docs/performance.md from the stored sessions
 	@$(BENCH_ENV)/bin/python -m tools.benchmarks report
 
-clean: ## remove the environment and what tools left
+clean: ## remove the environment and the caches of tools
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
