@@ -159,7 +159,6 @@ def test_a_truncated_file_or_one_with_more_transparencies_than_colours_is_refuse
         (100, (1600, 800), (200, 100)),  # 1/8: the shorter side keeps 100
         (101, (1600, 800), (400, 200)),  # 1/8 would leave 100
         (401, (1600, 800), (1600, 800)),
-        (1, (1600, 800), (200, 100)),  # 1/8 is the smallest scale
         (100, (801, 1601), (101, 201)),  # rounded up
     ],
 )
