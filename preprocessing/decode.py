@@ -144,11 +144,7 @@ _READERS: dict[Container, Callable[[BytesIO], ImageFile.ImageFile]] = {
 
 
 def read_image(data: bytes, rules: DecodeRules, limits: DecodeLimits) -> ImageFile.ImageFile:
-    """Check a file against the limits and decode its pixels in their stored mode.
-
-    Raises:
-        ImageRejected: As for `decode_image`.
-    """
+    """Check a file against the limits and decode its pixels in their stored mode."""
     if len(data) > limits.max_bytes:
         raise FileTooLarge(f"the file has {len(data)} bytes, the limit is {limits.max_bytes}")
     if not data:
@@ -194,8 +190,6 @@ def _pillow_errors_rejected(container: str | None) -> Iterator[None]:
 
 # ------------------------------------------------------------------- any mode → RGB or grey
 
-_BACKGROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0)}
-
 
 def to_colour_mode(image: Image.Image, rules: DecodeRules) -> Image.Image:
     """Convert a decoded image to `rules.mode`.
@@ -217,7 +211,7 @@ def to_colour_mode(image: Image.Image, rules: DecodeRules) -> Image.Image:
     with _pillow_errors_rejected(image.format):
         transparent = image.mode in ("RGBA", "LA") or "transparency" in image.info
         if rules.alpha != "drop" and transparent:
-            image = _composite(image, _BACKGROUNDS[rules.alpha], rules.grey16)
+            image = _composite(image, rules.alpha, rules.grey16)
         elif image.mode.startswith("I") and rules.grey16 == "scale":
             image = _high_byte(image)
         # Otherwise convert() warns when it drops the transparency of a palette.
@@ -227,16 +221,16 @@ def to_colour_mode(image: Image.Image, rules: DecodeRules) -> Image.Image:
 
 
 def _composite(
-    image: Image.Image, background: tuple[int, int, int], grey16: Literal["scale", "clip"]
+    image: Image.Image, colour: Literal["white", "black"], grey16: Literal["scale", "clip"]
 ) -> Image.Image:
-    """Return the image over a plain colour, in RGB."""
+    """Return the image over a colour, in RGB."""
     if image.mode.startswith("I"):
         opaque = np.asarray(image) != image.info["transparency"]
         mask = Image.fromarray(opaque.astype(np.uint8) * np.uint8(255))
         image = (_high_byte(image) if grey16 == "scale" else image).convert("RGB")
     else:
         image = mask = image if image.mode == "RGBA" else image.convert("RGBA")
-    canvas = Image.new("RGB", image.size, background)
+    canvas = Image.new("RGB", image.size, colour)
     canvas.paste(image, mask=mask)
     return canvas
 

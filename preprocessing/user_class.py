@@ -93,7 +93,7 @@ def load_preprocessing(path: Path, class_name: str) -> Preprocessing:
     if not isinstance(user_class, type):
         raise SpecError(f"{where}: there is no such class in the file; check its name")
     try:
-        preprocessing = user_class()
+        preprocessing: Preprocessing = user_class()
     except Exception as error:  # user code can raise anything
         raise SpecError(
             f"{where}: calling {class_name}() raised {_one_line(error)}; "
@@ -105,8 +105,7 @@ def load_preprocessing(path: Path, class_name: str) -> Preprocessing:
         raise SpecError(f"{where}: {problem}")
     with contextlib.suppress(AttributeError):  # raised by a class with slots
         object.__setattr__(preprocessing, "to_input", _per_thread_to_input(user_class))
-    checked: Preprocessing = preprocessing
-    return checked
+    return preprocessing
 
 
 def _per_thread_to_input(
