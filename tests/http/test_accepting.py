@@ -6,15 +6,14 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-import uvicorn
 
-from image_classifier.http.accepting import spread_connections
+from image_classifier.http.accepting import accept_waiting, spread_connections
 from tests.http.echo_server import serving
 
 
 @pytest.fixture
 def spreading(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uvicorn.Server, "startup", uvicorn.Server.startup)
+    monkeypatch.setattr(asyncio.SelectorEventLoop, "_accept_connection", accept_waiting)
     spread_connections()
 
 
