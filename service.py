@@ -1,4 +1,4 @@
-"""The two BentoML services: wiring only. docs/architecture.md walks a request through them."""
+"""The two BentoML services: wiring only. docs/architecture.md follows a request through them."""
 
 import asyncio
 import functools
@@ -57,7 +57,7 @@ calls = RunnerCalls()
 
 @functools.cache
 def app() -> "FastAPI":
-    """Make the application, where requests are answered: other processes are smaller without."""
+    """Return the HTTP application; processes that do not answer HTTP never import it."""
     from image_classifier.http.app import create_app
 
     return create_app(settings, lock, metrics)
@@ -65,7 +65,7 @@ def app() -> "FastAPI":
 
 @functools.cache
 def open_locked(*, graphs: bool = True) -> Artifact:
-    """Open the artifact of the lock, verified once a process; `graphs` as for `open_artifact`."""
+    """Verify and open the locked artifact once per process; `graphs` as for `open_artifact`."""
     digests = lock.manifest_sha256, lock.evidence_sha256
     return startup.open_for_serving(
         model_root, *digests, public_key=settings.public_key, graphs=graphs
@@ -78,19 +78,18 @@ def open_locked(*, graphs: bool = True) -> Artifact:
     resources={"gpu": 1} if for_gpu else {},
     traffic={"timeout": CALL_TIMEOUT_S},
     runner_connection=compat.KEEP_CONNECTIONS,
-    logging={"access": {"enabled": False}},  # a line per batch says nothing the metrics do not
+    logging={"access": {"enabled": False}},  # one line per batch
     service_class=compat.MountedAppFirst,
 )
 @bentoml.asgi_app(calls, path=PATH)
 class ModelRunner:
-    """Owns the network, and forms batches of what several API processes send."""
+    """Runs the network on batches of inputs from all API processes."""
 
     model = BentoModel(lock.tag)
 
     @compat.stop_server_on_failure
     def __init__(self) -> None:
-        if gpus:  # this process sees no other: torch is not imported yet
-            os.environ["CUDA_VISIBLE_DEVICES"] = gpus[(compat.worker_number() - 1) % len(gpus)]
+        compat.select_gpu(gpus)
         artifact = open_locked()
         self.executor = startup.load_executor(
             artifact,
@@ -101,7 +100,7 @@ class ModelRunner:
         self.shared_inputs = SharedInputsReader(artifact.manifest.input)
         calls.serve(self.executor, self.shared_inputs)
         metrics.serves(lock.tag, artifact.evidence.engine(self.executor.plan.engine))
-        if compat.worker_number() == 1:
+        if compat.is_first_worker():
             place = {
                 "topology": "embedded" if embedded else "runner",
                 "address": compat.service_address(),
@@ -109,8 +108,8 @@ class ModelRunner:
             startup.log_start(artifact, lock.tag, self.executor.plan, settings, place)
         startup.freeze_garbage()
 
-    # `max_latency_ms` is no batching window: the dispatcher drops what would wait longer.
-    # Admission, in the API processes, refuses far earlier.
+    # `max_latency_ms` is not a batching window: the dispatcher drops calls that would wait longer.
+    # Admission in the API processes refuses far earlier.
     @bentoml.api(
         batchable=True,
         batch_dim=(0, 0),
@@ -118,12 +117,12 @@ class ModelRunner:
         max_latency_ms=CALL_TIMEOUT_S * 1_000,
     )
     def infer(self, batch: np.ndarray) -> np.ndarray:
-        """Return logits, float32 (n, classes), of a batch (n, H, W, C)."""
+        """Return the logits, float32 (n, classes), of a batch (n, H, W, C)."""
         return self.executor.run(batch)
 
     @bentoml.api
     def can_open(self, process: int, descriptor: int) -> bool:
-        """Return whether this process can read the `SharedInputs` at an address."""
+        """Return whether this process can read another process's `SharedInputs`."""
         with suppress(OSError):
             self.shared_inputs.open(process, descriptor)
             return True
@@ -191,7 +190,7 @@ class ImageClassifier:
 
     @bentoml.api
     async def classify(self, image: Path, top_k: int | None = None) -> dict[str, Any]:
-        """Tell BentoML's clients how to call /classify; over HTTP `app` answers it."""
+        """Declare /classify for BentoML's clients; over HTTP, `app` answers it."""
         data = await asyncio.to_thread(image.read_bytes)
         answer = await self.classifier.classify(data, top_k)
         return {"predictions": [asdict(prediction) for prediction in answer.predictions]}

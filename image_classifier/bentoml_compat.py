@@ -1,7 +1,7 @@
-"""Every workaround for BentoML 1.4.40 and the uvicorn it starts.
+"""All workarounds for BentoML 1.4.40 and the uvicorn it starts.
 
-Each says what BentoML does, why that does not fit, and until when the workaround is needed.
-tests/test_bentoml_compat.py has a test for each that fails once BentoML no longer does it.
+Each says what BentoML does, why that is a problem, and until when the workaround is needed.
+tests/test_bentoml_compat.py fails when BentoML no longer needs one of them.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -38,31 +38,30 @@ from preprocessing.errors import OperatorError
 
 API_CONFIG: dict[str, Any] = {
     "traffic": {"timeout": 60},
-    # Makes a series of each path a client thinks of, and would occupy /metrics.
+    # Creates a series for each path that a client requests, and takes /metrics.
     # Until: series have a fixed set of labels.
     "metrics": {"enabled": False},
-    # Its readiness probe of a dead runner hangs for `traffic.timeout`: `is_ready` does not catch
-    # its own time limit (_bentoml_impl/client/proxy2.py). `__is_ready__` asks in its place.
+    # Probes of a dead runner hang for `traffic.timeout`, because `is_ready` does not catch its own
+    # timeout (_bentoml_impl/client/proxy2.py). `__is_ready__` probes instead.
     # Until: `is_ready` catches TimeoutError.
     "runner_probe": {"enabled": False},
     "logging": {"access": {"enabled": False}},  # a line for every file of Swagger UI
 }
 """Configuration of the service that answers HTTP."""
 KEEP_CONNECTIONS = {"max_requests": 2**31 - 1, "max_age": 1e9}
-"""`runner_connection` of a service that others call: never renew the connections.
+"""`runner_connection` of a service that others call: never renew connections.
 
-BentoML makes its client to the runner anew every 100 requests and closes the old one with all
-calls in flight, which fail: 1 to 20 % of the requests (BentoML issue 5540).
-Until: the issue is fixed."""
+BentoML replaces its client to the runner every 100 requests and closes the old one, so that its
+calls in flight fail: 1 to 20 % of the requests. Until: BentoML issue 5540 is fixed."""
 
 
 def runner_exchange(proxy: Any, path: str) -> Callable[[bytes], Awaitable[bytes]]:
-    """Return what sends bytes to a path of a runner and returns those that it answers.
+    """Return a function that posts bytes to a path of a runner and returns the bytes it answers.
 
-    Over BentoML's own connection, without its APIs: they cost 2.4 ms of the runner's processor a
-    call, run one batch at a time, and hold a call back for as long as the last 50 waited on
-    average, which takes minutes to shrink after a busy moment.
-    Until: a call of BentoML's APIs costs a tenth of that and waits for nothing.
+    Uses BentoML's connection but none of its APIs. They cost 2.4 ms of the runner's processor time
+    per call, run one batch at a time, and delay calls by the average wait of the last 50, which
+    takes minutes to shrink after a peak.
+    Until: a call of a BentoML API costs a tenth of that and is not delayed.
     """
 
     async def exchange(body: bytes) -> bytes:
@@ -79,20 +78,20 @@ def runner_exchange(proxy: Any, path: str) -> Callable[[bytes], Awaitable[bytes]
 
 
 class MountedAppFirst(Service[Any]):  # type: ignore[misc]  # BentoML's is untyped
-    """A service whose mounted application answers before BentoML's own routes.
+    """A `service_class` whose mounted application answers before BentoML's own routes.
 
-    `service_class` of `bentoml.service` takes it. BentoML puts `@bentoml.api` routes first, so
-    that POST /classify would go to its parser, which writes uploads to temporary files and
-    fetches URLs given in place of files; and its middlewares cost more than our whole request.
-    The application may be given as a function that makes it, which is called in the workers alone.
-    One with a path of its own is taken for that alone.
-    Paths that the application does not have are handed on to BentoML (/livez, /readyz,
-    /schema.json, Swagger UI's files, further mounts); its errors get the application's shape.
-    Until: a mounted application can be put before the routes of the APIs.
+    BentoML puts `@bentoml.api` routes first: POST /classify would go to its parser, which writes
+    uploads to temporary files and fetches URLs sent instead of files, and its middlewares cost
+    more than our whole request.
+    The application, or a function that returns it (called in workers only), passes paths it does
+    not have on to BentoML (/livez, /readyz, /schema.json, Swagger UI's files, further mounts);
+    BentoML's errors get the application's shape. An application mounted at a path of its own
+    answers that path only.
+    Until: a mounted application can precede the routes of the APIs.
     """
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
-        """Return the application that a worker serves."""
+        """Return the ASGI application of a worker."""
         (app, *place), *others = self.mount_apps
         if place[0] != "/":
             return self._beside(app, place[0], super().to_asgi(is_main))
@@ -102,20 +101,20 @@ class MountedAppFirst(Service[Any]):  # type: ignore[misc]  # BentoML's is untyp
         framework: Starlette = super().to_asgi(is_main)
         framework.exception_handlers.update(app.exception_handlers)
 
-        async def hand_on(scope: Scope, receive: Receive, send: Send) -> None:
+        async def pass_on(scope: Scope, receive: Receive, send: Send) -> None:
             if any(route.matches(scope)[0] is not Match.NONE for route in framework.routes):
                 await framework(scope, receive, send)
             else:
                 await app.router.not_found(scope, receive, send)
 
-        app.router.default = hand_on
-        answer: ASGIApp = app
-        if BentoMLContainer.http.cors.enabled.get():  # BentoML's setting holds for our paths too
+        app.router.default = pass_on
+        outermost: ASGIApp = app
+        if BentoMLContainer.http.cors.enabled.get():  # BentoML's setting, for our paths too
             options: dict[str, Any] = BentoMLContainer.access_control_options.get()
-            answer = CORSMiddleware(app, **options)
+            outermost = CORSMiddleware(app, **options)
 
         async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-            await (framework if scope["type"] == "lifespan" else answer)(scope, receive, send)
+            await (framework if scope["type"] == "lifespan" else outermost)(scope, receive, send)
 
         return serve
 
@@ -128,9 +127,9 @@ class MountedAppFirst(Service[Any]):  # type: ignore[misc]  # BentoML's is untyp
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Raise what BentoML prints in one line, with exit status 1, for an OperatorError.
+    """Turn an OperatorError into one line on stderr and exit status 1.
 
-    In a worker, which is started anew for ever, it stops the server: `stop_server_on_failure`.
+    In a worker, which BentoML would restart forever, it stops the server.
     """
     try:
         yield
@@ -141,21 +140,21 @@ def one_line_errors() -> Iterator[None]:
 
 
 SUPERVISOR = "IMAGE_CLASSIFIER_SUPERVISOR"
-"""Environment variable that the supervisor sets for its workers: its process id."""
+"""Environment variable with the supervisor's process id, set for its workers."""
 METRICS = "PROMETHEUS_MULTIPROC_DIR"
-"""Environment variable that BentoML sets for the workers: the folder of the server's metrics."""
+"""Environment variable with the server's metrics directory, which BentoML sets for the workers."""
 START_FAILURE = "start-failure"
-"""File in that folder in which a worker says why it cannot start."""
+"""File in that directory with the reason why a worker cannot start."""
 START_STEP = "start-step"
-"""File in that folder that holds the step at which a worker that starts is."""
+"""File in that directory with the current step of a worker that is starting."""
 
 
 def prepare_process(keep_alive_s: float, *, share_connections: bool = False) -> None:
-    """Call at the import of the service module, in every process.
+    """Prepare a process; call this in each, when the service module is imported.
 
     Args:
-        keep_alive_s: Seconds an idle connection stays open, unless the command line says it.
-        share_connections: Several processes answer requests.
+        keep_alive_s: Seconds an idle connection stays open, unless set on the command line.
+        share_connections: Whether several processes answer requests.
     """
     if SUPERVISOR in os.environ:
         _prepare_worker(int(os.environ[SUPERVISOR]), keep_alive_s)
@@ -165,29 +164,27 @@ def prepare_process(keep_alive_s: float, *, share_connections: bool = False) -> 
             spread_connections()
         return
     # BentoML empties `BENTOML_HOME/prometheus_multiproc_dir` at each start, so a second server,
-    # even one that fails to start, would silence the first. Each gets a folder of its own.
-    # Until: BentoML has one for each server.
+    # even one that fails to start, would delete the metrics of the first.
+    # Until: BentoML has a directory per server.
     home = BentoMLContainer.bentoml_home.get()
     metrics = Path(home, "prometheus_multiproc_dir", str(os.getpid()))
     BentoMLContainer.prometheus_multiproc_dir.set(str(metrics))
-    # BentoML reports its use unless told otherwise; BENTOML_DO_NOT_TRACK=False allows it.
-    # Until: BentoML asks.
+    # BentoML reports usage by default; BENTOML_DO_NOT_TRACK=False allows it.
+    # Until: BentoML asks first.
     if "BENTOML_DO_NOT_TRACK" not in os.environ:
         from bentoml._internal.utils.analytics import usage_stats
 
         os.environ["BENTOML_DO_NOT_TRACK"] = "True"
         usage_stats.do_not_track.cache_clear()
-    # BentoML gives all workers of a service the same GPUs, by indices that fit neither UUIDs nor
-    # slices (MIG); `service.py` chooses. Until: each worker gets a GPU of its own.
+    # BentoML gives all workers of a service the same GPUs, by indices that match neither UUIDs nor
+    # MIG slices; see `select_gpu`. Until: each worker gets a GPU of its own.
     os.environ.setdefault("BENTOML_DISABLE_GPU_ALLOCATION", "True")
 
 
 def refuse_early(app: Starlette, delay_s: float) -> None:
-    """Have requests that `app.state.refuse` answers refused before the application is called.
+    """Let the HTTP protocol call `app.state.refuse`, and send its refusals after `delay_s`.
 
-    The answer is sent after `delay_s` seconds.
-
-    Where BentoML adds headers for CORS to each answer, the application refuses by itself.
+    With CORS enabled, refusals need headers, which requests get in the application only.
     """
     if not BentoMLContainer.http.cors.enabled.get():
         from image_classifier.http.protocol import ClassifierProtocol
@@ -197,59 +194,59 @@ def refuse_early(app: Starlette, delay_s: float) -> None:
 
 
 def _prepare_worker(supervisor: int, keep_alive_s: float) -> None:
-    # The workers of a supervisor that is killed would go on to hold the port.
-    # Until: BentoML issue 4193.
+    # The workers of a killed supervisor would keep the port.
+    # Until: BentoML issue 4193 is fixed.
     set_parent_death_signal = 1  # PR_SET_PDEATHSIG, prctl(2)
     ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
-    if os.getppid() != supervisor:  # it had ended before
+    if os.getppid() != supervisor:  # killed before the call
         sys.exit("image_classifier: the supervisor has ended")
-    # BentoML starts uvicorn without a choice of protocol and has it close idle connections after
-    # 5 s. Load balancers and BentoML's own client to the runner keep them longer (60 s, 15 s) and
-    # would send a request on a connection that is being closed.
-    # Until: uvicorn reads the body of a request whose upgrade it does not know (uvicorn issue
-    # 2722), and BentoML has a setting of the time for all its processes.
     from uvicorn.config import HTTP_PROTOCOLS, LOOP_FACTORIES
 
     from image_classifier.http.protocol import ClassifierProtocol
 
-    # uvicorn takes uvloop where it is installed. With it BentoML fetches a URL that is sent in
-    # place of a file, and `http/accepting.py` cannot take the listening socket.
-    # Until: BentoML has a setting of the event loop.
+    # uvicorn uses uvloop where it is installed. With uvloop, BentoML fetches a URL that is sent
+    # instead of a file, and `http/accepting.py` has no effect.
+    # Until: BentoML has a setting for the event loop.
     LOOP_FACTORIES["auto"] = LOOP_FACTORIES["asyncio"]
+    # BentoML has no setting for uvicorn's protocol and closes idle connections after 5 s. Load
+    # balancers (60 s) and BentoML's client to the runner (15 s) keep them longer and would send
+    # requests on connections that are being closed.
+    # Until: uvicorn reads the body of a request with an unknown upgrade (uvicorn issue 2722), and
+    # BentoML has a setting of the time for all its processes.
     HTTP_PROTOCOLS["auto"] = ClassifierProtocol  # type: ignore[assignment]  # or a class
-    if "--timeout-keep-alive" not in sys.argv:  # of `bentoml serve`: the operator's word
+    if "--timeout-keep-alive" not in sys.argv:  # an option of `bentoml serve`
         ClassifierProtocol.keep_alive_s = keep_alive_s
 
 
 def prepare_supervisor(service: Service[Any], *, with_runner: bool) -> None:
-    """Call in the supervisor, before workers start.
+    """Prepare the supervisor, before workers start.
 
     Args:
         service: The service that answers HTTP.
-        with_runner: The runner has a process of its own. BentoML starts one for every dependency
-            it finds here; without this one, the workers make the runner in place.
+        with_runner: Whether the runner has a process of its own. BentoML starts one for every
+            dependency; without the dependency, the workers create the runner in place.
             Until: dependencies can be optional.
     """
-    from bentoml._internal.utils.circus import Arbiter  # of no use in a worker
+    from bentoml._internal.utils.circus import Arbiter  # not needed in workers
 
     metrics = BentoMLContainer.prometheus_multiproc_dir.get()
     atexit.register(shutil.rmtree, metrics, ignore_errors=True)
     os.environ[SUPERVISOR] = str(os.getpid())
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # would end the supervisor, not its workers
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # would end the supervisor without its workers
     supervise(Arbiter)
     if not with_runner:
         service.dependencies.pop("runner", None)
 
 
 def _has_supervisor() -> bool:
-    """Return False in tests and other in-process use of the services."""
+    """Return whether this is a worker of `bentoml serve`, not an in-process use of a service."""
     return os.environ.get(SUPERVISOR) == str(os.getppid())
 
 
 def stop_server_on_failure(start: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Decorate the constructor of a service: an exception in it stops the server with one line.
+    """Decorate a service's constructor so that an exception in it stops the server with one line.
 
-    BentoML starts a worker that fails anew for ever, with the port open.
+    BentoML restarts a failing worker forever, with the port open.
     Until: BentoML stops a server whose workers cannot start.
     """
 
@@ -257,7 +254,7 @@ def stop_server_on_failure(start: Callable[[Any], None]) -> Callable[[Any], None
     def guarded(self: Any) -> None:
         try:
             start(self)
-        # Whatever a model, an engine or a user's own class raises: a broken start is no start.
+        # Models, engines and users' classes raise anything; all of it must stop the start.
         except Exception as error:
             if not _has_supervisor():
                 raise
@@ -267,26 +264,26 @@ def stop_server_on_failure(start: Callable[[Any], None]) -> Callable[[Any], None
 
 
 def _stop_server(error: Exception) -> NoReturn:
-    """End this worker and leave the message to its supervisor, which then ends, see `supervise`."""
+    """End this worker and leave the message for its supervisor, which then ends, too."""
     text = str(error)
     if not isinstance(error, OperatorError):
         text = f"the start failed: {type(error).__name__}: {' '.join(text.split())}"
-    _leave_for_supervisor(START_FAILURE, text)
+    _write_for_supervisor(START_FAILURE, text)
     os._exit(1)
 
 
-def _leave_for_supervisor(name: str, text: str) -> None:
-    """Replace a file of the folder of metrics in one step: the supervisor reads it whole."""
-    draft = Path(os.environ[METRICS], f"{name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(draft.with_suffix(""))
+def _write_for_supervisor(name: str, text: str) -> None:
+    """Replace a file in the metrics directory atomically."""
+    temporary = Path(os.environ[METRICS], f"{name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(temporary.with_suffix(""))
 
 
 def tell_supervisor_step(name: str) -> None:
-    """Name the step of the start that begins, for the 503 that requests get meanwhile."""
+    """Tell the supervisor which step of the start begins, for its 503 answers."""
     if _has_supervisor():
         with suppress(OSError):  # a full disk
-            _leave_for_supervisor(START_STEP, name)
+            _write_for_supervisor(START_STEP, name)
 
 
 def tell_supervisor_ready() -> None:
@@ -298,61 +295,68 @@ def tell_supervisor_ready() -> None:
 
 
 def shared_folder() -> Path | None:
-    """Return the folder that the workers of this server share; None without `bentoml serve`."""
+    """Return the directory that the workers of this server share; None without `bentoml serve`."""
     return Path(os.environ[METRICS]) if _has_supervisor() else None
 
 
-def worker_number() -> int:
-    """Return the number of this process among the workers of its service, from 1."""
-    return server_context.worker_index or 1
+def is_first_worker() -> bool:
+    """Return whether this process is the first of its service."""
+    return (server_context.worker_index or 1) == 1
+
+
+def select_gpu(gpus: Sequence[str]) -> None:
+    """Make one GPU, if any, visible to this worker; call it before torch is imported."""
+    if gpus:
+        number = (server_context.worker_index or 1) - 1
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
 
 
 def service_address() -> str:
-    """Return the address at which BentoML started this server."""
+    """Return the address of this server."""
     return str(BentoMLContainer.remote_runner_mapping.get().get("ImageClassifier", ""))
 
 
 ADDRESS_ERRORS = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
 API_PROCESSES = "service"
 LISTENING_SOCKET = "_bento_api_server"
-"""BentoML's names for the processes of the entry service, with which the names of all processes of
-services begin, and for their socket (_bentoml_impl/server/serving.py)."""
-CHECK_EVERY_MS = 1_000
-"""How often the supervisor looks for processes that died."""
+"""BentoML's names of the entry service's processes, a prefix of the names of all services'
+processes, and of their socket (_bentoml_impl/server/serving.py)."""
+CHECK_INTERVAL_MS = 1_000
+"""How often the supervisor looks for dead processes."""
 
 
 def supervise(supervisor: type[Any]) -> None:
-    """Amend what BentoML's supervisor does.
+    """Patch BentoML's supervisor.
 
-    - It removes the directory of the runner's socket and then stops all processes at once
-      (bentoml/_internal/utils/circus, `Arbiter.stop`): what an API process had accepted and not
-      yet sent to the runner was lost (tests/service/test_lives.py). Here the API processes end
-      first. Until: BentoML stops processes in the order of their dependencies.
-    - It holds the port open while no API process accepts: at the start, at the end, and while a
-      new one replaces one that died. Clients and probes then hang. Here they are answered 503.
-      Until: BentoML closes the port while nobody answers.
-    - It ends with a traceback where the port is taken. Until: it says so in one line.
-    - It says nothing of a process that died, and looks for one every 10 s only.
-      Until: BentoML logs and replaces it at once.
-    - It takes commands, also to run programs, from whoever reaches two ports of the loopback
-      address. Here it takes none, unless `--reload` needs them. Until: BentoML opens no ports.
+    - BentoML removes the directory of the runner's socket, then stops all processes at once
+      (bentoml/_internal/utils/circus, `Arbiter.stop`). Requests that an API process had accepted
+      but not yet sent to the runner were lost (tests/service/test_lives.py). Here the API
+      processes end first. Until: BentoML stops processes in the order of their dependencies.
+    - BentoML keeps the port open while no API process accepts: at the start, at the end, and while
+      a dead process is replaced. Clients and probes then hang; here they are answered 503.
+      Until: BentoML closes the port while no process answers.
+    - BentoML ends with a traceback when the port is taken. Until: it prints one line.
+    - BentoML does not log dead processes and looks for them every 10 s only.
+      Until: BentoML logs and replaces them at once.
+    - BentoML accepts commands, even to run programs, on two ports of the loopback address. Here it
+      accepts none, unless `--reload` needs them. Until: BentoML opens no ports.
 
     Args:
-        supervisor: The class whose `start` and `stop` run the server; a circus arbiter.
+        supervisor: The class of the supervisor, a circus arbiter.
     """
-    from circus.exc import ConflictError  # of no use in a worker
+    from circus.exc import ConflictError  # not needed in workers
     from tornado import gen
 
     start_all, stop_all = supervisor.start, supervisor.stop
     stand_in = StandIn()
-    signal.signal(signal.SIGUSR2, lambda *_: stand_in.end_soon())  # see `tell_supervisor_ready`
-    # circus' own line, written twice, about a port that is taken; `start` says it better
+    signal.signal(signal.SIGUSR2, lambda *_: stand_in.stop())  # see `tell_supervisor_ready`
+    # circus logs twice that a port is taken; `start` raises a better message.
     logging.getLogger("circus").addFilter(lambda record: "not bind" not in record.getMessage())
 
     def start(self: Any, cb: Callable[[Any], Any] | None = None) -> Any:
-        # Of the workers' environment: BentoML chose another folder if ours cannot be made.
+        # From the workers' environment: BentoML chooses another directory if ours cannot be made.
         failure = Path(self.watchers[0].env[METRICS], START_FAILURE)
-        running: dict[int, tuple[Any, Any]] = {}  # at the last check: id → watcher and process
+        running: dict[int, tuple[Any, Any]] = {}  # at the last check: id → (watcher, process)
 
         def died(watcher: Any, process_pid: int, exit_code: int | None, **_: object) -> None:
             running.pop(process_pid, None)
@@ -360,10 +364,10 @@ def supervise(supervisor: type[Any]) -> None:
                 watcher.numprocesses = 0  # a service without processes ends the server
             elif not self._stopping:
                 is_api = watcher.name == API_PROCESSES
-                # One that was started since the last check does not accept yet.
-                others = running.keys() & watcher.processes.keys()
-                if is_api and not others and not stand_in.ended_lately:
-                    stand_in.begin()
+                # A process started since the last check does not accept yet.
+                accepting = running.keys() & watcher.processes.keys()
+                if is_api and not accepting and not stand_in.stopped_lately:
+                    stand_in.start()
                 logger.error(
                     "a process of %s (%d) ended with status %s; %s",
                     "the API" if is_api else watcher.name.removeprefix("service_"),
@@ -373,8 +377,8 @@ def supervise(supervisor: type[Any]) -> None:
                 )
 
         def check() -> Any:
-            # circus calls no hook for a process that dies between its two looks at one check, nor
-            # for one that it told to end.
+            # circus calls no hook for a process that dies during its own check, nor for one that
+            # it told to end.
             for process_pid, (watcher, process) in tuple(running.items()):
                 if process_pid not in watcher.processes:
                     exit_code = process.poll()
@@ -382,16 +386,16 @@ def supervise(supervisor: type[Any]) -> None:
                         died(watcher, process_pid, exit_code)
             running.clear()
             for watcher in self.iter_watchers():
-                running.update({it: (watcher, watcher.processes[it]) for it in watcher.processes})
-            stand_in.ended_lately = False
-            with suppress(ConflictError):  # it starts, stops or reloads processes
+                running.update({pid: (watcher, p) for pid, p in watcher.processes.items()})
+            stand_in.stopped_lately = False
+            with suppress(ConflictError):  # while it starts, stops or reloads processes
                 return self.manage_watchers()
 
         def started(future: Any) -> None:
             stand_in.open(self.sockets[LISTENING_SOCKET], failure.with_name(START_STEP))
             checks = self.ctrl.caller
             checks.stop()
-            checks.callback, checks.callback_time = check, CHECK_EVERY_MS
+            checks.callback, checks.callback_time = check, CHECK_INTERVAL_MS
             checks.start()
             for watcher in self.iter_watchers():
                 watcher.hooks["after_reap"] = died
@@ -402,12 +406,12 @@ def supervise(supervisor: type[Any]) -> None:
             self.ctrl.endpoint = f"inproc://control-{id(self)}"
             self.pubsub_endpoint = f"inproc://events-{id(self)}"
         port = self.sockets[LISTENING_SOCKET].port
-        if not 0 < port < 1 << 16:  # the system takes 16 bits of it
+        if not 0 < port < 1 << 16:  # the system would use the lowest 16 bits
             raise BentoMLException(f"--port {port}: expected 1 to 65535")
         try:
             return start_all(self, started)
         except RuntimeError as error:
-            if "No active process" not in str(error):  # circus' end, a service has no process left
+            if "No active process" not in str(error):  # circus ends: a service has no processes
                 raise
             message = failure.read_text("utf-8") if failure.exists() else "a process has ended"
             raise BentoMLException(message) from error
@@ -420,14 +424,14 @@ def supervise(supervisor: type[Any]) -> None:
                 "choose another address with --host and --port (of make: HOST= and PORT=)"
             ) from error
 
-    @gen.coroutine  # what circus awaits
+    @gen.coroutine  # as circus expects
     def stop(self: Any) -> Any:
         if self._stopping:  # a second signal
             return
-        self._stopping = True  # an API process that has ended is not started again
-        while self._exclusive_running_command is not None:  # a start or a reload, or circus refuses
+        self._stopping = True  # ended API processes are not started again
+        while self._exclusive_running_command is not None:  # circus refuses to stop meanwhile
             yield gen.sleep(0.1)
-        stand_in.begin(until_the_end=True)
+        stand_in.start(for_shutdown=True)
         for watcher in self.iter_watchers():
             if watcher.name == API_PROCESSES:
                 yield watcher._stop(True)
@@ -456,46 +460,46 @@ REFUSAL_TIMEOUT_S = 2
 
 
 class StandIn:
-    """Answers every connection with 503, in the supervisor, while no API process accepts any.
+    """A server in the supervisor that answers 503 while no API process accepts connections.
 
-    Belongs to one event loop, that of `open`.
+    Bound to the event loop in which `open` is called.
 
     Attributes:
-        ended_lately: An API process became ready since this was set to False.
+        stopped_lately: An API process became ready since this was set to False.
     """
 
     def __init__(self) -> None:
-        self.ended_lately = False
+        self.stopped_lately = False
         self._listening: socket.socket | None = None
         self._needed = True
-        self._until_the_end = False
+        self._for_shutdown = False
         self._answers: set[asyncio.Task[None]] = set()
 
     def open(self, listening: socket.socket, step: Path) -> None:
-        """Begin, unless an API process is ready.
+        """Start, unless an API process is ready already.
 
         Args:
             listening: The socket that the API processes share.
-            step: File with the name of the step at which the start is, where it is known.
+            step: File with the current step of the start; may be missing.
         """
         listening.setblocking(False)
         self._step = step
         self._listening = listening
         self._loop = asyncio.get_running_loop()
         if self._needed:
-            self.begin()
+            self.start()
 
-    def begin(self, *, until_the_end: bool = False) -> None:
-        """Accept connections, until an API process is ready or for good."""
-        self._until_the_end = until_the_end
+    def start(self, *, for_shutdown: bool = False) -> None:
+        """Accept connections until an API process is ready, or until the supervisor ends."""
+        self._for_shutdown = for_shutdown
         if self._listening is not None:
             self._loop.add_reader(self._listening.fileno(), self._accept, self._listening)
 
-    def end_soon(self) -> None:
-        """Leave connections to the API processes; called by a handler of signals."""
+    def stop(self) -> None:
+        """Leave connections to the API processes; called from a signal handler."""
         self._needed = False
-        self.ended_lately = True
-        if self._listening is not None and not self._until_the_end:
+        self.stopped_lately = True
+        if self._listening is not None and not self._for_shutdown:
             self._loop.call_soon_threadsafe(self._loop.remove_reader, self._listening.fileno())
 
     def _accept(self, listening: socket.socket) -> None:
@@ -510,12 +514,12 @@ class StandIn:
             async with asyncio.timeout(REFUSAL_TIMEOUT_S):
                 await self._loop.sock_sendall(connection, _refusal(self._state()))
                 connection.shutdown(socket.SHUT_WR)
-                # To close it with data unread would reset it, and the answer could be lost.
+                # Closing with unread data would reset the connection and might lose the answer.
                 while await self._loop.sock_recv(connection, 65_536):
                     pass
 
     def _state(self) -> str:
-        if self._until_the_end:
+        if self._for_shutdown:
             return "stops"
         try:
             return f"starts ({self._step.read_text('utf-8')})"

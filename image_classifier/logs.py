@@ -1,4 +1,4 @@
-"""What the service writes to its log: its format, and lines about refused requests."""
+"""The service's log: its format, and throttled lines about refused requests."""
 
 import json
 import logging
@@ -10,20 +10,20 @@ from typing import Literal
 logger = logging.getLogger("classifier")
 
 ERROR_INTERVAL_S = 10.0
-"""Seconds between two lines about the same code of an error."""
+"""Seconds between two lines about the same error code."""
 
 
 def configure_logging(log_format: Literal["text", "json"]) -> None:
-    """Have all lines of this process, BentoML's too, written in a format, ours from INFO on."""
+    """Set the format of all log lines of this process, BentoML's included; log ours from INFO."""
     logger.setLevel(logging.INFO)
     if log_format == "json":
-        for name in (None, "bentoml", "circus", "uvicorn.error"):  # those BentoML gives handlers
+        for name in (None, "bentoml", "circus", "uvicorn.error"):  # BentoML adds handlers to these
             for handler in logging.getLogger(name).handlers:
                 handler.setFormatter(JsonFormatter())
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line; the attribute `fields` of a record, a dict, is merged into it."""
+    """One JSON object per line, with the keys of the record's attribute `fields`, a dict."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -40,7 +40,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class ErrorLog:
-    """Writes a line for a refused request, at most one for each code in `ERROR_INTERVAL_S`.
+    """A log of refused requests with at most one line per code in `ERROR_INTERVAL_S`.
 
     Args:
         clock: Monotonic seconds.
@@ -52,7 +52,7 @@ class ErrorLog:
         self._left_out: dict[str, int] = {}
 
     def note(self, *, request_id: str, status: int, code: str, message: str) -> None:
-        """Write or count one answer that is an error; the line says how many were left out."""
+        """Log or count one error answer; each line says how many were left out before it."""
         now = self._clock()
         if now < self._next_line_at.get(code, now):
             self._left_out[code] = self._left_out.get(code, 0) + 1

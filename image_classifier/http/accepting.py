@@ -1,8 +1,8 @@
 """Spreads connections evenly over the API processes, which share one listening socket.
 
-asyncio (Python 3.11 to 3.14) accepts all waiting connections at once: one of two processes often gets
-all six connections of a client, and the other core stays idle for as long as they live. Here a
-process accepts one at a time, after a delay that grows with the connections it already has.
+asyncio (Python 3.11 to 3.14) accepts all waiting connections at once: one of two processes often
+gets all connections of a client, and the other core stays idle as long as they live. Here a process
+accepts one at a time, after a delay that grows with the connections it already has.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The HTTP application: its routes, and every error in one shape."""
+"""The HTTP application: its routes, and one shape for every error."""
 
 import asyncio
 import random
@@ -36,7 +36,6 @@ from image_classifier.http.schemas import (
     ErrorDetail,
     ModelCard,
     ModelReference,
-    describe_answer,
     describe_fields,
     error_responses,
 )
@@ -48,30 +47,29 @@ from image_classifier.settings import Settings
 from preprocessing.errors import ClientError, UnsupportedImage
 
 DESCRIPTION = """\
-Classifies one image a request: JPEG, PNG, WebP, GIF or BMP (first frame).
+Classifies one image per request: JPEG, PNG, WebP, GIF or BMP (first frame).
 
 Every error has the same shape: `{"error": {"code", "message", "request_id"}}`.
-`/model` shows which model answers, and the proof that it gives the answers of the trained one.
+`/model` shows the loaded model, and the proof that its answers are those of the trained one.
 """
-PAGE = "\n[The page](./ui/) tries images, shows the artifact and its proof, and draws live plots.\n"
+PAGE = "\n[The page](./ui/) classifies images and shows the model, its proof and live plots.\n"
 error_log = ErrorLog()
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 ASSETS = ("/ui/", "/static_content/")
 ANSWER_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
-"""A browser neither takes an answer for a page nor keeps it."""
+"""Browsers neither render answers as pages nor cache them."""
 UNCOUNTED = re.compile(r"/(livez|healthz|readyz|metrics|schema\.json|static_content/.*|ui(/.*)?)")
-"""Paths of probes, of the scrape itself, of the page and of Swagger UI's files: no requests of
-clients."""
+"""Paths that are not counted as client requests: probes, scrapes, the page, Swagger UI's files."""
 
 
 def create_app(settings: Settings, lock: ModelLock, metrics: RequestMetrics) -> FastAPI:
-    """Make the application. Requests are served once `app.state` has what they need.
+    """Return the application.
 
-    `app.state` holds, from the end of the service's start on:
+    Before the first request, set on `app.state`:
         classifier: The Classifier.
-        artifact: The artifact it was made of.
-    and `refuse`, which takes the scope of a request and returns the answer if it is refused for
-    overload: for servers that can ask before they call the application.
+        artifact: Its artifact.
+    `app.state.refuse` takes the scope of a request and returns the 429 answer under overload, else
+    None; a server can call it before the application.
     """
     app = FastAPI(
         title="Image classifier",
@@ -98,14 +96,14 @@ def create_app(settings: Settings, lock: ModelLock, metrics: RequestMetrics) -> 
 
         Send the file as the part `image` of a form, or as the body itself
         (`curl -T photo.jpg …/classify`, which sends PUT, works too). An `X-Request-Id` header is
-        taken over and comes back; `Server-Timing` has the milliseconds of decoding, waiting and
-        inference. A client that stops waiting at some time says so in `X-Request-Timeout-Ms`, and
-        is answered 504 then; no work is begun for it later.
+        returned in the answer; `Server-Timing` has the milliseconds of decoding, waiting and
+        inference. With `X-Request-Timeout-Ms`, a request that takes longer is answered 504, and
+        no work is started for it afterwards.
         """
         begun = time.perf_counter()
         classifier = app.state.classifier
         timeout_ms = _client_timeout_ms(request)
-        # Before the body: receiving what is then refused would cost time that others wait for.
+        # Before the body: receiving a body only to refuse it would delay other requests.
         classifier.refuse_if_overloaded()
         with bodies.hold() as reserve:
             upload = await read_upload(request, reserve, bodies.max_bytes)
@@ -130,8 +128,8 @@ def create_app(settings: Settings, lock: ModelLock, metrics: RequestMetrics) -> 
             body.model_dump_json(), headers={"server-timing": timing}, media_type="application/json"
         )
 
-    # Without `default`: Swagger UI and generated clients would send it in the query and in the
-    # form, beside the number that somebody set in the other place.
+    # Without `default`: Swagger UI and generated clients would send it in both query and form, in
+    # conflict with the number a user sets in one of them.
     top_k: dict[str, Any] = {
         "type": "integer",
         "minimum": 1,
@@ -149,7 +147,7 @@ def create_app(settings: Settings, lock: ModelLock, metrics: RequestMetrics) -> 
             response_model=ClassifyAnswer,
             response_description="The predictions.",
             responses=error_responses(),
-            # By hand: FastAPI's own parameters would read the body before the handler runs.
+            # By hand: FastAPI would read the body for its own parameters before the handler runs.
             openapi_extra=_classify_request(top_k),
         )
 
@@ -161,8 +159,8 @@ def create_app(settings: Settings, lock: ModelLock, metrics: RequestMetrics) -> 
         except Overloaded as error:
             request_id = _identify(scope)
             metrics.count(error.code)
-            response = _answer_to(Request(scope), error)
-            response.raw_headers += _headers_of_all(scope, request_id)
+            response = _client_error_response(Request(scope), error)
+            response.raw_headers += _common_headers(scope, request_id)
             return response
         return None
 
@@ -176,7 +174,7 @@ def create_app(settings: Settings, lock: ModelLock, metrics: RequestMetrics) -> 
         responses=error_responses("not_ready", INTERNAL_ERROR),
     )
     async def describe_model() -> ModelCard:
-        """Describe the loaded model, with the certificates of its engine."""
+        """Describe the loaded model and the certificate of its engine."""
         artifact, runner = app.state.artifact, app.state.classifier.runner
         plan = (await runner.describe()).plan
         topology = "runner" if runner.executor is None else "embedded"
@@ -189,13 +187,13 @@ def create_app(settings: Settings, lock: ModelLock, metrics: RequestMetrics) -> 
         response_description="All metrics of this server.",
     )
     def expose_metrics() -> Response:
-        """Return metrics in the text format of Prometheus."""
+        """Return metrics in Prometheus' text format."""
         return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
     @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def swagger_ui() -> Response:
-        """Show Swagger UI, from files of this server alone."""
+        """Show Swagger UI, from files of this server only."""
         files = "./static_content"  # BentoML's, whose own page loads Google Tag Manager
         return get_swagger_ui_html(
             openapi_url="./docs.json",
@@ -205,15 +203,13 @@ def create_app(settings: Settings, lock: ModelLock, metrics: RequestMetrics) -> 
             swagger_favicon_url=f"{files}/favicon-light-32x32.png",
         )
 
-    if settings.ui:  # last: routes are tried in their order, and /classify is the busy one
+    if settings.ui:  # last: routes are tried in order, and /classify is the busiest
         app.include_router(page_router(settings, lock, bodies))
 
     def openapi() -> dict[str, Any]:
-        # The number of classes and the kind of answer are known once the model is loaded.
-        top_k["maximum"] = app.state.classifier.num_classes
+        top_k["maximum"] = app.state.classifier.num_classes  # known once the model is loaded
         document = FastAPI.openapi(app)
         describe_fields(document)
-        describe_answer(document, app.state.classifier.outputs)
         document["paths"].update(PROBES)
         return document
 
@@ -233,7 +229,7 @@ def _client_timeout_ms(request: Request) -> float | None:
 
 
 def _classify_request(top_k: dict[str, Any]) -> dict[str, Any]:
-    """Describe what /classify takes; `top_k` is the schema of that parameter."""
+    """Return the OpenAPI description of a /classify request; `top_k` is that parameter's schema."""
     image = {"type": "string", "format": "binary", "description": "The image file."}
     form = {"type": "object", "required": ["image"], "properties": {"image": image, "top_k": top_k}}
     return {
@@ -282,7 +278,7 @@ class RequestEnvelope:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] = [*message["headers"], *_headers_of_all(scope, request_id)]
+                message["headers"] = [*message["headers"], *_common_headers(scope, request_id)]
             await send(message)
 
         counted = not UNCOUNTED.fullmatch(scope["path"])
@@ -294,7 +290,7 @@ class RequestEnvelope:
             outcome = request.state.outcome
         except ClientDisconnect:
             outcome = CLIENT_GONE
-        # A bug: the client learns no more than the request id, the log has the rest.
+        # A bug: the client gets the request id only, the log has the traceback.
         except Exception:
             fields = {"request_id": request_id, "code": INTERNAL_ERROR}
             logger.exception("request %s failed", request_id, extra={"fields": fields})
@@ -308,7 +304,7 @@ class RequestEnvelope:
 
 
 def _identify(scope: Scope) -> str:
-    """Give a request the id that its client chose, or one of its own; return it."""
+    """Store the client's request id, or a generated one, in a request's state; return it."""
     chosen = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
     request_id = chosen.decode("latin-1")
     if not REQUEST_ID.fullmatch(request_id):
@@ -317,14 +313,14 @@ def _identify(scope: Scope) -> str:
     return request_id
 
 
-def _headers_of_all(scope: Scope, request_id: str) -> list[tuple[bytes, bytes]]:
-    """Return the headers that every answer has."""
-    own = () if scope["path"].startswith(ASSETS) else ANSWER_HEADERS
-    return [(b"x-request-id", request_id.encode()), *own]
+def _common_headers(scope: Scope, request_id: str) -> list[tuple[bytes, bytes]]:
+    """Return the headers of every answer."""
+    headers = () if scope["path"].startswith(ASSETS) else ANSWER_HEADERS
+    return [(b"x-request-id", request_id.encode()), *headers]
 
 
 async def _unless_disconnected(receive: Receive, work: Awaitable[Answer]) -> Answer:
-    """Wait for the answer; cancel the work as soon as the client closes the connection."""
+    """Return the answer; cancel the work as soon as the client closes the connection."""
     waiting = asyncio.current_task()
     disconnect = asyncio.ensure_future(receive())
 
@@ -336,7 +332,7 @@ async def _unless_disconnected(receive: Receive, work: Awaitable[Answer]) -> Ans
     try:
         return await work
     except asyncio.CancelledError:
-        # Ours, where the client has left; else the server's, which goes on to be raised.
+        # Translate our own cancellation; the server's propagates.
         if waiting is not None and disconnect.done() and waiting.uncancel() == 0:
             raise ClientDisconnect from None
         raise
@@ -366,10 +362,10 @@ def _error_response(
 
 
 async def _client_error(request: Request, error: ClientError) -> Response:
-    return _answer_to(request, error)
+    return _client_error_response(request, error)
 
 
-def _answer_to(request: Request, error: ClientError) -> Response:
+def _client_error_response(request: Request, error: ClientError) -> Response:
     headers = {}
     if isinstance(error, TemporaryError):
         headers["retry-after"] = str(error.retry_after_s)
@@ -385,25 +381,21 @@ async def _validation_error(request: Request, _: Exception) -> Response:
 
 
 async def _http_exception(request: Request, error: HTTPException) -> Response:
-    """Answer what Starlette and BentoML raise for themselves, with the codes of the table."""
+    """Answer errors that Starlette and BentoML raise with the codes of the table."""
     match error.status_code:
         case HTTPStatus.NOT_FOUND:
             return _error_response(request, NotFound.code, "no such path; / lists them")
         case HTTPStatus.METHOD_NOT_ALLOWED:
-            # Not the header of the exception: of several routes of a path it names one.
-            methods = _methods(request.app, request.url.path)
-            allow = ", ".join(sorted(methods)) or "GET, HEAD"  # a file's
-            message = f"the path takes {allow}"  # unnamed: text of clients stays out of the log
+            # The exception's own header names the methods of one of the path's routes only.
+            methods = {
+                method
+                for route in request.app.routes
+                if getattr(route, "path", None) == request.url.path
+                for method in getattr(route, "methods", None) or ()
+            }
+            allow = ", ".join(sorted(methods)) or "GET, HEAD"  # a static file
+            message = f"the path takes {allow}"  # without the path: it would forge log lines
             return _error_response(request, "method_not_allowed", message, {"allow": allow})
         case HTTPStatus.SERVICE_UNAVAILABLE:
             return await _client_error(request, NotReady("the model cannot be reached; try again"))
     raise error
-
-
-def _methods(app: FastAPI, path: str) -> set[str]:
-    return {
-        method
-        for route in app.routes
-        if getattr(route, "path", None) == path
-        for method in getattr(route, "methods", None) or ()
-    }

@@ -1,4 +1,4 @@
-"""Prometheus metrics of the requests: counts by outcome, seconds by stage, batch sizes."""
+"""Prometheus metrics of requests: counts by outcome, seconds by stage, batch sizes."""
 
 import os
 from collections.abc import Iterator
@@ -34,9 +34,9 @@ OUTCOMES = ("ok", CLIENT_GONE, *ERRORS)
 
 
 class RequestMetrics(Collector):
-    """What an operator sees of the requests.
+    """The request metrics of this process.
 
-    The labels have few values, fixed by the program: nothing a client sends makes a series.
+    All label values are fixed by the program: clients cannot create series.
     """
 
     def __init__(self) -> None:
@@ -47,11 +47,11 @@ class RequestMetrics(Collector):
             ["outcome"],
             registry=self._registry,
         )
-        # Each is counted from 0, so that the first burst is a rise.
+        # Created at 0, so that `rate()` sees the first burst.
         self._requests = {outcome: requests.labels(outcome) for outcome in OUTCOMES}
         stages = Histogram(
             "classifier_stage_seconds",
-            "Seconds of a classification by stage: decode, queue, infer, total.",
+            "Seconds per classification by stage: decode, queue, infer, total.",
             ["stage"],
             buckets=STAGE_BUCKETS_S,
             registry=self._registry,
@@ -59,7 +59,7 @@ class RequestMetrics(Collector):
         self._stages = {stage: stages.labels(stage) for stage in STAGES}
         self._batch_sizes = Histogram(
             "classifier_batch_size",
-            "Images in the batch of each classified image.",
+            "Size of the batch that each classified image ran in.",
             buckets=BATCH_BUCKETS,
             registry=self._registry,
         )
@@ -84,45 +84,45 @@ class RequestMetrics(Collector):
         )
 
     def serves(self, tag: str, engine: CertifiedEngine) -> None:
-        """Say that this process runs the model `tag` on an engine."""
+        """Record which model and engine this process runs."""
         self._model.labels(tag, engine.name, engine.precision).set(1)
 
     def begin(self) -> None:
-        """Count a request that came in."""
+        """Count a request as in flight."""
         self._in_flight.inc()
 
     def end(self, outcome: str) -> None:
-        """Count the answer to a request that came in, as `count` does."""
+        """Count the outcome of a request that was in flight."""
         self.count(outcome)
         self._in_flight.dec()
 
     def count(self, outcome: str) -> None:
-        """Count an answer: "ok", "client_gone" or the code of the error."""
+        """Count an outcome: "ok", "client_gone" or an error code."""
         self._requests[outcome].inc()
 
     def classified(self, answer: Answer, total_s: float) -> None:
-        """Record one classified image; `total_s` seconds include reading the body."""
+        """Record one classified image; `total_s` includes reading the body."""
         self._stages["decode"].observe(answer.decode_ms / 1e3)
         self._stages["queue"].observe(answer.queue_ms / 1e3)
         self._stages["infer"].observe(answer.infer_ms / 1e3)
         self._stages["total"].observe(total_s)
         self._batch_sizes.observe(answer.batch_size)
-        # No label may reach the threshold of the model, and scores are no probabilities.
+        # There may be no prediction above the model's threshold, or scores without a probability.
         if answer.predictions and isinstance(answer.predictions[0], Prediction):
             self._top_probability.observe(answer.predictions[0].probability)
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the series of all processes of this server, with their help texts."""
+        """Yield the series of all processes of this server."""
         own = list(self._registry.collect())
         folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
         if folder is None:
             yield from own
             return
-        # prometheus_client counts gauges of processes that have ended unless it is told of each.
+        # prometheus_client sums gauges of ended processes, too, until their files are gone.
         for path in Path(folder).glob("gauge_live*_*.db"):
             if not psutil.pid_exists(int(path.stem.rpartition("_")[2])):
                 path.unlink(missing_ok=True)
-        # prometheus_client keeps no help texts in the files of its processes.
+        # The files of the processes have no help texts.
         helps = {metric.name: metric.documentation for metric in own}
         collector = MultiProcessCollector(None, folder)  # type: ignore[no-untyped-call]
         for metric in collector.collect():  # type: ignore[no-untyped-call]
@@ -130,7 +130,7 @@ class RequestMetrics(Collector):
             yield metric
 
     def exposition(self) -> bytes:
-        """Return the series, and what the processes cost together, in Prometheus' text format."""
+        """Return all series, with memory and processor time, in Prometheus' text format."""
         registry = CollectorRegistry()
         registry.register(self)
         # Set in each process of `bentoml serve`; the supervisor is the parent.
@@ -140,16 +140,16 @@ class RequestMetrics(Collector):
 
 
 class ServerCosts(Collector):
-    """Memory and processor time of a supervisor and its workers, together.
+    """Memory and processor time of a supervisor and its workers together.
 
-    The names are those of prometheus_client's own collector, which knows one process only.
+    Named as in prometheus_client's own collector, which knows one process only.
     """
 
     def __init__(self, supervisor: psutil.Process) -> None:
         self._supervisor = supervisor
 
     def collect(self) -> Iterator[Metric]:
-        """Yield both, for which all processes of the machine are looked through."""
+        """Yield both; this scans all processes of the machine."""
         memory_bytes, cpu_s = 0, 0.0
         for process in (self._supervisor, *self._supervisor.children()):
             with suppress(psutil.NoSuchProcess), process.oneshot():

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP/1.1 protocol: no upgrades, cheap refusals, an answer in one write."""
+"""uvicorn's HTTP/1.1 protocol, without upgrades and with cheap refusals."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,21 +15,18 @@ from uvicorn.protocols.http.httptools_impl import (
 
 
 class ClassifierProtocol(HttpToolsProtocol):
-    """Reads a request that offers an upgrade like any other one, body included.
+    """An HTTP/1.1 protocol that ignores `Upgrade` headers and can refuse requests early.
 
-    httptools stops at the end of such a head (`curl --http2` and Java's client send one with
-    `Upgrade: h2c`), and uvicorn 0.54.0 goes on with the body as if it were the next request:
-    behind a proxy, a way to smuggle requests. RFC 9110, section 7.8, lets a server ignore the
-    header. No WebSocket is served, so none is missed.
+    httptools stops parsing after a head with an upgrade (`curl --http2` and Java's client send
+    `Upgrade: h2c`), and uvicorn 0.54.0 then parses the body as the next request: behind a proxy,
+    that allows request smuggling. RFC 9110, section 7.8, lets a server ignore the header.
 
     Attributes:
         keep_alive_s: Seconds an idle connection stays open; None takes uvicorn's setting.
-        refuse: Returns the answer to a request, given its scope, that the application would refuse
-            whatever its body is; else None. Under overload most requests end here, at little more
-            than half the cost of calling the application.
-        refusal_delay_s: Seconds after which such an answer is sent. Sent at once, refusals draw
-            requests: a load balancer prefers the connection, a client the server, that is free
-            again first, and a client that repeats at once would keep a core busy.
+        refuse: Takes the scope of a request; returns an answer to refuse it before its body is
+            read, else None. Costs little more than half of a call of the application.
+        refusal_delay_s: Seconds before a refusal is sent. Immediate refusals attract requests:
+            load balancers prefer the server that is free first, and clients retry at once.
     """
 
     keep_alive_s: ClassVar[float | None] = None
@@ -48,10 +45,10 @@ class ClassifierProtocol(HttpToolsProtocol):
         super().connection_made(cast(asyncio.Transport, JoinedWrites(transport, self.loop)))
 
     def on_headers_complete(self) -> None:
-        """Refuse transfer codings other than one `chunked`.
+        """Reject transfer codings other than a single `chunked`.
 
-        llhttp frames `gzip, chunked`, and `identity` followed by `chunked`, as chunked; a proxy
-        in front may not.
+        llhttp reads `gzip, chunked`, and `identity` followed by `chunked`, as chunked; a proxy may
+        not.
         """
         codings = [value for name, value in self.headers if name == b"transfer-encoding"]
         if codings and [coding.lower() for coding in codings] != [b"chunked"]:
@@ -60,7 +57,7 @@ class ClassifierProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         refuse = type(self).refuse
-        # A client that does not read its answers is left to the application, which waits for it.
+        # The application waits for a client that does not read its answers.
         refusal = None
         if refuse is not None and not self.flow.write_paused:
             refusal = refuse(cast(Scope, cycle.scope))
@@ -76,23 +73,23 @@ class ClassifierProtocol(HttpToolsProtocol):
         headers = [*cycle.default_headers, *refusal.raw_headers]
         if not cycle.keep_alive:
             headers.append((b"connection", b"close"))
-        head = STATUS_LINE[refusal.status_code] + b"".join(b"%s: %s\r\n" % one for one in headers)
+        head = STATUS_LINE[refusal.status_code] + b"".join(b"%s: %s\r\n" % pair for pair in headers)
         self.transport.write(head + b"\r\n" + refusal.body)
         if not cycle.keep_alive:
             self.transport.close()
-        cycle.response_complete = True  # what comes of the body is dropped
+        cycle.response_complete = True  # drops the rest of the body
         self.on_response_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Drop what comes of the body of a request that is refused."""
+        """Drop the body of a refused request."""
         if self.cycle is not self._refused:
             super().on_body(body)
 
     def _should_upgrade(self) -> bool:
-        return True  # uvicorn then leaves the request alone; the parser reads it again
+        return True  # uvicorn then leaves the request to `_Parser`, which parses it again
 
     def head_without_upgrade(self) -> bytes:
-        """Return the head that was just read, without its `Upgrade` headers."""
+        """Return the last head that was read, without its `Upgrade` headers."""
         start = b"%s %s HTTP/%s\r\n" % (
             self.parser.get_method(),
             self.url,
@@ -103,9 +100,9 @@ class ClassifierProtocol(HttpToolsProtocol):
 
 
 class JoinedWrites:
-    """A transport that sends at once what is written in one turn of the event loop.
+    """A transport that joins the writes of one event loop iteration.
 
-    uvicorn writes the head and the body of an answer apart; each write is a call into the kernel.
+    uvicorn writes the head and the body of an answer separately; each write is a system call.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
@@ -117,13 +114,13 @@ class JoinedWrites:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Send `data` at the end of this turn."""
+        """Send `data` in the next iteration of the loop."""
         if not self._waiting:
             self._loop.call_soon(self._send)
         self._waiting.append(data)
 
     def close(self) -> None:
-        """Send what is written, then close."""
+        """Send pending data, then close."""
         self._send()
         self._transport.close()
 
@@ -134,7 +131,7 @@ class JoinedWrites:
 
 
 class _Parser(httptools.HttpRequestParser):
-    """Hands a request that offers an upgrade to a parser of its own, without the upgrade."""
+    """A parser that hands a request with an upgrade to a new parser, without the header."""
 
     def __init__(self, protocol: ClassifierProtocol) -> None:
         super().__init__(protocol)
@@ -149,7 +146,7 @@ class _Parser(httptools.HttpRequestParser):
                 raise httptools.HttpParserError("CONNECT is not supported") from upgrade
             (end_of_head,) = upgrade.args
             head = self._protocol.head_without_upgrade()
-            # This parser takes the message for complete: after `Connection: close` it would
-            # drop whatever follows.
+            # This parser considers the message complete: after `Connection: close` it would drop
+            # everything that follows.
             self._protocol.parser = _Parser(self._protocol)
             self._protocol.parser.feed_data(head + data[end_of_head:])

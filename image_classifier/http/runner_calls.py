@@ -1,6 +1,6 @@
-"""What the runner's process answers to API processes: bytes in, bytes out.
+"""The runner's endpoint for API processes: places of inputs in, logits out, both as bytes.
 
-Past BentoML's APIs: `bentoml_compat.runner_exchange` says why.
+`bentoml_compat.runner_exchange` explains why this is not a BentoML API.
 """
 
 import asyncio
@@ -22,18 +22,18 @@ PATH = "/logits"
 
 
 class RunnerCalls:
-    """An ASGI application that answers the places of inputs with their logits.
+    """An ASGI application that computes the logits of inputs in shared memory.
 
-    A body is `Places`, int64 (n, 3), as bytes; its answer float32 (n, classes). The inputs of all
-    API processes form batches together, see `Batcher`. Before `serve` it answers 503; to what does
-    not come over a socket of this machine's file system, 404: places name processes.
+    The body is `Places`, int64 (n, 3), as bytes; the answer float32 (n, classes). Inputs of all API
+    processes are batched together, see `Batcher`. Answers 503 before `serve` is called, and 404 to
+    callers that do not come over a Unix socket: places refer to processes of this machine.
     """
 
     def __init__(self) -> None:
         self._logits: Callable[[bytes], Awaitable[bytes]] | None = None
 
     def serve(self, executor: Executor, reader: SharedInputsReader) -> None:
-        """Answer with an executor from now on."""
+        """Start answering with an executor."""
         runner = LocalRunner(executor)
         batcher = Batcher(
             runner.run, max_batch_size=runner.max_batch_size, concurrency=runner.concurrency
@@ -50,7 +50,7 @@ class RunnerCalls:
         """Answer one call."""
         try:
             body = await Request(scope, receive).body()
-        except ClientDisconnect:  # the caller has ended
+        except ClientDisconnect:  # the API process has ended
             return
         status, answer = HTTPStatus.SERVICE_UNAVAILABLE, b""
         if scope.get("client") is not None:
@@ -58,7 +58,7 @@ class RunnerCalls:
         elif self._logits is not None:
             try:
                 status, answer = HTTPStatus.OK, await self._logits(body)
-            # Whatever an engine raises: the API process runs the inputs again, each alone.
+            # Engines raise anything; the API process then retries the inputs one by one.
             except Exception:
                 logger.exception("a call of %d bytes failed", len(body))
                 status = HTTPStatus.INTERNAL_SERVER_ERROR

@@ -1,4 +1,4 @@
-"""All JSON the service sends, as pydantic models, and the table of its errors."""
+"""The JSON the service sends, as pydantic models, and the table of error codes."""
 
 import re
 from http import HTTPStatus
@@ -19,7 +19,7 @@ class ErrorRow(NamedTuple):
 
     Attributes:
         meaning: When the code is sent; shown in OpenAPI and docs/serving.md.
-        retry: The same request may succeed later; the answer has a `Retry-After` header.
+        retry: Whether the same request may succeed later; adds a `Retry-After` header.
     """
 
     status: HTTPStatus
@@ -82,7 +82,7 @@ class ErrorDetail(BaseModel):
     Attributes:
         code: Stable; match on this.
         message: For people; may change.
-        request_id: That of the `X-Request-Id` header, or one made for the request.
+        request_id: The `X-Request-Id` header's, or generated for the request.
     """
 
     code: str
@@ -105,7 +105,7 @@ class ModelReference(BaseModel):
 
     Attributes:
         tag: Its name and version.
-        digest: sha256 of its manifest, and through it of all that decides an answer.
+        digest: sha256 of its manifest, which covers everything that decides an answer.
     """
 
     tag: str
@@ -116,12 +116,12 @@ class ClassifyAnswer(BaseModel):
     """The predictions for one image.
 
     Attributes:
-        predictions: Most probable first: predictions with a probability, or, where the model has
-            no activation, with a score. `/model` says in `answer` what the numbers are.
-        threshold: Of a model with a threshold: the labels in `predictions` are those that reach
-            it, perhaps none.
+        predictions: Best first, with a probability each, or with a score where the model has no
+            activation. `answer` of `/model` explains the numbers.
+        threshold: Only of models with a threshold: `predictions` has the labels that reach it,
+            perhaps none.
         model: The model that answered.
-        request_id: That of the `X-Request-Id` header, or one made for the request.
+        request_id: The `X-Request-Id` header's, or generated for the request.
     """
 
     predictions: tuple[Prediction | Score, ...]
@@ -131,15 +131,15 @@ class ClassifyAnswer(BaseModel):
 
 
 class EngineCard(BaseModel):
-    """The engine that runs, its certificate, and the plan it follows.
+    """The engine in use, its certificate and its plan.
 
     Attributes:
         name: Kind and precision, e.g. "openvino-int8".
-        precision: The numbers are computed in.
-        certificate: The proof that it gives the reference's answers.
-        streams: Batches that run at a time.
+        precision: Number format of the computation.
+        certificate: The proof that its answers are those of the reference.
+        streams: Number of batches that run in parallel.
         threads: Threads of all streams together.
-        batch_sizes: Shapes that are compiled; other batches are split into these.
+        batch_sizes: Compiled batch sizes; other batches are split into these.
         single_stream: Whether a second copy with all threads answers requests that arrive alone.
         service_time_ms: Milliseconds per image at full load.
     """
@@ -155,23 +155,23 @@ class EngineCard(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """The model a process has loaded, with the proof that it gives the trained one's answers.
+    """The loaded model, with the proof that its answers are those of the trained one.
 
     Attributes:
         model: Its tag and digest.
         name: The part of the tag before the version.
         labels: In the order of the logits.
         architecture: The network and its arguments; null for a finished graph.
-        input: What the network takes.
+        input: Shape and colour mode of the network's input.
         preprocessing: How a file becomes an input.
         outputs: What the logits mean.
-        answer: What an answer holds, in words.
-        golden_samples: Number of images the proof was made with.
-        reference: "given": logits of the researcher's notebook; "torch": those of torch at import.
+        answer: What an answer contains, in words.
+        golden_samples: Number of images the proof is based on.
+        reference: "given": logits of the researcher's notebook; "torch": logits of torch at import.
         versions: Version, at import, of each library the numbers depend on.
-        engine: The engine that runs.
-        topology: "embedded": the network runs in this process; "runner": in one of its own.
-        slo: The rate some machine sustains; null where it was not measured.
+        engine: The engine in use.
+        topology: "embedded": the network runs in the API process; "runner": in one of its own.
+        slo: The highest rate measured on a machine; null where it was not measured.
     """
 
     model: ModelReference
@@ -216,7 +216,7 @@ _ATTRIBUTE = re.compile(r"^ {4}(\w+(?:, \w+)*): ((?:.|\n {8})+)", re.MULTILINE)
 
 
 def describe_fields(document: dict[str, Any]) -> None:
-    """Move what docstrings say of attributes to the fields of the OpenAPI document's schemas."""
+    """Move attribute descriptions from docstrings to the fields of the OpenAPI schemas."""
     for schema in document["components"]["schemas"].values():
         whole, _, attributes = schema.get("description", "").partition("\n\nAttributes:\n")
         for names, text in _ATTRIBUTE.findall(attributes):
@@ -225,30 +225,6 @@ def describe_fields(document: dict[str, Any]) -> None:
                     schema["properties"][name]["description"] = " ".join(text.split())
         if whole:
             schema["description"] = whole
-
-
-REQUEST_ID_EXAMPLE = "6f1c1f0d3c5b4f0f9d6a0a3d5a1b2c3d"
-
-
-def describe_answer(document: dict[str, Any], outputs: Outputs) -> None:
-    """Say in the OpenAPI document which answers the loaded model gives: it has one kind of two."""
-    kind, other = (Score, Prediction) if outputs.activation == "none" else (Prediction, Score)
-    schemas = document["components"]["schemas"]
-    schemas.pop(other.__name__, None)
-    predictions = schemas["ClassifyAnswer"]["properties"]["predictions"]
-    predictions["items"] = {"$ref": f"#/components/schemas/{kind.__name__}"}
-    number = {"score": 12.5} if kind is Score else {"probability": 0.98}
-    example: dict[str, Any] = {
-        "predictions": [{"label": "7", "class_id": 7, **number}],
-        "model": {"tag": "digits:0123456789abcdef", "digest": "0123456789abcdef" * 4},
-        "request_id": REQUEST_ID_EXAMPLE,
-    }
-    if outputs.threshold is None:
-        schemas["ClassifyAnswer"]["properties"].pop("threshold", None)
-    else:
-        example["threshold"] = outputs.threshold
-    for operation in document["paths"]["/classify"].values():
-        operation["responses"]["200"]["content"]["application/json"]["example"] = example
 
 
 PROBES: dict[str, Any] = {
@@ -266,7 +242,7 @@ PROBES: dict[str, Any] = {
         }
     }
     for path, summary in {
-        "/livez": "Answer 200 while the process can answer, 503 where its engine hangs or fails.",
+        "/livez": "Answer 200 while the engine works, 503 when it hangs or fails.",
         "/readyz": "Answer 200 once the model is loaded, warm and checked, else 503.",
     }.items()
 }
@@ -274,11 +250,13 @@ PROBES: dict[str, Any] = {
 
 
 def error_responses(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """Describe errors for FastAPI's `responses`; all of the table, if none is named."""
+    """Describe error codes, by default all, for FastAPI's `responses`."""
     described: dict[int | str, dict[str, Any]] = {}
     for code in codes or ERRORS:
         row = ERRORS[code]
-        error = ErrorDetail(code=code, message=row.meaning, request_id=REQUEST_ID_EXAMPLE)
+        error = ErrorDetail(
+            code=code, message=row.meaning, request_id="6f1c1f0d3c5b4f0f9d6a0a3d5a1b2c3d"
+        )
         response = described.setdefault(
             int(row.status),
             {
@@ -295,7 +273,7 @@ def error_responses(*codes: str) -> dict[int | str, dict[str, Any]]:
         if row.retry:
             response["headers"] = {
                 "Retry-After": {
-                    "description": "Seconds to wait before another try.",
+                    "description": "Seconds to wait before trying again.",
                     "schema": {"type": "integer"},
                 }
             }

@@ -1,4 +1,4 @@
-"""The page at /ui/: its files, and its questions to the running process."""
+"""The page at /ui/: its files, and the JSON endpoints behind it."""
 
 import asyncio
 import logging
@@ -40,7 +40,7 @@ HEADERS = {
 
 
 class RecentLines(logging.Handler):
-    """Keeps the last lines of the service's log, without tracebacks and folders."""
+    """The last lines of the service's log, without tracebacks and directories."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -54,7 +54,7 @@ class RecentLines(logging.Handler):
 
 
 def page_router(settings: Settings, lock: ModelLock, bodies: BodyBudget) -> APIRouter:
-    """Return the routes of the page; `app.state` is as for `create_app`."""
+    """Return the routes of the page; `app.state` as for `create_app`."""
     router = APIRouter(prefix="/ui", include_in_schema=False)
     recent = RecentLines()
     logging.getLogger("classifier").addHandler(recent)
@@ -66,8 +66,8 @@ def page_router(settings: Settings, lock: ModelLock, bodies: BodyBudget) -> APIR
     }
 
     @router.api_route("", methods=READING)
-    async def to_the_page() -> Response:
-        return RedirectResponse("ui/")  # relative: a proxy may have put a prefix in front
+    async def redirect_to_page() -> Response:
+        return RedirectResponse("ui/")  # relative: a proxy may add a prefix
 
     @router.get("/api/inspection")
     async def inspect(request: Request) -> dict[str, Any]:
@@ -110,8 +110,9 @@ def page_router(settings: Settings, lock: ModelLock, bodies: BodyBudget) -> APIR
     @router.get("/api/start")
     async def describe_start(request: Request) -> dict[str, Any]:
         process = psutil.Process()
-        elsewhere = (await request.app.state.classifier.runner.describe()).start_steps
-        steps = [(*step, "") for step in START_STEPS] + [(*it, "ModelRunner") for it in elsewhere]
+        in_runner = (await request.app.state.classifier.runner.describe()).start_steps
+        steps = [(*step, "") for step in START_STEPS]
+        steps += [(*step, "ModelRunner") for step in in_runner]
         began_at = min([process.create_time(), *(begin for _, begin, *_ in steps)])
         return {
             "process": process.pid,

@@ -1,4 +1,4 @@
-"""The image file and `top_k` that a request carries, read within limits and in memory."""
+"""Reads the image and `top_k` of a request, in memory and within limits."""
 
 import asyncio
 import logging
@@ -25,22 +25,22 @@ logging.getLogger("python_multipart").setLevel(logging.ERROR)  # else a line per
 
 
 class Upload(NamedTuple):
-    """What a client wants classified: the bytes of a file; `top_k` None where it does not say."""
+    """The bytes of an image file, and `top_k` if the client sent one."""
 
     image: bytes
     top_k: int | None
 
 
 class BodyBudget:
-    """Bounds the bytes of request bodies that a process holds.
+    """A limit on the bytes of request bodies that a process holds.
 
-    Admission counts images that are complete. Without this, clients that send slowly could fill
-    the memory with bodies that are not: a hundred of 20 MB are 2 GB.
+    Admission counts complete images only. Without this limit, slow clients could fill the memory
+    with incomplete bodies: a hundred of 20 MB are 2 GB.
 
     Args:
-        max_bytes: Of one body.
-        max_total_bytes: Of all bodies, from their first byte to their answer; a body that is the
-            only one may be larger.
+        max_bytes: Limit for one body.
+        max_total_bytes: Limit for all bodies together, from their first byte to their answer; a
+            single body may exceed it.
     """
 
     def __init__(self, max_bytes: int, max_total_bytes: int) -> None:
@@ -50,16 +50,13 @@ class BodyBudget:
 
     @contextmanager
     def hold(self) -> Iterator[Callable[[int], None]]:
-        """Yield a function that reserves bytes until the end of the block.
-
-        It raises Overloaded where not enough are left.
-        """
+        """Yield a function that reserves bytes until the end of the block, or raises Overloaded."""
         own = 0
 
         def reserve(count: int) -> None:
             nonlocal own
             if self.held > own and self.held + count > self._max_total_bytes:
-                raise Overloaded("the service holds as many bytes as it may; try again later")
+                raise Overloaded("the memory for request bodies is full; try again later")
             self.held += count
             own += count
 
@@ -73,16 +70,16 @@ async def read_upload(request: Request, reserve: Callable[[int], None], max_byte
     """Read the image and `top_k` from a request.
 
     Args:
-        reserve: Is told the size of every chunk before it is kept.
-        max_bytes: Largest body.
+        reserve: Called with the size of every chunk before it is stored.
+        max_bytes: Limit for the body.
 
     Raises:
-        MalformedRequest: A part is missing, repeated, unknown, or text where a file belongs.
+        MalformedRequest: A part is missing, repeated, unknown, or text instead of a file.
         UnsupportedImage: Neither a form nor a raw file, or compressed.
-        FileTooLarge: The body is declared, or turns out, to be larger than `max_bytes`.
+        FileTooLarge: The body, or its declared length, exceeds `max_bytes`.
         BodyTooSlow: The body took longer than `BODY_TIMEOUT_S`.
-        Overloaded: `reserve` found no memory for it.
-        starlette.requests.ClientDisconnect: The connection ended before the body did.
+        Overloaded: Raised by `reserve`.
+        starlette.requests.ClientDisconnect: The client closed the connection early.
     """
     top_ks = request.query_params.getlist("top_k")
     if unknown := sorted(request.query_params.keys() - {"top_k"}):
@@ -96,7 +93,7 @@ async def read_upload(request: Request, reserve: Callable[[int], None], max_byte
     chunks = _chunks(request, reserve, max_bytes)
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
-            # curl -T sends no content type; what the bytes are is for the decoder to say.
+            # `curl -T` sends no content type; the decoder detects the format.
             if not kind or kind.endswith("/octet-stream") or kind.startswith("image/"):
                 return await _raw_upload(chunks, top_ks)
             if kind == "multipart/form-data":
@@ -149,10 +146,10 @@ async def _form_upload(
 
 
 class _FormParser(MultiPartParser):
-    """Starlette's form parser, kept in memory.
+    """A form parser that keeps files in memory, limits parts and rejects truncated forms.
 
-    A part is a file by any of its signs: `filename`, `filename*`, or a Content-Type other than
-    text or JSON. Starlette knows the first one only.
+    A part is a file if it has `filename`, `filename*`, or a Content-Type other than text or JSON.
+    Starlette knows the first of these only.
     """
 
     spool_max_size = sys.maxsize
@@ -165,7 +162,7 @@ class _FormParser(MultiPartParser):
     async def _checked(self, chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
         async for chunk in chunks:
             yield chunk
-        if not self._ended:  # raised while Starlette parses, it closes the parts
+        if not self._ended:  # raised in here, so that Starlette closes the parts
             raise MalformedRequest("the form ends before its last boundary")
 
     def on_part_begin(self) -> None:
@@ -191,7 +188,7 @@ async def _file(parts: list[UploadFile | str]) -> bytes:
     if len(parts) != 1:
         found = "is missing" if not parts else f"is given {len(parts)} times"
         raise MalformedRequest(f"the part `image` {found}; {EXPECTED}")
-    # Text is never taken for a file. BentoML would take a URL in it and fetch it.
+    # Text is never treated as a file; BentoML would fetch a URL in it.
     if isinstance(parts[0], str):
         raise MalformedRequest("the part `image` is text; expected a file")
     image = await parts[0].read()
@@ -201,9 +198,9 @@ async def _file(parts: list[UploadFile | str]) -> bytes:
 
 
 def _top_k(query: list[str], fields: list[str]) -> int | None:
-    """Return the one number that a query and a form ask for.
+    """Return the number in the query, the form or, if equal, both.
 
-    `null` and an empty value, which Swagger UI sends for an empty field, ask for nothing.
+    `null` and an empty value, which Swagger UI sends for an empty field, count as absent.
     """
     for values in (query, fields):
         if len(values) > 1:

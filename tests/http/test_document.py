@@ -3,19 +3,14 @@
 import itertools
 from typing import Any
 
-import pytest
-
-from image_classifier.artifact.manifest import Outputs
 from image_classifier.http.schemas import ERRORS
 from tests.http.fakes import Answering, app_of, send
 
 IMAGE = b"\xff\xd8 an image"
 
 
-def document(outputs: Outputs | None = None) -> Any:
-    classifier = Answering()
-    classifier.outputs = outputs or Outputs()
-    return app_of(classifier).openapi()
+def document() -> Any:
+    return app_of(Answering()).openapi()
 
 
 def operations() -> dict[str, Any]:
@@ -96,26 +91,3 @@ def test_what_the_document_offers_is_accepted() -> None:
                 assert (classifier.timeouts_ms[-1] is not None) == ("header" in place)
     # Three kinds of body, three places each; the form also with a field of its own.
     assert len(classifier.seen) == 2 * 3 * (3 + 1)
-
-
-@pytest.mark.parametrize(
-    ("outputs", "kind", "number"),
-    [
-        (Outputs(), "Prediction", "probability"),
-        (Outputs(activation="sigmoid", threshold=0.4), "Prediction", "probability"),
-        (Outputs(activation="none"), "Score", "score"),
-    ],
-)
-def test_it_says_whether_answers_hold_probabilities_or_scores(
-    outputs: Outputs, kind: str, number: str
-) -> None:
-    found = document(outputs)
-
-    schemas = found["components"]["schemas"]
-    answer = schemas["ClassifyAnswer"]["properties"]
-    assert answer["predictions"]["items"] == {"$ref": f"#/components/schemas/{kind}"}
-    assert number in schemas[kind]["properties"]
-    assert ("threshold" in answer) == (outputs.threshold is not None)
-    content = found["paths"]["/classify"]["post"]["responses"]["200"]["content"]
-    example = content["application/json"]["example"]
-    assert example["predictions"][0].keys() == {"label", "class_id", number}
