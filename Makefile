@@ -79,7 +79,7 @@ bento: $(READY) | model.lock ## build the bento of the locked model and start it
 verify-rebuild: $(READY) | model.lock ## build the bento twice in different environments and compare
 	@$(BIN)/python -m tools.release verify-rebuild
 
-verify-bento: $(READY) ## compare a bento with its manifest: BENTO=PATH|TAG, default the latest
+verify-bento: $(READY) ## compare a bento with the digest in its version: BENTO=PATH|TAG, default the latest
 	@$(BIN)/python -m tools.release verify-bento $(or $(BENTO),image_classifier)
 
 image: $(READY) | model.lock ## build the image with podman, buildah or docker: BASE=python:3.11-slim@sha256:...

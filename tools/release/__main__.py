@@ -6,10 +6,10 @@ from pathlib import Path
 
 from preprocessing.errors import OperatorError
 from tools.release.building import BENTOFILE, build_bento, find_bento
-from tools.release.content import content_digest
+from tools.release.content import bento_tag, content_digest
 from tools.release.image import build_image
-from tools.release.manifest import verify_bento
 from tools.release.rebuilding import verify_rebuild
+from tools.release.sealing import verify_bento
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -24,24 +24,24 @@ def main(arguments: list[str]) -> str:
     if options.command == "digest":
         return content_digest(find_bento(options.bento))
     if options.command == "verify-bento":
-        manifest = verify_bento(find_bento(options.bento))
-        return f"verified: {manifest.name}:{manifest.version}, {len(manifest.files)} files"
+        root = find_bento(options.bento)
+        return f"verified: {bento_tag(root)}, digest sha256:{verify_bento(root)}"
     if options.command == "verify-rebuild":
         return verify_rebuild(CHECKOUT, options.bentofile)
     start = options.command == "build" and not options.skip_start
-    manifest, path = build_bento(CHECKOUT, options.bentofile, start=start)
+    root = build_bento(CHECKOUT, options.bentofile, start=start)
     if options.command == "image":
         base = [f"build-arg=BASE={options.base}"] if options.base else []
-        return build_image(manifest, *base, *options.opt)
-    return f"{manifest.name}:{manifest.version}\ndigest sha256:{manifest.digest}\n{path}"
+        return build_image(root, *base, *options.opt)
+    return f"{bento_tag(root)}\ndigest sha256:{content_digest(root)}\n{root}"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.release", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    text = "build the bento and start it once in an environment made of its own lock"
+    text = "build the bento and start it once in an environment with its own lock"
     build = commands.add_parser("build", help=text)
-    text = "do not start the bento: no packages are installed"
+    text = "do not start the bento; no packages are installed"
     build.add_argument("--skip-start", action="store_true", help=text)
     text = "build the bento twice in different surroundings and compare every byte"
     rebuild = commands.add_parser("verify-rebuild", help=text)
@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("-f", "--bentofile", default=BENTOFILE)
     text = "print the digest of a bento's content; works for a plain `bentoml build` too"
     digest = commands.add_parser("digest", help=text)
-    verify = commands.add_parser("verify-bento", help="compare a bento with its manifest")
+    verify = commands.add_parser("verify-bento", help="compare a bento with its version")
     for command in (digest, verify):
         command.add_argument("bento", metavar="PATH|TAG")
     return parser

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from image_classifier.artifact.format import SERVING_REQUIREMENTS_NAME
 from tools.release import ReleaseError
-from tools.release.content import locked_model, read_description
-from tools.release.manifest import BentoManifest, verify_bento
-from tools.release.sealing import commit_of_packed, seal
+from tools.release.content import bento_tag, locked_model, read_description
+from tools.release.sealing import commit_of_packed, seal, verify_bento
 from tools.release.starting import start_once
 
 BENTOFILE = "bentofile.yaml"
@@ -22,26 +21,21 @@ def bentoml_home() -> Path:
     return Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml")
 
 
-def build_bento(
-    checkout: Path, bentofile: str = BENTOFILE, *, start: bool = False
-) -> tuple[BentoManifest, Path]:
-    """Build the bento of a checkout and move it into the store when it is complete.
+def build_bento(checkout: Path, bentofile: str = BENTOFILE, *, start: bool = False) -> Path:
+    """Build the bento of a checkout, move it into the store and return its directory.
 
     Args:
         checkout: Directory with service.py and model.lock.
         bentofile: Path of the bentofile, relative to `checkout`.
         start: Whether to start the bento once, see `start_once`.
 
-    Returns:
-        The manifest, and the directory of the bento.
-
-    A plain `bentoml build` does the work in a staging store that links to the real models, so
-    that its content and ours cannot differ. A lock that came with the model
-    (--serving-requirements) takes the place of the project's.
+    `bentoml build` does the work, in a staging store that links to the real models, so the content
+    is that of a plain build. A requirement lock that came with the model
+    (--serving-requirements) replaces the project's.
     """
     home = bentoml_home()
     home.mkdir(parents=True, exist_ok=True)
-    # Inside `home`, so that the finished bento is moved by a rename on one file system.
+    # Inside `home`: the finished bento can only be renamed within a file system.
     with tempfile.TemporaryDirectory(dir=home, prefix=".image-classifier-bento-") as folder:
         staging = Path(folder)
         (staging / "models").symlink_to(home / "models")
@@ -52,21 +46,21 @@ def build_bento(
             name = read_description(root)["python"]["requirements_txt"]
             for path in (root / "src" / name, root / "env" / "python" / "requirements.txt"):
                 shutil.copyfile(own_lock, path)
-        manifest = seal(root, commit_of_packed(checkout, root))
+        seal(root, commit_of_packed(checkout, root))
         if start:
             start_once(root, staging)
-        final = home / "bentos" / manifest.name / manifest.version
+        final = home / "bentos" / bento_tag(root).replace(":", "/")
         if final.exists():
-            return verify_bento(final), final
+            verify_bento(final)
+            return final
         final.parent.mkdir(parents=True, exist_ok=True)
         root.rename(final)
-    (final.parent / "latest").write_text(manifest.version)
-    return manifest, final
+    (final.parent / "latest").write_text(final.name)
+    return final
 
 
 def _bentoml_build(checkout: Path, home: Path, bentofile: str) -> None:
-    # Some settings of a serving process, and the number of its GPUs, would show in BentoML's
-    # description of the service.
+    # BentoML's description of the service would contain some settings and the number of GPUs.
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("CLASSIFIER_", "BENTOML_"))}
     fixed = {"CUDA_VISIBLE_DEVICES": "", "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True"}
     done = subprocess.run(  # noqa: S603
@@ -82,7 +76,7 @@ def _bentoml_build(checkout: Path, home: Path, bentofile: str) -> None:
 
 
 def find_bento(path_or_tag: str) -> Path:
-    """Return the directory of a bento, given as a path or as a tag of the store.
+    """Return the directory of a bento, given by path or by tag.
 
     Raises:
         ReleaseError: Neither exists.

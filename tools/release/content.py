@@ -11,35 +11,31 @@ from tools.release import ReleaseError
 
 BENTO_YAML = "bento.yaml"
 PYTHON_VERSION = "env/python/version.txt"
-MANIFEST_NAME = "manifest.json"
 SBOM_NAME = "sbom.json"
 MODELS = "models/"
-"""Where BentoML puts the model in exports and images; `model.lock` holds its digest."""
+"""Where BentoML puts the model in exports and images; `model.lock` has its digest."""
 FIXED_TIME = "1980-01-01T00:00:00+00:00"
 FIXED_EPOCH_S = 315_532_800
-"""`FIXED_TIME` in Unix seconds: the earliest time that a zip archive can hold."""
+"""`FIXED_TIME` in Unix seconds: the earliest time in a zip archive."""
 
 
 def locked_model(folder: Path) -> Path:
-    """Return where the model that a folder's model.lock names is, below a BENTOML_HOME."""
+    """Return the path, below a BENTOML_HOME, of the model that a directory's model.lock names."""
     return Path(MODELS) / read_lock(folder / LOCK_NAME).tag.replace(":", "/")
 
 
 def content_names(root: Path) -> list[str]:
-    """Return the sorted names of the files that the digest covers.
-
-    The manifest and the SBOM are left out: they are written from the digest.
-    """
-    names = file_names(root) - {MANIFEST_NAME, SBOM_NAME}
+    """Return the sorted names of the files that the digest covers: all but SBOM and model."""
+    names = file_names(root) - {SBOM_NAME}
     return sorted(name for name in names if not name.startswith(MODELS))
 
 
 def content_digest(root: Path) -> str:
     """Return the sha256 over the name and digest of each file of a bento.
 
-    Bentos of the same sources, requirement lock and model have the same digest, whether
-    `make bento` or a plain `bentoml build` made them. The digest ignores the version, times, the
-    patch version of the building Python, and permissions, which depend on the umask.
+    Bentos of the same sources, requirement lock and model have the same digest, whether built by
+    `make bento` or `bentoml build`. The digest ignores the version, times, the patch version of
+    the building Python, and permissions, which depend on the umask.
     """
     lines = [f"{_normalised_sha256(root, name)}  {name}\n" for name in content_names(root)]
     return sha256_bytes("".join(lines).encode())
@@ -53,21 +49,26 @@ def _normalised_sha256(root: Path, name: str) -> str:
     return sha256_file(root / name)
 
 
+def bento_tag(root: Path) -> str:
+    """Return "name:version" of a bento."""
+    return "{name}:{version}".format_map(read_description(root))
+
+
 def read_description(root: Path) -> dict[str, Any]:
     """Parse bento.yaml.
 
     Raises:
-        ReleaseError: The file is missing, unreadable or not of this project's form.
+        ReleaseError: The file is missing, unreadable or not of a bento of this project.
     """
     path = root / BENTO_YAML
     try:
         value = yaml.safe_load(path.read_bytes())
     except (OSError, yaml.YAMLError) as error:
         raise ReleaseError(f"{path}: not a readable bento.yaml; build the bento again") from error
-    if not isinstance(value, dict) or not {"name", "version", "docker"} <= value.keys():
+    if not isinstance(value, dict) or not {"name", "version", "docker", "python"} <= value.keys():
         raise ReleaseError(
-            f"{path}: has no name, version or docker section; expected a bento built with this "
-            "project's bentofile.yaml"
+            f"{path}: has no name, version, docker or python section; expected a bento built with "
+            "this project's bentofile.yaml"
         )
     return value
 

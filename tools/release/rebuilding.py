@@ -16,17 +16,17 @@ SURROUNDINGS = (
     ("a", 0o022, "C", "UTC"),
     ("another place/with a longer name", 0o077, "tr_TR.UTF-8", "Pacific/Kiritimati"),
 )
-"""Folder, umask, locale and time zone, none of which may influence a build."""
+"""Directory, umask, locale and time zone: none may influence a build."""
 
 
 def verify_rebuild(checkout: Path, bentofile: str) -> str:
-    """Build in both surroundings and return a sentence about what was compared.
+    """Build in both surroundings and return a sentence about the comparison.
 
     Raises:
-        ReleaseError: The bentos differ in a byte, a permission or a time.
+        ReleaseError: The bentos differ in a byte, permission or time.
     """
     with tempfile.TemporaryDirectory(prefix="image-classifier-rebuild-") as temporary:
-        roots = [_build(checkout, bentofile, Path(temporary), *one) for one in SURROUNDINGS]
+        roots = [_build(checkout, bentofile, Path(temporary), *each) for each in SURROUNDINGS]
         expected, actual = map(_facts, roots)
         if differences := describe_differences(expected, actual):
             more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
@@ -43,7 +43,7 @@ def _build(
     checkout: Path, bentofile: str, temporary: Path, folder: str, umask: int, *zone: str
 ) -> Path:
     copy, home = temporary / folder / "checkout", temporary / folder / "home"
-    # Without history, environments and what a build does not read.
+    # Without history, environments and directories that a build does not read.
     unwanted = shutil.ignore_patterns(".*", "__pycache__", "build", "tests")
     shutil.copytree(checkout, copy, ignore=unwanted)
     model = locked_model(copy)

@@ -8,27 +8,36 @@ from image_classifier.artifact.store import ModelLock
 from importer.serving_requirements import Pinned
 
 NAMESPACE = uuid.UUID("5b1f1d5e-6a52-5f0c-9d0b-2f6f8e0f6c11")
-"""Namespace of the serial numbers, which are uuid5 of it and the bento's digest."""
+"""Namespace of the serial numbers, UUIDs (version 5) of bento digests."""
 
 
-def sbom_bytes(tag: str, digest: str, model: ModelLock, requirements: tuple[Pinned, ...]) -> bytes:
-    """Render the document; equal arguments give equal bytes, there is no time stamp.
+def sbom_bytes(
+    tag: str,
+    digest: str,
+    model: ModelLock,
+    requirements: tuple[Pinned, ...],
+    commit: str | None,
+) -> bytes:
+    """Render the document; equal arguments give equal bytes, without a timestamp.
 
     Args:
         tag: "name:version" of the bento.
         digest: Digest of its content.
         model: The model it serves.
-        requirements: The lock it is installed from. A package lists the digests of all files the
-            lock allows; the machine decides which of them is installed.
+        requirements: The lock it is installed from. A package lists the digests of all files that
+            the lock allows.
+        commit: Source of the packed files.
     """
     name, _, version = tag.partition(":")
-    application = {
+    application: dict[str, Any] = {
         "type": "application",
         "bom-ref": tag,
         "name": name,
         "version": version,
         "hashes": [{"alg": "SHA-256", "content": digest}],
     }
+    if commit:
+        application["pedigree"] = {"commits": [{"uid": commit}]}
     components = [_model(model), *(_package(pin) for pin in requirements)]
     references = sorted(component["bom-ref"] for component in components)
     document = {

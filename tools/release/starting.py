@@ -1,4 +1,4 @@
-"""Start a bento once, in an environment made of its own lock."""
+"""Start a bento once, in an environment with its own lock."""
 
 import os
 import subprocess
@@ -14,14 +14,14 @@ READY_WITHIN_S = 600.0
 
 
 def start_once(bento: Path, home: Path) -> None:
-    """Install what a bento's lock names, serve the bento with it, and have an image classified.
+    """Install the packages of a bento's lock, serve the bento with them and classify an image.
 
-    Neither this checkout nor its environment can be seen from there, so that what is missing in
-    the bento is missed here and not where it is sent.
+    The server has no access to this checkout and its environment, so that anything missing in the
+    bento fails here and not after its delivery.
 
     Args:
         bento: Directory of the bento.
-        home: BENTOML_HOME with its model; takes the environment while it is needed.
+        home: BENTOML_HOME with its model; also holds the temporary environment.
 
     Raises:
         ReleaseError: The packages cannot be installed, or the bento does not answer.
@@ -37,7 +37,7 @@ def start_once(bento: Path, home: Path) -> None:
     with tempfile.TemporaryDirectory(dir=home, prefix=".start-") as folder:
         python = Path(folder) / "venv" / "bin" / "python"
         _uv("venv", "--python", sys.executable, str(python.parents[1]))
-        # No dependencies beyond the lock: what it lacks, the image would lack too.
+        # No dependencies beyond the lock: the image has no others.
         options = ("--no-deps", "--require-hashes", "--only-binary", ":all:")
         _uv("pip", "install", "--python", str(python), *options, "-r", str(lock))
 

@@ -1,4 +1,4 @@
-"""A small bento, written by hand."""
+"""A small handwritten bento."""
 
 import json
 from pathlib import Path

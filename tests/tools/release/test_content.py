@@ -32,10 +32,10 @@ def test_every_change_of_the_content_changes_the_digest(tmp_path: Path) -> None:
     assert len(set(digests)) == len(digests) == 11
 
 
-@pytest.mark.parametrize("text", ["- a list", "name: x", "{"])
-def test_a_directory_that_is_no_bento_is_refused_with_its_path(tmp_path: Path, text: str) -> None:
+def test_a_directory_that_is_no_bento_is_refused_with_its_path(tmp_path: Path) -> None:
     root = write_bento(tmp_path)
-    (root / "bento.yaml").write_text(text)
 
-    with pytest.raises(ReleaseError, match=r"bento\.yaml: .*; "):
-        content_digest(root)
+    for text in ("- a list", "name: x", "{"):
+        (root / "bento.yaml").write_text(text)
+        with pytest.raises(ReleaseError, match=r"bento\.yaml: .*; "):
+            content_digest(root)

@@ -1,4 +1,4 @@
-"""A sealed bento: its version is its content, and every later change is found."""
+"""A sealed bento: its version is the digest of its content, and later changes are found."""
 
 import hashlib
 import json
@@ -9,12 +9,11 @@ import pytest
 import yaml
 
 from image_classifier.artifact.format import ArtifactError
-from tests.changes import edit_json, flip_bit
-from tests.tools.release.bentos import MODEL, MODEL_DIGEST, MODEL_TAG, write_bento
+from tests.changes import flip_bit
+from tests.tools.release.bentos import MODEL_DIGEST, MODEL_TAG, write_bento
 from tools.release import ReleaseError
 from tools.release.content import content_digest
-from tools.release.manifest import verify_bento
-from tools.release.sealing import seal
+from tools.release.sealing import recorded_commit, seal, verify_bento
 
 
 @pytest.fixture
@@ -27,19 +26,19 @@ def sealed(tmp_path: Path) -> Path:
 def test_bentos_that_differ_only_in_version_times_modes_and_python_become_the_same_bytes(
     tmp_path: Path,
 ) -> None:
-    one = write_bento(tmp_path / "one")
+    first = write_bento(tmp_path / "first")
     later = "2030-01-01T00:00:00+00:00"
     services = [{"models": [{"tag": MODEL_TAG, "creation_time": later}]}]
-    other = write_bento(tmp_path / "other", version="x", creation_time=later, services=services)
-    (other / "env/python/version.txt").write_text("3.13.0")
-    (other / "src/service.py").chmod(0o600)
-    (other / "src").chmod(0o700)
-    (other / "env/python/wheels").mkdir()
+    second = write_bento(tmp_path / "second", version="x", creation_time=later, services=services)
+    (second / "env/python/version.txt").write_text("3.13.0")
+    (second / "src/service.py").chmod(0o600)
+    (second / "src").chmod(0o700)
+    (second / "env/python/wheels").mkdir()
 
-    seal(one, "c0ffee")
-    seal(other, "c0ffee")
+    seal(first, "c0ffee")
+    seal(second, "c0ffee")
 
-    assert facts(one) == facts(other)
+    assert facts(first) == facts(second)
 
 
 def facts(root: Path) -> dict[str, tuple[str, int, float]]:
@@ -53,67 +52,55 @@ def facts(root: Path) -> dict[str, tuple[str, int, float]]:
     }
 
 
-def test_the_manifest_names_model_commit_and_every_file_and_the_digest_is_the_version(
-    sealed: Path, tmp_path: Path
-) -> None:
-    before = content_digest(write_bento(tmp_path / "unsealed"))
+def test_the_version_is_the_digest_of_the_content(tmp_path: Path, sealed: Path) -> None:
+    digest = content_digest(write_bento(tmp_path / "unsealed"))
 
-    verified = verify_bento(sealed)
-
-    assert verified.digest == content_digest(sealed) == before
-    assert verified.version == before[:16]
-    assert yaml.safe_load((sealed / "bento.yaml").read_text())["version"] == before[:16]
-    manifest = json.loads((sealed / "manifest.json").read_bytes())
-
-    assert manifest["model"]["tag"] == MODEL_TAG
-    assert manifest["model"]["manifest_sha256"] == MODEL_DIGEST
-    assert manifest["source_commit"] == "c0ffee"
-    files = {p.relative_to(sealed).as_posix() for p in sealed.rglob("*") if p.is_file()}
-    assert manifest["files"].keys() == files - {"manifest.json"}
-    service = hashlib.sha256(b"pass\n").hexdigest()
-    assert manifest["files"]["src/service.py"] == service
+    assert verify_bento(sealed) == content_digest(sealed) == digest
+    assert yaml.safe_load((sealed / "bento.yaml").read_text())["version"] == digest[:16]
+    assert recorded_commit(sealed) == "c0ffee"
 
 
-def flip(name: str) -> Callable[[Path], None]:
-    return lambda root: flip_bit(root / name)
+def edit(name: str, old: str, new: str) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        text = (root / name).read_text()
+        assert old in text
+        (root / name).write_text(text.replace(old, new, 1))
+
+    return change
 
 
-def edit_manifest(**changes: object) -> Callable[[Path], None]:
-    return lambda root: edit_json(root / "manifest.json", **changes)
+def plain(root: Path) -> None:
+    """A bento as `bentoml build` leaves it."""
+    write_bento(root)
+    (root / "sbom.json").unlink()
 
 
-def change_and_update_the_list(root: Path) -> None:
-    """What someone does who knows the manifest, but not that the version is the digest."""
-    (root / "src/service.py").write_text("import os\n")
-    files = json.loads((root / "manifest.json").read_bytes())["files"]
-    files["src/service.py"] = hashlib.sha256(b"import os\n").hexdigest()
-    edit_json(root / "manifest.json", files=files)
+CHANGED = "a file was changed, added or removed"
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        pytest.param(flip("src/service.py"), "changed: src/service.py", id="code"),
-        pytest.param(flip("sbom.json"), "changed: sbom.json", id="sbom"),
-        pytest.param(lambda root: (root / "README.md").unlink(), "missing: README.md", id="gone"),
-        pytest.param(lambda root: (root / "src/x.py").write_text(""), "extra: src/x.py", id="more"),
+        pytest.param(lambda root: flip_bit(root / "src/service.py"), CHANGED, id="code"),
+        pytest.param(lambda root: (root / "README.md").unlink(), CHANGED, id="missing"),
+        pytest.param(lambda root: (root / "src/x.py").touch(), CHANGED, id="extra"),
+        pytest.param(edit("bento.yaml", "version: ", "version: 0"), CHANGED, id="version"),
+        pytest.param(edit("bento.yaml", "name: image", "name: other"), CHANGED, id="name"),
+        pytest.param(plain, "plain `bentoml build`", id="plain"),
         pytest.param(
             lambda root: (root / "src/x").symlink_to("/etc/passwd"), "not a plain file", id="link"
         ),
-        pytest.param(edit_manifest(version="0" * 16), "version is 0000", id="version"),
-        pytest.param(edit_manifest(digest="0" * 64), "digest is 0000", id="digest"),
-        pytest.param(edit_manifest(name="other"), "name in bento.yaml", id="name"),
         pytest.param(
-            edit_manifest(model={**MODEL, "evidence_sha256": "0" * 64}),
-            "model is ",
-            id="model",
+            edit("bento.yaml", "1980-01-01", "1980-01-02"), "bento.yaml: missing or ch", id="time"
         ),
-        pytest.param(edit_manifest(more=1), "more", id="unknown-key"),
-        pytest.param(change_and_update_the_list, "digest is ", id="list-updated"),
-        pytest.param(lambda root: (root / "manifest.json").unlink(), "make bento", id="plain"),
+        pytest.param(
+            edit("env/python/version.txt", "3", "4"), "version.txt: missing or ch", id="python"
+        ),
+        pytest.param(edit("sbom.json", "numpy", "pandas"), "sbom.json: missing or ch", id="sbom"),
+        pytest.param(lambda root: (root / "sbom.json").unlink(), "sbom.json: missing", id="gone"),
     ],
 )
-def test_a_change_after_sealing_is_named(
+def test_a_change_after_sealing_is_refused(
     sealed: Path, change: Callable[[Path], object], message: str
 ) -> None:
     change(sealed)
@@ -134,7 +121,7 @@ def test_a_model_inside_that_is_not_the_locked_one_is_refused(sealed: Path) -> N
         verify_bento(sealed)
 
 
-def test_the_sbom_lists_the_locked_packages_the_model_and_no_time(sealed: Path) -> None:
+def test_the_sbom_lists_the_locked_packages_the_model_and_the_commit(sealed: Path) -> None:
     document = json.loads((sealed / "sbom.json").read_bytes())
 
     parts = {part["bom-ref"]: part for part in document["components"]}
@@ -143,12 +130,11 @@ def test_the_sbom_lists_the_locked_packages_the_model_and_no_time(sealed: Path) 
         "pkg:pypi/numpy@2.4.6",
         "pkg:pypi/pillow@13.0.0",
     }
-    assert [one["content"] for one in parts["pkg:pypi/numpy@2.4.6"]["hashes"]] == [
-        "1" * 64,
-        "2" * 64,
-    ]
+    hashes = [entry["content"] for entry in parts["pkg:pypi/numpy@2.4.6"]["hashes"]]
+    assert hashes == ["1" * 64, "2" * 64]
     assert parts[f"model:{MODEL_TAG}"]["hashes"] == [{"alg": "SHA-256", "content": MODEL_DIGEST}]
     assert "timestamp" not in document["metadata"]
+    assert document["metadata"]["component"]["pedigree"] == {"commits": [{"uid": "c0ffee"}]}
 
 
 def test_the_sbom_fits_the_schema_of_cyclonedx(sealed: Path) -> None:
