@@ -22,7 +22,7 @@ from uvicorn.server import ServerState
 
 from image_classifier.http.protocol import ClassifierProtocol
 from tests.http.echo_server import SMUGGLED, echo, exchange, upgrade
-from tests.http.fakes import Answering, app_of, send
+from tests.http.fakes import StubClassifier, app_of, send
 from tests.imports import ROOT
 from tests.programs import run_program
 from tests.service.answers import checked_error
@@ -182,7 +182,7 @@ def test_a_process_that_circus_forgets_is_told_of_and_stood_in_for_all_the_same(
 
 def asgi_of(service_class: type[Any]) -> Any:
     """A service with an API of the same path as a route of its mounted application."""
-    mounted = app_of(Answering())
+    mounted = app_of(StubClassifier())
 
     @bentoml.service(name="Mounting", service_class=service_class, **API_CONFIG)
     @bentoml.asgi_app(mounted if service_class is Service else lambda: mounted)

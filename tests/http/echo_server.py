@@ -1,4 +1,4 @@
-"""A uvicorn server that answers with what it is sent."""
+"""A uvicorn server that echoes requests."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 async def serving(
     protocol: Any = ClassifierProtocol, listening: socket.socket | None = None
 ) -> AsyncIterator[uvicorn.Server]:
-    """Serve `echo` on a free port, or on a socket shared with others, as a process would."""
+    """Serve `echo` on a free port, or on a socket shared with other servers."""
     config = uvicorn.Config(echo, http=protocol, log_config=None, lifespan="off", port=0)
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve(None if listening is None else [listening.dup()]))
@@ -50,7 +50,7 @@ def address_of(server: uvicorn.Server) -> tuple[str, int]:
 
 
 def exchange(*packets: bytes, protocol: Any = ClassifierProtocol) -> bytes:
-    """Send packets over one connection, one after the other; return all that comes back."""
+    """Send packets one by one over a connection; return everything received."""
 
     async def run() -> bytes:
         async with serving(protocol) as server:
@@ -58,7 +58,7 @@ def exchange(*packets: bytes, protocol: Any = ClassifierProtocol) -> bytes:
             for packet in packets:
                 writer.write(packet)
                 await writer.drain()
-                await asyncio.sleep(0.005)  # so that each is read by itself
+                await asyncio.sleep(0.005)  # so that the server reads each separately
             answer = await reader.read()
             writer.close()
         return answer

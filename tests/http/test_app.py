@@ -1,9 +1,10 @@
-"""The application without a server: answers, refusals, bugs, clients that leave, metrics."""
+"""The application without a server: answers, refusals, bugs, metrics."""
 
 import asyncio
 import json
 import re
 
+import httpx
 import pytest
 
 from image_classifier.http import uploads
@@ -12,36 +13,35 @@ from image_classifier.inference.batcher import Answer
 from image_classifier.logs import ErrorLog
 from tests.http.fakes import (
     LOCK,
-    Answering,
-    Connection,
+    StubClassifier,
     app_of,
-    ask,
-    body,
+    error_of,
+    in_parts,
     outcomes,
+    request,
     scope_of,
+    send,
 )
 
-MAX_BODIES_BYTES = 2_000
+CLASSIFY = ("POST", "/classify")
 
 
 def test_an_answer_is_rendered_counted_and_timed() -> None:
-    app = app_of(Answering())
+    app = app_of(StubClassifier())
     before = outcomes(app)
 
-    connection = ask(app, Connection(body(b"image")), headers={"X-Request-Id": "my-id.7"})
+    response = send(app, *CLASSIFY, content=b"image", headers={"X-Request-Id": "my-id.7"})
 
-    assert connection.status == 200
-    assert connection.body == {
+    assert response.status_code == 200
+    assert response.json() == {
         "predictions": [{"label": "seven", "class_id": 7, "probability": 0.75}],
         "model": {"tag": LOCK.tag, "digest": LOCK.manifest_sha256},
         "request_id": "my-id.7",
     }
-    assert connection.headers["content-type"] == "application/json"
-    assert connection.headers["server-timing"] == (
-        "decode;dur=1.50, queue;dur=0.25, infer;dur=2.00"
-    )
-    assert connection.headers["x-request-id"] == "my-id.7"
-    # Every outcome is counted from 0, so that the first burst is a rise.
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["server-timing"] == "decode;dur=1.50, queue;dur=0.25, infer;dur=2.00"
+    assert response.headers["x-request-id"] == "my-id.7"
+    # Every outcome starts at 0, so that `rate()` sees the first burst.
     assert before == dict.fromkeys(("ok", "client_gone", *ERRORS), 0)
     assert outcomes(app) == before | {"ok": 1}
 
@@ -49,68 +49,63 @@ def test_an_answer_is_rendered_counted_and_timed() -> None:
 def test_an_overloaded_service_refuses_before_the_body_is_read(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("image_classifier.http.app.error_log", ErrorLog())  # no line before it
-    classifier = Answering()
+    monkeypatch.setattr("image_classifier.http.app.error_log", ErrorLog())  # not throttled
+    classifier = StubClassifier()
     classifier.full = True
-    app = app_of(classifier)
+    app, headers = app_of(classifier), {"X-Request-Id": "mine"}
 
-    connection = ask(app, Connection())  # whose body never comes
+    response = send(app, *CLASSIFY, content=in_parts(ends=False), headers=headers)
+    early = app.state.refuse(scope_of("/classify", "PUT", headers))
 
-    assert (connection.status, connection.code) == (429, "overloaded")
-    assert connection.headers["retry-after"] == "1"
-    assert "2 in flight" not in json.dumps(connection.body)
+    assert error_of(response) == (429, "overloaded")
+    assert response.headers["retry-after"] == "1"
+    assert "2 in flight" not in response.text
     assert "429 overloaded" in caplog.text
     assert "(2 in flight are allowed)" in caplog.text
-    assert outcomes(app)["overloaded"] == 1
-
-    # A server that asks beforehand is told the same, of this path alone.
-    given = {"X-Request-Id": "mine"}
-    asked = ask(app, Connection(), headers=given)
-    early = app.state.refuse(scope_of("/classify", "PUT", given))
+    # A server that asks beforehand gets the same answer, for this path only.
     assert early.status_code == 429
-    assert json.loads(early.body) == asked.body
-    assert sorted(early.raw_headers) == sorted(asked.sent[0]["headers"])
-    assert outcomes(app)["overloaded"] == 3
-    assert outcomes(app)["ok"] == 0
+    assert json.loads(early.body) == response.json()
+    assert sorted(early.raw_headers) == sorted(response.headers.raw)
+    assert (outcomes(app)["overloaded"], outcomes(app)["ok"]) == (2, 0)
     assert app.state.refuse(scope_of("/model", "GET")) is None
     assert app.state.refuse(scope_of("/classify", "GET")) is None
     classifier.full = False
     assert app.state.refuse(scope_of("/classify", "POST")) is None
 
 
-def test_the_time_a_client_waits_is_what_is_left_of_it_after_the_body() -> None:
-    classifier = Answering()
+def test_receiving_the_body_counts_towards_the_clients_timeout() -> None:
+    classifier = StubClassifier()
     app = app_of(classifier)
 
-    for limit_ms in ("60000", "1"):
-        slow = Connection(body(b"image"), delay_s=0.02)
-        connection = ask(app, slow, headers={"X-Request-Timeout-Ms": limit_ms})
+    def answer(timeout_ms: str) -> httpx.Response:
+        headers = {"X-Request-Timeout-Ms": timeout_ms}
+        return send(app, *CLASSIFY, content=in_parts(b"image", delay_s=0.02), headers=headers)
 
-    (left_ms,) = classifier.timeouts_ms  # of the first; none was left of the second
+    assert answer("60000").status_code == 200
+    ((_, _, left_ms),) = classifier.calls
     assert left_ms is not None
     assert 0 < left_ms <= 60_000 - 20
-    assert (connection.status, connection.code) == (504, "deadline_exceeded")
+    assert error_of(answer("1")) == (504, "deadline_exceeded")
+    for invalid in ("0", "soon"):
+        assert answer(invalid).status_code == 400
+        assert "X-Request-Timeout-Ms" in answer(invalid).json()["error"]["message"]
+    assert len(classifier.calls) == 1
 
 
-@pytest.mark.parametrize("value", ["0", "soon"])
-def test_a_wrong_time_limit_of_a_client_is_refused(value: str) -> None:
-    connection = ask(app_of(Answering()), Connection(), headers={"X-Request-Timeout-Ms": value})
-
-    assert connection.status == 400
-    assert "X-Request-Timeout-Ms" in connection.body["error"]["message"]
-
-
-def test_bodies_that_do_not_end_are_aborted_and_bounded_together(
+def test_unfinished_bodies_time_out_and_share_a_memory_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(uploads, "BODY_TIMEOUT_S", 0.1)
-    app = app_of(Answering(), max_bodies_bytes=MAX_BODIES_BYTES)
-    slow = [Connection(body(bytes(MAX_BODIES_BYTES // 2), more=True)) for _ in range(2)]
+    app = app_of(StubClassifier(), max_bodies_bytes=2_000)
 
-    late = ask(app, *slow, Connection(body(b"i")))
+    async def together() -> list[httpx.Response]:
+        slow = [request(app, *CLASSIFY, content=in_parts(bytes(1_000), ends=False)) for _ in "12"]
+        late = request(app, *CLASSIFY, content=in_parts(b"i", delay_s=0.01))
+        return await asyncio.gather(*slow, late)
 
-    assert [(one.status, one.code) for one in slow] == [(408, "body_too_slow")] * 2
-    assert (late.status, late.code) == (429, "overloaded")
+    answers = [error_of(response) for response in asyncio.run(together())]
+
+    assert answers == [*[(408, "body_too_slow")] * 2, (429, "overloaded")]
 
 
 def test_a_bug_is_a_500_without_details_and_a_traceback_in_the_log(
@@ -119,52 +114,55 @@ def test_a_bug_is_a_500_without_details_and_a_traceback_in_the_log(
     async def bug() -> Answer:
         raise RuntimeError("/secret/path")
 
-    app = app_of(Answering(bug))
+    app = app_of(StubClassifier(bug))
 
-    connection = ask(app, Connection(body(b"image")))
+    response = send(app, *CLASSIFY, content=b"image")
 
-    assert (connection.status, connection.code) == (500, "internal_error")
-    assert "secret" not in json.dumps(connection.body)
-    assert connection.body["error"]["request_id"] in caplog.text
+    assert error_of(response) == (500, "internal_error")
+    assert "secret" not in response.text
+    assert response.json()["error"]["request_id"] in caplog.text
     assert "/secret/path" in caplog.text
     assert outcomes(app)["internal_error"] == 1
 
 
-def test_a_request_id_comes_back_unless_it_is_hostile() -> None:
-    app = app_of(Answering())
+def test_a_request_id_is_returned_unless_it_is_hostile() -> None:
+    app = app_of(StubClassifier())
 
-    def request_id_of_error(given: str) -> str:
-        answer = ask(app, Connection(), path="/nope", headers={"X-Request-Id": given})
-        assert answer.body["error"]["request_id"] == answer.headers["x-request-id"]
-        return answer.headers["x-request-id"]
+    def returned(request_id: str) -> str:
+        response = send(app, "GET", "/nope", headers={"X-Request-Id": request_id.encode()})
+        assert response.json()["error"]["request_id"] == response.headers["x-request-id"]
+        return response.headers["x-request-id"]
 
-    for given in ("a" * 128, "trace-1.B_2"):
-        assert request_id_of_error(given) == given
+    for accepted in ("a" * 128, "trace-1.B_2"):
+        assert returned(accepted) == accepted
     for hostile in ("a" * 129, "", "two words", "<script>", "{}", "ünï"):
-        assert re.fullmatch(r"[0-9a-f]{32}", request_id_of_error(hostile))
+        assert re.fullmatch(r"[0-9a-f]{32}", returned(hostile))
 
 
-def test_a_refused_encoding_is_told_the_one_that_is_accepted() -> None:
-    connection = ask(app_of(Answering()), Connection(), headers={"Content-Encoding": "br"})
+def test_an_encoded_body_is_refused_with_the_accepted_encoding() -> None:
+    response = send(app_of(StubClassifier()), *CLASSIFY, headers={"Content-Encoding": "br"})
 
-    assert (connection.status, connection.code) == (415, "unsupported_media_type")
-    assert connection.headers["accept-encoding"] == "identity"
+    assert error_of(response) == (415, "unsupported_media_type")
+    assert response.headers["accept-encoding"] == "identity"
 
 
 def test_probes_scrapes_and_files_are_not_counted() -> None:
-    app = app_of(Answering())
+    app = app_of(StubClassifier())
     before = outcomes(app)
 
     for path in ("/readyz", "/livez", "/metrics", "/static_content/x.css", "/ui/app.js"):
-        ask(app, Connection(), path=path, method="GET")
+        send(app, "GET", path)
 
     assert outcomes(app) == before
 
 
 def test_a_websocket_is_closed() -> None:
-    connection = Connection()
+    sent: list[str] = []
+
+    async def record(message: dict[str, str]) -> None:
+        sent.append(message["type"])
+
     scope = {"type": "websocket", "path": "/", "headers": []}
+    asyncio.run(app_of(StubClassifier())(scope, None, record))  # type: ignore[arg-type]
 
-    asyncio.run(app_of(Answering())(scope, connection.receive, connection.send))
-
-    assert [message["type"] for message in connection.sent] == ["websocket.close"]
+    assert sent == ["websocket.close"]

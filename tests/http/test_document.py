@@ -1,16 +1,16 @@
-"""The OpenAPI document: complete, and everything it offers is accepted."""
+"""The OpenAPI document is complete, and the service accepts everything it offers."""
 
 import itertools
 from typing import Any
 
 from image_classifier.http.schemas import ERRORS
-from tests.http.fakes import Answering, app_of, send
+from tests.http.fakes import StubClassifier, app_of, send
 
 IMAGE = b"\xff\xd8 an image"
 
 
 def document() -> Any:
-    return app_of(Answering()).openapi()
+    return app_of(StubClassifier()).openapi()
 
 
 def operations() -> dict[str, Any]:
@@ -21,7 +21,7 @@ def operations() -> dict[str, Any]:
     }
 
 
-def test_operations_have_ids_of_their_own_and_json_answers_a_schema_with_properties() -> None:
+def test_operations_have_unique_ids_and_answers_have_schemas() -> None:
     found = operations()
 
     classify = {"post /classify", "put /classify"}
@@ -36,27 +36,27 @@ def test_operations_have_ids_of_their_own_and_json_answers_a_schema_with_propert
     assert post == put
 
 
-def test_every_operation_schema_and_field_says_what_it_is() -> None:
+def test_every_operation_schema_and_field_is_described() -> None:
     for name, operation in operations().items():
         assert operation["summary"], name
         assert operation["responses"]["200"]["description"] != "Successful Response", name
     for name, schema in document()["components"]["schemas"].items():
         assert schema["description"], name
         assert "Attributes:" not in schema["description"], name
-        bare = [field for field, it in schema["properties"].items() if not it.get("description")]
-        assert not bare, (name, bare)
+        for field, value in schema["properties"].items():
+            assert value.get("description"), (name, field)
 
 
-def test_top_k_goes_up_to_the_number_of_classes_and_is_not_sent_by_default() -> None:
+def test_top_k_is_at_most_the_number_of_classes_and_has_no_default() -> None:
     parameters = operations()["post /classify"]["parameters"]
-    (schema,) = (one["schema"] for one in parameters if one["name"] == "top_k")
+    (schema,) = (each["schema"] for each in parameters if each["name"] == "top_k")
 
     assert (schema["minimum"], schema["maximum"]) == (1, 10)
     assert "default" not in schema
     assert "When not given: 5" in schema["description"]
 
 
-def test_every_error_is_listed_with_an_example_and_the_wait_before_another_try() -> None:
+def test_every_error_has_an_example_and_retry_after_where_a_retry_helps() -> None:
     responses = operations()["post /classify"]["responses"]
 
     for code, row in ERRORS.items():
@@ -66,13 +66,12 @@ def test_every_error_is_listed_with_an_example_and_the_wait_before_another_try()
         assert ("Retry-After" in response.get("headers", {})) == row.retry
 
 
-def test_what_the_document_offers_is_accepted() -> None:
-    """Every method, content type and place of a parameter."""
-    classifier = Answering()
+def test_every_offered_method_content_type_and_parameter_is_accepted() -> None:
+    classifier = StubClassifier()
     app = app_of(classifier)
     for method in ("post", "put"):
         operation = operations()[f"{method} /classify"]
-        places = [{}, *({one["in"]: one["name"]} for one in operation["parameters"])]
+        places = [{}, *({each["in"]: each["name"]} for each in operation["parameters"])]
         for kind, content in operation["requestBody"]["content"].items():
             has_field = "top_k" in content["schema"].get("properties", {})
             for place, in_form in itertools.product(places, {False, has_field}):
@@ -87,7 +86,20 @@ def test_what_the_document_offers_is_accepted() -> None:
                 response = send(app, method, "/classify", params=query, **sent)
 
                 assert response.status_code == 200, (method, kind, place, in_form, response.text)
-                assert classifier.seen[-1] == (IMAGE, 3 if query or in_form else None)
-                assert (classifier.timeouts_ms[-1] is not None) == ("header" in place)
-    # Three kinds of body, three places each; the form also with a field of its own.
-    assert len(classifier.seen) == 2 * 3 * (3 + 1)
+                image, top_k, timeout_ms = classifier.calls[-1]
+                assert (image, top_k) == (IMAGE, 3 if query or in_form else None)
+                assert (timeout_ms is not None) == ("header" in place)
+    # Two methods, three content types, three places each; the form three times more with a field.
+    assert len(classifier.calls) == 2 * (3 * 3 + 3)
+
+
+def test_answers_hold_probabilities_or_scores() -> None:
+    schemas = document()["components"]["schemas"]
+
+    items = schemas["ClassifyAnswer"]["properties"]["predictions"]["items"]
+    kinds = [kind["$ref"].rpartition("/")[2] for kind in items["anyOf"]]
+    numbers = [schemas[kind]["required"][-1] for kind in kinds]
+    assert list(zip(kinds, numbers, strict=True)) == [
+        ("Prediction", "probability"),
+        ("Score", "score"),
+    ]

@@ -1,4 +1,4 @@
-"""HTTP/1.1 framing under uvicorn: an `Upgrade` header changes nothing."""
+"""HTTP/1.1 framing under uvicorn: upgrades are ignored, refusals keep the connection usable."""
 
 import asyncio
 import re
@@ -15,7 +15,7 @@ from tests.http.echo_server import SMUGGLED, address_of, exchange, serving, upgr
 
 
 def answers(received: bytes) -> list[tuple[int, bytes]]:
-    """Statuses and bodies of answers, each as long as its head says."""
+    """Split received bytes into statuses and bodies, by their content lengths."""
     found = []
     while received:
         head, _, rest = received.partition(b"\r\n\r\n")
@@ -25,46 +25,29 @@ def answers(received: bytes) -> list[tuple[int, bytes]]:
     return found
 
 
-def bodies(received: bytes) -> list[bytes]:
-    """Bodies of answers that are all 200."""
-    found = answers(received)
-    assert {status for status, _ in found} == {200}
-    return [body for _, body in found]
-
-
 LAST = b"GET /last HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+SMUGGLING = upgrade(b"h2c", SMUGGLED)
+CHUNKED = upgrade(b"h2c", b"5\r\nhello\r\n0\r\n\r\n", b"Transfer-Encoding: chunked")
 
 
 @pytest.mark.parametrize(
-    ("value", "data"), [(b"h2c", SMUGGLED), (b"websocket", b"hello"), (b"foo/2, h2c", b"")]
+    ("packets", "bodies"),
+    [
+        pytest.param([SMUGGLING], [SMUGGLED], id="request-in-the-body"),
+        pytest.param([SMUGGLING[:70], SMUGGLING[70:]], [SMUGGLED], id="head-in-two-packets"),
+        pytest.param([SMUGGLING[:160], SMUGGLING[160:]], [SMUGGLED], id="body-in-two-packets"),
+        pytest.param([upgrade(b"websocket", b"hello")], [b"hello"], id="websocket"),
+        pytest.param([CHUNKED], [b"hello"], id="chunked"),
+        pytest.param([upgrade(b"h2c", b"a") * 30], [b"a"] * 30, id="pipelined"),
+    ],
 )
-def test_the_body_of_a_request_with_an_upgrade_is_its_body(value: bytes, data: bytes) -> None:
-    answer = exchange(upgrade(value, data) + LAST)
+def test_a_request_with_an_upgrade_keeps_its_body(
+    packets: list[bytes], bodies: list[bytes]
+) -> None:
+    received = exchange(*packets[:-1], packets[-1] + LAST)
 
-    assert bodies(answer) == [b"[POST /first] " + data, b"[GET /last] "]
-
-
-def test_a_chunked_body_with_an_upgrade_is_read() -> None:
-    data = b"5\r\nhello\r\n0\r\n\r\n"
-
-    answer = exchange(upgrade(b"h2c", data, b"Transfer-Encoding: chunked") + LAST)
-
-    assert bodies(answer) == [b"[POST /first] hello", b"[GET /last] "]
-
-
-@pytest.mark.parametrize("cut", (70, 160))
-def test_the_packets_a_request_comes_in_do_not_matter(cut: int) -> None:
-    sent = upgrade(b"h2c", SMUGGLED) + LAST
-
-    answer = exchange(sent[:cut], sent[cut:])
-
-    assert bodies(answer) == [b"[POST /first] " + SMUGGLED, b"[GET /last] "]
-
-
-def test_many_pipelined_upgrades_are_answered_in_order() -> None:
-    answer = exchange(upgrade(b"h2c", b"a") * 30 + LAST)
-
-    assert bodies(answer) == [b"[POST /first] a"] * 30 + [b"[GET /last] "]
+    expected = [(200, b"[POST /first] " + body) for body in bodies]
+    assert answers(received) == [*expected, (200, b"[GET /last] ")]
 
 
 def test_connect_is_refused() -> None:
@@ -76,7 +59,7 @@ def test_connect_is_refused() -> None:
 
 @pytest.fixture
 def refusing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have requests for /busy refused before the application is called."""
+    """Refuse requests for /busy before the application is called."""
 
     def refuse(scope: Scope) -> Response | None:
         return Response("busy", 429) if scope["path"] == "/busy" else None
@@ -85,7 +68,7 @@ def refusing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("refusing")
-def test_a_connection_goes_on_after_a_request_that_was_refused_before_its_body() -> None:
+def test_a_connection_stays_usable_after_an_early_refusal() -> None:
     busy = b"POST /busy HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(SMUGGLED)
     first = upgrade(b"h2c", b"hello")
 
@@ -102,7 +85,7 @@ def test_a_connection_goes_on_after_a_request_that_was_refused_before_its_body()
 
 
 @pytest.mark.usefixtures("refusing")
-def test_a_refusal_is_sent_after_its_delay_and_the_body_is_not_kept(
+def test_a_refusal_is_delayed_and_its_body_is_not_stored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(ClassifierProtocol, "refusal_delay_s", 0.3)
@@ -110,7 +93,7 @@ def test_a_refusal_is_sent_after_its_delay_and_the_body_is_not_kept(
     busy = b"POST /busy HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size
 
     async def run() -> tuple[float, int, bytes]:
-        """Return when the refusal came, the bytes kept of its body, and what came after it."""
+        """Return the seconds until the refusal, the stored bytes of the body, and later answers."""
         async with serving() as server:
             reader, writer = await asyncio.open_connection(*address_of(server))
             begun = time.perf_counter()
@@ -119,23 +102,23 @@ def test_a_refusal_is_sent_after_its_delay_and_the_body_is_not_kept(
             (connection,) = server.server_state.connections
             assert isinstance(connection, ClassifierProtocol)
             assert connection.cycle is not None
-            kept = len(connection.cycle.body)
+            stored = len(connection.cycle.body)
             await reader.readuntil(b"busy")
             seconds = time.perf_counter() - begun
             writer.write(LAST)
             rest = await reader.read()
             writer.close()
-        return seconds, kept, rest
+        return seconds, stored, rest
 
-    seconds, kept, rest = asyncio.run(run())
+    seconds, stored, rest = asyncio.run(run())
 
     assert seconds >= 0.3
-    assert kept == 0
+    assert stored == 0
     assert answers(rest) == [(200, b"[GET /last] ")]
 
 
 @pytest.mark.usefixtures("refusing")
-def test_any_number_of_pipelined_requests_is_refused_in_order() -> None:
+def test_thousands_of_pipelined_requests_are_refused_in_order() -> None:
     busy = b"GET /busy HTTP/1.1\r\nHost: x\r\n\r\n"
 
     received = exchange(upgrade(b"h2c", b"a") + busy * 3_000 + LAST)
@@ -145,11 +128,11 @@ def test_any_number_of_pipelined_requests_is_refused_in_order() -> None:
 
 
 @pytest.mark.usefixtures("refusing")
-def test_a_client_that_does_not_read_its_refusals_is_not_read_either() -> None:
+def test_a_client_that_does_not_read_its_refusals_is_throttled() -> None:
     sent = b"GET /busy HTTP/1.1\r\nHost: x\r\n\r\n" * 200_000  # answers of 20 MB
 
     async def run() -> int:
-        """Send without reading until nothing moves; return the bytes the server has not sent."""
+        """Send without reading until the server stops reading; return its unsent bytes."""
         async with serving() as server:
             client = socket.create_connection(address_of(server))
             client.setblocking(False)
@@ -168,7 +151,7 @@ def test_a_client_that_does_not_read_its_refusals_is_not_read_either() -> None:
     assert asyncio.run(run()) < 1_000_000
 
 
-def test_head_and_body_of_an_answer_leave_in_one_write() -> None:
+def test_head_and_body_of_an_answer_are_sent_in_one_write() -> None:
     transport = Mock()
 
     async def answer_twice() -> None:
@@ -196,7 +179,7 @@ def test_head_and_body_of_an_answer_leave_in_one_write() -> None:
         b"X: y\r\n Transfer-Encoding: chunked",
     ],
 )
-def test_a_body_whose_length_a_proxy_may_read_otherwise_ends_the_connection(
+def test_an_ambiguous_body_length_is_a_400_and_closes_the_connection(
     framing: bytes,
 ) -> None:
     body = b"0\r\n\r\n" + SMUGGLED if b"chunked" in framing else SMUGGLED

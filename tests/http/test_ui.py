@@ -1,4 +1,4 @@
-"""The page's files, and the JSON it shows of the process."""
+"""The page's files, and the JSON behind it."""
 
 import functools
 import gzip
@@ -26,7 +26,7 @@ from image_classifier.inference.runner import RunnerDescription
 from image_classifier.settings import Settings
 from preprocessing import SpecPreprocessing
 from tests.artifact.builder import RECORD, SLO, contents, write_artifact
-from tests.http.fakes import LOCK, Answering, send
+from tests.http.fakes import LOCK, StubClassifier, send
 from tests.preprocessing.files import imagenet
 
 PLAN = Plan(
@@ -37,8 +37,8 @@ SAFETENSORS_HEADER = json.dumps(
 ).encode()
 
 
-class FakeClassifier(Answering):
-    """Answers the logits a test gives it, through the calls that the page uses."""
+class FakeClassifier(StubClassifier):
+    """A classifier that answers `logits`, with the calls that the page uses."""
 
     def __init__(self) -> None:
         super().__init__(self._answer)
@@ -55,7 +55,7 @@ class FakeClassifier(Answering):
 
 
 class Client:
-    """Asks an application in this process."""
+    """Requests to an application in this process."""
 
     def __init__(self, app: FastAPI) -> None:
         self.app = app
@@ -93,7 +93,7 @@ def page_sources() -> dict[str, str]:
     return {path.name: path.read_text() for path in FILES.iterdir() if path.suffix in kinds}
 
 
-def test_the_page_forbids_inline_code_foreign_servers_and_frames(client: Client) -> None:
+def test_the_page_forbids_inline_code_other_servers_and_frames(client: Client) -> None:
     answer = client.get("/ui/")
 
     policy = answer.headers["content-security-policy"]
@@ -104,10 +104,10 @@ def test_the_page_forbids_inline_code_foreign_servers_and_frames(client: Client)
     assert not re.search(r"<style|style=|<script>|\son\w+=", answer.text)
 
 
-def test_every_address_of_the_page_is_relative_and_exists(client: Client) -> None:
+def test_every_url_of_the_page_is_relative_and_exists(client: Client) -> None:
     names = set(re.findall(r'(?:src|href)="([^"#]+)"', client.get("/ui/").text)) - {"../"}
     for name, text in page_sources().items():
-        names |= {one.removeprefix("./") for one in re.findall(r'from "(\./[^"]+)"', text)}
+        names |= {path.removeprefix("./") for path in re.findall(r'from "(\./[^"]+)"', text)}
         assert not re.search(r"(?:https?:)?//(?!www\.w3\.org)\w[\w.-]*\.\w", text), name
         assert not re.search(r"""["'`]/(?!/)\w""", text), name
 
@@ -115,7 +115,7 @@ def test_every_address_of_the_page_is_relative_and_exists(client: Client) -> Non
     assert client.get("/ui").headers["location"] == "ui/"
 
 
-def test_nothing_but_files_of_the_page_and_of_the_artifact_is_read(client: Client) -> None:
+def test_only_files_of_the_page_and_of_the_artifact_are_served(client: Client) -> None:
     for name in ("../http/ui.py", "%2e%2e/errors.py", "vendor/vendor.json", "x"):
         answer = client.get(f"/ui/{name}")
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
@@ -124,13 +124,13 @@ def test_nothing_but_files_of_the_page_and_of_the_artifact_is_read(client: Clien
     assert client.post("/ui/api/selfcheck/2").status_code == 404
 
 
-def test_the_page_can_be_switched_off() -> None:
+def test_the_page_can_be_disabled() -> None:
     app = create_app(Settings.from_env({"CLASSIFIER_UI": "false"}), LOCK, RequestMetrics())
 
     assert send(app, "GET", "/ui/").status_code == 404
 
 
-def test_the_list_of_vendored_parts_is_complete_and_the_page_is_small() -> None:
+def test_all_vendored_files_are_listed_and_the_page_is_small() -> None:
     vendor = FILES / "vendor"
     listed = {
         name: digest
@@ -150,7 +150,7 @@ def test_the_list_of_vendored_parts_is_complete_and_the_page_is_small() -> None:
     assert compressed < 150_000
 
 
-def test_every_text_of_the_page_exists_in_both_languages() -> None:
+def test_every_text_exists_in_both_languages() -> None:
     sources = page_sources()
     table = re.findall(r'^  (\w+): \["(.+)", "(.+)"\],$', sources["i18n.js"], re.MULTILINE)
     known = {key for key, _, _ in table}
@@ -164,7 +164,7 @@ def test_every_text_of_the_page_exists_in_both_languages() -> None:
     assert {f"error_{code}" for code in ERRORS} <= known
 
 
-def test_the_inspection_has_weights_refused_engines_and_what_is_unproven(
+def test_the_inspection_has_weights_refused_engines_and_unproven_claims(
     client: Client,
 ) -> None:
     inspection = client.get("/ui/api/inspection").json()
@@ -175,12 +175,12 @@ def test_the_inspection_has_weights_refused_engines_and_what_is_unproven(
     assert (refused["serves"], refused["certificate"]) == (False, None)
     assert refused["attempt"]["reason"] == "too far off"
     assert inspection["signature"] == "none"
-    pinned = {one["name"]: one["pinned_by"] for one in inspection["files"]}
+    pinned = {file["name"]: file["pinned_by"] for file in inspection["files"]}
     assert pinned["weights.safetensors"] == "manifest"
     assert pinned["manifest.json"] == pinned["evidence.json"] == "model.lock"
     assert pinned["golden/logits.npy"] == "evidence"
     assert pinned["record.json"] == "nothing"
-    proof = {one["code"]: (one["proven"], one["values"]) for one in inspection["proof"]}
+    proof = {claim["code"]: (claim["proven"], claim["values"]) for claim in inspection["proof"]}
     # One of two samples is labelled; the reference's accuracy of 0.5 rounds to 0 of 1.
     assert proof["labelled"] == (True, {"right": 0, "images": 1})
     assert proof["engine_equal"][1]["tolerance"] == 0.001
@@ -188,13 +188,11 @@ def test_the_inspection_has_weights_refused_engines_and_what_is_unproven(
         *("no_notebook", "signature_none", "other_machine", "no_rate"),
     }
     assert any("class Own" in source["text"] for source in inspection["sources"])
-    # The GPU is the one of the process that runs the network; the import had none.
+    # The GPU of the process that runs the network; the import had none.
     assert inspection["environment"]["machine"]["accelerator"] == "NVIDIA L4"
 
 
-def test_the_model_card_has_the_plan_and_the_certificate_of_the_rate(
-    client: Client, root: Path
-) -> None:
+def test_the_model_card_has_the_plan_and_the_certified_rate(client: Client, root: Path) -> None:
     (root / "slo.json").write_bytes(SLO.to_json())
     client.app.state.artifact = open_artifact(root)
 
@@ -218,7 +216,7 @@ def test_the_self_check_compares_served_with_reference_logits(
     assert off["max_logit_difference"] == pytest.approx(0.0021, rel=1e-3)
 
 
-def test_a_golden_file_is_no_page_of_this_server(client: Client) -> None:
+def test_a_golden_file_is_not_rendered_as_a_page(client: Client) -> None:
     answer = client.get("/ui/api/golden/1")
 
     assert answer.content == b"second picture"
@@ -226,7 +224,7 @@ def test_a_golden_file_is_no_page_of_this_server(client: Client) -> None:
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-def test_the_steps_are_those_of_the_running_preprocessing(client: Client) -> None:
+def test_the_trace_shows_each_preprocessing_step(client: Client) -> None:
     file = BytesIO()
     Image.new("RGB", (512, 300), (255, 0, 51)).save(file, "PNG")
 
@@ -234,7 +232,7 @@ def test_the_steps_are_those_of_the_running_preprocessing(client: Client) -> Non
     broken = client.post("/ui/api/trace", content=b"\x89PNG\r\n\x1a\n broken")
 
     # The shorter side to 256: 300 -> 256, 512 -> 436 (truncated); then the centre, 224 x 224.
-    assert [(one["name"], one["width"], one["height"]) for one in steps] == [
+    assert [(step["name"], step["width"], step["height"]) for step in steps] == [
         ("decode", 512, 300),
         ("resize", 436, 256),
         ("crop", 224, 224),
@@ -247,7 +245,7 @@ def test_the_steps_are_those_of_the_running_preprocessing(client: Client) -> Non
     assert (broken.status_code, broken.json()["error"]["code"]) == (422, "undecodable_image")
 
 
-def test_the_start_has_the_steps_of_the_runner_and_the_log_without_folders(client: Client) -> None:
+def test_the_start_has_the_runners_steps_and_log_lines_without_directories(client: Client) -> None:
     logger = logging.getLogger("classifier")
     logger.setLevel(logging.INFO)
     logger.info("the key is %s, and 3/4 of it", "/home/somebody/keys/model.pub")

@@ -10,8 +10,7 @@ from starlette.requests import Request
 from image_classifier.errors import MalformedRequest, Overloaded
 from image_classifier.http.uploads import BodyBudget, Upload, read_upload
 from preprocessing.errors import FileTooLarge, UnsupportedImage
-from tests.http.fakes import Connection, scope_of
-from tests.http.fakes import body as chunk
+from tests.http.fakes import scope_of
 
 IMAGE = b"\xff\xd8\xff\xe0 picture \x00\x01\r\n--boundary-of-another\r\n\xff\xd9"
 FORM = "multipart/form-data; boundary=limit"
@@ -34,51 +33,49 @@ def top_k(value: str) -> bytes:
 FILE = part('form-data; name="image"; filename="a.jpg"', IMAGE, "Content-Type: image/jpeg")
 
 
-def read(data: bytes, content_type: str | None = FORM, query: str = "", **headers: str) -> Upload:
-    """Read a request whose body comes in one piece."""
-    return read_chunks([chunk(data)], content_type, query, 10**6, **headers)
-
-
-def read_chunks(
-    chunks: list[dict[str, Any]],
+def read(
+    *chunks: bytes,
     content_type: str | None = FORM,
     query: str = "",
     max_bytes: int = 10**6,
     **headers: str,
 ) -> Upload:
+    """Read a request whose body arrives in chunks."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     if content_type is not None:
         named["content-type"] = content_type
-    request = Request(scope_of("/classify", "POST", named, query), Connection(*chunks).receive)
+    messages = [{"type": "http.request", "body": data, "more_body": True} for data in chunks]
+    messages.append({"type": "http.request"})
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0)
 
     async def reading() -> Upload:
+        request = Request(scope_of("/classify", "POST", named, query), receive)
         with BodyBudget(max_bytes, 10**6).hold() as reserve:
             return await read_upload(request, reserve, max_bytes)
 
     return asyncio.run(reading())
 
 
-def test_a_raw_body_is_the_image_whatever_kind_it_says() -> None:
+def test_a_raw_body_of_any_image_type_is_the_image() -> None:
     kinds = ("", "IMAGE/PNG", "image/x.vnd-1", "binary/octet-stream", "image/png; charset=binary")
     for content_type in (None, "image/*", *kinds):
-        upload = read(IMAGE, content_type, "top_k=7", content_encoding="Identity")
+        upload = read(
+            IMAGE, content_type=content_type, query="top_k=7", content_encoding="Identity"
+        )
 
         assert upload == Upload(image=IMAGE, top_k=7), content_type
 
 
-@pytest.mark.parametrize(
-    ("content_type", "encoding", "said"),
-    [
+def test_other_content_types_and_encodings_are_refused_by_name() -> None:
+    for content_type, encoding, message in [
         ("text/plain", "identity", "'text/plain' is not supported; send the image file as the"),
         ("application/octet-streams", "identity", "octet-streams' is not supported; send"),
         ("image/jpeg", "gzip", "'gzip' is not supported; send the body as it is"),
-    ],
-)
-def test_another_kind_or_encoding_is_refused_by_its_name(
-    content_type: str, encoding: str, said: str
-) -> None:
-    with pytest.raises(UnsupportedImage, match=said):
-        read(IMAGE, content_type, content_encoding=encoding)
+    ]:
+        with pytest.raises(UnsupportedImage, match=message):
+            read(IMAGE, content_type=content_type, content_encoding=encoding)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +90,7 @@ def test_another_kind_or_encoding_is_refused_by_its_name(
         'form-data; name="image"\r\ncontent-type: application/octet-stream',
     ],
 )
-def test_a_part_is_a_file_by_any_of_its_signs(disposition: str) -> None:
+def test_a_part_with_a_filename_or_a_content_type_is_a_file(disposition: str) -> None:
     assert read(form([part(disposition, IMAGE)])) == Upload(image=IMAGE, top_k=None)
 
 
@@ -104,9 +101,10 @@ def test_bytes_that_look_like_the_boundary_stay_in_the_file() -> None:
     assert read(form([part('form-data; name="image"; filename="a"', data)])).image == data
 
 
-def test_every_form_of_the_standard_is_read() -> None:
+def test_quoted_boundaries_epilogues_and_other_cases_are_read() -> None:
     boundary = "=_" + "b" * 66 + "?:"  # 70 characters, the longest of RFC 2046
-    quoted = read(form([FILE], boundary), f'multipart/form-data; boundary="{boundary}"')
+    content_type = f'multipart/form-data; boundary="{boundary}"'
+    quoted = read(form([FILE], boundary), content_type=content_type)
     surrounded = read(b"\r\n" + form([FILE]) + b"epilogue\r\n")
     another_case = b'CONTENT-disposition: form-data; name="image"; filename="a"\r\n\r\n' + IMAGE
     another_order = read(form([top_k(" 12 "), another_case]))
@@ -126,28 +124,27 @@ def test_top_k_may_be_in_the_query_in_the_form_or_the_same_in_both() -> None:
         read(form([FILE, top_k("5")]), query="top_k=2")
 
 
-@pytest.mark.parametrize("content_type", ["image/jpeg", FORM])
-def test_a_body_in_pieces_is_put_together_in_order(content_type: str) -> None:
-    data = IMAGE if content_type == "image/jpeg" else form([FILE])
-    pieces = [chunk(data[start : start + 7], more=True) for start in range(0, len(data), 7)]
+def test_a_body_in_chunks_is_joined_in_order() -> None:
+    for content_type, data in (("image/jpeg", IMAGE), (FORM, form([FILE]))):
+        chunks = [data[start : start + 7] for start in range(0, len(data), 7)]
 
-    assert read_chunks([*pieces, chunk(b"")], content_type).image == IMAGE
+        assert read(*chunks, content_type=content_type).image == IMAGE
 
 
 def test_a_body_of_the_limit_passes_and_one_byte_more_does_not() -> None:
-    pieces = [chunk(b"abc", more=True), chunk(b"de", more=True)]
+    limit: dict[str, Any] = {"content_type": None, "max_bytes": 5}
 
-    assert read_chunks([*pieces, chunk(b"")], None, max_bytes=5).image == b"abcde"
+    assert read(b"abc", b"de", **limit).image == b"abcde"
     with pytest.raises(FileTooLarge, match="more than 5 bytes"):
-        read_chunks([*pieces, chunk(b"f", more=True)], None, max_bytes=5)
-    # A declared size is refused unread, and a small one is no promise.
+        read(b"abc", b"de", b"f", **limit)
+    # A declared size is refused unread, and a small one is not trusted.
     with pytest.raises(FileTooLarge, match="the body has 6 bytes, the limit is 5"):
-        read_chunks([], None, max_bytes=5, content_length="6")
+        read(content_length="6", **limit)
     with pytest.raises(FileTooLarge, match="more than 5 bytes"):
-        read_chunks([chunk(b"abcdef")], None, max_bytes=5, content_length="1")
+        read(b"abcdef", content_length="1", **limit)
 
 
-def test_bodies_together_are_bounded_and_given_back_but_the_only_one_may_be_larger() -> None:
+def test_bodies_share_a_limit_that_a_single_one_may_exceed() -> None:
     budget = BodyBudget(20, 10)
     with budget.hold() as reserve, budget.hold() as reserve_too:
         reserve(4)
@@ -180,7 +177,7 @@ WRONG_FORMS = {
     "not valid multipart": [
         form([part("form-data", IMAGE)]),
         form([b"Content-Type: image/png\r\n\r\n" + IMAGE]),
-        form([FILE], "other"),
+        form([FILE], boundary="other"),
     ],
     "is a file": [form([part('form-data; name="top_k"; filename="k"', b"3"), FILE])],
     "more than 128 parts": [form([FILE] * 129)],
@@ -191,17 +188,17 @@ WRONG_FORMS = {
 }
 
 
-@pytest.mark.parametrize("said", WRONG_FORMS)
-def test_a_wrong_form_is_refused_with_what_is_wrong(
-    said: str, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("message", WRONG_FORMS)
+def test_a_malformed_form_is_refused_with_the_reason(
+    message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for body in WRONG_FORMS[said]:
-        with pytest.raises(MalformedRequest, match=said):
+    for body in WRONG_FORMS[message]:
+        with pytest.raises(MalformedRequest, match=message):
             read(body)
-    assert caplog.records == []  # nor does the parser write a line for each
+    assert caplog.records == []  # the parser logs nothing
 
 
 def test_an_unknown_query_parameter_is_refused() -> None:
     for query in ("topk=3", "top_k=3&x="):
         with pytest.raises(MalformedRequest, match="unknown query parameter"):
-            read(IMAGE, None, query)
+            read(IMAGE, content_type=None, query=query)

@@ -1,4 +1,4 @@
-"""Debian's Chromium, to look at the page of a server."""
+"""Debian's Chromium, for tests of the page."""
 
 import os
 import shutil
@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 
-@pytest.fixture(scope="module")  # no longer: meanwhile no other test can use an event loop
+@pytest.fixture(scope="module")  # Playwright blocks event loops of other tests meanwhile
 def chromium() -> Iterator[object]:
-    """The browser; a test that needs it is skipped where it or Playwright is not installed."""
+    """The browser; skips the test where it or Playwright is not installed."""
     playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     path = shutil.which("chromium")
     if path is None:

@@ -1,7 +1,4 @@
-"""The page in a real browser, on the digits model.
-
-What one file of the page does with its JSON is proven in tests/http/test_ui.py.
-"""
+"""The page in a real browser, on the digits model; tests/http/test_ui.py covers its JSON."""
 
 import hashlib
 import json
@@ -27,13 +24,13 @@ AXE = ("axe-core", "4.14.1", "29348999450cdf2849a8")
 PATIENCE_MS = PATIENCE_S * 1_000
 
 Page = Any
-"""Playwright's, which is not installed everywhere."""
+"""Playwright's type; Playwright is not installed everywhere."""
 OpenPage = Callable[..., Page]
 
 
 @pytest.fixture
 def open_page(embedded: Server, chromium: Any) -> Iterator[OpenPage]:
-    """Opens the page; a test that leaves an error in the browser's console fails."""
+    """Open the page; errors in the browser's console fail the test."""
     contexts: list[Any] = []
     errors: list[str] = []
 
@@ -58,25 +55,25 @@ def open_page(embedded: Server, chromium: Any) -> Iterator[OpenPage]:
     yield open_it
     for context in contexts:
         context.close()
-    # The browser itself reports each answer that is an error.
-    assert [one for one in errors if "Failed to load resource" not in one] == []
+    # The browser logs each error answer.
+    assert [line for line in errors if "Failed to load resource" not in line] == []
 
 
 def classify(page: Page, *files: Any) -> None:
-    """Upload images and wait for the predictions of each."""
+    """Upload images and wait for their predictions."""
     page.set_input_files("#file", list(files))
     page.locator(".bars li").first.wait_for()
     page.locator(".bars").nth(len(files) - 1).wait_for()
 
 
 def first_prediction(page: Page) -> list[str]:
-    """Label and probability of the first bar of the newest image."""
+    """Return label and probability of the first bar of the newest image."""
     texts: list[str] = page.locator("article").first.locator(".bars li").first.all_inner_texts()
     return texts[0].split("\n")
 
 
 def change_json(page: Page, path: str, change: Callable[[Any], None]) -> None:
-    """Have the browser receive other JSON than the server sent."""
+    """Change the JSON of an answer before the browser receives it."""
 
     def answer(route: Any) -> None:
         response = route.fetch()
@@ -87,7 +84,7 @@ def change_json(page: Page, path: str, change: Callable[[Any], None]) -> None:
     page.route(re.compile(path), answer)
 
 
-def test_an_uploaded_image_gets_bars_and_the_time_of_each_stage(open_page: OpenPage) -> None:
+def test_an_uploaded_image_shows_predictions_and_stage_times(open_page: OpenPage) -> None:
     page = open_page()
 
     classify(page, SAMPLES / "7-01.png")
@@ -99,7 +96,7 @@ def test_an_uploaded_image_gets_bars_and_the_time_of_each_stage(open_page: OpenP
 
 
 @pytest.mark.all
-def test_several_images_golden_samples_and_errors_are_answered(open_page: OpenPage) -> None:
+def test_several_images_golden_samples_and_errors_are_shown(open_page: OpenPage) -> None:
     page = open_page()
     page.fill("#top-k", "3")
 
@@ -115,14 +112,14 @@ def test_several_images_golden_samples_and_errors_are_answered(open_page: OpenPa
     notes = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no image"}
     page.set_input_files("#file", [notes])
     page.wait_for_selector("article .error")
-    assert "no JPEG, PNG, WebP, GIF or BMP" in page.inner_text("article >> nth=0")
+    assert "not a JPEG, PNG, WebP, GIF or BMP" in page.inner_text("article >> nth=0")
     assert "415 unsupported_media_type" in page.inner_text("article >> nth=0")
 
 
 @pytest.mark.all
 def test_the_steps_of_the_preprocessing_are_shown_as_images(open_page: OpenPage) -> None:
     page = open_page()
-    classify(page, SAMPLES / "2-01.jpg")  # turned by EXIF
+    classify(page, SAMPLES / "2-01.jpg")  # rotated by EXIF
 
     page.click("article button")
     page.wait_for_selector(".traced img")
@@ -163,12 +160,12 @@ def test_labels_and_file_names_with_markup_are_text(open_page: OpenPage) -> None
             {"activation": "sigmoid", "threshold": 0.5},
             {"probability": 0.75},
             "75 %",
-            "each label is right or not by itself",
+            "each label is judged independently",
         ),
         ({"activation": "none", "threshold": None}, {"score": 12.5}, "12.5", "values are logits"),
     ],
 )
-def test_the_bars_of_models_without_softmax_have_their_values_and_a_note(
+def test_models_without_softmax_show_their_values_and_a_note(
     open_page: OpenPage, outputs: Any, prediction: Any, value: str, note: str
 ) -> None:
     def answer(body: Any) -> None:
@@ -184,12 +181,14 @@ def test_the_bars_of_models_without_softmax_have_their_values_and_a_note(
 
     assert first_prediction(page) == ["a", value]
     assert note in page.inner_text("article")
-    lines = page.locator(".bars .threshold").evaluate_all("all => all.map(one => one.style.width)")
+    lines = page.locator(".bars .threshold").evaluate_all(
+        "lines => lines.map(line => line.style.width)"
+    )
     assert lines == (["50%"] if outputs["threshold"] else [])
 
 
 @pytest.mark.all
-def test_the_inspector_finds_labels_and_shows_engines_and_digests(open_page: OpenPage) -> None:
+def test_the_inspector_searches_labels_and_shows_engines_and_digests(open_page: OpenPage) -> None:
     page = open_page("inspector")
 
     page.fill("#inspector-labels input", "7")
@@ -216,7 +215,7 @@ def test_the_self_check_runs_every_golden_sample(open_page: OpenPage) -> None:
 
 
 @pytest.mark.all
-def test_the_replay_shows_what_was_recorded_and_lights_up_the_artifacts(
+def test_the_replay_shows_recordings_and_highlights_artifacts(
     open_page: OpenPage,
 ) -> None:
     page = open_page("flow")
@@ -240,7 +239,7 @@ def test_the_replay_shows_what_was_recorded_and_lights_up_the_artifacts(
 
 
 @pytest.mark.all
-def test_a_start_is_followed_while_it_goes_on(open_page: OpenPage, new_place: NewPlace) -> None:
+def test_a_restart_is_followed_live(open_page: OpenPage, new_place: NewPlace) -> None:
     with Server(new_place()) as server:
         page = open_page("flow", url=server.url)
         page.wait_for_selector(".timeline .lane")
@@ -264,7 +263,7 @@ def test_live_plots_move_under_load(open_page: OpenPage, embedded: Server) -> No
             assert client.post("/classify", content=data).status_code == 200
 
     assert page.locator("#plots canvas").count() == 7
-    widths = "all => all.map(one => one.querySelector('canvas').offsetWidth <= one.offsetWidth)"
+    widths = "all => all.map(box => box.querySelector('canvas').offsetWidth <= box.offsetWidth)"
     assert all(page.eval_on_selector_all("#plots .plot", widths))
     p50_ms, p99_ms = page.inner_text("#plots output >> nth=1").split(" / ")
     assert 0 < float(p50_ms) <= float(p99_ms) < PATIENCE_S * 1e3
@@ -285,7 +284,7 @@ def test_colours_follow_the_system_and_the_choice(open_page: OpenPage) -> None:
 
 
 @pytest.mark.all
-def test_the_page_speaks_french_by_the_browser_and_by_choice(open_page: OpenPage) -> None:
+def test_the_language_follows_the_browser_and_the_choice(open_page: OpenPage) -> None:
     page = open_page(locale="fr-FR")
     classify(page, SAMPLES / "7-01.png")
 
@@ -298,7 +297,7 @@ def test_the_page_speaks_french_by_the_browser_and_by_choice(open_page: OpenPage
 
 
 @pytest.mark.all
-def test_nothing_is_wider_than_a_phone(open_page: OpenPage) -> None:
+def test_no_view_is_wider_than_a_phone(open_page: OpenPage) -> None:
     page = open_page(viewport={"width": 360, "height": 740})
     classify(page, SAMPLES / "7-01.png")
 
@@ -309,7 +308,7 @@ def test_nothing_is_wider_than_a_phone(open_page: OpenPage) -> None:
 
 
 @pytest.mark.all
-def test_the_keyboard_alone_is_enough(open_page: OpenPage) -> None:
+def test_the_page_works_by_keyboard_alone(open_page: OpenPage) -> None:
     page = open_page()
     page.wait_for_selector("#samples button")
 
@@ -327,7 +326,7 @@ def test_the_keyboard_alone_is_enough(open_page: OpenPage) -> None:
 
 @pytest.fixture(scope="module")
 def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The source of axe-core, unmodified, from npm."""
+    """The source of axe-core from npm."""
     npm = shutil.which("npm")
     if npm is None:
         pytest.skip("npm, which fetches axe-core, is not installed")
@@ -358,8 +357,8 @@ def test_axe_finds_no_violation(open_page: OpenPage, axe: str, colours: str) -> 
         page.click(f"nav a[href='#{view}']")
         page.wait_for_selector(f"#view-{view}:not([hidden])")
         page.wait_for_timeout(600)  # colours change gradually
-        for one in page.evaluate("axe.run().then(result => result.violations)"):
-            nodes = [node["html"][:200] for node in one["nodes"]]
-            found[f"{view}: {one['id']}"] = nodes
+        for violation in page.evaluate("axe.run().then(result => result.violations)"):
+            nodes = [node["html"][:200] for node in violation["nodes"]]
+            found[f"{view}: {violation['id']}"] = nodes
 
     assert found == {}, json.dumps(found, indent=1)

@@ -1,4 +1,4 @@
-"""Swagger UI in a real browser: what it offers, tried as a person tries it."""
+"""Swagger UI in a real browser: every option it offers works."""
 
 from typing import Any
 
