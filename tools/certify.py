@@ -1,7 +1,7 @@
-"""Measures the rate this machine holds with the locked model: `make certify`.
+"""Measures the rate this machine sustains with the locked model: `make certify`.
 
-The model is served as `make serve` serves it and asked over HTTP with Poisson arrivals. slo.json,
-beside the artifact's manifest, keeps the result. --rate proposes replicas of this machine.
+Serves the model as `make serve` does, sends Poisson arrivals over HTTP and writes slo.json beside
+the artifact's manifest. --rate proposes replicas of this machine.
 """
 
 import argparse
@@ -36,26 +36,25 @@ CONNECTIONS = 6
 """In flight while the saturated throughput is measured: enough for 2 to 4 cores."""
 PROBES = 5
 NEAR_TIE_PART = 0.9
-"""Classes whose probability is at least this part of the best one's are all right answers: the
-order of floating-point sums depends on the batch."""
+"""Classes with at least this part of the best probability are all right: the order of
+floating-point sums depends on the batch."""
 
 LOAD_PART = 0.7
-"""Part of its highest rate that a replica is given: see "Sizing" in docs/deploy.md."""
+"""Part of its highest rate that a replica should get: see "Sizing" in docs/deploy.md."""
 SPARE = 1
-"""Replicas that may be missing at any time: rollout, eviction."""
+"""Replicas that may be missing at any time, for example during rollouts."""
 
 
 class CertifyError(OperatorError):
-    """There is nothing to certify, or nothing can be proposed."""
+    """Nothing can be certified or proposed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What is certified.
+    """The model to certify, its settings and images.
 
     Attributes:
-        artifact: Locked and verified.
-        settings: CLASSIFIER_* as given, the lock among them.
+        settings: CLASSIFIER_* variables, the lock included.
         images: Bytes of each file.
         images_name: "golden", or the name of their directory.
     """
@@ -67,10 +66,10 @@ class Subject:
 
 
 def locked_subject(environ: Mapping[str, str], folder: Path | None) -> Subject:
-    """Return the model that `make serve` would serve, with its golden images or a directory's.
+    """Return the model that `make serve` serves, with its golden images or a directory's.
 
     Raises:
-        OperatorError: A setting, the lock, the artifact or the directory is not right.
+        OperatorError: A setting, the lock, the artifact or the directory is invalid.
     """
     lock = read_lock(ROOT / Settings.from_env(environ).lock)
     artifact = open_artifact(locate(lock.tag), lock.manifest_sha256, lock.evidence_sha256)
@@ -79,7 +78,7 @@ def locked_subject(environ: Mapping[str, str], folder: Path | None) -> Subject:
     else:
         images = tuple(path.read_bytes() for path in sorted(folder.glob("*")) if path.is_file())
     if not images:
-        raise CertifyError(f"{folder}: no file, expected images; name another with --images")
+        raise CertifyError(f"{folder}: no files, expected images; choose another with --images")
     return Subject(
         artifact=artifact,
         settings={name: value for name, value in environ.items() if name.startswith(PREFIX)},
@@ -91,11 +90,11 @@ def locked_subject(environ: Mapping[str, str], folder: Path | None) -> Subject:
 def certify(subject: Subject, *, budget_ms: float, probe_s: float) -> SloCertificate:
     """Measure, write the certificate and return it.
 
-    The saturated throughput is measured first, on a start that refuses nothing, the highest rate
-    on a second start with the operator's settings.
+    The server is started twice: without refusals for the saturated throughput, then with the
+    operator's settings for the highest rate.
 
     Raises:
-        CertifyError: The idle server refuses one of the images.
+        CertifyError: The idle server refuses an image.
         ServerFailed: The server does not start.
     """
     octets = {"Content-Type": "application/octet-stream"}
@@ -158,8 +157,8 @@ def certify(subject: Subject, *, budget_ms: float, probe_s: float) -> SloCertifi
 
 
 def _write_beside(root: Path, certificate: SloCertificate) -> None:
-    """Replace the certificate of an artifact in one step."""
-    # Outside the artifact, whose files are all accounted for: a start in between must not fail.
+    """Replace the certificate of an artifact atomically."""
+    # Outside the artifact: an unexpected file in it would make a start fail.
     temporary = root.with_name(f".{root.name}.{SLO_NAME}")
     temporary.write_bytes(certificate.to_json())
     temporary.replace(root / SLO_NAME)
@@ -168,7 +167,7 @@ def _write_beside(root: Path, certificate: SloCertificate) -> None:
 def _served(
     subject: Subject, requests: Sequence[bytes], settings: Mapping[str, str]
 ) -> AbstractContextManager[serving.RunningServer]:
-    """Start the model; `settings` go before those of the subject."""
+    """Start the service; `settings` override those of the subject."""
 
     def probe(port: int) -> str:
         status, body = ask(port, requests[0])
@@ -184,7 +183,7 @@ def _served(
 
 
 def _target(subject: Subject, requests: tuple[bytes, ...], port: int) -> Target:
-    """Return what to ask; right is what the idle server answers to each image alone."""
+    """Return requests and right answers: those of the idle server to single images."""
     accepted = []
     for index, request in enumerate(requests):
         status, body = ask(port, request)
@@ -203,7 +202,7 @@ def _target(subject: Subject, requests: tuple[bytes, ...], port: int) -> Target:
 
 
 def near_best(predictions: Sequence[Mapping[str, Any]]) -> frozenset[int]:
-    """Return the classes whose probability is close to the best one's; of scores the best alone."""
+    """Return the classes with nearly the best probability; for scores only the best class."""
     if "score" in predictions[0]:
         return frozenset({predictions[0]["class_id"]})
     least = NEAR_TIE_PART * predictions[0]["probability"]
@@ -211,13 +210,13 @@ def near_best(predictions: Sequence[Mapping[str, Any]]) -> frozenset[int]:
 
 
 def plan_of(engine: Mapping[str, Any]) -> Plan:
-    """Return how the server runs the network, from the `engine` part of `GET /model`."""
+    """Return the plan in the `engine` part of `GET /model`."""
     fields = {name: engine[name] for name in Plan.model_fields if name != "engine"}
     return Plan.model_validate({"engine": engine["name"], **fields})
 
 
 def summary(certificate: SloCertificate) -> str:
-    """Return one line on what was measured."""
+    """Return the result in one line."""
     p99 = "no rate passed" if certificate.p99_ms is None else f"p99 {certificate.p99_ms:.1f} ms"
     return (
         f"certified {certificate.measured_at}: {certificate.highest_rate_per_s:g}/s within "
@@ -227,8 +226,8 @@ def summary(certificate: SloCertificate) -> str:
 
 
 def replicas_for(rate_per_s: float, highest_rate_per_s: float) -> int:
-    """Return replicas of which none exceeds `LOAD_PART` of its highest rate with one missing."""
-    # Rounded first: 210 / (0.7 * 100) may be 3.0000000000000004 or so in binary.
+    """Return the number of replicas that stay within `LOAD_PART` of their rate with one missing."""
+    # Rounded: 210 / (0.7 * 100) may be 3.0000000000000004.
     return math.ceil(round(rate_per_s / (LOAD_PART * highest_rate_per_s), 9)) + SPARE
 
 
@@ -236,7 +235,7 @@ def proposal(certificate: SloCertificate, *, rate_per_s: float, here: Machine) -
     """Return how to run the model for a rate of the whole service, with the arithmetic.
 
     Raises:
-        CertifyError: No rate was within the budget, so that no number of replicas helps.
+        CertifyError: No rate was within the budget, so more replicas do not help.
     """
     machine, budget_ms = certificate.machine, certificate.budget_ms
     highest_per_s = certificate.highest_rate_per_s
@@ -245,25 +244,25 @@ def proposal(certificate: SloCertificate, *, rate_per_s: float, here: Machine) -
     if highest_per_s <= 0:
         raise CertifyError(
             f"slo.json: no rate was within {budget_ms:g} ms on {words}, where one image costs "
-            f"{certificate.plan.service_time_ms:.1f} ms of inference; replicas do not shorten a "
-            "request: certify a faster machine, a faster engine, or a longer --budget-ms"
+            f"{certificate.plan.service_time_ms:.1f} ms of inference; more replicas do not help: "
+            "certify a faster machine, a faster engine, or a longer --budget-ms"
         )
     replicas = replicas_for(rate_per_s, highest_per_s)
     settings = f"{PREFIX}BUDGET_MS={budget_ms:g}"
     if workers := certificate.settings.get(f"{PREFIX}WORKERS"):
         settings += f" {PREFIX}WORKERS={workers}"
     where = (
-        f"each replica needs what was measured: {words}"
+        f"each replica needs the measured machine: {words}"
         if machine == here
-        else f"measured on {words}, which is not this one; run `make certify` on the machine that "
-        "will serve, the number does not carry over"
+        else f"measured on {words}, not on this machine; run `make certify` on the machine that "
+        "will serve"
     )
     return (
         f"for {rate_per_s:g}/s: {replicas} replica(s) of this machine, each with\n"
         f"  {settings}\n"
         f"- replicas: {rate_per_s:g}/s ÷ ({LOAD_PART:g} × {highest_per_s:g}/s) = "
         f"{rate_per_s / (LOAD_PART * highest_per_s):.2f}, rounded up, and {SPARE} that may be "
-        "missing; Poisson arrivals divided at random are Poisson arrivals\n"
+        "missing\n"
         f"- machine: {where}"
     )
 
@@ -274,26 +273,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=Path, help="directory; default: the golden images")
     parser.add_argument("--budget-ms", type=float, help=f"default: {PREFIX}BUDGET_MS")
     parser.add_argument("--seconds", type=float, default=15, help="of one probe")
-    help_rate = (
-        "propose replicas for this many a second, from the stored certificate if there is one"
-    )
-    parser.add_argument("--rate", type=float, help=help_rate)
-    given = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the server too
+    text = "propose replicas for this rate per second, from the stored certificate if there is one"
+    parser.add_argument("--rate", type=float, help=text)
+    options = parser.parse_args(arguments)
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+    )  # stops the server, too
     environ = dict(os.environ)
-    if given.budget_ms is not None:
-        environ[f"{PREFIX}BUDGET_MS"] = f"{given.budget_ms:g}"
+    if options.budget_ms is not None:
+        environ[f"{PREFIX}BUDGET_MS"] = f"{options.budget_ms:g}"
     try:
-        subject = locked_subject(environ, given.images)
+        subject = locked_subject(environ, options.images)
         budget_ms = Settings.from_env(environ).budget_ms
-        certificate = subject.artifact.slo if given.rate is not None else None
+        certificate = subject.artifact.slo if options.rate is not None else None
         if certificate is None or certificate.budget_ms != budget_ms:
-            certificate = certify(subject, budget_ms=budget_ms, probe_s=given.seconds)
+            certificate = certify(subject, budget_ms=budget_ms, probe_s=options.seconds)
         print(summary(certificate))
-        if given.rate is not None:
+        if options.rate is not None:
             kind = subject.artifact.evidence.engine(certificate.plan.engine).kind
             here = this_machine(accelerator_of(kind))
-            print(proposal(certificate, rate_per_s=given.rate, here=here))
+            print(proposal(certificate, rate_per_s=options.rate, here=here))
     except (OperatorError, serving.ServerFailed) as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""HTTP load on one server of this machine, open or closed loop, with every answer checked."""
+"""HTTP load on a server of this machine, open or closed loop, with every answer checked."""
 
 import asyncio
 import contextlib
@@ -18,38 +18,38 @@ from typing import Any
 LOOPBACK = "127.0.0.1"
 
 DRAIN_S = 10.0
-"""How long after the end of a run an answer still counts; later ones are failures: timeout."""
+"""Seconds after the end of a run within which an answer counts; later ones are timeouts."""
 PAUSE_S = 0.05
-"""How long a connection of a closed loop waits after a failure before its next request."""
+"""Seconds a connection of a closed loop pauses after a failure."""
 MAX_IDLE_S = 2.0
-"""Servers may close connections that are idle for 5 s (uvicorn's default). A request written at
-that moment would be lost by no fault of the server."""
+"""Servers may close connections that are idle for 5 s (uvicorn's default); a request sent at that
+moment would be lost."""
 FILE_REFUSED = (
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     HTTPStatus.UNPROCESSABLE_ENTITY,
 )
-"""Answers to a file that is no sound image."""
+"""Answers to a broken image file."""
 MAX_CONNECTIONS = 2_000
-"""Requests beyond these, or beyond half of the files that the process may open, wait in line."""
+"""Also limited to half of the files the process may open; further requests wait."""
 EXPECTED_ARRIVALS = 350
-"""A probe of a search lasts long enough for these, so that 3 of its requests exceed the p99, but at
-most three times as long as usual."""
+"""A probe of a search lasts long enough for these, so that 3 requests exceed the p99, but at most
+three times as long as usual."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A server and what to ask it.
+    """A server, the requests to send and the right answers.
 
     Attributes:
-        port: On the loopback address; nothing else is ever a target.
-        requests: Whole HTTP requests, one for each image.
+        port: On the loopback address.
+        requests: Complete HTTP requests, one per image.
         accepted: For each image, the classes that count as right (several where the best logits
             are nearly equal).
-        read_class: Takes the body of a 200, returns the top class. A LookupError, TypeError or
-            ValueError it raises makes the answer a wrong one.
-        broken: Images that no server can decode: right is a 4xx that says so, a 200 is wrong.
+        read_class: Returns the top class in the body of a 200; a LookupError, TypeError or
+            ValueError means a wrong answer.
+        broken: Images that cannot be decoded: a matching 4xx is right, a 200 is wrong.
     """
 
     port: int
@@ -68,21 +68,21 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What one load run found.
+    """The result of one load run.
 
     Attributes:
         rate_per_s: Poisson arrivals per second, independent of the answers; None in closed loop.
         connections: Requests kept in flight; None in open loop.
-        duration_s: Length of the schedule, or of the closed loop.
+        duration_s: Length of the schedule or of the closed loop.
         elapsed_s: From the first arrival to the last answer.
         sent: Requests sent.
         latencies_ms: Every request answered 200, in the order sent, from its scheduled arrival
             (open) or its sending (closed); nothing is trimmed.
-        failed: Requests answered with another status or not at all, by reason. They are not in
-            `latencies_ms`; nor are broken images that were refused as such.
+        failed: Counts of other statuses and missing answers, by reason; not in `latencies_ms`, as
+            are broken images that were refused.
         wrong: Requests answered 200 with a class that is not accepted.
-        skew_p99_ms: How late the generator itself was, part of every latency; 0 in closed loop.
-        given_up: It ended early, certain to exceed its budget. It proves that and nothing else.
+        skew_p99_ms: Delay of the generator itself, part of every latency; 0 in closed loop.
+        given_up: Whether it ended early, because it was certain to exceed its budget.
         client_cpu_s, server_cpu_s: Processor time of the generator and of the server's processes.
     """
 
@@ -106,20 +106,20 @@ class Run:
 
     @property
     def answered_per_s(self) -> float:
-        """Right answers per second of the whole run, its last answers included."""
+        """Right answers per second, up to the last answer."""
         return (len(self.latencies_ms) - self.wrong) / self.elapsed_s if self.elapsed_s else 0.0
 
     def percentile_ms(self, percent: float) -> float:
-        """Return a latency that some request really had (nearest rank); inf without answers."""
+        """Return the nearest-rank percentile of the latencies; inf without answers."""
         return nearest_rank(sorted(self.latencies_ms), percent) if self.latencies_ms else math.inf
 
     def within(self, budget_ms: float) -> bool:
-        """Return whether nothing failed, nothing was wrong and the p99 is within the budget."""
-        whole = not (self.failures or self.wrong or self.given_up)
-        return whole and self.percentile_ms(99) <= budget_ms
+        """Return whether no request failed or was wrong and the p99 is within the budget."""
+        complete = not (self.failures or self.wrong or self.given_up)
+        return complete and self.percentile_ms(99) <= budget_ms
 
     def in_words(self) -> str:
-        """Return one line for progress output."""
+        """Return a line for progress output."""
         offered = "saturated" if self.rate_per_s is None else f"{self.rate_per_s:g}/s"
         failed = f", failed {self.failed}" if self.failed else ""
         wrong = f", {self.wrong} wrong" if self.wrong else ""
@@ -134,9 +134,9 @@ class HighestRate:
     """Result of a search for the highest rate within a budget.
 
     Attributes:
-        passed_per_s: Highest rate that passed; 0 where none did.
-        failed_per_s: Lowest rate that failed; None where none did.
-        arrivals: Of the shorter of the runs at these rates; fewer than 300 are few for a p99.
+        passed_per_s: Highest rate that passed; 0 if none did.
+        failed_per_s: Lowest rate that failed; None if none did.
+        arrivals: In the shorter of the runs at these rates; fewer than 300 are few for a p99.
     """
 
     passed_per_s: float
@@ -145,7 +145,7 @@ class HighestRate:
 
 
 def nearest_rank(ordered: Sequence[float], percent: float) -> float:
-    """Return a sample that at least `percent` % of the samples do not exceed.
+    """Return the smallest sample that at least `percent` % of the samples do not exceed.
 
     Args:
         ordered: Samples in ascending order, at least one.
@@ -157,10 +157,9 @@ def nearest_rank(ordered: Sequence[float], percent: float) -> float:
 def poisson_arrivals(
     rate_per_s: float, duration_s: float, images: int, seed: int
 ) -> list[tuple[float, int]]:
-    """Draw a Poisson process: independent users, so gaps are exponential.
+    """Draw arrivals of independent users, a Poisson process.
 
-    The same arguments give the same arrivals everywhere: `random.Random.random` is the only source
-    of chance, and Python specifies it to stay.
+    The same arguments give the same arrivals everywhere: Python guarantees `Random.random`.
 
     Returns:
         (seconds from the start, in [0, duration_s); index of the image), ascending.
@@ -182,15 +181,14 @@ def open_run(
     seed: int,
     give_up_above_ms: float = math.inf,
 ) -> Run:
-    """Send Poisson arrivals at their times, whatever the answers.
+    """Send Poisson arrivals on schedule, independent of the answers.
 
     Args:
-        give_up_above_ms: End once the p99 of all arrivals is certain to exceed this, or a request
-            failed; infinity never ends early.
+        give_up_above_ms: End early once the p99 is certain to exceed this or a request failed.
     """
     arrivals = poisson_arrivals(rate_per_s, duration_s, len(target.requests), seed)
     sender = Sender(target)
-    # The number of late answers with which a nearest-rank p99 is still within the budget.
+    # So many answers may be late with the nearest-rank p99 still within the budget.
     spare = len(arrivals) - math.ceil(0.99 * len(arrivals))
 
     async def send_on_schedule() -> None:
@@ -212,7 +210,7 @@ def open_run(
             if late > spare:
                 break
             tasks.append(loop.create_task(send(image, start_s + arrival_s)))
-            # Behind schedule, no sleep would give the loop a turn to read the answers.
+            # Behind schedule, the loop needs this to read answers.
             await asyncio.sleep(0)
         await sender.finish(tasks, DRAIN_S)
 
@@ -243,10 +241,10 @@ def closed_run(
 
         async def repeat() -> None:
             while loop.time() < end_s and len(exchanges) != most_requests:
-                # A fixed stride that shares no factor with usual mix sizes: all images in turn.
+                # A stride without common factor with the usual numbers of images: all in turn.
                 image = (seed + 7 * len(exchanges)) % len(target.requests)
                 exchange = await sender.send(image, loop.time())
-                if exchange.status != HTTPStatus.OK:  # refused at once: a busy loop without a pause
+                if exchange.status != HTTPStatus.OK:  # an immediate refusal would be a busy loop
                     await asyncio.sleep(PAUSE_S)
 
         tasks = [loop.create_task(repeat()) for _ in range(connections)]
@@ -266,14 +264,13 @@ def search_highest_rate(
 ) -> HighestRate:
     """Bisect, on a logarithmic scale, between a tenth of the saturated throughput and all of it.
 
-    Every rate is probed once, and a rate that failed is not tried again, so luck works both ways.
-    After n probes every server is known to a factor of 10^(1/2^n), 1.155 for 4 probes.
+    Every rate is probed once. After n probes the result is known to a factor of 10^(1/2^n), 1.155
+    for 4 probes.
 
     Args:
         offer: Sends (requests per second, seconds) and returns the run.
         saturated_per_s: Throughput of the closed loop: at that rate a queue only grows.
-        probe_s: Usual length of a probe; longer at rates so low that the p99 would be the slowest
-            of few requests.
+        probe_s: Usual length of a probe; low rates take longer, for more requests.
     """
     passed_per_s, failed_per_s = 0.0, None
     arrivals: dict[float | None, int] = {}
@@ -294,7 +291,7 @@ def search_highest_rate(
 
 @dataclass(slots=True, kw_only=True)
 class Exchange:
-    """One request and what became of it; times are seconds of the event loop's clock."""
+    """One request and its answer, if any; times in seconds of the event loop's clock."""
 
     image: int
     due_s: float
@@ -305,12 +302,12 @@ class Exchange:
 
     @property
     def latency_ms(self) -> float:
-        """From when it was due to its answer; inf before that."""
+        """Time from the scheduled arrival to the answer; inf without an answer."""
         return math.inf if self.answered_s is None else (self.answered_s - self.due_s) * 1e3
 
 
 class Sender:
-    """Sends the requests of one run, and judges the answers when the load is over.
+    """Sends the requests of one run over keep-alive connections, then checks the answers.
 
     Attributes:
         exchanges: In the order sent.
@@ -319,79 +316,25 @@ class Sender:
     def __init__(self, target: Target) -> None:
         self.exchanges: list[Exchange] = []
         self._target = target
-        self._connections = Connections(target.port)
-
-    async def send(self, image: int, due_s: float) -> Exchange:
-        """Send one request and wait for what becomes of it."""
-        loop = asyncio.get_running_loop()
-        exchange = Exchange(image=image, due_s=due_s, sent_s=loop.time())
-        self.exchanges.append(exchange)
-        with contextlib.suppress(*NO_ANSWER):
-            exchange.status, exchange.body = await self._connections.ask(
-                self._target.requests[image]
-            )
-        exchange.answered_s = loop.time()
-        return exchange
-
-    async def finish(self, tasks: Sequence[asyncio.Task[None]], within_s: float) -> None:
-        """Wait for tasks that send, but no longer than this; close all connections."""
-        if tasks:
-            finished, unfinished = await asyncio.wait(tasks, timeout=within_s)
-            for task in unfinished:
-                task.cancel()
-            for task in finished:
-                task.result()  # a bug here must not pass for a lost request
-        self._connections.close()
-        await asyncio.sleep(0)  # the connections close in the loop's next turn
-
-    def judged(self, **conditions: Any) -> Run:
-        """Return the run; `conditions` are the fields that the sender does not know."""
-        latencies_ms: list[float] = []
-        failed: Counter[str] = Counter()
-        wrong = 0
-        for exchange in self.exchanges:
-            if exchange.answered_s is None:
-                failed["timeout"] += 1
-            elif exchange.image in self._target.broken and exchange.status in FILE_REFUSED:
-                continue
-            elif exchange.status != HTTPStatus.OK:
-                failed["lost" if exchange.status is None else str(exchange.status)] += 1
-            else:
-                latencies_ms.append(round(exchange.latency_ms, 3))
-                wrong += not self._target.is_right(exchange.image, exchange.body)
-        last_s = max((each.answered_s for each in self.exchanges if each.answered_s), default=None)
-        skews_ms = sorted((each.sent_s - each.due_s) * 1e3 for each in self.exchanges)
-        return Run(
-            elapsed_s=last_s - self.exchanges[0].due_s if last_s else conditions["duration_s"],
-            sent=len(self.exchanges),
-            latencies_ms=tuple(latencies_ms),
-            failed=dict(failed),
-            wrong=wrong,
-            skew_p99_ms=round(nearest_rank(skews_ms, 99), 3) if skews_ms else 0.0,
-            **conditions,
-        )
-
-
-class Connections:
-    """Keep-alive connections to one port, each with one request at a time."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
         # Last in, first out: few connections stay in use.
         self._idle: list[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = []
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         unlimited = files == resource.RLIM_INFINITY
         most = MAX_CONNECTIONS if unlimited else min(MAX_CONNECTIONS, files // 2)
-        self._places = asyncio.Semaphore(most)
+        self._slots = asyncio.Semaphore(most)
 
-    async def ask(self, request: bytes) -> tuple[int, bytes]:
-        """Send a whole request; return status and body.
+    async def send(self, image: int, due_s: float) -> Exchange:
+        """Send one request and wait for its answer or failure."""
+        loop = asyncio.get_running_loop()
+        exchange = Exchange(image=image, due_s=due_s, sent_s=loop.time())
+        self.exchanges.append(exchange)
+        with contextlib.suppress(OSError, EOFError, ValueError, asyncio.LimitOverrunError):
+            exchange.status, exchange.body = await self._request(self._target.requests[image])
+        exchange.answered_s = loop.time()
+        return exchange
 
-        Raises:
-            OSError, EOFError: The connection was refused, or closed before the whole answer.
-            ValueError, asyncio.LimitOverrunError: The answer is not HTTP/1.1 as read here.
-        """
-        async with self._places:
+    async def _request(self, request: bytes) -> tuple[int, bytes]:
+        async with self._slots:
             reader, writer = await self._connection()
             try:
                 writer.write(request)
@@ -408,24 +351,56 @@ class Connections:
             if time.monotonic() - since_s < MAX_IDLE_S and not reader.at_eof():
                 return reader, writer
             writer.transport.abort()
-        return await asyncio.open_connection(LOOPBACK, self._port)
+        return await asyncio.open_connection(LOOPBACK, self._target.port)
 
-    def close(self) -> None:
-        """Close the idle connections."""
+    async def finish(self, tasks: Sequence[asyncio.Task[None]], timeout_s: float) -> None:
+        """Wait for sending tasks within a timeout, then close all connections."""
+        if tasks:
+            finished, unfinished = await asyncio.wait(tasks, timeout=timeout_s)
+            for task in unfinished:
+                task.cancel()
+            for task in finished:
+                task.result()  # raises bugs, which would look like lost requests
         for _, _, writer in self._idle:
             writer.transport.abort()
+        await asyncio.sleep(0)  # transports close in the loop's next iteration
 
-
-NO_ANSWER = (OSError, EOFError, ValueError, asyncio.LimitOverrunError)
-"""What `Connections.ask` raises where there is no usable answer."""
+    def judged(self, **conditions: Any) -> Run:
+        """Check all answers and return the run; `conditions` are the remaining fields."""
+        latencies_ms: list[float] = []
+        failed: Counter[str] = Counter()
+        wrong = 0
+        for exchange in self.exchanges:
+            if exchange.answered_s is None:
+                failed["timeout"] += 1
+            elif exchange.image in self._target.broken and exchange.status in FILE_REFUSED:
+                continue
+            elif exchange.status != HTTPStatus.OK:
+                failed["lost" if exchange.status is None else str(exchange.status)] += 1
+            else:
+                latencies_ms.append(round(exchange.latency_ms, 3))
+                wrong += not self._target.is_right(exchange.image, exchange.body)
+        answered_s = [exchange.answered_s for exchange in self.exchanges if exchange.answered_s]
+        skews_ms = sorted((each.sent_s - each.due_s) * 1e3 for each in self.exchanges)
+        return Run(
+            elapsed_s=max(answered_s) - self.exchanges[0].due_s
+            if answered_s
+            else conditions["duration_s"],
+            sent=len(self.exchanges),
+            latencies_ms=tuple(latencies_ms),
+            failed=dict(failed),
+            wrong=wrong,
+            skew_p99_ms=round(nearest_rank(skews_ms, 99), 3) if skews_ms else 0.0,
+            **conditions,
+        )
 
 
 async def read_answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    """Read one answer with a Content-Length or in chunks; return status and body.
+    """Read an answer with a Content-Length or in chunks; return status and body.
 
     Raises:
-        EOFError: The connection ended before the whole answer.
-        ValueError, asyncio.LimitOverrunError: It is not such an answer.
+        EOFError: The connection ended before the end of the answer.
+        ValueError, asyncio.LimitOverrunError: The answer is malformed.
     """
     head = await reader.readuntil(b"\r\n\r\n")
     first, *lines = head[:-4].lower().split(b"\r\n")
@@ -445,19 +420,19 @@ async def read_answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
 
 
 class PreciseSelector(selectors.EpollSelector):
-    """Waits to the microsecond; Python rounds a wait in epoll(7) up to a whole millisecond.
+    """A selector that waits to the microsecond; Python rounds epoll(7) up to a millisecond.
 
     Without it the generator would be up to 1 ms late for every arrival.
     """
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Return what is ready, at the latest after `timeout` seconds; None waits for ever."""
+        """Return the ready files after at most `timeout` seconds; None waits forever."""
         select.select([self.fileno()], [], [], timeout and max(0.0, timeout))
         return super().select(0)
 
 
 def _run_loop(main: Coroutine[Any, Any, None]) -> float:
-    """Run in an event loop, without garbage collection; return the processor seconds it took."""
+    """Run in an event loop without garbage collection; return the processor seconds used."""
     gc.collect()
     gc.disable()
     started_s = time.process_time()

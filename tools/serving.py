@@ -1,4 +1,4 @@
-"""A server under test as a process tree: its start, readiness, memory, processor time and end."""
+"""Starts, measures and stops a server under test, a tree of processes."""
 
 import contextlib
 import http.client
@@ -19,18 +19,18 @@ from tools.load import LOOPBACK
 
 ROOT = Path(__file__).resolve().parents[1]
 PORTS = range(20_000, 32_000)
-"""Below those the system gives out: BentoML asks it for two more and could be given ours."""
+"""Below the system's own range, from which BentoML takes two more ports."""
 POLL_S = 0.02
 STOP_WITHIN_S = 15.0
 
 PREFIX = "CLASSIFIER_"
-"""Of this project's settings."""
+"""Prefix of this project's settings."""
 PORT = "{port}"
-"""Stands for the port in a command."""
+"""Placeholder for the port in a command."""
 ADDRESS = ("--host", LOOPBACK, "--port", PORT)
 PRODUCT_COMMAND = (sys.executable, "-m", "bentoml", "serve", "service:ImageClassifier", *ADDRESS)
 NEVER_REFUSE = {f"{PREFIX}MAX_WAIT_MS": "5000", f"{PREFIX}OVERLOAD_WAIT_MS": "5000"}
-"""Settings with which this project queues a closed loop, as its peers do, and refuses nothing."""
+"""Settings with which this project queues all requests of a closed loop, as its peers do."""
 
 
 class ServerFailed(Exception):
@@ -42,8 +42,7 @@ class RunningServer:
     """A started server.
 
     Attributes:
-        process: The process that was started; its children belong to the server too.
-        port: It listens on.
+        process: Root of the server's process tree.
         ready_s: From process start to the first correct answer.
     """
 
@@ -56,7 +55,7 @@ class RunningServer:
             yield from (self.process, *self.process.children(recursive=True))
 
     def memory_mb(self) -> float:
-        """Return the proportional set size of the tree: shared pages are counted once."""
+        """Return the proportional set size of the tree; shared pages count once."""
         total = 0
         for process in self._tree():
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -64,7 +63,7 @@ class RunningServer:
         return round(total / 2**20, 1)
 
     def cpu_s(self) -> float:
-        """Return the processor seconds the live processes of the tree have used."""
+        """Return the processor seconds used by the live processes of the tree."""
         total = 0.0
         for process in self._tree():
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -74,7 +73,7 @@ class RunningServer:
 
 
 def free_port() -> int:
-    """Return a port nobody listens on at this moment."""
+    """Return a port that is free at this moment."""
     while True:
         port = secrets.choice(PORTS)
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -85,7 +84,7 @@ def free_port() -> int:
 def server_environment(variables: Mapping[str, str]) -> dict[str, str]:
     """Return the caller's environment without its virtual environment and settings, plus these.
 
-    Servers may cache their bytecode, as they can in production: the first start is the slower one.
+    Servers may cache bytecode, as in production, so the first start is slower.
     """
     removed = {"VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE"}
     inherited = {
@@ -112,14 +111,13 @@ def running(
 
     Args:
         name: For messages.
-        command: Starts it; has `PORT` in the place of the port.
-        environment: Of the process, see `server_environment`.
-        log_path: Takes what it prints.
-        probe: Asks the port once; returns what was wrong with the answer, "" for nothing.
-        directory: Where it runs.
+        command: With `PORT` instead of the port.
+        environment: See `server_environment`.
+        log_path: File for the server's output.
+        probe: Sends a request to a port; returns what was wrong with the answer, "" for nothing.
 
     Raises:
-        ServerFailed: It ended, or gave no correct answer in time.
+        ServerFailed: The server ended, or gave no correct answer in time.
     """
     port = free_port()
     log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -159,7 +157,7 @@ def running(
 
 
 def ask(port: int, request: bytes, timeout_s: float = 10) -> tuple[int, bytes]:
-    """Send one whole request on a connection of its own; return status and body.
+    """Send a request on a new connection; return status and body.
 
     Raises:
         OSError: No connection, or nothing received for `timeout_s`.
@@ -177,14 +175,14 @@ def ask(port: int, request: bytes, timeout_s: float = 10) -> tuple[int, bytes]:
 def http_request(
     path: str, headers: Mapping[str, str], body: bytes, *, method: str = "POST"
 ) -> bytes:
-    """Return a whole HTTP/1.1 request; Host and Content-Length are added."""
-    every = {"Host": LOOPBACK, "Content-Length": str(len(body)), **headers}
-    head = "".join(f"{name}: {value}\r\n" for name, value in every.items())
+    """Return a complete HTTP/1.1 request with Host and Content-Length."""
+    headers = {"Host": LOOPBACK, "Content-Length": str(len(body)), **headers}
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     return f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body
 
 
 def _stop(popen: subprocess.Popen[bytes], process: psutil.Process) -> None:
-    """Send SIGTERM to the server, SIGKILL to what is left of its tree after the time limit."""
+    """Send SIGTERM to the server, then SIGKILL to the rest of its tree after the time limit."""
     with contextlib.suppress(psutil.NoSuchProcess):
         children = process.children(recursive=True)
         popen.send_signal(signal.SIGTERM)

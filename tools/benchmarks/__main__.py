@@ -1,4 +1,4 @@
-"""Measures this project beside its peers and the limit of the machine: `make bench`."""
+"""Compares this project with its peers and with the limit of the machine: `make bench`."""
 
 import argparse
 import dataclasses
@@ -17,7 +17,7 @@ from tools.serving import ServerFailed
 HELP = {
     "quick": "ResNet-50 int8, every server once, about 7 minutes; printed, not published",
     "full": "four models, every server in three rounds, about two hours; for docs/performance.md",
-    "load": "one load, on this project or on several servers, for as long as you like",
+    "load": "one load of any length, on this project or on several servers",
     "report": "write docs/performance.md from the stored sessions",
 }
 
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     for name in PRESETS:
         each[name].add_argument("--cases", nargs="+", default=PRESETS[name].cases, choices=CASES)
         each[name].add_argument(
-            "--servers", nargs="+", default=[], choices=[it.name for it in SERVERS]
+            "--servers", nargs="+", default=[], choices=[server.name for server in SERVERS]
         )
         each[name].add_argument("--rounds", type=int, default=PRESETS[name].rounds)
     load = each["load"]
@@ -40,56 +40,56 @@ def parser() -> argparse.ArgumentParser:
     load.add_argument("--connections", type=int, default=6, help="of the closed loop")
     load.add_argument("--requests", type=int, help="ends the closed loop")
     load.add_argument("--seconds", type=float, default=60)
-    load.add_argument(
-        "--broken", type=float, default=0, metavar="SHARE", help="of files that are no sound image"
-    )
-    names = [it.name for it in SERVERS]
+    load.add_argument("--broken", type=float, default=0, metavar="SHARE", help="of broken files")
+    names = [server.name for server in SERVERS]
     load.add_argument("--servers", nargs="+", default=names[:1], choices=names)
     load.add_argument("--set", nargs="*", default=[], metavar="CLASSIFIER_NAME=VALUE")
     each["report"].add_argument(
-        "--check", action="store_true", help="fail if the page is not what the sessions say"
+        "--check", action="store_true", help="fail if the page does not match the sessions"
     )
     return whole
 
 
-def run(given: argparse.Namespace) -> str:
-    """Run one command; return what it prints last.
+def run(options: argparse.Namespace) -> str:
+    """Run one command; return its last output.
 
     Raises:
-        BenchmarkError, ServerFailed: It could not be done; the message says why.
+        BenchmarkError, ServerFailed: The command failed.
     """
-    if given.command == "report":
-        return report.check_page() if given.check else report.write_page()
+    if options.command == "report":
+        return report.check_page() if options.check else report.write_page()
     if not PEERS_PYTHON.exists():
         raise BenchmarkError("the benchmark's environment is missing; run `make bench`")
-    if given.command == "load":
+    if options.command == "load":
         path = measured_load(
-            given.case,
+            options.case,
             RESULTS,
-            servers=[it for it in SERVERS if it.name in given.servers],
-            settings=dict(pair.split("=", 1) for pair in given.set),
-            seconds=given.seconds,
-            rate_per_s=given.rate,
-            times=given.times,
-            connections=given.connections,
-            most_requests=given.requests,
-            broken=given.broken,
+            servers=[server for server in SERVERS if server.name in options.servers],
+            settings=dict(pair.split("=", 1) for pair in options.set),
+            seconds=options.seconds,
+            rate_per_s=options.rate,
+            times=options.times,
+            connections=options.connections,
+            most_requests=options.requests,
+            broken=options.broken,
         )
     else:
-        preset = dataclasses.replace(PRESETS[given.command], rounds=given.rounds)
-        folder = BUILD / "results" if given.command == "quick" else RESULTS
-        servers = [it for it in SERVERS if not given.servers or it.name in given.servers]
-        path = measured_session(given.command, preset, given.cases, servers, folder)
+        preset = dataclasses.replace(PRESETS[options.command], rounds=options.rounds)
+        folder = BUILD / "results" if options.command == "quick" else RESULTS
+        servers = [
+            server for server in SERVERS if not options.servers or server.name in options.servers
+        ]
+        path = measured_session(options.command, preset, options.cases, servers, folder)
     return f"{report.as_text(read_session(path))}\n\nwritten: {path}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    given = parser().parse_args(arguments)
-    # Ended from outside, the servers under test are stopped too, by the same `finally`.
+    options = parser().parse_args(arguments)
+    # SIGTERM must run the `finally` blocks that stop the servers.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        print(run(given))
+        print(run(options))
     except (BenchmarkError, ServerFailed) as error:
         print(error, file=sys.stderr)
         return 1

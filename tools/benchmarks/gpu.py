@@ -1,8 +1,7 @@
-"""What one GPU does with large networks: `make bench-gpu`.
+"""Measures large networks on one GPU: `make bench-gpu`.
 
-In this order: the machine; decoding alone; the networks alone, in every precision; then networks
-imported and served over HTTP, beside the hop alone and other servers. What a step found is stored
-as soon as it is known.
+In this order: the machine; decoding; the networks without a server, in every precision; then
+networks served over HTTP by this project and by other servers. Each result is stored at once.
 """
 
 import argparse
@@ -13,7 +12,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -43,27 +41,24 @@ from tools.benchmarks.servers import OWN, SERVERS, Server
 from tools.benchmarks.session import this_machine
 from tools.benchmarks.workload import WORKLOAD_VARIABLE, Workload
 from tools.load import Target, closed_run, open_run
-from tools.serving import ADDRESS, ROOT, ask, http_request
+from tools.serving import ROOT, ask, http_request
 
 NETWORKS = ("resnet50", "convnext_large", "vit_l_16")
 BATCH_SIZES = (1, 8, 32, 64)
 GOLDEN = 6
-"""Images of the import: the reference runs on one core of the processor."""
+"""Number of golden images; the reference runs on one processor core."""
 CONNECTIONS = 96
 RATES_PER_S = (50, 1_000)
-HOP_IMAGES = 8
-"""Of each call to the runner, where nothing is decoded."""
 PEERS = ("FastAPI", "LitServe", "Mosec")
 PRECISIONS: tuple[Precision, ...] = ("bf16", "fp32")
 PREPROCESSING = SpecPreprocessing(PreprocessingSpec.model_validate(SPEC))
 
 
 class Results:
-    """The file of results, written anew after every step.
+    """The file of results, rewritten after every step.
 
     Args:
-        path: Where it is; what it holds is replaced.
-        seconds: From now on; a step that would begin later is left out, and that is noted.
+        seconds: Steps that would begin later than this from now are skipped.
     """
 
     def __init__(self, path: Path, seconds: float) -> None:
@@ -72,20 +67,16 @@ class Results:
         self._seconds = seconds
         self._found: dict[str, Any] = {}
 
-    def step(self, name: str, take: Callable[..., object], *arguments: object) -> bool:
-        """Take a step, and store what it returns, or why it failed, with its duration.
-
-        Returns:
-            Whether it returned something.
-        """
+    def step(self, name: str, measure: Callable[..., object], *arguments: object) -> bool:
+        """Store the result of `measure`, or its error, with its duration; return its success."""
         done = False
         begun = time.perf_counter()
         if begun - self._begun > self._seconds:
             found: object = "left out: the time was up"
         else:
-            # One network that fails, perhaps for want of memory, must not hide the others.
+            # One network that fails, perhaps out of memory, must not hide the others.
             try:
-                found = take(*arguments)
+                found = measure(*arguments)
                 done = True
             except Exception as error:
                 found = f"failed: {type(error).__name__}: {error}"
@@ -97,13 +88,13 @@ class Results:
 
 
 def nvidia_smi(query: str) -> str:
-    """Return what the driver says of the GPU."""
+    """Return properties of the GPU as reported by its driver."""
     command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
     return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 def machine() -> dict[str, object]:
-    """Return what there is to measure on."""
+    """Return the hardware."""
     gpu = nvidia_smi(
         "name,memory.total,driver_version,clocks.max.sm,pcie.link.gen.max,mig.mode.current"
     )
@@ -111,7 +102,7 @@ def machine() -> dict[str, object]:
 
 
 def decode_for(files: Sequence[str], seconds: float) -> int:
-    """Make inputs of the files, in turn, for a time; return how many."""
+    """Preprocess the files in turn for a time; return the number of images."""
     images = [Path(file).read_bytes() for file in files]
     count, end = 0, time.perf_counter() + seconds
     while time.perf_counter() < end:
@@ -121,8 +112,8 @@ def decode_for(files: Sequence[str], seconds: float) -> int:
 
 
 def decoding(files: Sequence[str], seconds: float) -> dict[str, float]:
-    """Return images per second of preprocessing, in one process and in one a core."""
-    context = multiprocessing.get_context("spawn")  # a fork would share the GPU's driver
+    """Return images per second of preprocessing, in one process and in one per core."""
+    context = multiprocessing.get_context("spawn")  # forks would share the GPU driver's state
     rates = {}
     for processes in sorted({1, usable_cores()}):
         with ProcessPoolExecutor(processes, context) as pool:
@@ -133,7 +124,7 @@ def decoding(files: Sequence[str], seconds: float) -> dict[str, float]:
 
 
 def seeded(architecture: str, inputs: Batch, folder: Path) -> Path:
-    """Return the weights of a network, made where they are missing."""
+    """Return the file with the weights of a network; write it if it is missing."""
     path = folder / WEIGHTS_NAME
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -142,7 +133,7 @@ def seeded(architecture: str, inputs: Batch, folder: Path) -> Path:
 
 
 def network_alone(architecture: str, inputs: Batch, seconds: float) -> dict[str, object]:
-    """Return images per second of a network, as the service runs it, with copies both ways."""
+    """Return images per second of a network without a server, copies included."""
     import torchvision
     from safetensors.torch import load_file
 
@@ -198,8 +189,8 @@ def _batches_per_s(engine: Engine, batch: Batch, seconds: float) -> float:
 def running(
     name: str, arguments: Sequence[str], variables: Mapping[str, str], request: bytes
 ) -> Iterator[serving.RunningServer]:
-    """Start a server of this Python and wait for its first answer."""
-    # Packages may have been carried to the machine in a folder of their own.
+    """Start a server with this Python and wait for its first answer."""
+    # Packages may be in a directory of their own.
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     with serving.running(
         name,
@@ -213,12 +204,12 @@ def running(
 
 
 class Network:
-    """A network to serve, and what counts as right: the reference's answers.
+    """A network to serve and the reference's answers.
 
     Args:
         architecture: A function of `torchvision.models`.
         files: Images.
-        inputs: Made of the files, (n, H, W, C).
+        inputs: The preprocessed files, (n, H, W, C).
     """
 
     def __init__(self, architecture: str, files: Sequence[str], inputs: Batch) -> None:
@@ -231,8 +222,8 @@ class Network:
             "CLASSIFIER_LOCK": str(self._folder / "model.lock"),
         }
 
-    def bring_in(self) -> object:
-        """Import it in bf16 for this GPU, by the command line; return the record."""
+    def import_for_gpu(self) -> object:
+        """Import the network in bf16 for this GPU; return its record."""
         self._weights = seeded(self.architecture, self._inputs, self._folder)
         golden = self._folder / "golden"
         golden.mkdir(exist_ok=True)
@@ -244,7 +235,7 @@ class Network:
             "--golden": golden,
             "--device": "cuda",
             "--precision": "bf16",
-            "--gate-agreement": 0.6,  # of few images, one between two classes is much
+            "--gate-agreement": 0.6,  # one near tie among few images is a large share
         }
         lock = self._folder / "model.lock"
         artifact = open_artifact(import_model(BUILD / "bentoml", lock, options))
@@ -255,16 +246,12 @@ class Network:
         return record and record.model_dump(mode="json", exclude={"machine"})
 
     def service(self, workers: int, seconds: float) -> dict[str, object]:
-        """Return what the service does over HTTP, and where its time went.
-
-        Args:
-            workers: API processes; 0 takes the default.
-        """
+        """Measure this project over HTTP; `workers` of 0 is the default number."""
         variables = {"CLASSIFIER_WORKERS": str(workers)} if workers else {}
         return self._measured(OWN, self._variables | variables, seconds)
 
     def peer(self, server: Server, seconds: float) -> dict[str, object]:
-        """Return what another server does over HTTP, with the network as torch runs it."""
+        """Measure another server over HTTP, with the network in torch."""
         workload = Workload(
             model=self.architecture,
             engine=str(self._weights),
@@ -307,38 +294,16 @@ class Network:
                 each = ", ".join(
                     f"{name} {cpu * 1e3 / max(1, run.sent):.2f}" for name, cpu in spent.items()
                 )
-                gpu = nvidia_smi("utilization.gpu")  # part of the last second in which it was busy
+                gpu = nvidia_smi("utilization.gpu")  # share of the last second
                 means = mean_stages(sums, metric_sums(started))
                 runs.append(
                     f"{run.in_words()}; ms of processor a request: {each}; {means}GPU {gpu}"
                 )
             return {"ready_s": started.ready_s, "memory_mb": started.memory_mb(), "runs": runs}
 
-    def hop(self, processes: int, seconds: float) -> dict[str, float]:
-        """Return what processes that only call the runner are answered: see `hop.Hop`."""
-        with tempfile.TemporaryDirectory() as folder:
-            asked = {"processes": processes, "images": HOP_IMAGES, "seconds": seconds}
-            variables = self._variables | {"HOP": json.dumps({**asked, "folder": folder})}
-            arguments = ("-m", "bentoml", "serve", "tools.benchmarks.hop:Hop", *ADDRESS)
-            ready = http_request("/livez", {}, b"", method="GET")
-            counts: list[Path] = []
-            with running("hop", arguments, variables, ready):
-                end = time.perf_counter() + seconds + 30
-                while len(counts) < processes and time.perf_counter() < end:
-                    time.sleep(0.1)
-                    counts = list(Path(folder).glob("*.json"))
-                read = [json.loads(it.read_bytes()) for it in counts] or [[0, 0]]
-            images_per_s, wrong = np.sum(read, axis=0)
-        return {
-            "processes": len(counts),
-            "images_per_call": HOP_IMAGES,
-            "images_per_s": round(float(images_per_s), 1),
-            "wrong": int(wrong),
-        }
-
 
 def cpu_seconds(server: serving.RunningServer) -> dict[str, float]:
-    """Return the processor time that the server used so far, and its `ModelRunner` thereof."""
+    """Return the processor seconds used by the server and, included, by its `ModelRunner`."""
     used = {"server": server.cpu_s(), "runner": 0.0}
     for process in server.process.children(recursive=True):
         if "ModelRunner" in process.cmdline():
@@ -353,17 +318,17 @@ STAGE = re.compile(
 
 
 def metric_sums(server: serving.RunningServer) -> dict[tuple[str, str], float]:
-    """Return what /metrics adds up of stages and batch sizes, by stage; empty of a peer."""
+    """Return sums and counts of stages and batch sizes in /metrics; empty for a peer."""
     status, text, *_ = ask(server.port, http_request("/metrics", {}, b"", method="GET"))
     lines = text.decode().splitlines() if status == 200 else []
     found = filter(None, map(STAGE.match, lines))
-    return {(one[2] or "batch", one[1]): float(one[3]) for one in found}
+    return {(match[2] or "batch", match[1]): float(match[3]) for match in found}
 
 
 def mean_stages(
     before: Mapping[tuple[str, str], float], after: Mapping[tuple[str, str], float]
 ) -> str:
-    """Return the mean milliseconds of each stage and the mean batch size between two moments."""
+    """Return the mean milliseconds per stage and the mean batch size between two readings."""
     rise = {key: value - before[key] for key, value in after.items() if key in before}
     means = {
         stage: rise[stage, "sum"] / max(1, rise[stage, "count"]) * (1 if stage == "batch" else 1e3)
@@ -382,34 +347,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", nargs="*", type=int, default=[0], help="0: the default")
     parser.add_argument("--peers", nargs="*", default=PEERS, help="other servers")
     parser.add_argument("--seconds", type=float, default=1.0, help="of one measurement")
-    parser.add_argument("--limit", type=float, default=400, help="seconds after which none begins")
+    parser.add_argument("--limit", type=float, default=400, help="seconds after which none starts")
     parser.add_argument("--results", type=Path, default=BUILD / "gpu.json")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     if gpu_name() is None:
         print("bench-gpu: torch finds no GPU; run it on a machine with one", file=sys.stderr)
         return 1
-    results, second = Results(given.results, given.limit), given.seconds
+    results, seconds = Results(options.results, options.limit), options.seconds
     results.step("machine", machine)
     files = mix_files(WEB_MIX, BUILD / "images")
-    if given.decoding:
-        results.step("decoding", decoding, files, 2 * second)
+    if options.decoding:
+        results.step("decoding", decoding, files, 2 * seconds)
     inputs = np.stack(
         [to_input(Path(file).read_bytes(), PREPROCESSING, DecodeLimits()) for file in files]
     )
-    for name in given.networks:
-        results.step(f"{name} alone", network_alone, name, inputs, second)
-    for name in given.serve:
+    for name in options.networks:
+        results.step(f"{name} alone", network_alone, name, inputs, seconds)
+    for name in options.serve:
         network = Network(name, files, inputs)
-        if not results.step(f"{name} imported", network.bring_in):
+        if not results.step(f"{name} imported", network.import_for_gpu):
             continue
-        for workers in given.workers:
+        for workers in options.workers:
             step = f"{name} over HTTP, {workers or 'default'} workers"
-            results.step(step, network.service, workers, 8 * second)
-        step = f"{name} without HTTP, {HOP_IMAGES} images a call"
-        results.step(step, network.hop, usable_cores() // 2, 4 * second)
+            results.step(step, network.service, workers, 8 * seconds)
         for server in SERVERS:
-            if server.name in given.peers:
-                results.step(f"{name} over HTTP, {server.name}", network.peer, server, 8 * second)
+            if server.name in options.peers:
+                results.step(f"{name} over HTTP, {server.name}", network.peer, server, 8 * seconds)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The image mixes: synthetic pictures of photographic detail, the same files on every machine."""
+"""The image mixes: synthetic pictures with photographic detail, the same on every machine."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ GRAIN = 26
 
 
 def mix_files(mix: str, folder: Path) -> tuple[str, ...]:
-    """Return the files of a mix in order, made below the folder where they are missing."""
+    """Return the files of a mix in order; write missing ones below `folder`."""
     if mix == DIGITS_MIX:
         return tuple(sorted(str(file) for file in (ROOT / "examples/digits/samples").iterdir()))
     count, size = COUNT_AND_SIZE[mix]
@@ -35,11 +35,10 @@ def mix_files(mix: str, folder: Path) -> tuple[str, ...]:
 
 
 def synthetic_photo(size: tuple[int, int], *, seed: int) -> Image.Image:
-    """Return a picture whose detail falls with its fineness, as that of photographs does.
+    """Return a picture with a spectrum like that of photographs.
 
-    Random grids of 2, 4, 8, … cells a side are enlarged and added, each finer one weaker, and a
-    grain of single pixels over it. Its strength makes the JPEG as large as that of a photograph,
-    so that decoding costs as much.
+    Enlarged random grids of 2, 4, 8, … cells a side are added, each finer one weaker, then a grain
+    of single pixels, which makes the JPEG, and its decoding, as large as a photograph's.
 
     Args:
         size: (width, height).
@@ -49,7 +48,7 @@ def synthetic_photo(size: tuple[int, int], *, seed: int) -> Image.Image:
     picture = np.full((height, width, 3), 128.0) + chance.uniform(-60, 60, 3)
     cells, strength = 2, 90.0
     while cells < height:
-        # As much detail of brightness as of colour.
+        # Equal amounts of detail in brightness and colour.
         grid = chance.normal(0, strength, (cells, cells, 1))
         grid = grid + chance.normal(0, strength / 2, (cells, cells, 3))
         for channel in range(3):

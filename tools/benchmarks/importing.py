@@ -1,4 +1,4 @@
-"""Imports a model for a benchmark, by the command line, into a store of the benchmark's own."""
+"""Imports models for benchmarks, by the command line, into a separate store."""
 
 import json
 import os
@@ -15,10 +15,7 @@ WITHIN_S = 1800
 
 
 def output_of(command: list[str], variables: Mapping[str, str] | None = None) -> str:
-    """Run a command in this checkout; return what it prints.
-
-    Args:
-        variables: Environment variables beside those of this process.
+    """Run a command in this checkout, with more environment variables; return its output.
 
     Raises:
         BenchmarkError: It failed or took too long; the message has its last line.
@@ -41,7 +38,7 @@ def output_of(command: list[str], variables: Mapping[str, str] | None = None) ->
 
 
 def seeded_sources(architecture: str, weights: Path, folder: Path) -> dict[str, object]:
-    """Write spec and labels of a network with seeded weights; return the options that name them."""
+    """Write spec and labels of a network with seeded weights; return the import options."""
     spec, labels = folder / "preprocessing.json", folder / "labels.txt"
     spec.write_text(json.dumps(SPEC))
     labels.write_text("".join(f"class {index}\n" for index in range(CLASSES)))
@@ -54,14 +51,10 @@ def seeded_sources(architecture: str, weights: Path, folder: Path) -> dict[str, 
 
 
 def import_model(store: Path, lock: Path, options: Mapping[str, object]) -> Path:
-    """Run `model_import.py`; return the folder of the artifact.
-
-    Args:
-        store: BENTOML_HOME.
-        lock: The lock to write.
+    """Run `model_import.py` with a BENTOML_HOME; write the lock, return the artifact's directory.
 
     Raises:
-        BenchmarkError: As of `output_of`.
+        BenchmarkError: As `output_of`.
     """
     store.mkdir(parents=True, exist_ok=True)
     words = [str(word) for pair in {**options, "--lock": lock}.items() for word in pair]

@@ -1,7 +1,6 @@
-"""The in-process limit: what the machine does with the same engine and files, without a server.
+"""The limit of the machine: the same engine and files in one process, without a server.
 
-`measured_limit` runs this module in a process of its own, so that nothing else competes for the
-interpreter.
+`measured_limit` runs this module in a process of its own, without other threads.
 """
 
 import itertools
@@ -34,10 +33,10 @@ def limit_of(workload: Workload, seconds: float, rate_per_s: float | None, forwa
     """Call the engine from as many threads as it has streams.
 
     Args:
-        rate_per_s: Of Poisson arrivals at one caller, with all threads in one stream: caches and
-            cores have cooled down as they have for a request that comes alone. None calls back to
-            back from one caller and stream a core.
-        forward: Run the network alone, on inputs that are ready.
+        rate_per_s: Rate of Poisson arrivals at a single caller and stream with all threads; between
+            them, caches and cores cool down as between real requests. None calls back to back,
+            with one caller and stream per core.
+        forward: Run the network only, on preprocessed inputs.
     """
     streams = 1 if rate_per_s else workload.threads
     classifier = Classifier(workload, streams=streams)

@@ -1,4 +1,4 @@
-"""Measures servers under load, in rounds, beside the limit of the machine."""
+"""Measures servers under load and the limit of the machine, in rounds."""
 
 import contextlib
 import dataclasses
@@ -23,11 +23,11 @@ from tools.load import Run, Target
 from tools.serving import NEVER_REFUSE, PREFIX
 
 CONNECTIONS = 6
-"""In flight in a closed run: enough to saturate 2 to 4 cores."""
+"""Requests in flight in a closed run: enough to saturate 2 to 4 cores."""
 WARMUP_S = 1.5
 """Closed loop before anything is recorded."""
 SETTLING_S = 300.0
-"""After which a server's memory should not grow any more."""
+"""Seconds after which a server's memory should no longer grow."""
 PACKAGES = ("bentoml", "fastapi", "litserve", "mosec", "nvidia-pytriton", "openvino", "pillow")
 
 
@@ -41,8 +41,8 @@ def measured_session(
 ) -> Path:
     """Measure every server in every case; return the session's file.
 
-    Rounds are the outer loop, so that drift of the machine hits every case and server alike. The
-    file is written after every visit: a session that is cut short keeps what it has.
+    Rounds are the outer loop, so that drift of the machine affects all cases and servers alike. The
+    file is written after every visit, so that an aborted session keeps its results.
     """
     session = begin_session(name, installed_versions())
     say(f"preparing {', '.join(cases)}; the first time takes minutes")
@@ -78,8 +78,8 @@ def _empty_result(case: Case) -> CaseResult:
 def visit(server: Server, workload_path: Path, case: Case, preset: Preset, round_: int) -> Visit:
     """Measure one server; a server that fails gives a visit with an error.
 
-    This project is started twice: its saturated throughput is measured where it queues every
-    request, as its peers do, and all else with its defaults.
+    This project is started twice: queueing all requests, as its peers do, for the saturated
+    throughput, and with its defaults for the rest.
     """
     limit = None if server is NULL else measured_limit(workload_path, seconds=preset.slice_s)
     say(f"  {server.name}{f': limit {limit.images_per_s:.1f}/s' if limit else ''}")
@@ -102,7 +102,7 @@ def visit(server: Server, workload_path: Path, case: Case, preset: Preset, round
 
 
 def _open_loops(client: "Client", case: Case, preset: Preset, runs: list[Run]) -> dict[str, Any]:
-    """Offer the low rate and parts of the saturated throughput, then search the highest rate."""
+    """Offer the low rate and parts of the saturated throughput, then find the highest rate."""
     saturated_per_s = runs[0].answered_per_s
     parts = (*preset.load_parts, preset.overload if client.name == PRODUCT else 0)
     rates_per_s = [case.low_rate_per_s, *(round(part * saturated_per_s, 1) for part in parts)]
@@ -126,10 +126,10 @@ def _open_loops(client: "Client", case: Case, preset: Preset, runs: list[Run]) -
 
 @dataclass(frozen=True, kw_only=True)
 class Client:
-    """Applies load to one running server; each run says what it cost the server.
+    """A source of load on one running server, which also measures the server's processor time.
 
     Attributes:
-        seed: Part of every seed: all servers of a round are sent the same arrivals at a rate.
+        seed: Part of every seed; all servers of a round get the same arrivals at a rate.
     """
 
     name: str
@@ -140,7 +140,7 @@ class Client:
     def saturate(
         self, seconds: float, connections: int = CONNECTIONS, most_requests: int | None = None
     ) -> Run:
-        """Keep requests in flight until the time is up or enough is sent."""
+        """Keep requests in flight until the time is up or enough are sent."""
         before_s = self.server.cpu_s()
         run = load.closed_run(
             self.target,
@@ -181,8 +181,8 @@ def served(
     """Start a server, wait for its first right answer, warm it up.
 
     Args:
-        settings: CLASSIFIER_* of this project, beside the lock and the budget.
-        broken: Share of files that are no sound image, once it is warm.
+        settings: Further CLASSIFIER_* settings.
+        broken: Share of broken files after the warmup.
     """
     workload = read_workload(workload_path)
     accepted = [{0}] * len(workload.files) if server is NULL else map(set, workload.accepted)
@@ -219,7 +219,7 @@ def served(
 
 
 def with_broken_files(target: Target, server: Server, share: float) -> Target:
-    """Return a target of which this share of the requests has a file that is cut off, or noise."""
+    """Return a target with a share of truncated and garbage files."""
     if not share:
         return target
     files = (b"\xff\xd8\xff\xe0" + bytes(range(256)) * 40, b"\x89PNG\r\n\x1a\n", b"GIF89a" * 99)
@@ -234,7 +234,7 @@ def with_broken_files(target: Target, server: Server, share: float) -> Target:
 
 
 def installed_versions() -> dict[str, str]:
-    """Return the versions that matter, of this project's environment and of the peers'."""
+    """Return the package versions of this project and of its peers."""
     script = (
         "import importlib.metadata as m, json, sys;"
         "known = {d.metadata['Name'].lower(): d.version for d in m.distributions()};"
@@ -260,14 +260,14 @@ def measured_load(
     most_requests: int | None = None,
     broken: float = 0,
 ) -> Path:
-    """Start each server alone and apply one load; return the session's file.
+    """Apply one load to each server in turn; return the session's file.
 
     Args:
-        settings: CLASSIFIER_* of this project.
-        rate_per_s: Open loop at this rate. Without it a closed loop of which nothing is refused.
+        settings: CLASSIFIER_* settings of this project.
+        rate_per_s: Open loop at this rate; None is a closed loop without refusals.
         times: After the closed loop, open loop at this multiple of its throughput.
         most_requests: Ends the closed loop before `seconds`.
-        broken: Share of files that are no sound image.
+        broken: Share of broken files.
     """
     case = CASES[case_name]
     kind = "broken" if broken else "hold" if rate_per_s else "overload" if times else "soak"
@@ -275,17 +275,17 @@ def measured_load(
     path = prepared(case.model, case.mix)
     visits: list[Visit] = []
     for server in servers:
-        given, patient = (settings, NEVER_REFUSE) if server is OWN else ({}, {})
+        own, patient = (settings, NEVER_REFUSE) if server is OWN else ({}, {})
         runs: list[Run] = []
         memory: list[float] = []
         offered_per_s = rate_per_s
         if rate_per_s is None:
-            with served(server, path, case, {**given, **patient}) as client:
+            with served(server, path, case, {**own, **patient}) as client:
                 runs.append(client.saturate(seconds, connections, most_requests))
                 offered_per_s = times and round(times * runs[0].answered_per_s, 1)
         if offered_per_s:
-            with served(server, path, case, given, broken=broken) as client:
-                # Memory grows before it settles: a long run is measured in two parts.
+            with served(server, path, case, own, broken=broken) as client:
+                # Memory grows before it settles, so a long run has two parts.
                 first_s = min(seconds / 2, SETTLING_S)
                 for part_s in (first_s, seconds - first_s):
                     runs.append(client.offer(offered_per_s, part_s))
@@ -293,7 +293,7 @@ def measured_load(
         visits.append(
             Visit(
                 server=server.name,
-                settings={**given, **({"broken files": f"{broken:.0%}"} if broken else {})},
+                settings={**own, **({"broken files": f"{broken:.0%}"} if broken else {})},
                 runs=tuple(runs),
                 memory_mb=memory[-1] if memory else None,
                 growth_mb=round(memory[-1] - memory[0], 1) if memory else None,

@@ -1,7 +1,7 @@
-"""Prepares a workload: seeded weights, the project's own import, the right answer of each image.
+"""Prepares a workload: seeded weights, an import, the right answer for each image.
 
-`python -m tools.benchmarks.models MODEL MIX` runs in a process of its own, so that torch is not in
-the one that measures, and prints the path of the workload file.
+`python -m tools.benchmarks.models MODEL MIX` prints the path of the workload file. It runs in a
+process of its own, so that the measuring process has no torch.
 """
 
 import hashlib
@@ -26,17 +26,17 @@ EXAMPLE = "examples/digits"
 
 
 def prepared(model: str, mix: str) -> Path:
-    """Make what is missing of a workload in another process; return the path of its file.
+    """Prepare a workload in another process; return the path of its file.
 
     Raises:
-        BenchmarkError: It cannot be made; the message has the last line of that process.
+        BenchmarkError: That process failed; the message has its last line.
     """
     output = output_of([sys.executable, "-m", "tools.benchmarks.models", model, mix])
     return Path(output.strip().splitlines()[-1])
 
 
 def make_workload(model: str, mix: str) -> Path:
-    """Make the workload of a model and a mix, unless it was made from the same sources.
+    """Prepare the workload of a model and a mix, unless it exists and is up to date.
 
     Args:
         model: A function of `torchvision.models`, or "digits", and a precision, joined by "-".
@@ -47,7 +47,7 @@ def make_workload(model: str, mix: str) -> Path:
         if read_workload(path).made_from == made_from:
             return path
     except (FileNotFoundError, ValidationError):
-        pass  # absent, or written by another version
+        pass  # missing, or from another version
     path.parent.mkdir(parents=True, exist_ok=True)
     architecture, _, precision = model.rpartition("-")
     folder = BUILD / "models" / architecture
@@ -81,9 +81,9 @@ def make_workload(model: str, mix: str) -> Path:
             save_seeded_weights(architecture, pixels, weights)
     engine = _import(workload, precision, sources)
     workload = workload.model_copy(update={"engine": str(engine)})
-    # Right is the engine's own in-process answer, batch 1.
+    # The engine's own in-process answers, at batch size 1, are the right ones.
     classifier = Classifier(workload)
-    logits = [classifier.forward(classifier.to_input(it)[None])[0] for it in workload.images()]
+    logits = [classifier.forward(classifier.to_input(data)[None])[0] for data in workload.images()]
     accepted = tuple(near_best(row, NEAR_TIE[precision]) for row in logits)
     workload = workload.model_copy(update={"accepted": accepted})
     path.write_text(workload.model_dump_json(indent=1) + "\n")
@@ -91,7 +91,7 @@ def make_workload(model: str, mix: str) -> Path:
 
 
 def sources_digest() -> str:
-    """Return a digest of the code that weights and import depend on."""
+    """Return a digest of the code that determines weights and import."""
     digest = hashlib.sha256()
     folders = ("image_classifier", "importer", "preprocessing")
     sources = [file for name in folders for file in sorted((ROOT / name).rglob("*.py"))]

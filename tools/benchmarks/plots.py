@@ -1,4 +1,4 @@
-"""p99 over the offered rate, and the latency distribution at the low rate, as one SVG a case."""
+"""One SVG per case: p99 over the offered rate, and latencies at the low rate."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -14,12 +14,11 @@ from tools.benchmarks.session import CaseResult
 from tools.load import Run
 
 POINTS = 150
-"""Of a distribution; ten thousand make a file of a megabyte."""
+"""Points of a distribution; ten thousand would make a file of a megabyte."""
 
 
 def draw_case(result: CaseResult, path: Path) -> None:
     """Write the plots of a case; the same session gives the same file."""
-    # A fixed salt and no date: the same session gives the same file.
     with mpl.rc_context({"svg.hashsalt": "benchmarks", "svg.fonttype": "none", "font.size": 8}):
         figure = Figure(figsize=(9, 3.4), layout="constrained")
         rates, shares = figure.subplots(1, 2)

@@ -1,4 +1,4 @@
-"""What a session measures: cases (a model with a mix and a budget) and two presets."""
+"""The cases of a session (model, image mix, budget) and its presets."""
 
 from dataclasses import dataclass
 
@@ -11,8 +11,8 @@ class Case:
 
     Attributes:
         model: See `models.make_workload`.
-        budget_ms: Latency the p99 may take; this project is started with it.
-        low_rate_per_s: At which requests rarely meet: for the latency that a server adds.
+        budget_ms: Limit for the p99; also this project's setting.
+        low_rate_per_s: Rate at which requests rarely overlap, for the latency a server adds.
     """
 
     model: str
@@ -42,11 +42,11 @@ class Preset:
     Attributes:
         cases: Names of `CASES`.
         rounds: Every round visits every server of every case once, so that drift of the machine
-            hits all of them.
-        slice_s: Length of a closed run, an open run and a measurement of the limit.
-        probes: Of the search for the highest rate, in every round.
+            affects all of them.
+        slice_s: Seconds of a closed run, an open run and a measurement of the limit.
+        probes: Probes of the search for the highest rate, per round.
         load_parts: Open runs at these parts of the server's own saturated throughput.
-        overload: This project alone is offered this multiple of it too; 0 leaves it out.
+        overload: This project is also offered this multiple of it; 0 skips this.
     """
 
     cases: tuple[str, ...]

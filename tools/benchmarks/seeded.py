@@ -19,7 +19,7 @@ floating-point sums depends on batch size and streams."""
 
 
 def near_best(logits: Array, near_tie: float) -> tuple[int, ...]:
-    """Return the best class, and those whose logits are within a part of the spread, best first."""
+    """Return the best class and those within a part of the logits' spread, best first."""
     least = logits.max() - near_tie * (logits.max() - logits.min())
     return tuple(int(index) for index in np.argsort(-logits) if logits[index] >= least)
 
@@ -27,9 +27,9 @@ def near_best(logits: Array, near_tie: float) -> tuple[int, ...]:
 def save_seeded_weights(architecture: str, pixels: Array, path: Path) -> None:
     """Write random weights whose answers differ from image to image.
 
-    Random weights alone name one class for every picture: swapped answers would pass. Batch norms
-    take their statistics from the images, and the last layer spreads the two directions in which
-    the features of the images differ most over 12 of the classes.
+    Plain random weights give one class for all images, so that swapped answers would pass. Here
+    batch norms take their statistics from the images, and the last layer maps the two main
+    directions of the images' features to 12 of the classes.
 
     Args:
         architecture: A function of `torchvision.models`.
@@ -47,8 +47,8 @@ def save_seeded_weights(architecture: str, pixels: Array, path: Path) -> None:
     norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     with torch.inference_mode():
         for block in network.modules():
-            # 50 random layers at full strength amplify any rounding until fp32 and int8 name
-            # different classes.
+            # 50 random layers at full strength would amplify rounding errors until fp32 and int8
+            # give different classes.
             if isinstance(block, torchvision.models.resnet.Bottleneck):
                 block.bn3.weight.fill_(RESIDUAL_STRENGTH)
         for norm in norms:
@@ -58,7 +58,7 @@ def save_seeded_weights(architecture: str, pixels: Array, path: Path) -> None:
             network(batch)
         network.eval()
 
-        *_, last = (it for it in network.modules() if isinstance(it, torch.nn.Linear))
+        *_, last = (module for module in network.modules() if isinstance(module, torch.nn.Linear))
         seen: list[torch.Tensor] = []
         last.register_forward_hook(lambda _module, features, _logits: seen.append(features[0]))
         for batch in torch.split(inputs, 16):
@@ -67,10 +67,10 @@ def save_seeded_weights(architecture: str, pixels: Array, path: Path) -> None:
         mean = features.mean(dim=0)
         axes = torch.linalg.svd(features - mean, full_matrices=False)[2][:2]  # (2, features)
         spread = ((features - mean) @ axes.T).std(dim=0)
-        # A ring of 12 loud classes: the best is well ahead of the second for most images.
+        # 12 loud classes on a circle: for most images the best is well ahead of the second.
         angles = torch.arange(CLASSES) * (2 * torch.pi / LOUD_CLASSES)
         classes = 4 * torch.stack([angles.cos(), angles.sin()], dim=1)  # (classes, 2)
         classes[LOUD_CLASSES:] *= 0.5
         last.weight.copy_(classes @ (axes / spread[:, None]))
         last.bias.copy_(-last.weight @ mean)
-    save_file({name: it.contiguous() for name, it in network.state_dict().items()}, path)
+    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, path)

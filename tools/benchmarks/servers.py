@@ -1,4 +1,4 @@
-"""The servers under test: how each is started, asked and read."""
+"""The servers under test: commands, requests and answers."""
 
 import json
 import sys
@@ -11,17 +11,17 @@ from tools.serving import ADDRESS, PORT, PRODUCT_COMMAND, ROOT, http_request
 
 PRODUCT = "this project"
 PEERS_PYTHON = ROOT / "build" / "benchmarks" / "venv" / "bin" / "python"
-"""Of the environment that `make bench` fills from requirements/bench.txt."""
+"""Python of the environment that `make bench` installs from requirements/bench.txt."""
 BOUNDARY = "benchmark-part-border"
 
 
 def raw_body(data: bytes) -> tuple[Mapping[str, str], bytes]:
-    """Return headers and body where the file is the body."""
+    """Return headers and body of a request with the file as the body."""
     return {"Content-Type": "image/jpeg"}, data
 
 
 def form_upload(data: bytes) -> tuple[Mapping[str, str], bytes]:
-    """Return headers and body where the file is the part `image` of a form."""
+    """Return headers and body of a form with the file as the part `image`."""
     head = (
         f"--{BOUNDARY}\r\nContent-Disposition: form-data; name=image; filename=photo.jpg\r\n"
         "Content-Type: image/jpeg\r\n\r\n"
@@ -64,12 +64,10 @@ class Server:
     """One server under test.
 
     Attributes:
-        name: As tables show it.
-        arguments: Of Python; `PORT` stands for the port.
-        python: Interpreter that has its packages.
-        path: Of the request.
-        encode: File to (headers, body).
-        read_class: Body of a 200 to the top class.
+        arguments: Of Python, with `PORT` instead of the port.
+        python: Interpreter with its packages.
+        encode: Returns (headers, body) for a file.
+        read_class: Returns the top class in the body of a 200.
     """
 
     name: str
@@ -80,7 +78,7 @@ class Server:
     read_class: Callable[[bytes], int] = best_prediction
 
     def request(self, data: bytes) -> bytes:
-        """Return the whole HTTP request for one file."""
+        """Return the complete HTTP request for a file."""
         return http_request(self.path, *self.encode(data))
 
 

@@ -20,22 +20,20 @@ from tools.serving import ROOT
 
 RESULTS = ROOT / "tools" / "benchmarks" / "results"
 CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
-
-
 MANY = 500_000
-"""Latencies of a run that are not stored as precisely."""
+"""Longer runs are stored with fewer digits."""
 NULL_NAME = "null server"
-"""The server that reads the body and answers at once: what the load generator itself costs."""
+"""A server that answers at once, which shows the cost of the load generator."""
 
 
 class BenchmarkError(Exception):
-    """The benchmark cannot run as asked; the message says why."""
+    """The benchmark cannot run as requested."""
 
 
 def packed(samples_ms: Sequence[float]) -> str:
     """Return latencies as base64 of zlib of little-endian unsigned 32-bit microseconds.
 
-    Three significant digits are kept, two of more than `MANY` samples: files of half the size.
+    Rounds to three significant digits, two for more than `MANY` samples.
     """
     digits = 3 if len(samples_ms) <= MANY else 2
     microseconds = array("I", (round(float(f"{ms:.{digits}g}") * 1000) for ms in samples_ms))
@@ -68,13 +66,13 @@ StoredRun = Annotated[Run, BeforeValidator(_read_run), PlainSerializer(_write_ru
 
 
 class Record(BaseModel):
-    """Base of all stored values: frozen, unknown keys are errors."""
+    """Base of all stored values: frozen, without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Machine(Record):
-    """The computer a session ran on; server and load generator share its processors."""
+    """The computer of a session, shared by server and load generator."""
 
     cpu: str
     cores: int
@@ -84,13 +82,13 @@ class Machine(Record):
 
 
 class Limit(Record):
-    """What the machine does with the same engine and files in one process, without a server.
+    """The speed of the same engine and files in one process, without a server.
 
     Attributes:
-        work: "images" decodes, preprocesses and infers; "forward" runs the network on ready inputs.
-        streams: Of the engine, each with a caller of its own; they share all cores.
-        rate_per_s: Of Poisson arrivals at one caller; None where each call follows the one before.
-        latencies_ms: Of every call, in no order.
+        work: "images" decodes, preprocesses and infers; "forward" only runs the network.
+        streams: Streams of the engine, each with its own caller; they share all cores.
+        rate_per_s: Rate of Poisson arrivals at one caller; None for calls back to back.
+        latencies_ms: Of every call, unordered.
     """
 
     work: Literal["images", "forward"]
@@ -112,16 +110,16 @@ class Limit(Record):
 
 
 class Visit(Record):
-    """One server, measured once.
+    """One measurement of one server.
 
     Attributes:
-        settings: Of this project, beside the budget and the lock, and of the load.
+        settings: Further settings of this project and of the load.
         ready_s: From process start to the first correct answer.
         memory_mb: Proportional set size of the process tree after the saturating run.
-        growth_mb: Of the memory from the first part of a long load to its end.
-        limit: Measured seconds before, because the speed of a shared machine drifts.
-        loadgen: What MLPerf LoadGen's Server scenario said, in sessions until 2026-11-26.
-        error: Why it could not be measured; empty otherwise.
+        growth_mb: Growth of memory between the first part of a long load and its end.
+        limit: Measured just before, because the speed of a shared machine drifts.
+        loadgen: Result of MLPerf LoadGen's Server scenario, in sessions until 2026-11-26.
+        error: Why the measurement failed; empty otherwise.
     """
 
     server: str
@@ -142,13 +140,13 @@ class Visit(Record):
         return next((run for run in self.runs if run.rate_per_s is None), None)
 
     def at(self, rate_per_s: float) -> Run | None:
-        """The open loop at a rate, unless it was given up."""
+        """The open loop at a rate, unless it ended early."""
         found = (run for run in self.runs if run.rate_per_s == rate_per_s and not run.given_up)
         return next(found, None)
 
 
 class CaseResult(Record):
-    """One model with one image mix: the limits of the machine and every visit to a server."""
+    """One model with one image mix: the machine's limits and all visits to servers."""
 
     model: str
     images: str
@@ -159,7 +157,7 @@ class CaseResult(Record):
 
     @property
     def servers(self) -> tuple[str, ...]:
-        """Names in the order of their first visit, without that of the null server."""
+        """Names in order of their first visit, without the null server."""
         names = dict.fromkeys(visit.server for visit in self.visits)
         return tuple(name for name in names if name != NULL_NAME)
 
@@ -168,8 +166,8 @@ class Session(Record):
     """One invocation of the benchmark.
 
     Attributes:
-        load_average: Of the last minute before it began, in processes; None if not recorded.
-        versions: Package to version, of all servers.
+        load_average: Of the minute before the start, in processes; None if not recorded.
+        versions: Package versions of all servers.
     """
 
     schema_version: Literal[2] = 2
@@ -188,9 +186,11 @@ class Session(Record):
 
 
 def this_machine() -> Machine:
-    """Return what Linux says of the processor and the memory."""
+    """Return processor and memory as reported by Linux."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    facts = {key.strip(): value.strip() for key, _, value in (it.partition(":") for it in lines)}
+    facts = {
+        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
+    }
     family = ", ".join(f"{key} {facts[key]}" for key in ("cpu family", "model") if key in facts)
     flags = facts.get("flags", "").split()
     return Machine(
@@ -203,7 +203,7 @@ def this_machine() -> Machine:
 
 
 def begin_session(name: str, versions: dict[str, str]) -> Session:
-    """Return an empty session of this moment, machine and commit."""
+    """Return an empty session with time, machine and commit."""
     return Session(
         name=name,
         date=datetime.now(UTC).isoformat(timespec="seconds"),

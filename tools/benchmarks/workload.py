@@ -1,4 +1,4 @@
-"""A model, its engine and the right answers, as the file that every server under test reads."""
+"""A model, its engine and the right answers, in a file for all servers under test."""
 
 import os
 from collections.abc import Callable
@@ -19,26 +19,25 @@ from preprocessing import (
 from tools.serving import ROOT
 
 WORKLOAD_VARIABLE = "BENCHMARK_WORKLOAD"
-"""Environment variable that names the workload file to a server under test."""
+"""Environment variable with the path of the workload file."""
 Array = np.ndarray[Any, Any]
 
 
 class Workload(BaseModel):
-    """What every server under test serves.
+    """The model and images for all servers under test.
 
     Attributes:
         model: Network and precision, e.g. "resnet50-int8".
-        engine: Graph for OpenVINO: uint8 (n, H, W, C) in, logits (n, classes) out. For a GPU: the
-            weights, as safetensors.
-        network: For a GPU: a function of `torchvision.models`.
+        engine: Graph for OpenVINO: uint8 (n, H, W, C) in, logits (n, classes) out. On a GPU: the
+            weights as safetensors.
+        network: On a GPU: a function of `torchvision.models`.
         precision_hint: OpenVINO's INFERENCE_PRECISION_HINT: "f32" or "bf16".
-        preprocessing: Spec file, or FILE.py:CLASS, from the top folder.
+        preprocessing: Spec file, or FILE.py:CLASS, relative to the checkout.
         threads: Processor cores a server may use.
         store: BENTOML_HOME of the imported artifact.
         lock: Lock of the imported artifact.
         files: The images, in order.
-        accepted: For each image, the classes that count as right, best first: what the engine
-            itself says in-process.
+        accepted: For each image, the right classes, best first: the engine's in-process answer.
         made_from: Digest of the sources that made it.
     """
 
@@ -61,9 +60,9 @@ class Workload(BaseModel):
         return [Path(file).read_bytes() for file in self.files]
 
     def input_maker(self) -> Callable[[bytes], Array]:
-        """Return what makes the uint8 input (H, W, C) of a file.
+        """Return a function from a file's bytes to its uint8 input (H, W, C).
 
-        It is this project's own preprocessing, so that all servers infer the same pixels.
+        All servers use this project's preprocessing, and so the same pixels.
         """
         file, _, name = self.preprocessing.partition(":")
         preprocessing = (
@@ -75,10 +74,10 @@ class Workload(BaseModel):
 
 
 def read_workload(path: Path) -> Workload:
-    """Read from JSON; raise pydantic's ValidationError where another version wrote it."""
+    """Read a workload; a pydantic ValidationError means another version wrote it."""
     return Workload.model_validate_json(path.read_bytes())
 
 
 def workload_from_environment() -> Workload:
-    """Return the workload this server was started for."""
+    """Return the workload of this server."""
     return read_workload(Path(os.environ[WORKLOAD_VARIABLE]))

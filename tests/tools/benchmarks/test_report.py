@@ -91,7 +91,7 @@ def test_an_overload_shows_the_share_that_was_refused() -> None:
 
 
 def test_the_published_page_says_what_the_stored_sessions_say() -> None:
-    assert "says what the sessions say" in check_page()
+    assert "matches the sessions" in check_page()
 
     for picture in report.PICTURES.iterdir():
         assert f"performance/{picture.name}" in report.PAGE.read_text()

@@ -1,1 +1,1 @@
-"""Other ways to serve the same engine: one small program each, as its documentation shows it."""
+"""Other ways to serve the same engine: one small program each, as in its documentation."""

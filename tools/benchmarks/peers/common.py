@@ -1,4 +1,4 @@
-"""The engine in OpenVINO, or in torch on a GPU, and the answer in JSON, as all peers have them."""
+"""The engine (OpenVINO, or torch on a GPU) and the JSON answer of all peers."""
 
 import threading
 from typing import Any
@@ -12,7 +12,7 @@ TOP_K = 5
 
 
 class GpuClassifier:
-    """The network in torch, bfloat16 on the GPU, as its users write it.
+    """The network in torch, in bfloat16 on the GPU.
 
     Args:
         workload: Names a network of torchvision and its weights.
@@ -43,15 +43,14 @@ class GpuClassifier:
 
 
 class Classifier:
-    """The compiled engine; any number of threads may call it, each with its own infer request."""
+    """The compiled engine; thread-safe, with one infer request per thread."""
 
     def __init__(self, workload: Workload, *, streams: int = 1) -> None:
         """Compile.
 
         Args:
             workload: Names the engine.
-            streams: Inferences OpenVINO runs side by side; the workload's threads are divided
-                among them.
+            streams: Parallel inferences, which share the workload's threads.
         """
         import openvino
         from openvino._offline_transformations import apply_moc_transformations
@@ -59,9 +58,8 @@ class Classifier:
         self.to_input = workload.input_maker()
         core = openvino.Core()
         model = core.read_model(workload.engine)
-        # Folds the shapes behind which torch's ONNX exporter puts the biases. Without it, int8
-        # graphs with a free batch size give wrong logits (OpenVINO 2026.4.1, CPU); with a fixed
-        # one, as this project compiles them, they do not need it.
+        # Folds shape computations of torch's ONNX exporter. Without it, int8 graphs with a dynamic
+        # batch size give wrong logits (OpenVINO 2026.4.1, CPU); fixed sizes do not need it.
         apply_moc_transformations(model, cf=True)
         self._compiled = core.compile_model(
             model,
@@ -72,8 +70,8 @@ class Classifier:
                 "INFERENCE_PRECISION_HINT": workload.precision_hint,
             },
         )
-        # In one thread: where two threads are the first to look at a tensor, OpenVINO 2026.4.1 and
-        # numpy wait for each other for ever.
+        # First in a single thread: OpenVINO 2026.4.1 and numpy may deadlock when two threads are
+        # the first to access a tensor.
         _ = self._compiled.create_infer_request().get_input_tensor().data
         self._local = threading.local()
 
@@ -82,19 +80,19 @@ class Classifier:
         if not hasattr(self._local, "request"):
             self._local.request = self._compiled.create_infer_request()
         request = self._local.request
-        # `InferRequest.infer` copies its input unless told to share; `CompiledModel.__call__`
-        # shares it, and OpenVINO 2026.4.1 then reads memory that is freed already.
+        # `CompiledModel.__call__` would share the input, and OpenVINO 2026.4.1 then reads freed
+        # memory.
         request.infer({0: np.ascontiguousarray(batch)}, share_inputs=False)
         return np.array(request.get_output_tensor(0).data, dtype=np.float32)
 
 
 def open_classifier(workload: Workload) -> Classifier | GpuClassifier:
-    """Return what runs the network of a workload."""
+    """Return the classifier of a workload."""
     return GpuClassifier(workload) if workload.network else Classifier(workload)
 
 
 def predictions(logits: Array) -> dict[str, Any]:
-    """Return the best classes of one image, as the answer of every peer has them.
+    """Return the answer of all peers: the best classes of one image.
 
     Args:
         logits: (classes,), float32.
