@@ -1,6 +1,6 @@
-"""The workarounds for BentoML: each does its work, and BentoML still needs it.
+"""The workarounds for BentoML work, and BentoML still needs them.
 
-A test called `bentoml_…` or `uvicorn_…` that fails says that its workaround can go.
+When a test named `…bentoml…` or `…uvicorn…` fails, its workaround can go.
 """
 
 import asyncio
@@ -61,25 +61,25 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-def test_api_processes_end_before_the_runner_however_early_and_often_a_server_is_told(
+def test_api_processes_end_before_the_runner_even_if_stopped_early_and_twice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     events: list[str] = []
 
     class Watcher:
-        """The processes of one service: they need a moment to end."""
+        """The processes of one service, which take a moment to end."""
 
         def __init__(self, name: str) -> None:
             self.name = name
 
         async def _stop(self, close_output_streams: bool) -> None:
-            events.append(f"{self.name} told")
+            events.append(f"{self.name} stops")
             await asyncio.sleep(0)
             events.append(f"{self.name} ended")
 
     class Supervisor:
         _stopping = False
-        # circus refuses a second command, for instance a stop during the start.
+        # circus refuses a second command, such as a stop during the start.
         _exclusive_running_command: str | None = "arbiter_start_watchers"
 
         def start(self, cb: object = None) -> None: ...
@@ -88,13 +88,13 @@ def test_api_processes_end_before_the_runner_however_early_and_often_a_server_is
             return [Watcher(name) for name in ("service_ModelRunner", "service")]
 
         async def stop(self) -> None:
-            events.append("everything told")
+            events.append("all stop")
 
     async def stop_twice() -> None:
         supervisor = Supervisor()
         stops = asyncio.gather(supervisor.stop(), supervisor.stop())
         await asyncio.sleep(0.05)
-        events.append("all started")
+        events.append("started")
         supervisor._exclusive_running_command = None
         await stops
 
@@ -103,14 +103,14 @@ def test_api_processes_end_before_the_runner_however_early_and_often_a_server_is
 
     asyncio.run(stop_twice())
 
-    assert events == ["all started", "service told", "service ended", "everything told"]
+    assert events == ["started", "service stops", "service ended", "all stop"]
 
 
 @pytest.mark.parametrize("name", ["service_ModelRunner", "service"])
-def test_a_process_that_circus_forgets_is_told_of_and_stood_in_for_all_the_same(
+def test_a_dead_process_that_circus_misses_is_logged_and_connections_are_answered_503(
     name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """circus looks twice at a check: for those that ended, then for those it has to replace."""
+    """A check of circus looks for ended processes, then replaces those that are missing."""
     processes = {7: SimpleNamespace(poll=lambda: -9)}
     watcher = SimpleNamespace(
         name=name,
@@ -134,7 +134,7 @@ def test_a_process_that_circus_forgets_is_told_of_and_stood_in_for_all_the_same(
             return self.watchers
 
         def manage_watchers(self) -> None:
-            # It died in between, and was replaced at once: no hook is called.
+            # The process dies in between and is replaced at once, without a hook.
             processes.pop(7, None)
             processes[8] = SimpleNamespace(poll=lambda: None)
 
@@ -155,16 +155,16 @@ def test_a_process_that_circus_forgets_is_told_of_and_stood_in_for_all_the_same(
     async def run() -> None:
         with socket.create_server(("127.0.0.1", 0)) as listening:
             supervisor: Any = Supervisor()
-            known: Any = SimpleNamespace(
+            circus_socket: Any = SimpleNamespace(
                 port=99_999,
                 fileno=listening.fileno,
                 accept=listening.accept,
                 setblocking=listening.setblocking,
             )
-            supervisor.sockets = {"_bento_api_server": known}
+            supervisor.sockets = {"_bento_api_server": circus_socket}
             with pytest.raises(BentoMLException, match="--port 99999: expected 1 to 65535"):
                 supervisor.start()  # the system would take 34463
-            known.port = 80
+            circus_socket.port = 80
             supervisor.start()
             handlers[signal.SIGUSR2]()  # process 7 is ready
             await asyncio.sleep(0)
@@ -181,7 +181,7 @@ def test_a_process_that_circus_forgets_is_told_of_and_stood_in_for_all_the_same(
 
 
 def asgi_of(service_class: type[Any]) -> Any:
-    """A service with an API of the same path as a route of its mounted application."""
+    """Return a service with an API at the same path as a route of its mounted application."""
     mounted = app_of(StubClassifier())
 
     @bentoml.service(name="Mounting", service_class=service_class, **API_CONFIG)
@@ -197,7 +197,7 @@ def asgi_of(service_class: type[Any]) -> Any:
     return Mounting.to_asgi()  # type: ignore[attr-defined]
 
 
-def test_the_mounted_application_answers_first_and_hands_on_what_it_does_not_have() -> None:
+def test_the_mounted_application_answers_first_and_passes_other_paths_on() -> None:
     app = asgi_of(MountedAppFirst)
 
     classified = send(app, "POST", "/classify", content=b"image").json()
@@ -205,16 +205,16 @@ def test_the_mounted_application_answers_first_and_hands_on_what_it_does_not_hav
     assert send(app, "GET", "/livez").text == "\n"
     assert send(app, "GET", "/schema.json").json()["name"] == "Mounting"
     assert send(app, "GET", "/static_content/swagger-ui.css").status_code == 200
-    not_there = ("/nope", "/classify/", "/infer", "/static_content/nope", "/static_content/")
+    missing = ("/nope", "/classify/", "/infer", "/static_content/nope", "/static_content/")
     for status, code, method, paths in [
-        (404, "not_found", "GET", (*not_there, "/static_content/../bentoml.py")),
+        (404, "not_found", "GET", (*missing, "/static_content/../bentoml.py")),
         (405, "method_not_allowed", "POST", ("/readyz", "/static_content/swagger-ui.css")),
         (405, "method_not_allowed", "OPTIONS", ("/classify", "/livez", "/metrics", "/")),
     ]:
         for path in paths:
             checked_error(send(app, method, path), status, code)
     assert send(app, "GET", "/classify").headers["allow"] == "POST, PUT"
-    # A path that a client made up is not repeated in the message, which is logged, too.
+    # The message, which is logged, does not repeat the client's path.
     assert "forged" not in send(app, "POST", "/static_content/%0D forged").text
     for path, status in {"/": 200, "/livez": 200, "/classify": 405}.items():
         response = send(app, "HEAD", path)
@@ -228,18 +228,18 @@ from tests.test_bentoml_compat import MountedAppFirst, asgi_of, send
 
 app = asgi_of(MountedAppFirst)
 for origin in ("https://example.org", "https://other.org"):
-    asked = {
+    preflight = {
         "Origin": origin,
         "Access-Control-Request-Method": "PUT",
         "Access-Control-Request-Headers": "content-type, x-request-id",
     }
     for answer in (
         send(app, "POST", "/classify", content=b"image", headers={"Origin": origin}),
-        send(app, "OPTIONS", "/classify", headers=asked),
+        send(app, "OPTIONS", "/classify", headers=preflight),
     ):
         print(answer.status_code, answer.headers.get("access-control-allow-origin"))
 
-# A refusal needs the headers too.
+# Early refusals would lack the headers.
 from image_classifier.bentoml_compat import refuse_early
 from image_classifier.http.protocol import ClassifierProtocol
 
@@ -248,12 +248,12 @@ print(ClassifierProtocol.refuse)
 """
 
 
-def test_the_documented_cors_setting_of_bentoml_holds_for_the_applications_paths() -> None:
+def test_the_documented_cors_setting_applies_to_our_paths() -> None:
     text = (ROOT / "docs" / "serving.md").read_text()
     name, _, value = text.partition("`BENTOML_CONFIG_OVERRIDES")[2].partition("`")[0].partition("=")
     environment = {**os.environ, f"BENTOML_CONFIG_OVERRIDES{name}": value.strip("'")}
 
-    # BentoML reads the variable once a process.
+    # BentoML reads the variable once per process.
     done = run_program(sys.executable, "-c", ASK_FROM_TWO_ORIGINS, cwd=ROOT, env=environment)
 
     own = "https://example.org"
@@ -263,37 +263,37 @@ def test_the_documented_cors_setting_of_bentoml_holds_for_the_applications_paths
     ], done.stderr
 
 
-@pytest.mark.parametrize(("words", "seconds"), [([], 75), (["--timeout-keep-alive", "9"], 9)])
-def test_idle_connections_are_kept_as_long_as_the_setting_or_the_command_says(
-    words: list[str], seconds: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def worker_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `prepare_process` treat this process as a worker, and undo its changes."""
+    no_prctl = SimpleNamespace(CDLL=lambda _: SimpleNamespace(prctl=lambda *_: 0))
+    monkeypatch.setattr("image_classifier.bentoml_compat.ctypes", no_prctl)
     monkeypatch.setenv(SUPERVISOR, str(os.getppid()))
-    monkeypatch.setattr("image_classifier.bentoml_compat.ctypes", mock_of_ctypes())
-    monkeypatch.setattr(sys, "argv", ["worker", *words])
     monkeypatch.setattr(ClassifierProtocol, "keep_alive_s", None)
     monkeypatch.setitem(HTTP_PROTOCOLS, "auto", "")
-    monkeypatch.setitem(LOOP_FACTORIES, "auto", "")
+    monkeypatch.setitem(LOOP_FACTORIES, "auto", LOOP_FACTORIES["auto"])
 
-    told = int(words[-1]) if words else 5
+
+@pytest.mark.usefixtures("worker_process")
+@pytest.mark.parametrize(("options", "expected_s"), [([], 75), (["--timeout-keep-alive", "9"], 9)])
+def test_idle_connections_are_kept_for_the_setting_or_the_command_line_option(
+    options: list[str], expected_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["worker", *options])
 
     async def protocol() -> Any:
-        config = uvicorn.Config(echo, log_config=None, timeout_keep_alive=told)
+        config = uvicorn.Config(echo, log_config=None, timeout_keep_alive=int([5, *options][-1]))
         config.load()
         return config.http_protocol_class(config, ServerState(), {})  # type: ignore[call-arg]
 
     prepare_process(75)
 
-    assert asyncio.run(protocol()).timeout_keep_alive == seconds
+    assert asyncio.run(protocol()).timeout_keep_alive == expected_s
 
 
-def test_uvloop_is_not_used_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    never = SimpleNamespace(new_event_loop=None)
-    monkeypatch.setitem(sys.modules, "uvloop", never)
-    monkeypatch.setenv("IMAGE_CLASSIFIER_SUPERVISOR", str(os.getppid()))
-    monkeypatch.setattr("image_classifier.bentoml_compat.ctypes", mock_of_ctypes())
-    monkeypatch.setattr(ClassifierProtocol, "keep_alive_s", None)
-    monkeypatch.setitem(HTTP_PROTOCOLS, "auto", "")
-    monkeypatch.setitem(LOOP_FACTORIES, "auto", LOOP_FACTORIES["auto"])
+@pytest.mark.usefixtures("worker_process")
+def test_uvloop_is_not_used_even_if_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvloop", SimpleNamespace(new_event_loop=None))
     before = uvicorn.Config(echo, log_config=None).get_loop_factory()
 
     prepare_process(75)
@@ -302,7 +302,7 @@ def test_uvloop_is_not_used_where_it_is_installed(monkeypatch: pytest.MonkeyPatc
     assert uvicorn.Config(echo, log_config=None).get_loop_factory() is asyncio.SelectorEventLoop
 
 
-def test_bentoml_gives_all_workers_one_gpu_unless_told_to_leave_gpus_alone(
+def test_bentoml_gives_all_workers_one_gpu_unless_disabled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     @bentoml.service(name="OnTwoGpus")
@@ -328,12 +328,7 @@ def test_bentoml_gives_all_workers_one_gpu_unless_told_to_leave_gpus_alone(
     assert worker_environment() == {}
 
 
-def mock_of_ctypes() -> Any:
-    """So that this process does not end with its parent."""
-    return SimpleNamespace(CDLL=lambda _: SimpleNamespace(prctl=lambda *_: 0))
-
-
-def test_bentoml_closes_the_calls_in_flight_when_it_renews_a_connection() -> None:
+def test_bentoml_aborts_calls_in_flight_when_it_renews_a_connection() -> None:
     async def first_session_after(requests: int, **limits: Any) -> bool:
         manager = proxy2.SessionManager("http://127.0.0.1:1", 1.0, {}, **limits)
         first = await manager.get_session()
@@ -347,7 +342,7 @@ def test_bentoml_closes_the_calls_in_flight_when_it_renews_a_connection() -> Non
     assert not asyncio.run(first_session_after(102, **KEEP_CONNECTIONS))
 
 
-def test_a_runners_own_path_is_called_past_bentomls_apis() -> None:
+def test_the_runners_own_path_is_called_without_bentomls_apis() -> None:
     async def twice(scope: Any, receive: Any, send: Any) -> None:
         body = (await receive())["body"]
         status = {b"early": 503, b"broken": 500}.get(body, 200)
@@ -377,29 +372,7 @@ def test_a_runners_own_path_is_called_past_bentomls_apis() -> None:
     assert asyncio.run(answers()) == [b"aa", b"b" * 18_000]
 
 
-def test_bentomls_dispatcher_runs_one_batch_at_a_time_and_holds_calls_back() -> None:
-    source = inspect.getsource(dispatcher.CorkDispatcher)
-
-    assert "NonBlockSema(1)" in source
-    assert "<= self.optimizer.wait * decay" in source
-
-
-def test_bentomls_probe_of_a_runner_does_not_catch_its_time_limit() -> None:
-    async def get(*_: object, **__: object) -> None:
-        raise TimeoutError  # what aiohttp's ClientTimeout raises
-
-    async def get_session() -> Any:
-        return SimpleNamespace(get=get)
-
-    client: Any = SimpleNamespace(
-        _session_manager=SimpleNamespace(get_session=get_session), _readyz_endpoint="/readyz"
-    )
-
-    with pytest.raises(TimeoutError):
-        asyncio.run(proxy2.AsyncClient.is_ready(client, 1))
-
-
-def test_uvicorn_takes_the_body_of_a_request_with_an_upgrade_for_the_next_request() -> None:
+def test_uvicorn_parses_the_body_of_a_request_with_an_upgrade_as_the_next_request() -> None:
     body = SMUGGLED.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
     head = upgrade(b"h2c", body).removesuffix(body)
 
@@ -407,10 +380,10 @@ def test_uvicorn_takes_the_body_of_a_request_with_an_upgrade_for_the_next_reques
     assert b"[GET /smuggled]" in exchange(head, body, protocol=HttpToolsProtocol)
 
 
-def test_bentoml_still_does_what_the_workarounds_are_for(
+def test_bentoml_still_needs_the_other_workarounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # MountedAppFirst: its APIs come before mounted applications.
+    # MountedAppFirst
     routes = [
         route
         for route in asgi_of(Service).routes
@@ -418,7 +391,11 @@ def test_bentoml_still_does_what_the_workarounds_are_for(
     ]
     assert routes[0].path == "/classify"
     assert isinstance(routes[-1], bentoml_app.PassiveMount)
-    # API_CONFIG, and the page of our own.
+    # API_CONFIG, runner_exchange, and our own Swagger UI page
+    assert "except aiohttp.ServerTimeoutError:" in inspect.getsource(proxy2.AsyncClient.is_ready)
+    source = inspect.getsource(dispatcher.CorkDispatcher)
+    assert "NonBlockSema(1)" in source
+    assert "<= self.optimizer.wait * decay" in source
     metrics = inspect.getsource(instruments.RunnerTrafficMetricsMiddleware)
     assert 'endpoint = scope["path"]' in metrics
     page = Path(bentoml_app.__file__).parent / "main-openapi.html"

@@ -1,11 +1,11 @@
-"""Load runs for tests, worked out by hand."""
+"""Load runs for tests."""
 
 from tools.load import Run
 
 
 def run(**changes: object) -> Run:
     """100 answers of 10 ms in a second."""
-    given = {
+    defaults = {
         "rate_per_s": 100.0,
         "duration_s": 1.0,
         "elapsed_s": 1.0,
@@ -14,4 +14,4 @@ def run(**changes: object) -> Run:
         "failed": {},
         "wrong": 0,
     }
-    return Run(**{**given, **changes})  # type: ignore[arg-type]
+    return Run(**{**defaults, **changes})  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What `make certify` stores, and what it proposes, worked out by hand."""
+"""What `make certify` stores and proposes; expected values are calculated by hand."""
 
 import contextlib
 import json
@@ -13,13 +13,13 @@ from image_classifier.artifact.record import read_slo
 from image_classifier.http.schemas import ModelCard
 from tests.artifact.builder import SLO, write_artifact
 from tests.http.fakes import LOCK
-from tests.tools.tiny_servers import named, right, serving
+from tests.tools.tiny_servers import prediction, right, serving
 from tools import certify
 from tools.certify import CertifyError, Subject, near_best, proposal, replicas_for
 from tools.serving import ROOT, RunningServer
 
 
-def test_saturation_is_certified_without_refusals_and_the_rate_as_it_serves(
+def test_saturation_is_measured_without_refusals_and_the_rate_with_the_usual_settings(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     root = tmp_path / "artifact"
@@ -28,7 +28,7 @@ def test_saturation_is_certified_without_refusals_and_the_rate_as_it_serves(
     changes = {"engine": artifact.evidence.engines[0].name, "streams": 2, "threads": 3}
     plan = SLO.plan.model_copy(update={**changes, "batch_sizes": (1, 4), "single_stream": True})
     card = ModelCard.of(LOCK, artifact, plan, "embedded").model_dump(mode="json")
-    predictions = json.loads(named(0))["predictions"][0] | {"probability": 1.0}
+    predictions = json.loads(prediction(0))["predictions"][0] | {"probability": 1.0}
     started: list[Mapping[str, str]] = []
 
     @contextlib.contextmanager
@@ -63,7 +63,7 @@ def test_saturation_is_certified_without_refusals_and_the_rate_as_it_serves(
     assert read_slo(root) == found
 
 
-def test_an_image_that_the_service_refuses_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_image_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(certify, "ask", lambda *_: (422, b"undecodable_image"))
     subject = Subject(artifact=None, settings={}, images=(b"",), images_name="scans")  # type: ignore[arg-type]
 
@@ -82,9 +82,8 @@ def test_nearly_equal_classes_are_both_right() -> None:
     assert near_best(predictions) == {7, 3}
 
 
-# One replica is given 0.7 × 100/s = 70/s: 70 fits in one, 71 needs two, 210 is exactly three; one
-# more may be missing.
-def test_with_one_replica_gone_none_is_given_more_than_seven_tenths_of_its_highest_rate() -> None:
+def test_replicas_stay_within_seven_tenths_of_their_highest_rate_with_one_missing() -> None:
+    # A replica gets 0.7 × 100/s = 70/s: 70 needs one, 71 two, 210 exactly three; one is spare.
     for rate_per_s, expected in {1: 2, 70: 2, 71: 3, 140: 3, 210: 4, 1000: 16}.items():
         assert replicas_for(rate_per_s, 100) == expected
     document = (ROOT / "docs" / "deploy.md").read_text()
@@ -97,7 +96,7 @@ def test_the_proposal_shows_its_arithmetic() -> None:
     elsewhere = SLO.machine.model_copy(update={"cpu": "another"})
     own = SLO.model_copy(update={"settings": {"CLASSIFIER_WORKERS": "5"}})
 
-    here, there = (proposal(SLO, rate_per_s=200, here=one) for one in (SLO.machine, elsewhere))
+    here, there = (proposal(SLO, rate_per_s=200, here=each) for each in (SLO.machine, elsewhere))
 
     # 200 ÷ 70 = 2.857
     assert here.startswith("for 200/s: 4 replica(s)")
@@ -110,14 +109,14 @@ def test_the_proposal_shows_its_arithmetic() -> None:
     )
 
 
-def test_replicas_do_not_help_where_no_rate_is_within_the_budget() -> None:
+def test_no_replicas_are_proposed_if_no_rate_is_within_the_budget() -> None:
     none = SLO.model_copy(update={"highest_rate_per_s": 0.0, "p50_ms": None, "p99_ms": None})
 
     with pytest.raises(CertifyError, match=r"one image costs 7\.0 ms .* certify a faster machine"):
         proposal(none, rate_per_s=1, here=SLO.machine)
 
 
-def test_without_a_model_the_command_says_what_to_do(
+def test_without_a_model_the_command_names_the_remedy(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CLASSIFIER_LOCK", str(tmp_path / "model.lock"))

@@ -1,4 +1,4 @@
-"""The load generator against real servers: what it times and what it counts as wrong."""
+"""The load generator against real servers: latencies, failures and wrong answers."""
 
 import asyncio
 import dataclasses
@@ -11,14 +11,14 @@ import time
 import pytest
 
 from tests.tools.runs import run
-from tests.tools.tiny_servers import named, right, serving, target
+from tests.tools.tiny_servers import prediction, right, serving, target
 from tools import load
 from tools.load import Run, closed_run, open_run, poisson_arrivals, read_answer, search_highest_rate
 
 
-def test_open_loop_keeps_its_schedule_while_the_server_stalls() -> None:
-    # The server's only thread stops for 1 s at its 20th request. A client that waits for answers
-    # before it sends would see one slow request: coordinated omission.
+def test_the_open_loop_keeps_its_schedule_while_the_server_stalls() -> None:
+    # The server's only thread stops for 1 s at its 20th request. A client that waited for answers
+    # would see a single slow request: coordinated omission.
     def stalls_once(number: int, body: bytes) -> tuple[int, bytes]:
         if number == 20:
             threading.Event().wait(1.0)
@@ -27,15 +27,15 @@ def test_open_loop_keeps_its_schedule_while_the_server_stalls() -> None:
     with serving(stalls_once) as port:
         found = open_run(target(port), rate_per_s=100, duration_s=2.0, seed=5)
 
-    # About 100 arrivals fall into the second of the stall; their waits spread evenly over
-    # 0..1000 ms, so about half of them waited more than half a second.
+    # About 100 requests arrive during the stall and wait 0..1000 ms, evenly spread: half of them
+    # wait more than 500 ms.
     assert sum(latency > 500 for latency in found.latencies_ms) > 25
     assert max(found.latencies_ms) > 950
     assert found.failures == found.wrong == 0
     assert len(found.latencies_ms) == found.sent == len(poisson_arrivals(100, 2.0, 3, 5))
 
 
-def test_connections_stay_within_the_files_the_process_may_open(
+def test_connections_are_limited_by_the_files_the_process_may_open(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _kind: (20, 20))
@@ -50,14 +50,14 @@ def test_connections_stay_within_the_files_the_process_may_open(
     with serving(slow) as port:
         found = open_run(target(port), rate_per_s=300, duration_s=0.5, seed=5)
 
-    # About 100 requests wait at the end, and none is lost. The server has a thread of its own.
+    # About 100 requests wait at the end, and none is lost. The server itself has one thread.
     assert found.failures == found.wrong == 0
     assert 5 < max(handlers) - before <= 11
 
 
-def test_an_answer_for_another_image_or_one_that_cannot_be_read_is_wrong() -> None:
+def test_swapped_and_unreadable_answers_are_wrong() -> None:
     def swaps_two(_number: int, body: bytes) -> tuple[int, bytes]:
-        return 200, named({0: 1, 1: 0, 2: 2}[int(body)])
+        return 200, prediction({0: 1, 1: 0, 2: 2}[int(body)])
 
     with serving(swaps_two) as port:
         found = closed_run(target(port), connections=1, duration_s=60, most_requests=30)
@@ -69,7 +69,7 @@ def test_an_answer_for_another_image_or_one_that_cannot_be_read_is_wrong() -> No
         assert not target(0).is_right(0, body)
 
 
-def test_failures_are_counted_by_reason_and_are_not_timed() -> None:
+def test_failures_are_counted_by_reason_and_not_timed() -> None:
     def fails_twice(number: int, body: bytes) -> tuple[int, bytes]:
         return {4: (429, b"{}"), 5: (0, b"")}.get(number) or right(number, body)
 
@@ -85,13 +85,13 @@ def test_failures_are_counted_by_reason_and_are_not_timed() -> None:
 
 def test_a_broken_file_must_be_refused_as_such() -> None:
     def answer(status: int, number: int, body: bytes) -> tuple[int, bytes]:
-        return (status, named(9)) if body == b"1" else right(number, body)
+        return (status, prediction(9)) if body == b"1" else right(number, body)
 
     found = {}
     for status in (422, 200, 500):
         with serving(functools.partial(answer, status)) as port:
-            asked = dataclasses.replace(target(port), broken=frozenset({1}))
-            run = closed_run(asked, connections=1, duration_s=60, most_requests=9)
+            broken = dataclasses.replace(target(port), broken=frozenset({1}))
+            run = closed_run(broken, connections=1, duration_s=60, most_requests=9)
         found[status] = (run.failed, run.wrong, len(run.latencies_ms))
 
     # Image 1, one of three, is broken.
@@ -111,7 +111,7 @@ def test_an_answer_after_the_longest_wait_is_a_timeout(monkeypatch: pytest.Monke
     assert (found.sent, found.failed) == (1, {"timeout": 1})
 
 
-def test_closed_load_pauses_after_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_closed_loop_pauses_after_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     # The run is shorter than the pause: no connection gets a second turn.
     monkeypatch.setattr(load, "PAUSE_S", 0.3)
     with serving(lambda _number, _body: (429, b"{}")) as port:
@@ -120,7 +120,7 @@ def test_closed_load_pauses_after_a_refusal(monkeypatch: pytest.MonkeyPatch) -> 
     assert found.failed == {"429": 3}
 
 
-def test_a_probe_that_is_late_or_failed_ends_early() -> None:
+def test_a_probe_that_is_late_or_fails_ends_early() -> None:
     # No answer takes 0 ms. Of about 500 arrivals 1 % may be late; one more ends the run.
     with serving(right) as port:
         late = open_run(target(port), rate_per_s=50, duration_s=10, seed=1, give_up_above_ms=0)
@@ -134,15 +134,15 @@ def test_a_probe_that_is_late_or_failed_ends_early() -> None:
     assert plain.failures == len(poisson_arrivals(50, 0.5, 3, 1))
 
 
-def test_arrivals_are_those_of_a_poisson_process_and_of_the_seed() -> None:
+def test_arrivals_are_a_poisson_process_determined_by_the_seed() -> None:
     arrivals = poisson_arrivals(200, 100, images=4, seed=1)
     times = [time_s for time_s, _ in arrivals]
 
     # 20,000 expected, standard deviation sqrt(20,000) = 141; 4 of them are 566.
     assert len(times) == pytest.approx(20_000, abs=566)
     assert 0 <= times[0] <= times[-1] < 100
-    # Exponential gaps: a part of exp(-1) = 0.3679 is longer than the mean of 1/200 s. An even
-    # spacing would have none or all. The tolerance is 4 standard deviations of a share of 20,000.
+    # A share exp(-1) = 0.3679 of exponential gaps exceeds the mean of 1/200 s; of even gaps, none
+    # or all. The tolerance is 4 standard deviations for 20,000 gaps.
     gaps = [after - before for before, after in itertools.pairwise(times)]
     assert sum(gap > 1 / 200 for gap in gaps) / len(gaps) == pytest.approx(0.3679, abs=0.014)
     assert {image for _, image in arrivals} == {0, 1, 2, 3}
@@ -150,24 +150,15 @@ def test_arrivals_are_those_of_a_poisson_process_and_of_the_seed() -> None:
     assert arrivals != poisson_arrivals(200, 100, images=4, seed=2)
 
 
-# 100 requests: the 99th of the sorted latencies is the p99, so one may be late.
-@pytest.mark.parametrize(
-    ("changes", "passed"),
-    [
-        ({"latencies_ms": (50.0,) * 99 + (900.0,)}, True),
-        ({"latencies_ms": (50.0,) * 98 + (51.0, 900.0)}, False),
-        ({"failed": {"500": 1}}, False),
-        ({"wrong": 1}, False),
-        ({"given_up": True}, False),
-    ],
-)
-def test_a_rate_passes_with_its_p99_in_the_budget_and_no_error(
-    changes: dict[str, object], passed: bool
-) -> None:
-    assert run(**changes).within(50) is passed
+def test_a_rate_passes_with_its_p99_in_the_budget_and_no_error() -> None:
+    # Of 100 requests, the 99th latency is the p99, so one may be late.
+    assert run(latencies_ms=(50.0,) * 99 + (900.0,)).within(50)
+    assert not run(latencies_ms=(50.0,) * 98 + (51.0, 900.0)).within(50)
+    for changes in ({"failed": {"500": 1}}, {"wrong": 1}, {"given_up": True}):
+        assert not run(**changes).within(50)
 
 
-def test_the_search_narrows_to_the_rate_the_server_holds() -> None:
+def test_the_search_finds_the_rate_the_server_sustains() -> None:
     offered: list[float] = []
 
     def holds_30(rate_per_s: float, _duration_s: float) -> Run:
@@ -183,7 +174,7 @@ def test_the_search_narrows_to_the_rate_the_server_holds() -> None:
     assert found.arrivals == 350
 
 
-def test_a_search_of_a_slow_server_says_how_few_requests_decided() -> None:
+def test_the_search_reports_how_few_requests_decided() -> None:
     durations: list[float] = []
 
     def fails(_rate_per_s: float, duration_s: float) -> Run:
@@ -193,7 +184,7 @@ def test_a_search_of_a_slow_server_says_how_few_requests_decided() -> None:
     found = search_highest_rate(fails, saturated_per_s=10, budget_ms=50, probes=1, probe_s=5)
     silent = search_highest_rate(fails, saturated_per_s=0, budget_ms=50, probes=4, probe_s=5)
 
-    # sqrt(1 · 10) = 3.16/s for at most 3 × 5 s: 47 arrivals. Who answers nothing is not searched.
+    # sqrt(1 · 10) = 3.16/s for at most 3 × 5 s: 47 arrivals. A server without answers: no search.
     assert durations == [15]
     assert (found.passed_per_s, found.failed_per_s, found.arrivals) == (0, 3.16, 47)
     assert (silent.passed_per_s, silent.failed_per_s) == (0, None)
@@ -216,12 +207,9 @@ def answer_in(data: bytes) -> tuple[int, bytes]:
     return asyncio.run(read())
 
 
-def test_an_answer_is_read_with_a_length_and_in_chunks() -> None:
+def test_answers_are_read_with_a_length_or_in_chunks_and_only_if_complete() -> None:
     assert answer_in(PLAIN) == (200, b"hello")
     assert answer_in(CHUNKED) == (503, b"hello")
-
-
-def test_an_answer_that_ends_early_or_has_no_readable_head_is_none() -> None:
     for data in (PLAIN[:-1], CHUNKED[:-2], PLAIN[:20]):
         with pytest.raises(EOFError):
             answer_in(data)

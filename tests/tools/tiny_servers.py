@@ -1,4 +1,4 @@
-"""Tiny real servers for the tests of the tools that apply load."""
+"""Tiny real servers for tests of the load tools."""
 
 import contextlib
 import itertools
@@ -11,16 +11,16 @@ from tools.load import Target
 from tools.serving import http_request
 
 Answer = Callable[[int, bytes], tuple[int, bytes]]
-"""Number of the request and its body to (status, body)."""
+"""Takes the request's number and body, returns (status, body)."""
 
 
-def named(class_id: int) -> bytes:
+def prediction(class_id: int) -> bytes:
     return json.dumps({"predictions": [{"class_id": class_id}]}).encode()
 
 
 class Server(ThreadingHTTPServer):
     def handle_error(self, *_: object) -> None:
-        """Clients may leave at any time."""
+        """Ignore clients that disconnect."""
 
 
 @contextlib.contextmanager
@@ -61,7 +61,7 @@ def read_class(body: bytes) -> int:
 
 
 def target(port: int, images: tuple[bytes, ...] = (b"0", b"1", b"2")) -> Target:
-    """Image i is the byte string of its number, and class i is right for it."""
+    """A target whose image i has the body str(i) and the right class i."""
     return Target(
         port=port,
         requests=tuple(http_request("/classify", {}, image) for image in images),
@@ -71,4 +71,4 @@ def target(port: int, images: tuple[bytes, ...] = (b"0", b"1", b"2")) -> Target:
 
 
 def right(_number: int, body: bytes) -> tuple[int, bytes]:
-    return 200, named(int(body))
+    return 200, prediction(int(body))

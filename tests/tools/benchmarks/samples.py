@@ -8,8 +8,8 @@ MACHINE = Machine(cpu="one", cores=2, features=("avx2",), memory_gb=4, kernel="6
 
 def limit(**changes: object) -> Limit:
     """Two calls of 4 and 6 ms in a second."""
-    given = {"work": "images", "streams": 2, "elapsed_s": 1.0, "latencies_ms": (4.0, 6.0)}
-    return Limit.model_validate({**given, **changes})
+    defaults = {"work": "images", "streams": 2, "elapsed_s": 1.0, "latencies_ms": (4.0, 6.0)}
+    return Limit.model_validate({**defaults, **changes})
 
 
 def visit(server: str, *runs: Run, **changes: object) -> Visit:

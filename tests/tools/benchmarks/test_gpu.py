@@ -1,4 +1,4 @@
-"""The benchmark of a GPU, as far as it goes without one."""
+"""The GPU benchmark, as far as it runs without a GPU."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from tools.benchmarks import gpu
 
 
-def test_it_refuses_where_there_is_no_gpu(
+def test_without_a_gpu_it_refuses(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
@@ -22,7 +22,7 @@ def test_it_refuses_where_there_is_no_gpu(
     assert not list(tmp_path.iterdir())
 
 
-def test_each_step_is_stored_at_once_whatever_becomes_of_the_next(tmp_path: Path) -> None:
+def test_each_step_is_stored_at_once_and_failures_do_not_stop_the_rest(tmp_path: Path) -> None:
     path = tmp_path / "results" / "gpu.json"
     stored: list[dict[str, object]] = []
 
@@ -37,12 +37,12 @@ def test_each_step_is_stored_at_once_whatever_becomes_of_the_next(tmp_path: Path
     done.append(late.step("three", lambda: 1))
 
     assert done == [True, False, False]
-    assert [list(one) for one in stored] == [["one"]]
+    assert [list(results) for results in stored] == [["one"]]
     assert found == {"one": {"rate": 3.5}, "two": "failed: MemoryError: out of memory"}
     assert json.loads(path.read_bytes())["three"]["found"] == "left out: the time was up"
 
 
-def test_stages_are_the_means_between_two_readings_of_the_metrics() -> None:
+def test_stage_times_are_means_between_two_readings_of_the_metrics() -> None:
     before = {("decode", "sum"): 1.0, ("decode", "count"): 10.0, ("batch", "sum"): 4.0}
     after = {("decode", "sum"): 1.5, ("decode", "count"): 110.0, ("batch", "sum"): 604.0}
     counts = {("batch", "count"): 2.0}, {("batch", "count"): 102.0}

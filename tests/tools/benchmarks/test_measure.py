@@ -1,4 +1,4 @@
-"""What is measured on which start, with tiny servers in the place of real ones."""
+"""Benchmark sessions, with tiny servers instead of real ones."""
 
 # psutil ships no types.
 # mypy: disable-error-code="import-untyped"
@@ -54,12 +54,12 @@ def workload(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def starts(monkeypatch: pytest.MonkeyPatch) -> Starts:
-    """Environments of the starts; a server that is not told to wait refuses everything."""
+    """Record the environments of starts; servers without the waiting setting refuse everything."""
     environments: Starts = []
 
     @contextlib.contextmanager
-    def running(_name: str, _command: object, **given: Any) -> Iterator[RunningServer]:
-        environment = given["environment"]
+    def running(_name: str, _command: object, **options: Any) -> Iterator[RunningServer]:
+        environment = options["environment"]
         environments.append(environment)
         answer = right if WAIT in environment else lambda _number, _body: (429, b"{}")
         with serving(answer) as port:
@@ -69,12 +69,12 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> Starts:
     monkeypatch.setattr(measure, "WARMUP_S", 0.05)
     monkeypatch.setattr(load, "DRAIN_S", 1.0)
     monkeypatch.setattr(measure, "measured_limit", lambda *_args, **_options: limit())
-    monkeypatch.setenv(WAIT, "7")  # of the shell that measures: not for the servers
+    monkeypatch.setenv(WAIT, "7")  # of the measuring shell, not for the servers
     return environments
 
 
 @pytest.mark.slow
-def test_this_project_is_saturated_without_refusals_and_offered_rates_as_it_serves(
+def test_this_project_is_saturated_without_refusals_and_offered_rates_with_them(
     starts: Starts, workload: Path
 ) -> None:
     preset = Preset(cases=(), rounds=1, slice_s=0.2, probes=1, load_parts=(0.5,), overload=3)
@@ -94,16 +94,16 @@ def test_this_project_is_saturated_without_refusals_and_offered_rates_as_it_serv
     assert own.highest is not None
     assert own.highest.passed_per_s == 0
     assert own.ready_s == 1  # of the first start
-    # A peer is started once, without settings of the shell that measures, and not overloaded.
+    # A peer is started once, without the shell's settings, and not overloaded.
     assert [run.rate_per_s for run in peer.runs[:2]] == [None, 50]  # it answered nothing
     assert [environment.get(WAIT) for environment in starts] == ["5000", None, None]
     assert starts[-1]["BENCHMARK_WORKLOAD"] == str(workload)
 
 
-def test_a_server_that_does_not_start_is_a_visit_with_its_reason(
+def test_a_server_that_does_not_start_gives_a_visit_with_the_error(
     starts: Starts, workload: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*_args: object, **_given: object) -> Any:
+    def fails(*_args: object, **_options: object) -> Any:
         raise ServerFailed("FastAPI: ended with 3 while starting")
 
     monkeypatch.setattr(server_processes, "running", fails)
@@ -117,7 +117,7 @@ def test_a_server_that_does_not_start_is_a_visit_with_its_reason(
 
 
 @pytest.mark.slow
-def test_a_load_is_applied_to_each_server_in_two_parts_with_broken_files_among_the_sound(
+def test_a_load_with_broken_files_is_applied_to_each_server_in_two_parts(
     starts: Starts, workload: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measure, "prepared", lambda *_: workload)
@@ -137,12 +137,12 @@ def test_a_load_is_applied_to_each_server_in_two_parts_with_broken_files_among_t
     assert [environment.get(WAIT) for environment in starts] == ["9", None]
     assert [len(visit.runs) for visit in (own, peer)] == [2, 2]
     assert own.growth_mb is not None
-    # The tiny server fails on a file that is no number.
+    # The tiny server fails on files that are not numbers.
     assert 0 < own.runs[0].failed["lost"] < own.runs[0].sent
     assert peer.runs[0].failed == {"429": peer.runs[0].sent}
 
 
-def test_rounds_alternate_and_the_session_is_kept_after_every_visit(
+def test_rounds_alternate_and_the_session_is_saved_after_every_visit(
     workload: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[tuple[int, str]] = []

@@ -1,4 +1,4 @@
-"""The tables say what the samples say, worked out by hand."""
+"""The tables match the samples; expected values are calculated by hand."""
 
 from tests.tools.benchmarks.samples import case_result, limit, session, visit
 from tests.tools.runs import run
@@ -9,14 +9,14 @@ from tools.load import HighestRate, Run
 
 
 def closed(answers: int, **changes: object) -> Run:
-    """So many right answers in a second."""
-    given = {"rate_per_s": None, "connections": 6, "latencies_ms": (9.0,) * answers}
-    return run(**{**given, "sent": answers, **changes})
+    """A closed run with right answers in one second."""
+    defaults = {"rate_per_s": None, "connections": 6, "latencies_ms": (9.0,) * answers}
+    return run(**{**defaults, "sent": answers, **changes})
 
 
 def at_5_per_s(*latencies_ms: float, **changes: object) -> Run:
-    given = {"rate_per_s": 5.0, "latencies_ms": latencies_ms, "sent": len(latencies_ms)}
-    return run(**{**given, **changes})
+    defaults = {"rate_per_s": 5.0, "latencies_ms": latencies_ms, "sent": len(latencies_ms)}
+    return run(**{**defaults, **changes})
 
 
 def test_a_row_has_medians_over_rounds_with_the_extremes() -> None:
@@ -61,22 +61,21 @@ def test_a_row_has_medians_over_rounds_with_the_extremes() -> None:
     }
 
 
-def test_a_server_that_failed_is_a_row_with_its_reason() -> None:
-    row = server_row(case_result(visit("peer", error="ended with 1 while starting")), "peer")
-
-    assert row == ["peer", "not measured: ended with 1 while starting", *[""] * 8]
-
-
-def test_what_was_not_measured_is_a_dash() -> None:
+def test_failed_and_partial_visits_are_rows_with_the_error_or_dashes() -> None:
+    failed = case_result(visit("peer", error="ended with 1 while starting"))
     result = case_result(visit("peer", closed(20)))
 
     row = server_row(result, "peer")
 
+    assert server_row(failed, "peer") == [
+        *("peer", "not measured: ended with 1 while starting"),
+        *[""] * 8,
+    ]
     assert row == ["peer", "20.0", "–", "–", "– / –", "–", "–", "–", "0", "0"]
-    assert generator_sentence([result]) == ""  # no null server was asked
+    assert generator_sentence([result]) == ""  # without the null server
 
 
-def test_an_overload_shows_the_share_that_was_refused() -> None:
+def test_an_overload_shows_the_share_of_refusals() -> None:
     overload = run(rate_per_s=30.0, sent=40, latencies_ms=(1.0,) * 10, failed={"429": 30})
     calm = run(rate_per_s=30.0, sent=40, latencies_ms=(2.0,) * 40)
     settings = {"CLASSIFIER_WORKERS": "2"}
@@ -85,12 +84,12 @@ def test_an_overload_shows_the_share_that_was_refused() -> None:
 
     text = as_text(found.model_copy(update={"name": "load-none"}))
 
-    # 50 answers in 2 s, of 20/s that it has; 30 of 80 were refused.
+    # 50 answers in 2 s, of a capacity of 20/s; 30 of 80 were refused.
     assert "| none | peer | 30/s, 2 s | 25.0 of 20.0 | 2 / 2 | 37.5% 429 | 0 | +2.5 |" in text
     assert "| none | steady | 6 connections, 20 requests | 20.0 | 9 / 9 | 0 | 0 |  |" in text
 
 
-def test_the_published_page_says_what_the_stored_sessions_say() -> None:
+def test_the_published_page_matches_the_stored_sessions() -> None:
     assert "matches the sessions" in check_page()
 
     for picture in report.PICTURES.iterdir():

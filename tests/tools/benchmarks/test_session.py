@@ -1,4 +1,4 @@
-"""A session's file holds every latency, to three digits."""
+"""Session files keep every latency, to three digits."""
 
 from pathlib import Path
 
@@ -20,10 +20,9 @@ def test_a_session_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize("text", ["", '{"schema_version": 1}'])
-def test_a_file_of_another_kind_is_refused_by_name(tmp_path: Path, text: str) -> None:
+def test_another_kind_of_file_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "2026-01-01-abc-full.json"
-    path.write_text(text)
+    path.write_text('{"schema_version": 1}')
 
     with pytest.raises(BenchmarkError, match=r"2026-01-01-abc-full\.json: not a session"):
         read_session(path)
