@@ -1,4 +1,4 @@
-"""Changes that tests make to files, to see them found."""
+"""Changes to files that the program must detect."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What all tests share: a model store of their own, and the digits example imported once."""
+"""Fixtures of all tests: isolated model stores, the imported digits example, shared servers."""
 
 import atexit
 import os
@@ -15,11 +15,11 @@ from tests.imports import isolated_store, made_once
 from tests.service.places import NewPlace, Place, copy_checkout, import_digits
 from tests.service.server import PATIENT, Server
 
-# Before anything imports BentoML: no test may see or change the store of the person running it.
+# Before anything imports BentoML: tests must not touch the user's store.
 os.environ["BENTOML_HOME"] = tempfile.mkdtemp(prefix="image-classifier-tests-")
 atexit.register(shutil.rmtree, os.environ["BENTOML_HOME"], ignore_errors=True)
 os.environ["BENTOML_DO_NOT_TRACK"] = "true"
-# Nor their cache of plans.
+# Nor the user's cache of plans.
 os.environ["XDG_CACHE_HOME"] = os.environ["BENTOML_HOME"]
 
 # The same examples everywhere, however slow the machine.
@@ -29,20 +29,20 @@ settings.register_profile(
 settings.load_profile("same")
 
 SERVERS = {"embedded", "through_runner", "either", "one_place"}
-"""Fixtures of the servers that tests share."""
+"""Fixtures of shared servers."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+@pytest.hookimpl(tryfirst=True)  # before tests are selected by marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark tests that start a server; one process runs all those of the shared ones."""
+    """Mark tests with servers as slow; one process runs all tests of the shared servers."""
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         if fixtures & {*SERVERS, "new_place"}:
             item.add_marker(pytest.mark.slow)
         if fixtures & SERVERS:
             item.add_marker(pytest.mark.xdist_group("servers"))
-        # pytest-xdist 3.8 hands on a group in a field that pytest 9.2 no longer reads, so that each
-        # process would start every server (pytest-xdist issue 1386).
+        # pytest-xdist 3.8 stores groups where pytest 9.2 does not look (pytest-xdist issue 1386);
+        # every process would start every server.
         group = item.get_closest_marker("xdist_group")
         if group and config.getoption("loadgroup", default=False):
             item._id = NodeId.parse(f"{item.nodeid}@{group.args[0]}")
@@ -50,10 +50,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def imported(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """A copy of the checkout with the digits model imported: read it, never change it.
-
-    All parallel test processes share it: this import is the only one.
-    """
+    """A read-only copy of the checkout with the digits model, shared by all test processes."""
 
     def make(root: Path) -> None:
         copy_checkout(root / "checkout")
@@ -65,7 +62,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 @pytest.fixture(scope="session")
 def new_place(imported: Place, tmp_path_factory: pytest.TempPathFactory) -> NewPlace:
-    """Makes a place for one more server: the shared directory, a store of its own."""
+    """A function that returns the shared directory with a new store."""
 
     def make() -> Place:
         return imported.with_own_store(tmp_path_factory.mktemp("home"))
@@ -75,7 +72,7 @@ def new_place(imported: Place, tmp_path_factory: pytest.TempPathFactory) -> NewP
 
 @pytest.fixture(scope="session")
 def embedded(new_place: NewPlace) -> Iterator[Server]:
-    """A server in the embedded topology: ask it anything, stop it never."""
+    """A shared server in the embedded topology; tests must not stop it."""
     with Server(new_place(), **PATIENT) as server:
         yield server
     assert server.process.returncode == 0, server.log
@@ -83,7 +80,7 @@ def embedded(new_place: NewPlace) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def through_runner(new_place: NewPlace) -> Iterator[Server]:
-    """A server in the runner topology: ask it anything, stop it never."""
+    """A shared server in the runner topology; tests must not stop it."""
     with Server(new_place(), topology="runner", **PATIENT) as server:
         yield server
     assert server.process.returncode == 0, server.log
@@ -91,27 +88,27 @@ def through_runner(new_place: NewPlace) -> Iterator[Server]:
 
 @pytest.fixture(params=["embedded", "through_runner"])
 def either(request: pytest.FixtureRequest) -> Server:
-    """Both of them, one after the other."""
+    """Both shared servers in turn."""
     server: Server = request.getfixturevalue(request.param)
     return server
 
 
 @pytest.fixture(scope="session")
 def digits_folder(imported: Place) -> Path:
-    """The imported digits artifact: read it, never change it."""
+    """The imported digits artifact, read-only."""
     return imported.artifact
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Path]:
-    """An empty model store, for one test; the path is its BENTOML_HOME."""
+    """An empty model store for one test, as a BENTOML_HOME."""
     with isolated_store(tmp_path / "bentoml") as home:
         yield home
 
 
 @pytest.fixture
 def store_of_digits(imported: Place, tmp_path: Path) -> Iterator[Path]:
-    """A model store that holds the digits artifact, for one test."""
+    """A model store with the digits artifact for one test, as a BENTOML_HOME."""
     shutil.copytree(imported.home / "models", tmp_path / "digits" / "models")
     with isolated_store(tmp_path / "digits") as home:
         yield home

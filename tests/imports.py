@@ -1,4 +1,4 @@
-"""Imports as tests make them: the digits example into a store of their own."""
+"""Imports of the digits example into isolated stores."""
 
 import fcntl
 import importlib
@@ -24,13 +24,12 @@ ROOT = Path(__file__).resolve().parents[1]
 DIGITS = ROOT / "examples" / "digits"
 SAMPLES = DIGITS / "samples"
 PATIENCE_S = 600
-"""Longest wait for another process. It proves nothing: a shared machine may be thirty times slower
-than a free one, and what hangs is found at any bound."""
+"""Longest wait for another process; a shared machine may be thirty times slower than a free one."""
 
 
 @contextmanager
 def isolated_store(home: Path) -> Iterator[Path]:
-    """BentoML's model store below `home`, as BENTOML_HOME would set it for a new process."""
+    """Let BentoML use the model store below `home`, as a new process would with BENTOML_HOME."""
     with warnings.catch_warnings():
         # BentoML 1.4.40 uses a deprecated name of pathspec 1 while it is imported.
         warnings.simplefilter("ignore")
@@ -51,9 +50,9 @@ def isolated_store(home: Path) -> Iterator[Path]:
 
 
 def made_once(name: str, factory: pytest.TempPathFactory, make: Callable[[Path], None]) -> Path:
-    """Return a folder that the first of the parallel test processes makes, for all of them.
+    """Return a directory that one of the parallel test processes fills for all of them.
 
-    The way that pytest-xdist's documentation gives for fixtures that run once.
+    This is how pytest-xdist's documentation makes a fixture run once.
     """
     base = factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
@@ -67,10 +66,10 @@ def made_once(name: str, factory: pytest.TempPathFactory, make: Callable[[Path],
 
 
 def digits_options(**changes: object) -> "ImportOptions":
-    """The import of the digits example, measured for a moment only."""
+    """Return options to import the digits example, with a brief measurement."""
     from importer.options import ImportOptions
 
-    given: dict[str, object] = {
+    defaults: dict[str, object] = {
         "name": "digits",
         "network": f"{DIGITS}/network.py:build",
         "weights": str(DIGITS / "weights.safetensors"),
@@ -80,27 +79,27 @@ def digits_options(**changes: object) -> "ImportOptions":
         "golden_labels": DIGITS / "labels.csv",
         "measure_seconds": 0.002,
     }
-    return ImportOptions.model_validate({**given, **changes})
+    return ImportOptions.model_validate({**defaults, **changes})
 
 
 def spec_file(folder: Path, spec: dict[str, object]) -> str:
-    """Write a preprocessing as data; JSON is YAML, too."""
+    """Write a preprocessing spec as YAML, which includes JSON; return its path."""
     (folder / "spec.yaml").write_text(json.dumps(spec))
     return str(folder / "spec.yaml")
 
 
 def command_line(options: "ImportOptions") -> list[str]:
-    """What would be typed for these options, none of which may hold several values."""
+    """Return the command line for options without lists."""
     from importer.options import option_of
 
-    given = options.model_dump(mode="json", exclude_defaults=True)
-    return [str(part) for name, value in given.items() for part in (option_of(name), value)]
+    values = options.model_dump(mode="json", exclude_defaults=True)
+    return [str(part) for name, value in values.items() for part in (option_of(name), value)]
 
 
 def import_quietly(
     options: "ImportOptions", lock: Path, progress: "Progress | None" = None
 ) -> "Imported":
-    """What `model_import.py --quiet` does, in this process; `progress` is told of it."""
+    """Import in this process, as `model_import.py --quiet` does."""
     from importer.pipeline import import_model
     from importer.progress import Progress
 
@@ -110,7 +109,7 @@ def import_quietly(
 def engine_logits(
     artifact: "Artifact", inputs: npt.NDArray[Any], batch_size: int
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """Logits of inputs (n, H, W, C) by every certified engine, `batch_size` at a time."""
+    """Return the logits of inputs (n, H, W, C) by engine, computed `batch_size` at a time."""
     from image_classifier.artifact.record import Plan
     from image_classifier.inference.engines.load import open_graph
 

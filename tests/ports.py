@@ -5,11 +5,11 @@ import secrets
 import socket
 
 PORTS = range(20_000, 32_000)
-"""Below those the system gives out: BentoML asks it for two more, and could get ours."""
+"""Below the system's own range, from which BentoML takes two more ports."""
 
 
 def free_port() -> int:
-    """A port nobody listens on at this moment."""
+    """Return a port that is free at this moment."""
     while True:
         port = secrets.choice(PORTS)
         with socket.socket() as probe, contextlib.suppress(OSError):

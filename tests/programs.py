@@ -1,4 +1,4 @@
-"""Other programs that tests run to their end."""
+"""Runs other programs for tests."""
 
 import subprocess
 from typing import Any
@@ -7,11 +7,9 @@ from tests.imports import PATIENCE_S
 
 
 def run_program(*command: object, **options: Any) -> "subprocess.CompletedProcess[str]":
-    """Run a program and keep what it prints; its exit status is for the test to judge.
+    """Run a program and capture its output without checking its exit status.
 
-    Args:
-        command: The program and its arguments.
-        options: As for `subprocess.run`.
+    `options` are those of `subprocess.run`.
     """
     words = [str(word) for word in command]
     return subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S, **options)

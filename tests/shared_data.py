@@ -1,4 +1,4 @@
-"""Where the shared test data lie: real weights, photos, goldens, hostile files."""
+"""The shared test data: real weights, photos, golden files, hostile files."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Keys for tests, and signatures made by model-signing, the program of OpenSSF."""
+"""Keys for tests, and signatures by OpenSSF's model-signing."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Codes, limits and settings: what was promised, and what docs/serving.md says of it."""
+"""Error codes, limits and settings are stable and match docs/serving.md."""
 
 from collections.abc import Iterator
 
@@ -22,8 +22,8 @@ CLIENT_ERRORS = {
 }
 
 
-def test_the_codes_are_those_that_clients_were_promised() -> None:
-    # Clients match on these; a changed or vanished row breaks them.
+def test_codes_and_statuses_are_stable() -> None:
+    # Clients match on these.
     assert {code: int(row.status) for code, row in ERRORS.items()} == {
         "malformed_request": 400,
         "not_found": 404,
@@ -44,7 +44,7 @@ def test_the_codes_are_those_that_clients_were_promised() -> None:
     }
 
 
-def test_only_what_passes_by_itself_tells_when_to_retry() -> None:
+def test_only_temporary_errors_tell_when_to_retry() -> None:
     codes = {error.code for error in CLIENT_ERRORS.values() if hasattr(error, "retry_after_s")}
 
     assert codes == {"overloaded", "not_ready"}

@@ -1,4 +1,4 @@
-"""The log: JSON lines, and one line about refused requests where thousands are refused."""
+"""The log: JSON lines, and throttled lines about refused requests."""
 
 import json
 import logging
@@ -28,7 +28,7 @@ def test_a_json_line_has_the_message_the_fields_and_the_traceback() -> None:
     assert line["time"].endswith("+00:00")
 
 
-def test_each_code_has_a_line_in_ten_seconds_that_counts_those_left_out(
+def test_each_code_is_logged_every_ten_seconds_with_a_count_of_omitted_lines(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     seconds = 0.0

@@ -1,4 +1,4 @@
-"""Messages that docs/troubleshooting.md explains are messages of this program."""
+"""The messages in docs/troubleshooting.md are messages of this program."""
 
 import ast
 import re
@@ -10,7 +10,7 @@ SOURCES = ("importer", "image_classifier", "preprocessing", "model_import.py")
 
 
 def texts_of_the_code() -> Iterator[str]:
-    """Every string of the code; what an f-string fills in is a mark of its own."""
+    """Yield every string of the code, with … for the expressions of f-strings."""
     for source in SOURCES:
         path = ROOT / source
         for file in sorted(path.rglob("*.py")) or [path]:

@@ -22,19 +22,19 @@ def rendered(folder: Path) -> list[Manifest]:
 @functools.cache
 def _rendered_text(folder: Path) -> str:
     if not shutil.which("kubectl"):
-        pytest.skip("kubectl is not there")
+        pytest.skip("kubectl is not installed")
     done = run_program("kubectl", "kustomize", folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def of_kind(manifests: list[Manifest], kind: str) -> Manifest:
-    (found,) = [one for one in manifests if one["kind"] == kind]
+    (found,) = [manifest for manifest in manifests if manifest["kind"] == kind]
     return found
 
 
 def pod_of(manifests: list[Manifest]) -> tuple[Manifest, Manifest]:
-    """Specification of the pod, and its only container."""
+    """Return the pod's specification and its only container."""
     spec: Manifest = of_kind(manifests, "Deployment")["spec"]["template"]["spec"]
     (container,) = spec["containers"]
     return spec, container

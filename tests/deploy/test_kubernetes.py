@@ -1,4 +1,4 @@
-"""The Kubernetes manifests as kustomize renders them: valid, locked down, consistent."""
+"""The Kubernetes manifests, rendered by kustomize, are valid, locked down and consistent."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,7 @@ from image_classifier.settings import Settings
 from tests.deploy.manifests import KUBERNETES, Manifest, of_kind, pod_of, rendered
 
 OVERLAYS = ("cpu", "gpu", "canary")
-pytestmark = pytest.mark.xdist_group("kubectl")  # which takes a second: rendered once
+pytestmark = pytest.mark.xdist_group("kubectl")  # renders each overlay once
 RESNET_50_BYTES = 301e6
 """Idle, in int8 (docs/performance.md)."""
 
@@ -20,11 +20,13 @@ def overlay(request: pytest.FixtureRequest) -> list[Manifest]:
     return rendered(KUBERNETES / "overlays" / request.param)
 
 
-def test_a_stock_cluster_knows_every_kind_to_the_last_field(overlay: list[Manifest]) -> None:
+def test_a_stock_cluster_accepts_every_kind_and_field(overlay: list[Manifest]) -> None:
     kinds = {manifest["kind"] for manifest in overlay}
     assert kinds <= {"Deployment", "Service", "PodDisruptionBudget", "NetworkPolicy"}
 
-    validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not there")
+    validate = pytest.importorskip(
+        "kubernetes_validate", reason="kubernetes-validate is not installed"
+    )
     for manifest in overlay:
         validate.validate(manifest, "1.30", strict=True)
 
@@ -33,11 +35,11 @@ def test_applying_the_folder_applies_the_cpu_overlay() -> None:
     assert rendered(KUBERNETES) == rendered(KUBERNETES / "overlays" / "cpu")
 
 
-def test_a_pod_has_no_rights_and_writes_to_a_limited_volume_only(overlay: list[Manifest]) -> None:
+def test_a_pod_is_unprivileged_and_writes_to_a_limited_volume_only(overlay: list[Manifest]) -> None:
     spec, container = pod_of(overlay)
 
     assert spec["automountServiceAccountToken"] is False
-    # CLASSIFIER_SERVICE_HOST would be an unknown setting, which stops the start.
+    # CLASSIFIER_SERVICE_HOST would be an unknown setting, which aborts startup.
     assert spec["enableServiceLinks"] is False
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["runAsUser"] >= 10_000
@@ -47,13 +49,13 @@ def test_a_pod_has_no_rights_and_writes_to_a_limited_volume_only(overlay: list[M
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
-    variables = {one["name"]: one["value"] for one in container["env"]}
+    variables = {variable["name"]: variable["value"] for variable in container["env"]}
     (mount,) = container["volumeMounts"]
     (volume,) = spec["volumes"]
     assert variables["BENTOML_HOME"].startswith(mount["mountPath"] + "/")
     assert mount["name"] == volume["name"]
     assert volume["emptyDir"]["sizeLimit"]
-    assert Settings.from_env(variables).lock == "model.lock"  # an unknown one is an error
+    assert Settings.from_env(variables).lock == "model.lock"  # unknown settings are errors
 
 
 def test_times_and_sizes_fit_the_settings(overlay: list[Manifest]) -> None:
@@ -62,7 +64,7 @@ def test_times_and_sizes_fit_the_settings(overlay: list[Manifest]) -> None:
     probes = {name: container[f"{name}Probe"] for name in ("startup", "readiness", "liveness")}
     paths = {name: probe["httpGet"]["path"] for name, probe in probes.items()}
     assert paths == {"startup": "/readyz", "readiness": "/readyz", "liveness": "/livez"}
-    assert all(probe["timeoutSeconds"] > 2 for probe in probes.values())  # /readyz takes up to 2
+    assert all(probe["timeoutSeconds"] > 2 for probe in probes.values())  # /readyz takes up to 2 s
     assert probes["startup"]["failureThreshold"] >= 60
 
     words = container["lifecycle"]["preStop"]["exec"]["command"]
@@ -77,7 +79,7 @@ def test_times_and_sizes_fit_the_settings(overlay: list[Manifest]) -> None:
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu"])
-def test_selectors_find_the_pods_and_no_connection_leaves_them(name: str) -> None:
+def test_selectors_match_the_pods_and_egress_is_denied(name: str) -> None:
     manifests = rendered(KUBERNETES / "overlays" / name)
     labels = of_kind(manifests, "Deployment")["spec"]["template"]["metadata"]["labels"]
 
@@ -93,20 +95,20 @@ def test_selectors_find_the_pods_and_no_connection_leaves_them(name: str) -> Non
     assert policy.get("egress", []) == []
 
 
-def test_a_canary_stands_behind_the_same_service_and_is_not_the_stable_one() -> None:
+def test_a_canary_shares_the_service_but_not_the_deployment() -> None:
     stable = rendered(KUBERNETES / "overlays" / "cpu")
     canary = rendered(KUBERNETES / "overlays" / "canary")
-    one, other = (of_kind(manifests, "Deployment") for manifests in (stable, canary))
+    deployment, second = (of_kind(manifests, "Deployment") for manifests in (stable, canary))
 
-    labels = other["spec"]["template"]["metadata"]["labels"]
+    labels = second["spec"]["template"]["metadata"]["labels"]
     assert of_kind(stable, "Service")["spec"]["selector"].items() <= labels.items()
-    assert not one["spec"]["selector"]["matchLabels"].items() <= labels.items()
-    assert one["metadata"]["name"] != other["metadata"]["name"]
-    assert other["spec"]["replicas"] == 1
+    assert not deployment["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    assert deployment["metadata"]["name"] != second["metadata"]["name"]
+    assert second["spec"]["replicas"] == 1
 
 
 def with_components(folder: Path, overlay: str, *names: str) -> list[Manifest]:
-    """An overlay with components, written beside a copy of the tree."""
+    """Render an overlay with components, in a copy of the tree."""
     shutil.copytree(KUBERNETES, folder / "kubernetes")
     path = folder / "kubernetes" / "overlays" / overlay / "kustomization.yaml"
     value = yaml.safe_load(path.read_text())
@@ -115,13 +117,13 @@ def with_components(folder: Path, overlay: str, *names: str) -> list[Manifest]:
     return rendered(path.parent)
 
 
-def test_the_key_of_the_signature_is_mounted_where_the_setting_says(tmp_path: Path) -> None:
+def test_the_public_key_is_mounted_at_the_path_of_the_setting(tmp_path: Path) -> None:
     spec, container = pod_of(with_components(tmp_path, "cpu", "signature"))
 
-    variables = {one["name"]: one["value"] for one in container["env"]}
-    mount = {one["name"]: one["mountPath"] for one in container["volumeMounts"]}["key"]
+    variables = {variable["name"]: variable["value"] for variable in container["env"]}
+    mount = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}["key"]
     assert variables["CLASSIFIER_PUBLIC_KEY"] == f"{mount}/model.pub"
-    (secret,) = [one["secret"] for one in spec["volumes"] if "secret" in one]
+    (secret,) = [volume["secret"] for volume in spec["volumes"] if "secret" in volume]
     assert secret["secretName"] == "image-classifier-key"
 
 

@@ -1,4 +1,4 @@
-"""Compose file, alert rules and dashboard: they ask for metrics that the service has."""
+"""Compose file, alert rules and dashboard fit the metrics of the service."""
 
 import json
 import re
@@ -26,13 +26,13 @@ def expressions() -> str:
     return "\n".join([*queries, *(rule["expr"] for rule in RECORDED), keda])
 
 
-def test_what_is_asked_for_exists_series_outcomes_and_buckets() -> None:
+def test_all_queried_series_outcomes_and_buckets_exist() -> None:
     exposed = RequestMetrics().exposition().decode()
-    asked = set(re.findall(r"\bclassifier_[a-z_]+", expressions()))
+    queried = set(re.findall(r"\bclassifier_[a-z_]+", expressions()))
     groups = re.findall(r'outcome[=!]~?"([^"]+)"', expressions())
 
-    assert asked
-    for name in asked:
+    assert queried
+    for name in queried:
         assert re.search(rf"^# TYPE {re.sub(r'_(bucket|sum|count)$', '', name)} ", exposed, re.M)
     assert {code for group in groups for code in group.split("|")} <= {"ok", *ERRORS}
     limits = set(re.findall(r'le="([\d.]+)"', expressions()))
@@ -42,8 +42,9 @@ def test_what_is_asked_for_exists_series_outcomes_and_buckets() -> None:
     assert set(re.findall(r"classifier:[\w:]+", expressions())) <= recorded
 
 
-def test_every_panel_obeys_the_variables() -> None:
-    variables = {one["name"] for one in json.loads(DASHBOARD.read_text())["templating"]["list"]}
+def test_every_panel_uses_the_variables() -> None:
+    templates = json.loads(DASHBOARD.read_text())["templating"]["list"]
+    variables = {template["name"] for template in templates}
 
     for panel in PANELS:
         for target in panel["targets"]:
@@ -51,7 +52,7 @@ def test_every_panel_obeys_the_variables() -> None:
     assert variables == {"namespace", "pod", "model"}
 
 
-def test_every_alert_links_to_its_section_of_the_docs() -> None:
+def test_every_alert_links_to_its_documentation() -> None:
     alerts = [rule for rule in RECORDED if "alert" in rule]
 
     assert alerts
@@ -61,34 +62,30 @@ def test_every_alert_links_to_its_section_of_the_docs() -> None:
         assert anchor == alert["alert"].lower()
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        pytest.param(("check", "rules", "rules.yaml"), id="rules"),
-        pytest.param(("test", "rules", "rules_test.yaml"), id="alerts"),
-        pytest.param(("check", "config", "prometheus.yaml"), id="configuration"),
-    ],
-)
-def test_promtool_agrees(words: tuple[str, ...]) -> None:
-    if not shutil.which("promtool"):
-        pytest.skip("promtool is not there (Debian package prometheus)")
-    done = run_program("promtool", *words, cwd=RULES.parent)
+@pytest.mark.skipif(not shutil.which("promtool"), reason="needs Debian's package prometheus")
+def test_promtool_accepts_rules_alerts_and_configuration() -> None:
+    for words in (
+        "check rules rules.yaml",
+        "test rules rules_test.yaml",
+        "check config prometheus.yaml",
+    ):
+        done = run_program("promtool", *words.split(), cwd=RULES.parent)
 
-    assert done.returncode == 0, done.stderr + done.stdout
+        assert done.returncode == 0, done.stderr + done.stdout
 
 
-def test_the_composed_service_is_locked_down_and_open_to_this_machine_alone() -> None:
+def test_the_composed_service_is_locked_down_and_local() -> None:
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
 
     classifier = services["classifier"]
     assert classifier["read_only"] is True
     assert classifier["cap_drop"] == ["ALL"]
-    assert all(port.startswith("127.0.0.1:") for one in services.values() for port in one["ports"])
-    for one in services.values():
-        for volume in one.get("volumes", []):
+    for service in services.values():
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+        for volume in service.get("volumes", []):
             assert (DEPLOY / Path(volume.partition(":")[0])).is_dir()
 
-    # Prometheus and Grafana ask services of the file.
+    # Prometheus and Grafana query services of this file.
     scraped = (DEPLOY / "prometheus/prometheus.yaml").read_text()
     source = (DEPLOY / "grafana/provisioning/datasources/prometheus.yaml").read_text()
     assert {"classifier", "prometheus"} <= services.keys()

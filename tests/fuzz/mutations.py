@@ -1,9 +1,9 @@
-"""Seeds of the mutation fuzzer and the ways they are changed."""
+"""Seeds and mutations of the fuzzer."""
 
 import random
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from PIL import Image
 
@@ -16,7 +16,7 @@ _INTERESTING = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0
 
 
 def seeds() -> list[bytes]:
-    """Small good files of each kind, and the hostile corpus where it is on this machine."""
+    """Return small valid files of each kind, and the hostile corpus if it is on this machine."""
     image, grey = noise(37, 23), noise(37, 23, channels=1)
     exif = b"Exif\0\0" + exif_orientation(6)
     frame = gif_frame((0, 0, 3, 2), bytes(range(6)), gif_control(transparent=1, disposal=2))
@@ -35,12 +35,8 @@ def seeds() -> list[bytes]:
         encoded(image.quantize(16), "BMP"),
         gif((3, 2), [(n, n, n) for n in range(9)], frame, frame),
     ]
-    return made + [data for data in _corpus() if 0 < len(data) <= MAX_SEED_BYTES]
-
-
-def _corpus() -> Iterator[bytes]:
-    for path in sorted((SHARED / "broken").glob("*/*")):
-        yield path.read_bytes()
+    corpus = (path.read_bytes() for path in sorted((SHARED / "broken").glob("*/*")))
+    return made + [data for data in corpus if 0 < len(data) <= MAX_SEED_BYTES]
 
 
 def mutated(data: bytes, chance: random.Random, others: list[bytes]) -> bytes:
@@ -60,7 +56,7 @@ def _overwrite(data: bytes, chance: random.Random, others: list[bytes]) -> bytes
     value = chance.choice(_INTERESTING)
     kind = "I" if value > 0xFFFF else chance.choice("IH") if value > 0xFF else chance.choice("IHB")
     packed = struct.pack(chance.choice("<>") + kind, value)
-    # Headers are where the meaning is.
+    # Half of the time in the header.
     at = chance.randrange(min(len(data), 64) if chance.random() < 0.5 else len(data))
     return data[:at] + packed + data[at + len(packed) :]
 
@@ -89,7 +85,7 @@ _CHANGES = (_flip, _flip, _overwrite, _overwrite, _cut, _truncate, _repeat, _spl
 
 
 def _with_checksums(data: bytes) -> bytes:
-    """Make the chunk checksums of a PNG right again, so that its contents are looked at."""
+    """Update the chunk checksums of a PNG, so that its contents are decoded."""
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
         return data
     fixed, at = data[:8], 8

@@ -1,4 +1,4 @@
-"""A short, repeatable piece of the fuzz run."""
+"""A short, repeatable fuzz run."""
 
 import os
 import random
@@ -14,18 +14,18 @@ from preprocessing.errors import ImageRejected
 from tests.fuzz.mutations import mutated, seeds
 
 FILES = int(os.environ.get("FUZZ_FILES", "2000"))
-# Small pictures are as good at finding bugs, and a hundred times as many are tried.
+# Small images find as many bugs, and a hundred times as many can be tried.
 LIMITS = DecodeLimits(max_pixels=2_000_000, max_resized_pixels=1_000_000)
 pytestmark = [
     pytest.mark.all,
-    # Pillow's remarks on damaged files.
+    # Pillow warns about damaged files.
     pytest.mark.filterwarnings("ignore::UserWarning:PIL"),
     pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning"),
 ]
 
 
 def rules_of(data: bytes) -> DecodeRules:
-    """Rules that the file picks itself: every mixture of them is tried."""
+    """Choose decode rules by the file's checksum, so that all combinations are tried."""
     choice = zlib.crc32(data)
     return DecodeRules(
         mode="L" if choice % 2 else "RGB",
@@ -36,11 +36,11 @@ def rules_of(data: bytes) -> DecodeRules:
     )
 
 
-def test_mutated_files_are_pictures_or_client_errors_in_time(tmp_path: Path) -> None:
+def test_mutated_files_are_images_or_client_errors_in_time(tmp_path: Path) -> None:
     chance, pool, good = random.Random(20), seeds(), 0
     for _ in range(FILES):
         data = mutated(chance.choice(pool), chance, pool)
-        (tmp_path / "last").write_bytes(data)  # one that kills the process is known
+        (tmp_path / "last").write_bytes(data)  # in case it kills the process
         spec = PreprocessingSpec(decode=rules_of(data), resize=Resize(size=24), crop=21)
         started = time.thread_time()
         try:

@@ -1,4 +1,4 @@
-"""What a request is answered, and when two answers are the same."""
+"""Checks of answers and errors."""
 
 import re
 from typing import Any
@@ -13,26 +13,26 @@ INTERNALS = re.compile(
 
 
 def predictions(response: httpx.Response) -> list[dict[str, Any]]:
-    """The predictions of an answer that must be one."""
+    """Return the predictions of a successful answer."""
     assert response.status_code == 200, response.text
     found: list[dict[str, Any]] = response.json()["predictions"]
     return found
 
 
 def assert_close(answer: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
-    """Compare the predictions of one image that ran in batches of different sizes.
+    """Compare predictions of an image from batches of different sizes.
 
-    Another batch size may move a logit by 1e-5, and with it each probability, however small, by
-    1e-5 of itself.
+    Another batch size may change a logit by 1e-5, and every probability by 1e-5 of itself.
     """
-    found = {one["class_id"]: one["probability"] for one in answer}
-    wanted = {one["class_id"]: one["probability"] for one in expected}
-    assert found == pytest.approx(wanted, rel=1e-3, abs=0)
+    actual, wanted = (
+        {each["class_id"]: each["probability"] for each in ranked} for ranked in (answer, expected)
+    )
+    assert actual == pytest.approx(wanted, rel=1e-3, abs=0)
     assert answer[0]["class_id"] == expected[0]["class_id"]
 
 
 def checked_error(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """The error of a response, after what holds for every error."""
+    """Check a response against the common form of errors and return its error."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/json"
     body = response.json()

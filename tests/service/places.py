@@ -1,4 +1,4 @@
-"""Where servers of the tests run: a copy of the program and a store with the digits model."""
+"""Directories for test servers: a copy of the checkout and a store with the digits model."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from tests.imports import PATIENCE_S, ROOT, command_line, digits_options
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A directory to serve from and a BENTOML_HOME to serve with."""
+    """A directory with service.py, and a BENTOML_HOME."""
 
     directory: Path
     home: Path
@@ -29,11 +29,11 @@ class Place:
 
     @property
     def artifact(self) -> Path:
-        """Directory of the locked artifact in the store."""
+        """The directory of the locked artifact."""
         return self.home / "models" / self.tag.replace(":", "/")
 
     def environment(self, **settings: object) -> dict[str, str]:
-        """Environment of a process that runs here; `settings` as CLASSIFIER_<NAME>."""
+        """Return the environment of a process; `settings` become CLASSIFIER_<NAME>."""
         kept = {
             name: value
             for name, value in os.environ.items()
@@ -48,7 +48,7 @@ class Place:
         }
 
     def run(self, *words: str, umask: int = 0o022, **settings: object) -> str:
-        """Run Python here, which must succeed; returns what it printed."""
+        """Run Python in the directory, check its exit status and return its output."""
         done = subprocess.run(
             [sys.executable, *words],
             cwd=self.directory,
@@ -62,7 +62,7 @@ class Place:
         return done.stdout.strip()
 
     def with_own_store(self, home: Path) -> "Place":
-        """This directory with a copy of the store, whose files a test may change."""
+        """Return this directory with a copy of the store, which a test may change."""
         shutil.copytree(self.home / "models", home / "models")
         return Place(directory=self.directory, home=home)
 
@@ -71,11 +71,11 @@ NewPlace = Callable[[], Place]
 
 
 def copy_checkout(target: Path) -> None:
-    """Copy the checkout: edits during a test change nothing."""
+    """Copy the checkout, so that edits during a test have no effect."""
     unwanted = shutil.ignore_patterns(".*", "__pycache__", "build", "logs", "model.lock")
     shutil.copytree(ROOT, target, ignore=unwanted)
 
 
 def import_digits(place: Place) -> None:
-    """Run the command line of an import, as `make import` does, measuring only briefly."""
+    """Import the digits model by command line, with a brief measurement."""
     place.run("model_import.py", "--quiet", *command_line(digits_options()))

@@ -1,4 +1,4 @@
-"""A server process as an operator starts one, and what a test asks of it."""
+"""Server processes for tests."""
 
 import contextlib
 import importlib.util
@@ -23,11 +23,11 @@ from tests.ports import free_port
 from tests.service.places import Place
 
 PATIENT: dict[str, Any] = {"max_wait_ms": 50_000, "overload_wait_ms": 50_000, "timeout_ms": 50_000}
-"""No admission by estimated wait: a busy machine would rightly refuse some requests."""
+"""Without admission by estimated wait, which refuses some requests on a busy machine."""
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    """Poll: what is waited for is in another process and cannot wake this one."""
+    """Poll a condition that another process changes."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -39,12 +39,9 @@ class Server:
     """`bentoml serve` in a process group of its own; a context manager that stops it.
 
     Args:
-        place: Where it runs.
-        target: What to serve: nothing for the directory, or the tag of a bento; or an option.
-        port: Where it listens; None finds a free one.
-        environment: Further variables.
-        settings: Set as CLASSIFIER_<NAME>. In the embedded topology there is one worker unless
-            they say otherwise.
+        target: The tag of a bento or an option; "" serves the directory of `place`.
+        environment: Further environment variables.
+        settings: Set as CLASSIFIER_<NAME>; by default one worker in the embedded topology.
     """
 
     def __init__(
@@ -105,12 +102,12 @@ class Server:
             return False
 
     def stop(self, signal_number: int = signal.SIGTERM) -> int:
-        """Send a signal to the supervisor and wait; returns the exit status."""
+        """Send a signal to the supervisor, wait and return the exit status."""
         self.process.send_signal(signal_number)
         return self.wait()
 
     def interrupt(self) -> int:
-        """What Ctrl-C in a terminal does: SIGINT to every process of the group."""
+        """Send SIGINT to every process of the group, as Ctrl-C in a terminal does."""
         os.killpg(self.process.pid, signal.SIGINT)
         return self.wait()
 
@@ -132,7 +129,7 @@ class Server:
                 os.kill(worker, signal.SIGKILL)
 
     def workers(self, service: str = "") -> list[int]:
-        """Process ids below the supervisor; `service` picks those of one BentoML service."""
+        """Return the process ids of the workers, perhaps of one BentoML service only."""
         ids = []
         for worker in psutil.Process(self.process.pid).children():
             with contextlib.suppress(psutil.Error):  # ended meanwhile
@@ -141,12 +138,12 @@ class Server:
         return ids
 
     def card(self) -> Any:
-        """What /model answers, as soon as it does: while the machine stalls it is a 503."""
+        """Return the answer of /model; retries 503, which a stalled machine may cause."""
         answers = iter(lambda: self.client.get("/model"), None)
         return next(answer for answer in answers if answer.status_code == 200).json()
 
     def metrics(self) -> dict[str, float]:
-        """Series and values of /metrics, the labels as they stand there."""
+        """Return series, with their labels, and values of /metrics."""
         lines = self.client.get("/metrics").text.splitlines()
         pairs = [line.rpartition(" ") for line in lines if line and not line.startswith("#")]
         return {name: float(value) for name, _, value in pairs}
@@ -159,12 +156,12 @@ class Server:
         )
 
     def connect(self) -> socket.socket:
-        """A connection of its own, closed with the server's other ones at the latest."""
+        """Open a connection; `__exit__` closes it."""
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)
         return self.connections.enter_context(connection)
 
     def raw(self, data: bytes) -> bytes:
-        """Send bytes, with `Connection: close` among them, and read to the end."""
+        """Send bytes with `Connection: close` and return everything received."""
         with self.connect() as connection:
             connection.sendall(data)
             return read_to_end(connection)
@@ -176,15 +173,12 @@ def read_to_end(connection: socket.socket) -> bytes:
 
 def command(port: int, target: str = "") -> list[str]:
     words = [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(port)]
-    # Connections that wait for a slow test stay open; the default is 5 s.
+    # Idle connections of a slow test stay open.
     return [*words, "--timeout-keep-alive", "600", *([target] if target else [])]
 
 
 def refused_start(place: Place, **settings: Any) -> str:
-    """Start a server that must refuse; returns the one line it says.
-
-    The log has BentoML's own line of a start and of its end, with a time in front.
-    """
+    """Start a server that must refuse to start; return its only line besides BentoML's own."""
     server = Server(place, **settings)
     status = server.wait(PATIENCE_S)
     server.client.close()
@@ -198,9 +192,9 @@ def refused_start(place: Place, **settings: Any) -> str:
 
 
 def refusal(place: Place, **settings: object) -> str:
-    """Load the service in this process, where it must refuse; returns its message.
+    """Load the service, which must refuse, in this process; return the message.
 
-    What makes one line and an exit status of it is proven by `refused_start`, which takes seconds.
+    Faster than `refused_start`, which also checks line and exit status.
     """
     spec = importlib.util.spec_from_file_location("refused", place.directory / "service.py")
     assert spec is not None and spec.loader is not None

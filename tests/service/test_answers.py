@@ -1,4 +1,4 @@
-"""What the samples of the digits example are answered, by every way of sending them."""
+"""Answers to the samples of the digits example, sent in every way."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -16,19 +16,19 @@ ROUNDS = 10
 CONCURRENT = 32
 
 
-def test_every_sample_is_read_right_and_alike_by_every_way_of_sending_it(embedded: Server) -> None:
+def test_every_sample_is_classified_correctly_however_it_is_sent(embedded: Server) -> None:
     client = embedded.client
     for path in FILES:
         data = path.read_bytes()
         form = client.post("/classify", files={"image": (path.name, data)}, data={"top_k": "10"})
         answer = predictions(form)
 
-        # The example's README: all 30 samples are read right.
+        # As in the example's README, all 30 samples are classified correctly.
         assert (answer[0]["label"], answer[0]["class_id"]) == (path.name[0], int(path.name[0]))
-        probabilities = [one["probability"] for one in answer]
+        probabilities = [prediction["probability"] for prediction in answer]
         assert probabilities == sorted(probabilities, reverse=True)
         assert sum(probabilities) == pytest.approx(1, abs=1e-6)
-        assert sorted(one["class_id"] for one in answer) == list(range(10))
+        assert sorted(prediction["class_id"] for prediction in answer) == list(range(10))
         for method, kind in [("POST", ""), ("PUT", ""), ("PUT", "application/octet-stream")]:
             headers = {"content-type": kind} if kind else {}
             body = client.request(method, "/classify?top_k=10", content=data, headers=headers)
@@ -37,16 +37,16 @@ def test_every_sample_is_read_right_and_alike_by_every_way_of_sending_it(embedde
         assert predictions(client.post(f"/classify{query}", content=data)) == answer[:expected]
 
 
-def test_under_concurrency_both_topologies_answer_every_request_as_alone(
+def test_concurrent_requests_get_the_answers_of_single_requests_in_both_topologies(
     embedded: Server, through_runner: Server
 ) -> None:
     files = {path.name: path.read_bytes() for path in FILES}
-    alone = {
+    expected = {
         name: predictions(embedded.client.post("/classify?top_k=10", content=data))
         for name, data in files.items()
     }
-    # No two samples are as close as two batch sizes may make the answers of one.
-    assert len({json.dumps(answer) for answer in alone.values()}) == len(FILES)
+    # All samples differ, so swapped answers would be found.
+    assert len({json.dumps(answer) for answer in expected.values()}) == len(FILES)
     uploads: list[tuple[str, dict[str, Any]]] = []
     for _ in range(ROUNDS // 2):
         uploads += [(name, {"files": {"image": data}}) for name, data in files.items()]
@@ -63,4 +63,4 @@ def test_under_concurrency_both_topologies_answer_every_request_as_alone(
                 for name, upload in uploads
             ]
             for name, response in sent:
-                assert_close(predictions(response.result()), alone[name])
+                assert_close(predictions(response.result()), expected[name])

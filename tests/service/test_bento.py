@@ -1,4 +1,4 @@
-"""The bento: exactly the files that serving needs, and the answers of the checkout."""
+"""The bento has exactly the files that serving needs, and answers as the checkout does."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ PACKED_WHOLE = ("image_classifier", "preprocessing")
 
 @pytest.fixture(scope="module")
 def built(new_place: NewPlace) -> tuple[Place, str]:
-    """Where the bento is in the store, and its tag; built from a whole checkout, tests included."""
+    """A place with a bento in its store, built from a complete checkout, and the bento's tag."""
     place = new_place()
     tag = place.run("-m", "bentoml", "build", "--output", "tag").splitlines()[-1]
     return place, tag.removeprefix("__tag__:")
@@ -45,7 +45,7 @@ def test_the_bento_holds_exactly_what_serving_needs(contents: Path, imported: Pl
         if path.is_file()
     }
 
-    # bentofile.yaml is what BentoML itself adds. That nothing is missing, serving it proves.
+    # BentoML adds bentofile.yaml.
     assert packed - {"bentofile.yaml"} == expected
 
 
@@ -54,11 +54,12 @@ def test_both_services_of_the_bento_need_the_locked_model(contents: Path, import
 
     for service in description["services"]:
         assert [model["tag"] for model in service["models"]] == [imported.tag]
-    assert {one["name"] for one in description["services"]} == {"ImageClassifier", "ModelRunner"}
+    names = {service["name"] for service in description["services"]}
+    assert names == {"ImageClassifier", "ModelRunner"}
 
 
 @pytest.mark.parametrize("topology", ["embedded", pytest.param("runner", marks=pytest.mark.all)])
-def test_the_bento_answers_as_the_checkout_does_when_that_is_gone(
+def test_the_bento_answers_as_the_checkout_does_without_it(
     built: tuple[Place, str], embedded: Server, tmp_path: Path, topology: str
 ) -> None:
     place, tag = built
@@ -73,7 +74,7 @@ def test_the_bento_answers_as_the_checkout_does_when_that_is_gone(
             assert answer["model"] == expected["model"]
         card = server.card()
         assert card["topology"] == topology
-        # The service runs from the bento, not from a checkout that is still somewhere.
+        # The service runs from the bento, not from a checkout.
         worker = server.workers()[0]
         assert Path(f"/proc/{worker}/cwd").readlink().is_relative_to(place.home / "bentos")
     assert card["labels"] == [str(digit) for digit in range(10)]

@@ -1,4 +1,4 @@
-"""What a client is told that sent something wrong, and that its neighbours do not notice."""
+"""Bad requests get the right error and do not affect concurrent requests."""
 
 import io
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +14,7 @@ from tests.service.server import Server
 GOOD = (SAMPLES / "3-03.webp").read_bytes()
 JPEG = (SAMPLES / "2-01.jpg").read_bytes()
 LIMIT = 20 * 2**20
-"""Bytes of a body, by default (settings.py)."""
+"""Default limit on the bytes of a body (settings.py)."""
 
 
 def too_many_pixels() -> bytes:
@@ -40,7 +40,7 @@ BODIES: list[tuple[dict[str, Any], int, str]] = [
         "unsupported_media_type",
     ),
     ({"content": too_many_pixels()}, 413, "image_too_large"),
-    # Arabic-Indic digit three: Python's int() would take it
+    # U+0663 is an Arabic-Indic digit three, which int() accepts.
     *(
         ({"content": GOOD, "params": query}, 400, "malformed_request")
         for query in ({"top_k": "0"}, {"top_k": "11"}, {"top_k": "\u0663"}, {"topk": "3"})
@@ -48,10 +48,10 @@ BODIES: list[tuple[dict[str, Any], int, str]] = [
 ]
 
 
-def test_bad_requests_are_told_why_and_do_not_touch_their_concurrent_neighbours(
+def test_bad_requests_get_their_error_and_do_not_affect_concurrent_requests(
     either: Server,
 ) -> None:
-    alone = either.client.post("/classify", content=GOOD).json()["predictions"]
+    expected = either.client.post("/classify", content=GOOD).json()["predictions"]
     with (
         httpx.Client(base_url=either.url, timeout=PATIENCE_S) as client,
         ThreadPoolExecutor(32) as pool,
@@ -69,11 +69,11 @@ def test_bad_requests_are_told_why_and_do_not_touch_their_concurrent_neighbours(
         for bad, good, status, code in pairs:
             checked_error(bad.result(), status, code)
             assert good.result().status_code == 200
-            assert_close(good.result().json()["predictions"], alone)
+            assert_close(good.result().json()["predictions"], expected)
 
 
-def test_a_body_may_be_as_large_as_the_limit_and_no_larger(embedded: Server) -> None:
-    # Zeros after the end of a JPEG are no part of it.
+def test_a_body_may_be_exactly_as_large_as_the_limit(embedded: Server) -> None:
+    # Zeros after the end of a JPEG are ignored.
     largest = JPEG + b"\0" * (LIMIT - len(JPEG))
 
     assert embedded.client.post("/classify", content=largest).status_code == 200

@@ -1,4 +1,4 @@
-"""What the service says of itself: Swagger UI, the model, metrics; and clients that read it."""
+"""Swagger UI, model card, metrics, example clients and the image's health check."""
 
 import json
 import os
@@ -18,7 +18,7 @@ SAMPLE = SAMPLES / "7-02.jpg"
 CLIENTS = ROOT / "examples" / "clients"
 
 
-def test_the_page_shows_swagger_ui_from_this_server_alone(either: Server) -> None:
+def test_swagger_ui_is_loaded_from_this_server_only(either: Server) -> None:
     page = either.client.get("/")
 
     resources = re.findall(r'(?:src|href)="([^"]+)"', page.text)
@@ -32,14 +32,14 @@ def test_the_page_shows_swagger_ui_from_this_server_alone(either: Server) -> Non
     assert "url: './docs.json'" in page.text
 
 
-def test_the_card_shows_what_is_loaded_and_its_proof(either: Server, imported: Place) -> None:
+def test_the_model_card_has_the_loaded_model_and_its_proof(either: Server, imported: Place) -> None:
     card = either.card()
 
     lock = json.loads(imported.lock.read_bytes())
     evidence = json.loads((imported.artifact / "evidence.json").read_bytes())
     record = json.loads((imported.artifact / "record.json").read_bytes())
     engine = record["plan"]["engine"]
-    (entry,) = [one for one in evidence["engines"] if f"{one['kind']}-fp32" == engine]
+    (entry,) = [each for each in evidence["engines"] if f"{each['kind']}-fp32" == engine]
     assert card["model"] == {"tag": lock["tag"], "digest": lock["manifest_sha256"]}
     assert card["labels"] == [str(digit) for digit in range(10)]
     assert card["golden_samples"] == card["engine"]["certificate"]["samples"] == 30
@@ -48,7 +48,7 @@ def test_the_card_shows_what_is_loaded_and_its_proof(either: Server, imported: P
     assert card["engine"]["name"] == engine
     assert card["engine"]["certificate"] == entry["certificate"]
     assert card["engine"]["certificate"]["max_logit_difference"] < 1e-3
-    # Nothing of the machine it was imported or runs on.
+    # No paths of the import or of this machine.
     assert "/" not in json.dumps(card["engine"])
 
 
@@ -122,7 +122,7 @@ def test_the_example_clients_print_the_predictions(
     assert len(others) == 2
 
 
-def test_the_health_check_of_the_image_asks_this_machine_whatever_the_proxy(
+def test_the_health_check_of_the_image_ignores_proxies(
     embedded: Server,
 ) -> None:
     text = (ROOT / "deploy" / "Containerfile.j2").read_text()

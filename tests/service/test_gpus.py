@@ -1,4 +1,4 @@
-"""Which processes a service has, and which GPU each sees, on simulated hosts."""
+"""Processes of the services, and the GPU that each sees, on simulated hosts."""
 
 import json
 from collections.abc import Callable
@@ -14,7 +14,7 @@ import os, sys
 import service
 from bentoml._internal.context import server_context
 
-# The supervisor, which imports no more than this, starts and stays smaller without.
+# The supervisor imports only this much, to start fast and stay small.
 assert not {"fastapi", "uvicorn", "torch"} & sys.modules.keys()
 
 def stop(*_, **__):
@@ -36,7 +36,7 @@ for worker in (1, 2, 3):
 
 
 def recorded(place: Place, change: Callable[[Any], None]) -> Place:
-    """A place whose model has another record of its import."""
+    """Change the record of a place's model."""
     path = place.artifact / "record.json"
     record = json.loads(path.read_bytes())
     change(record)
@@ -81,11 +81,11 @@ def test_a_model_for_cpus_ignores_gpus(imported: Place, monkeypatch: pytest.Monk
     assert first == "embedded 1 {}"
 
 
-def test_a_small_network_has_an_api_process_for_each_core(new_place: NewPlace) -> None:
-    # The network is a small part of it, whatever the busy machine of the import measured.
+def test_a_small_network_gets_an_api_process_per_core(new_place: NewPlace) -> None:
+    # As if the machine of the import had measured a very slow network.
     place = recorded(new_place(), lambda record: record["plan"].update(service_time_ms=1e3))
-    asked = ("-c", "import service; print(service.ImageClassifier.config['workers'])")
+    program = ("-c", "import service; print(service.ImageClassifier.config['workers'])")
 
-    assert place.run(*asked) == str(min(usable_cores(), 4))
-    assert place.run(*asked, workers=3) == "3"
-    assert place.run(*asked, topology="runner") == str(usable_cores())
+    assert place.run(*program) == str(min(usable_cores(), 4))
+    assert place.run(*program, workers=3) == "3"
+    assert place.run(*program, topology="runner") == str(usable_cores())

@@ -1,4 +1,4 @@
-"""What serving processes have in memory, and how their threads meet."""
+"""Libraries in the memory of serving processes, and a deadlock at the first inference."""
 
 from pathlib import Path
 
@@ -19,13 +19,13 @@ def test_serving_processes_have_no_torch_and_no_uvloop_in_memory(either: Server)
 
     assert len(processes) >= 2
     assert not [text for text in maps if "libtorch" in text or "uvloop" in text]
-    # The search would find a library that is there.
+    # The search does find libraries.
     library = either.card()["engine"]["name"].partition("-")[0]
     assert any(library in text for text in maps)
 
 
 @pytest.mark.slow
-def test_importing_the_service_imports_nothing_of_the_import_side(imported: Place) -> None:
+def test_the_service_does_not_import_the_importer(imported: Place) -> None:
     code = f"import sys, service; print({FORBIDDEN!r} & sys.modules.keys())"
 
     assert imported.run("-c", code, topology="runner") == "set()"
@@ -59,8 +59,8 @@ sys.exit(any(thread.is_alive() for thread in threads))
 
 
 @pytest.mark.slow
-def test_threads_that_infer_first_do_not_wait_for_each_other(imported: Place) -> None:
-    # OpenVINO 2026.4.1 deadlocked in about half of these runs where its tensors had not been
-    # looked at before by one thread alone: three runs miss that once in eight.
+def test_concurrent_first_inferences_do_not_deadlock(imported: Place) -> None:
+    # Without the workaround, OpenVINO 2026.4.1 deadlocks in about half of these runs; three runs
+    # miss that once in eight.
     for _ in range(3):
         imported.run("-c", FIRST_INFERENCES, str(imported.artifact))

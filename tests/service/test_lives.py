@@ -1,4 +1,4 @@
-"""How servers end and what outlives what: accepted requests, workers, metrics, the port."""
+"""Lifecycles of servers: accepted requests, workers, metrics and the port."""
 
 import json
 import os
@@ -18,7 +18,7 @@ HELD = 12
 
 
 def held_upload(server: Server) -> socket.socket:
-    """A request that the server has accepted and that lacks its last byte."""
+    """Open a request without its last byte."""
     connection = server.connect()
     head = f"POST /classify?top_k=1 HTTP/1.1\r\nHost: test\r\nContent-Length: {len(SAMPLE)}\r\n\r\n"
     connection.sendall(head.encode() + SAMPLE[:-1])
@@ -26,7 +26,7 @@ def held_upload(server: Server) -> socket.socket:
 
 
 def idle_connection(server: Server) -> socket.socket:
-    """A connection between two requests: a server that stops closes it first of all."""
+    """Open a connection that is idle after a request; a stopping server closes it first."""
     connection = server.connect()
     connection.sendall(b"GET /livez HTTP/1.1\r\nHost: test\r\n\r\n")
     received = b""
@@ -76,7 +76,7 @@ def a_killed_worker_is_told_counted_out_and_replaced(server: Server) -> None:
 
     os.kill(worker, signal.SIGKILL)
     wait_until(lambda: server.workers() not in ([], [worker]), PATIENCE_S, "another worker")
-    # Nobody loads a model that fast: the supervisor answers.
+    # No worker loads a model that fast, so the supervisor answers.
     upload = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 300000\r\n\r\n" + bytes(
         300_000
     )
@@ -84,7 +84,7 @@ def a_killed_worker_is_told_counted_out_and_replaced(server: Server) -> None:
     assert refused.startswith(b"HTTP/1.1 503")
     assert b"\r\nRetry-After: 1\r\n" in refused
     ask = b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-    while b"the service starts; " in (answer := server.raw(ask)):  # it imports its modules
+    while b"the service starts; " in (answer := server.raw(ask)):  # imports, before the first step
         time.sleep(0.02)
     assert b"the service starts (" in answer  # with the name of the step
     server.ready()
@@ -108,7 +108,7 @@ def a_killed_worker_is_told_counted_out_and_replaced(server: Server) -> None:
 
 def while_the_runner_is_gone_nothing_hangs_and_it_comes_back(server: Server) -> None:
     (runner,) = server.workers("ModelRunner")
-    # Stopped, not killed: another one would be up before all was asked.
+    # Stopped, not killed: a replacement might start too soon.
     os.kill(runner, signal.SIGSTOP)
 
     probe = server.client.get("/readyz", timeout=50)
@@ -120,7 +120,7 @@ def while_the_runner_is_gone_nothing_hangs_and_it_comes_back(server: Server) -> 
     assert probe.headers["retry-after"] == "1"
     assert answer.status_code == 504
     assert answer.json()["error"]["code"] == "deadline_exceeded"
-    wait_until(  # 9 s after the batch began that does not end
+    wait_until(  # 9 s after the start of the hanging batch
         lambda: server.client.get("/livez", timeout=50).status_code == 503, PATIENCE_S, "/livez"
     )
 
@@ -129,7 +129,7 @@ def while_the_runner_is_gone_nothing_hangs_and_it_comes_back(server: Server) -> 
     assert during.status_code in (200, 503, 504), during.text
     server.ready()
     assert server.client.post("/classify", content=SAMPLE).status_code == 200
-    # The other API process may wait a moment longer for the answer to its retried batch.
+    # The other API process may wait longer for its retried batch.
     wait_until(lambda: server.client.get("/livez").status_code == 200, PATIENCE_S, "/livez")
     assert server.workers("ModelRunner") != [runner]
     steps = server.client.get("/ui/api/start").json()["steps"]
@@ -140,13 +140,13 @@ def while_the_runner_is_gone_nothing_hangs_and_it_comes_back(server: Server) -> 
 def when_stopped_it_answers_what_it_accepted_and_nothing_else(server: Server) -> None:
     held = [held_upload(server) for _ in range(HELD)]
     server.wait_for_in_flight(HELD)
-    # One for each API process: they stop one after the other.
+    # Enough for each API process; they stop one after the other.
     idle = [idle_connection(server) for _ in range(8)]
 
     server.process.send_signal(signal.SIGTERM)
     assert [read_to_end(connection) for connection in idle] == [b""] * len(idle)
-    # The port is open while requests are in flight. Perhaps one process had all idle connections:
-    # of the other one nothing is known yet.
+    # The port stays open while requests are in flight. If one process had all idle connections, the
+    # other may still accept.
     late: list[bytes] = []
 
     def refused() -> bool:

@@ -1,4 +1,4 @@
-"""Clients that leave, and more clients than a service can answer, which nobody may misuse."""
+"""Disconnecting clients, overload, and outgoing connections."""
 
 import functools
 import io
@@ -31,12 +31,12 @@ def record(event, arguments):
 
 sys.addaudithook(record)
 """
-"""Runs in every process of a server before anything else: Python imports sitecustomize."""
+"""A sitecustomize module, which Python imports first in every process of a server."""
 
 
 @functools.cache
 def slow_image() -> bytes:
-    """9 megapixels of noise: some 200 ms of one core."""
+    """Return 9 megapixels of noise, which take about 200 ms to decode."""
     file = io.BytesIO()
     Image.effect_noise((3_000, 3_000), 60).save(file, "PNG", compress_level=0)
     return file.getvalue()
@@ -46,7 +46,7 @@ def head(length: int) -> bytes:
     return f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
 
 
-def test_clients_that_leave_free_their_places(either: Server) -> None:
+def test_disconnected_clients_free_their_slots(either: Server) -> None:
     before = either.metrics()['classifier_requests_total{outcome="client_gone"}']
     slow = slow_image()
     connections = [either.connect() for _ in range(2 * HELD)]
@@ -56,7 +56,7 @@ def test_clients_that_leave_free_their_places(either: Server) -> None:
         connection.sendall(head(len(slow)) + slow[:1_000])
     either.wait_for_in_flight(2 * HELD)
 
-    # Half of them leave while their picture is decoded, half while they send it.
+    # Half of them disconnect while their image is decoded, half while they send it.
     for connection in connections[:HELD]:
         connection.sendall(slow[-1:])
         connection.close()
@@ -71,7 +71,7 @@ def test_clients_that_leave_free_their_places(either: Server) -> None:
 
 @pytest.fixture(scope="module")
 def connections(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the file in which every process of `one_place` notes what it connects to."""
+    """Directory of the file in which the processes of `one_place` log their connections."""
     folder = tmp_path_factory.mktemp("recorder")
     log = str(folder / "connections.txt")
     (folder / "sitecustomize.py").write_text(RECORDER.format(log=log))
@@ -80,7 +80,7 @@ def connections(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def one_place(new_place: NewPlace, connections: Path) -> Iterator[Server]:
-    """A server in the runner topology whose one API process answers one request at a time."""
+    """A server in the runner topology with one API process and a queue of one."""
     settings = {**PATIENT, "topology": "runner", "workers": 1, "max_queue": 1}
     watched = {"PYTHONPATH": str(connections)}
     with Server(new_place(), environment=watched, **settings) as server:
@@ -103,7 +103,7 @@ def burst(server: Server, count: int) -> list[httpx.Response]:
         return list(pool.map(lambda _: client.post("/classify", content=slow), range(count)))
 
 
-def test_what_finds_no_place_is_refused_at_once(one_place: Server) -> None:
+def test_requests_beyond_the_queue_are_refused(one_place: Server) -> None:
     overloaded = 'classifier_requests_total{outcome="overloaded"}'
     before = one_place.metrics()[overloaded]
 
@@ -120,17 +120,17 @@ def test_what_finds_no_place_is_refused_at_once(one_place: Server) -> None:
     for other in others:
         assert_close(other, first)
     assert one_place.metrics()[overloaded] - before == len(refused)
-    # After the burst there is room again.
+    # After the burst requests are accepted again.
     assert one_place.client.post("/classify", content=SAMPLE).status_code == 200
 
 
 def is_local(line: str) -> bool:
-    """Loopback, a Unix socket, or the address of this host looked up for itself."""
+    """Return whether a line is about the loopback address or a Unix socket."""
     return "'127.0.0.1'" in line or "'/tmp/" in line or "bentoml-uds-" in line
 
 
 def test_a_server_connects_to_nothing_outside(one_place: Server, connections: Path) -> None:
-    url = "http://192.0.2.1/digit.png"  # a network for documentation: nobody is there
+    url = "http://192.0.2.1/digit.png"  # reserved for documentation
     part = f'--b\r\nContent-Disposition: form-data; name="image"\r\n\r\n{url}\r\n--b--\r\n'
     client = one_place.client
     form = {"content-type": "multipart/form-data; boundary=b"}
@@ -144,7 +144,7 @@ def test_a_server_connects_to_nothing_outside(one_place: Server, connections: Pa
     ]
     assert [answer.status_code for answer in answers] == [400, 415, 415, 415, 400, 200]
     for path in ("/", "/docs.json", "/model", "/metrics", "/readyz", "/livez", "/schema.json"):
-        # 503 where a stalled machine makes the runner late.
+        # A stalled machine may cause 503.
         assert client.get(path).status_code in (200, 503)
 
     lines = (connections / "connections.txt").read_text().splitlines()

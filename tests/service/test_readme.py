@@ -1,4 +1,4 @@
-"""The commands of the README, executed; those that cannot run within a test, run dry."""
+"""The README's commands run, at least as a dry run."""
 
 import json
 import os
@@ -26,7 +26,7 @@ TARGETS = set(re.findall(r"`make ([a-z-]+)", README)) | {
 
 
 def run(words: list[str]) -> str:
-    # `make test` runs this in a make, which a make below it would tell of in its output.
+    # Inside `make test`, a nested make would mention its parent in its output.
     outside = {name: value for name, value in os.environ.items() if "MAKE" not in name}
     done = subprocess.run(
         words, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, env=outside
@@ -39,7 +39,7 @@ def commands(program: str) -> list[list[str]]:
     return [command for command in COMMANDS if command[0].endswith(program)]
 
 
-def test_every_command_is_of_a_kind_that_is_checked_here() -> None:
+def test_every_command_is_checked_here() -> None:
     kinds = {command[0].rpartition("/")[2] for command in COMMANDS}
 
     assert kinds <= {"git", "make", "curl", "python", "bentoml"}
@@ -47,7 +47,7 @@ def test_every_command_is_of_a_kind_that_is_checked_here() -> None:
     assert {"serve", "test", "help", "bento"} <= TARGETS
 
 
-def test_the_request_gets_the_answer_that_is_shown(embedded: Server) -> None:
+def test_the_request_gets_the_documented_answer(embedded: Server) -> None:
     (request,) = commands("curl")
     shown = json.loads(re.findall(r"```json\n(.*?)```", README, re.DOTALL)[0])
     words = [word.replace("http://127.0.0.1:3000", embedded.url) for word in request]
@@ -58,22 +58,22 @@ def test_the_request_gets_the_answer_that_is_shown(embedded: Server) -> None:
         answer = json.loads(run([command[0], "--silent", "--fail", *command[1:]]))
 
         assert without_probabilities(answer) == without_probabilities(shown)
-        # Another processor may round the last digits otherwise.
-        for one, other in zip(answer["predictions"], shown["predictions"], strict=True):
-            assert one["probability"] == pytest.approx(other["probability"], abs=1e-5)
+        # Other processors may round the last digits differently.
+        for actual, expected in zip(answer["predictions"], shown["predictions"], strict=True):
+            assert actual["probability"] == pytest.approx(expected["probability"], abs=1e-5)
     assert shown["model"]["digest"].startswith(shown["model"]["tag"].removeprefix("digits:"))
 
 
 def without_probabilities(answer: dict[str, Any]) -> dict[str, Any]:
-    """What does not change with the machine, nor with the version of the preprocessing."""
+    """Return the parts of an answer that depend on neither machine nor preprocessing version."""
     assert re.fullmatch(r"digits:[0-9a-f]{16}", answer["model"]["tag"])
     assert re.fullmatch(r"[0-9a-f]{64}", answer["model"]["digest"])
     assert re.fullmatch(r"[0-9a-f]{32}", answer["request_id"])
-    ranked = [(one["label"], one["class_id"]) for one in answer["predictions"]]
+    ranked = [(each["label"], each["class_id"]) for each in answer["predictions"]]
     return {**answer, "predictions": ranked, "model": None, "request_id": None}
 
 
-def test_make_help_lists_every_target_that_is_named_and_each_can_be_made() -> None:
+def test_make_help_lists_every_documented_target() -> None:
     listed = set(re.findall(r"^ *make ([a-z-]+)", run(["make", "help"]), re.MULTILINE))
 
     assert TARGETS - {"help"} <= listed
@@ -81,31 +81,31 @@ def test_make_help_lists_every_target_that_is_named_and_each_can_be_made() -> No
         assert run(["make", "--dry-run", "--always-make", target])
 
 
-def test_make_serve_takes_the_port_that_is_given() -> None:
+def test_make_serve_uses_the_requested_port() -> None:
     last = run(["make", "--dry-run", "serve", "PORT=3999"]).strip().splitlines()[-1]
 
     assert last.endswith("bentoml serve --host 127.0.0.1 --port 3999")
 
 
-def test_make_import_names_files_that_are_there() -> None:
+def test_make_import_names_existing_files() -> None:
     dry = run(["make", "--dry-run", "import"]).replace("\\\n", " ")
     (line,) = [line for line in dry.splitlines() if "model_import.py" in line]
 
-    given = read_command_line(shlex.split(line.replace("\t", " "))[2:]).options
+    options = read_command_line(shlex.split(line.replace("\t", " "))[2:]).options
 
-    assert given.name == "digits"
-    assert (ROOT / given.weights).is_file()
-    assert (ROOT / str(given.labels)).is_file()
-    assert (ROOT / given.golden).is_dir()
-    for named in (given.network, given.preprocessing):
+    assert options.name == "digits"
+    assert (ROOT / options.weights).is_file()
+    assert (ROOT / str(options.labels)).is_file()
+    assert (ROOT / options.golden).is_dir()
+    for named in (options.network, options.preprocessing):
         assert (ROOT / str(named).partition(":")[0]).parent == DIGITS
 
 
-def test_the_imports_that_are_shown_are_understood() -> None:
+def test_the_documented_imports_are_valid() -> None:
     for command in commands("python"):
         assert command[1] == "model_import.py"
-        given, rest = Parser("").parse_known_args(command[2:])
-        assert given.name == command[command.index("--name") + 1]
+        options, rest = Parser("").parse_known_args(command[2:])
+        assert options.name == command[command.index("--name") + 1]
         assert not rest
 
 

@@ -1,4 +1,4 @@
-"""A server that must not serve refuses to start, and says why in one line."""
+"""An invalid configuration or model stops the start with one line."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 def with_a_golden_sample_that_is_no_image(place: Place) -> Place:
-    """The artifact changed by someone who makes all digests right again, and its lock."""
+    """Replace a golden sample, and update all digests and the lock."""
     manifest = json.loads((place.artifact / "manifest.json").read_bytes())
     name, data = manifest["golden"][0]["file"], b"not an image"
     (place.artifact / name).write_bytes(data)
@@ -34,18 +34,18 @@ def with_a_golden_sample_that_is_no_image(place: Place) -> Place:
     return Place(directory=directory, home=place.home)
 
 
-def test_what_the_supervisor_finds_is_one_line_and_exit_status_1(imported: Place) -> None:
+def test_an_error_in_the_supervisor_is_one_line_and_exit_status_1(imported: Place) -> None:
     line = refused_start(imported, lock="elsewhere/model.lock")
     assert "elsewhere/model.lock: not found; import a model first (make import" in line
 
 
-def test_whatever_fails_in_a_worker_is_one_line_and_the_end_of_the_whole_server(
+def test_an_error_in_a_worker_is_one_line_and_stops_the_server(
     new_place: NewPlace,
 ) -> None:
     place = with_a_golden_sample_that_is_no_image(new_place())
-    (place.home / "prometheus_multiproc_dir").touch()  # no folder can be made there
+    (place.home / "prometheus_multiproc_dir").touch()  # so that no directory can be created
 
-    line = refused_start(place, topology="runner")  # in the runner and in both API processes
+    line = refused_start(place, topology="runner")  # fails in the runner and in the API processes
 
     assert "the start failed: UnsupportedImage: " in line
 
@@ -58,9 +58,9 @@ def test_without_the_model_the_message_names_its_tag(imported: Place, tmp_path: 
     assert f"model store: {imported.tag} is not there; import the model (make import" in message
 
 
-def test_an_engine_that_the_model_lacks_is_refused_with_those_it_has(imported: Place) -> None:
-    said = "no certified engine 'tensorrt-fp8'; there are openvino-fp32"
-    assert said in refusal(imported, engine="tensorrt-fp8")
+def test_an_unknown_engine_is_refused_with_those_of_the_model(imported: Place) -> None:
+    message = "no certified engine 'tensorrt-fp8'; there are openvino-fp32"
+    assert message in refusal(imported, engine="tensorrt-fp8")
 
 
 @pytest.mark.parametrize("name", ["preprocessing/own/preprocessing.py", "evidence.json"])
