@@ -1,14 +1,14 @@
-"""What import-linter (pyproject.toml) does not see: the two scripts, and numbers in code."""
+"""A rule that import-linter cannot check: numbers of a model in serving code."""
 
 import ast
 
 from tests.imports import ROOT
 
 MODEL_NUMBERS = {0.485, 0.456, 0.406, 0.229, 0.225, 224}
-"""ImageNet's: they belong to a model's manifest, never to code that serves any model."""
+"""ImageNet's numbers; they belong in a model's manifest, not in code that serves any model."""
 
 
-def test_numbers_of_a_model_are_not_in_code_that_serves_models() -> None:
+def test_serving_code_has_no_numbers_of_a_model() -> None:
     files = [ROOT / "service.py", *(ROOT / "image_classifier").rglob("*.py")]
     numbers = {
         node.value

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import image_classifier.errors  # noqa: F401  # defines subclasses of ClientError
 from image_classifier.http.schemas import ERRORS
 from image_classifier.settings import PREFIX, Settings
 from preprocessing import DecodeLimits

@@ -1,8 +1,11 @@
 """Attacks through ports, headers and the log (docs/security.md)."""
 
 import pickle
+import socket
 import stat
 from pathlib import Path
+
+import psutil
 
 from tests.importer.test_weights_hostile import Payload
 from tests.imports import SAMPLES
@@ -23,32 +26,12 @@ def test_a_pickled_body_is_not_unpickled(either: Server, tmp_path: Path) -> None
     assert not mark.exists()
 
 
-def sockets_of(process_id: int) -> set[str]:
-    """Return the inodes of the open sockets of a process."""
-    inodes = set()
-    for entry in Path(f"/proc/{process_id}/fd").iterdir():
-        target = str(entry.readlink())
-        if target.startswith("socket:["):
-            inodes.add(target[8:-1])
-    return inodes
-
-
 def test_one_port_is_open_and_the_runners_socket_is_private(through_runner: Server) -> None:
-    inodes: set[str] = set()
-    for process_id in (through_runner.process.pid, *through_runner.workers()):
-        inodes |= sockets_of(process_id)
+    processes = (through_runner.process.pid, *through_runner.workers())
+    sockets = [each for pid in processes for each in psutil.Process(pid).net_connections("all")]
 
-    ports = set()
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            columns = line.split()
-            if columns[3] == "0A" and columns[9] in inodes:  # listening
-                ports.add(int(columns[1].rpartition(":")[2], 16))
-    paths = [
-        Path(columns[7])
-        for line in Path("/proc/net/unix").read_text().splitlines()[1:]
-        if len(columns := line.split()) == 8 and columns[6] in inodes
-    ]
+    ports = {each.laddr.port for each in sockets if each.status == psutil.CONN_LISTEN}
+    paths = {Path(each.laddr) for each in sockets if each.family == socket.AF_UNIX and each.laddr}
 
     assert ports == {through_runner.port}
     assert paths

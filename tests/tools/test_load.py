@@ -98,26 +98,23 @@ def test_a_broken_file_must_be_refused_as_such() -> None:
     assert found == {422: ({}, 0, 6), 200: ({}, 3, 9), 500: ({"500": 3}, 0, 6)}
 
 
-def test_an_answer_after_the_longest_wait_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_late_answers_are_timeouts_and_refusals_are_followed_by_a_pause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(load, "DRAIN_S", 0.1)
+    monkeypatch.setattr(load, "PAUSE_S", 0.3)  # longer than the run
 
-    def slow(number: int, body: bytes) -> tuple[int, bytes]:
-        time.sleep(1 if number == 0 else 0)
-        return right(number, body)
+    def slow(_number: int, _body: bytes) -> tuple[int, bytes]:
+        time.sleep(1)
+        return 200, b""
 
     with serving(slow) as port:
-        found = closed_run(target(port), connections=1, duration_s=0.1)
-
-    assert (found.sent, found.failed) == (1, {"timeout": 1})
-
-
-def test_the_closed_loop_pauses_after_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The run is shorter than the pause: no connection gets a second turn.
-    monkeypatch.setattr(load, "PAUSE_S", 0.3)
+        late = closed_run(target(port), connections=1, duration_s=0.1)
     with serving(lambda _number, _body: (429, b"{}")) as port:
-        found = closed_run(target(port), connections=3, duration_s=0.1)
+        refused = closed_run(target(port), connections=3, duration_s=0.1)
 
-    assert found.failed == {"429": 3}
+    assert (late.sent, late.failed) == (1, {"timeout": 1})
+    assert refused.failed == {"429": 3}
 
 
 def test_a_probe_that_is_late_or_fails_ends_early() -> None:

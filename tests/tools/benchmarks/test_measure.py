@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import psutil
@@ -75,7 +76,7 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> Starts:
 
 @pytest.mark.slow
 def test_this_project_is_saturated_without_refusals_and_offered_rates_with_them(
-    starts: Starts, workload: Path
+    starts: Starts, workload: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     preset = Preset(cases=(), rounds=1, slice_s=0.2, probes=1, load_parts=(0.5,), overload=3)
 
@@ -98,22 +99,11 @@ def test_this_project_is_saturated_without_refusals_and_offered_rates_with_them(
     assert [run.rate_per_s for run in peer.runs[:2]] == [None, 50]  # it answered nothing
     assert [environment.get(WAIT) for environment in starts] == ["5000", None, None]
     assert starts[-1]["BENCHMARK_WORKLOAD"] == str(workload)
-
-
-def test_a_server_that_does_not_start_gives_a_visit_with_the_error(
-    starts: Starts, workload: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fails(*_args: object, **_options: object) -> Any:
-        raise ServerFailed("FastAPI: ended with 3 while starting")
-
-    monkeypatch.setattr(server_processes, "running", fails)
-
-    preset = Preset(cases=(), rounds=1, slice_s=0.2, probes=0)
-    found = measure.visit(FASTAPI, workload, CASE, preset, 0)
-
-    assert found.error == "FastAPI: ended with 3 while starting"
-    assert found.limit is not None
-    assert found.runs == ()
+    # A server that does not start gives a visit with the error.
+    failing = Mock(side_effect=ServerFailed("FastAPI: ended with 3 while starting"))
+    monkeypatch.setattr(server_processes, "running", failing)
+    failed = measure.visit(FASTAPI, workload, CASE, preset, 0)
+    assert (failed.error, failed.runs) == ("FastAPI: ended with 3 while starting", ())
 
 
 @pytest.mark.slow
