@@ -471,7 +471,6 @@ class StandIn:
     def __init__(self) -> None:
         self.stopped_lately = False
         self._listening: socket.socket | None = None
-        self._needed = True
         self._for_shutdown = False
         self._answers: set[asyncio.Task[None]] = set()
 
@@ -486,7 +485,7 @@ class StandIn:
         self._step = step
         self._listening = listening
         self._loop = asyncio.get_running_loop()
-        if self._needed:
+        if not self.stopped_lately:
             self.start()
 
     def start(self, *, for_shutdown: bool = False) -> None:
@@ -497,7 +496,6 @@ class StandIn:
 
     def stop(self) -> None:
         """Leave connections to the API processes; called from a signal handler."""
-        self._needed = False
         self.stopped_lately = True
         if self._listening is not None and not self._for_shutdown:
             self._loop.call_soon_threadsafe(self._loop.remove_reader, self._listening.fileno())

@@ -1,1 +1,1 @@
-"""Mutation and coverage-guided fuzzing of the decode path; docs/preprocessing.md says how."""
+"""Fuzzing of the decode path; see docs/preprocessing.md."""

@@ -1,4 +1,4 @@
-"""API processes that share a listening socket: which of them takes a connection."""
+"""Connections are spread over the API processes that share a listening socket."""
 
 import asyncio
 import contextlib
@@ -31,14 +31,14 @@ async def answer_on(sock: socket.socket) -> tuple[asyncio.StreamWriter, bytes]:
 
 
 @pytest.mark.usefixtures("spreading")
-def test_connections_that_come_together_are_spread_over_the_processes() -> None:
+def test_simultaneous_connections_are_spread_over_the_processes() -> None:
     count = 60
 
     async def shares() -> list[int]:
         with listening() as sock:
             async with serving(listening=sock) as first, serving(listening=sock) as second:
                 opened = await asyncio.gather(*(answer_on(sock) for _ in range(count)))
-                found = [len(it.server_state.connections) for it in (first, second)]
+                found = [len(server.server_state.connections) for server in (first, second)]
                 for writer, _ in opened:
                     writer.close()
         return found
@@ -49,7 +49,7 @@ def test_connections_that_come_together_are_spread_over_the_processes() -> None:
 
 
 @pytest.mark.usefixtures("spreading")
-def test_the_processes_that_are_left_take_all_connections() -> None:
+def test_the_remaining_process_accepts_all_connections() -> None:
     async def answers() -> list[bytes]:
         with listening() as sock:
             async with serving(listening=sock):

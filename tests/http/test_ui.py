@@ -104,7 +104,9 @@ def test_the_page_forbids_inline_code_other_servers_and_frames(client: Client) -
     assert not re.search(r"<style|style=|<script>|\son\w+=", answer.text)
 
 
-def test_every_url_of_the_page_is_relative_and_exists(client: Client) -> None:
+def test_every_url_of_the_page_is_relative_and_exists_unless_the_page_is_disabled(
+    client: Client,
+) -> None:
     names = set(re.findall(r'(?:src|href)="([^"#]+)"', client.get("/ui/").text)) - {"../"}
     for name, text in page_sources().items():
         names |= {path.removeprefix("./") for path in re.findall(r'from "(\./[^"]+)"', text)}
@@ -113,6 +115,8 @@ def test_every_url_of_the_page_is_relative_and_exists(client: Client) -> None:
 
     assert {client.get(f"/ui/{name}").status_code for name in names} == {200}
     assert client.get("/ui").headers["location"] == "ui/"
+    without = create_app(Settings.from_env({"CLASSIFIER_UI": "false"}), LOCK, RequestMetrics())
+    assert send(without, "GET", "/ui/").status_code == 404
 
 
 def test_only_files_of_the_page_and_of_the_artifact_are_served(client: Client) -> None:
@@ -122,12 +126,11 @@ def test_only_files_of_the_page_and_of_the_artifact_are_served(client: Client) -
     for question in ("golden/2", "golden/-1"):
         assert client.get(f"/ui/api/{question}").status_code == 404
     assert client.post("/ui/api/selfcheck/2").status_code == 404
-
-
-def test_the_page_can_be_disabled() -> None:
-    app = create_app(Settings.from_env({"CLASSIFIER_UI": "false"}), LOCK, RequestMetrics())
-
-    assert send(app, "GET", "/ui/").status_code == 404
+    golden = client.get("/ui/api/golden/1")
+    assert golden.content == b"second picture"
+    # Browsers do not render it as a page.
+    assert golden.headers["content-type"] == "application/octet-stream"
+    assert golden.headers["x-content-type-options"] == "nosniff"
 
 
 def test_all_vendored_files_are_listed_and_the_page_is_small() -> None:
@@ -214,14 +217,6 @@ def test_the_self_check_compares_served_with_reference_logits(
     assert (same["passed"], same["max_logit_difference"], same["expected"]) == (True, 0.0, "bee")
     assert not off["passed"]
     assert off["max_logit_difference"] == pytest.approx(0.0021, rel=1e-3)
-
-
-def test_a_golden_file_is_not_rendered_as_a_page(client: Client) -> None:
-    answer = client.get("/ui/api/golden/1")
-
-    assert answer.content == b"second picture"
-    assert answer.headers["content-type"] == "application/octet-stream"
-    assert answer.headers["x-content-type-options"] == "nosniff"
 
 
 def test_the_trace_shows_each_preprocessing_step(client: Client) -> None:

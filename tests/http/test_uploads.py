@@ -1,4 +1,4 @@
-"""Reading the image and top_k of a request, without a server."""
+"""Reading the image and `top_k` of a request, without a server."""
 
 import asyncio
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ def part(disposition: str, data: bytes, *headers: str) -> bytes:
 
 
 def form(parts: Sequence[bytes], boundary: str = "limit") -> bytes:
-    """RFC 7578: each part after a delimiter line, the end marked by two more hyphens."""
-    joined = b"".join(f"--{boundary}\r\n".encode() + one + b"\r\n" for one in parts)
+    """Return a form of RFC 7578."""
+    joined = b"".join(f"--{boundary}\r\n".encode() + data + b"\r\n" for data in parts)
     return joined + f"--{boundary}--\r\n".encode()
 
 

@@ -270,30 +270,24 @@ def test_live_plots_move_under_load(open_page: OpenPage, embedded: Server) -> No
 
 
 @pytest.mark.all
-def test_colours_follow_the_system_and_the_choice(open_page: OpenPage) -> None:
-    page = open_page(color_scheme="dark")
+def test_colours_and_language_follow_the_browser_and_the_choice(open_page: OpenPage) -> None:
+    page = open_page(color_scheme="dark", locale="fr-FR")
+    classify(page, SAMPLES / "7-01.png")
     background = "getComputedStyle(document.body).backgroundColor"
     dark = page.evaluate(background)
+    assert page.inner_text("h2 >> nth=0") == "Classer des images"
+    assert first_prediction(page)[1] == "97,62 %"
 
+    page.select_option("#language", "en")
     page.select_option("#theme", "light")
     light = page.evaluate(background)
+    assert page.inner_text("h2 >> nth=0") == "Classify images"
+    assert "Predictions" in page.inner_text("article")
+    assert page.get_attribute("html", "lang") == "en"
     page.reload()
 
     assert dark != light
     assert page.evaluate(background) == light
-
-
-@pytest.mark.all
-def test_the_language_follows_the_browser_and_the_choice(open_page: OpenPage) -> None:
-    page = open_page(locale="fr-FR")
-    classify(page, SAMPLES / "7-01.png")
-
-    assert page.inner_text("h2 >> nth=0") == "Classer des images"
-    assert first_prediction(page)[1] == "97,62 %"
-    page.select_option("#language", "en")
-    assert page.inner_text("h2 >> nth=0") == "Classify images"
-    assert "Predictions" in page.inner_text("article")
-    assert page.get_attribute("html", "lang") == "en"
 
 
 @pytest.mark.all

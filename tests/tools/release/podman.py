@@ -1,4 +1,4 @@
-"""Podman for the image tests: a store of its own, base images, locked-down containers."""
+"""Podman for the image tests, with its own store, base images and locked-down containers."""
 
 import json
 import os
@@ -38,9 +38,8 @@ def inspect(name: str, *, kind: str = "container") -> dict[str, Any]:
 def write_configuration(folder: Path) -> None:
     """Write storage.conf, run.conf and build.conf below `folder`.
 
-    The host's network and cgroupfs: it works without systemd and without a bridge. A build also
-    sees the certificates and the pip configuration of this machine, by mounts that leave nothing
-    in the image.
+    They need neither systemd nor a network bridge. Builds also mount the certificates and the pip
+    configuration of this machine, which leaves nothing in the image.
     """
     (folder / "storage.conf").write_text(
         f'[storage]\ndriver = "overlay"\ngraphroot = "{folder}/store"\nrunroot = "{folder}/run"\n'
@@ -75,10 +74,7 @@ def write_configuration(folder: Path) -> None:
 
 
 def debian_python(folder: Path, name: str, variant: str, packages: str) -> str:
-    """Make an image of Debian's own Python 3.11 and return its name.
-
-    It stands in for the official Python image, which needs a container registry.
-    """
+    """Build an image of Debian's Python 3.11, instead of one from a registry; return its name."""
     tar = folder / f"{name}.tar"
     unwanted = (
         "usr/lib/python3*/EXTERNALLY-MANAGED usr/share/perl usr/lib/*/perl usr/lib/*/libperl.so*"
@@ -98,7 +94,7 @@ def debian_python(folder: Path, name: str, variant: str, packages: str) -> str:
 
 
 class Container:
-    """A context manager: runs an image until it is ready, removes the container at the end."""
+    """A running container; a context manager that waits for readiness and removes it."""
 
     def __init__(self, image: str, *options: str, **settings: object) -> None:
         self.port = free_port()
@@ -132,7 +128,7 @@ class Container:
         return podman("exec", self.name, *command)
 
     def send(self, data: bytes) -> socket.socket:
-        """Open a connection and send bytes."""
+        """Send bytes on a new connection and return it."""
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)
         connection.sendall(data)
         return connection

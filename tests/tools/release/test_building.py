@@ -1,4 +1,4 @@
-"""Real builds: `make bento`, plain `bentoml build`, the GPU's bentofile, two builds far apart."""
+"""Real builds: `make bento`, `bentoml build`, the GPU's bentofile, a rebuild."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ def place(new_place: NewPlace) -> Place:
     return new_place()
 
 
-def test_plain_and_sealed_builds_have_one_content_whatever_the_building_shell(
+def test_plain_and_sealed_builds_have_the_same_content_in_any_shell(
     place: Place,
 ) -> None:
     tag, digest, path = place.run(*RELEASE, "build", "--skip-start").splitlines()
@@ -44,14 +44,14 @@ def test_the_bento_for_gpus_is_built_from_the_bentofile_in_deploy(place: Place) 
     assert "ENV NVIDIA_VISIBLE_DEVICES=all" in dockerfile
 
 
-def test_two_builds_in_different_surroundings_are_the_same_bytes(place: Place) -> None:
+def test_two_builds_in_different_surroundings_are_identical(place: Place) -> None:
     report = place.run(*RELEASE, "verify-rebuild")
 
     assert report.startswith("identical: ")
     assert "umask, locale, " in report
 
 
-def test_a_bento_is_built_when_it_starts_with_its_own_lock_and_not_when_a_package_is_missing(
+def test_a_bento_without_a_needed_package_is_not_built(
     new_place: NewPlace,
 ) -> None:
     place = new_place()

@@ -1,4 +1,4 @@
-"""The image, built twice and run as a cluster runs it (`make image-test`)."""
+"""The image, built twice and run as in a cluster (`make image-test`)."""
 
 import json
 import os
@@ -26,7 +26,7 @@ BASE = os.environ.get("CLASSIFIER_TEST_IMAGE_BASE")
 pytestmark = [
     pytest.mark.all,
     pytest.mark.xdist_group("image"),
-    pytest.mark.skipif(not BASE, reason="builds an image: make image-test"),
+    pytest.mark.skipif(not BASE, reason="only in `make image-test`"),
     pytest.mark.skipif(
         os.geteuid() != 0 or not shutil.which("podman") or not shutil.which("runc"),
         reason="needs root, podman and runc (apt-get install podman runc mmdebstrap)",
@@ -46,7 +46,7 @@ def place(new_place: NewPlace) -> Place:
 
 @pytest.fixture(scope="module")
 def contents(place: Place) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The name of the image, and what each of two builds without a cache made."""
+    """The name of the image, and the results of two builds without a cache."""
     folder = place.home / "podman"
     folder.mkdir()
     write_configuration(folder)
@@ -72,7 +72,7 @@ def contents(place: Place) -> Iterator[tuple[str, list[dict[str, Any]]]]:
                 building.setenv("CONTAINERS_CONF", str(folder / "build.conf"))
                 name = place.run(*build)
             image = inspect(name, kind="image")
-            # Not the id: podman 4.3 writes random names of intermediate images into the history.
+            # Not the id: podman 4.3 writes random intermediate names into the history.
             found.append({part: image[part] for part in ("RootFS", "Config", "Healthcheck")})
         yield name, found
         subprocess.run(["umount", str(folder / "store" / "overlay")], capture_output=True)
@@ -97,7 +97,7 @@ def test_two_builds_have_the_same_layers_and_configuration(
     assert first == second
 
 
-def test_the_image_is_small_and_its_code_is_above_its_weights(image: str) -> None:
+def test_the_image_is_small_and_its_last_layer_is_the_code(image: str) -> None:
     history = json.loads(podman("history", "--human=false", "--no-trunc", "--format=json", image))
     layers = [(entry["CreatedBy"], entry["size"]) for entry in reversed(history) if entry["size"]]
     (model,) = [number for number, (text, _) in enumerate(layers) if "./models" in text]
@@ -131,7 +131,9 @@ def test_the_image_starts_and_checks_its_health_without_a_shell(
         container.run("env", "BENTOML_PORT=1", *command)
 
 
-def test_the_process_is_unprivileged_and_the_root_is_read_only(container: Container) -> None:
+def test_the_process_is_unprivileged_and_has_no_build_tools(
+    container: Container,
+) -> None:
     words = container.run("cat", "/proc/1/status").split("\n")
     status = dict(line.split(":\t") for line in words if ":\t" in line)
 
@@ -140,21 +142,12 @@ def test_the_process_is_unprivileged_and_the_root_is_read_only(container: Contai
     assert status["NoNewPrivs"] == "1"
     with pytest.raises(AssertionError, match="Read-only file system"):
         container.run("python", "-c", "open('/app/x', 'w')")
-
-
-def test_there_is_nothing_to_build_or_fetch_with(container: Container) -> None:
     tools = ["gcc", "cc", "make", "git", "curl", "apt", "pip"]
-
-    found = container.run(
-        "python", "-c", f"import shutil; print([t for t in {tools} if shutil.which(t)])"
-    )
-
-    assert found == "[]"
+    program = f"import shutil; print([t for t in {tools} if shutil.which(t)])"
+    assert container.run("python", "-c", program) == "[]"
 
 
-def test_the_answers_are_those_of_the_checkout_to_the_bit(
-    container: Container, place: Place
-) -> None:
+def test_the_answers_equal_those_of_the_checkout(container: Container, place: Place) -> None:
     with Server(place) as server:
         for path in sorted(SAMPLES.iterdir()):
             expected, answer = (
@@ -168,7 +161,7 @@ def test_the_answers_are_those_of_the_checkout_to_the_bit(
 @pytest.mark.parametrize(
     "settings",
     [
-        pytest.param({"engine": "onnxruntime-fp32"}, id="onnxruntime-without-its-c-library"),
+        pytest.param({"engine": "onnxruntime-fp32"}, id="onnxruntime"),
         pytest.param({"topology": "runner", "workers": 1}, id="two-processes"),
     ],
 )
