@@ -139,11 +139,15 @@ def test_a_request_id_is_returned_unless_it_is_hostile() -> None:
         assert re.fullmatch(r"[0-9a-f]{32}", returned(hostile))
 
 
-def test_an_encoded_body_is_refused_with_the_accepted_encoding() -> None:
-    response = send(app_of(StubClassifier()), *CLASSIFY, headers={"Content-Encoding": "br"})
+def test_large_and_encoded_bodies_are_refused_with_the_accepted_encoding() -> None:
+    app = app_of(StubClassifier(), max_body_bytes=2_000)
 
-    assert error_of(response) == (415, "unsupported_media_type")
-    assert response.headers["accept-encoding"] == "identity"
+    large = send(app, *CLASSIFY, content=bytes(2_001))
+    encoded = send(app, *CLASSIFY, headers={"Content-Encoding": "br"})
+
+    assert error_of(large) == (413, "body_too_large")
+    assert error_of(encoded) == (415, "unsupported_media_type")
+    assert encoded.headers["accept-encoding"] == "identity"
 
 
 def test_probes_scrapes_and_files_are_not_counted() -> None:

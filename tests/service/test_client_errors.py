@@ -13,8 +13,6 @@ from tests.service.server import Server
 
 GOOD = (SAMPLES / "3-03.webp").read_bytes()
 JPEG = (SAMPLES / "2-01.jpg").read_bytes()
-LIMIT = 20 * 2**20
-"""Default limit on the bytes of a body (settings.py)."""
 
 
 def too_many_pixels() -> bytes:
@@ -70,12 +68,3 @@ def test_bad_requests_get_their_error_and_do_not_affect_concurrent_requests(
             checked_error(bad.result(), status, code)
             assert good.result().status_code == 200
             assert_close(good.result().json()["predictions"], expected)
-
-
-def test_a_body_may_be_exactly_as_large_as_the_limit(embedded: Server) -> None:
-    # Zeros after the end of a JPEG are ignored.
-    largest = JPEG + b"\0" * (LIMIT - len(JPEG))
-
-    assert embedded.client.post("/classify", content=largest).status_code == 200
-    response = embedded.client.post("/classify", content=largest + b"\0")
-    checked_error(response, 413, "body_too_large")

@@ -8,8 +8,6 @@ from tests.imports import SAMPLES
 from tests.service.places import Place
 from tests.service.server import Server
 
-FORBIDDEN = {"torch", "torchvision", "uvloop", "nncf", "importer", "examples", "tests"}
-
 
 def test_serving_processes_have_no_torch_and_no_uvloop_in_memory(either: Server) -> None:
     either.client.post("/classify", content=(SAMPLES / "2-01.jpg").read_bytes())
@@ -22,13 +20,6 @@ def test_serving_processes_have_no_torch_and_no_uvloop_in_memory(either: Server)
     # The search does find libraries.
     library = either.card()["engine"]["name"].partition("-")[0]
     assert any(library in text for text in maps)
-
-
-@pytest.mark.slow
-def test_the_service_does_not_import_the_importer(imported: Place) -> None:
-    code = f"import sys, service; print({FORBIDDEN!r} & sys.modules.keys())"
-
-    assert imported.run("-c", code, topology="runner") == "set()"
 
 
 FIRST_INFERENCES = """
