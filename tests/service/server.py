@@ -1,7 +1,6 @@
 """Server processes for tests."""
 
 import contextlib
-import importlib.util
 import os
 import re
 import signal
@@ -9,16 +8,13 @@ import socket
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any
-from unittest import mock
 
 import httpx
 import psutil
-import pytest
 
-from tests.imports import PATIENCE_S, isolated_store
+from tests.imports import PATIENCE_S
 from tests.ports import free_port
 from tests.service.places import Place
 
@@ -189,32 +185,6 @@ def refused_start(place: Place, **settings: Any) -> str:
     ours = [line for line in lines if not re.match(r"\d{4}-\d\d-\d\dT[\d:+-]+ \[INFO\] ", line)]
     assert len(ours) == 1, server.log
     return ours[0]
-
-
-def refusal(place: Place, **settings: object) -> str:
-    """Load the service, which must refuse, in this process; return the message.
-
-    Faster than `refused_start`, which also checks line and exit status.
-    """
-    spec = importlib.util.spec_from_file_location("refused", place.directory / "service.py")
-    assert spec is not None and spec.loader is not None
-    variables = mock.patch.dict(os.environ, place.environment(**settings), clear=True)
-    with isolated_store(place.home), variables, warnings.catch_warnings():
-        # BentoML's models override what pydantic 2.11 deprecated.
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        from bentoml._internal.configuration.containers import BentoMLContainer
-        from bentoml.exceptions import BentoMLException
-
-        from preprocessing.errors import OperatorError
-
-        service = importlib.util.module_from_spec(spec)
-        try:
-            with pytest.raises((BentoMLException, OperatorError)) as refused:
-                spec.loader.exec_module(service)
-                service.ImageClassifier.inner()
-        finally:
-            BentoMLContainer.prometheus_multiproc_dir.reset()
-    return str(refused.value)
 
 
 def is_open(port: int) -> bool:

@@ -8,7 +8,7 @@ import pytest
 
 from image_classifier.artifact.format import sha256_bytes
 from tests.service.places import NewPlace, Place
-from tests.service.server import refusal, refused_start
+from tests.service.server import refused_start
 
 pytestmark = pytest.mark.slow
 
@@ -51,16 +51,14 @@ def test_an_error_in_a_worker_is_one_line_and_stops_the_server(
 
 
 def test_without_the_model_the_message_names_its_tag(imported: Place, tmp_path: Path) -> None:
-    (tmp_path / "home").mkdir()
-
-    message = refusal(Place(directory=imported.directory, home=tmp_path / "home"))
+    message = refused_start(Place(directory=imported.directory, home=tmp_path))
 
     assert f"model store: {imported.tag} is not there; import the model (make import" in message
 
 
 def test_an_unknown_engine_is_refused_with_those_of_the_model(imported: Place) -> None:
     message = "no certified engine 'tensorrt-fp8'; there are openvino-fp32"
-    assert message in refusal(imported, engine="tensorrt-fp8")
+    assert message in refused_start(imported, engine="tensorrt-fp8")
 
 
 def test_evidence_that_is_not_the_locked_one_is_refused(new_place: NewPlace) -> None:
@@ -68,7 +66,7 @@ def test_evidence_that_is_not_the_locked_one_is_refused(new_place: NewPlace) -> 
     path = place.artifact / "evidence.json"
     path.write_bytes(path.read_bytes() + b" ")
 
-    message = refusal(place)
+    message = refused_start(place)
 
     assert sha256_bytes(path.read_bytes()) in message
     assert json.loads(place.lock.read_bytes())["evidence_sha256"] in message
