@@ -298,11 +298,13 @@ def test_a_full_disk_changes_nothing(new_place: NewPlace, tmp_path: Path) -> Non
         shutil.copytree(place.home / "models", disk / "models")
         full = Place(directory=place.directory, home=disk)
         environment = {"TMPDIR": str(disk)}
-        with loaded(full, environment=environment) as (_, load), (disk / "filler").open("wb") as f:
-            with pytest.raises(OSError, match="No space left"):
+        with loaded(full, environment=environment) as (_, load):
+            with (
+                (disk / "filler").open("wb", buffering=0) as filler,
+                pytest.raises(OSError, match="No space left"),
+            ):
                 while True:
-                    f.write(b"\0" * 4096)
-                    f.flush()
+                    filler.write(b"\0" * 4096)
             load.wait_for("200", 100)
         assert load.counts().keys() == {"200"}
     finally:
