@@ -5,7 +5,6 @@ networks served over HTTP by this project and by other servers. Each result is s
 """
 
 import argparse
-import contextlib
 import json
 import multiprocessing
 import os
@@ -13,7 +12,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -185,24 +184,6 @@ def _batches_per_s(engine: Engine, batch: Batch, seconds: float) -> float:
     return batches / (time.perf_counter() - begun)
 
 
-@contextlib.contextmanager
-def running(
-    name: str, arguments: Sequence[str], variables: Mapping[str, str], request: bytes
-) -> Iterator[serving.RunningServer]:
-    """Start a server with this Python and wait for its first answer."""
-    # Packages may be in a directory of their own.
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    with serving.running(
-        name,
-        [sys.executable, *arguments],
-        environment=serving.server_environment({**variables, "PYTHONPATH": path}),
-        log_path=BUILD / f"gpu-{name.replace(' ', '-')}.log",
-        probe=lambda port: "" if ask(port, request)[0] == 200 else "not ready",
-        ready_within_s=90,
-    ) as server:
-        yield server
-
-
 class Network:
     """A network to serve and the reference's answers.
 
@@ -271,7 +252,16 @@ class Network:
         self, server: Server, variables: Mapping[str, str], seconds: float
     ) -> dict[str, object]:
         requests = tuple(map(server.request, self._data))
-        with running(server.name, server.arguments, variables, requests[0]) as started:
+        # Packages may be in a directory of their own.
+        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        with serving.running(
+            server.name,
+            [sys.executable, *server.arguments],
+            environment=serving.server_environment({**variables, "PYTHONPATH": path}),
+            log_path=BUILD / f"gpu-{server.name.replace(' ', '-')}.log",
+            probe=lambda port: "" if ask(port, requests[0])[0] == 200 else "not ready",
+            ready_within_s=90,
+        ) as started:
             target = Target(
                 port=started.port,
                 requests=requests,
