@@ -281,8 +281,10 @@ def test_idle_connections_are_kept_for_the_setting_or_the_command_line_option(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["worker", *options])
 
+    seconds = int(options[1]) if options else 5
+
     async def protocol() -> Any:
-        config = uvicorn.Config(echo, log_config=None, timeout_keep_alive=int([5, *options][-1]))
+        config = uvicorn.Config(echo, log_config=None, timeout_keep_alive=seconds)
         config.load()
         return config.http_protocol_class(config, ServerState(), {})  # type: ignore[call-arg]
 
