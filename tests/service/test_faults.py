@@ -201,31 +201,27 @@ def test_a_container_ends_when_a_process_dies(new_place: NewPlace) -> None:
     assert f"a process of the API ({worker}) ended with status -9" in server.log
 
 
-def test_a_failing_engine_fails_its_requests_only(breakable: Place, fault: Path) -> None:
+@pytest.mark.parametrize(("kind", "code"), [("error", "500"), ("hang", "504")])
+def test_a_broken_engine_fails_its_requests_and_the_probe_until_it_works_again(
+    breakable: Place, fault: Path, kind: str, code: str
+) -> None:
     with loaded(breakable) as (server, load):
-        fault.write_text("error")
-        try:
-            load.wait_for("500", 20)
-            assert server.client.get("/livez").status_code == 503
-        finally:
-            fault.unlink()
-        load.wait_for("200")
-        assert server.client.get("/livez").status_code == 200
-    assert load.counts().keys() <= {"200", "500", "429"}
 
-
-def test_a_hung_engine_fails_the_probe_and_requests_time_out(breakable: Place, fault: Path) -> None:
-    with loaded(breakable) as (server, load):
-        fault.write_text("hang")
-        try:
-            load.wait_for("504", 5)
+        def wait_for_probe(status: int) -> None:
             wait_until(
-                lambda: server.client.get("/livez").status_code == 503, PATIENCE_S, "/livez 503"
+                lambda: server.client.get("/livez").status_code == status,
+                PATIENCE_S,
+                f"/livez {status}",
             )
+
+        fault.write_text(kind)
+        try:
+            load.wait_for(code, 5)
+            wait_for_probe(503)
         finally:
             fault.unlink()
-        wait_until(lambda: server.client.get("/livez").status_code == 200, PATIENCE_S, "/livez 200")
-    assert load.counts().keys() <= {"200", "429", "504"}
+        wait_for_probe(200)
+    assert load.counts().keys() <= {"200", code, "429"}
 
 
 def test_a_suspended_process_resumes(new_place: NewPlace) -> None:
