@@ -1,18 +1,21 @@
 """Measures large networks on one GPU: `make bench-gpu`.
 
 In this order: the machine; decoding; the networks without a server, in every precision; then
-networks served over HTTP by this project and by other servers. Each result is stored at once.
+networks served over HTTP by this project and by other servers, and the runner without HTTP. Each
+result is stored at once.
 """
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -40,7 +43,7 @@ from tools.benchmarks.servers import OWN, SERVERS, Server
 from tools.benchmarks.session import this_machine
 from tools.benchmarks.workload import WORKLOAD_VARIABLE, Workload
 from tools.load import Target, closed_run, open_run
-from tools.serving import ROOT, ask, http_request
+from tools.serving import ADDRESS, ROOT, ask, http_request
 
 NETWORKS = ("resnet50", "convnext_large", "vit_l_16")
 BATCH_SIZES = (1, 8, 32, 64)
@@ -48,6 +51,8 @@ GOLDEN = 6
 """Number of golden images; the reference runs on one processor core."""
 CONNECTIONS = 96
 RATES_PER_S = (50, 1_000)
+HOP_IMAGES = 8
+"""Images per call to the runner in the measurement without HTTP."""
 PEERS = ("FastAPI", "LitServe", "Mosec")
 PRECISIONS: tuple[Precision, ...] = ("bf16", "fp32")
 PREPROCESSING = SpecPreprocessing(PreprocessingSpec.model_validate(SPEC))
@@ -184,6 +189,24 @@ def _batches_per_s(engine: Engine, batch: Batch, seconds: float) -> float:
     return batches / (time.perf_counter() - begun)
 
 
+@contextlib.contextmanager
+def running(
+    name: str, arguments: Sequence[str], variables: Mapping[str, str], request: bytes
+) -> Iterator[serving.RunningServer]:
+    """Start a server with this Python and wait for its first answer."""
+    # Packages may be in a directory of their own.
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    with serving.running(
+        name,
+        [sys.executable, *arguments],
+        environment=serving.server_environment({**variables, "PYTHONPATH": path}),
+        log_path=BUILD / f"gpu-{name.replace(' ', '-')}.log",
+        probe=lambda port: "" if ask(port, request)[0] == 200 else "not ready",
+        ready_within_s=90,
+    ) as server:
+        yield server
+
+
 class Network:
     """A network to serve and the reference's answers.
 
@@ -252,16 +275,7 @@ class Network:
         self, server: Server, variables: Mapping[str, str], seconds: float
     ) -> dict[str, object]:
         requests = tuple(map(server.request, self._data))
-        # Packages may be in a directory of their own.
-        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-        with serving.running(
-            server.name,
-            [sys.executable, *server.arguments],
-            environment=serving.server_environment({**variables, "PYTHONPATH": path}),
-            log_path=BUILD / f"gpu-{server.name.replace(' ', '-')}.log",
-            probe=lambda port: "" if ask(port, requests[0])[0] == 200 else "not ready",
-            ready_within_s=90,
-        ) as started:
+        with running(server.name, server.arguments, variables, requests[0]) as started:
             target = Target(
                 port=started.port,
                 requests=requests,
@@ -290,6 +304,32 @@ class Network:
                     f"{run.in_words()}; ms of processor a request: {each}; {means}GPU {gpu}"
                 )
             return {"ready_s": started.ready_s, "memory_mb": started.memory_mb(), "runs": runs}
+
+    def hop(self, processes: int, seconds: float) -> dict[str, float]:
+        """Measure processes that only call the runner, without HTTP: see `hop.Hop`."""
+        with tempfile.TemporaryDirectory() as folder:
+            load = {
+                "processes": processes,
+                "images": HOP_IMAGES,
+                "seconds": seconds,
+                "folder": folder,
+            }
+            arguments = ("-m", "bentoml", "serve", "tools.benchmarks.hop:Hop", *ADDRESS)
+            ready = http_request("/livez", {}, b"", method="GET")
+            counts: list[Path] = []
+            with running("hop", arguments, self._variables | {"HOP": json.dumps(load)}, ready):
+                end = time.perf_counter() + seconds + 30
+                while len(counts) < processes and time.perf_counter() < end:
+                    time.sleep(0.1)
+                    counts = list(Path(folder).glob("*.json"))
+                read = [json.loads(path.read_bytes()) for path in counts] or [[0, 0]]
+            images_per_s, wrong = np.sum(read, axis=0)
+        return {
+            "processes": len(counts),
+            "images_per_call": HOP_IMAGES,
+            "images_per_s": round(float(images_per_s), 1),
+            "wrong": int(wrong),
+        }
 
 
 def cpu_seconds(server: serving.RunningServer) -> dict[str, float]:
@@ -360,6 +400,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for workers in options.workers:
             step = f"{name} over HTTP, {workers or 'default'} workers"
             results.step(step, network.service, workers, 8 * seconds)
+        step = f"{name} without HTTP, {HOP_IMAGES} images a call"
+        results.step(step, network.hop, usable_cores() // 2, 4 * seconds)
         for server in SERVERS:
             if server.name in options.peers:
                 results.step(f"{name} over HTTP, {server.name}", network.peer, server, 8 * seconds)
