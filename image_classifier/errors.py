@@ -1,18 +1,18 @@
 """Why a request was refused.
 
     ClientError (preprocessing.errors)
-    ├── MalformedRequest      malformed_request       not of the documented form
+    ├── MalformedRequest      malformed_request       not in the documented form
     ├── NotFound              not_found               no such path
-    ├── BodyTooSlow           body_too_slow           the body did not come in time
-    ├── TemporaryError        another try may succeed
-    │   ├── Overloaded        overloaded              no place, time or memory
+    ├── BodyTooSlow           body_too_slow           the body did not arrive in time
+    ├── TemporaryError        a retry may succeed
+    │   ├── Overloaded        overloaded              the queue or the memory is full
     │   └── NotReady          not_ready               the model cannot be reached
     └── DeadlineExceeded      deadline_exceeded       no answer within the time limit
 
-A body that is too large or of no known type raises `FileTooLarge` or `UnsupportedImage` of
+A body that is too large or of an unknown type raises `FileTooLarge` or `UnsupportedImage` of
 `preprocessing.errors`, as a file does.
 
-The HTTP status of a code is in `http/schemas.py`. Any other exception that escapes an
+`http/schemas.py` has the HTTP status of each code. Any other exception that escapes an
 endpoint is a bug: the client sees 500 internal_error and the log has the traceback.
 """
 
@@ -20,7 +20,7 @@ from preprocessing.errors import ClientError
 
 
 class MalformedRequest(ClientError):
-    """The request is not of the documented form."""
+    """The request is not in the documented form."""
 
     code = "malformed_request"
 
@@ -32,13 +32,13 @@ class NotFound(ClientError):
 
 
 class BodyTooSlow(ClientError):
-    """The body did not come in time."""
+    """The body did not arrive in time."""
 
     code = "body_too_slow"
 
 
 class TemporaryError(ClientError):
-    """Another try may succeed.
+    """A retry may succeed.
 
     Attributes:
         retry_after_s: Seconds for the `Retry-After` header.
@@ -48,10 +48,10 @@ class TemporaryError(ClientError):
 
 
 class Overloaded(TemporaryError):
-    """The queue or the memory for bodies is full, or the estimated wait too long.
+    """The queue or the memory for bodies is full, or the estimated wait is too long.
 
     Attributes:
-        numbers: For the log: the limit with its setting, and the load.
+        numbers: The limit, its setting and the load, for the log.
     """
 
     code = "overloaded"

@@ -1,4 +1,4 @@
-"""A verified artifact, ready to be read."""
+"""An artifact, verified when it is opened."""
 
 import json
 from dataclasses import dataclass
@@ -23,10 +23,9 @@ from image_classifier.artifact.format import (
     describe_differences,
     file_names,
     read_model,
-    sha256_bytes,
     sha256_tree,
 )
-from image_classifier.artifact.manifest import Manifest, parse_manifest
+from image_classifier.artifact.manifest import Manifest
 from image_classifier.artifact.record import ImportRecord, SloCertificate, read_record, read_slo
 from preprocessing import Preprocessing, SpecPreprocessing, load_preprocessing
 
@@ -40,8 +39,8 @@ class Artifact:
     Attributes:
         digest: sha256 of the manifest: the identity.
         evidence_digest: sha256 of the evidence.
-        record: What was measured at import; None where the artifact came without it.
-        slo: The rate some machine sustains with it; None where that was not measured.
+        record: Measurements of the import; None if the artifact came without them.
+        slo: Measured rate of the whole service; None if not measured.
     """
 
     root: Path
@@ -67,17 +66,15 @@ class Artifact:
     def labels(self) -> tuple[str, ...]:
         """Return the labels in the order of the logits.
 
-        One sigmoid output may have two: of "no" and of "yes".
+        A single sigmoid output may have two labels: for "no" and for "yes".
         """
-        labels = tuple(json.loads(self.path_of(LABELS_NAME).read_bytes()))
-        classes = self.manifest.num_classes
-        allowed = {classes}
-        if classes == 1 and self.manifest.outputs.activation == "sigmoid":
-            allowed.add(2)
-        if len(labels) not in allowed:
+        path, classes = self.path_of(LABELS_NAME), self.manifest.num_classes
+        labels = tuple(json.loads(path.read_bytes()))
+        binary = classes == 1 and self.manifest.outputs.activation == "sigmoid"
+        if len(labels) != classes and not (binary and len(labels) == 2):
             raise ArtifactError(
-                f"{self.path_of(LABELS_NAME)}: {len(labels)} labels, the network has "
-                f"{classes} classes; import the model again"
+                f"{path}: {len(labels)} labels, the network has {classes} classes; "
+                "import the model again"
             )
         return labels
 
@@ -87,9 +84,7 @@ class Artifact:
         entry = self.manifest.preprocessing
         if entry.spec is not None:
             return SpecPreprocessing(entry.spec)
-        if entry.file is None or entry.class_name is None:  # ruled out by the manifest's checks
-            raise ArtifactError(f"{self.root}: no preprocessing; import the model again")
-        return load_preprocessing(self.path_of(entry.file), entry.class_name)
+        return load_preprocessing(self.path_of(str(entry.file)), str(entry.class_name))
 
     def reference(self) -> tuple[npt.NDArray[np.float32], tuple[int | None, ...]]:
         """Return the reference logits (n, classes), and the true class of each golden sample."""
@@ -118,36 +113,18 @@ def open_artifact(
     """Verify every file of an artifact and read its descriptions.
 
     Args:
-        root: Its directory.
-        manifest_sha256, evidence_sha256: Digests that manifest and evidence must have, from
-            model.lock; None takes any (only for listing and at import).
-        graphs: False leaves out the weights and the graphs, which are large: for a process
-            that does not open them.
+        root: Directory of the artifact.
+        manifest_sha256, evidence_sha256: Digests of manifest and evidence in model.lock; None
+            accepts any (only for listing and at import).
+        graphs: False skips the weights and the graphs, which are large, in processes that do
+            not open them.
 
     Raises:
         ArtifactError: A file is missing, extra or changed, or manifest and evidence contradict
             each other.
     """
-    path = root / MANIFEST_NAME
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        found = "not found" if isinstance(error, FileNotFoundError) else error.strerror
-        raise ArtifactError(f"{path}: {found}; import the model again") from error
-    digest = sha256_bytes(data)
-    if manifest_sha256 not in (None, digest):
-        raise ArtifactError(
-            f"{path}: sha256 is {digest}, expected {manifest_sha256}; import the model again"
-        )
-    manifest = parse_manifest(data, str(path))
-    evidence, evidence_data = read_model(Evidence, root / EVIDENCE_NAME)
-    evidence_digest = sha256_bytes(evidence_data)
-    if evidence_sha256 not in (None, evidence_digest):
-        raise ArtifactError(
-            f"{root / EVIDENCE_NAME}: sha256 is {evidence_digest}, expected {evidence_sha256}; "
-            "a later import of the same model replaced it, or it was changed: import the model "
-            "again, which writes the lock"
-        )
+    manifest, digest = read_model(Manifest, root / MANIFEST_NAME, sha256=manifest_sha256)
+    evidence, evidence_digest = read_model(Evidence, root / EVIDENCE_NAME, sha256=evidence_sha256)
     record = read_record(root)
     _check_references(root, digest, manifest, evidence, record)
     _verify_files(root, _digests(manifest, evidence), graphs=graphs)
@@ -163,7 +140,7 @@ def open_artifact(
 
 
 def _digests(manifest: Manifest, evidence: Evidence) -> dict[str, str]:
-    """Digest of every file that manifest and evidence name."""
+    """Return the digest of every file named in manifest or evidence."""
     return {**manifest.files, REFERENCE_LOGITS_NAME: evidence.reference_logits_sha256}
 
 
@@ -179,28 +156,28 @@ def _check_references(
     for entry in evidence.engines:
         if entry.file not in graphs:
             raise ArtifactError(
-                f"{root / EVIDENCE_NAME}: engine {entry.name} runs {entry.file}, which is no graph "
-                "of the manifest; import the model again"
+                f"{root / EVIDENCE_NAME}: engine {entry.name} runs {entry.file}, which is not a "
+                "graph of the manifest; import the model again"
             )
-    # The record has no digest: it may choose among certified engines only.
+    # The record has no digest, so it may only choose among certified engines.
     if record is not None and record.plan.engine not in {entry.name for entry in evidence.engines}:
         raise ArtifactError(
-            f"{root / RECORD_NAME}: plans with the engine {record.plan.engine!r}, which is not "
-            "certified; import the model again"
+            f"{root / RECORD_NAME}: the plan's engine {record.plan.engine!r} is not certified; "
+            "import the model again"
         )
 
 
 def _verify_files(root: Path, files: dict[str, str], *, graphs: bool) -> None:
     present = file_names(root) - UNPINNED - {MANIFEST_NAME, EVIDENCE_NAME}
-    # A link may lead outside, and reading a pipe would never end.
-    not_files = sorted(name for name in present if not S_ISREG((root / name).lstat().st_mode))
-    if not_files:
-        raise ArtifactError(
-            f"{root / not_files[0]}: is a symbolic link, a pipe or a device, expected a file; "
-            "import the model again"
-        )
-    large = {name for name in files if name.startswith(LARGE)} if not graphs else set()
-    expected = {name: digest for name, digest in files.items() if name not in large}
-    if differences := describe_differences(expected, sha256_tree(root, present - large)):
+    # A link may lead outside the artifact, and reading a pipe would never end.
+    for name in sorted(present):
+        if not S_ISREG((root / name).lstat().st_mode):
+            raise ArtifactError(
+                f"{root / name}: is a symbolic link, a pipe or a device, expected a file; "
+                "import the model again"
+            )
+    skipped = set() if graphs else {name for name in files if name.startswith(LARGE)}
+    expected = {name: digest for name, digest in files.items() if name not in skipped}
+    if differences := describe_differences(expected, sha256_tree(root, present - skipped)):
         more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
         raise ArtifactError(f"{root}: {differences[0]}{more}; import the model again")

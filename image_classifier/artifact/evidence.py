@@ -1,4 +1,4 @@
-"""The evidence of an artifact: the proof, on one machine, that its engines equal the reference."""
+"""The evidence of an artifact: proof, from one machine, that its engines match the reference."""
 
 from typing import Annotated, Literal
 
@@ -10,25 +10,23 @@ EngineKind = Literal["openvino", "onnxruntime", "torch"]
 
 
 class Certificate(FrozenModel):
-    """The measured proof that an engine equals the reference, on the golden samples.
+    """The comparison of an engine with the reference on the golden samples.
 
     Attributes:
-        samples: Golden samples compared.
+        samples: Number of golden samples compared.
         max_logit_difference: Largest |engine logit - reference logit|.
-        max_probability_difference: The same of the probabilities that are served; None where the
-            logits themselves are.
-        tolerance: What was allowed: a factor of `logit_scale`; None for engines
-            whose gate is agreement.
-        top1_agreement: Share of samples with the same top-1, near-ties aside, in [0, 1]; None with
-            a sigmoid, which judges each label by itself.
-        label_agreement: With a sigmoid, the lowest share, over labels, of samples that are decided
-            as by the reference; logits within the tolerance of the threshold are left out. Else
-            None.
-        required_agreement: Share that was required, of the top-1 or of each label.
-        accuracy: Share of labelled samples whose class the engine answers first; None without
-            labels.
-        reference_accuracy: The same of the reference.
-        max_accuracy_loss: Loss of accuracy that was allowed, in [0, 1].
+        max_probability_difference: The same for probabilities; None if logits are served.
+        tolerance: Allowed difference as a factor of `logit_scale`; None for engines judged by
+            agreement.
+        top1_agreement: Share of samples with the same top-1, in [0, 1], near-ties counted as
+            equal; None with a sigmoid, where each label is judged by itself.
+        label_agreement: With a sigmoid, the share of samples on which a label is decided as by
+            the reference, for the label where it is lowest; logits within the tolerance of the
+            threshold count as equal. Else None.
+        required_agreement: Required share, of the top-1 or of each label.
+        accuracy: Top-1 accuracy of the engine on labelled samples; None without labels.
+        reference_accuracy: The same for the reference.
+        max_accuracy_loss: Allowed loss of accuracy, in [0, 1].
     """
 
     samples: Annotated[int, Field(ge=1)]
@@ -44,7 +42,7 @@ class Certificate(FrozenModel):
 
     @property
     def agreement(self) -> float:
-        """The agreement that the gate judges: of the top-1, or of the worst label."""
+        """The agreement compared with `required_agreement`: of the top-1 or of the worst label."""
         return (self.label_agreement if self.top1_agreement is None else self.top1_agreement) or 0.0
 
 
@@ -52,7 +50,7 @@ class EngineGraph(FrozenModel):
     """An engine: a library that runs a graph in a precision.
 
     Attributes:
-        precision: The numbers are computed in; a graph in fp32 may be run in bf16 or fp16.
+        precision: Precision of the computation; an fp32 graph may run in bf16 or fp16.
         file: Name of a graph of the manifest.
     """
 
@@ -67,24 +65,23 @@ class EngineGraph(FrozenModel):
 
 
 class CertifiedEngine(EngineGraph):
-    """An engine that is proven equal to the reference."""
+    """An engine that passed its gates."""
 
     certificate: Certificate
 
 
 class Evidence(FrozenModel):
-    """What an import proved. The same import on the same kind of machine writes the same bytes.
+    """The certificates of an import. Equal imports on equal machines write the same bytes.
 
     Attributes:
-        identity_sha256: Digest of the manifest this is the evidence of.
-        reference: "torch": the reference logits are those of eager fp32 torch (of the original
-            graph, for a finished one) at import; "given": they came with --reference from the
-            researcher's notebook.
+        identity_sha256: Digest of the manifest.
+        reference: Source of the reference logits. "torch": eager fp32 torch at import (or the
+            original graph, for a finished one); "given": the researcher's notebook, by --reference.
         reference_logits_sha256: Digest of golden/logits.npy. Its last bits differ from CPU to CPU.
-        engines: Those that passed.
-        shrinking: Proof that decoding large JPEGs at a reduced size changes no answer that
-            counts; None where they are decoded in full.
-        ignored_weights: Names in the file of weights that the network did not get.
+        engines: The engines that passed.
+        shrinking: Comparison of decoding large JPEGs at a reduced size with decoding them in full;
+            None if they are decoded in full.
+        ignored_weights: Names in the weights file that were not loaded into the network.
         versions: Version of each library the numbers depend on.
     """
 
@@ -98,10 +95,10 @@ class Evidence(FrozenModel):
     versions: dict[str, str]
 
     @model_validator(mode="after")
-    def _engines_have_names_of_their_own(self) -> "Evidence":
+    def _engine_names_are_unique(self) -> "Evidence":
         names = [entry.name for entry in self.engines]
         if len(set(names)) < len(names):
-            raise ValueError(f"two engines of one name: {', '.join(names)}")
+            raise ValueError(f"engine names are not unique: {', '.join(names)}")
         return self
 
     def engine(self, name: str) -> CertifiedEngine:
@@ -110,8 +107,7 @@ class Evidence(FrozenModel):
         Raises:
             ArtifactError: No engine has this name.
         """
-        for entry in self.engines:
-            if entry.name == name:
-                return entry
-        known = ", ".join(entry.name for entry in self.engines)
-        raise ArtifactError(f"no certified engine {name!r}; there are {known}")
+        by_name = {entry.name: entry for entry in self.engines}
+        if name not in by_name:
+            raise ArtifactError(f"no certified engine {name!r}; there are {', '.join(by_name)}")
+        return by_name[name]

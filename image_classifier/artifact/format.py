@@ -1,4 +1,4 @@
-"""What all files of an artifact share: their names, digests, base values and errors."""
+"""File names, digests, base class and errors shared by all files of an artifact."""
 
 import hashlib
 import json
@@ -14,33 +14,32 @@ from preprocessing.errors import OperatorError
 
 
 class ArtifactError(OperatorError):
-    """An artifact, or what one is made from, is missing, damaged or not what it claims to be."""
+    """An artifact, or a source of one, is missing, damaged or not what it claims to be."""
 
 
-def first_problem(error: ValidationError, whole: str = "the file") -> str:
-    """Where the first thing wrong is, and what: "engines.0.file: Field required".
-
-    Args:
-        whole: Said where the problem is in no field.
-    """
+def first_problem(error: ValidationError) -> str:
+    """Return the place and the message of the first problem: "engines.0.file: Field required"."""
     first = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
-    return f"{place or whole}: {first['msg']}"
+    place = ".".join(str(part) for part in first["loc"]) or "the file"
+    found = first["input"]
+    if isinstance(found, str | int | float) and len(str(found)) < 100 and first["loc"]:
+        return f"{place}: {first['msg']}, found {found!r}"
+    return f"{place}: {first['msg']}"
 
 
 def sha256_bytes(data: bytes) -> str:
-    """Hexadecimal SHA-256 of `data`."""
+    """Return the hexadecimal SHA-256 of `data`."""
     return hashlib.sha256(data).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file, which is not held in memory."""
+    """Return the hexadecimal SHA-256 of a file, without reading it into memory as a whole."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_tree(root: Path, names: Iterable[str]) -> dict[str, str]:
-    """Digests of `names` below `root`, computed on all cores (hashlib releases the GIL)."""
+    """Return the digests of `names` below `root`, computed in parallel."""
     ordered = sorted(names)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         return dict(
@@ -49,9 +48,9 @@ def sha256_tree(root: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def file_names(root: Path) -> set[str]:
-    """Names of all files below `root`, relative, with forward slashes.
+    """Return the relative names of all files below `root`, with forward slashes.
 
-    A symbolic link counts as a file, so that it never passes as part of an artifact unseen.
+    Symbolic links count as files, so that none goes unnoticed in an artifact.
     """
     return {
         path.relative_to(root).as_posix()
@@ -61,7 +60,7 @@ def file_names(root: Path) -> set[str]:
 
 
 def describe_differences(expected: Mapping[str, str], actual: Mapping[str, str]) -> list[str]:
-    """What differs between two maps of file name to digest, one line a file, sorted."""
+    """Return the differences of two maps of file name to digest: a line per file, sorted."""
     lines = [f"missing: {name}" for name in expected.keys() - actual.keys()]
     lines += [f"extra: {name}" for name in actual.keys() - expected.keys()]
     lines += [
@@ -82,21 +81,21 @@ LABELS_NAME = "labels.json"
 WEIGHTS_NAME = "weights.safetensors"
 REFERENCE_LOGITS_NAME = "golden/logits.npy"
 SERVING_REQUIREMENTS_NAME = "preprocessing/requirements.txt"
-"""Lock of the packages a bento of this model needs, where its preprocessing class has its own."""
+"""Package lock of a bento, if the user's preprocessing class needs further packages."""
 UNPINNED = frozenset({RECORD_NAME, SLO_NAME, SIGNATURE_NAME, BENTOML_NAME})
-"""Files that neither the manifest nor the evidence holds a digest of: measured speed, the
-signature, and BentoML's own description."""
+"""Files without a digest in manifest or evidence: measured speed, the signature, and BentoML's
+own description."""
 
 SCHEMA_VERSION: Final = 2
-"""Of manifest.json, evidence.json and model.lock; raised with every change that an older program
-cannot read. See docs/artifact.md."""
+"""Version of manifest.json, evidence.json and model.lock; raised with every change that an older
+program cannot read. See docs/artifact.md."""
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 
 
 class FrozenModel(BaseModel):
-    """A value from outside: checked once, never changed, unknown keys refused."""
+    """A value from outside: validated once, immutable, without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -110,16 +109,29 @@ Model = TypeVar("Model", bound=FrozenModel)
 
 
 def read_model(
-    kind: type[Model], path: Path, remedy: str = "import the model again"
-) -> tuple[Model, bytes]:
-    """Read a JSON file; return its value and its bytes.
+    kind: type[Model],
+    path: Path,
+    remedy: str = "import the model again",
+    *,
+    sha256: str | None = None,
+) -> tuple[Model, str]:
+    """Read a JSON file; return its value and its digest.
+
+    Args:
+        sha256: Digest that the file must have; it is compared before the file is parsed.
 
     Raises:
-        ArtifactError: It cannot be read, or is not of this kind.
+        ArtifactError: The file cannot be read, has another digest or is not valid.
     """
     try:
         data = path.read_bytes()
-        return kind.model_validate_json(data), data
+        digest = sha256_bytes(data)
+        if sha256 not in (None, digest):
+            raise ArtifactError(
+                f"{path}: sha256 is {digest}, expected {sha256}: it was changed, or a later "
+                f"import of the same model replaced it; {remedy}"
+            )
+        return kind.model_validate_json(data), digest
     except OSError as error:
         raise ArtifactError(f"{path}: {error.strerror}; {remedy}") from error
     except ValidationError as error:

@@ -1,23 +1,19 @@
 """The identity of an artifact: everything that decides an answer, with the digest of each file."""
 
-import json
 from collections.abc import Sequence
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from image_classifier.artifact.format import (
     EVIDENCE_NAME,
     LABELS_NAME,
     MANIFEST_NAME,
     REFERENCE_LOGITS_NAME,
-    SCHEMA_VERSION,
     UNPINNED,
-    ArtifactError,
     Digest,
     FrozenModel,
-    first_problem,
 )
 from preprocessing import DecodeRules, Preprocessing, PreprocessingSpec
 
@@ -34,7 +30,7 @@ class Architecture(BaseModel):
         kwargs: Keyword arguments of the builder, e.g. `num_classes`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid")  # kwargs may hold infinite numbers
 
     torchvision: Annotated[str, Field(pattern=r"^\w+$")] | None = None
     file: Annotated[str, Field(pattern=r"^\w[\w.() -]*\.py$")] | None = None
@@ -50,21 +46,19 @@ class Architecture(BaseModel):
         return self
 
     def __str__(self) -> str:
-        origin = (
-            f"{TORCHVISION}:{self.torchvision}"
-            if self.torchvision
-            else f"{self.file}:{self.builder}"
-        )
-        given = ", ".join(f"{name}={value!r}" for name, value in self.kwargs.items())
-        return f"{origin}({given})" if given else origin
+        origin = f"{self.file}:{self.builder}"
+        if self.torchvision:
+            origin = f"{TORCHVISION}:{self.torchvision}"
+        kwargs = ", ".join(f"{name}={value!r}" for name, value in self.kwargs.items())
+        return f"{origin}({kwargs})" if kwargs else origin
 
 
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?$")]
-"""What BentoML takes for a name: lower case, at most 63 characters, no mark at either end."""
+"""A model name for BentoML: lower case, at most 63 characters, no punctuation at either end."""
 
 
 class InputSpec(FrozenModel):
-    """What the exported graphs take, and what they do to it first.
+    """Shape, dtype and normalisation of the inputs of the exported graphs.
 
     Attributes:
         shape: (H, W, C) of one input.
@@ -92,9 +86,9 @@ class PreprocessingEntry(FrozenModel):
     """How a file becomes an input.
 
     Attributes:
-        spec: The declarative preprocessing; None where a class of the user's serves.
+        spec: The declarative preprocessing; None if the user's class is used.
         file: Name, inside the artifact, of the user's source file.
-        class_name: The class in it.
+        class_name: Name of the class in `file`.
         decode: How file bytes become the image.
     """
 
@@ -118,8 +112,8 @@ class Outputs(FrozenModel):
     Attributes:
         activation: "softmax": exactly one label is right, the probabilities sum to 1. "sigmoid":
             each label is right or not by itself. "none": the logits are the answer.
-        threshold: Probability from which a label is part of the answer, with "sigmoid" only;
-            None answers with the most probable labels, however improbable.
+        threshold: Least probability of a label in the answer, with "sigmoid" only; None
+            answers with the most probable labels, however improbable.
     """
 
     activation: Literal["softmax", "sigmoid", "none"] = "softmax"
@@ -132,7 +126,7 @@ class Outputs(FrozenModel):
         return self
 
     def in_words(self, num_classes: int, labels: Sequence[str]) -> str:
-        """Say what an answer holds.
+        """Describe an answer.
 
         Args:
             num_classes: Width of the logits.
@@ -162,7 +156,7 @@ class Graph(FrozenModel):
         format: "onnx", "openvino" (OpenVINO's own, an .xml) or "torch" (a program of torch.export,
             whose weights are in weights.safetensors).
         precision: Of the numbers in the file. An engine may compute an fp32 graph in bf16 or fp16.
-        companions: Further files the graph needs beside it.
+        companions: Further files that belong to the graph.
     """
 
     file: str
@@ -172,13 +166,13 @@ class Graph(FrozenModel):
 
 
 class GoldenEntry(FrozenModel):
-    """One golden sample: the original file, and its class where known.
+    """One golden sample: the original file, and its class if known.
 
     Attributes:
         file: Name inside the artifact.
-        name: Name the researcher gave the file.
+        name: Name of the researcher's file.
         class_id: Index of the true class, or None.
-        input_sha256: Digest of the input the preprocessing makes of it, (H, W, C), C order.
+        input_sha256: Digest of the preprocessed input, (H, W, C), C order.
     """
 
     file: str
@@ -196,7 +190,7 @@ class Manifest(FrozenModel):
     Attributes:
         num_classes: Width of the logits.
         architecture: How the network is built; None for a finished graph.
-        graphs: Every graph that was exported, whether an engine passed with it or not.
+        graphs: All exported graphs, including those no engine passed with.
         takes_batches: Whether the graphs run more than one image at a time.
         conformance: Outcome of each case of `preprocessing.conformance_digests`, by name.
         golden: In the order of the rows of golden/logits.npy.
@@ -232,30 +226,3 @@ class Manifest(FrozenModel):
         if missing := sorted(set(used) - self.files.keys()):
             raise ValueError(f"no digest for {', '.join(missing)}")
         return self
-
-
-def parse_manifest(data: bytes, where: str) -> Manifest:
-    """Read a manifest of any released schema version.
-
-    Args:
-        data: The bytes of manifest.json.
-        where: Named in errors.
-
-    Raises:
-        ArtifactError: Not a manifest, or of a version this program does not know.
-    """
-    try:
-        value: Any = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{where}: not JSON; import the model again") from error
-    version = value.get("schema_version") if isinstance(value, dict) else None
-    if type(version) is not int or version != SCHEMA_VERSION:
-        raise ArtifactError(
-            f"{where}: schema version is {version!r}, this program reads {SCHEMA_VERSION}; "
-            "import the model again or use the program that wrote it"
-        )
-    try:
-        return Manifest.model_validate_json(data)
-    except ValidationError as error:
-        problem = first_problem(error, "manifest")
-        raise ArtifactError(f"{where}: {problem}; import the model again") from error

@@ -1,4 +1,4 @@
-"""What was measured of an artifact: the import's record and the certified rate."""
+"""Measurements of an artifact: the record of its import and the certified rate."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,12 +11,12 @@ from image_classifier.artifact.format import RECORD_NAME, SLO_NAME, FrozenModel,
 
 
 class Machine(FrozenModel):
-    """What decides how fast an engine runs.
+    """The parts of a machine that decide how fast an engine runs.
 
     Attributes:
         cpu: Model name of the processor.
-        cores: Cores this process may use: affinity and container quota, whichever is less.
-        features: Instruction sets engines choose their kernels by, sorted.
+        cores: Cores this process may use: the lesser of affinity and container quota.
+        features: Instruction sets that engines choose their kernels by, sorted.
         accelerator: Name of the GPU, or None.
     """
 
@@ -30,16 +30,16 @@ class LatencyPoint(FrozenModel):
     """One measured configuration of an engine.
 
     Attributes:
-        batch_size: Images a call.
-        streams: Calls at a time.
+        batch_size: Images per call.
+        streams: Concurrent calls.
         threads: Threads of all streams together.
-        latency_ms: Median duration of one call, in milliseconds, all streams busy; of several
-            rounds the shortest, since other programs can only add to it.
-        on_gpu: Whether this was on a GPU, where the network is measured without decoding.
-        images_per_s: Images a second of all streams together, decoding included; the median of
-            the rounds.
-        images_per_s_by_round: In the order measured, together with the other points.
-        single_ms_by_round: Median duration of a call while nothing else runs.
+        latency_ms: Median duration of a call with all streams busy, in milliseconds; the least
+            of all rounds, since other programs can only add to it.
+        on_gpu: Whether the network ran on a GPU, where it is measured without decoding.
+        images_per_s: Throughput of all streams together, decoding included; the median of all
+            rounds.
+        images_per_s_by_round: The same for each round; all points share the rounds.
+        single_ms_by_round: Median duration of a call while nothing else runs, for each round.
     """
 
     batch_size: Annotated[int, Field(ge=1, le=256)]
@@ -57,12 +57,12 @@ class Plan(FrozenModel):
 
     Attributes:
         engine: Name of a certified engine.
-        streams: Batches that run at a time.
+        streams: Batches that run concurrently.
         threads: Threads of all streams together.
-        batch_sizes: Shapes that are compiled, ascending; other batches are split into these.
-        service_time_ms: Milliseconds per image at full load: the inverse of images a second.
+        batch_sizes: Compiled batch sizes, ascending; other batches are split into these.
+        service_time_ms: Milliseconds per image at full load: the inverse of the throughput.
         single_stream: Whether the engine is loaded a second time, with one stream of all threads,
-            for requests that arrive alone. The copy of the weights takes memory.
+            for single images. The second copy of the weights takes memory.
     """
 
     engine: str
@@ -76,15 +76,15 @@ class Plan(FrozenModel):
 
 
 class EngineAttempt(FrozenModel):
-    """What became of one engine at import, certified or not.
+    """The result of an import for one engine, certified or not.
 
     Attributes:
         verdict: "passed", "failed" (the gate), "unavailable" (could not be exported or run).
-        reason: Why it is not "passed"; empty otherwise.
-        certificate: The comparison with the reference, passed or not; None where it could not run.
-        curve: Measured points; empty where nothing was measured.
-        compared: The best of these points, measured again in turn with those of the other engines;
-            None where there was no other.
+        reason: Why the verdict is not "passed"; empty otherwise.
+        certificate: The comparison with the reference; None if the engine could not run.
+        curve: Measured points; empty if nothing was measured.
+        compared: The best point of the curve, measured again in rounds with those of the other
+            engines; None if no other engine passed.
     """
 
     engine: str
@@ -100,13 +100,13 @@ def _in_utc(time: datetime) -> datetime:
 
 
 class ImportRecord(FrozenModel):
-    """One import, as it happened.
+    """The circumstances and measurements of one import.
 
     Attributes:
-        schema_version: Of this file, which no digest pins.
+        schema_version: Version of this file, which no digest pins.
         command: The command line.
-        source_commit: Commit of this program; "-dirty" where files differ; None outside git.
-        machine: It was imported on; the curves and the plan hold there.
+        source_commit: Commit of this program, with "-dirty" if files differ; None outside git.
+        machine: Machine of the import; the curves and the plan are valid on equal machines only.
     """
 
     schema_version: Literal[1] = 1
@@ -125,25 +125,19 @@ class ImportRecord(FrozenModel):
 
     @property
     def network_time_ms(self) -> float:
-        """Milliseconds of the network alone per image at full load.
-
-        With decoding where it was not measured alone.
-        """
+        """Milliseconds per image at full load, without decoding if the plan's point is recorded."""
         for point in self.curve(self.plan.engine):
             if (point.streams, point.batch_size) == (self.plan.streams, self.plan.batch_sizes[-1]):
                 return point.latency_ms / point.batch_size / point.streams
         return self.plan.service_time_ms
 
     def curve(self, engine: str) -> tuple[LatencyPoint, ...]:
-        """The measured points of one engine; empty where it was not measured."""
-        for attempt in self.attempts:
-            if attempt.engine == engine:
-                return attempt.curve
-        return ()
+        """Return the measured points of an engine; empty if it was not measured."""
+        return next((row.curve for row in self.attempts if row.engine == engine), ())
 
 
 def read_record(root: Path) -> ImportRecord | None:
-    """The record beside a manifest, or None where there is none.
+    """Return the record in an artifact's directory, or None if there is none.
 
     Raises:
         ArtifactError: The file is not a record.
@@ -153,25 +147,25 @@ def read_record(root: Path) -> ImportRecord | None:
 
 
 class SloCertificate(FrozenModel):
-    """One measurement of the whole service, over HTTP, with open-loop Poisson arrivals.
+    """A measurement of the whole service, over HTTP, with open-loop Poisson arrivals.
 
     Attributes:
-        schema_version: Of the file.
+        schema_version: Version of the file.
         measured_at: ISO 8601, UTC.
-        commit: Of the program, with "-dirty" where files differed from it; None outside git.
-        machine: It was measured on; server and load generator shared its cores.
-        images: Where the images came from: "golden", or the name of the directory given.
+        commit: Commit of the program, with "-dirty" if files differed; None outside git.
+        machine: Machine of the measurement; server and load generator shared its cores.
+        images: Source of the images: "golden", or the name of a directory.
         image_count: Number of different images.
         topology: "embedded" or "runner".
-        settings: CLASSIFIER_* that were set, without the lock.
+        settings: CLASSIFIER_* variables that were set, without the lock.
         plan: How the server ran the network.
-        budget_ms: Latency the p99 may take.
+        budget_ms: Limit of the p99 latency.
         highest_rate_per_s: Highest rate with p99 within the budget, no failure and no wrong
-            answer; 0 where no rate passed.
-        first_failed_rate_per_s: Lowest rate that did not; None where none failed.
-        p50_ms, p99_ms: At the highest rate, in milliseconds; None where no rate passed.
-        saturated_per_s: Correct answers a second with as many requests as it can take.
-        ready_s: From process start to the first correct answer.
+            answer; 0 if no rate passed.
+        first_failed_rate_per_s: Lowest rate that failed; None if none failed.
+        p50_ms, p99_ms: Latencies at the highest rate; None if no rate passed.
+        saturated_per_s: Correct answers per second with as many requests as the service accepts.
+        ready_s: Seconds from process start to the first correct answer.
         rule: How the highest rate was searched, in words.
     """
 
@@ -195,7 +189,7 @@ class SloCertificate(FrozenModel):
 
 
 def read_slo(root: Path) -> SloCertificate | None:
-    """The certificate beside a manifest, or None where there is none.
+    """Return the certificate in an artifact's directory, or None if there is none.
 
     Raises:
         ArtifactError: The file is not a certificate.

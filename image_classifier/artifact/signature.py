@@ -1,8 +1,8 @@
 """The OpenSSF model signature of an artifact, verified offline with a public key.
 
 `model_signing sign key` (model-signing 1.1) writes it: a Sigstore bundle whose DSSE envelope holds
-an in-toto statement with the sha256 of each file. model-signing itself is not installed to serve,
-because it brings 20 packages for keyless signing.
+an in-toto statement with the sha256 of each file. Serving does not use model-signing itself,
+which brings 20 packages for keyless signing.
 """
 
 import base64
@@ -16,11 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from image_classifier.artifact.format import (
-    ArtifactError,
-    describe_differences,
-    sha256_bytes,
-)
+from image_classifier.artifact.format import ArtifactError, describe_differences, sha256_bytes
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -30,11 +26,11 @@ HASHES: dict[str, hashes.HashAlgorithm] = {
     "secp384r1": hashes.SHA384(),
     "secp521r1": hashes.SHA512(),
 }
-"""Curves of the specification, each with its digest."""
+"""Digest that the specification prescribes for each curve."""
 
 
 def verify_signature(path: Path, files: Mapping[str, str], public_key: Path) -> None:
-    """Check that the owner of a key signed exactly the files of an artifact.
+    """Verify that the owner of a key signed exactly the files of an artifact.
 
     Args:
         path: The signature, model.sig.
@@ -42,7 +38,7 @@ def verify_signature(path: Path, files: Mapping[str, str], public_key: Path) -> 
         public_key: PEM file of an elliptic-curve key.
 
     Raises:
-        ArtifactError: No signature, one of another key, or one of other files.
+        ArtifactError: The signature is missing, or made with another key or of other files.
     """
     key = _load_key(public_key)
     try:
@@ -75,7 +71,7 @@ def _load_key(path: Path) -> ec.EllipticCurvePublicKey:
 
 
 def _signed_files(bundle: bytes, key: ec.EllipticCurvePublicKey, path: Path) -> dict[str, str]:
-    """sha256 of each signed file; nothing of the bundle is believed before its signature."""
+    """Verify the signature of a bundle, then return the sha256 of each signed file."""
     try:
         envelope = json.loads(bundle)["dsseEnvelope"]
         payload = base64.b64decode(envelope["payload"], validate=True)
@@ -83,14 +79,14 @@ def _signed_files(bundle: bytes, key: ec.EllipticCurvePublicKey, path: Path) -> 
         key.verify(signature, pre_authentication(payload), ec.ECDSA(HASHES[key.curve.name]))
         statement: Any = json.loads(payload)
         resources = statement["predicate"]["resources"]
-        signed = {str(one["name"]): str(one["digest"]) for one in resources}
+        signed = {str(item["name"]): str(item["digest"]) for item in resources}
         known = (statement["_type"], statement["predicateType"]) == (STATEMENT_TYPE, PREDICATE_TYPE)
-        root = sha256_bytes(b"".join(bytes.fromhex(one["digest"]) for one in resources))
+        root = sha256_bytes(b"".join(bytes.fromhex(item["digest"]) for item in resources))
         known &= statement["subject"][0]["digest"]["sha256"] == root
-        known &= all(one["algorithm"] == "sha256" for one in resources)
+        known &= all(item["algorithm"] == "sha256" for item in resources)
     except InvalidSignature as error:
         raise ArtifactError(
-            f"{path}: the signature is not one of CLASSIFIER_PUBLIC_KEY; "
+            f"{path}: the signature was not made with the key of CLASSIFIER_PUBLIC_KEY; "
             "fetch the model again or correct the key"
         ) from error
     except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
@@ -103,5 +99,5 @@ def _signed_files(bundle: bytes, key: ec.EllipticCurvePublicKey, path: Path) -> 
 
 
 def pre_authentication(payload: bytes) -> bytes:
-    """The bytes that are signed: the DSSE specification's PAE."""
+    """Return the bytes that are signed: the PAE of the DSSE specification."""
     return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD_TYPE), PAYLOAD_TYPE.encode(), len(payload), payload)

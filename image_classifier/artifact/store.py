@@ -1,4 +1,4 @@
-"""Where artifacts live: BentoML's model store, and model.lock, which names one of them."""
+"""The store of artifacts (BentoML's model store), and model.lock, which names one of them."""
 
 import difflib
 import os
@@ -30,19 +30,19 @@ from image_classifier.artifact.format import (
     file_names,
     read_model,
 )
-from image_classifier.artifact.manifest import parse_manifest
+from image_classifier.artifact.manifest import Manifest
 from image_classifier.artifact.record import read_record
 
 LOCK_NAME = "model.lock"
 
 
 class ModelLock(FrozenModel):
-    """Which artifact, to the byte.
+    """A reference to exactly one artifact.
 
     Attributes:
         tag: Name and version in BentoML's model store, never ":latest".
-        manifest_sha256: Digest of its manifest, and through it of all files that decide an answer.
-        evidence_sha256: Digest of its evidence, and through it of the reference logits.
+        manifest_sha256: Digest of the manifest, which has those of all files that decide an answer.
+        evidence_sha256: Digest of the evidence, which has that of the reference logits.
     """
 
     schema_version: Literal[2] = SCHEMA_VERSION
@@ -55,7 +55,7 @@ def read_lock(path: Path) -> ModelLock:
     """Read a lock.
 
     Raises:
-        ArtifactError: There is none, or it is not one.
+        ArtifactError: The file is missing or is not a lock.
     """
     if not path.exists():
         raise ArtifactError(
@@ -65,7 +65,7 @@ def read_lock(path: Path) -> ModelLock:
 
 
 def write_lock(path: Path, lock: ModelLock) -> None:
-    """Replace the lock in one step: a reader sees the old one or the new one, whole."""
+    """Replace the lock atomically."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(lock.to_json())
@@ -75,17 +75,15 @@ def write_lock(path: Path, lock: ModelLock) -> None:
 
 
 STAGING_PREFIX = "image-classifier-import:"
-"""Staging directories in the store. BentoML 1.4.40 lists such a folder as a version that is not
-there, so as nothing; any other name would be a model to it, or an error."""
+"""Prefix of staging directories in the store. `bentoml models list` (1.4.40) skips folders of this
+form; any other name would be listed as a model, or be an error."""
 MAX_STAGING_AGE_S = 86_400
-"""No import takes this long, so its process has ended without removing the directory."""
-VERSION_DIGITS = 16
-"""Hexadecimal digits of the manifest's digest that make the version: 64 bits."""
+"""Age at which a staging directory is removed: no import takes this long."""
 
 
 def tag_of(name: str, manifest_sha256: str) -> str:
-    """Return name and version of an artifact: the version is the digest of its identity."""
-    return f"{name}:{manifest_sha256[:VERSION_DIGITS]}"
+    """Return the tag of an artifact; its version is the first 64 bits of the manifest's digest."""
+    return f"{name}:{manifest_sha256[:16]}"
 
 
 def lock_of(artifact: Artifact) -> ModelLock:
@@ -98,16 +96,16 @@ def lock_of(artifact: Artifact) -> ModelLock:
 
 
 def locate(tag: str) -> Path:
-    """Directory of an artifact in the store.
+    """Return the directory of an artifact in the store.
 
     Raises:
-        ArtifactError: The store has no such model, or this is no tag.
+        ArtifactError: The store has no such model, or this is not a tag.
     """
     try:
         return Path(bentoml.models.get(tag).path)
     except NotFound:
         close = difflib.get_close_matches(tag, tags(), n=1)
-    except (BentoMLException, ValueError) as error:  # no tag, several that begin so, a damaged one
+    except (BentoMLException, ValueError) as error:  # not a tag, an ambiguous one, a damaged model
         reason = " ".join(str(error).split())
         raise ArtifactError(
             f"model store: {tag!r}: {reason}; expected NAME:VERSION as `model_import.py list` shows"
@@ -120,44 +118,40 @@ def locate(tag: str) -> Path:
 
 
 def open_in_store(tag: str) -> Artifact:
-    """Open an artifact of the store, all its files verified.
+    """Open an artifact of the store and verify all its files.
 
     Raises:
-        ArtifactError: It is not there, is damaged, or its content is not what the tag says.
+        ArtifactError: The artifact is missing or damaged, or its content does not match the tag.
     """
     root = locate(tag)
     artifact = open_artifact(root)
     actual = lock_of(artifact).tag
     if actual != f"{root.parent.name}:{root.name}":
         raise ArtifactError(
-            f"{root / MANIFEST_NAME}: its content is that of {actual}; it was changed after the "
+            f"{root / MANIFEST_NAME}: found the manifest of {actual}; it was changed after the "
             "import: import the model again"
         )
     return artifact
 
 
 def tags() -> tuple[str, ...]:
-    """Tags of the artifacts in the store, sorted; models of other programs are left out."""
+    """Return the tags of the artifacts in the store, sorted, without models of other programs."""
     root = Path(BentoMLContainer.model_store_dir.get())
-    folders = [path.parent for path in root.glob(f"*/*/{MANIFEST_NAME}")]
-    return tuple(
-        sorted(
-            f"{folder.parent.name}:{folder.name}"
-            for folder in folders
-            if not folder.parent.name.startswith(STAGING_PREFIX)
-        )
-    )
+    folders = [path.parent.relative_to(root) for path in root.glob(f"*/*/{MANIFEST_NAME}")]
+    tags = [folder.as_posix().replace("/", ":") for folder in folders]
+    return tuple(sorted(tag for tag in tags if not tag.startswith(STAGING_PREFIX)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One artifact of the store, as a list shows it; None is not known.
+    """A row of the list of artifacts; None is unknown.
 
     Attributes:
-        problem: Why the rest cannot be read.
-        network: Its name or file; "graph" where a finished graph was given.
-        engine: The one that serves, of those that are certified.
-        accuracy: Share of labelled golden samples that this engine reads right.
+        problem: Why the artifact cannot be read.
+        network: Name or file of the network; "graph" for a finished graph.
+        engine: The certified engine that serves by default.
+        engines: All certified engines.
+        accuracy: Top-1 accuracy of `engine` on the labelled golden samples.
     """
 
     tag: str
@@ -172,7 +166,7 @@ class Entry:
 
 
 def entries() -> list[Entry]:
-    """Return the artifacts of the store, the newest first; no digest is compared."""
+    """Return the artifacts of the store, newest first, without verifying digests."""
     found = []
     for tag in tags():
         # A damaged artifact, or one of another release, must not hide the others.
@@ -185,9 +179,9 @@ def entries() -> list[Entry]:
 
 
 def _entry(root: Path, tag: str) -> Entry:
-    path = root / MANIFEST_NAME
-    manifest, record = parse_manifest(path.read_bytes(), str(path)), read_record(root)
+    manifest, _ = read_model(Manifest, root / MANIFEST_NAME)
     evidence, _ = read_model(Evidence, root / EVIDENCE_NAME)
+    record = read_record(root)
     engine = evidence.engine(record.plan.engine) if record else evidence.engines[0]
     return Entry(
         tag=tag,
@@ -203,20 +197,20 @@ def _entry(root: Path, tag: str) -> Entry:
 
 @contextmanager
 def staging_dir() -> Iterator[Path]:
-    """Make a directory inside the store, so on its file system, to build an artifact in.
+    """Make a directory on the file system of the store to build an artifact in.
 
-    It is removed afterwards, whatever happened, unless `add` moved it into the store. What a
-    killed import left behind is removed by the first import a day later.
+    It is always removed afterwards, unless `add` moved it into the store. The directory of a
+    killed import is removed by the first import a day later.
     """
     store = Path(BentoMLContainer.model_store_dir.get())
     store.mkdir(parents=True, exist_ok=True)
     for left_over in store.glob(f"{STAGING_PREFIX}*"):
-        with suppress(FileNotFoundError):  # its own import removed it meanwhile
+        with suppress(FileNotFoundError):  # a running import has just removed its own
             if time.time() - left_over.stat().st_mtime > MAX_STAGING_AGE_S:
                 shutil.rmtree(left_over, ignore_errors=True)
     with tempfile.TemporaryDirectory(
         prefix=STAGING_PREFIX,
-        suffix="x",  # BentoML lists no model whose name ends in "_", as a random one may
+        suffix="x",  # BentoML fails on a name that ends in "_", as a random one may
         dir=store,
         ignore_cleanup_errors=True,
     ) as folder:
@@ -226,20 +220,20 @@ def staging_dir() -> Iterator[Path]:
 
 
 def add(root: Path, lock: ModelLock, newer: Iterable[str] = ()) -> bool:
-    """Move a finished artifact into the store in one step.
+    """Move a finished artifact into the store atomically.
 
     Args:
-        root: Its directory, made by `staging_dir`.
-        lock: What is in it.
-        newer: Names of unpinned files that replace those of an artifact that is stored already.
+        root: Directory of the artifact, made by `staging_dir`.
+        lock: The lock of the artifact.
+        newer: Names of unpinned files that replace those of an artifact already in the store.
 
     Returns:
-        Whether the store had the same identity and evidence, undamaged, already. Then all but
-        `newer` is left as it is. An artifact that is damaged, or has other evidence, is replaced.
+        Whether the store already had the same identity and evidence, undamaged. Then only the
+        files of `newer` are replaced. A damaged artifact, or one with other evidence, is replaced.
 
-    BentoML 1.4.40 copies into the store file by file, so that an interrupted import would
-    leave half a model there (bentoml/_internal/models/model.py, `save`). Here BentoML
-    writes its description into a store of one model, and a rename publishes the whole.
+    BentoML 1.4.40 copies into the store file by file, so an interrupted import would leave half
+    a model (bentoml/_internal/models/model.py, `save`). Here BentoML writes its description
+    into a temporary store, and a rename publishes the whole directory.
     """
     final = Path(BentoMLContainer.model_store_dir.get()) / lock.tag.replace(":", "/")
     _describe_to_bentoml(root, lock.tag)
@@ -250,13 +244,13 @@ def add(root: Path, lock: ModelLock, newer: Iterable[str] = ()) -> bool:
         return True
     final.parent.mkdir(parents=True, exist_ok=True)
     replaced = root.with_name("replaced")
-    if final.exists():  # damaged, or with the evidence of another import
+    if final.exists():  # damaged, or with other evidence
         final.rename(replaced)
     try:
         root.rename(final)
     except OSError:
         if _is_stored(final, lock):
-            return True  # another import of the same model was first, by a moment
+            return True  # a concurrent import of the same model was first
         if replaced.exists() and not final.exists():
             replaced.rename(final)
         raise
@@ -267,8 +261,6 @@ def add(root: Path, lock: ModelLock, newer: Iterable[str] = ()) -> bool:
 
 
 def _is_stored(final: Path, lock: ModelLock) -> bool:
-    if not final.exists():
-        return False
     try:
         open_artifact(final, lock.manifest_sha256, lock.evidence_sha256)
     except ArtifactError:
@@ -277,7 +269,7 @@ def _is_stored(final: Path, lock: ModelLock) -> bool:
 
 
 def _describe_to_bentoml(root: Path, tag: str) -> None:
-    """Write the description by which BentoML knows a model of its store; no digest covers it."""
+    """Write model.yaml, BentoML's own description of a model; no digest covers it."""
     single = root.with_name("description")
     store = BentoMLContainer.model_store.get()
     with bentoml.models.create(tag, _model_store=type(store)(single)):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from image_classifier.artifact.evidence import Evidence
-from image_classifier.artifact.manifest import Manifest, parse_manifest
+from image_classifier.artifact.manifest import Manifest
 from image_classifier.artifact.record import (
     EngineAttempt,
     ImportRecord,
@@ -87,7 +87,7 @@ def npy(array: Any) -> bytes:
 
 
 def contents() -> dict[str, bytes]:
-    """Files of the artifact, but for manifest and evidence."""
+    """Return the files of the artifact except manifest and evidence."""
     return {
         "labels.json": b'["ant", "bee"]\n',
         "weights.safetensors": b"not opened when serving",
@@ -100,7 +100,7 @@ def contents() -> dict[str, bytes]:
 
 
 def manifest_of(files: dict[str, bytes]) -> dict[str, Any]:
-    """The manifest as a plain value, for tests to spoil."""
+    """Return the manifest as a plain value, for tests to change."""
     golden = [("golden/0000.png", "ant.png", 0), ("golden/0001.jpg", "who knows.jpg", None)]
     return {
         "schema_version": 2,
@@ -132,7 +132,7 @@ def manifest_of(files: dict[str, bytes]) -> dict[str, Any]:
 
 
 def evidence_of(files: dict[str, bytes], manifest_sha256: str) -> dict[str, Any]:
-    """The evidence as a plain value."""
+    """Return the evidence as a plain value."""
     certificate = {
         "samples": 2,
         "max_logit_difference": 0.0,
@@ -156,11 +156,11 @@ def evidence_of(files: dict[str, bytes], manifest_sha256: str) -> dict[str, Any]
 
 
 def parsed(value: dict[str, Any]) -> Manifest:
-    return parse_manifest(json.dumps(value).encode(), "manifest.json")
+    return Manifest.model_validate_json(json.dumps(value))
 
 
 def write_artifact(root: Path, files: dict[str, bytes] | None = None) -> str:
-    """Write it below `root`; returns the digest of its manifest."""
+    """Write the artifact to `root`; return the digest of its manifest."""
     files = contents() if files is None else files
     for name, data in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)

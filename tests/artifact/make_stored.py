@@ -1,8 +1,8 @@
 """Writes tests/artifact/stored/v<schema version>: `python -m tests.artifact.make_stored`.
 
-The folder holds the digits example as this version of the program imports it, and its lock. Every
-later version must serve, list, show and verify it (test_stored.py), so a folder that a release
-contains is never written again: a change of the format gets a folder of its own.
+The folder holds the digits example as imported by this version of the program, and its lock. Every
+later version must serve, list, show and verify it (test_stored.py), so released folders never
+change: a new schema version gets a new folder.
 """
 
 import shutil
@@ -18,7 +18,7 @@ STORED = Path(__file__).parent / "stored"
 
 
 def main() -> None:
-    """Import the example and copy what the import wrote."""
+    """Import the example and copy the artifact and its lock."""
     folder = STORED / f"v{SCHEMA_VERSION}"
     if folder.exists():
         sys.exit(f"{folder}: exists; remove it if no release contains it")

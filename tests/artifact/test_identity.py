@@ -1,4 +1,4 @@
-"""The tag depends on what decides an answer, not on the machine or this program's source."""
+"""The tag depends on everything that decides an answer, not on the machine or this program."""
 
 import json
 import os
@@ -29,10 +29,10 @@ def artifact(digits_folder: Path) -> Artifact:
 
 
 @pytest.mark.slow
-def test_the_tag_is_the_same_on_another_kind_of_processor_and_is_the_one_of_the_readme(
+def test_the_tag_is_the_same_on_another_processor_and_in_the_readme(
     tmp_path: Path, digits_folder: Path
 ) -> None:
-    # In another process and folder, where Python may write bytecode.
+    # In another process and folder, and Python may write bytecode.
     options = command_line(digits_options(lock=tmp_path / "model.lock"))
     command = [sys.executable, str(ROOT / "model_import.py"), *options, "--json"]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
@@ -44,7 +44,7 @@ def test_the_tag_is_the_same_on_another_kind_of_processor_and_is_the_one_of_the_
     result, lock = json.loads(done.stdout), read_lock(tmp_path / "model.lock")
     assert lock.tag == result["tag"] == f"digits:{digits_folder.name}"
     assert re.findall(r'"tag": "(digits:\w+)"', (ROOT / "README.md").read_text()) == [lock.tag]
-    assert [one["verdict"] for one in result["record"]["attempts"]] == ["passed", "passed"]
+    assert [row["verdict"] for row in result["record"]["attempts"]] == ["passed", "passed"]
     folder = tmp_path / "models" / lock.tag.replace(":", "/")
     assert open_artifact(folder, lock.manifest_sha256, lock.evidence_sha256).record is not None
     assert not list(tmp_path.rglob("*.pyc"))
@@ -53,15 +53,15 @@ def test_the_tag_is_the_same_on_another_kind_of_processor_and_is_the_one_of_the_
 def test_a_pillow_that_decodes_differently_stops_the_start_with_the_names_of_the_cases(
     artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sound = JpegImageFile.load
+    load = JpegImageFile.load
 
-    def one_pixel_magenta(self: JpegImageFile) -> object:
-        loaded = sound(self)
+    def load_with_one_magenta_pixel(self: JpegImageFile) -> object:
+        loaded = load(self)
         if self.mode == "RGB":
             self.im.putpixel((0, 0), (255, 0, 255))
         return loaded
 
-    monkeypatch.setattr(JpegImageFile, "load", one_pixel_magenta)
+    monkeypatch.setattr(JpegImageFile, "load", load_with_one_magenta_pixel)
 
     with pytest.raises(SelfCheckFailed, match=r"other pixels .*\(decode/jpeg-") as refused:
         load_executor(artifact, engine=None, budget_ms=50, deterministic=True)
@@ -69,7 +69,7 @@ def test_a_pillow_that_decodes_differently_stops_the_start_with_the_names_of_the
     assert "import the model again" in str(refused.value)
 
 
-def test_a_golden_image_that_gives_other_pixels_is_refused_although_the_cases_agree(
+def test_golden_images_with_other_pixels_are_refused_even_if_the_conformance_cases_agree(
     artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -85,10 +85,9 @@ def test_a_golden_image_that_gives_other_pixels_is_refused_although_the_cases_ag
         check_preprocessing(artifact, Mirrored())
 
 
-def test_no_file_of_this_program_is_part_of_the_identity(artifact: Artifact) -> None:
+def test_the_identity_holds_the_users_files_and_none_of_this_program(artifact: Artifact) -> None:
     names = {name.rpartition("/")[0] for name in artifact.manifest.files}
+    own = artifact.path_of("preprocessing/own/preprocessing.py").read_bytes()
 
     assert names == {"", "architecture", "engines", "golden", "preprocessing/own"}
-    assert (DIGITS / "preprocessing.py").read_bytes() == artifact.path_of(
-        "preprocessing/own/preprocessing.py"
-    ).read_bytes()
+    assert own == (DIGITS / "preprocessing.py").read_bytes()

@@ -1,4 +1,4 @@
-"""What was measured: beside the artifact, and no part of its digests."""
+"""Measurements of an artifact, which are not part of its digests."""
 
 import json
 from pathlib import Path
@@ -11,39 +11,35 @@ from image_classifier.artifact.record import read_record, read_slo
 from tests.artifact.builder import RECORD, SLO, write_artifact
 
 
-def test_what_was_measured_can_be_replaced_without_changing_the_artifact(tmp_path: Path) -> None:
-    root = tmp_path / "artifact"
-    root.mkdir()
-    digest = write_artifact(root)
-    before = open_artifact(root, digest)
-    for budget_ms, rate in ((50, 100), (20, 30)):
-        record = RECORD.model_copy(update={"budget_ms": budget_ms})
+def test_measurements_can_be_added_and_replaced_without_changing_the_digests(
+    tmp_path: Path,
+) -> None:
+    write_artifact(tmp_path)
+    before = open_artifact(tmp_path)
+    for rate in (100, 30):
         slo = SLO.model_copy(update={"highest_rate_per_s": rate})
-        (root / "record.json").write_bytes(record.to_json())
-        (root / "slo.json").write_bytes(slo.to_json())
+        (tmp_path / "record.json").write_bytes(RECORD.to_json())
+        (tmp_path / "slo.json").write_bytes(slo.to_json())
 
-        opened = open_artifact(root, before.digest, before.evidence_digest)
+        opened = open_artifact(tmp_path, before.digest, before.evidence_digest)
 
-        assert (opened.record, opened.slo) == (record, slo)
+        assert (opened.record, opened.slo) == (RECORD, slo)
     assert (before.record, before.slo) == (None, None)
 
 
-def test_a_record_that_plans_with_an_engine_without_certificate_is_refused(tmp_path: Path) -> None:
+def test_the_plan_of_a_record_must_use_a_certified_engine(tmp_path: Path) -> None:
     write_artifact(tmp_path)
     plan = RECORD.plan.model_copy(update={"engine": "openvino-int8"})
     record = RECORD.model_copy(update={"plan": plan})
     (tmp_path / "record.json").write_bytes(record.to_json())
 
-    with pytest.raises(ArtifactError, match=r"record\.json: plans .*which is not certified"):
+    with pytest.raises(ArtifactError, match=r"record\.json: .*'openvino-int8' is not certified"):
         open_artifact(tmp_path)
 
 
-@pytest.mark.parametrize("data", [b"", b"{}"])
-def test_a_damaged_record_or_rate_certificate_is_refused_in_one_line(
-    tmp_path: Path, data: bytes
-) -> None:
-    (tmp_path / "record.json").write_bytes(data)
-    (tmp_path / "slo.json").write_bytes(data)
+def test_a_damaged_record_or_slo_certificate_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "record.json").write_bytes(b"{}")
+    (tmp_path / "slo.json").write_bytes(b"")
 
     with pytest.raises(ArtifactError, match=r"record\.json: .*; import the model again$"):
         read_record(tmp_path)
@@ -51,9 +47,7 @@ def test_a_damaged_record_or_rate_certificate_is_refused_in_one_line(
         read_slo(tmp_path)
 
 
-def test_a_record_of_another_schema_version_is_refused_and_one_without_is_read(
-    tmp_path: Path,
-) -> None:
+def test_a_record_may_lack_a_schema_version_but_not_have_another(tmp_path: Path) -> None:
     value = json.loads(RECORD.to_json())
     (tmp_path / "record.json").write_text(json.dumps(value | {"schema_version": 2}))
     with pytest.raises(ArtifactError, match=r"record\.json: schema_version: "):

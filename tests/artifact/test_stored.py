@@ -1,4 +1,4 @@
-"""Artifacts that earlier versions of the program wrote are served, listed, shown and verified."""
+"""Artifacts written by earlier versions can be served, listed, shown and verified."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ VERSIONS = sorted(path.name for path in STORED.iterdir())
 
 @pytest.fixture(params=VERSIONS)
 def lock(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ModelLock]:
-    """The lock of a stored artifact, which is in the store."""
+    """Put a stored artifact into the store; yield its lock."""
     lock = read_lock(STORED / request.param / "model.lock")
     with isolated_store(tmp_path) as home:
         shutil.copytree(
@@ -28,7 +28,7 @@ def lock(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ModelLock]:
         yield lock
 
 
-def test_it_is_served_with_the_answers_it_was_imported_with(lock: ModelLock) -> None:
+def test_the_answers_are_those_of_the_import(lock: ModelLock) -> None:
     artifact = open_for_serving(
         locate(lock.tag), lock.manifest_sha256, lock.evidence_sha256, public_key=None, graphs=True
     )
@@ -41,7 +41,7 @@ def test_it_is_served_with_the_answers_it_was_imported_with(lock: ModelLock) -> 
     assert answers == [entry.name[0] for entry in artifact.manifest.golden]
 
 
-def test_it_is_listed_shown_and_verified(
+def test_the_commands_list_show_and_verify_accept_it(
     lock: ModelLock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["list", "--json"]) == 0
@@ -58,11 +58,7 @@ def test_it_is_listed_shown_and_verified(
     assert [row["verdict"] for row in verified["engines"]] == ["passed", "passed"]
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_it_is_small_and_holds_no_path_of_the_machine_that_wrote_it(version: str) -> None:
-    files = [path for path in (STORED / version).rglob("*") if path.is_file()]
-
-    assert sum(path.stat().st_size for path in files) < 1_000_000
-    for path in files:
-        data = path.read_bytes()
+def test_stored_artifacts_hold_no_absolute_paths() -> None:
+    for path in STORED.rglob("*"):
+        data = path.read_bytes() if path.is_file() else b""
         assert b"/home/" not in data and b"/work/" not in data and b"/tmp/" not in data, path

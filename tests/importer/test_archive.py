@@ -145,7 +145,7 @@ def without(name: str) -> Callable[[Members], Members]:
         (without("labels.json"), "labels.json"),
         (without("manifest.json"), "manifest.json"),
         (changed("labels.json", lambda data: data[:-1] + b"?"), "changed: labels.json (sha256 is"),
-        (changed("manifest.json", lambda data: b"[]"), "schema version is None"),
+        (changed("manifest.json", lambda data: b"[]"), "manifest.json: the file: Input should"),
         (changed("evidence.json", lambda data: b"{}"), "evidence.json"),
         (changed("record.json", lambda data: b"{}"), "record.json"),
     ],

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from image_classifier.artifact.manifest import parse_manifest
+from image_classifier.artifact.manifest import Manifest
 from importer.command_line import COMMANDS, Parser, read_command_line
 from importer.options import ImportOptions
 from tests.artifact.builder import contents, manifest_of
@@ -172,7 +172,7 @@ def test_a_name_that_the_options_take_is_one_of_the_manifest() -> None:
     manifest = manifest_of(contents()) | {"name": name}
 
     assert ImportOptions.model_validate({**given, "name": name}).name == name
-    assert parse_manifest(json.dumps(manifest).encode(), "there").name == name
+    assert Manifest.model_validate_json(json.dumps(manifest)).name == name
 
 
 def test_options_and_words_may_stand_in_any_order() -> None:

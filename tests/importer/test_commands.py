@@ -242,12 +242,12 @@ def test_what_cannot_be_described_is_a_row_with_its_reason(copied: Path, capsys:
 
     assert status == 0
     assert rows[tag(copied)]["classes"] == 10
-    assert "schema version is 9" in rows["ant:abc"]["problem"]
+    assert "schema_version: Input should be 2, found 9" in rows["ant:abc"]["problem"]
     assert "record.json: " in rows["bee:abc"]["problem"]
     names = [line.split("  ")[0] for line in lines]
     assert names[:5] == ["tag", tag(copied), "A [b]·:c", "ant:abc", "bee:abc"]
     assert lines[5].startswith("A [b]·:c: model store: ")
-    assert "schema version is 9" in lines[6]
+    assert "schema_version: Input should be 2, found 9" in lines[6]
 
 
 def test_a_tag_that_is_not_there_is_one_line_with_the_nearest(copied: Path, capsys: Output) -> None:
