@@ -1,4 +1,4 @@
-"""Who is let in: a bounded number of requests, and none that would wait too long.
+"""Admission of requests: a bounded number, and none that would wait too long.
 
 docs/admission.md explains the rule and compares it, by simulation, with two others.
 """
@@ -16,7 +16,7 @@ from image_classifier.errors import DeadlineExceeded, Overloaded
 from image_classifier.logs import logger
 
 MEMORY_S = 1.0
-"""Seconds of queueing after which an observation counts 1/e: long enough that one pause of the
+"""Time constant, in seconds of queueing, of the observed interval: long enough that a pause of the
 machine does not look like a slower model, short enough to follow a change of traffic."""
 INITIAL_ANSWERS = 20
 """Number of observed answers that the initial interval counts for."""
@@ -25,51 +25,52 @@ COUNT_S = 0.75
 CALM_S = 2.0
 STANDING_S = 3.0
 """Overload begins once the wait has been too long for BURST_S, in which a burst may arrive, and
-too many requests came in the COUNT_S after that, or a few too many until STANDING_S. It ends after
+too many requests arrive in the next COUNT_S, or a few too many until STANDING_S. It ends after
 CALM_S with few enough requests."""
 TOO_MANY = 1.2
-"""Requests, divided by those that could be answered, above which overload begins. Chosen, as the
-seconds above, by simulation (docs/admission.md)."""
+"""Arrivals divided by possible answers, above which overload begins. Chosen by simulation, like the
+seconds above (docs/admission.md)."""
 FEW_ENOUGH = 0.9
-"""The same, below which it ends: nearer to 1, chance would end it again and again."""
+"""The same ratio, below which overload ends; with a ratio near 1 it would often end by chance."""
 GROWTH = 0.03
-"""Growth of the queue until STANDING_S, as a share of the requests that came, that counts as
-overload. A fixed number of clients who wait for their answers stays below it."""
+"""Growth of the queue until STANDING_S, as a share of the arrivals, that begins overload. A fixed
+number of clients who wait for their answers stays below it."""
 FLAG = "overloaded."
-"""Name of a process's file in the shared folder, before its number."""
+"""Prefix of a process's file in the shared folder; its process id follows."""
 
 
 class Admission:
-    """Decides which requests are let in, and which are dropped while they wait.
+    """Admits requests, and drops some while they wait.
 
-    A request may wait up to `max_wait_ms` before work on it begins, so that a burst is answered.
-    During overload it may wait as long as two answers take, within `overload_wait_range_ms`: then
-    there is a request to go on with. Overload begins when the estimated wait
-    stays longer than that while more requests arrive than can be answered: many more in a moment,
-    or a few more for longer. A queue that a burst left behind is worked off instead, and one of
-    clients who each wait for an answer before they ask again stays. Overload ends when a tenth
-    fewer requests arrive than can be answered, here and in the other API processes: while one of
-    them refuses, requests that this one leaves waiting are those that a load balancer, or a client
-    with another connection, sends here instead. For the same reason a wait that is too long is
-    overload here once another process has it.
+    A request may wait up to `max_wait_ms` before work on it begins, so bursts are answered.
+    During overload it may wait for the duration of two answers, within `overload_wait_range_ms`,
+    which keeps the service busy. Overload begins when the estimated wait stays longer than that
+    while more requests arrive than can be answered: many more in a moment, or a few more for
+    longer. The queue of a single burst does not begin it, nor do clients who each wait for an
+    answer before their next request.
 
-    The wait is estimated as the queued requests times the interval between answers at full load.
-    The interval is the time during which requests queued divided by the answers given in it, both
-    forgotten exponentially. It starts as `answer_interval_ms`, and returns to it while nothing
-    queues, so that one slow moment does not shut out requests for good. Disconnected clients are
-    not counted as answers: otherwise the service would look faster the more of them leave.
+    Overload ends when a tenth fewer requests arrive than can be answered, and no other API process
+    is overloaded: a load balancer, or a client with another connection, resends here what another
+    process refuses. For the same reason a wait that is too long is overload here while another
+    process is overloaded.
 
-    Belongs to one event loop; not thread-safe, except for what a `Reservation` says.
+    The wait is estimated as the number of queued requests times the interval between answers at
+    full load. The interval is the time during which requests queued, divided by the answers in that
+    time, both with exponential decay. It starts as `answer_interval_ms`, and returns to it while
+    nothing queues, so a slow moment has no lasting effect. Disconnected clients are not counted as
+    answers: otherwise the service would look faster the more of them leave.
+
+    Belongs to one event loop; not thread-safe, except for `Reservation`.
 
     Args:
-        max_in_flight: Requests that may be in flight at a time.
+        max_in_flight: Maximum number of requests in flight.
         max_wait_ms: Longest wait of an accepted request.
         overload_wait_range_ms: Least and greatest limit of the wait during overload.
         answer_interval_ms: Interval between answers at full load, until it has been observed.
-        parallel: Requests that are worked on at a time. Up to here none is refused or dropped for
-            its wait; a model slower than the longest wait would otherwise answer nobody.
-        shared_folder: Where the API processes of a server tell each other of overload; None where
-            there is no other.
+        parallel: Number of requests worked on concurrently. Up to this number none is refused or
+            dropped for its wait, so that a model slower than the longest wait still answers.
+        shared_folder: Where the API processes of a server announce overload; None if there is
+            only one.
         clock: Monotonic seconds, the same in all processes.
     """
 
@@ -98,24 +99,24 @@ class Admission:
         self._last_answer = clock()
         self._queueing = False
         self._offered = self._joined = self._left = 0
-        self._since = self._long_since = clock()  # of the count; of a wait that is too long
+        self._since = self._long_since = clock()  # begin of the count; of a wait that is too long
         self._recent_refusals = 0.0
         self._last_refusal = clock()
 
     @property
     def wait_limit_ms(self) -> float:
-        """Longest wait of an accepted request at present."""
+        """Current limit of the wait of an accepted request."""
         return self._overload_limit_ms() if self.overloaded else self._max_wait_ms
 
     def estimated_wait_ms(self) -> float:
-        """Estimate how long a request admitted at present would wait before work on it begins."""
+        """Estimate how long the next request would wait before work on it begins."""
         return max(0, self.in_flight + 1 - self._parallel) * self._interval_ms()
 
     def refuse_if_overloaded(self) -> None:
-        """Do nothing where a request would be let in at present.
+        """Raise an error if a request cannot be admitted.
 
         Raises:
-            Overloaded: All places are taken, or the request would wait too long.
+            Overloaded: Too many requests are in flight, or the request would wait too long.
         """
         self._judge()
         if self.in_flight >= self._max_in_flight:
@@ -132,11 +133,11 @@ class Admission:
 
     @contextmanager
     def reserve(self) -> Iterator["Reservation"]:
-        """Hold a place for the time of one request.
+        """Admit a request for the duration of the block.
 
         Raises:
-            Overloaded: As `refuse_if_overloaded`; or the work was dropped because it had waited
-                too long.
+            Overloaded: See `refuse_if_overloaded`; or the request was dropped after waiting too
+                long.
         """
         self.refuse_if_overloaded()
         waits = self.in_flight >= self._parallel
@@ -172,11 +173,11 @@ class Admission:
     def _observe(self) -> None:
         now = self.clock()
         elapsed_s = now - self._last_answer
-        # Only intervals in which work was waiting all along tell how fast answers can come.
+        # The interval counts only if requests were queueing all the time.
         if self._queueing:
-            elapsed_s = min(elapsed_s, MEMORY_S)  # longer is a pause of the machine
-            added_ms, added = elapsed_s * 1e3, 1.0
+            elapsed_s = min(elapsed_s, MEMORY_S)  # longer intervals are pauses of the machine
             kept = math.exp(-elapsed_s / MEMORY_S)
+            added_ms, added = elapsed_s * 1e3, 1.0
         else:
             kept = math.exp(-elapsed_s / MEMORY_S)
             added = (1 - kept) * INITIAL_ANSWERS
@@ -193,8 +194,8 @@ class Admission:
         if self.overloaded:
             if elapsed_s >= CALM_S:
                 if self._load(elapsed_s) >= FEW_ENOUGH:
-                    self._tell_others(now)
-                elif not self._others_are_overloaded(now):
+                    self._announce_overload(now)
+                elif not self._overloaded_elsewhere(now):
                     self.overloaded, self._long_since = False, now
                     logger.warning("overload ended: %d requests in flight", self.in_flight)
                 self._offered, self._since = 0, now
@@ -208,18 +209,18 @@ class Admission:
                 self._begin_overload(now)
             self._long_since, self._joined, self._left = now - BURST_S, 0, 0
         elif elapsed_s >= COUNT_S:
-            if self._load(elapsed_s) > TOO_MANY or self._others_are_overloaded(now):
+            if self._load(elapsed_s) > TOO_MANY or self._overloaded_elsewhere(now):
                 self._begin_overload(now)
             self._offered, self._since = 0, now
 
     def _load(self, seconds: float) -> float:
-        """Return the requests that came, divided by those that could have been answered."""
+        """Return the number of arrivals divided by the number of possible answers."""
         return self._offered * self._interval_ms() / (seconds * 1e3)
 
     def _begin_overload(self, now: float) -> None:
         self.overloaded = True
         self._offered, self._since = 0, now
-        self._tell_others(now)
+        self._announce_overload(now)
         logger.warning(
             "overload began: %d requests in flight, estimated wait %.0f ms; "
             "until it ends requests wait at most %g ms (CLASSIFIER_OVERLOAD_WAIT_MS)",
@@ -228,14 +229,14 @@ class Admission:
             self._overload_limit_ms(),
         )
 
-    def _tell_others(self, now: float) -> None:
+    def _announce_overload(self, now: float) -> None:
         if self._flag is not None:
-            with suppress(OSError):  # a full disk: they decide for themselves
+            with suppress(OSError):  # the disk may be full; then each process decides alone
                 self._flag.touch()
                 os.utime(self._flag, (now, now))
 
-    def _others_are_overloaded(self, now: float) -> bool:
-        """Return whether another process was told so within the time between two decisions."""
+    def _overloaded_elsewhere(self, now: float) -> bool:
+        """Return whether another process has announced overload since its last decision."""
         if self._flag is None:
             return False
         for flag in self._flag.parent.glob(f"{FLAG}*"):
@@ -249,12 +250,12 @@ class Admission:
         return f"waits up to {self.wait_limit_ms:g} ms are allowed (CLASSIFIER_{setting})"
 
     def _note_refusal(self, error: Overloaded, limit: str) -> None:
-        """Count a refusal; give it its numbers and when the client may try again."""
+        """Count a refusal; set its numbers and when the client may try again."""
         now = self.clock()
-        forgotten = math.exp(-(now - self._last_refusal) / MEMORY_S)
-        self._recent_refusals = self._recent_refusals * forgotten + 1
+        kept = math.exp(-(now - self._last_refusal) / MEMORY_S)
+        self._recent_refusals = self._recent_refusals * kept + 1
         self._last_refusal = now
-        # If all that were refused come back, they and those in flight take this long.
+        # Serving the requests in flight and all recently refused ones takes this long.
         backlog = self.in_flight + self._recent_refusals
         error.retry_after_s = max(1, math.ceil(backlog * self._interval_ms() / 1e3))
         wait_ms = self.estimated_wait_ms()
@@ -263,13 +264,11 @@ class Admission:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """The place of one request, and how long it is worth working on.
-
-    Safe to ask in any thread.
+    """An admitted request and its deadline. Its methods are thread-safe.
 
     Attributes:
-        since: When the request began to wait, in seconds of the admission's clock; infinite for a
-            request that found a free place to be worked on, which does not expire.
+        since: When the request began to wait, in seconds of the admission's clock; infinite if
+            work on it could begin at once, so that it never expires.
     """
 
     admission: Admission
@@ -277,14 +276,11 @@ class Reservation:
 
     @property
     def deadline(self) -> float:
-        """Seconds of the admission's clock at which work on the request must have begun.
-
-        Comes nearer when overload begins.
-        """
+        """Time of the admission's clock by which work must have begun; earlier during overload."""
         return self.since + self.admission.wait_limit_ms / 1e3
 
     def refuse_if_expired(self) -> None:
-        """Do nothing before the deadline.
+        """Raise an error after the deadline.
 
         Raises:
             Overloaded: The deadline has passed.

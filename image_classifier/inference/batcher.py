@@ -23,11 +23,11 @@ class Answer:
 
     Attributes:
         logits: float32, shape (classes,).
-        decode_ms: Milliseconds of decoding and preprocessing; 0 before the classifier adds it.
-        queue_ms: Milliseconds of waiting for a thread and for a free stream.
-        infer_ms: Milliseconds its batch ran.
-        batch_size: Inputs in its batch.
-        predictions: Most probable first; empty before the classifier has ranked the logits.
+        decode_ms: Duration of decoding and preprocessing; 0 until the classifier sets it.
+        queue_ms: Wait for a thread and for a free stream.
+        infer_ms: Duration of its batch in the engine.
+        batch_size: Number of inputs in its batch.
+        predictions: Most probable first; empty until the classifier sets them.
     """
 
     logits: npt.NDArray[np.float32]
@@ -50,9 +50,8 @@ class Batcher:
     """Forms batches without delay: a free stream never waits for a batch to fill.
 
     Inputs that arrive while all streams are busy form the next batch, in order of arrival, up to
-    `max_batch_size`. A failing batch is run again input by input, once, so that one bad input
-    fails alone. An input whose caller was cancelled, or whose reservation expired, before its
-    batch started is not run.
+    `max_batch_size`. The inputs of a failed batch are run again one by one, once, so that only the
+    bad input fails. Inputs of cancelled callers, and inputs whose reservation expired, are not run.
 
     Belongs to one event loop; not thread-safe.
 
@@ -81,7 +80,7 @@ class Batcher:
     async def submit(
         self, model_input: npt.NDArray[np.generic], reservation: Reservation | None = None
     ) -> Answer:
-        """Run one input, shape (H, W, C), in a batch with others that wait.
+        """Run one input, shape (H, W, C), in a batch with other waiting inputs.
 
         Raises:
             Overloaded: The reservation expired before the input's batch started.
@@ -120,7 +119,7 @@ class Batcher:
 
     def _finish(self, batch: list[_Waiting], task: asyncio.Task[None]) -> None:
         self._running.discard(task)
-        if task.cancelled():  # the engine's threads were shut down; do not let callers hang
+        if task.cancelled():  # the engine's threads were shut down; callers must not hang
             for item in batch:
                 _fail(item, EngineError("the engine was shut down before it answered"))
         self._start_batches()
@@ -128,9 +127,9 @@ class Batcher:
     async def _answer(self, batch: list[_Waiting]) -> None:
         try:
             await self._run_batch(batch)
-        # Whatever a model raises goes to the callers of its batch, never to the event loop.
+        # An engine may raise any exception; the callers of its batch get it.
         except Exception as error:
-            # A ClientError (the runner cannot be reached) is not caused by any of the inputs.
+            # A ClientError (the runner cannot be reached) is not caused by an input.
             if len(batch) == 1 or isinstance(error, ClientError):
                 for item in batch:
                     _fail(item, error)

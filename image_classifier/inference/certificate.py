@@ -1,4 +1,4 @@
-"""Compares an engine with the reference, and says whether it may serve."""
+"""Certification of an engine: its gates and its comparison with the reference."""
 
 import math
 from collections.abc import Sequence
@@ -16,36 +16,36 @@ from image_classifier.inference.engine import Logits
 from image_classifier.inference.predictions import activate, answered_classes, sigmoid
 
 NEAR_TIE_TOLERANCES = 2
-"""A top-1 that changes counts only where the reference's margin exceeds this many tolerances:
-both logits may move by one."""
+"""A changed top-1 counts only if the reference's margin exceeds this many tolerances, since both
+logits may move by one."""
 
 ROUNDING = 1e-9
 """Far below one sample of any golden set, far above the rounding of a difference of shares."""
 
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Gates(FrozenModel):
-    """What an engine must fulfil to be certified.
+    """The conditions for certifying an engine.
 
     Attributes:
         fp32_tolerance: Largest |difference of a logit| of an fp32 engine, as a factor of
             `logit_scale`.
-        min_agreement: Share of golden samples whose top-1 (with a sigmoid: whose decision on each
-            label) a bf16, fp16 or int8 engine keeps.
-        max_accuracy_loss: Share of labelled samples such an engine may lose.
+        min_agreement: Least share of golden samples on which a bf16, fp16 or int8 engine keeps
+            the top-1 (with a sigmoid: the decision on each label).
+        max_accuracy_loss: Largest loss of accuracy of such an engine on labelled samples.
     """
 
-    fp32_tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
+    fp32_tolerance: Annotated[float, Field(gt=0)] = 1e-3
     min_agreement: Share = 0.99
     max_accuracy_loss: Share = 0.005
 
 
 def logit_scale(reference: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return what differences of logits are measured by, of the shape of the reference.
+    """Return the scale of differences of logits, in the shape of the reference.
 
-    The size of each logit, but at least 1, or that of the largest of all where it is below 1: of
-    scores around 0.001 a difference of 0.001 is all that they say.
+    The scale is the size of each logit, but at least 1, or the size of the largest logit if that
+    is below 1: a difference of 0.001 matters between scores around 0.001.
     """
     sizes = np.abs(reference)
     least = max(min(1.0, float(sizes.max())), float(np.finfo(np.float32).tiny))
@@ -54,12 +54,12 @@ def logit_scale(reference: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class GoldenAnswers:
-    """What engines are held to.
+    """The reference answers that engines are compared with.
 
     Attributes:
-        logits: The reference's, float32 (n, classes), one row a golden sample.
-        class_ids: True class of each sample, None where unknown.
-        outputs: What the logits mean.
+        logits: Logits of the reference, float32 (n, classes), one row per golden sample.
+        class_ids: True class of each sample, or None.
+        outputs: Meaning of the logits.
     """
 
     logits: Logits
@@ -70,19 +70,19 @@ class GoldenAnswers:
 def certify(
     logits: Logits, truth: GoldenAnswers, precision: Precision, gates: Gates
 ) -> tuple[Certificate, str]:
-    """Compare an engine's logits with the reference's, and what is served of both.
+    """Compare an engine's logits and answers with those of the reference.
 
     With a sigmoid each label is judged by itself: whether its probability reaches the threshold
-    (0.5, where there is none).
+    (0.5 if the model has none).
 
     Args:
-        logits: The engine's, float32 (n, classes), of the same golden samples.
-        truth: What they are compared with.
-        precision: That the engine computes in.
-        gates: What it must fulfil.
+        logits: Logits of the engine, float32 (n, classes), of the same golden samples.
+        truth: The reference answers.
+        precision: Precision of the engine's computation.
+        gates: The conditions.
 
     Returns:
-        The certificate, and why the engine fails: empty where it passes.
+        The certificate, and why the engine fails: empty if it passes.
     """
     reference, outputs = truth.logits, truth.outputs
     exact = precision == "fp32"
@@ -91,17 +91,20 @@ def certify(
     logits = np.nan_to_num(logits, nan=float(np.finfo(np.float32).max))
     scale = logit_scale(reference)
     difference = np.abs(logits - reference)
-    by_label = None
+    by_label, top1_agreement, probability_difference = None, None, None
     if outputs.activation == "sigmoid":
         by_label = _label_agreement(logits, reference, outputs, tolerance or 0)
+    else:
+        top1_agreement = _top1_agreement(logits, reference, tolerance or 0)
+    if outputs.activation != "none":
+        probabilities = activate(logits, outputs), activate(reference, outputs)
+        probability_difference = _rounded(np.abs(probabilities[0] - probabilities[1]).max())
     certificate = Certificate(
         samples=len(reference),
         max_logit_difference=_rounded(difference.max()),
-        max_probability_difference=_probability_difference(logits, reference, outputs),
+        max_probability_difference=probability_difference,
         tolerance=tolerance,
-        top1_agreement=(
-            _top1_agreement(logits, reference, tolerance or 0) if by_label is None else None
-        ),
+        top1_agreement=top1_agreement,
         label_agreement=None if by_label is None else float(by_label.min()),
         required_agreement=1.0 if exact else gates.min_agreement,
         accuracy=_accuracy(logits, truth),
@@ -114,32 +117,30 @@ def certify(
         worst = float((difference / scale).max())
         return certificate, f"a logit is off by {worst:.2g} (relative), allowed is {tolerance:.2g}"
     if not exact and outputs.activation == "none" and reference.shape[1] == 1:
-        return certificate, "a single score has no top-1 that could agree; it is served in fp32"
+        return certificate, "a single score has no top-1 to compare; it is served in fp32"
     return certificate, _agreement_failure(certificate, by_label)
 
 
 def _agreement_failure(certificate: Certificate, by_label: npt.NDArray[np.float64] | None) -> str:
     if certificate.agreement < certificate.required_agreement:
-        what = (
-            "top-1 agrees"
-            if by_label is None
-            else f"the decision on label {by_label.argmin()} agrees"
-        )
+        subject = "top-1 agrees"
+        if by_label is not None:
+            subject = f"the decision on label {by_label.argmin()} agrees"
         return (
-            f"{what} on {certificate.agreement:.1%} of the golden samples, "
+            f"{subject} on {certificate.agreement:.1%} of the golden samples, "
             f"required is {certificate.required_agreement:.1%}"
         )
     if certificate.accuracy is None or certificate.max_accuracy_loss is None:
         return ""
     loss = (certificate.reference_accuracy or 0) - certificate.accuracy
-    # Exactly the allowed loss passes: 0.995 - 0.99 is a little more than 0.005 in binary.
+    # Exactly the allowed loss passes, although 0.995 - 0.99 > 0.005 in binary.
     if loss > certificate.max_accuracy_loss + ROUNDING:
         return f"accuracy falls by {loss:.2%}, allowed is {certificate.max_accuracy_loss:.2%}"
     return ""
 
 
 def _top1_agreement(logits: Logits, reference: Logits, tolerance: float) -> float:
-    """Return the share of samples with the same top-1, near-ties aside."""
+    """Return the share of samples with the same top-1; near-ties count as equal."""
     same = logits.argmax(axis=1) == reference.argmax(axis=1)
     if tolerance and reference.shape[1] > 1:
         second, first = np.sort(reference, axis=1)[:, -2:].T
@@ -152,9 +153,9 @@ def _top1_agreement(logits: Logits, reference: Logits, tolerance: float) -> floa
 def _label_agreement(
     logits: Logits, reference: Logits, outputs: Outputs, tolerance: float
 ) -> npt.NDArray[np.float64]:
-    """Return the share of samples on which each label is decided as in the reference.
+    """Return, for each label, the share of samples that are decided as by the reference.
 
-    A logit that lies closer to the threshold's than the tolerance may fall on either side.
+    Logits within the tolerance of the threshold count as equal.
     """
     threshold = outputs.threshold or 0.5
     same = (sigmoid(logits) >= threshold) == (sigmoid(reference) >= threshold)
@@ -164,17 +165,11 @@ def _label_agreement(
     return np.asarray(same.mean(axis=0))
 
 
-def _probability_difference(logits: Logits, reference: Logits, outputs: Outputs) -> float | None:
-    if outputs.activation == "none":
-        return None
-    return _rounded(np.abs(activate(logits, outputs) - activate(reference, outputs)).max())
-
-
 def count_right(answers: npt.NDArray[np.int64], class_ids: Sequence[int | None]) -> tuple[int, int]:
-    """Return how many labelled images are answered right, and how many are labelled.
+    """Return the number of right answers to labelled images, and of labelled images.
 
     Args:
-        answers: Class that each image is answered with, (n,).
+        answers: Predicted class of each image, (n,).
         class_ids: True class of each image, or None.
     """
     labelled = [row for row, class_id in enumerate(class_ids) if class_id is not None]
@@ -187,5 +182,5 @@ def _accuracy(logits: Logits, truth: GoldenAnswers) -> float | None:
 
 
 def _rounded(value: float) -> float:
-    """Keep three digits: the rest is noise, and would change the digest of the evidence."""
+    """Keep three digits: the others are noise, and would change the digest of the evidence."""
     return float(f"{value:.3g}") if np.isfinite(value) else float(np.finfo(np.float32).max)

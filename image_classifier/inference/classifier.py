@@ -23,20 +23,19 @@ from preprocessing import to_input
 
 
 class Classifier:
-    """Classifies images, one a call. Belongs to one event loop.
+    """Classifies images, one per call. Belongs to one event loop.
 
     Args:
-        artifact: Gives preprocessing, labels and the meaning of the logits.
+        artifact: Has the preprocessing, the labels and the meaning of the logits.
         runner: Runs the network.
-        settings: Limits of files, waits and requests in flight, and the predictions of a call
-            that does not say `top_k`: at most all classes, and with a threshold all of them.
+        settings: Limits of files, waits and requests in flight; default number of predictions.
         cores: Cores of the machine.
         workers: API processes that share the cores and the network.
-        shared_folder: Of these processes, for files; see `Admission`.
+        shared_folder: Folder that these processes share; see `Admission`.
 
     Attributes:
-        preprocessing: Makes an input of each image.
-        outputs: What the logits mean.
+        preprocessing: Converts an image to an input.
+        outputs: Meaning of the logits.
     """
 
     def __init__(
@@ -65,7 +64,7 @@ class Classifier:
             parallel=cores,
             shared_folder=shared_folder if workers > 1 else None,
         )
-        # A run may take as long as a request may.
+        # A run that outlives its requests may still be working.
         runner.watch.stalled_s = max(STALLED_S, settings.timeout_ms / 1e3)
         input_spec = artifact.manifest.input
         self._blank = np.zeros((1, *input_spec.shape), input_spec.dtype)
@@ -88,11 +87,11 @@ class Classifier:
         return len(self._labels)
 
     def refuse_if_overloaded(self) -> None:
-        """Raise Overloaded where any image would be refused at present."""
+        """Raise Overloaded if an image would be refused now."""
         self._admission.refuse_if_overloaded()
 
     async def is_alive(self) -> bool:
-        """Return False where the engine hangs, or failed last and fails to run a blank input."""
+        """Return False if the engine hangs, or its last run failed and a blank input fails too."""
         if self.runner.watch.stalled:
             return False
         if not self.runner.watch.failing:
@@ -100,7 +99,7 @@ class Classifier:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 await self.runner.run(self._blank)
-        except Exception:  # whatever an engine raises
+        except Exception:  # an engine may raise any exception
             return False
         return True
 
@@ -111,12 +110,12 @@ class Classifier:
 
         Args:
             data: A JPEG, PNG, WebP, GIF or BMP file.
-            top_k: Number of predictions, in 1..classes; None takes the default.
-            timeout_ms: Milliseconds the caller still waits; None or more than the classifier's
-                own timeout takes that.
+            top_k: Number of predictions, in 1..classes. None takes the default; with a
+                threshold, all classes.
+            timeout_ms: Timeout of the caller; `CLASSIFIER_TIMEOUT_MS` applies if it is less.
 
         Raises:
-            ClientError: The file or `top_k` is not valid; Overloaded; DeadlineExceeded; NotReady.
+            ClientError: The file or `top_k` is invalid; Overloaded; DeadlineExceeded; NotReady.
         """
         if top_k is None:
             top_k = self._default_top_k
@@ -135,16 +134,14 @@ class Classifier:
 
 
 class DirectPipeline:
-    """Decodes and runs one image in one thread.
+    """Decodes and runs each image in one thread, for engines with a batch size of one.
 
-    For engines that gain nothing from larger batches: images are served in order of arrival,
-    each has a core of its own, and none changes threads between decoding and inference. With two
-    pools, the decoding of later images delayed the inference of earlier ones.
+    With two thread pools, decoding of later images would delay inference of earlier ones.
 
     Args:
         preprocess: Converts a file to an input, (H, W, C); raises ImageRejected for a bad file.
-        runner: Gives the executor and watches its runs.
-        threads: Images at a time, at least the executor's streams.
+        runner: Has the executor and watches its runs.
+        threads: Number of concurrent images, at least the executor's streams.
     """
 
     def __init__(
@@ -162,8 +159,8 @@ class DirectPipeline:
         """Run one image file; the answer has no predictions yet.
 
         Raises:
-            ClientError: The file is not valid; Overloaded where the reservation expired before
-                work on the image began.
+            ClientError: The file is invalid; Overloaded if the reservation expired before work
+                on the image began.
         """
         loop = asyncio.get_running_loop()
         image = object()
@@ -172,35 +169,35 @@ class DirectPipeline:
             return await loop.run_in_executor(
                 self._pool, self._run, data, reservation, image, time.perf_counter()
             )
-        finally:  # where decoding failed, or the caller was cancelled before its turn
+        finally:  # decoding failed, or the caller was cancelled
             self._before_inference.discard(image)
 
     def _run(self, data: bytes, reservation: Reservation, image: object, arrived: float) -> Answer:
         reservation.refuse_if_expired()
-        begun = time.perf_counter()
+        started = time.perf_counter()
         batch = self._preprocess(data)[np.newaxis]
         decoded = time.perf_counter()
-        if image not in self._before_inference:  # the caller was cancelled while it was decoded
+        if image not in self._before_inference:  # the caller was cancelled during decoding
             raise EngineError("not run: the request was cancelled")
         self._before_inference.discard(image)
         with self._runner.watch.run():
             logits = self._runner.executor.run(batch, more_expected=bool(self._before_inference))
         return Answer(
             logits=logits[0],
-            decode_ms=(decoded - begun) * 1e3,
-            queue_ms=(begun - arrived) * 1e3,
+            decode_ms=(decoded - started) * 1e3,
+            queue_ms=(started - arrived) * 1e3,
             infer_ms=(time.perf_counter() - decoded) * 1e3,
             batch_size=1,
         )
 
 
 class BatchedPipeline:
-    """Decodes in threads, each image on its own, then runs in batches.
+    """Decodes each image in a thread, then runs the inputs in batches.
 
     Args:
-        preprocess: As for `DirectPipeline`.
+        preprocess: See `DirectPipeline`.
         batcher: Runs the inputs.
-        threads: Images decoded at a time.
+        threads: Number of images decoded concurrently.
     """
 
     def __init__(
@@ -214,20 +211,20 @@ class BatchedPipeline:
         """Run one image file; see `DirectPipeline.run`."""
         loop = asyncio.get_running_loop()
         arrived = time.perf_counter()
-        # Before batching: a bad file never affects another image.
-        model_input, begun, decoded = await loop.run_in_executor(
+        # Decoded before batching: a bad file never affects another image.
+        model_input, started, decoded = await loop.run_in_executor(
             self._pool, self._decode, data, reservation
         )
         answer = await self._batcher.submit(model_input, reservation)
         return replace(
             answer,
-            decode_ms=(decoded - begun) * 1e3,
-            queue_ms=(begun - arrived) * 1e3 + answer.queue_ms,
+            decode_ms=(decoded - started) * 1e3,
+            queue_ms=(started - arrived) * 1e3 + answer.queue_ms,
         )
 
     def _decode(
         self, data: bytes, reservation: Reservation
     ) -> tuple[npt.NDArray[np.generic], float, float]:
         reservation.refuse_if_expired()
-        begun = time.perf_counter()
-        return self._preprocess(data), begun, time.perf_counter()
+        started = time.perf_counter()
+        return self._preprocess(data), started, time.perf_counter()

@@ -1,4 +1,4 @@
-"""What an engine is: one way to run a network."""
+"""The interface of an engine, a library that runs the network."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -14,7 +14,7 @@ Logits = npt.NDArray[np.float32]
 
 
 class Engine(Protocol):
-    """One way to run the network, compiled for fixed shapes.
+    """A network compiled for fixed shapes.
 
     Thread-safe: several threads may call `run`; calls beyond the engine's streams wait.
     """
@@ -23,7 +23,7 @@ class Engine(Protocol):
         """Run the forward pass.
 
         Args:
-            batch: Inputs, shape (n, H, W, C), n one of the batch sizes it was loaded for.
+            batch: Inputs, shape (n, H, W, C); n is a batch size of the plan.
 
         Returns:
             Logits, float32, shape (n, classes), owned by the caller.
@@ -31,7 +31,7 @@ class Engine(Protocol):
 
 
 LoadEngine = Callable[[Plan], Engine]
-"""Loads one engine for the batch sizes, streams and threads of a plan."""
+"""Loads an engine for the batch sizes, streams and threads of a plan."""
 
 
 class EngineUnavailable(ArtifactError):
@@ -39,4 +39,4 @@ class EngineUnavailable(ArtifactError):
 
 
 class EngineError(Exception):
-    """The engine broke its contract: wrong number of rows, wrong width, or no answer."""
+    """The engine gave logits of the wrong shape, or none."""

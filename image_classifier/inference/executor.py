@@ -1,8 +1,9 @@
-"""An engine made ready: shapes checked, batches split over streams, warmed up."""
+"""The executor of an engine: checks shapes, splits batches over streams, warms up."""
 
+import itertools
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -19,7 +20,7 @@ class Streams:
         count: Number of streams.
 
     Attributes:
-        waiting: Calls that wait for a stream.
+        waiting: Number of calls that wait for a stream.
     """
 
     def __init__(self, count: int) -> None:
@@ -40,29 +41,29 @@ class Streams:
             self._freed.wait_for(lambda: self._free)
             self.waiting -= 1
             all_held = all_if_idle and not self.waiting and self._free == self._count
-            taken = self._count if all_held else 1
-            self._free -= taken
+            held = self._count if all_held else 1
+            self._free -= held
         try:
             yield all_held
         finally:
             with self._freed:
-                self._free += taken
-                self._freed.notify(taken)
+                self._free += held
+                self._freed.notify(held)
 
 
 class Executor:
     """Owns the network: one engine, the shapes it runs, the streams it may use.
 
-    Thread-safe. A batch is split into the compiled batch sizes, and the parts run on as many
-    streams as are free. A single input runs on `single_stream_engine`, with all threads, where
-    nothing else runs or waits (docs/performance.md).
+    Thread-safe. A batch is split into the compiled batch sizes, and the parts run on free streams.
+    A single input runs on `single_stream_engine`, with all threads, if nothing else runs or waits
+    (docs/performance.md).
 
     Args:
-        engine: Runs `plan.streams` batches at a time.
-        single_stream_engine: The same graph with one stream of all threads and batch size 1;
-            None where the plan has none.
-        accelerator: Name of the GPU that the engine runs on, None without. A GPU runs a batch up
-            to the largest compiled size, padded, sooner than its parts, so it is not split.
+        engine: Runs up to `plan.streams` batches concurrently.
+        single_stream_engine: The same graph with one stream of all threads and batch size 1, or
+            None.
+        accelerator: Name of the GPU that the engine runs on, or None. On a GPU a batch up to the
+            largest compiled size is padded instead of split, which is faster.
     """
 
     def __init__(
@@ -89,16 +90,12 @@ class Executor:
         """Run every compiled batch size on every stream, so that no request pays for it.
 
         Raises:
-            EngineError: The engine rejects its own shapes; the service must not start.
+            EngineError: The logits have the wrong shape; the service must not start.
         """
         for batch_size in self.plan.batch_sizes:
             batch = np.zeros((batch_size, *self._input_shape), self._dtype)
-            futures = [
-                self._pool.submit(self._run_part, batch, batch_size)
-                for _ in range(self.plan.streams)
-            ]
-            for future in futures:
-                future.result()
+            count = self.plan.streams
+            list(self._pool.map(self._run_part, [batch] * count, [batch_size] * count))
         if self._single_stream_engine is not None:
             self.run(np.zeros((1, *self._input_shape), self._dtype))
 
@@ -107,15 +104,15 @@ class Executor:
 
         Args:
             batch: (n, H, W, C) of the manifest's dtype, n at least 1.
-            more_expected: Whether other inputs are on their way here. A single input then takes
-                one stream only and leaves the others to them.
+            more_expected: Whether further inputs will arrive soon. A single input then takes
+                only one stream and leaves the others to them.
 
         Returns:
             Logits, float32, shape (n, classes), row i for input i.
 
         Raises:
-            ValueError: The batch has another shape or dtype.
-            EngineError: The engine's output does not fit the batch.
+            ValueError: The batch has the wrong shape or dtype.
+            EngineError: The logits have the wrong shape.
         """
         if batch.shape[1:] != self._input_shape or batch.dtype != self._dtype or not len(batch):
             raise ValueError(
@@ -130,18 +127,15 @@ class Executor:
         return self._run_split(batch, sizes)
 
     def run_in_parts(self, batch: Batch, batch_size: int) -> Logits:
-        """Do as `run`, with parts of one compiled batch size only, the last one padded."""
+        """Run a batch in parts of one compiled batch size, the last one padded; see `run`."""
         return self._run_split(batch, split(len(batch), (batch_size,)))
 
     def _run_split(self, batch: Batch, sizes: list[int]) -> Logits:
         if len(sizes) == 1:
             return self._run_part(batch, sizes[0])
-        pending: list[Future[Logits]] = []
-        start = 0
-        for size in sizes:
-            pending.append(self._pool.submit(self._run_part, batch[start : start + size], size))
-            start += size
-        return np.concatenate([future.result() for future in pending])
+        starts = itertools.accumulate(sizes, initial=0)
+        parts = [batch[start : start + size] for start, size in zip(starts, sizes, strict=False)]
+        return np.concatenate(list(self._pool.map(self._run_part, parts, sizes)))
 
     def _run_part(self, part: Batch, batch_size: int, *, single_stream: bool = False) -> Logits:
         single = self._single_stream_engine if single_stream else None
@@ -159,7 +153,7 @@ class Executor:
         return logits[: len(part)]
 
     def close(self) -> None:
-        """Let running parts finish, drop those that have not begun, end the threads."""
+        """End the threads: running parts finish, waiting ones are cancelled."""
         self._pool.shutdown(cancel_futures=True)
 
 
@@ -173,7 +167,7 @@ def _padded(part: Batch, batch_size: int) -> Batch:
 def split(count: int, batch_sizes: tuple[int, ...]) -> list[int]:
     """Return compiled batch sizes that together hold `count` inputs, largest first.
 
-    The last part may be larger than what is left for it: it is padded.
+    The last part may be larger than the inputs left for it, which are padded.
 
     Args:
         batch_sizes: Ascending.
@@ -184,10 +178,9 @@ def split(count: int, batch_sizes: tuple[int, ...]) -> list[int]:
     [4]
     """
     parts = []
-    left = count
     for size in reversed(batch_sizes):
-        parts += [size] * (left // size)
-        left %= size
-    if left:
-        parts.append(min(size for size in batch_sizes if size >= left))
+        parts += [size] * (count // size)
+        count %= size
+    if count:
+        parts.append(batch_sizes[0])
     return parts

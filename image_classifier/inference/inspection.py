@@ -1,4 +1,4 @@
-"""What the page shows of the loaded artifact, as JSON: its files, its proof, its surroundings."""
+"""The page's view of the loaded artifact, as JSON: files, certificates, environment."""
 
 import asyncio
 import base64
@@ -24,6 +24,7 @@ from image_classifier.artifact.format import (
     LABELS_NAME,
     MANIFEST_NAME,
     SIGNATURE_NAME,
+    WEIGHTS_NAME,
     sha256_file,
 )
 from image_classifier.artifact.manifest import InputSpec
@@ -39,7 +40,7 @@ from preprocessing import DecodeLimits, Preprocessing, Step, trace
 PROGRAM = Path(__file__).resolve().parents[2]
 """The folder of service.py: a checkout, or `src` of a bento."""
 SHOWN_SIDE = 480
-"""Pixels of the longer side of the pictures of steps; larger images are reduced to it."""
+"""Longer side, in pixels, of the pictures of steps; larger images are reduced."""
 SHOWN_SOURCE_BYTES = 200_000
 PACKAGES = (
     *("bentoml", "fastapi", "uvicorn", "httptools", "pydantic", "numpy", "pillow"),
@@ -54,7 +55,7 @@ def describe(artifact: Artifact, tag: str, running: RunnerDescription, *, verifi
 
     Args:
         running: How the network runs.
-        verified: The signature was verified at the start.
+        verified: Whether the signature was verified at the start.
     """
     plan, here = running.plan, this_machine(running.accelerator)
     manifest, evidence, record = artifact.manifest, artifact.evidence, artifact.record
@@ -83,13 +84,13 @@ def describe(artifact: Artifact, tag: str, running: RunnerDescription, *, verifi
             for entry in manifest.golden
         ],
         "imported": record and record.model_dump(mode="json", exclude={"attempts", "plan"}),
-        "proof": list(statements(artifact, plan, signature, here)),
+        "proof": list(_statements(artifact, plan, signature, here)),
         "environment": _environment(here, evidence.versions),
     }
 
 
 def _files(artifact: Artifact) -> Iterator[Json]:
-    """Describe every file, and which document pins its digest."""
+    """Describe every file, and name the document that pins its digest."""
     pinned = artifact.pinned_files()
     for path in sorted(path for path in artifact.root.rglob("*") if path.is_file()):
         name = path.relative_to(artifact.root).as_posix()
@@ -110,17 +111,16 @@ def _files(artifact: Artifact) -> Iterator[Json]:
 
 def _tensors(artifact: Artifact) -> Iterator[Json]:
     """Describe the tensors of the weights, from the header of their file."""
-    for name in artifact.manifest.files:
-        if name.endswith(".safetensors"):
-            with artifact.path_of(name).open("rb") as file:
-                header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-            header.pop("__metadata__", None)
-            for tensor, entry in header.items():
-                yield {"name": tensor, "dtype": entry["dtype"], "shape": entry["shape"]}
+    if WEIGHTS_NAME in artifact.manifest.files:
+        with artifact.path_of(WEIGHTS_NAME).open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        header.pop("__metadata__", None)
+        for name, entry in header.items():
+            yield {"name": name, "dtype": entry["dtype"], "shape": entry["shape"]}
 
 
 def _sources(artifact: Artifact) -> Iterator[Json]:
-    """Return the text files that say how images are prepared and what the network is."""
+    """Return the texts that define the preprocessing and the network."""
     spec = artifact.manifest.preprocessing.model_dump(mode="json", exclude_none=True)
     yield {"name": "preprocessing.json", "text": json.dumps(spec, indent=2)}
     for name in sorted(artifact.manifest.files):
@@ -132,26 +132,26 @@ def _sources(artifact: Artifact) -> Iterator[Json]:
 
 def _engines(artifact: Artifact, plan: Plan) -> Iterator[Json]:
     """Describe each engine: its verdict at import, its certificate, and whether it serves."""
-    attempts = {one.engine: one for one in (artifact.record.attempts if artifact.record else ())}
+    attempts = artifact.record.attempts if artifact.record else ()
     certificates = {entry.name: entry.certificate for entry in artifact.evidence.engines}
-    for name in certificates:
-        attempts.setdefault(name, EngineAttempt(engine=name, verdict="passed"))
-    for name, attempt in attempts.items():
-        certificate = certificates.get(name, attempt.certificate)
+    unrecorded = certificates.keys() - {attempt.engine for attempt in attempts}
+    passed = [EngineAttempt(engine=name, verdict="passed") for name in sorted(unrecorded)]
+    for attempt in (*attempts, *passed):
+        certificate = certificates.get(attempt.engine, attempt.certificate)
         yield {
             "attempt": attempt.model_dump(mode="json", exclude={"certificate"}),
             "certificate": certificate and certificate.model_dump(mode="json"),
-            "serves": name == plan.engine,
+            "serves": attempt.engine == plan.engine,
         }
 
 
-def statements(artifact: Artifact, plan: Plan, signature: str, here: Machine) -> Iterator[Json]:
-    """Say what manifest, evidence and record prove of the running engine, and what they do not.
+def _statements(artifact: Artifact, plan: Plan, signature: str, here: Machine) -> Iterator[Json]:
+    """State what manifest, evidence and record prove about the running engine, and what not.
 
-    The page has the words of each code in every language.
+    The page has a text for each code in every language.
     """
 
-    def said(code: str, proven: bool, **values: str | float) -> Json:
+    def statement(code: str, proven: bool, **values: str | float) -> Json:
         return {"code": code, "proven": proven, "values": values}
 
     manifest, evidence, record = artifact.manifest, artifact.evidence, artifact.record
@@ -160,12 +160,13 @@ def statements(artifact: Artifact, plan: Plan, signature: str, here: Machine) ->
     labelled = sum(sample.class_id is not None for sample in manifest.golden)
     if labelled and certificate.reference_accuracy is not None:
         right = round(certificate.reference_accuracy * labelled)
-        yield said("labelled", True, right=right, images=labelled)
+        yield statement("labelled", True, right=right, images=labelled)
     else:
-        yield said("unlabelled", False)
-    given = evidence.reference == "given"
-    yield said("notebook" if given else "no_notebook", given, samples=samples)
-    yield said(
+        yield statement("unlabelled", False)
+    from_notebook = evidence.reference == "given"
+    code = "notebook" if from_notebook else "no_notebook"
+    yield statement(code, from_notebook, samples=samples)
+    yield statement(
         "engine_agrees" if certificate.tolerance is None else "engine_equal",
         True,
         engine=plan.engine,
@@ -176,26 +177,26 @@ def statements(artifact: Artifact, plan: Plan, signature: str, here: Machine) ->
         tolerance=certificate.tolerance or 0,
     )
     if evidence.shrinking is not None:
-        yield said("shrinking", True, agreement=evidence.shrinking.agreement)
-    yield said("preprocessing", True, cases=len(manifest.conformance), samples=samples)
-    yield said(f"signature_{signature}", signature == "verified")
+        yield statement("shrinking", True, agreement=evidence.shrinking.agreement)
+    yield statement("preprocessing", True, cases=len(manifest.conformance), samples=samples)
+    yield statement(f"signature_{signature}", signature == "verified")
     if record is not None:
         same = record.machine == here
-        yield said("same_machine" if same else "other_machine", same, cpu=record.machine.cpu)
+        yield statement("same_machine" if same else "other_machine", same, cpu=record.machine.cpu)
     if artifact.slo is None:
-        yield said("no_rate", False)
+        yield statement("no_rate", False)
     else:
         rate, budget_ms = artifact.slo.highest_rate_per_s, artifact.slo.budget_ms
         machine = artifact.slo.machine
-        yield said("rate", machine == here, rate=rate, budget=budget_ms, cpu=machine.cpu)
+        yield statement("rate", machine == here, rate=rate, budget=budget_ms, cpu=machine.cpu)
 
 
 def _environment(here: Machine, at_import: dict[str, str]) -> Json:
     packages = {}
     for name in (*PACKAGES, *at_import):
-        with suppress(PackageNotFoundError):  # torch where it does not serve, and no packages
+        with suppress(PackageNotFoundError):  # not installed here, or not a package
             packages[name] = version(name)
-    # Of a bento the one it has, of a checkout that for CPUs.
+    # A bento has one lock; a checkout has several, and the first is that for CPUs.
     lock = min((PROGRAM / "deploy" / "requirements").glob("serve-*.txt"), default=None)
     built = PROGRAM.parent / "bento.yaml"
     text = built.read_text("utf-8") if PROGRAM.name == "src" and built.is_file() else None
@@ -215,9 +216,9 @@ def _environment(here: Machine, at_import: dict[str, str]) -> Json:
 def describe_steps(
     data: bytes, preprocessing: Preprocessing, input_spec: InputSpec, limits: DecodeLimits
 ) -> list[Json]:
-    """Return the picture after each step of the preprocessing of a file, a PNG in base64.
+    """Describe each step of the preprocessing of a file, with its picture as a PNG in base64.
 
-    The last one is what the network computes with, rescaled to be seen.
+    The last step is the network's input, rescaled to [0, 255].
 
     Raises:
         ImageRejected, PreprocessingBug: As for `trace`.
@@ -255,23 +256,23 @@ def _card(step: Step) -> Json:
 
 
 async def check_sample(artifact: Artifact, classifier: Classifier, index: int) -> Json:
-    """Classify a golden sample through the path of requests and compare the logits."""
+    """Classify a golden sample as a request would and compare its logits with the reference."""
     entry = artifact.manifest.golden[index]
     plan = (await classifier.runner.describe()).plan
     engine = artifact.evidence.engine(plan.engine)
     data = await asyncio.to_thread(artifact.path_of(entry.file).read_bytes)
     reference = (await asyncio.to_thread(artifact.reference))[0][index : index + 1]
-    begun = time.perf_counter()
+    start = time.perf_counter()
     answer = await classifier.classify(data, 1)
-    elapsed_ms = (time.perf_counter() - begun) * 1e3
+    elapsed_ms = (time.perf_counter() - start) * 1e3
     served = answer.logits[np.newaxis]
     outputs, labels = artifact.manifest.outputs, artifact.labels()
     truth = GoldenAnswers(logits=reference, class_ids=(None,), outputs=outputs)
     _, failure = certify(served, truth, engine.precision, gates_of(engine))
 
     def label(logits: npt.NDArray[np.float32]) -> str:
-        (answered,) = answered_classes(logits, outputs)
-        return labels[answered if len(labels) > 1 else 0]
+        (class_id,) = answered_classes(logits, outputs)
+        return labels[class_id if len(labels) > 1 else 0]
 
     return {
         "name": entry.name,

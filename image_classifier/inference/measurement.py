@@ -23,21 +23,21 @@ def opener(
     preprocessing: Preprocessing,
     seconds: float,
 ) -> OpenConfig:
-    """Return what loads the engine in a configuration and samples it.
+    """Return a function that loads an engine in a configuration, to sample it.
 
-    On a GPU the network is measured alone, since other processes decode, and all sizes share one
-    engine: capturing takes longer than measuring.
+    On a GPU the network is measured without decoding, which other processes do, and all batch
+    sizes share one engine, since capturing takes longer than measuring.
 
     Args:
         load: Opens an engine by its name.
         inputs: Real inputs, (n, H, W, C); repeated to the batch size.
-        files: Image files, decoded in turn beside the network.
+        files: Image files to decode while the network runs.
         seconds: Duration of one sample, without compilation.
     """
-    endless = itertools.cycle(files)
+    cycled = itertools.cycle(files)
 
     def decode() -> None:
-        to_input(next(endless), preprocessing, DecodeLimits())
+        to_input(next(cycled), preprocessing, DecodeLimits())
 
     def loaded(config: RunConfig) -> Engine:
         plan = Plan(
@@ -63,7 +63,7 @@ def opener(
 def _sample(
     engine: Engine, batch: Batch, config: RunConfig, decode: Callable[[], None], seconds: float
 ) -> Sample:
-    alone = _durations(lambda: engine.run(batch), seconds / 4)
+    singles = _durations(lambda: engine.run(batch), seconds / 4)
     streams = threading.Semaphore(config.streams)
     busy: list[float] = []
     end = time.perf_counter() + seconds
@@ -78,8 +78,8 @@ def _sample(
             count += config.batch_size
         return count
 
-    # As serving: a thread a core, which decodes and runs one image; for batches those that run
-    # them are beside those that decode.
+    # As in serving: a thread per core decodes and runs single images; for batches, one further
+    # thread per stream runs the network.
     threads = 0 if config.captured else config.threads
     if config.captured or config.batch_size > 1:
         threads += config.streams
@@ -89,12 +89,12 @@ def _sample(
     return Sample(
         images_per_s=images / (time.perf_counter() - started),
         batch_ms=statistics.median(busy) * 1e3,
-        single_ms=statistics.median(alone) * 1e3,
+        single_ms=statistics.median(singles) * 1e3,
     )
 
 
 def _durations(call: Callable[[], object], seconds: float) -> list[float]:
-    """Call at least once, until `seconds` have passed; return the seconds of each call."""
+    """Call repeatedly, at least once, for `seconds`; return the seconds of each call."""
     durations: list[float] = []
     end = time.perf_counter() + seconds
     while not durations or time.perf_counter() < end:

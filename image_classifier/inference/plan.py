@@ -1,4 +1,4 @@
-"""Decides how serving runs a network: streams, batch sizes, engine (docs/plan.md has the rule)."""
+"""Chooses how serving runs a network: streams, batch sizes, engine (docs/plan.md has the rule)."""
 
 import functools
 import itertools
@@ -13,44 +13,37 @@ from image_classifier.artifact.record import EngineAttempt, ImportRecord, Latenc
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 GPU_BATCH_SIZES = (*BATCH_SIZES, 64)
 GPU_STREAMS = 3
-"""Batches in flight on a GPU: one is copied there, one runs, one is copied back."""
+"""Batches in flight on a GPU: one is copied in, one runs, one is copied out."""
 MIN_ROUNDS = 5
-"""Of fewer rounds chance would too often be taken for a difference."""
+"""With fewer rounds the sign test cannot tell a difference from chance."""
 MAX_ROUNDS = 15
 CHANCE = 0.05
-"""Significance level of the sign test that tells candidates apart."""
+"""Significance level of the sign test that compares candidates."""
 
 WORTHWHILE = 1.1
 """A later candidate must be 10 % faster; otherwise the earlier one is kept."""
 WORTHWHILE_BATCHING = 1.2
-"""Batches of more than one must bring a fifth: they need two thread pools, and an image waits for
+"""Batches of more than one must be 20 % faster: they need two thread pools, and an image waits for
 the others of its batch (docs/performance.md has the measurement)."""
 SINGLE_STREAM_SAVES_MS = 1.0
-"""What a single-stream engine, a second copy of the weights, must save a single image."""
+"""Least saving, per single image, that justifies a single-stream engine's copy of the weights."""
 ENOUGH_PER_CORE = 2_000
-"""Images per second and core beyond which a faster engine is no gain: receiving and answering a
-request takes longer."""
-
+"""Images per second and core beyond which a faster engine is no gain: HTTP is slower."""
 
 SMALL_SHARE = 1 / 3
-"""Share of the network in the time of an image below which one process cannot use all cores: the
-digits have 0.12, ResNet-50 has 0.84. With two processes on two cores the digits are answered 1.7
-times as often, ResNet-50 int8 1.05 times."""
+"""Share of the network in the time of an image below which one process cannot use all cores
+(docs/plan.md has measurements)."""
 MAX_PROCESSES = 4
 
 
 def api_processes(
     record: ImportRecord | None, cores: int, *, embedded: bool = True, on_gpu: bool = False
 ) -> int:
-    """Return how many processes should answer requests.
+    """Return the number of API processes.
 
-    Beside a process of the network each core has one. Beside a GPU half as many, with two threads
-    that decode: their calls are fewer and carry more images. Embedded, each process has a network
-    of its own, and it depends.
-
-    Of one process, Python runs one thread at a time; networks and decoders run beside it, but
-    HTTP does not, nor does a preprocessing written in Python. Where the network takes most of the
-    time, more processes would only hold its weights more often.
+    In the runner topology each core has one; with a GPU half as many, with two decoding threads
+    each, since larger calls suit it. Embedded, each process loads the network. Several pay off
+    only if Python, which runs one thread at a time, takes most of the time of an image.
     """
     if not embedded:
         return max(1, cores // 2) if on_gpu else cores
@@ -60,10 +53,10 @@ def api_processes(
 
 
 class RunConfig(NamedTuple):
-    """How a network runs: `streams` batches of one size at a time, on `threads` threads.
+    """A way to run a network: `streams` concurrent batches of one size, on `threads` threads.
 
     Attributes:
-        captured: On a GPU, all batch sizes that are captured together; on the processor none.
+        captured: On a GPU, all batch sizes that are captured together; empty on the CPU.
     """
 
     engine: str
@@ -74,7 +67,7 @@ class RunConfig(NamedTuple):
 
 
 def config_of(engine: str, point: LatencyPoint, curve: Iterable[LatencyPoint]) -> RunConfig:
-    """Return the configuration of a point of a curve, to measure it again as it was measured."""
+    """Return the configuration that a point of a curve was measured with."""
     captured = tuple(each.batch_size for each in curve) if point.on_gpu else ()
     return RunConfig(engine, point.streams, point.threads, point.batch_size, captured)
 
@@ -83,9 +76,9 @@ class Sample(NamedTuple):
     """One short measurement of one configuration.
 
     Attributes:
-        images_per_s: Images per second with all streams busy, decoding included.
-        batch_ms: Median duration of one batch meanwhile, in milliseconds.
-        single_ms: Median duration of one batch while nothing else runs.
+        images_per_s: Throughput with all streams busy, decoding included.
+        batch_ms: Median duration of a batch with all streams busy.
+        single_ms: Median duration of a batch while nothing else runs.
     """
 
     images_per_s: float
@@ -94,11 +87,11 @@ class Sample(NamedTuple):
 
 
 OpenConfig = Callable[[RunConfig], Callable[[], Sample]]
-"""Loads the engine in one configuration; returns a function that samples it."""
+"""Loads the engine in a configuration; returns a function that samples it."""
 
 
 def stream_counts(cores: int) -> tuple[int, ...]:
-    """Return the numbers of streams to measure on `cores` cores, ascending: all, half, …, 1."""
+    """Return the numbers of streams to measure: 1, …, a half and all of the cores."""
     counts = {1}
     while cores > 1:
         counts.add(cores)
@@ -117,26 +110,21 @@ def measure_engine(
     on_gpu: bool = False,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[LatencyPoint, ...]:
-    """Measure numbers of streams at batch size one, then batch sizes at the number chosen.
+    """Measure numbers of streams at batch size one, then batch sizes at the best number.
 
-    On a GPU the streams are batches in flight, always `GPU_STREAMS`.
+    On a GPU the number of streams is always `GPU_STREAMS`.
 
     Args:
         cores: Threads of all streams together.
-        on_gpu: The network runs on a GPU, whatever the cores.
-        budget_ms: Latency of an answer.
+        on_gpu: Whether the network runs on a GPU.
+        budget_ms: Target latency of an answer.
         limit_s: Seconds after which nothing more is measured.
         batch_sizes: Ascending, from 1.
     """
-
-    def settled(points: Sequence[LatencyPoint]) -> bool:
-        return _decide(engine, points, budget_ms)[2]
-
-    open_config = functools.cache(open_config)  # two parts measure batch size one
     measure = functools.partial(
         measure_in_rounds,
-        open_config=open_config,
-        settled=settled,
+        open_config=functools.cache(open_config),  # both steps measure batch size one
+        settled=lambda points: _decide(engine, points, budget_ms)[2],
         budget_ms=budget_ms,
         clock=clock,
     )
@@ -155,10 +143,10 @@ def measure_engine(
         return by_streams
     configs = [RunConfig(engine, streams, cores, size) for size in batch_sizes]
     if streams > 1:
-        configs.insert(1, RunConfig(engine, 1, cores, 1))  # what a single-stream engine would do
+        configs.insert(1, RunConfig(engine, 1, cores, 1))  # the single-stream engine
     by_size = measure(configs, limit_s=end - clock())
-    again = {(point.streams, point.batch_size) for point in by_size}
-    kept = (point for point in by_streams if (point.streams, point.batch_size) not in again)
+    remeasured = {(point.streams, point.batch_size) for point in by_size}
+    kept = (point for point in by_streams if (point.streams, point.batch_size) not in remeasured)
     return (*kept, *by_size)
 
 
@@ -171,44 +159,41 @@ def measure_in_rounds(
     budget_ms: float = math.inf,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[LatencyPoint, ...]:
-    """Measure configurations in turn, forwards and backwards, until their order is settled.
+    """Measure configurations in rounds, alternately forwards and backwards, until settled.
 
-    What else the machine does meanwhile disturbs all of them alike, and a ratio within one round is
-    hardly disturbed at all.
+    Other programs disturb all configurations of a round alike, and so hardly change their ratios.
 
     Args:
-        settled: Whether more rounds would change no decision; asked from round MIN_ROUNDS on.
+        settled: Whether more rounds would change no decision; called after MIN_ROUNDS rounds.
         limit_s: Seconds after which no sample is taken, except one of the first config.
-        budget_ms: A batch that takes longer is the largest tried.
+        budget_ms: A batch size is not loaded if a smaller one takes longer than this.
 
     Returns:
-        A point for each config that was measured, in the order of `configs`.
+        A point for each measured config, in the order of `configs`.
     """
     end = clock() + limit_s
-    take: dict[RunConfig, Callable[[], Sample]] = {}
-    samples: dict[RunConfig, list[Sample]] = {config: [] for config in configs}
-    for number in range(MAX_ROUNDS):
-        if number == 0:
-            for config in configs:
-                if take and (clock() >= end or _beyond(budget_ms, config, samples)):
-                    break
-                take[config] = open_config(config)
-                samples[config].append(take[config]())
-        else:
-            for config in list(take)[:: -1 if number % 2 else 1]:
-                if clock() < end:
-                    samples[config].append(take[config]())
-        points = tuple(_point(config, samples[config]) for config in take)
-        if clock() >= end or (number + 1 >= MIN_ROUNDS and settled(points)):
+    samplers: dict[RunConfig, Callable[[], Sample]] = {}
+    samples: dict[RunConfig, list[Sample]] = {}
+
+    def points() -> tuple[LatencyPoint, ...]:
+        return tuple(itertools.starmap(_point, samples.items()))
+
+    for config in configs:
+        too_large = any(
+            smaller.batch_size < config.batch_size and taken[0].batch_ms > budget_ms
+            for smaller, taken in samples.items()
+        )
+        if samples and (clock() >= end or too_large):
             break
-    return points
-
-
-def _beyond(budget_ms: float, config: RunConfig, samples: dict[RunConfig, list[Sample]]) -> bool:
-    return any(
-        taken and smaller.batch_size < config.batch_size and taken[0].batch_ms > budget_ms
-        for smaller, taken in samples.items()
-    )
+        samplers[config] = open_config(config)
+        samples[config] = [samplers[config]()]
+    for rounds in range(1, MAX_ROUNDS):
+        if clock() >= end or (rounds >= MIN_ROUNDS and settled(points())):
+            break
+        for config in list(samples)[:: -1 if rounds % 2 else 1]:
+            if clock() < end:
+                samples[config].append(samplers[config]())
+    return points()
 
 
 def _point(config: RunConfig, samples: list[Sample]) -> LatencyPoint:
@@ -225,15 +210,15 @@ def _point(config: RunConfig, samples: list[Sample]) -> LatencyPoint:
 
 
 def best_point(engine: str, points: Iterable[LatencyPoint], budget_ms: float) -> LatencyPoint:
-    """Return the point that serving should run: see docs/plan.md."""
+    """Return the point that serving should use; see docs/plan.md."""
     return _decide(engine, points, budget_ms)[0]
 
 
 def plan_for(engine: str, points: Iterable[LatencyPoint], budget_ms: float) -> Plan:
-    """Return the plan of one engine, from its measured points.
+    """Return the plan of an engine from its measured points.
 
-    On a GPU, where a batch is padded to the next size, there are three sizes more between each
-    measured one and its double: of a batch of 17 in the place of 32, half the work is in vain.
+    On a GPU, where a batch is padded to the next size, the plan has three more sizes between each
+    measured one and its double: padding a batch of 17 to 32 would waste half the work.
     """
     points = tuple(points)
     best, single_stream, _ = _decide(engine, points, budget_ms)
@@ -251,9 +236,9 @@ def plan_for(engine: str, points: Iterable[LatencyPoint], budget_ms: float) -> P
 
 
 def fastest(points: Sequence[LatencyPoint]) -> tuple[int, bool]:
-    """Return the index of the point with most images per second, and whether that is settled.
+    """Return the index of the point with the highest throughput, and whether that is settled.
 
-    An earlier one is returned unless a later one is faster beyond the noise and by `WORTHWHILE`.
+    A later point wins only if it is faster by `WORTHWHILE`, beyond the noise.
     """
     best, settled = _first_unless_beaten(points, _throughputs)
     return points.index(best), settled
@@ -277,7 +262,7 @@ def _decide(
     """Return the best point, whether it has a single-stream engine, and whether that is settled."""
     points = tuple(points)
     if points[0].on_gpu:
-        # The larger a batch, the more images a second; what bounds it is how long others wait.
+        # Throughput grows with the batch size, so the wait of other images is what limits it.
         quick = [point for point in points if min(_singles(point)) <= budget_ms / 2]
         return max(quick or points[:1], key=lambda point: point.batch_size), False, True
     possible = _single_stream_possible(engine)
@@ -285,18 +270,17 @@ def _decide(
         (point for point in points if point.batch_size == 1),
         key=lambda point: -point.streams if possible else point.streams,
     )
-    one = [point for point in singles if point.streams == 1]
+    one_stream = [point for point in singles if point.streams == 1]
     if possible:
         several = [point for point in singles if point.streams > 1]
         within = [point for point in several if point.latency_ms <= budget_ms] or several[-1:]
-        best, settled = _first_unless_beaten([*within, *one], _throughputs)
+        best, settled = _first_unless_beaten([*within, *one_stream], _throughputs)
     else:
-        best, settled = _first_unless_beaten(singles, _both_ends)
+        best, settled = _first_unless_beaten(singles, _throughput_per_latency)
     single_stream = possible and best.streams > 1
-    if single_stream and one:
-        low, high = _interval(
-            shared - alone for shared, alone in zip(_singles(best), _singles(one[0]), strict=False)
-        )
+    if single_stream and one_stream:
+        durations = zip(_singles(best), _singles(one_stream[0]), strict=False)
+        low, high = _interval(of_best - of_one for of_best, of_one in durations)
         single_stream = high >= SINGLE_STREAM_SAVES_MS
         settled &= not low < SINGLE_STREAM_SAVES_MS <= high
     larger = sorted(
@@ -321,7 +305,11 @@ def _single_stream_possible(engine: str) -> bool:
 def _first_unless_beaten(
     points: Sequence[LatencyPoint], worth: Callable[[LatencyPoint], Sequence[float]]
 ) -> tuple[LatencyPoint, bool]:
-    """Return the first point, or a later one that is worth clearly more; whether all is clear."""
+    """Return the first point or a clearly better later one, and whether every comparison is clear.
+
+    Args:
+        worth: Returns the value of a point in each round.
+    """
     best, clear = points[0], True
     for point in points[1:]:
         low, high = _interval(
@@ -336,7 +324,7 @@ def _first_unless_beaten(
 
 
 def _throughputs(point: LatencyPoint) -> list[float]:
-    # Where no rounds were recorded, the one value is taken as it is.
+    # Records without rounds have a single value.
     enough = float(ENOUGH_PER_CORE * point.threads)
     rounds = point.images_per_s_by_round or (point.images_per_s,) * MIN_ROUNDS
     return [min(images_per_s, enough) for images_per_s in rounds]
@@ -346,15 +334,15 @@ def _singles(point: LatencyPoint) -> Sequence[float]:
     return point.single_ms_by_round or (point.latency_ms,) * MIN_ROUNDS
 
 
-def _both_ends(point: LatencyPoint) -> list[float]:
-    """Images per second at full load, divided by the latency of a single image."""
-    return [rate / alone for rate, alone in zip(_throughputs(point), _singles(point), strict=True)]
+def _throughput_per_latency(point: LatencyPoint) -> list[float]:
+    rounds = zip(_throughputs(point), _singles(point), strict=True)
+    return [images_per_s / single_ms for images_per_s, single_ms in rounds]
 
 
 def _interval(values: Iterable[float]) -> tuple[float, float]:
-    """Return bounds that the true median is below, or above, with a chance of CHANCE at most.
+    """Return a lower and an upper bound of the median, each wrong with probability CHANCE.
 
-    They are order statistics, as in the sign test. Of too few values nothing is known.
+    They are order statistics, as in the sign test; infinite if there are too few values.
     """
     ordered = sorted(values)
     count = len(ordered)

@@ -14,14 +14,13 @@ class DamagedLogits(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
-    """One ranked class of a model whose outputs become probabilities.
+    """A ranked class with its probability.
 
     Attributes:
         label: Name of the class.
-        class_id: Index of the label: that of its logit, too, unless one sigmoid output has two
-            labels.
-        probability: Softmax or sigmoid of its logit, in [0, 1]. The shortest decimal that is the
-            same float32.
+        class_id: Index of the label, and of its logit unless one sigmoid output has two labels.
+        probability: Softmax or sigmoid of its logit, in [0, 1]: the shortest decimal of the same
+            float32.
     """
 
     label: str
@@ -31,13 +30,12 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
-    """One ranked class of a model without activation, whose outputs are the answer.
+    """A ranked class of a model without activation.
 
     Attributes:
         label: Name of the class.
         class_id: Index of the label and of its output.
-        score: The output itself, any number; higher ranks first. The shortest decimal that is the
-            same float32.
+        score: The output, any number; higher ranks first. The shortest decimal of the same float32.
     """
 
     label: str
@@ -46,10 +44,10 @@ class Score:
 
 
 def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Return probabilities over the last axis, in float64, of the same shape.
+    """Return probabilities over the last axis, in float64, in the same shape.
 
-    In float32 the smallest of 1000 classes would lose their digits. The largest logit is
-    subtracted first, so that exp cannot overflow.
+    In float32 the smallest of 1000 classes would lose their digits. Subtracting the largest logit
+    prevents an overflow of exp.
     """
     shifted = logits.astype(np.float64)
     shifted -= shifted.max(axis=-1, keepdims=True)
@@ -75,10 +73,10 @@ def activate(logits: npt.NDArray[np.float32], outputs: Outputs) -> npt.NDArray[n
 
 
 def answered_classes(logits: npt.NDArray[np.float32], outputs: Outputs) -> npt.NDArray[np.int64]:
-    """Return the class that each row of logits (n, classes) answers first, shape (n,).
+    """Return the top-1 class of each row of logits (n, classes), shape (n,).
 
-    It is that of the largest logit. One sigmoid output decides between two classes: the second
-    where its probability reaches the threshold (more than 0.5, where there is none).
+    One sigmoid output decides between two classes: the second if its probability reaches the
+    threshold (or exceeds 0.5 if there is none).
     """
     if logits.shape[1] == 1:
         if outputs.threshold is None:
@@ -95,15 +93,15 @@ def top_k_predictions(
 ) -> tuple[Prediction | Score, ...]:
     """Return the `top_k` most probable labels of one image, most probable first.
 
-    With a threshold, only labels that reach it are returned, perhaps none. One sigmoid output
-    with two labels is the probability of the second; the first has the rest. A threshold then
-    chooses one of the two: the second if its probability reaches the threshold.
+    With a threshold, only labels that reach it are returned, perhaps none. If one sigmoid output
+    has two labels, it is the probability of the second, and the first has the rest; a threshold
+    then selects the second label if its probability reaches it, else the first.
 
     Args:
         logits: float32, shape (classes,).
-        labels: Label of each class, in the order of the logits; two for one sigmoid output.
-        top_k: In 1..number of labels. Of equal logits the lower class id comes first.
-        outputs: What the logits mean; softmax if None.
+        labels: Label of each class, in the order of the logits; one sigmoid output may have two.
+        top_k: In 1..number of labels. Equal logits are ranked by class id.
+        outputs: Meaning of the logits; softmax if None.
 
     Returns:
         Scores if the outputs have no activation, else predictions.

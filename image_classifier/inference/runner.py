@@ -1,8 +1,7 @@
-"""Where the network runs, in this process or in one of its own, and whether it still answers."""
+"""Runners: they run the network in this process or in another, and watch its runs."""
 
 import asyncio
 import functools
-import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,14 +20,14 @@ from image_classifier.inference.shared_inputs import SharedInputs
 from image_classifier.inference.startup import StartStep
 
 MAX_CALL_INPUTS = 64
-"""Inputs of one call to another process, at most: 64 of 224x224x3 bytes are 10 MB."""
+"""Maximum number of inputs in a call to another process: 64 of 224x224x3 bytes are 10 MB."""
 CALLS_IN_FLIGHT = 2
-"""Calls to another process at a time: one runs while the next one travels."""
+"""Concurrent calls to another process: one runs while the next is transferred."""
 CALL_TIMEOUT_S = 30
 PROBE_TIMEOUT_S = 2
 STALLED_S = 8.0
-"""Seconds after which a run of the engine counts as hung: longer than a request may take by
-default (CLASSIFIER_TIMEOUT_MS), and short enough for /livez to tell within 10 s."""
+"""Seconds after which a run of the engine counts as hung: longer than the default of
+CLASSIFIER_TIMEOUT_MS, and short enough for /livez to report it within 10 s."""
 
 Result = TypeVar("Result")
 
@@ -36,28 +35,21 @@ Result = TypeVar("Result")
 class EngineWatch:
     """Watches the runs of an engine. Thread-safe.
 
-    Args:
-        stalled_s: Seconds after which a run counts as hung.
-        clock: Monotonic seconds.
-
     Attributes:
-        stalled_s: As given.
-        failing: The last run that ended failed, perhaps because of its input alone.
+        stalled_s: Seconds after which a run counts as hung.
+        failing: Whether the last finished run failed, perhaps only because of its input.
     """
 
-    def __init__(
-        self, stalled_s: float = STALLED_S, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self) -> None:
         self.failing = False
-        self.stalled_s = stalled_s
-        self._clock = clock
+        self.stalled_s = STALLED_S
         self._started: dict[object, float] = {}
 
     @contextmanager
     def run(self) -> Iterator[None]:
-        """Watch one run: the block."""
+        """Watch the block, which is one run."""
         run = object()
-        self._started[run] = self._clock()
+        self._started[run] = time.monotonic()
         try:
             yield
         except Exception:
@@ -70,18 +62,18 @@ class EngineWatch:
 
     @property
     def stalled(self) -> bool:
-        """Whether a run has been going on for too long."""
-        oldest = min(self._started.copy().values(), default=None)
-        return oldest is not None and self._clock() - oldest > self.stalled_s
+        """Whether a run has taken too long."""
+        now = time.monotonic()
+        return any(now - started > self.stalled_s for started in self._started.copy().values())
 
 
 class RunnerDescription(NamedTuple):
-    """How the network runs, and since when.
+    """How the network runs, and how its process started.
 
     Attributes:
-        plan: By which it runs.
-        accelerator: Name of the GPU it runs on; None without.
-        start_steps: Of the start of the process that owns it, where that is another one.
+        plan: Plan that the network runs by.
+        accelerator: Name of the GPU, or None.
+        start_steps: Start steps of the process that owns the network, if that is another one.
     """
 
     plan: Plan
@@ -95,9 +87,9 @@ class LocalRunner:
     Attributes:
         watch: Watches the runs.
         executor: Owns the network.
-        max_batch_size: Inputs of one batch, at most.
-        concurrency: Batches at a time.
-        service_time_ms: Milliseconds per image at full load, as measured.
+        max_batch_size: Maximum number of inputs in a batch.
+        concurrency: Number of concurrent batches.
+        service_time_ms: Measured milliseconds per image at full load.
     """
 
     def __init__(self, executor: Executor) -> None:
@@ -131,20 +123,21 @@ class LocalRunner:
 
 
 class RemoteRunner:
-    """Runs batches in the process of a BentoML service; attributes as of `LocalRunner`.
+    """Runs batches in the process of a BentoML service; has the attributes of `LocalRunner`.
 
-    Inputs travel in memory that both processes see, where the system has that, and else with the
-    call.
+    Inputs are passed in shared memory, or in the call itself if the other process cannot open
+    the memory.
 
     Args:
-        proxy: What `bentoml.depends` gives for a service with the methods `infer`, which takes a
-            batch and returns logits; `can_open`, whether it reaches a `SharedInputs.address`;
-            and `describe`, which returns the fields of `RunnerDescription`, as JSON.
+        proxy: The dependency on a service (`bentoml.depends`) with the methods `infer`, which
+            takes a batch and returns logits; `can_open`, which returns whether it can read the
+            memory at a `SharedInputs.address`; and `describe`, which returns the fields of
+            `RunnerDescription` as JSON.
         exchange: Calls `RunnerCalls` in that process: `Places` as bytes to logits as bytes.
-        record: What the import measured; None where it is not known.
+        record: Measurements of the import, or None.
         input_spec: Shape and dtype of an input.
-        budget_ms: Latency of an answer; one call carries as many inputs as take half of it.
-        unavailable: What `proxy` raises where the service does not take a call.
+        budget_ms: Target latency of an answer; a call has as many inputs as take half of it.
+        unavailable: Exception of `proxy` if the service does not accept a call.
     """
 
     executor = None
@@ -160,23 +153,21 @@ class RemoteRunner:
         unavailable: type[Exception],
     ) -> None:
         if record is not None and record.machine.accelerator == ABSENT_GPU:
-            record = None  # it measured the network on a processor
+            record = None  # the import measured the network on a CPU
         self.service_time_ms = record.plan.service_time_ms if record else 1.0
         fitting = int(budget_ms / 2 / record.network_time_ms) if record else MAX_CALL_INPUTS
         self.max_batch_size = max(1, min(MAX_CALL_INPUTS, fitting))
         self.watch = EngineWatch()
-        self._shared: SharedInputs | None = None
-        if hasattr(os, "memfd_create"):
-            self._shared = SharedInputs(
-                input_spec, calls=CALLS_IN_FLIGHT, max_batch_size=self.max_batch_size
-            )
+        self._shared: SharedInputs | None = SharedInputs(
+            input_spec, calls=CALLS_IN_FLIGHT, max_batch_size=self.max_batch_size
+        )
         self._opened = False
         self._proxy = proxy
         self._exchange = exchange
         self._unavailable = unavailable
 
     async def run(self, batch: Batch) -> Logits:
-        """Run a batch, see `LocalRunner.run`; raise NotReady where the service is not reached."""
+        """Run a batch, see `LocalRunner.run`; raise NotReady if the service cannot be reached."""
         infer: Any = self._proxy.to_async
         with self.watch.run():
             shared = await self._shared_memory()
@@ -190,25 +181,25 @@ class RemoteRunner:
     async def _shared_memory(self) -> SharedInputs | None:
         if self._shared is not None and not self._opened:
             can_open = functools.partial(self._proxy.to_async.can_open, *self._shared.address)
-            self._opened = await self._call(can_open, CALL_TIMEOUT_S)  # waits like a batch
+            self._opened = await self._call(can_open, CALL_TIMEOUT_S)  # queues behind batches
             if not self._opened:
                 self._shared = None
         return self._shared
 
     async def is_ready(self) -> bool:
-        """Ask the readiness probe of the service; its methods would wait for a running batch."""
+        """Query the readiness probe of the service; its methods would wait for running batches."""
         try:
             return bool(await self._call(self._proxy.is_ready, PROBE_TIMEOUT_S))
         except NotReady:
             return False
 
     async def describe(self) -> RunnerDescription:
-        """Ask the service; raise NotReady as `run` does."""
-        plan, *others = await self._call(self._proxy.to_async.describe, PROBE_TIMEOUT_S)
-        return RunnerDescription(Plan.model_validate(plan), *others)
+        """Query the service; raise NotReady if it cannot be reached."""
+        plan, *fields = await self._call(self._proxy.to_async.describe, PROBE_TIMEOUT_S)
+        return RunnerDescription(Plan.model_validate(plan), *fields)
 
     async def _call(self, call: Callable[[], Awaitable[Result]], timeout_s: float) -> Result:
-        # Imported here: embedded, the service calls no runner and would start 0.1 s later.
+        # Imported here: the embedded topology does not need it and starts 0.1 s sooner.
         import aiohttp
 
         try:
@@ -216,8 +207,7 @@ class RemoteRunner:
                 try:
                     return await call()
                 except aiohttp.ClientConnectionError:
-                    # The connection was one to a process that has ended; the second try takes
-                    # another connection.
+                    # The connection may lead to a process that has ended; a retry takes another.
                     return await call()
         except (aiohttp.ClientError, TimeoutError, self._unavailable) as error:
             raise NotReady("the model cannot be reached; try again") from error

@@ -1,4 +1,4 @@
-"""Carries inputs from an API process to the runner's process in memory that both see."""
+"""Shared memory in which API processes pass inputs to the runner's process."""
 
 import math
 import mmap
@@ -16,22 +16,22 @@ from image_classifier.artifact.manifest import InputSpec
 from image_classifier.inference.engine import Batch
 
 Places = npt.NDArray[np.int64]
-"""Where inputs lie, shape (n, 3): process id, file descriptor and slot of each."""
+"""Locations of inputs, shape (n, 3): process id, file descriptor and slot of each."""
 
 
 class SharedInputs:
     """Memory of this process with a slot for each input of the calls in flight.
 
-    The file has no name (memfd_create(2), Linux): the system frees it when the last process that
-    uses it has ended, however it ended. Others with the same user open it through /proc.
+    The memory is a file without a name (memfd_create(2)), which other processes of the same user
+    open through /proc. The system frees it when the last process that uses it has ended.
 
     Args:
         input_spec: Shape and dtype of an input.
-        calls: Batches that are shared at a time, at most.
-        max_batch_size: Inputs of one batch, at most.
+        calls: Maximum number of concurrent batches.
+        max_batch_size: Maximum number of inputs in a batch.
 
     Attributes:
-        address: Process id and file descriptor, by which others open it.
+        address: Process id and file descriptor, by which other processes open the memory.
     """
 
     def __init__(self, input_spec: InputSpec, *, calls: int, max_batch_size: int) -> None:
@@ -51,7 +51,7 @@ class SharedInputs:
 
     @contextmanager
     def holding(self, batch: Batch) -> Iterator[Places]:
-        """Copy a batch into free slots and yield their places; free them at the end."""
+        """Copy a batch into free slots, yield their places, and free them afterwards."""
         first = self._free.pop()
         places = np.empty((len(batch), 3), np.int64)
         places[:, :2] = self.address
@@ -64,7 +64,7 @@ class SharedInputs:
 
 
 class SharedInputsReader:
-    """Reads what other processes hold in a `SharedInputs`. Thread-safe.
+    """Reads the `SharedInputs` of other processes. Thread-safe.
 
     Args:
         input_spec: Shape and dtype of an input.
@@ -73,17 +73,17 @@ class SharedInputsReader:
     def __init__(self, input_spec: InputSpec) -> None:
         self._shape = input_spec.shape
         self._dtype = np.dtype(input_spec.dtype)
-        self._mapped: dict[Path, tuple[int, Batch]] = {}  # with the number of the file
-        self._changing = threading.Lock()
+        self._mapped: dict[Path, tuple[int, Batch]] = {}  # path -> inode number, slots
+        self._lock = threading.Lock()
 
     def read(self, places: Places) -> Batch:
-        """Return the inputs at some places, (n, H, W, C): a copy, or where they lie.
+        """Return the inputs at some places, (n, H, W, C): a view if they are adjacent, or a copy.
 
-        Of a process that has ended they are zero: nobody waits for the answer, and the inputs of
-        other processes beside them must not fail.
+        The inputs of a process that has ended are zero: nobody waits for their logits, and other
+        inputs of the batch must not fail.
 
         Raises:
-            OSError: The system forbids to open the memory of a process.
+            OSError: The system forbids opening the memory of a process.
         """
         addresses = [tuple(address) for address in places[:, :2].tolist()]
         slots = {address: self._open_or_blank(*address) for address in set(addresses)}
@@ -107,16 +107,16 @@ class SharedInputsReader:
             OSError: The process has ended, or the system forbids it.
         """
         path = Path(f"/proc/{process}/fd/{descriptor}")
-        number = path.stat().st_ino  # an address may be that of another process, later
-        known = self._mapped.get(path)
-        if known is not None and known[0] == number:
-            return known[1]
+        inode = path.stat().st_ino  # later, another process may have the same address
+        mapped_inode, slots = self._mapped.get(path, (None, None))
+        if slots is not None and mapped_inode == inode:
+            return slots
         with path.open("rb") as file:
             memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         slots = np.frombuffer(memory, self._dtype).reshape(-1, *self._shape)
-        with self._changing:
-            # The memory of processes that have ended is freed when nobody has it mapped.
+        with self._lock:
+            # Unmap the memory of processes that have ended, so that it is freed.
             for old in [old for old in self._mapped if not old.exists()]:
                 del self._mapped[old]
-            self._mapped[path] = number, slots
+            self._mapped[path] = inode, slots
         return slots

@@ -1,4 +1,4 @@
-"""Engines whose answers are worked out by hand, and the inputs they are given."""
+"""Engines with hand-computable answers, and their inputs."""
 
 import threading
 from collections.abc import Callable
@@ -16,20 +16,20 @@ CLASSES = 2
 
 
 def inputs(count: int) -> Batch:
-    """uint8 (count, 2, 3, 1); every value of input i is i + 1, so that padding shows."""
+    """Return uint8 (count, 2, 3, 1); every value of input i is i + 1, so that padding shows."""
     return np.repeat(np.arange(1, count + 1, dtype=np.uint8), 6).reshape(count, 2, 3, 1)
 
 
 def expected(count: int) -> list[list[float]]:
-    """What `SumEngine` answers to `inputs(count)`: six equal values, and their negation."""
-    return [[6.0 * (one + 1), -6.0 * (one + 1)] for one in range(count)]
+    """Return the logits of `SumEngine` for `inputs(count)`: the sum of six equal values."""
+    return [[6.0 * value, -6.0 * value] for value in range(1, count + 1)]
 
 
 class SumEngine:
     """Logits are the sum of an input and its negation; the size of every batch is recorded.
 
     Args:
-        before: Called with each batch before it is answered, in the calling thread.
+        before: Called with each batch before it runs, in the calling thread.
     """
 
     def __init__(self, before: Callable[[Batch], object] = lambda _: None) -> None:
@@ -52,7 +52,7 @@ class SumEngine:
 
 
 class ConstantEngine:
-    """Answers every batch with the same logits, right or wrong."""
+    """Returns the same logits for every batch."""
 
     def __init__(self, logits: Logits) -> None:
         self._logits = logits
@@ -62,9 +62,9 @@ class ConstantEngine:
 
 
 def plan(**changes: Any) -> Plan:
-    """One stream of one thread, batches of one, a millisecond an image."""
-    usual = {"engine": "one", "streams": 1, "threads": 1, "batch_sizes": (1,), "service_time_ms": 1}
-    return Plan.model_validate({**usual, **changes})
+    """Return a plan, by default with one stream, one thread and batches of one."""
+    default = {"engine": "one", "streams": 1, "threads": 1, "batch_sizes": (1,)}
+    return Plan.model_validate({**default, "service_time_ms": 1, **changes})
 
 
 def executor(

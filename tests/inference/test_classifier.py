@@ -1,4 +1,4 @@
-"""One image from file to predictions, with a preprocessing and a network done by hand."""
+"""One image from file to predictions, with a hand-computable preprocessing and network."""
 
 import asyncio
 import threading
@@ -23,8 +23,8 @@ from tests.imports import PATIENCE_S
 from tests.inference.fakes import plan
 
 LABELS = ("dark", "light", "red")
-WAYS = {"direct": (1,), "batched": (1, 4)}
-"""The two ways an image can take, and the batch sizes that choose them."""
+PIPELINES = {"direct": (1,), "batched": (1, 4)}
+"""The two pipelines, and the batch sizes that select them."""
 
 
 class FirstPixel:
@@ -40,16 +40,16 @@ class FirstPixel:
         return np.array(image)[:1, :1]
 
 
-class HeldBack(FirstPixel):
-    """Waits in the decoding thread until the test lets it go on; records the red of each image."""
+class BlockedPreprocessing(FirstPixel):
+    """Blocks the decoding thread until `released` is set; records the red of each image."""
 
     def __init__(self) -> None:
-        self.go_on = threading.Event()
-        self.begun: list[int] = []
+        self.released = threading.Event()
+        self.reds: list[int] = []
 
     def to_input(self, image: Image.Image) -> np.ndarray:
-        self.begun.append(int(super().to_input(image)[0, 0, 0]))
-        assert self.go_on.wait(PATIENCE_S)
+        self.reds.append(int(super().to_input(image)[0, 0, 0]))
+        assert self.released.wait(PATIENCE_S)
         return super().to_input(image)
 
 
@@ -66,7 +66,7 @@ class ColourEngine:
 
 
 def classifier(
-    way: str,
+    pipeline: str,
     preprocessing: FirstPixel | None = None,
     *,
     engine: ColourEngine | None = None,
@@ -76,7 +76,8 @@ def classifier(
     **changes: float,
 ) -> Classifier:
     several = single_stream_engine is not None
-    chosen_plan = plan(streams=1 + several, batch_sizes=WAYS[way], single_stream=several)
+    sizes = PIPELINES[pipeline]
+    chosen_plan = plan(streams=1 + several, batch_sizes=sizes, single_stream=several)
     spec = InputSpec.of(FirstPixel())  # type: ignore[arg-type]
     engine = engine or ColourEngine()
     runner = LocalRunner(Executor(engine, chosen_plan, spec, 3, single_stream_engine))
@@ -86,8 +87,7 @@ def classifier(
         manifest=SimpleNamespace(outputs=outputs or Outputs(), input=spec),
     )
     waits = {"max_wait_ms": 1e6, "overload_wait_ms": 1e6, "timeout_ms": 600_000}
-    chosen = {"default_top_k": 2, "max_queue": 64, **waits, **changes}
-    settings = Settings.from_env({}).model_copy(update=chosen)
+    settings = Settings().model_copy(update={"default_top_k": 2, **waits, **changes})
     return Classifier(artifact, runner, settings, cores=cores, workers=1)  # type: ignore[arg-type]
 
 
@@ -97,10 +97,10 @@ def png(*colour: int) -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_the_answer_follows_by_hand_from_the_pixel(way: str) -> None:
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_the_predictions_follow_by_hand_from_the_pixel(pipeline: str) -> None:
     answers = [
-        asyncio.run(classifier(way).classify(png(*pixel), None))
+        asyncio.run(classifier(pipeline).classify(png(*pixel), None))
         for pixel in [(0, 0, 0), (210, 250, 0), (250, 10, 0)]
     ]
 
@@ -116,8 +116,7 @@ def test_the_answer_follows_by_hand_from_the_pixel(way: str) -> None:
         assert answer.batch_size == 1
 
 
-def test_the_manifest_says_what_the_logits_mean() -> None:
-    # With a threshold, all labels that reach it are the default, not two.
+def test_with_a_threshold_all_labels_that_reach_it_are_the_default() -> None:
     multi_label = classifier("direct", outputs=Outputs(activation="sigmoid", threshold=0.4))
 
     # Logits 200, 0, 0: sigmoid gives 1, 0.5, 0.5. Logits -10, 0, 210: 0.00005, 0.5, 1.
@@ -127,80 +126,83 @@ def test_the_manifest_says_what_the_logits_mean() -> None:
     ] == [["dark", "light", "red"], ["red", "light"]]
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_call_that_takes_too_long_is_ended_and_its_place_is_free_again(way: str) -> None:
-    slow = HeldBack()
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_a_timeout_ends_the_call_and_frees_its_place(pipeline: str) -> None:
+    preprocessing = BlockedPreprocessing()
 
     async def main() -> None:
-        hasty = classifier(way, slow, timeout_ms=20, max_queue=1)
+        single_place = classifier(pipeline, preprocessing, timeout_ms=20, max_queue=1)
         for _ in range(2):
             with pytest.raises(DeadlineExceeded, match="no answer within 20 ms"):
-                await hasty.classify(png(0, 0, 0), None)
-        slow.go_on.set()
+                await single_place.classify(png(0, 0, 0), None)
+        preprocessing.released.set()
 
     asyncio.run(main())
 
 
-def test_only_an_image_with_none_behind_it_takes_the_single_stream_engine() -> None:
-    slow, engine, single = HeldBack(), ColourEngine(), ColourEngine()
+def test_only_an_image_without_a_successor_takes_the_single_stream_engine() -> None:
+    preprocessing, engine, single = BlockedPreprocessing(), ColourEngine(), ColourEngine()
 
     async def main() -> None:
-        shared = classifier("direct", slow, engine=engine, single_stream_engine=single)
-        calls = [asyncio.ensure_future(shared.classify(png(1, 2, 3), 1)) for _ in range(5)]
+        direct = classifier("direct", preprocessing, engine=engine, single_stream_engine=single)
+        calls = [asyncio.ensure_future(direct.classify(png(1, 2, 3), 1)) for _ in range(5)]
         await asyncio.sleep(0)
-        slow.go_on.set()
+        preprocessing.released.set()
         await asyncio.gather(*calls)
-        in_company = engine.runs
-        assert in_company >= 4  # all but the last have another one behind them
+        with_successor = engine.runs
+        assert with_successor >= 4
         with pytest.raises(ClientError):
-            await shared.classify(b"not an image", 1)
+            await direct.classify(b"not an image", 1)
         before = single.runs
-        await shared.classify(png(1, 2, 3), 1)
-        assert (engine.runs, single.runs) == (in_company, before + 1)
+        await direct.classify(png(1, 2, 3), 1)
+        assert (engine.runs, single.runs) == (with_successor, before + 1)
 
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_no_work_begins_for_a_caller_that_left_or_an_image_that_waited_too_long(way: str) -> None:
-    preprocessing, engine = HeldBack(), ColourEngine()
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_no_work_begins_for_cancelled_callers_and_images_that_waited_too_long(
+    pipeline: str,
+) -> None:
+    preprocessing, engine = BlockedPreprocessing(), ColourEngine()
 
     async def main() -> list[Answer | BaseException]:
-        narrow = classifier(way, preprocessing, engine=engine, cores=1, max_wait_ms=20)
+        one_core = classifier(pipeline, preprocessing, engine=engine, cores=1, max_wait_ms=20)
         calls = [
-            asyncio.ensure_future(narrow.classify(png(red, 0, 0), 1, timeout_ms=limit_ms))
+            asyncio.ensure_future(one_core.classify(png(red, 0, 0), 1, timeout_ms=limit_ms))
             for red, limit_ms in [(1, 100), (2, 100), (3, None), (4, None)]
         ]
         await asyncio.sleep(0)
         calls[2].cancel()
-        # The limits of the first, which is being decoded, and of the second pass; meanwhile the
-        # fourth has waited too long.
+        # The first, which is being decoded, and the second time out; meanwhile the fourth waits
+        # too long.
         await asyncio.wait(calls[:2])
-        preprocessing.go_on.set()
+        preprocessing.released.set()
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
-        await narrow.classify(png(5, 0, 0), 1)
+        await one_core.classify(png(5, 0, 0), 1)
         return outcomes
 
     outcomes = asyncio.run(main())
 
     late = [DeadlineExceeded, DeadlineExceeded]
-    assert [type(one) for one in outcomes] == [*late, asyncio.CancelledError, Overloaded]
+    assert [type(outcome) for outcome in outcomes] == [*late, asyncio.CancelledError, Overloaded]
     assert "the caller's limit" in str(outcomes[0])
-    assert preprocessing.begun == [1, 5]
+    assert preprocessing.reds == [1, 5]
     assert engine.runs == 1
 
 
 @pytest.mark.parametrize(("timeout_s", "longest_s"), [(5, 8), (20, 20)])
-def test_a_classifier_is_dead_once_a_run_takes_longer_than_any_request(
-    timeout_s: float, longest_s: float
+def test_is_alive_is_false_once_a_run_takes_longer_than_any_request(
+    monkeypatch: pytest.MonkeyPatch, timeout_s: float, longest_s: float
 ) -> None:
     service = classifier("batched", timeout_ms=timeout_s * 1e3)
     seconds = 0.0
-    service.runner.watch._clock = lambda: seconds
+    clock = SimpleNamespace(monotonic=lambda: seconds)
+    monkeypatch.setattr("image_classifier.inference.runner.time", clock)
 
     with service.runner.watch.run():
         seconds = longest_s - 0.1
-        with service.runner.watch.run():  # one that just began
+        with service.runner.watch.run():  # a younger run
             slow = asyncio.run(service.is_alive())
             seconds = longest_s + 0.1
             hung = asyncio.run(service.is_alive())
@@ -209,7 +211,7 @@ def test_a_classifier_is_dead_once_a_run_takes_longer_than_any_request(
     assert asyncio.run(service.is_alive())
 
 
-class Breakable(ColourEngine):
+class BreakableEngine(ColourEngine):
     broken = False
 
     def run(self, batch: Batch) -> Logits:
@@ -218,10 +220,10 @@ class Breakable(ColourEngine):
         return super().run(batch)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_classifier_is_dead_while_its_engine_fails_whatever_it_is_given(way: str) -> None:
-    engine = Breakable()
-    service = classifier(way, engine=engine)
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_is_alive_is_false_while_the_engine_fails_for_every_input(pipeline: str) -> None:
+    engine = BreakableEngine()
+    service = classifier(pipeline, engine=engine)
     alive = []
 
     async def run() -> None:
@@ -230,7 +232,7 @@ def test_a_classifier_is_dead_while_its_engine_fails_whatever_it_is_given(way: s
         with pytest.raises(EngineError):
             await service.classify(png(0, 0, 0), None)
         alive.append(await service.is_alive())
-        engine.broken = False  # as where one image alone had made it fail
+        engine.broken = False  # as if only that image had made it fail
         alive.append(await service.is_alive())
 
     asyncio.run(run())

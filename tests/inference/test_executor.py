@@ -21,7 +21,15 @@ from tests.inference.fakes import ConstantEngine, SumEngine, executor, expected,
 def test_a_batch_is_split_into_compiled_sizes_and_row_i_of_the_logits_belongs_to_input_i(
     count: int, sizes: tuple[int, ...], parts: list[int]
 ) -> None:
-    engine = SumEngine()
+    second_has_ended = threading.Event()
+
+    def finish_the_first_part_last(batch: Batch) -> None:
+        if batch.flat[0] != 1:
+            second_has_ended.set()
+        elif len(parts) > 1:
+            assert second_has_ended.wait(10)
+
+    engine = SumEngine(finish_the_first_part_last)
 
     logits = executor(engine, *sizes, streams=2).run(inputs(count))
 
@@ -29,25 +37,11 @@ def test_a_batch_is_split_into_compiled_sizes_and_row_i_of_the_logits_belongs_to
     assert sorted(engine.sizes) == sorted(parts)
 
 
-def test_the_order_of_the_logits_is_not_the_order_in_which_parts_end() -> None:
-    second_has_ended = threading.Event()
-
-    def first_ends_last(batch: Batch) -> None:
-        if batch.flat[0] == 1:
-            assert second_has_ended.wait(10)
-        else:
-            second_has_ended.set()
-
-    logits = executor(SumEngine(first_ends_last), 2, streams=2).run(inputs(4))
-
-    assert logits.tolist() == expected(4)
-
-
-def test_where_whole_batches_are_taken_only_what_is_larger_than_all_sizes_is_split() -> None:
+def test_on_a_gpu_only_batches_larger_than_all_sizes_are_split() -> None:
     engine = SumEngine()
-    whole = executor(engine, 1, 4, streams=2, accelerator="a GPU")
+    on_gpu = executor(engine, 1, 4, streams=2, accelerator="a GPU")
 
-    answers = [whole.run(inputs(count)).tolist() for count in (1, 3, 4, 6)]
+    answers = [on_gpu.run(inputs(count)).tolist() for count in (1, 3, 4, 6)]
 
     assert answers == [expected(count) for count in (1, 3, 4, 6)]
     assert engine.sizes[:3] == [1, 3, 4]
@@ -63,24 +57,20 @@ def test_warmup_runs_every_size_on_every_stream_and_the_single_stream_engine() -
     assert single.sizes == [1]
 
 
-def test_no_more_parts_run_at_a_time_than_there_are_streams() -> None:
-    # The barrier opens only for two calls at once: two run at a time, never three.
-    pairs = threading.Barrier(2, timeout=10)
-
+def test_as_many_parts_run_concurrently_as_there_are_streams() -> None:
+    pairs = threading.Barrier(2, timeout=10)  # opens only for two concurrent calls
     engine = SumEngine(lambda _: pairs.wait())
-    fast = executor(engine, 1, streams=2)
+    two_streams = executor(engine, 1, streams=2)
 
     with ThreadPoolExecutor(6) as callers:
-        answers = [callers.submit(fast.run, inputs(1 + number % 3)) for number in range(12)]
+        answers = [callers.submit(two_streams.run, inputs(1 + number % 3)) for number in range(12)]
 
         assert [len(answer.result()) for answer in answers] == [1, 2, 3] * 4
     assert engine.most_at_a_time == 2
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (1, 2)], ids=str)
-def test_logits_of_another_shape_than_the_batch_asks_for_are_an_engine_error(
-    shape: tuple[int, ...],
-) -> None:
+def test_logits_of_the_wrong_shape_are_an_engine_error(shape: tuple[int, ...]) -> None:
     broken = executor(ConstantEngine(np.zeros(shape, np.float32)), 2)
 
     with pytest.raises(EngineError, match=r"expected \(2, 2\)"):
@@ -112,7 +102,7 @@ def test_an_error_in_one_part_fails_the_batch_and_frees_the_stream() -> None:
         pytest.param(inputs(1).astype(np.float32), id="float"),
     ],
 )
-def test_a_batch_of_another_shape_or_dtype_does_not_reach_the_engine(batch: Batch) -> None:
+def test_a_batch_of_the_wrong_shape_or_dtype_does_not_reach_the_engine(batch: Batch) -> None:
     engine = SumEngine()
 
     with pytest.raises(ValueError, match=r"expected uint8 \(n, 2, 3, 1\)"):
@@ -124,7 +114,7 @@ def test_a_batch_of_another_shape_or_dtype_does_not_reach_the_engine(batch: Batc
     ("count", "more_expected", "sizes", "single_stream_sizes"),
     [
         pytest.param(1, False, [], [1], id="a-single-input"),
-        pytest.param(1, True, [4], [], id="more-on-their-way"),
+        pytest.param(1, True, [4], [], id="more-expected"),
         pytest.param(2, False, [4], [], id="two-inputs"),
     ],
 )
@@ -141,7 +131,7 @@ def test_a_single_input_takes_the_single_stream_engine_unless_more_are_expected(
 
 
 class Gate:
-    """Stops an engine until the test opens it; `reached` is set when a batch has arrived."""
+    """Blocks an engine until the test opens it; `reached` is set when a batch has arrived."""
 
     def __init__(self) -> None:
         self.reached, self.open = threading.Event(), threading.Event()
@@ -152,16 +142,15 @@ class Gate:
 
 
 def test_a_single_input_takes_one_stream_while_another_batch_runs() -> None:
-    gate = Gate()
-    engine, single = SumEngine(gate), SumEngine()
+    together = threading.Barrier(2, timeout=10)  # opens only for two concurrent calls
+    engine, single = SumEngine(lambda _: together.wait()), SumEngine()
     busy = executor(engine, 2, 4, streams=2, single_stream_engine=single)
+
     with ThreadPoolExecutor(2) as callers:
         pair = callers.submit(busy.run, inputs(2))
-        assert gate.reached.wait(10)
-        gate.reached.clear()
+        while not engine.sizes:
+            pass
         second = callers.submit(busy.run, inputs(1))
-        assert gate.reached.wait(10)  # in the same engine, padded to 2, beside the other
-        gate.open.set()
 
         assert pair.result(10).tolist() == expected(2)
         assert second.result(10).tolist() == expected(1)
@@ -171,8 +160,8 @@ def test_a_single_input_takes_one_stream_while_another_batch_runs() -> None:
 @pytest.mark.parametrize(
     ("waiting", "sizes", "single_stream_sizes"),
     [
-        pytest.param(1, [], [1, 1], id="one-waits-and-is-alone-when-its-turn-comes"),
-        pytest.param(2, [1, 1], [1], id="two-wait-and-share-the-streams"),
+        pytest.param(1, [], [1, 1], id="a-single-waiting-input-runs-on-it-next"),
+        pytest.param(2, [1, 1], [1], id="two-waiting-inputs-share-the-streams"),
     ],
 )
 def test_nothing_runs_beside_the_single_stream_engine(

@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import pynvml
 import pytest
@@ -22,11 +21,9 @@ QUOTA, PERIOD = "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"
         pytest.param({"cpu.max": ""}, 8, id="empty"),
         pytest.param({QUOTA: "-1\n", PERIOD: "100000\n"}, 8, id="v1-no-quota"),
         pytest.param({QUOTA: "250000\n", PERIOD: "100000\n"}, 3, id="v1"),
-        pytest.param({QUOTA: "100000"}, 8, id="v1-without-a-period"),
-        pytest.param({QUOTA: "1000", PERIOD: "0"}, 8, id="v1-with-a-period-of-0"),
     ],
 )
-def test_the_cores_are_those_of_the_affinity_or_the_quota_if_less(
+def test_the_cores_are_the_lesser_of_affinity_and_quota(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], cores: int
 ) -> None:
     for name, text in files.items():
@@ -40,45 +37,16 @@ def test_the_cores_are_those_of_the_affinity_or_the_quota_if_less(
     assert usable_cores(tmp_path) == 1
 
 
-class Driver:
-    """What NVIDIA's driver says, for GPUs given by their slices; None: it cannot be divided."""
-
-    def __init__(self, *gpus: tuple[str, ...] | None) -> None:
-        self._gpus = gpus
-
-    def device_by_index(self, index: int) -> SimpleNamespace:
-        return SimpleNamespace(uuid=f"GPU-{index}", slices=self._gpus[index])
-
-    def slice_by_index(self, gpu: SimpleNamespace, index: int) -> SimpleNamespace:
-        if index >= len(gpu.slices):
-            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
-        return SimpleNamespace(uuid=gpu.slices[index])
-
-    def is_divided(self, gpu: SimpleNamespace) -> list[int]:
-        if gpu.slices is None:
-            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
-        return [int(gpu.slices != ()), 0]
-
-    def replace(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name, answer in {
-            "Init": lambda: None,
-            "Shutdown": lambda: None,
-            "DeviceGetCount": lambda: len(self._gpus),
-            "DeviceGetHandleByIndex": self.device_by_index,
-            "DeviceGetUUID": lambda device: device.uuid,
-            "DeviceGetMigMode": self.is_divided,
-            "DeviceGetMaxMigDeviceCount": lambda _: 7,
-            "DeviceGetMigDeviceHandleByIndex": self.slice_by_index,
-        }.items():
-            monkeypatch.setattr(pynvml, f"nvml{name}", answer)
-
-
-def test_without_a_choice_all_gpus_are_visible_and_the_slices_of_a_divided_one(
+def test_without_cuda_visible_devices_all_gpus_of_the_driver_are_visible(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    Driver(("MIG-a", "MIG-b"), None, ()).replace(monkeypatch)
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlShutdown", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 2)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", lambda index: index)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetUUID", lambda handle: f"GPU-{handle}")
 
-    assert visible_gpus({}) == ("MIG-a", "MIG-b", "GPU-1", "GPU-2")
+    assert visible_gpus({}) == ("GPU-0", "GPU-1")
 
 
 def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +59,7 @@ def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(
-    ("given", "visible"),
+    ("value", "visible"),
     [
         ("2, 0", ("2", "0")),
         ("GPU-7f3a,MIG-11ac", ("GPU-7f3a", "MIG-11ac")),
@@ -99,7 +67,7 @@ def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> No
         ("1,-1,0", ("1",)),
     ],
 )
-def test_a_choice_in_the_environment_counts_up_to_its_first_invalid_entry(
-    given: str, visible: tuple[str, ...]
+def test_cuda_visible_devices_counts_up_to_its_first_invalid_entry(
+    value: str, visible: tuple[str, ...]
 ) -> None:
-    assert visible_gpus({"CUDA_VISIBLE_DEVICES": given}) == visible
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": value}) == visible

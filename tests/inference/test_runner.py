@@ -1,4 +1,4 @@
-"""The runner in another process, played by a proxy that does what a test says."""
+"""The runner of another process, simulated by a proxy."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -22,14 +22,14 @@ PLAN = Plan(engine="one", streams=2, threads=2, batch_sizes=(1, 4), service_time
 
 
 class Unavailable(Exception):
-    """What the proxy raises where the service does not take a call."""
+    """Raised by the proxy if the service does not accept a call."""
 
 
 class Proxy:
-    """Answers calls with the outcomes given, in turn; an exception is raised.
+    """Returns the outcomes in turn, one per call, and raises those that are exceptions.
 
     Args:
-        can_open: Whether the runner's process sees the memory of this one.
+        can_open: Whether the runner's process can open the memory of this process.
     """
 
     def __init__(self, *outcomes: object, can_open: bool = False) -> None:
@@ -49,7 +49,7 @@ class Proxy:
     async def exchange(self, body: bytes) -> bytes:
         """Answer as `RunnerCalls` does: the logit of an input is its pixel."""
         self.calls += 1
-        await asyncio.sleep(0)  # calls in flight meet
+        await asyncio.sleep(0)  # so that calls are concurrent
         inputs = self._reader.read(np.frombuffer(body, np.int64).reshape(-1, 3))
         return inputs.reshape(-1, 1).astype(np.float32).tobytes()
 
@@ -65,50 +65,42 @@ class Proxy:
 
 
 def runner(
-    proxy: Proxy,
-    *,
-    service_time_ms: float = 1,
-    budget_ms: float = 50,
-    accelerator: str | None = None,
+    proxy: Proxy, *, service_time_ms: float = 1, accelerator: str | None = None
 ) -> RemoteRunner:
-    plan = PLAN.model_copy(
-        update={"service_time_ms": 99}
-    )  # with decoding, which is not the runner's
-    # Two streams: an image takes them twice the time that it takes both together.
+    plan = PLAN.model_copy(update={"service_time_ms": 99})  # includes decoding
+    # A batch of 4 on one of two streams takes 8 times as long as one image on both.
     point = LatencyPoint(
         batch_size=4, streams=2, threads=2, latency_ms=8 * service_time_ms, images_per_s=1
     )
     attempt = EngineAttempt(engine=plan.engine, verdict="passed", curve=(point,))
     machine = RECORD.machine.model_copy(update={"accelerator": accelerator})
     record = RECORD.model_copy(update={"plan": plan, "attempts": (attempt,), "machine": machine})
-    return RemoteRunner(proxy, proxy.exchange, record, INPUT_SPEC, budget_ms, Unavailable)
+    return RemoteRunner(proxy, proxy.exchange, record, INPUT_SPEC, 50, Unavailable)
 
 
 LOST = aiohttp.ClientConnectionError()
 
 
 @pytest.mark.parametrize(
-    ("service_time_ms", "budget_ms", "inputs"),
-    # Half of the budget, at most 64 and at least one: 25, 64 of 250, 1 of 0.2.
-    [(1, 50, 25), (0.1, 50, 64), (120, 50, 1)],
+    ("service_time_ms", "accelerator", "expected"),
+    [
+        # Half of the budget of 50 ms, at least one and at most 64 inputs.
+        (1, None, (25, 99)),
+        (0.1, None, (64, 99)),
+        (120, None, (1, 99)),
+        # Measured on a CPU, the record says nothing about the GPU.
+        (120, ABSENT_GPU, (64, 1)),
+    ],
 )
-def test_a_call_carries_what_takes_half_the_budget(
-    service_time_ms: float, budget_ms: float, inputs: int
+def test_a_call_has_as_many_inputs_as_take_half_the_budget(
+    service_time_ms: float, accelerator: str | None, expected: tuple[int, float]
 ) -> None:
-    remote = runner(Proxy(), service_time_ms=service_time_ms, budget_ms=budget_ms)
+    remote = runner(Proxy(), service_time_ms=service_time_ms, accelerator=accelerator)
 
-    assert remote.max_batch_size == inputs
-
-
-def test_what_a_machine_without_a_gpu_measured_says_nothing_of_the_gpu() -> None:
-    measured = runner(Proxy(), service_time_ms=120)
-    elsewhere = runner(Proxy(), service_time_ms=120, accelerator=ABSENT_GPU)
-
-    assert (measured.max_batch_size, measured.service_time_ms) == (1, 99)
-    assert (elsewhere.max_batch_size, elsewhere.service_time_ms) == (64, 1)
+    assert (remote.max_batch_size, remote.service_time_ms) == expected
 
 
-def test_a_call_on_a_connection_that_was_just_closed_is_made_again_once() -> None:
+def test_a_call_on_a_closed_connection_is_retried_once() -> None:
     logits = np.ones((1, 2), np.float32)
     batch = np.zeros((1, 1, 1, 1), np.uint8)
 
@@ -119,7 +111,7 @@ def test_a_call_on_a_connection_that_was_just_closed_is_made_again_once() -> Non
     assert twice.calls == 2
 
 
-def test_inputs_travel_in_shared_memory_and_beside_it_where_that_is_full() -> None:
+def test_inputs_are_passed_in_shared_memory_and_in_the_call_when_it_is_full() -> None:
     batches = [np.full((2, 1, 1, 1), number, np.uint8) for number in (1, 2, 3)]
     proxy = Proxy(np.full((2, 1), 3.0, np.float32), can_open=True)
     remote = runner(proxy)
@@ -131,23 +123,20 @@ def test_inputs_travel_in_shared_memory_and_beside_it_where_that_is_full() -> No
 
     assert [answer.tolist() for answer in answers] == [[[1], [1]], [[2], [2]], [[3], [3]]]
     assert proxy.calls == 3
-    proxy.can_open = False  # asked once
+    proxy.can_open = False  # called only once
     assert asyncio.run(remote.run(batches[0])).tolist() == [[1], [1]]
 
 
 @pytest.mark.parametrize("error", [Unavailable(), TimeoutError(), aiohttp.ClientPayloadError()])
-def test_a_runner_that_takes_no_call_is_not_ready(error: Exception) -> None:
+def test_a_runner_that_accepts_no_call_is_not_ready(error: Exception) -> None:
     with pytest.raises(NotReady, match="the model cannot be reached; try again"):
         asyncio.run(runner(Proxy(error)).describe())
     assert not asyncio.run(runner(Proxy(error)).is_ready())
+    assert not asyncio.run(runner(Proxy(False)).is_ready())
+    assert asyncio.run(runner(Proxy(True)).is_ready())
 
 
-def test_readiness_is_what_the_probe_of_the_runner_says() -> None:
-    for ready in (True, False):
-        assert asyncio.run(runner(Proxy(ready)).is_ready()) is ready
-
-
-def test_the_plan_is_the_one_the_runner_reports() -> None:
+def test_the_description_is_that_of_the_runners_process() -> None:
     steps: Any = [["load", 0.0, 2.5]]
     proxy = Proxy([PLAN.model_dump(mode="json"), "a GPU", steps])
 

@@ -1,4 +1,4 @@
-"""Keeps several batches in flight on a device that works beside the processor."""
+"""An engine with several batches in flight on a device that works asynchronously."""
 
 import bisect
 import functools
@@ -16,40 +16,40 @@ from image_classifier.logs import logger
 
 
 class Device(Protocol):
-    """What is asked of a device: streams of work, each in order, none waiting for the others.
+    """A device with streams: each does its work in order, independently of the others.
 
-    Tensors are those of torch; a dtype is given by its name.
+    Tensors are those of torch; a dtype is passed by its name.
     """
 
     def stream(self) -> Any:
-        """Return a further stream."""
+        """Return a new stream."""
 
     def enqueue(self, stream: Any, work: Callable[[], object]) -> None:
-        """Have a stream do some work after what it has to do already."""
+        """Add work to the end of a stream."""
 
-    def mark(self, stream: Any) -> Any:
-        """Return an event: that the stream has done what it has to do so far."""
+    def record(self, stream: Any) -> Any:
+        """Return an event that is set when the stream has done all work enqueued so far."""
 
     def wait(self, stream: Any, event: Any) -> None:
-        """Have a stream wait for an event before it goes on."""
+        """Make a stream wait for an event."""
 
-    def settle(self, event: Any) -> None:
-        """Wait for an event in this thread, and leave the processor to others meanwhile."""
+    def synchronize(self, event: Any) -> None:
+        """Block this thread until an event is set, without using the CPU."""
 
     def zeros(self, shape: Sequence[int], dtype: str, *, on_host: bool) -> Any:
-        """Return a tensor on the device, or one on the host that the device can copy itself."""
+        """Return a tensor on the device, or in pinned memory on the host."""
 
     def capture(self, stream: Any, work: Callable[[], object]) -> Callable[[], object]:
-        """Do some work on a stream; return what does the same again, on the same memory.
+        """Run work on a stream; return a function that repeats it on the same memory.
 
         Raises:
-            MemoryError: The device has no room for it.
+            MemoryError: The device has too little memory.
         """
 
 
 @dataclass(frozen=True, eq=False)
 class _Slot:
-    """What one batch in flight needs. The addresses of the tensors never change."""
+    """The buffers of one batch in flight. The addresses of the tensors never change."""
 
     pixels_on_host: Any
     pixels: Any
@@ -58,21 +58,21 @@ class _Slot:
 
 
 class InFlightEngine:
-    """Runs batches on a device, several at a time; see `Engine`.
+    """Runs several batches concurrently on a device; see `Engine`.
 
     A batch takes a slot. Three streams copy it in, run it and copy its logits out, and the calling
-    thread waits for its own batch only, without a lock. With as many calling threads as slots, the
-    device copies and computes at the same time. The network is captured once for each size, on
-    memory of its own; the device copies there what lies in the slot, in microseconds.
+    thread waits only for its own batch. With as many calling threads as slots, the device copies
+    and computes at the same time. The network is captured once for each batch size, on buffers of
+    its own; the device copies the contents of a slot there in microseconds.
 
-    A batch is run at the next captured size. One larger than all of them is run in parts.
+    A batch runs at the next captured size; a batch larger than all sizes runs in parts.
 
     Args:
-        forward: Returns logits (n, classes), float32 on the device, of a batch (n, H, W, C) there.
-        batch_sizes: To capture. Those that the device has no room for are left out.
-        slots: Batches in flight.
+        forward: Maps a batch (n, H, W, C) on the device to logits (n, classes), float32.
+        batch_sizes: Batch sizes to capture; those too large for the device's memory are left out.
+        slots: Number of batches in flight.
         input_shape: (H, W, C).
-        dtype: Of an input.
+        dtype: Name of the dtype of an input.
         num_classes: Width of the logits.
     """
 
@@ -110,27 +110,27 @@ class InFlightEngine:
     def _captured(
         self, forward: Callable[[Any], Any], batch_sizes: Sequence[int]
     ) -> dict[int, Callable[[], object]]:
-        """Capture each size, the largest first; return those that there was room for.
+        """Capture each batch size, largest first; return those that fit into memory.
 
-        All memory is taken here: a device that is full is found out at the start.
+        All memory is allocated here, so that a lack of memory shows at the start.
         """
-        done: dict[int, Callable[[], object]] = {}
-        left = sorted(batch_sizes, reverse=True)
-        while left:
-            size = left.pop(0)
+        captured: dict[int, Callable[[], object]] = {}
+        remaining = sorted(batch_sizes, reverse=True)
+        while remaining:
+            size = remaining.pop(0)
             work = functools.partial(_run_into, self._logits[:size], forward, self._pixels[:size])
             try:
-                done[size] = self._device.capture(self._compute, work)
+                captured[size] = self._device.capture(self._compute, work)
             except MemoryError as error:
                 if size == 1:
                     raise
-                logger.warning("no room on the device for batches of %d: %s", size, error)
-                if not left and not done:
-                    left = [size // 2]
-        return done
+                logger.warning("no memory on the device for batches of %d: %s", size, error)
+                if not remaining and not captured:
+                    remaining = [size // 2]
+        return captured
 
     def run(self, batch: Batch) -> Logits:
-        """See `Engine.run`; of any size."""
+        """See `Engine.run`; the batch may have any size."""
         largest = self.batch_sizes[-1]
         if len(batch) > largest:
             starts = range(0, len(batch), largest)
@@ -146,15 +146,15 @@ class InFlightEngine:
         size = self.batch_sizes[bisect.bisect_left(self.batch_sizes, count)]
         slot.pixels_on_host.numpy()[:count] = batch
         device.enqueue(self._copy_in, lambda: _copy(slot.pixels, slot.pixels_on_host, count))
-        device.wait(self._compute, device.mark(self._copy_in))
-        with self._computing:  # what two threads enqueue must not alternate
+        device.wait(self._compute, device.record(self._copy_in))
+        with self._computing:  # the work of two threads must not interleave
             device.enqueue(self._compute, lambda: _copy(self._pixels, slot.pixels, count))
             device.enqueue(self._compute, self._replay[size])
             device.enqueue(self._compute, lambda: _copy(slot.logits, self._logits, count))
-            computed = device.mark(self._compute)
+            computed = device.record(self._compute)
         device.wait(self._copy_out, computed)
         device.enqueue(self._copy_out, lambda: _copy(slot.logits_on_host, slot.logits, count))
-        device.settle(device.mark(self._copy_out))
+        device.synchronize(device.record(self._copy_out))
         logits: npt.NDArray[np.float32] = slot.logits_on_host.numpy()[:count].copy()
         return logits
 

@@ -1,4 +1,4 @@
-"""Loads the engine that an artifact names."""
+"""Loading of engines by their kind."""
 
 import functools
 from pathlib import Path
@@ -11,25 +11,22 @@ from image_classifier.inference.engine import EngineUnavailable, LoadEngine
 def open_graph(graph: EngineGraph, root: Path, input_shape: tuple[int, ...]) -> LoadEngine:
     """Open the graph of an engine; return a function that loads it for a plan.
 
-    Engines loaded from one opened graph share weights where their library can.
+    Engines loaded from one opened graph share weights if the library can.
 
     Args:
-        graph: From the evidence, or from an import under way.
+        graph: An engine of the evidence or of a running import.
         root: Directory of the artifact.
         input_shape: (H, W, C) of one input.
 
     Raises:
-        EngineUnavailable: The library it needs is missing.
+        EngineUnavailable: The engine's library is missing.
     """
     path = root / graph.file
-    # Each library is imported only where its engine is used: a CPU service needs no torch.
+    # Each library is imported only if its engine is used: a CPU service needs no torch.
     try:
         match graph.kind:
             case "openvino":
-                from image_classifier.inference.engines.openvino import (
-                    OpenVinoEngine,
-                    shared_core,
-                )
+                from image_classifier.inference.engines.openvino import OpenVinoEngine, shared_core
 
                 model = shared_core().read_model(path)
                 return functools.partial(OpenVinoEngine, model, graph.precision, input_shape)
@@ -51,7 +48,7 @@ def open_graph(graph: EngineGraph, root: Path, input_shape: tuple[int, ...]) -> 
 def effective_precision(graph: EngineGraph) -> Precision:
     """Return the precision that this machine computes a graph in.
 
-    On a processor without bf16, OpenVINO 2026.4.1 takes the hint and runs fp32.
+    On a CPU without bf16, OpenVINO 2026.4.1 accepts the hint but computes in fp32.
     """
     if (graph.kind, graph.precision) != ("openvino", "bf16"):
         return graph.precision

@@ -10,14 +10,14 @@ from image_classifier.inference.engine import Batch, Logits
 
 
 class OnnxRuntimeEngine:
-    """One session, which takes batches of any size from several threads."""
+    """One session, which runs batches of any size from several threads."""
 
     def __init__(self, path: Path, plan: Plan) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = max(1, plan.threads // plan.streams)
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # warnings about the user's graph help nobody who serves it
-        # Spinning threads would take cores that decoding needs.
+        options.log_severity_level = 3  # operators cannot act on warnings about the graph
+        # Spinning threads would occupy cores that decoding needs.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]

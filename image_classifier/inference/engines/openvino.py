@@ -16,9 +16,9 @@ def shared_core() -> ov.Core:
     """Return the process-wide OpenVINO core; it is never destroyed.
 
     The CPU plugin of OpenVINO 2026.4.1 gives the thread that loads it an alternate signal stack
-    (sigaltstack), and frees the stack in whichever thread destroys the last object of the core.
-    If that is another thread, the first one goes on using freed memory, and its next signal,
-    such as SIGTERM, is a segmentation fault.
+    (sigaltstack), and frees the stack in the thread that destroys the last object of the core.
+    If that is another thread, the next signal of the first one, such as SIGTERM, is a
+    segmentation fault.
     """
     return ov.Core()
 
@@ -30,8 +30,8 @@ class OpenVinoEngine:
     of ResNet-50 in bf16 takes 61 MB instead of 157 MB.
 
     The infer requests own their input memory, and a batch is copied into it (about 10 µs for
-    150 kB). OpenVINO 2026.4.1 can also share the caller's array, but refers to it after the call,
-    which crashed the process once the array was freed (tests/inference/test_engines.py).
+    150 kB). OpenVINO 2026.4.1 can also share the caller's array, but accesses it after the call,
+    and crashes if the array was freed (tests/inference/test_engines.py).
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class OpenVinoEngine:
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": plan.streams,
             "INFERENCE_NUM_THREADS": plan.threads,
-            # Explicit: the default may silently be bf16 on CPUs that have it.
+            # Explicit, since the default may be bf16 on CPUs that have it.
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
             # Pinned threads would compete with decoding for their cores.
             "ENABLE_CPU_PINNING": False,
@@ -53,8 +53,8 @@ class OpenVinoEngine:
             requests: queue.SimpleQueue[ov.InferRequest] = queue.SimpleQueue()
             for _ in range(plan.streams):
                 request = compiled.create_infer_request()
-                # OpenVINO 2026.4.1 sets up numpy at the first access to a tensor; two threads
-                # that did so at once dead-locked, one with the GIL, one with a C++ guard.
+                # OpenVINO 2026.4.1 initialises numpy at the first access to a tensor; two threads
+                # that do so at once deadlock, one holding the GIL, one a C++ guard.
                 _ = request.get_input_tensor().data
                 requests.put(request)
             self._idle[batch_size] = requests
@@ -65,7 +65,7 @@ class OpenVinoEngine:
         request = idle.get()
         try:
             request.get_input_tensor().data[:] = batch
-            request.infer()  # in this thread; start_async would wake another one
+            request.infer()  # in this thread; start_async would switch threads
             return np.array(request.get_output_tensor().data, dtype=np.float32)
         finally:
             idle.put(request)

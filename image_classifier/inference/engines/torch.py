@@ -1,4 +1,4 @@
-"""The torch engine: a program of torch.export, on a GPU where there is one."""
+"""The torch engine: a program of torch.export, on a GPU if there is one."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,10 +14,10 @@ from image_classifier.inference.engine import Batch, Engine, Logits
 from image_classifier.inference.engines.in_flight import InFlightEngine
 
 WEIGHTS_PREFIX = "network."
-"""Begins the names of a program's tensors that are in the file of weights, without it there."""
+"""Prefix of a program's tensors that are loaded from the weights file, which omits it."""
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 CAST = (torch.ops.aten.linear.default, torch.ops.aten.conv2d.default)
-"""Operations that autocast computes in reduced precision, and that hold most of the weights."""
+"""Operations that autocast computes in reduced precision, and that have most of the weights."""
 WARM_UP_RUNS = 3
 
 
@@ -27,27 +27,27 @@ def gpu_name() -> str | None:
 
 
 class Program:
-    """A program with its weights on the device, once for all engines that run it.
+    """A program with its weights on the device, shared by all engines that run it.
 
-    The device is the first GPU that torch finds (`service.py` lets it see one), else the CPU. A
-    program needs no source of the network. It can be made to run any code while it is read, as a
-    network's source can: it is opened only after its digest matched.
+    The device is the first GPU that torch finds (`service.py` makes one visible), else the CPU. A
+    program does not need the source of the network. Like that source it can run any code while it
+    is loaded, so it is opened only after its digest was verified.
 
     Args:
         path: The file of the program.
-        weights: The file of weights of the same artifact.
+        weights: The weights file of the same artifact.
 
     Attributes:
-        module: Takes a batch (n, H, W, C) on the device, returns logits (n, classes).
+        module: Maps a batch (n, H, W, C) on the device to logits (n, classes).
 
     Raises:
-        ArtifactError: The two do not belong together.
+        ArtifactError: The weights do not fit the program.
     """
 
     def __init__(self, path: Path, weights: Path, precision: Precision) -> None:
         self.device = torch.device("cpu" if gpu_name() is None else "cuda")
-        # torch 2.14 lets cuDNN convolve float32 in TF32, with 10 bits of mantissa, not 23. Not by
-        # its other interface, `fp32_precision`: torch.export of 2.14.1 then raises in this process.
+        # By default cuDNN convolves float32 in TF32, with 10 bits of mantissa instead of 23. Not
+        # disabled by `fp32_precision`, which makes torch.export of 2.14.1 raise in this process.
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
         program = torch.export.load(path)
@@ -64,10 +64,10 @@ class Program:
         self.input_shape = tuple(int(length) for length in pixels.meta["val"].shape[1:])
 
     def _prepare_weights(self) -> None:
-        """Convert weights once, as each run would otherwise convert them anew.
+        """Convert weights once that each run would otherwise convert.
 
-        - To reduced precision, those that only operations in that precision read.
-        - Filters of convolutions to channels last, the order in which the pixels come.
+        - Weights that only `CAST` operations read: to the reduced precision.
+        - Filters of convolutions: to channels last, the layout of the pixels.
         """
         for node in self.module.graph.nodes:
             if node.op != "get_attr" or {user.target for user in node.users} - set(CAST):
@@ -82,13 +82,13 @@ class Program:
             setattr(module, name, torch.nn.Parameter(weight, requires_grad=False))
 
     def _prepare_layouts(self) -> None:
-        """Make no assumption of the memory layouts that the CPU had at the export.
+        """Remove assumptions about the memory layouts of the CPU at the export.
 
-        - A `view` fails where kernels of a GPU lay out their results otherwise; attention in
-          float32 does. `reshape` is the same view where that is possible, else a copy.
-        - Of a transposed input a linear layer multiplies each row apart (at::matmul does not fold
-          it, torch 2.11 to 2.14), which took two thirds of a batch of two of ViT-L/16 on an H100.
-          It is laid out anew, by the cast that autocast would make anyway where there is one.
+        - `view` fails if kernels of a GPU lay out their results differently, as attention in
+          float32 does. `reshape` makes a copy then.
+        - A linear layer multiplies each row of a transposed input separately (at::matmul does not
+          fold it, torch 2.11 to 2.14), which took two thirds of a batch of two of ViT-L/16 on an
+          H100. The input is made contiguous, as part of autocast's cast if there is one.
         """
         graph, operations = self.module.graph, torch.ops.aten
         for node in graph.nodes:
@@ -108,8 +108,8 @@ class Program:
 
     def run(self, batch: torch.Tensor) -> torch.Tensor:
         """Return logits, float32 (n, classes) on the device, of a batch (n, H, W, C) there."""
-        # The weights are converted already. What autocast caches of other tensors would be memory
-        # of one CUDA graph that others read, too.
+        # No cache: the weights are converted already, and other cached tensors would be memory of
+        # one CUDA graph that other graphs read.
         precision = torch.autocast(
             self.device.type,
             dtype=self._autocast,
@@ -126,7 +126,7 @@ class Program:
             torch.set_num_threads(max(1, plan.threads // plan.streams))
             return _OnCpu(self)
         device = CudaDevice()
-        one = device.zeros((1, *self.input_shape), self.dtype, on_host=False)
+        blank = device.zeros((1, *self.input_shape), self.dtype, on_host=False)
         return InFlightEngine(
             self.run,
             device,
@@ -134,7 +134,7 @@ class Program:
             slots=plan.streams,
             input_shape=self.input_shape,
             dtype=self.dtype,
-            num_classes=self.run(one).shape[1],
+            num_classes=self.run(blank).shape[1],
         )
 
 
@@ -150,28 +150,28 @@ class _OnCpu:
 
 
 def _fill(tensors: dict[str, torch.Tensor], weights: Path, device: torch.device) -> None:
-    """Put the weights into a program, each of the shape and type that it was exported with."""
+    """Load the weights into the tensors of a program; shapes and dtypes must match."""
     stored = load_file(weights, device=str(device))
-    for name, empty in tensors.items():
+    for name, expected in tensors.items():
         if not name.startswith(WEIGHTS_PREFIX):
             continue
         stored_name = name.removeprefix(WEIGHTS_PREFIX)
-        given = stored.get(stored_name)
-        if given is None or (given.shape, given.dtype) != (empty.shape, empty.dtype):
+        actual = stored.get(stored_name)
+        if actual is None or (actual.shape, actual.dtype) != (expected.shape, expected.dtype):
+            found = "missing" if actual is None else f"{actual.dtype} {tuple(actual.shape)}"
             raise ArtifactError(
-                f"{weights}: {stored_name} is "
-                f"{'missing' if given is None else f'{given.dtype} {tuple(given.shape)}'}, the "
-                f"program takes {empty.dtype} {tuple(empty.shape)}; import the model again"
+                f"{weights}: {stored_name} is {found}, the program takes {expected.dtype} "
+                f"{tuple(expected.shape)}; import the model again"
             )
-        is_parameter = isinstance(empty, torch.nn.Parameter)
-        tensors[name] = torch.nn.Parameter(given, requires_grad=False) if is_parameter else given
+        is_parameter = isinstance(expected, torch.nn.Parameter)
+        tensors[name] = torch.nn.Parameter(actual, requires_grad=False) if is_parameter else actual
 
 
 class CudaDevice:
     """The GPU of this process; see `Device`."""
 
     def __init__(self) -> None:
-        # Graphs that replay one after the other, on one stream, may share memory.
+        # Graphs that replay in turn on one stream can share memory.
         self._pool = torch.cuda.graph_pool_handle()
 
     def stream(self) -> torch.cuda.Stream:
@@ -183,7 +183,7 @@ class CudaDevice:
         with torch.cuda.stream(stream):
             work()
 
-    def mark(self, stream: torch.cuda.Stream) -> torch.cuda.Event:
+    def record(self, stream: torch.cuda.Stream) -> torch.cuda.Event:
         """See `Device`."""
         event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         event.record(stream)
@@ -193,7 +193,7 @@ class CudaDevice:
         """See `Device`."""
         stream.wait_event(event)
 
-    def settle(self, event: torch.cuda.Event) -> None:
+    def synchronize(self, event: torch.cuda.Event) -> None:
         """See `Device`."""
         event.synchronize()
 
@@ -211,17 +211,17 @@ class CudaDevice:
         try:
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
-                for _ in range(WARM_UP_RUNS):  # libraries choose kernels and take memory
+                for _ in range(WARM_UP_RUNS):  # libraries choose kernels and allocate memory
                     work()
-            # "thread_local": other threads may allocate meanwhile.
+            # "thread_local": other threads may allocate memory meanwhile.
             with torch.cuda.graph(
                 graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
             ):
                 work()
         except RuntimeError as error:
-            # The end of a capture that failed raises an error of its own.
+            # Ending a failed capture raises another error, whose context is the first.
             chain = (error, error.__context__)
-            full = [one for one in chain if isinstance(one, torch.OutOfMemoryError)]
+            full = [cause for cause in chain if isinstance(cause, torch.OutOfMemoryError)]
             if full:
                 raise MemoryError(str(full[0]).partition(". ")[0]) from error
             raise
