@@ -39,7 +39,7 @@ def signed(tmp_path: Path) -> tuple[Path, Path]:
 def open_signed(root: Path, public: Path | None) -> None:
     lock = lock_of(open_artifact(root))
     digests = lock.manifest_sha256, lock.evidence_sha256
-    open_for_serving(root, *digests, public_key=public and str(public), graphs=False)
+    open_for_serving(root, *digests, public_key=str(public) if public else None, graphs=False)
 
 
 def change_signature(root: Path, change: Callable[[Envelope], object]) -> None:

@@ -10,7 +10,7 @@ import torch
 from importer.errors import ImportRefused
 from importer.export import export_onnx, export_program
 from tests.imports import ROOT
-from tests.inference.tiny import PROGRAM, run_alone, tiny_inputs, tiny_network
+from tests.inference.tiny import PROGRAM, run_python, tiny_inputs, tiny_network
 
 
 def export_both(folder: Path) -> None:
@@ -62,7 +62,7 @@ def test_a_finished_graph_becomes_no_program(tmp_path: Path) -> None:
 @pytest.mark.all  # tests/artifact/test_identity.py compares another process for the digits
 def test_another_process_writes_the_same_bytes(exported: Path, tmp_path: Path) -> None:
     call = f"from tests.importer.test_export import *; export_both(Path({str(tmp_path)!r}))"
-    assert run_alone(call).returncode == 0
+    assert run_python(call).returncode == 0
 
     for name in ("network.onnx", "network.pt2"):
         assert (tmp_path / name).read_bytes() == (exported / name).read_bytes()

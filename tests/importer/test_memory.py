@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.inference.tiny import run_alone
+from tests.inference.tiny import run_python
 
 FREES_BLOCKS = """
 from pathlib import Path
@@ -58,7 +58,7 @@ print(freed_by_export(1024))
 
 
 def freed_mb(program: str, *arguments: str) -> float:
-    done = run_alone(program, *arguments)
+    done = run_python(program, *arguments)
     assert done.returncode == 0, done.stderr
     return float(done.stdout.splitlines()[-1])
 

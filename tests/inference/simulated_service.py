@@ -15,7 +15,7 @@ Clock = Callable[[], float]
 
 @dataclass(kw_only=True)
 class Request:
-    """One request; times in seconds. What did not happen is None."""
+    """One request; times in seconds, None for events that did not happen."""
 
     arrived: float
     begun: float | None = None
@@ -25,20 +25,12 @@ class Request:
 
     @property
     def latency_s(self) -> float:
-        """From arrival to the answer; infinite without one."""
+        """Time from arrival to answer; infinite without an answer."""
         return math.inf if self.answered is None else self.answered - self.arrived
 
 
-@dataclass(frozen=True, kw_only=True)
-class Load:
-    """When requests arrive, and how long their clients wait for an answer."""
-
-    arrivals: Sequence[float]
-    patience_s: float | None = None
-
-
 def poisson(rate_per_s: float, seconds: float, *, begin: float = 0, seed: int = 0) -> list[float]:
-    """Arrivals at random and independent of each other, the same ones for the same seed."""
+    """Return random independent arrivals, the same for the same seed."""
     intervals = random.Random(seed)
     arrivals = [begin + intervals.expovariate(rate_per_s)]
     while arrivals[-1] < begin + seconds:
@@ -47,32 +39,32 @@ def poisson(rate_per_s: float, seconds: float, *, begin: float = 0, seed: int = 
 
 
 def bursts(size: int, *, every_s: float, seconds: float) -> list[float]:
-    """`size` arrivals at once, again and again."""
+    """Return `size` simultaneous arrivals every `every_s` seconds."""
     return [
         (number + 0.5) * every_s for number in range(int(seconds / every_s)) for _ in range(size)
     ]
 
 
 class Service:
-    """Answers in order of arrival; `servers` requests at a time.
+    """Answers `servers` requests concurrently, in order of arrival.
 
     Args:
-        doors: One admission for each API process, in front of the same servers; requests go to
+        admissions: Make the admissions of API processes that share the servers; requests go to
             them in turn.
-        service_s: Seconds of work on one request; a tenth more or less, at random.
-        pause: Begin and seconds of a time in which the machine does nothing.
+        service_s: Seconds of work on a request, plus or minus a random tenth.
+        pause: Begin and duration of a pause of the machine.
     """
 
     def __init__(
         self,
-        *doors: Callable[[Clock], Admission],
+        *admissions: Callable[[Clock], Admission],
         servers: int,
         service_s: float,
         pause: tuple[float, float] = (0, 0),
     ) -> None:
         self.servers = servers
         self.service_s = service_s
-        self._make_doors = doors
+        self._make_admissions = admissions
         self._pause = pause
         self._random = random.Random(0)
 
@@ -80,48 +72,48 @@ class Service:
     def capacity_per_s(self) -> float:
         return self.servers / self.service_s
 
-    def run(self, load: Load) -> "Result":
-        """Send the requests; returns when the last one has ended."""
-        return run_in_virtual_time(self._run(load))
+    def run(self, arrivals: Sequence[float], patience_s: float | None = None) -> "Result":
+        """Send requests at these times; clients disconnect after `patience_s`."""
+        return run_in_virtual_time(self._run(arrivals, patience_s))
 
     def run_clients(self, clients: int, seconds: float) -> "Result":
-        """Have clients of whom each sends its next request when it has the answer."""
+        """Run clients who each send the next request after the answer to the last one."""
         return run_in_virtual_time(self._run_clients(clients, seconds))
 
     async def _run_clients(self, clients: int, seconds: float) -> "Result":
-        self._open()
+        self._start()
         requests: list[Request] = []
 
-        async def ask() -> None:
+        async def client() -> None:
             while now() < seconds:
                 requests.append(request := Request(arrived=now()))
-                await self._send(request, self.doors[0], None)
+                await self._send(request, self.admissions[0], None)
                 if request.refused is not None:
                     await asyncio.sleep(0.05)
 
-        await asyncio.gather(*(ask() for _ in range(clients)))
+        await asyncio.gather(*(client() for _ in range(clients)))
         return Result(requests, self.capacity_per_s)
 
-    def _open(self) -> None:
-        self.doors = [make(asyncio.get_running_loop().time) for make in self._make_doors]
+    def _start(self) -> None:
+        self.admissions = [make(asyncio.get_running_loop().time) for make in self._make_admissions]
         self._free = asyncio.Semaphore(self.servers)
 
-    async def _run(self, load: Load) -> "Result":
+    async def _run(self, arrivals: Sequence[float], patience_s: float | None) -> "Result":
         loop = asyncio.get_running_loop()
-        self._open()
+        self._start()
         requests, tasks = [], []
-        for number, arrival in enumerate(sorted(load.arrivals)):
+        for number, arrival in enumerate(sorted(arrivals)):
             await asyncio.sleep(arrival - loop.time())
             requests.append(Request(arrived=now()))
-            door = self.doors[number % len(self.doors)]
-            tasks.append(loop.create_task(self._send(requests[-1], door, load.patience_s)))
+            admission = self.admissions[number % len(self.admissions)]
+            tasks.append(loop.create_task(self._send(requests[-1], admission, patience_s)))
         await asyncio.gather(*tasks)
         return Result(requests, self.capacity_per_s)
 
-    async def _send(self, request: Request, door: Admission, patience_s: float | None) -> None:
+    async def _send(self, request: Request, admission: Admission, patience_s: float | None) -> None:
         try:
             async with asyncio.timeout(patience_s):
-                with door.reserve() as reservation:
+                with admission.reserve() as reservation:
                     await self._free.acquire()
                     try:
                         reservation.refuse_if_expired()
@@ -129,7 +121,7 @@ class Service:
                         self._free.release()
                         raise
                     request.begun = now()
-                    # Work that has begun is not stopped by a client that leaves.
+                    # A disconnected client does not stop work that has begun.
                     await asyncio.shield(asyncio.create_task(self._work()))
             request.answered = now()
         except Overloaded as error:
@@ -147,14 +139,14 @@ class Service:
 
 
 class Result:
-    """What became of the requests."""
+    """The requests of a simulation, with their outcomes."""
 
     def __init__(self, requests: list[Request], capacity_per_s: float) -> None:
         self.requests = requests
         self._capacity_per_s = capacity_per_s
 
     def between(self, begin: float, end: float) -> "Result":
-        """The requests that arrived in this time."""
+        """Return the requests that arrived in this time."""
         chosen = [request for request in self.requests if begin <= request.arrived < end]
         return Result(chosen, self._capacity_per_s)
 
@@ -163,12 +155,12 @@ class Result:
         return sum(request.answered is not None for request in self.requests) / len(self.requests)
 
     def goodput(self, limit_s: float, seconds: float) -> float:
-        """Answers within `limit_s`, divided by what the servers could have answered."""
+        """Return the answers within `limit_s` divided by the capacity."""
         in_time = sum(request.latency_s <= limit_s for request in self.requests)
         return in_time / (self._capacity_per_s * seconds)
 
     def percentile_s(self, percent: float) -> float:
-        """Nearest-rank percentile of the latencies of answered requests."""
-        answered = (one for one in self.requests if one.answered is not None)
+        """Return the nearest-rank percentile of the latencies of answered requests."""
+        answered = (request for request in self.requests if request.answered is not None)
         ordered = sorted(request.latency_s for request in answered)
         return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)]

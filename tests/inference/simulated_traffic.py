@@ -1,4 +1,4 @@
-"""Traffic through a batcher in virtual time, with everything that happened."""
+"""Simulated traffic through a batcher, in virtual time, and its history."""
 
 import asyncio
 from collections.abc import Callable
@@ -17,7 +17,7 @@ class Poison(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Client:
-    """One request: when it comes, when it leaves (None: it stays), whether it breaks a batch."""
+    """A request: its arrival, its cancellation (or None), and whether it breaks its batch."""
 
     arrives: int
     leaves: int | None = None
@@ -26,7 +26,7 @@ class Client:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineRun:
-    """One call of the engine: which clients were in it, from when to when."""
+    """A call of the engine: the clients in it, and its begin and end."""
 
     ids: tuple[int, ...]
     started: float
@@ -35,22 +35,22 @@ class EngineRun:
 
 @dataclass(kw_only=True)
 class History:
-    """What happened: `outcomes[i]` is client i's answer, or its exception."""
+    """The runs of the engine; `outcomes[i]` is the answer of client i, or its exception."""
 
     runs: list[EngineRun] = field(default_factory=list)
     outcomes: list[Answer | BaseException] = field(default_factory=list)
 
     def first_start(self, client: int) -> float | None:
-        """When the engine first ran the client's input; None if it never did."""
+        """Return when the engine first ran the client's input; None if it never did."""
         return min((run.started for run in self.runs if client in run.ids), default=None)
 
     def running_at(self, time: float) -> int:
-        """Engine calls under way."""
+        """Return the number of concurrent engine calls."""
         return sum(run.started < time < run.ended for run in self.runs)
 
 
 def logits_of(client: int) -> list[float]:
-    """The simulated network: two logits no two clients share."""
+    """Return the logits of the simulated network, which differ for all clients."""
     return [client * 2.0 + 1, -float(client)]
 
 
@@ -65,15 +65,14 @@ def simulate(
     history = History()
 
     async def run_batch(batch: Batch) -> Logits:
-        ids = tuple(int(one) for one in batch[:, 0, 0, 0])
-        started = now()
-        takes = seconds(len(ids))
-        # Noted at the start: the simulation ends with the last client, not with the last batch.
-        history.runs.append(EngineRun(ids=ids, started=started, ended=started + takes))
-        await asyncio.sleep(takes)
-        if any(clients[one].poisonous for one in ids):
+        ids = tuple(batch[:, 0, 0, 0].tolist())
+        started, duration = now(), seconds(len(ids))
+        # Recorded at the start: the simulation ends with the last client, not the last batch.
+        history.runs.append(EngineRun(ids=ids, started=started, ended=started + duration))
+        await asyncio.sleep(duration)
+        if any(clients[number].poisonous for number in ids):
             raise Poison
-        return np.array([logits_of(one) for one in ids], dtype=np.float32)
+        return np.array([logits_of(number) for number in ids], dtype=np.float32)
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -86,7 +85,7 @@ def simulate(
 
         tasks = []
         for number, client in enumerate(clients):
-            # One after the other: timers that are due together fire in no particular order.
+            # In turn, since simultaneous timers fire in no particular order.
             await asyncio.sleep(client.arrives - loop.time())
             tasks.append(loop.create_task(request(number)))
             if client.leaves is not None:

@@ -1,4 +1,4 @@
-"""The batcher under arbitrary traffic, in virtual time: what holds whatever comes when."""
+"""Properties of the batcher under arbitrary traffic, in virtual time."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ from tests.inference.simulated_traffic import Client, History, Poison, logits_of
 
 @st.composite
 def traffic(draw: st.DrawFn) -> list[Client]:
-    """Clients in order of arrival: bursts and gaps, some who leave, some poisonous."""
+    """Return clients in order of arrival: bursts and gaps, some cancelled, some poisonous."""
     clients: list[Client] = []
     time = 0
     for _ in range(draw(st.integers(1, 25))):
@@ -29,7 +29,7 @@ def traffic(draw: st.DrawFn) -> list[Client]:
 
 
 class Case:
-    """One simulated traffic with what it ran on."""
+    """A simulation with its parameters."""
 
     def __init__(self, clients: list[Client], cap: int, concurrency: int, base: int, each: int):
         self.clients, self.cap, self.concurrency = clients, cap, concurrency
@@ -41,7 +41,7 @@ class Case:
         )
 
     def formed(self) -> list[tuple[int, ...]]:
-        """Batches in order of their start; retries item by item left out."""
+        """Return the batches in order of their start, without retries of single inputs."""
         seen: set[int] = set()
         formed = []
         for run in self.history.runs:
@@ -52,7 +52,7 @@ class Case:
 
 
 def check_outcome(case: Case, number: int) -> None:
-    """Who stays gets the answer to its own input; only a poisonous input fails."""
+    """Clients who stay get the answer to their own input; only poisonous inputs fail."""
     client, outcome = case.clients[number], case.history.outcomes[number]
     runs = [run for run in case.history.runs if number in run.ids]
     if isinstance(outcome, asyncio.CancelledError):
@@ -62,24 +62,23 @@ def check_outcome(case: Case, number: int) -> None:
     assert isinstance(outcome, Poison if client.poisonous else Answer)
     if isinstance(outcome, Answer):
         assert outcome.logits.tolist() == logits_of(number)
-        # The last run is the one that answered.
-        run = runs[-1]
+        run = runs[-1]  # gave the answer
         assert outcome.batch_size == len(run.ids)
         assert outcome.queue_ms == pytest.approx((run.started - client.arrives) * 1e3)
         assert outcome.infer_ms == pytest.approx((run.ended - run.started) * 1e3)
 
 
 def check_retries(case: Case, number: int) -> None:
-    """An input runs once, and once more, alone, after a batch that failed."""
+    """An input runs once, and once more by itself after a failed batch."""
     runs = [run.ids for run in case.history.runs if number in run.ids]
     if len(runs) > 1:
-        assert any(case.clients[one].poisonous for one in runs[0])
+        assert any(case.clients[other].poisonous for other in runs[0])
         assert len(runs[0]) > 1
         assert runs[1:] == [(number,)]
 
 
 def check_streams_are_busy(case: Case, number: int) -> None:
-    """No stream is idle while an input waits. Times are whole seconds: halves lie between."""
+    """No stream is idle while an input waits. Events are at whole seconds."""
     start, client = case.history.first_start(number), case.clients[number]
     until = start if start is not None else client.leaves
     assert until is not None
@@ -88,11 +87,11 @@ def check_streams_are_busy(case: Case, number: int) -> None:
 
 
 def check_batches(case: Case) -> None:
-    """In order of arrival, up to the cap; nobody for whom there is room is left behind."""
+    """Batches are in order of arrival, up to the cap, and take all waiting inputs that fit."""
     formed = case.formed()
     assert all(len(batch) <= case.cap for batch in formed)
-    everybody = [one for batch in formed for one in batch]
-    assert everybody == sorted(everybody)
+    numbers = [number for batch in formed for number in batch]
+    assert numbers == sorted(numbers)
     for run in case.history.runs:
         assert case.history.running_at(run.started + 0.5) <= case.concurrency
     for batch in formed:
@@ -116,7 +115,7 @@ def check_batches(case: Case) -> None:
     )
 )
 @settings(max_examples=100)
-def test_whatever_comes_when_each_gets_its_own_answer_and_no_stream_waits(case: Case) -> None:
+def test_under_any_traffic_clients_get_their_own_answers_and_streams_are_busy(case: Case) -> None:
     check_batches(case)
     for number in range(len(case.clients)):
         check_outcome(case, number)

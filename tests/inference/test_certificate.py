@@ -25,7 +25,7 @@ def one_hot(*class_ids: int) -> Logits:
     return 10 * np.eye(3, dtype=np.float32)[list(class_ids)]
 
 
-def judged(
+def certified(
     logits: Logits,
     reference: Logits,
     precision: Precision = "fp32",
@@ -39,7 +39,7 @@ def judged(
 
 
 def test_equal_logits_pass_with_difference_zero_and_full_agreement() -> None:
-    certificate, failure = judged(one_hot(0, 1, 2), one_hot(0, 1, 2))
+    certificate, failure = certified(one_hot(0, 1, 2), one_hot(0, 1, 2))
 
     assert failure == ""
     assert certificate == Certificate(
@@ -65,7 +65,7 @@ OFF = "a logit is off by "
     [
         pytest.param("fp32", [[0.5009, 9e3]], [[0.5, 9e3]], "", id="below-one-it-is-absolute"),
         pytest.param("fp32", [[0.5011, 9e3]], [[0.5, 9e3]], OFF, id="below-one-and-beyond"),
-        pytest.param("fp32", [[1e-3, 5.02e-4]], [[1e-3, 5e-4]], OFF, id="of-small-scores-alone"),
+        pytest.param("fp32", [[1e-3, 5.02e-4]], [[1e-3, 5e-4]], OFF, id="small-scores"),
         pytest.param("fp32", [[-2001.9, 9e3]], [[-2e3, 9e3]], "", id="above-one-it-is-relative"),
         pytest.param("fp32", [[-2002.1, 9e3]], [[-2e3, 9e3]], OFF, id="above-one-and-beyond"),
         pytest.param(
@@ -75,10 +75,10 @@ OFF = "a logit is off by "
         pytest.param("int8", [[3.0, 2]], [[10, 0]], "", id="int8-logits-may-move-if-top-1-stays"),
     ],
 )
-def test_fp32_logits_may_differ_by_a_thousandth_and_reduced_ones_as_far_as_top_1_stays(
+def test_fp32_logits_may_differ_by_a_thousandth_and_others_while_the_top_1_stays(
     precision: Precision, logits: list[list[float]], reference: list[list[float]], failure: str
 ) -> None:
-    message = judged(rows(*logits), rows(*reference), precision)[1]
+    message = certified(rows(*logits), rows(*reference), precision)[1]
 
     assert message.startswith(failure)
     assert bool(message) is bool(failure)
@@ -89,7 +89,7 @@ def test_fp32_logits_may_differ_by_a_thousandth_and_reduced_ones_as_far_as_top_1
 def test_logits_that_are_not_finite_fail_and_the_certificate_stays_json(
     damaged: float, outputs: Outputs
 ) -> None:
-    certificate, failure = judged(rows([1, damaged]), rows([1, 0]), "int8", outputs=outputs)
+    certificate, failure = certified(rows([1, damaged]), rows([1, 0]), "int8", outputs=outputs)
 
     assert failure == "its logits contain NaN or infinity"
     assert math.isfinite(certificate.max_logit_difference)
@@ -108,7 +108,7 @@ def test_logits_that_are_not_finite_fail_and_the_certificate_stays_json(
 def test_a_changed_top_1_counts_unless_the_reference_is_a_near_tie(
     precision: Precision, logits: list[float], reference: list[float], agreement: float
 ) -> None:
-    assert judged(rows(logits), rows(reference), precision)[0].top1_agreement == agreement
+    assert certified(rows(logits), rows(reference), precision)[0].top1_agreement == agreement
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_changed_top_1_counts_unless_the_reference_is_a_near_tie(
 def test_reduced_precision_must_keep_99_of_100_top_1(changed: int, failure: str) -> None:
     logits = one_hot(*[1] * changed, *[0] * (200 - changed))
 
-    certificate, message = judged(logits, one_hot(*[0] * 200), "bf16")
+    certificate, message = certified(logits, one_hot(*[0] * 200), "bf16")
 
     assert certificate.top1_agreement == pytest.approx(1 - changed / 200)
     assert message == failure
@@ -127,29 +127,26 @@ def test_reduced_precision_must_keep_99_of_100_top_1(changed: int, failure: str)
 @pytest.mark.parametrize(
     ("lost", "failure"), [(1, ""), (2, "accuracy falls by 1.00%, allowed is 0.50%")]
 )
-def test_a_loss_of_accuracy_of_exactly_what_is_allowed_passes(lost: int, failure: str) -> None:
-    # 200 labelled samples: the reference reads 199 of them, the engine 198: 0.5 points less.
+def test_a_loss_of_accuracy_up_to_the_limit_passes(lost: int, failure: str) -> None:
+    # 200 labelled samples: the reference is right on 199, the engine on 198: 0.5 points less.
     truth = (0,) * 199 + (1,)
     logits = one_hot(*[2] * lost, *[0] * (200 - lost))
 
-    certificate, message = judged(logits, one_hot(*[0] * 200), "int8", truth)
+    certificate, message = certified(logits, one_hot(*[0] * 200), "int8", truth)
 
     assert certificate.reference_accuracy == 0.995
     assert certificate.accuracy == pytest.approx(0.995 - lost / 200)
     assert message == failure
 
 
-def test_accuracy_counts_labelled_samples_only() -> None:
-    certificate, _ = judged(one_hot(0, 1, 2, 2), one_hot(0, 1, 1, 0), class_ids=(0, None, 1, None))
+def test_accuracy_counts_only_labelled_samples_and_may_exceed_the_reference() -> None:
+    logits, reference = one_hot(0, 1, 2, 2), one_hot(0, 1, 1, 0)
+    certificate, _ = certified(logits, reference, class_ids=(0, None, 1, None))
 
-    # Of the labelled first and third the engine reads the first, the reference both.
+    # Of the labelled first and third, the engine is right on the first, the reference on both.
     assert (certificate.accuracy, certificate.reference_accuracy) == (0.5, 1)
-
-
-def test_an_engine_that_reads_more_than_the_reference_has_lost_nothing() -> None:
-    reference = one_hot(*[1] * 2, *[0] * 198)
-
-    assert judged(one_hot(*[0] * 200), reference, "int8", (0,) * 200)[1] == ""
+    better = certified(one_hot(*[0] * 200), one_hot(1, 1, *[0] * 198), "int8", (0,) * 200)
+    assert better[1] == ""
 
 
 @pytest.mark.parametrize(
@@ -163,19 +160,19 @@ def test_one_sigmoid_output_decides_between_two_classes_at_the_threshold(
     logits = rows([2.0], [-0.5], [0.1], [-3.0])
     outputs = Outputs(activation="sigmoid", threshold=threshold)
 
-    certificate, failure = judged(logits, logits, "int8", (1, 0, 1, 1), outputs)
+    certificate, failure = certified(logits, logits, "int8", (1, 0, 1, 1), outputs)
 
     assert certificate.reference_accuracy == certificate.accuracy == reference_accuracy
     assert (certificate.label_agreement, failure) == (1, "")
 
 
-def test_with_a_sigmoid_the_decision_on_each_label_must_be_kept() -> None:
-    # 100 samples, two labels; the engine decides the second label of two samples otherwise.
+def test_with_a_sigmoid_the_decision_on_each_label_must_stay() -> None:
+    # 100 samples, two labels; the engine decides differently on the second label of two samples.
     reference = np.tile(rows([3.0, 2.0]), (100, 1))
     logits = reference.copy()
     logits[:2, 1] = 1.0
 
-    certificate, failure = judged(logits, reference, "int8", outputs=SIGMOID)
+    certificate, failure = certified(logits, reference, "int8", outputs=SIGMOID)
 
     assert (certificate.label_agreement, certificate.top1_agreement) == (0.98, None)
     # sigmoid(2) - sigmoid(1) = 0.8808 - 0.7311
@@ -183,16 +180,16 @@ def test_with_a_sigmoid_the_decision_on_each_label_must_be_kept() -> None:
     assert failure == (
         "the decision on label 1 agrees on 98.0% of the golden samples, required is 99.0%"
     )
-    # Another order of labels, each decided as before, is no disagreement.
-    assert judged(rows([3.0, 2.0]), rows([2.0, 3.0]), "int8", outputs=SIGMOID)[1] == ""
+    # The order of the labels does not matter.
+    assert certified(rows([3.0, 2.0]), rows([2.0, 3.0]), "int8", outputs=SIGMOID)[1] == ""
 
 
 @pytest.mark.parametrize(("reference", "agreement"), [(1.0980, 1), (1.0970, 0)])
-def test_an_fp32_logit_next_to_the_threshold_may_fall_on_either_side(
+def test_an_fp32_logit_near_the_threshold_may_fall_on_either_side(
     reference: float, agreement: float
 ) -> None:
     # The threshold's logit is 1.0986; the tolerance of such a logit is 0.0011.
-    certificate, _ = judged(rows([1.0987]), rows([reference]), outputs=SIGMOID)
+    certificate, _ = certified(rows([1.0987]), rows([reference]), outputs=SIGMOID)
 
     assert certificate.label_agreement == agreement
 
@@ -200,13 +197,13 @@ def test_an_fp32_logit_next_to_the_threshold_may_fall_on_either_side(
 def test_a_single_score_is_served_in_fp32_only() -> None:
     score = Outputs(activation="none")
 
-    assert judged(rows([2.0], [3.0]), rows([2.0], [3.0]), "fp32", outputs=score)[1] == ""
-    reduced = judged(rows([2.0], [9.0]), rows([2.0], [3.0]), "int8", outputs=score)[1]
+    assert certified(rows([2.0], [3.0]), rows([2.0], [3.0]), "fp32", outputs=score)[1] == ""
+    reduced = certified(rows([2.0], [9.0]), rows([2.0], [3.0]), "int8", outputs=score)[1]
     assert "served in fp32" in reduced
 
 
-def test_the_difference_has_three_digits_so_that_noise_does_not_change_the_evidence() -> None:
-    certificate, _ = judged(rows([1.000012345678, 0]), rows([1, 0]))
+def test_the_difference_is_rounded_to_three_digits() -> None:
+    certificate, _ = certified(rows([1.000012345678, 0]), rows([1, 0]))
 
     assert certificate.max_logit_difference == 1.24e-5  # float32 of 1.000012345678 is 1.0000124
 
@@ -215,11 +212,11 @@ def test_the_difference_has_three_digits_so_that_noise_does_not_change_the_evide
     "gates",
     [
         *({"fp32_tolerance": value} for value in (math.nan, 0, math.inf)),
-        *({"min_agreement": value} for value in (math.nan, 1.1)),
-        *({"max_accuracy_loss": value} for value in (math.nan, -0.1)),
+        {"min_agreement": 1.1},
+        {"max_accuracy_loss": math.nan},
     ],
     ids=str,
 )
-def test_a_gate_that_lets_everything_or_nothing_through_is_refused(gates: dict[str, float]) -> None:
+def test_gates_that_pass_everything_or_nothing_are_refused(gates: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         Gates.model_validate(gates)

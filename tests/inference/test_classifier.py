@@ -87,7 +87,7 @@ def classifier(
         manifest=SimpleNamespace(outputs=outputs or Outputs(), input=spec),
     )
     waits = {"max_wait_ms": 1e6, "overload_wait_ms": 1e6, "timeout_ms": 600_000}
-    settings = Settings().model_copy(update={"default_top_k": 2, **waits, **changes})
+    settings = Settings.from_env({}).model_copy(update={"default_top_k": 2, **waits, **changes})
     return Classifier(artifact, runner, settings, cores=cores, workers=1)  # type: ignore[arg-type]
 
 

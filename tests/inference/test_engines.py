@@ -1,4 +1,4 @@
-"""Real engines on a tiny network, against eager torch and arithmetic by hand."""
+"""Real engines on a tiny network, compared with eager torch and arithmetic by hand."""
 
 import sys
 from pathlib import Path
@@ -18,7 +18,7 @@ from importer.pixels_to_logits import PixelsToLogits
 from tests.inference.tiny import (
     INPUT_SPEC,
     SHAPE,
-    run_alone,
+    run_python,
     store_program,
     tiny_engine,
     tiny_inputs,
@@ -49,7 +49,7 @@ class Channels(torch.nn.Module):
         return pixels[:, :, 1, 2]
 
 
-def test_normalisation_is_inside_and_follows_by_hand() -> None:
+def test_the_exported_network_normalises_as_worked_out_by_hand() -> None:
     batch = np.zeros((1, *SHAPE), np.uint8)
     batch[0, 1, 2] = (255, 51, 102)
     ready = INPUT_SPEC.model_copy(update={"dtype": "float32", "mean": None, "std": None})
@@ -66,8 +66,8 @@ def test_normalisation_is_inside_and_follows_by_hand() -> None:
 def test_an_engine_equals_eager_torch_at_every_compiled_size(
     folder: Path, kind: EngineKind
 ) -> None:
-    engine = tiny_engine(folder, kind, 1, 2, 3, 8)
-    for batch_size in (1, 2, 3, 8):
+    engine = tiny_engine(folder, kind, 1, 8)
+    for batch_size in (1, 8):
         inputs = tiny_inputs(batch_size)
 
         logits = engine.run(inputs)
@@ -77,24 +77,24 @@ def test_an_engine_equals_eager_torch_at_every_compiled_size(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_answers_are_the_callers_and_inputs_stay_as_they_were(
+def test_logits_belong_to_the_caller_and_inputs_may_be_read_only_views(
     folder: Path, kind: EngineKind
 ) -> None:
     engine = tiny_engine(folder, kind, 2, streams=2)
-    spread = tiny_inputs(4)[::2]  # not in one piece
-    spread.setflags(write=False)
-    first = engine.run(spread)
+    view = tiny_inputs(4)[::2]  # not contiguous
+    view.setflags(write=False)
+    first = engine.run(view)
     before = first.copy()
-    np.testing.assert_allclose(first, eager(spread.copy()), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(first, eager(view.copy()), rtol=1e-5, atol=1e-5)
 
     engine.run(tiny_inputs(4)[1::2])
     assert first.tolist() == before.tolist()
     # The same input gives the same bits each time.
-    assert {engine.run(spread).tobytes() for _ in range(20)} == {before.tobytes()}
+    assert {engine.run(view).tobytes() for _ in range(20)} == {before.tobytes()}
     first[:] = 0  # writable
 
 
-def test_an_engine_whose_library_is_missing_is_the_operators_to_install(
+def test_a_missing_library_is_reported_with_a_remedy(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
@@ -109,7 +109,7 @@ def test_an_engine_whose_library_is_missing_is_the_operators_to_install(
 @pytest.mark.parametrize(
     ("capabilities", "precision"), [(["FP32", "BF16", "INT8"], "bf16"), (["FP32", "INT8"], "fp32")]
 )
-def test_on_a_processor_without_bf16_an_engine_of_this_name_runs_fp32_and_is_not_certified(
+def test_on_a_cpu_without_bf16_a_bf16_engine_runs_in_fp32_and_is_not_certified(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capabilities: list[str], precision: str
 ) -> None:
     core = SimpleNamespace(get_property=lambda *_: capabilities)
@@ -137,7 +137,7 @@ engine = tiny_engine(folder, "openvino", 1, 4, streams=2)
 def many(seed):
     random = np.random.default_rng(seed)
     for _ in range(500):
-        # A fresh array each time, freed at once: what crashed with shared inputs.
+        # A new array each time, freed at once: crashed with shared inputs.
         chosen = random.integers(0, len(inputs), random.choice([1, 4]))
         logits = engine.run(inputs[chosen])
         np.testing.assert_allclose(logits, expected[chosen], rtol=1e-5, atol=1e-5)
@@ -146,7 +146,6 @@ with ThreadPoolExecutor(4) as pool:
     list(pool.map(many, range(4)))
 if "torch" in sys.modules:
     sys.exit("torch was imported")
-print("sound")
 """
 
 
@@ -157,18 +156,18 @@ def test_two_thousand_inferences_from_four_threads_are_right_and_need_no_torch(
     np.save(folder / "inputs.npy", inputs)
     np.save(folder / "expected.npy", eager(inputs))
 
-    done = run_alone(STRESS, str(folder))
+    done = run_python(STRESS, str(folder))
 
-    assert (done.returncode, done.stdout) == (0, "sound\n"), done.stderr
+    assert done.returncode == 0, done.stderr
 
 
-ENGINE_ENDS = """
+ENGINE_FREED = """
 import gc, os, signal, sys, threading
 from pathlib import Path
 from tests.inference.tiny import tiny_engine
 
 engines = [tiny_engine(Path(sys.argv[1]), "openvino", 1)]
-# The last reference goes away in another thread, as after a measurement.
+# The last reference is dropped in another thread, as after a measurement.
 thread = threading.Thread(target=lambda: (engines.clear(), gc.collect()))
 thread.start()
 thread.join()
@@ -178,7 +177,7 @@ print("alive", flush=True)
 """
 
 
-def test_a_signal_after_an_engine_ended_in_another_thread_is_handled(folder: Path) -> None:
-    done = run_alone(ENGINE_ENDS, str(folder))
+def test_a_signal_is_handled_after_an_engine_was_freed_in_another_thread(folder: Path) -> None:
+    done = run_python(ENGINE_FREED, str(folder))
 
     assert (done.returncode, done.stdout) == (0, "handled\nalive\n"), done.stderr

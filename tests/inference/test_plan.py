@@ -36,13 +36,13 @@ Shape = tuple[int, int]
 
 @dataclass
 class Machine:
-    """Samples configurations by a table, with noise; its clock advances by one second a sample.
+    """Samples configurations by a table, with noise; its clock advances by one second per sample.
 
     Attributes:
-        rates: Images per second; None for a shape that has to be slower than any other.
+        rates: Images per second; 1 for shapes that are missing.
         single_ms: Milliseconds of a call of one image, by number of streams.
-        noise: Each sample is off by up to this share, at random.
-        load: Factor by which other programs slow a sample that is taken at a time.
+        noise: Largest random deviation of a sample, as a share.
+        load: Factor by which other programs slow a sample at a time.
     """
 
     rates: Mapping[Shape, float]
@@ -74,13 +74,13 @@ class Machine:
         return plan_for(engine, self.points(engine, cores, budget_ms=budget_ms), budget_ms)
 
     def points(
-        self, engine: str, cores: int, *, limit_s: float = 10_000, **given: Any
+        self, engine: str, cores: int, *, limit_s: float = 10_000, **arguments: Any
     ) -> tuple[LatencyPoint, ...]:
         limits: dict[str, Any] = {"limit_s": limit_s, "clock": lambda: self.seconds}
-        return measure_engine(engine, cores, self.open_config, **limits, **given)
+        return measure_engine(engine, cores, self.open_config, **limits, **arguments)
 
 
-# ResNet-50 int8 on two AVX2 cores: two streams bring a fifth, one gives a single image both cores.
+# ResNet-50 int8 on two AVX2 cores: two streams are a fifth faster, one is best for a single image.
 RESNET = {(2, 1): 32.0, (1, 1): 27.0, (2, 2): 31.0, (2, 4): 31.5}
 RESNET_MS = {2: 62.0, 1: 36.0}
 
@@ -89,7 +89,7 @@ def shape(plan: Plan) -> tuple[int, tuple[int, ...], bool]:
     return plan.streams, plan.batch_sizes, plan.single_stream
 
 
-def test_one_stream_that_is_clearly_faster_wins_and_needs_no_second_engine() -> None:
+def test_one_stream_wins_if_clearly_faster_and_needs_no_single_stream_engine() -> None:
     plan = Machine({(2, 1): 30.0, (1, 1): 45.0}, RESNET_MS, noise=0.1).plan()
 
     assert shape(plan) == (1, (1,), False)
@@ -122,10 +122,10 @@ def test_batches_must_bring_a_fifth_within_half_the_budget(
     assert Machine(rates, {2: 20.0, 1: 11.0}).plan(budget_ms=budget_ms).batch_sizes == sizes
 
 
-def test_torch_takes_one_stream_unless_throughput_pays_for_the_lone_image() -> None:
+def test_torch_takes_one_stream_unless_throughput_outweighs_single_image_latency() -> None:
     rates = {(2, 1): 32.0, (1, 1): 27.0}
 
-    # Twice the latency for a fifth more images is a loss; for three times as many it is not.
+    # Twice the latency is worth three times the throughput, but not a fifth more.
     assert shape(Machine(rates, RESNET_MS).plan("torch-fp32")) == (1, (1,), False)
     assert Machine({**rates, (2, 1): 81.0}, RESNET_MS).plan("torch-fp32").streams == 2
 
@@ -152,38 +152,33 @@ def test_on_a_gpu_a_batch_is_as_large_as_half_the_budget_allows() -> None:
         on_gpu=True,
     )
 
-    # 32 take 18 ms, 64 would take 33: others would wait for them beyond the budget.
-    # A batch is padded to the next size, at most by a quarter.
+    # A batch of 32 takes 18 ms, one of 64 would take 33: waiting images would miss the budget.
+    # A batch is padded to the next size, by a quarter at most.
     captured = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32)
     assert shape(plan_for("torch-bf16", points, 50)) == (3, captured, False)
     assert {(config.streams, config.captured) for config in taken} == {(3, GPU_BATCH_SIZES)}
     assert len(taken) == 6 * MIN_ROUNDS
-    # Engines are compared as they were measured, not with decoding in one process.
+    # Engines are compared in the configuration of their curve, without decoding.
     assert config_of("torch-bf16", points[1], points[:6]) == RunConfig(
         "torch-bf16", 3, 16, 2, (1, 2, 4, 8, 16, 32)
     )
 
 
-def test_the_budget_bounds_the_streams_of_many_cores_but_never_to_one() -> None:
+def test_the_budget_limits_the_streams_of_many_cores_but_never_to_one() -> None:
     counts = stream_counts(16)
     assert counts == (1, 2, 4, 8, 16)
     rates = {(streams, 1): 80.0 + streams for streams in counts}
     single_ms = {streams: 12.0 * streams for streams in counts}
 
-    # All streams busy a call takes 16 / 96/s = 167, 91, 48, 24 and 12 ms.
+    # With all streams busy a call takes 16 / 96/s = 167, 91, 48, 24 and 12 ms.
     assert Machine(rates, single_ms).plan(cores=16, budget_ms=50).streams == 4
     assert Machine(rates, single_ms).plan(cores=16, budget_ms=200).streams == 16
     assert Machine(rates, single_ms).plan(cores=16, budget_ms=5).streams == 2
-
-
-def test_one_core_has_a_plan() -> None:
-    plan = Machine({(1, 1): 30.0}, {1: 30.0}).plan(cores=1)
-
-    assert (plan.streams, plan.threads) == (1, 1)
+    assert Machine({(1, 1): 30.0}, {1: 30.0}).plan(cores=1).streams == 1
 
 
 def busy(seed: int) -> Callable[[float], float]:
-    """Other programs: slowed up to six times, by another factor every forty samples."""
+    """Return the load of other programs: another factor up to six every forty samples."""
     factors = random.Random(seed)
     changes = [factors.uniform(1, 6) for _ in range(100)]
     return lambda seconds: changes[int(seconds // 40)]
@@ -215,26 +210,26 @@ def test_ten_imports_in_a_row_on_a_busy_machine_choose_the_same_plan(
     assert {shape(machine.plan(budget_ms=budget_ms)) for machine in machines} == {chosen}
 
 
-def test_a_clear_order_ends_the_measurement_early_and_an_unclear_one_in_time() -> None:
+def test_the_measurement_ends_early_if_the_order_is_clear_and_in_time_if_not() -> None:
     clear = Machine(RESNET, RESNET_MS)
     clear.plan()
     unclear = Machine({(2, 1): 30.0, (1, 1): 33.0}, RESNET_MS, noise=0.1)
     unclear.plan()
 
     assert len(clear.taken) < len(unclear.taken) <= MAX_ROUNDS * (2 + 7)
-    # In turn: forwards, then backwards.
+    # Rounds alternate: forwards, backwards.
     assert [config.streams for config in clear.taken[:4]] == [2, 1, 1, 2]
 
 
 @pytest.mark.parametrize(
     ("batch_ms", "service_time_ms", "cores", "processes"),
     [
-        (1.2, 4.9, 2, 2),  # the digits: a batch takes one of two streams, so 0.6 ms an image
+        (1.2, 4.9, 2, 2),  # the digits: 1.2 ms on one of two streams are 0.6 ms per image
         (1.2, 4.9, 16, 4),
         (238, 142, 2, 1),  # ResNet-50
     ],
 )
-def test_a_small_network_is_answered_by_several_processes(
+def test_a_small_network_gets_several_api_processes(
     batch_ms: float, service_time_ms: float, cores: int, processes: int
 ) -> None:
     point = LatencyPoint(
@@ -252,7 +247,7 @@ def test_a_small_network_is_answered_by_several_processes(
     assert api_processes(record, cores, embedded=False, on_gpu=True) == cores // 2
 
 
-def test_where_time_is_short_the_prior_order_decides() -> None:
+def test_the_prior_order_decides_if_time_is_short() -> None:
     machine = Machine({(2, 1): 30.0, (1, 1): 90.0}, RESNET_MS)
 
     points = machine.points("openvino-fp32", 2, budget_ms=50, limit_s=4, batch_sizes=(1,))
@@ -269,7 +264,7 @@ def test_batches_beyond_the_budget_are_not_loaded() -> None:
     assert {config.batch_size for config in machine.taken} == {1, 2}
 
 
-def test_the_points_of_releases_that_measured_once_still_give_a_plan() -> None:
+def test_records_without_rounds_still_give_a_plan() -> None:
     points = [
         LatencyPoint(batch_size=1, streams=streams, threads=2, latency_ms=ms, images_per_s=rate)
         for streams, ms, rate in [(1, 10, 100), (2, 12, 167)]
@@ -295,10 +290,10 @@ def test_the_first_engine_serves_unless_a_later_one_is_faster_beyond_the_noise()
     first = attempt("first", 100, 60, 90, 80, 100)
     noisy = attempt("noisy", 130, 90, 80, 110, 90)  # slower than the first in two of five rounds
     faster = attempt("faster", 120, 72, 108, 96, 120)  # by a fifth in each round
-    hardly = attempt("hardly", 105, 63, 94.5, 84, 105)
+    slightly = attempt("slightly faster", 105, 63, 94.5, 84, 105)
     failed = EngineAttempt(engine="failed", verdict="failed")
 
-    assert fastest_plan([failed, first, noisy, hardly], 50).engine == "first"
+    assert fastest_plan([failed, first, noisy, slightly], 50).engine == "first"
     assert fastest_plan([first, noisy, faster], 50).engine == "faster"
     # Two cores answer 4,000 images a second at best.
     enough = attempt("enough", *[4_000] * 5)
@@ -306,11 +301,7 @@ def test_the_first_engine_serves_unless_a_later_one_is_faster_beyond_the_noise()
 
 
 class SlowEngine:
-    """Takes 20 ms a batch in a clock of its own, which stands in for `time`; records what it ran.
-
-    Attributes:
-        plans: By which it was loaded, once each time.
-    """
+    """Takes 20 ms per batch by its own clock, which replaces `time`; records plans and shapes."""
 
     def __init__(self) -> None:
         self.plans: list[Plan] = []
@@ -341,9 +332,7 @@ CROP = SpecPreprocessing(PreprocessingSpec(crop=4))
 INPUTS = np.zeros((3, 4, 4, 3), np.uint8)
 
 
-def test_a_sample_runs_real_inputs_of_the_batch_size_and_counts_images(
-    engine: SlowEngine,
-) -> None:
+def test_a_sample_runs_real_inputs_and_counts_images(engine: SlowEngine) -> None:
     files = [encoded(noise(9, 9), "PNG")]
     open_config = opener(lambda _: engine.load, INPUTS, files, CROP, 0.2)
 

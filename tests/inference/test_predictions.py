@@ -1,4 +1,4 @@
-"""Probabilities, scores and ranking, against numbers worked out by hand."""
+"""Probabilities, scores and ranking, compared with numbers worked out by hand."""
 
 import math
 
@@ -29,7 +29,7 @@ def test_softmax_follows_by_hand_over_the_classes_and_not_over_the_batch() -> No
     np.testing.assert_allclose(softmax(batch), expected, rtol=1e-7)
 
 
-def test_the_tail_of_a_thousand_classes_keeps_its_digits_and_huge_logits_do_not_overflow() -> None:
+def test_tiny_probabilities_keep_their_digits_and_huge_logits_do_not_overflow() -> None:
     logits = np.zeros(1000, np.float32)
     logits[0] = 100
 
@@ -37,10 +37,10 @@ def test_the_tail_of_a_thousand_classes_keeps_its_digits_and_huge_logits_do_not_
     assert softmax(row(3e38, 3e38)).tolist() == softmax(row(-3e38, -3e38)).tolist() == [0.5, 0.5]
 
 
-def test_of_equal_logits_the_lower_class_comes_first() -> None:
+def test_equal_logits_are_ranked_by_class_id() -> None:
     predictions = top_k_predictions(row(5, 7, 7, 7), LABELS, 4)
 
-    assert [one.class_id for one in predictions] == [1, 2, 3, 0]
+    assert [prediction.class_id for prediction in predictions] == [1, 2, 3, 0]
 
 
 @pytest.mark.parametrize("damaged", [math.nan, math.inf])
@@ -61,7 +61,7 @@ YES, NO = math.log(3), math.log(1 / 3)
 
 
 @pytest.mark.parametrize(
-    ("threshold", "labels", "logits", "answer"),
+    ("threshold", "labels", "logits", "expected"),
     [
         # Each label is judged by itself: the probabilities need not sum to 1.
         (None, ("a", "b", "c"), (YES, YES, 0), {"a": 0.75, "b": 0.75, "c": 0.5}),
@@ -72,29 +72,29 @@ YES, NO = math.log(3), math.log(1 / 3)
         (None, ("cat",), (YES,), {"cat": 0.75}),
         (None, ("dog", "cat"), (YES,), {"cat": 0.75, "dog": 0.25}),
         (None, ("dog", "cat"), (NO,), {"dog": 0.75, "cat": 0.25}),
-        # Of two, the threshold chooses one.
+        # With two labels, the threshold selects one.
         (0.7, ("dog", "cat"), (YES,), {"cat": 0.75}),
         (0.8, ("dog", "cat"), (YES,), {"dog": 0.25}),
     ],
 )
-def test_a_sigmoid_and_its_threshold(
+def test_a_sigmoid_judges_each_label_by_the_threshold(
     threshold: float | None,
     labels: tuple[str, ...],
     logits: tuple[float, ...],
-    answer: dict[str, float],
+    expected: dict[str, float],
 ) -> None:
     outputs = Outputs(activation="sigmoid", threshold=threshold)
 
-    found = top_k_predictions(row(*logits), labels, len(labels), outputs)
+    predictions = top_k_predictions(row(*logits), labels, len(labels), outputs)
 
-    named = [(one.label, one.probability) for one in found if isinstance(one, Prediction)]
-    assert named == list(answer.items())
+    actual = [(p.label, p.probability) for p in predictions if isinstance(p, Prediction)]
+    assert actual == list(expected.items())
 
 
-def test_without_activation_the_answer_is_the_outputs_as_scores() -> None:
-    found = top_k_predictions(row(-2, 13.5), ("a", "b"), 2, Outputs(activation="none"))
+def test_without_activation_the_outputs_are_ranked_as_scores() -> None:
+    scores = top_k_predictions(row(-2, 13.5), ("a", "b"), 2, Outputs(activation="none"))
 
-    assert found == (
+    assert scores == (
         Score(label="b", class_id=1, score=13.5),
         Score(label="a", class_id=0, score=-2.0),
     )

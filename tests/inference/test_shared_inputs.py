@@ -1,4 +1,4 @@
-"""Inputs in memory that several processes see."""
+"""Inputs in memory that processes share."""
 
 import subprocess
 import sys
@@ -24,15 +24,13 @@ with shared.holding(np.full((2, 2, 3, 1), int(sys.argv[1]), np.uint8)):
     sys.stdin.read()
 """
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memfd_create is Linux's")
-
 
 def batch(*values: int) -> np.ndarray:
     return np.array(values, np.uint8)[:, None, None, None] + np.zeros((1, *SPEC.shape), np.uint8)
 
 
 def holder(value: int) -> tuple[subprocess.Popen[str], np.ndarray]:
-    """Start a process that holds two inputs; return it and their places."""
+    """Start a process that shares two inputs; return it and their places."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(value)],
         cwd=ROOT,
@@ -49,7 +47,7 @@ def mapped_memories() -> int:
     return Path("/proc/self/maps").read_text().count("memfd:inputs")
 
 
-def test_threads_may_open_the_memories_of_many_processes_at_once() -> None:
+def test_threads_can_open_many_memories_concurrently() -> None:
     memories = [SharedInputs(SPEC, calls=1, max_batch_size=1) for _ in range(200)]
     reader = SharedInputsReader(SPEC)
     interval = sys.getswitchinterval()
@@ -62,7 +60,7 @@ def test_threads_may_open_the_memories_of_many_processes_at_once() -> None:
         sys.setswitchinterval(interval)
 
 
-def test_the_memory_of_a_killed_process_is_freed_when_the_next_one_is_read() -> None:
+def test_the_inputs_of_a_killed_process_are_zero_and_its_memory_is_freed() -> None:
     reader = SharedInputsReader(SPEC)
     killed, places = holder(7)
     before = mapped_memories()
@@ -70,21 +68,20 @@ def test_the_memory_of_a_killed_process_is_freed_when_the_next_one_is_read() -> 
 
     killed.kill()
     killed.communicate()
-    next_one, places_of_next = holder(8)
+    running, places_of_running = holder(8)
     try:
-        assert np.array_equal(reader.read(places_of_next), batch(8, 8))
+        assert np.array_equal(reader.read(places_of_running), batch(8, 8))
         with pytest.raises(FileNotFoundError):
             reader.open(*places[0, :2])
-        # Merged with a call of the killed process, that of the other one has its own inputs.
-        merged = reader.read(np.concatenate([places[:1], places_of_next[1:]]))
-        assert np.array_equal(merged, batch(0, 8))
+        mixed = reader.read(np.concatenate([places[:1], places_of_running[1:]]))
+        assert np.array_equal(mixed, batch(0, 8))
         assert np.array_equal(reader.read(places), batch(0, 0))
     finally:
-        next_one.communicate()
+        running.communicate()
     assert mapped_memories() == before + 1
 
 
-def test_batches_in_flight_lie_apart_and_are_read_in_any_order() -> None:
+def test_batches_in_flight_have_slots_of_their_own_and_are_read_in_any_order() -> None:
     shared = SharedInputs(SPEC, calls=2, max_batch_size=3)
     reader = SharedInputsReader(SPEC)
 
@@ -96,7 +93,7 @@ def test_batches_in_flight_lie_apart_and_are_read_in_any_order() -> None:
     assert not shared.full
 
 
-def test_an_address_that_belongs_to_other_memory_is_read_anew() -> None:
+def test_a_reused_address_is_mapped_again() -> None:
     reader = SharedInputsReader(SPEC)
     shared = SharedInputs(SPEC, calls=1, max_batch_size=1)
     address = shared.address

@@ -1,11 +1,13 @@
-"""From an artifact to an executor: which plan is loaded, and what keeps a service from starting."""
+"""The start: which plan is loaded, and which self-checks prevent a service from starting."""
 
 import dataclasses
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +29,8 @@ from image_classifier.inference.startup import (
 )
 from tests.inference.fakes import plan
 
+Fault = Callable[[Logits], Logits]
+
 
 @pytest.fixture(scope="module")
 def artifact(digits_folder: Path) -> Artifact:
@@ -40,109 +44,120 @@ def artifact(digits_folder: Path) -> Artifact:
     return dataclasses.replace(opened, record=record)
 
 
-class Spoiled:
-    """The certified engine with one thing wrong."""
+def start(artifact: Artifact, *, budget_ms: float = 50, deterministic: bool = False) -> Executor:
+    return load_executor(artifact, engine=None, budget_ms=budget_ms, deterministic=deterministic)
 
-    def __init__(self, engine: Engine, wrong: str) -> None:
+
+def offset(logits: Logits) -> Logits:
+    return logits + np.float32(0.05)
+
+
+def reverse_batch(logits: Logits) -> Logits:
+    return logits[::-1]
+
+
+def reverse_one_of_eight(logits: Logits) -> Logits:
+    if len(logits) == 8:
+        logits[3] = logits[3, ::-1]
+    return logits
+
+
+def replace_by_nan(logits: Logits) -> Logits:
+    return logits * np.float32(np.nan)
+
+
+class FaultyEngine:
+    """The certified engine with a fault; counts its inputs."""
+
+    def __init__(self, engine: Engine, fault: Fault | None) -> None:
         self._engine = engine
-        self._wrong = wrong
+        self._fault = fault
         self.inputs = 0
 
     def run(self, batch: Batch) -> Logits:
         self.inputs += len(batch)
         logits = self._engine.run(batch)
-        if self._wrong == "off":
-            return logits + np.float32(0.05)
-        if self._wrong == "batch reversed" and len(batch) > 1:
-            return logits[::-1]
-        if self._wrong == "one input of eight" and len(batch) == 8:
-            logits[3] = logits[3, ::-1]
-        if self._wrong == "damaged":
-            return logits * np.float32(np.nan)
-        return logits
+        return self._fault(logits) if self._fault else logits
 
 
 def check(
-    artifact: Artifact, wrong: str, single_stream_wrong: str = "nothing", *, known: bool = False
+    artifact: Artifact,
+    fault: Fault | None = None,
+    single_stream_fault: Fault | None = None,
+    *,
+    known: bool = False,
+    batch_sizes: tuple[int, ...] = (1, 4),
+    **changes: Any,
 ) -> int:
-    """Run the self-check of an engine and a single-stream engine that are wrong in these ways.
+    """Run the self-check with faulty engines; return the number of inputs of the first engine.
 
-    Returns how many inputs the first was given.
+    Args:
+        changes: Changes of the engine's entry in the evidence.
     """
-    entry = artifact.evidence.engine("onnxruntime-fp32")
-    both = plan(engine=entry.name, batch_sizes=(1, 4), single_stream=True)
+    entry = artifact.evidence.engine("onnxruntime-fp32").model_copy(update=changes)
+    both = plan(engine=entry.name, batch_sizes=batch_sizes, single_stream=True)
     input_spec, classes = artifact.manifest.input, artifact.manifest.num_classes
     engine = open_graph(entry, artifact.root, input_spec.shape)(both)
-    engines = Spoiled(engine, wrong), Spoiled(engine, single_stream_wrong)
+    engines = FaultyEngine(engine, fault), FaultyEngine(engine, single_stream_fault)
     executor = Executor(engines[0], both, input_spec, classes, engines[1])
     inputs = golden_inputs(artifact, artifact.preprocessing)
     check_engine(artifact, entry, executor, inputs, known=known)
     return engines[0].inputs
 
 
-@pytest.mark.parametrize("known", [False, True], ids=["elsewhere", "where_it_was_imported"])
+@pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize(
-    ("wrong", "single_stream_wrong", "message"),
+    ("fault", "single_stream_fault", "message"),
     [
-        ("off", "nothing", "batch size 1: a logit is off by"),
-        ("batch reversed", "nothing", "batch size 4: a logit is off by"),
-        ("damaged", "nothing", "batch size 1: its logits contain NaN"),
-        ("nothing", "off", "single stream: a logit is off by"),
+        (offset, None, "batch size 1: a logit is off by"),
+        (reverse_batch, None, "batch size 4: a logit is off by"),
+        (replace_by_nan, None, "batch size 1: its logits contain NaN"),
+        (None, offset, "single stream: a logit is off by"),
     ],
 )
-def test_an_engine_that_does_not_is_refused_and_the_message_says_where_and_what_to_do(
-    artifact: Artifact, wrong: str, single_stream_wrong: str, message: str, known: bool
+def test_an_engine_that_fails_its_gates_is_refused_with_the_place_and_a_remedy(
+    artifact: Artifact,
+    fault: Fault | None,
+    single_stream_fault: Fault | None,
+    message: str,
+    known: bool,
 ) -> None:
-    check(artifact, "nothing", known=known)
     with pytest.raises(SelfCheckFailed, match=message) as refused:
-        check(artifact, wrong, single_stream_wrong, known=known)
+        check(artifact, fault, single_stream_fault, known=known)
 
     assert "import the model again here, or set CLASSIFIER_ENGINE" in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(("agreement", "passes"), [(1.0, False), (0.95, True)])
-def test_an_int8_engine_may_differ_on_as_many_samples_as_it_did_at_import(
+def test_an_int8_engine_may_differ_on_as_many_samples_as_at_import(
     artifact: Artifact, agreement: float, passes: bool
 ) -> None:
-    entry = artifact.evidence.engine("onnxruntime-fp32")
-    certificate = entry.certificate.model_copy(update={"top1_agreement": agreement})
-    plan = Plan(engine=entry.name, streams=1, threads=1, batch_sizes=(8,), service_time_ms=1)
-    engine = open_graph(entry, artifact.root, artifact.manifest.input.shape)(plan)
-    spoiled = Spoiled(engine, "one input of eight")
-    executor = Executor(spoiled, plan, artifact.manifest.input, artifact.manifest.num_classes)
-    inputs = golden_inputs(artifact, artifact.preprocessing)
-    int8 = entry.model_copy(update={"precision": "int8", "certificate": certificate})
+    fp32 = artifact.evidence.engine("onnxruntime-fp32")
+    certificate = fp32.certificate.model_copy(update={"top1_agreement": agreement})
+    int8: dict[str, Any] = {"precision": "int8", "certificate": certificate}
 
     with nullcontext() if passes else pytest.raises(SelfCheckFailed, match="top-1 agrees on 87"):
-        check_engine(artifact, int8, executor, inputs, known=True)
+        check(artifact, reverse_one_of_eight, known=True, batch_sizes=(8,), **int8)
 
 
-def test_a_few_samples_are_enough_where_the_import_checked_them_all(
+def test_a_few_samples_are_checked_on_the_machine_of_the_import_with_the_same_library(
     artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert check(artifact, "nothing", known=True) < check(artifact, "nothing") / 2
+    assert check(artifact, known=True) < check(artifact) / 2
 
-    known: list[bool] = []
-    monkeypatch.setattr(startup, "check_engine", lambda *_, **given: known.append(given["known"]))
-    load_executor(artifact, engine=None, budget_ms=50, deterministic=False)
-    upgraded = artifact.evidence.model_copy(
-        update={"versions": {"openvino": "1", "onnxruntime": "1"}}
-    )
-    load_executor(
-        dataclasses.replace(artifact, evidence=upgraded),
-        engine=None,
-        budget_ms=50,
-        deterministic=False,
-    )
-    assert known == [True, False]
+    known_calls: list[bool] = []
+    monkeypatch.setattr(startup, "check_engine", lambda *_, known: known_calls.append(known))
+    start(artifact)
+    versions = {"versions": {"openvino": "1", "onnxruntime": "1"}}
+    start(dataclasses.replace(artifact, evidence=artifact.evidence.model_copy(update=versions)))
 
     def missing(_: str) -> str:
         raise metadata.PackageNotFoundError
 
-    monkeypatch.setattr(metadata, "version", missing)  # as beside onnxruntime-gpu
-    load_executor(artifact, engine=None, budget_ms=50, deterministic=False)
-    assert known == [True, False, False]
+    monkeypatch.setattr(metadata, "version", missing)  # as with onnxruntime-gpu
+    start(artifact)
+    assert known_calls == [True, False, False]
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
@@ -151,17 +166,17 @@ def test_a_single_stream_engine_is_loaded_unless_answers_must_be_deterministic(
 ) -> None:
     plans: list[Plan] = []
 
-    def recording(graph: EngineGraph, root: Path, shape: tuple[int, ...]) -> LoadEngine:
+    def open_recording(graph: EngineGraph, root: Path, shape: tuple[int, ...]) -> LoadEngine:
         load = open_graph(graph, root, shape)
 
-        def loaded(plan: Plan) -> Engine:
+        def load_recording(plan: Plan) -> Engine:
             plans.append(plan)
             return load(plan)
 
-        return loaded
+        return load_recording
 
-    monkeypatch.setattr(startup, "open_graph", recording)
-    load_executor(artifact, engine=None, budget_ms=50, deterministic=deterministic)
+    monkeypatch.setattr(startup, "open_graph", open_recording)
+    start(artifact, deterministic=deterministic)
 
     expected = [(2, 2, (1,))] if deterministic else [(2, 2, (1,)), (1, 2, (1,))]
     assert [(plan.streams, plan.threads, plan.batch_sizes) for plan in plans] == expected
@@ -174,9 +189,8 @@ def test_for_another_budget_the_plan_comes_from_the_measured_curve(
     engine = artifact.record.plan.engine
     monkeypatch.setattr(startup, "measure_engine", None)  # a call would fail
 
-    executor = load_executor(artifact, engine=None, budget_ms=200, deterministic=False)
-
-    assert executor.plan == plan_for(engine, artifact.record.curve(engine), 200)
+    expected = plan_for(engine, artifact.record.curve(engine), 200)
+    assert start(artifact, budget_ms=200).plan == expected
 
 
 def test_processes_that_start_together_on_another_machine_measure_once(
@@ -192,22 +206,19 @@ def test_processes_that_start_together_on_another_machine_measure_once(
 
     def measure(*_: object, **__: object) -> tuple[LatencyPoint, ...]:
         measured.append(curve)
-        time.sleep(0.3)  # in which the other one comes here
+        time.sleep(0.3)  # until the other process waits
         return curve
-
-    def load(_: int) -> Plan:
-        return load_executor(elsewhere, engine=None, budget_ms=50, deterministic=False).plan
 
     monkeypatch.setattr(startup, "measure_engine", measure)
     with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(load, range(2))
+        first, second = pool.map(lambda artifact: start(artifact).plan, [elsewhere] * 2)
 
     assert first == second
     assert measured == [curve]
 
 
 def test_deterministic_logits_are_the_same_bits_in_every_batch(artifact: Artifact) -> None:
-    executor = load_executor(artifact, engine=None, budget_ms=50, deterministic=True)
+    executor = start(artifact, deterministic=True)
     inputs = golden_inputs(artifact, artifact.preprocessing)
 
     single = np.concatenate([executor.run(item[np.newaxis]) for item in inputs])

@@ -1,6 +1,5 @@
-"""The torch engine on the CPU: reduced precision, its weights, and what it needs at serving."""
+"""The torch engine on the CPU: reduced precision, weights and requirements."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from importer.pixels_to_logits import PixelsToLogits
 from tests.inference.tiny import (
     INPUT_SPEC,
     PROGRAM,
-    run_alone,
+    run_python,
     store_program,
     tiny_engine,
     tiny_inputs,
@@ -38,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)]
 )
-def test_reduced_precision_is_torchs_own_autocast_to_the_bit(
+def test_reduced_precision_equals_autocast_bit_for_bit(
     folder: Path, precision: Precision, dtype: torch.dtype
 ) -> None:
     batch = tiny_inputs(5)
@@ -51,7 +50,7 @@ def test_reduced_precision_is_torchs_own_autocast_to_the_bit(
     assert logits.tobytes() != run(folder, batch).tobytes()
 
 
-def test_float32_is_kept_whole_on_a_gpu(folder: Path) -> None:
+def test_tf32_is_disabled(folder: Path) -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
 
     run(folder, tiny_inputs(1))
@@ -61,37 +60,43 @@ def test_float32_is_kept_whole_on_a_gpu(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("bias", "message"),
     [
-        (lambda found: found.pop("4.bias"), r"4\.bias is missing, the program takes .*\(4,\)"),
-        (
-            lambda found: found.update({"4.bias": torch.zeros(5)}),
-            r"4\.bias is torch.float32 \(5,\), the program takes torch.float32 \(4,\)",
-        ),
-        (
-            lambda found: found.update({"4.bias": found["4.bias"].half()}),
-            r"4\.bias is torch.float1",
-        ),
+        (None, r"4\.bias is missing, the program takes torch.float32 \(4,\)"),
+        (torch.zeros(5), r"4\.bias is torch.float32 \(5,\), the program takes torch.float32"),
+        (torch.zeros(4).half(), r"4\.bias is torch.float1"),
     ],
-    ids=["missing", "another shape", "another type"],
+    ids=["missing", "shape", "dtype"],
 )
 def test_weights_that_do_not_fit_the_program_are_refused(
-    folder: Path,
-    tmp_path: Path,
-    change: Callable[[dict[str, torch.Tensor]], object],
-    said: str,
+    folder: Path, tmp_path: Path, bias: torch.Tensor | None, message: str
 ) -> None:
     (tmp_path / PROGRAM).write_bytes((folder / PROGRAM).read_bytes())
     weights = load_file(folder / WEIGHTS_NAME)
-    change(weights)
-    save_file(weights, tmp_path / WEIGHTS_NAME)
+    del weights["4.bias"]
+    save_file(weights | ({} if bias is None else {"4.bias": bias}), tmp_path / WEIGHTS_NAME)
 
-    with pytest.raises(ArtifactError, match=said):
+    with pytest.raises(ArtifactError, match=message):
         run(tmp_path, tiny_inputs(1))
 
 
+def expect_eager_logits(
+    network: nn.Module, folder: Path, precision: Precision, fp32_tolerance: float = 1e-5
+) -> None:
+    """Export a network, and compare its engine with eager torch."""
+    pixels_to_logits = PixelsToLogits(network, INPUT_SPEC).eval().requires_grad_(False)
+    store_program(pixels_to_logits, folder)
+    batch = tiny_inputs(3)
+
+    logits = run(folder, batch, precision)
+
+    expected = pixels_to_logits(torch.from_numpy(batch)).numpy()
+    tolerance = fp32_tolerance if precision == "fp32" else 0.05
+    np.testing.assert_allclose(logits, expected, atol=tolerance)
+
+
 class Tied(nn.Module):
-    """Two layers of one weight, a view of another, and a cast that autocast must get past."""
+    """Two layers that share a weight, and a cast that autocast must handle."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,23 +110,14 @@ class Tied(nn.Module):
         return logits
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 0.05)])
-def test_layers_that_share_a_weight_compute_as_the_network_does(
-    tmp_path: Path, precision: Precision, tolerance: float
-) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_layers_that_share_a_weight_equal_eager_torch(tmp_path: Path, precision: Precision) -> None:
     torch.manual_seed(3)
-    network = PixelsToLogits(Tied(), INPUT_SPEC).eval().requires_grad_(False)
-    store_program(network, tmp_path)
-    batch = tiny_inputs(3)
-
-    logits = run(tmp_path, batch, precision)
-
-    expected = network(torch.from_numpy(batch)).numpy()
-    np.testing.assert_allclose(logits, expected, atol=tolerance)
+    expect_eager_logits(Tied(), tmp_path, precision)
 
 
-class OnColumns(nn.Module):
-    """A linear layer of a transposed input, as attention with the batch first has it."""
+class LinearOfTransposed(nn.Module):
+    """A linear layer with a transposed input, as in attention with the batch first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,35 +130,31 @@ class OnColumns(nn.Module):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_linear_layer_of_a_transposed_input_is_one_product(
+def test_a_linear_layer_with_a_transposed_input_is_one_product(
     tmp_path: Path, precision: Precision
 ) -> None:
-    network = PixelsToLogits(OnColumns(), INPUT_SPEC).eval().requires_grad_(False)
-    store_program(network, tmp_path)
+    expect_eager_logits(LinearOfTransposed(), tmp_path, precision)
 
     with torch.profiler.profile() as profile:
-        logits = run(tmp_path, tiny_inputs(3), precision)
-
+        run(tmp_path, tiny_inputs(3), precision)
     assert "aten::bmm" not in {event.key for event in profile.key_averages()}
-    expected = network(torch.from_numpy(tiny_inputs(3))).numpy()
-    np.testing.assert_allclose(logits, expected, atol=0.05 if precision == "bf16" else 1e-5)
 
 
-class Laid(nn.Module):
-    """Has a `view` that fits the layout which the export saw."""
+class View(nn.Module):
+    """Has a `view` that fits the memory layout of the export."""
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         return pixels.permute(0, 2, 3, 1).contiguous().view(-1, 90)[:, :4]
 
 
-def test_a_view_of_another_layout_than_at_the_export_is_a_copy(tmp_path: Path) -> None:
-    network = PixelsToLogits(Laid(), INPUT_SPEC).eval()
+def test_a_view_also_works_with_a_memory_layout_other_than_at_the_export(tmp_path: Path) -> None:
+    network = PixelsToLogits(View(), INPUT_SPEC).eval()
     store_program(network, tmp_path)
     program = Program(tmp_path / PROGRAM, tmp_path / WEIGHTS_NAME, "fp32")
     batch = torch.from_numpy(tiny_inputs(3))
-    otherwise = batch.transpose(1, 2).contiguous().transpose(1, 2)
+    other_layout = batch.transpose(1, 2).contiguous().transpose(1, 2)
 
-    torch.testing.assert_close(program.run(otherwise), network(batch))
+    torch.testing.assert_close(program.run(other_layout), network(batch))
 
 
 WITHOUT_SOURCE = """
@@ -176,6 +168,6 @@ print({"importer", "torchvision", "torch._inductor.compile_fx"} & sys.modules.ke
 
 
 def test_a_program_runs_without_the_source_of_its_network(folder: Path) -> None:
-    done = run_alone(WITHOUT_SOURCE, str(folder))
+    done = run_python(WITHOUT_SOURCE, str(folder))
 
     assert (done.returncode, done.stdout) == (0, "(1, 4)\nset()\n"), done.stderr

@@ -1,6 +1,6 @@
-"""A network small enough for hand work, exported by the importer to each kind of graph.
+"""A tiny network, exported by the importer to each kind of graph.
 
-Torch is imported by what exports alone, so that programs of tests can run an engine without it.
+Only the functions that export import torch, so that test programs can run an engine without it.
 """
 
 import subprocess
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from importer.pixels_to_logits import PixelsToLogits
 
 SHAPE = (6, 5, 3)
-"""Height, width and channels all differ, so that no swap of axes goes unseen."""
+"""Height, width and channels differ, so that swapped axes show."""
 INPUT_SPEC = InputSpec(shape=SHAPE, dtype="uint8", mean=(0.1, 0.4, 0.6), std=(0.5, 0.25, 0.2))
 PROGRAM = "network.pt2"
 FILES: dict[EngineKind, str] = {
@@ -50,7 +50,7 @@ def tiny_inputs(count: int) -> Batch:
 
 
 def store_program(network: "PixelsToLogits", folder: Path) -> None:
-    """Write the program of a network, and its weights."""
+    """Write the program of a network and its weights."""
     from importer.export import export_program
     from importer.network import save_weights
 
@@ -70,8 +70,8 @@ def tiny_engine(
     return open_graph(graph, folder, SHAPE)(plan)
 
 
-def run_alone(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a program in a process of its own, which reports crashes."""
+def run_python(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in a new process, which reports crashes."""
     return subprocess.run(
         [sys.executable, "-X", "faulthandler", "-c", program, *arguments],
         cwd=ROOT,

@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class NothingWillHappen(Exception):
-    """Every task waits for another one: in real time the program would hang."""
+    """Every task waits for another: in real time the program would hang."""
 
 
 class _JumpingSelector(selectors.DefaultSelector):
@@ -27,23 +27,23 @@ class _JumpingSelector(selectors.DefaultSelector):
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """`time()` begins at 0 and jumps to the next timer when no task can go on."""
+    """An event loop whose `time()` begins at 0 and jumps to the next timer."""
 
     def __init__(self) -> None:
         self._jumping = _JumpingSelector()
         super().__init__(self._jumping)
 
     def time(self) -> float:
-        # Whole microseconds, so that sums of decimals are equal where they should be.
+        # Whole microseconds, so that sums of decimals compare equal.
         return round(self._jumping.now, 6)
 
 
 def run_in_virtual_time(main: Coroutine[Any, Any, T]) -> T:
-    """`asyncio.run` on such a loop."""
+    """Run a coroutine like `asyncio.run`, in virtual time."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         return runner.run(main)
 
 
 def now() -> float:
-    """Seconds of the running loop."""
+    """Return the time of the running loop."""
     return asyncio.get_running_loop().time()
