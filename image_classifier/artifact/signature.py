@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from image_classifier.artifact.format import ArtifactError, describe_differences, sha256_bytes
 
-PAYLOAD_TYPE = "application/vnd.in-toto+json"
+PAYLOAD_TYPE = b"application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://model_signing/signature/v1.0"
 HASHES: dict[str, hashes.HashAlgorithm] = {
@@ -76,7 +76,9 @@ def _signed_files(bundle: bytes, key: ec.EllipticCurvePublicKey, path: Path) -> 
         envelope = json.loads(bundle)["dsseEnvelope"]
         payload = base64.b64decode(envelope["payload"], validate=True)
         signature = base64.b64decode(envelope["signatures"][0]["sig"], validate=True)
-        key.verify(signature, pre_authentication(payload), ec.ECDSA(HASHES[key.curve.name]))
+        # The signed bytes are the "pre-authentication encoding" of DSSE.
+        prefix = b"DSSEv1 %d %s %d " % (len(PAYLOAD_TYPE), PAYLOAD_TYPE, len(payload))
+        key.verify(signature, prefix + payload, ec.ECDSA(HASHES[key.curve.name]))
         statement: Any = json.loads(payload)
         resources = statement["predicate"]["resources"]
         signed = {str(item["name"]): str(item["digest"]) for item in resources}
@@ -96,8 +98,3 @@ def _signed_files(bundle: bytes, key: ec.EllipticCurvePublicKey, path: Path) -> 
             f"{path}: not a model signature of version 1.0; sign it with model-signing 1"
         )
     return signed
-
-
-def pre_authentication(payload: bytes) -> bytes:
-    """Return the bytes that are signed: the PAE of the DSSE specification."""
-    return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD_TYPE), PAYLOAD_TYPE.encode(), len(payload), payload)

@@ -264,7 +264,7 @@ class Admission:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """An admitted request and its deadline. Its methods are thread-safe.
+    """An admitted request. Thread-safe.
 
     Attributes:
         since: When the request began to wait, in seconds of the admission's clock; infinite if
@@ -274,16 +274,12 @@ class Reservation:
     admission: Admission
     since: float
 
-    @property
-    def deadline(self) -> float:
-        """Time of the admission's clock by which work must have begun; earlier during overload."""
-        return self.since + self.admission.wait_limit_ms / 1e3
-
     def refuse_if_expired(self) -> None:
-        """Raise an error after the deadline.
+        """Raise an error if the request has waited longer than the current limit.
 
         Raises:
-            Overloaded: The deadline has passed.
+            Overloaded: The request has waited too long.
         """
-        if self.admission.clock() > self.deadline:
+        waited_s = self.admission.clock() - self.since
+        if waited_s * 1e3 > self.admission.wait_limit_ms:
             raise Overloaded("the request waited too long; try again later")

@@ -37,9 +37,7 @@ def _quota_cores(cgroup: Path) -> float | None:
             period = (cgroup / "cpu/cpu.cfs_period_us").read_text().strip()
         except OSError:
             return None
-    if not (limit.isdecimal() and period.isdecimal() and int(period)):
-        return None  # "max", -1 or unknown
-    return int(limit) / int(period)
+    return int(limit) / int(period) if limit.isdecimal() else None  # "max" or -1: no quota
 
 
 def visible_gpus(environ: Mapping[str, str]) -> tuple[str, ...]:

@@ -40,16 +40,6 @@ class Case:
             seconds=lambda count: base + each * count,
         )
 
-    def formed(self) -> list[tuple[int, ...]]:
-        """Return the batches in order of their start, without retries of single inputs."""
-        seen: set[int] = set()
-        formed = []
-        for run in self.history.runs:
-            if not seen & set(run.ids):
-                formed.append(run.ids)
-            seen |= set(run.ids)
-        return formed
-
 
 def check_outcome(case: Case, number: int) -> None:
     """Clients who stay get the answer to their own input; only poisonous inputs fail."""
@@ -88,9 +78,13 @@ def check_streams_are_busy(case: Case, number: int) -> None:
 
 def check_batches(case: Case) -> None:
     """Batches are in order of arrival, up to the cap, and take all waiting inputs that fit."""
-    formed = case.formed()
+    numbers: list[int] = []
+    formed = []
+    for run in case.history.runs:
+        if run.ids[0] not in numbers:  # else a retry of a single input
+            formed.append(run.ids)
+            numbers += run.ids
     assert all(len(batch) <= case.cap for batch in formed)
-    numbers = [number for batch in formed for number in batch]
     assert numbers == sorted(numbers)
     for run in case.history.runs:
         assert case.history.running_at(run.started + 0.5) <= case.concurrency

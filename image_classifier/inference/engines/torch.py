@@ -125,7 +125,7 @@ class Program:
         if self.device.type == "cpu":
             torch.set_num_threads(max(1, plan.threads // plan.streams))
             return _OnCpu(self)
-        device = CudaDevice()
+        device = _CudaDevice()
         blank = device.zeros((1, *self.input_shape), self.dtype, on_host=False)
         return InFlightEngine(
             self.run,
@@ -145,7 +145,6 @@ class _OnCpu:
         self._program = program
 
     def run(self, batch: Batch) -> Logits:
-        """See `Engine.run`."""
         return np.asarray(self._program.run(torch.from_numpy(np.array(batch))).numpy())
 
 
@@ -167,7 +166,7 @@ def _fill(tensors: dict[str, torch.Tensor], weights: Path, device: torch.device)
         tensors[name] = torch.nn.Parameter(actual, requires_grad=False) if is_parameter else actual
 
 
-class CudaDevice:
+class _CudaDevice:
     """The GPU of this process; see `Device`."""
 
     def __init__(self) -> None:
@@ -175,30 +174,24 @@ class CudaDevice:
         self._pool = torch.cuda.graph_pool_handle()
 
     def stream(self) -> torch.cuda.Stream:
-        """See `Device`."""
         return torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     def enqueue(self, stream: torch.cuda.Stream, work: Callable[[], object]) -> None:
-        """See `Device`."""
         with torch.cuda.stream(stream):
             work()
 
     def record(self, stream: torch.cuda.Stream) -> torch.cuda.Event:
-        """See `Device`."""
         event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         event.record(stream)
         return event
 
     def wait(self, stream: torch.cuda.Stream, event: torch.cuda.Event) -> None:
-        """See `Device`."""
         stream.wait_event(event)
 
     def synchronize(self, event: torch.cuda.Event) -> None:
-        """See `Device`."""
         event.synchronize()
 
     def zeros(self, shape: Sequence[int], dtype: str, *, on_host: bool) -> torch.Tensor:
-        """See `Device`."""
         place = "cpu" if on_host else "cuda"
         kind: torch.dtype = getattr(torch, dtype)
         return torch.zeros(*shape, dtype=kind, device=place, pin_memory=on_host)
@@ -206,7 +199,6 @@ class CudaDevice:
     def capture(
         self, stream: torch.cuda.Stream, work: Callable[[], object]
     ) -> Callable[[], object]:
-        """See `Device`."""
         graph = torch.cuda.CUDAGraph()
         try:
             stream.wait_stream(torch.cuda.current_stream())
