@@ -30,8 +30,8 @@ TORCH_PASSING = frozenset(
     }
 )
 TORCH_SCALING = frozenset({"add", "div", "mul", "rsub", "sub"})
-BOUNDED = frozenset({"hardsigmoid", "sigmoid", "softmax", "tanh"})
-"""Operations whose results are bounded."""
+BOUNDED = frozenset({"hardsigmoid", "sigmoid", "softmax"})
+"""Operations whose results show that they are no logits, unless they are scaled."""
 
 
 class Ending(NamedTuple):
@@ -70,19 +70,13 @@ class Ending(NamedTuple):
             )
 
     @property
-    def positive(self) -> str | None:
-        """Name a last operation with unbounded positive outputs, such as evidence or odds."""
+    def doubtful(self) -> str | None:
+        """Describe a last operation whose positive or bounded outputs could be taken for logits."""
         name = _plain(self.last)
         exponential = name == "exp" and not _plain(self.before).startswith("logsoftmax")
-        return name if name == "softplus" or exponential else None
-
-    @property
-    def bounded(self) -> str | None:
-        """Describe a last operation whose bounded outputs look like logits."""
-        name = _plain(self.last)
-        if name not in BOUNDED or (name != "tanh" and not self.scaled):
-            return None
-        return f"a {name} times or plus a constant" if self.scaled else f"a {name}"
+        if exponential or name in ("softplus", "tanh"):
+            return name
+        return f"{name} times or plus a constant" if name in BOUNDED and self.scaled else None
 
 
 def _plain(name: str) -> str:

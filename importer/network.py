@@ -342,24 +342,17 @@ def activation_of(
 
     Raises:
         ImportRefused: The network contradicts the request, or ends in a logsigmoid or a sort, or
-            its outputs are bounded or positive and nothing was requested.
+            its outputs are bounded or positive and nothing is requested.
     """
     if isinstance(source.network, OnnxNetwork):
         ending = source.network.ending
     else:
         ending = network_ending(source.network, pixels)
         ending.refuse("network")
-    if requested is None and ending.bounded:
-        fitting = "softmax" if "softmax" in ending.bounded else "sigmoid"
+    if requested is None and ending.doubtful:
         raise ImportRefused(
-            f"network: ends in {ending.bounded}, so its outputs are no logits; return its input "
-            f"and add --activation {fitting}, or serve the outputs as they are with "
-            "--activation none; if they are trained as logits, add --activation softmax"
-        )
-    if requested is None and ending.positive:
-        raise ImportRefused(
-            f"network: ends in {ending.positive}, so its outputs are positive, and a softmax of "
-            "them is unlikely; return its input, or serve the outputs as they are with "
+            f"network: ends in {ending.doubtful}, so its outputs are no logits; return its input "
+            "and add --activation softmax or sigmoid, or serve the outputs as they are with "
             "--activation none; if they are trained as logits, add --activation softmax"
         )
     if source.activation is not None and requested not in (None, source.activation):

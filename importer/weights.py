@@ -99,11 +99,7 @@ def read_state_dict(
         key = _preferred_key(candidates, content, path)
     other_keys = ", ".join(candidate for candidate in candidates if candidate != key)
     if key not in candidates:
-        found = (
-            f"weights are at: {other_keys}"
-            if other_keys
-            else "they are at the top, without --weights-key"
-        )
+        found = f"weights are at: {other_keys}" if other_keys else "leave --weights-key out"
         raise ImportRefused(f"{path}: no weights at key {key!r}; {found}")
     entries = candidates[key]
     for name in entries:

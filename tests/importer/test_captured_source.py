@@ -89,6 +89,7 @@ def test_a_file_that_raises_leaves_no_module(tmp_path: Path) -> None:
     [
         ({"network.py": "from layers_elsewhere import X"}, "'layers_elsewhere' from .*would not t"),
         ({"network.py": "\nfrom ..shared import X"}, r"network\.py, line 2: imports from above"),
+        ({"network.py": "def build(:"}, r"network\.py: not valid Python"),
         ({"network.py": "x = '\0'"}, r"network\.py: not valid Python"),
         (
             {"network.py": "import preprocessing", "preprocessing.py": "X = 1"},

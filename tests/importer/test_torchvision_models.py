@@ -165,6 +165,7 @@ def test_published_weights_bring_their_documented_transform_and_labels() -> None
     ("network", "weights", "reason"),
     [
         ("resnet5", "DEFAULT", r"no classifier 'resnet5'; did you mean resnet50\?"),
+        ("fcn_resnet50", "DEFAULT", "no classifier 'fcn_resnet50'"),
         ("resnet18", "V1", "'V1' of resnet18; expected a file or one of IMAGENET1K_V1, DEFAULT"),
         ("vgg16", "IMAGENET1K_FEATURES", "features without a classifier"),
     ],

@@ -112,7 +112,7 @@ def test_ignored_names_are_left_out_and_listed(tmp_path: Path) -> None:
         (RAW, {"ignore": ("we*", "auxx.*")}, r"no name matches 'auxx\.\*'"),
         (RAW, {"prefix": "ema."}, r"starts with 'ema\.'; the first is 'weight'"),
         (BOTH, {"key": "modle"}, "at key 'modle'; weights are at: model, model_ema"),
-        (RAW, {"key": "model"}, "at key 'model'; they are at the top, without --weights-key"),
+        (RAW, {"key": "model"}, "at key 'model'; leave --weights-key out"),
         ({"teacher": EMA, "student": RAW}, {}, r"\(teacher, student\); choose .* --weights-key"),
         ({"optimizer": {"momentum": torch.ones(3)}, "epoch": 1}, {},
          r"holds no weights but a dict with \['optimizer', 'epoch'\]"),
