@@ -82,11 +82,7 @@ def _from_spec(spec: PreprocessingSpec) -> tuple[Preprocessing, PreprocessingEnt
 
 
 def _load_copy(copy: Path, class_name: str, source: Path) -> Preprocessing:
-    """Load the copy that will serve, isolated from the files around the source.
-
-    Raises:
-        ImportRefused: The class cannot be loaded, or opens a file that was not copied.
-    """
+    """Load the copy that will serve; refuse a class that opens files that were not copied."""
     with contextlib.chdir(copy.parents[1]):  # relative file names must not be found either
         try:
             preprocessing = load_preprocessing(copy, class_name)

@@ -48,14 +48,7 @@ class Ending(NamedTuple):
     scaled: bool = False
 
     def refuse(self, where: str) -> None:
-        """Raise if the outputs are no logits but look like them.
-
-        Args:
-            where: The network or file, for the message.
-
-        Raises:
-            ImportRefused: The ending is a logsigmoid, or sorts or selects classes.
-        """
+        """Refuse a logsigmoid, and operations that sort or select classes."""
         name = _plain(self.last)
         spelled_out = (("log", "sigmoid"), ("neg", "softplus"))
         if name.startswith("logsigmoid") or (name, _plain(self.before)) in spelled_out:
@@ -106,12 +99,7 @@ def graph_ending(model: onnx.ModelProto) -> tuple[Ending, onnx.NodeProto | None]
 
 
 def network_ending(network: nn.Module, pixels: torch.Tensor) -> Ending:
-    """Run a network of torch and return its ending.
-
-    Args:
-        network: In evaluation mode.
-        pixels: One input of the network, (1, C, H, W).
-    """
+    """Run a network of torch on one input, (1, C, H, W), and return its ending."""
     endings: Any = WeakIdKeyDictionary()  # tensor computed from the image → its ending
 
     class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not declare it

@@ -36,9 +36,8 @@ deviations 58; those of pixels in [0, 1] are below 1."""
 MIN_STD = 0.02
 """Smallest std of a preprocessing that normalises; 1/255 leaves pixels at 0 to 255."""
 EXTERNAL_BYTES = 1 << 20
-"""Tensors of this size or more are written beside an ONNX file, one by one, since the file itself
-is limited to 2 GiB and built in memory: ViT-B/16 (346 MB) then exports with a peak of 1.18 GB in
-place of 2.20 GB (torch 2.14, onnx-ir 1.1)."""
+"""Tensors of this size or more are written beside an ONNX file, one by one: the file itself is
+limited to 2 GiB and built in memory, which takes another 1 GB for ViT-B/16."""
 PREFIX = "pixels_to_logits."
 """Of the names that `write_graph_of_pixels` adds to a graph."""
 MIN_IR_VERSION = 4
@@ -72,11 +71,7 @@ def load_torchscript(path: Path) -> torch.jit.ScriptModule:
 
 
 def refuse_other_precision(network: nn.Module, where: str) -> None:
-    """Require float32 parameters, since the reference is computed in float32.
-
-    Raises:
-        ImportRefused: With the dtype and the remedy.
-    """
+    """Refuse parameters other than float32, in which the reference is computed."""
     for name, parameter in network.named_parameters():
         if parameter.is_floating_point() and parameter.dtype != torch.float32:
             raise ImportRefused(
@@ -263,11 +258,7 @@ def _is_softmax_of_classes(model: onnx.ModelProto, node: onnx.NodeProto) -> bool
 
 
 def refuse_other_range(network: OnnxNetwork, input_spec: InputSpec) -> None:
-    """Refuse a second normalisation of pixels of 0 to 255 that a graph normalises itself.
-
-    Raises:
-        ImportRefused: With the spec that leaves normalisation to the graph.
-    """
+    """Refuse a second normalisation of pixels of 0 to 255 that a graph normalises itself."""
     if network.input_dtype is np.uint8 or not input_spec.std or min(input_spec.std) < MIN_STD:
         return
     graph = network.model.graph

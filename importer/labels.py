@@ -72,13 +72,7 @@ def read_labels(path: Path) -> LabelFile:
 
 
 def check_label_count(labels: Sequence[str], num_classes: int, activation: str) -> None:
-    """Require one label per output.
-
-    A single sigmoid output may have two labels: its probability is that of the second.
-
-    Raises:
-        ImportRefused: With both numbers.
-    """
+    """Require one label per output; a single sigmoid output may have two, "no" and "yes"."""
     binary = (num_classes, activation, len(labels)) == (1, "sigmoid", 2)
     if len(labels) == num_classes or binary:
         return
@@ -92,11 +86,7 @@ def check_label_count(labels: Sequence[str], num_classes: int, activation: str) 
 
 
 def read_utf8(path: Path) -> str:
-    """Return the text of a file without its byte order mark.
-
-    Raises:
-        ImportRefused: The file is not UTF-8.
-    """
+    """Return the text of a UTF-8 file, refusing others, without its byte order mark."""
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -131,9 +121,7 @@ def _names_from_lines(text: str, path: Path, notes: list[str]) -> list[str]:
 def _without_index(lines: list[str], path: Path, first_line: int, notes: list[str]) -> list[str]:
     """Return the names in the order of their indexes, if every line has one.
 
-    Raises:
-        ImportRefused: Only some lines have an index, or the indexes do not count all classes from
-            0 or 1.
+    Refuses indexes that only some lines have or that do not count all classes from 0 or 1.
     """
     where = f"{path}, line {first_line}: {lines[0]!r}"
     for column, pattern in INDEX_COLUMNS.items():

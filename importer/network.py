@@ -209,11 +209,7 @@ def build_network(architecture: Architecture, source_dir: Path) -> nn.Module:
 
 
 def _refuse_random(network: nn.Module, build: Callable[[], nn.Module]) -> None:
-    """Refuse tensors that are not in the weights and differ when the network is built again.
-
-    Raises:
-        ImportRefused: With the name of one.
-    """
+    """Refuse tensors that are not in the weights and differ when the network is built again."""
     first = _unsaved_tensors(network)
     second = _unsaved_tensors(build()) if first else {}
     for name, tensor in first.items():
@@ -260,11 +256,7 @@ def _function_of_file(architecture: Architecture, source_dir: Path, where: str) 
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
-    """Write the tensors of a network as safetensors.
-
-    Raises:
-        ImportRefused: The file cannot be written.
-    """
+    """Write the tensors of a network as safetensors."""
     tensors: dict[str, torch.Tensor] = {}
     storages: set[int] = set()
     for name, item in network.state_dict().items():

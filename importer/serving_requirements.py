@@ -73,15 +73,12 @@ def _pinned(line: str, path: Path) -> Pinned:
 
 
 def check_serving_packages(imports: Iterable[str], device: str, own_lock: Path | None) -> None:
-    """Require the bento to have the packages of a preprocessing class.
+    """Refuse a preprocessing class with packages that the bento does not have.
 
     Args:
         imports: Modules that the class and the files beside it import.
         device: "cpu" or "cuda".
         own_lock: The lock of this model's bento (--serving-requirements); None for the project's.
-
-    Raises:
-        ImportRefused: With the packages and the remedy.
     """
     standard = SERVING_LOCKS[device]
     lock = own_lock or standard

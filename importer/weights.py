@@ -214,11 +214,7 @@ def load_strictly(
 
 
 def check_published_digest(path: Path) -> None:
-    """Verify the start of a sha256 at the end of a file name, if there is one.
-
-    Raises:
-        ImportRefused: The file has another digest.
-    """
+    """Refuse a file whose name ends in the start of another sha256 than its own."""
     match = DIGEST_IN_NAME.search(path.name)
     if match and not (actual := sha256_file(path)).startswith(match[1]):
         raise ImportRefused(
@@ -516,11 +512,7 @@ def _check_kind(where: str, item: torch.Tensor, expected: torch.Tensor | None) -
 def _tied_names(
     path: Path, state: Mapping[str, Any], shaped: Mapping[str, torch.Tensor]
 ) -> set[str]:
-    """Return the names whose tensor is that of a name in the file.
-
-    Raises:
-        ImportRefused: The file has different values for two names of one tensor.
-    """
+    """Return the names whose tensor is that of a name in the file; refuse contradicting values."""
 
     def memory(item: torch.Tensor) -> tuple[object, ...]:
         return item.device, item.data_ptr(), item.shape, item.stride()

@@ -18,23 +18,14 @@ from image_classifier.artifact.manifest import GoldenEntry, Graph
 from image_classifier.inference.engine import Logits
 from importer.golden_images import GoldenImage
 
-RELEVANT_PACKAGES = (
-    "nncf",
-    "numpy",
-    "onnx",
-    "onnxruntime",
-    "openvino",
-    "pillow",
-    "torch",
-    "torchvision",
-)
+PACKAGES = ("nncf", "numpy", "onnx", "onnxruntime", "openvino", "pillow", "torch", "torchvision")
 """Libraries whose version may change the model's numbers."""
 
 
 def installed_versions() -> dict[str, str]:
-    """Return the installed versions of `RELEVANT_PACKAGES`."""
+    """Return the installed versions of `PACKAGES`."""
     installed = {}
-    for package in RELEVANT_PACKAGES:
+    for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             installed[package] = importlib.metadata.version(package)
     return installed
