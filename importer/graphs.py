@@ -271,7 +271,11 @@ def refuse_other_range(network: OnnxNetwork, input_spec: InputSpec) -> None:
         node, name = users[0], users[0].output[0]
         if node.op_type in ("Cast", "Identity", "Transpose"):
             continue
-        operands = [numpy_helper.to_array(constants[key]) for key in node.input if key in constants]
+        operands = [
+            numpy_helper.to_array(constants[key], str(network.folder))
+            for key in node.input
+            if key in constants
+        ]
         size = float(np.abs(operands[0]).max()) if operands and operands[0].size <= 3 else 0.0
         if (node.op_type in ("Div", "Sub") and size >= MIN_BYTE_CONSTANT) or (
             node.op_type == "Mul" and 0 < size <= 1 / MIN_BYTE_CONSTANT
@@ -310,9 +314,7 @@ def write_graph_of_pixels(network: OnnxNetwork, input_spec: InputSpec, path: Pat
     onnx.save_model(
         model,
         str(path),
-        save_as_external_data=any(
-            len(tensor.raw_data) >= EXTERNAL_BYTES for tensor in graph.initializer
-        ),
+        save_as_external_data=True,
         location=f"{path.name}.data",
         size_threshold=EXTERNAL_BYTES,
     )

@@ -324,8 +324,12 @@ def test_a_graph_with_a_fixed_batch_size_of_one_serves_one_image_at_a_time(
 def test_a_graph_that_normalises_pixels_of_0_to_255_is_not_given_normalised_ones(
     tmp_path: Path, kind: str, constant: float
 ) -> None:
-    scale = f"by = Constant <value = float {{{constant}}}> () scaled = {kind} (planes, by)"
-    path = onnx_linear(tmp_path / "net.onnx", flat=f"{scale} flat = Flatten (scaled)")
+    scale = f"scaled = {kind} (planes, by) flat = Flatten (scaled)"
+    path = onnx_linear(tmp_path / "net.onnx", flat=scale)
+    model = onnx.load(path)
+    by = onnx.numpy_helper.from_array(np.array([constant], np.float32), "by")
+    model.graph.initializer.append(by)
+    onnx.save(model, path, save_as_external_data=True, location="net.data", size_threshold=0)
     network, plain = OnnxNetwork(path), OnnxNetwork(onnx_linear(tmp_path / "plain.onnx"))
     usual = InputSpec(shape=(4, 4, 3), dtype="uint8", mean=(0.5,) * 3, std=(0.2,) * 3)
     unscaled = usual.model_copy(update={"mean": (0.0,) * 3, "std": (1 / 255,) * 3})
