@@ -120,7 +120,7 @@ def _export_eager(network: PixelsToLogits, inputs: npt.NDArray[np.generic], path
         )
     _forget_origin(program.model)
     tensors = (value.const_value for value in program.model.graph.initializers.values())
-    external = any(tensor.nbytes >= EXTERNAL_BYTES for tensor in tensors)
+    external = any(tensor.nbytes >= EXTERNAL_BYTES for tensor in tensors)  # else an empty file
     onnx_ir.save(
         program.model,
         path,

@@ -72,7 +72,7 @@ def read_labels(path: Path) -> LabelFile:
 
 
 def check_label_count(labels: Sequence[str], num_classes: int, activation: str) -> None:
-    """Require one label per output; a single sigmoid output may have two, "no" and "yes"."""
+    """Require one label per output, or two for a single sigmoid output, which scores the second."""
     binary = (num_classes, activation, len(labels)) == (1, "sigmoid", 2)
     if len(labels) == num_classes or binary:
         return
