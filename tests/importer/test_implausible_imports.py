@@ -45,7 +45,10 @@ MIXES_THE_BATCH = "logits - logits.mean(dim=0, keepdim=True) / 2"
             "to_input (draws random numbers, and )?gives another input",
         ),
         ({"network": "logits + self.shift"}, "network: shift is not in the weights and differs"),
-        ({"network": "nn.functional.softplus(logits) + 1"}, "ends in softplus, .* positive"),
+        (
+            {"network": "nn.functional.softplus(logits) + 1"},
+            "ends in softplus, so its outputs are no",
+        ),
         ({"spec": {"crop": 4, "mean": [127] * 3, "std": [58] * 3}}, "--accept mean-std-scale"),
     ],
 )

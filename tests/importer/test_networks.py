@@ -115,9 +115,7 @@ def test_a_failed_export_is_reported_in_one_line_and_a_log(
 
 
 @pytest.mark.all  # NNCF takes a process and half a minute
-def test_forced_int8_is_certified_by_agreement_or_refused_with_its_numbers(
-    store: Path, tmp_path: Path
-) -> None:
+def test_int8_is_certified_by_agreement(store: Path, tmp_path: Path) -> None:
     imported = import_quietly(
         digits_options(
             engine="openvino", precision="int8", gate_agreement=0.9, gate_accuracy_loss=0.1
