@@ -1,4 +1,4 @@
-"""The preprocessing of a model: read from a spec, copied from the user's class, or published."""
+"""The preprocessing of a model: a spec, a copy of the user's class, or the published one."""
 
 import contextlib
 import shutil
@@ -11,12 +11,7 @@ from image_classifier.artifact.manifest import TORCHVISION, PreprocessingEntry
 from importer.captured_source import capture_source
 from importer.errors import ImportRefused
 from importer.failures import one_line
-from importer.options import (
-    PREPROCESSING_FORMS,
-    SPEC_SUFFIXES,
-    ImportOptions,
-    split_published,
-)
+from importer.options import PREPROCESSING_FORMS, SPEC_SUFFIXES, ImportOptions, split_published
 from importer.serving_requirements import check_serving_packages
 from importer.torchvision_models import TorchvisionWeights, torchvision_meta
 from preprocessing import (
@@ -36,26 +31,26 @@ OWN_PREPROCESSING = "preprocessing/own"
 def capture_preprocessing(
     options: ImportOptions, published: TorchvisionWeights | None, root: Path
 ) -> tuple[Preprocessing, PreprocessingEntry]:
-    """Load a preprocessing; a class of the user's is copied into the artifact first.
+    """Load the preprocessing; a user's class is first copied into the artifact.
 
     Args:
-        options: Without a preprocessing, the one published with the weights is meant. The device
-            decides which packages the bento has.
-        published: The weights of the model, where torchvision published them.
+        options: Without a preprocessing, the published one is used. The device decides which
+            packages the bento has.
+        published: torchvision's description of the weights, if it published them.
         root: The staging directory of the artifact.
 
     Returns:
-        The preprocessing, and what the manifest says of it.
+        The preprocessing, and its entry in the manifest.
 
     Raises:
-        OperatorError: None of these forms, or the file is not what it should be.
+        OperatorError: The preprocessing has none of these forms, or its file is invalid.
     """
     text, serving_requirements = options.preprocessing, options.serving_requirements
     origin, _, class_name = (text or "").rpartition(":")
     if serving_requirements is not None and not origin.endswith(".py"):
         raise ImportRefused(
             f"--serving-requirements {serving_requirements}: belongs to a preprocessing class; "
-            "leave it out, what a spec needs is in the bento"
+            "leave it out, the bento has all that a spec needs"
         )
     if text is None:
         if published is None:
@@ -75,11 +70,7 @@ def capture_preprocessing(
     if serving_requirements is not None:
         shutil.copyfile(serving_requirements, root / SERVING_REQUIREMENTS_NAME)
     name = f"{OWN_PREPROCESSING}/{source.name}"
-    copy = (root / name).absolute()
-    try:
-        preprocessing = _load_copy(copy, class_name)
-    except SpecError as error:  # names the copy, of which nobody knows
-        raise ImportRefused(str(error).replace(str(copy), str(source))) from error
+    preprocessing = _load_copy((root / name).absolute(), class_name, source)
     return preprocessing, PreprocessingEntry(
         file=name, class_name=class_name, decode=preprocessing.decode
     )
@@ -90,16 +81,11 @@ def _from_spec(spec: PreprocessingSpec) -> tuple[Preprocessing, PreprocessingEnt
     return preprocessing, PreprocessingEntry(spec=spec, decode=preprocessing.decode)
 
 
-def _load_copy(file: Path, class_name: str) -> Preprocessing:
-    """Load the copy that will serve, where nothing of the original's surroundings is found.
-
-    Raises:
-        OperatorError: The class cannot be loaded, or opens a file that was not copied.
-    """
-    file = file.absolute()
-    with contextlib.chdir(file.parents[1]):  # files named relative to it are not found here either
+def _load_copy(copy: Path, class_name: str, source: Path) -> Preprocessing:
+    """Load the copy that will serve; refuse a class that opens files that were not copied."""
+    with contextlib.chdir(copy.parents[1]):  # relative file names must not be found either
         try:
-            preprocessing = load_preprocessing(file, class_name)
+            preprocessing = load_preprocessing(copy, class_name)
             with contextlib.suppress(ImageRejected):
                 image_to_input(Image.new(preprocessing.decode.mode, (640, 480)), preprocessing)
         except (SpecError, PreprocessingBug) as error:
@@ -107,11 +93,11 @@ def _load_copy(file: Path, class_name: str) -> Preprocessing:
             if isinstance(cause, OSError):
                 name = Path(str(cause.filename)).name if cause.filename else one_line(cause)
                 raise ImportRefused(
-                    f"preprocessing {file.name}: cannot open {name}; it may open files only as "
-                    "Path(__file__).parent / 'NAME', with the name as one string, so that they "
+                    f"preprocessing {source.name}: cannot open {name}; it may open files only as "
+                    "Path(__file__).parent / 'NAME', with the name in one string, so that they "
                     "travel with it"
                 ) from error
-            if isinstance(error, SpecError):
-                raise
+            if isinstance(error, SpecError):  # its message names the copy
+                raise ImportRefused(str(error).replace(str(copy), str(source))) from error
             # Other failures on a blank image prove nothing; the golden images test the class.
     return preprocessing

@@ -1,4 +1,4 @@
-"""What has to travel with a user's Python file: the files beside it that it uses."""
+"""A user's Python file together with the files beside it that it needs."""
 
 import ast
 import importlib.util
@@ -13,7 +13,7 @@ from preprocessing.isolated_source import OUR_PACKAGES, is_beside
 
 MAX_DATA_BYTES = 64 << 20
 SUFFIXES_OF_WEIGHTS = frozenset({".safetensors", ".pt", ".pth", ".ckpt", ".onnx"})
-"""Files a training script names; the weights that count are given with --weights."""
+"""Training scripts name such files; the weights to import are given with --weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,40 +21,40 @@ class CapturedSource:
     """A user's Python file and what it needs.
 
     Attributes:
-        files: Name below the folder of the file, forward slashes, sorted → file: the file, the
-            modules beside it that it imports, and data files beside it that these name.
-        imports: Names of the other modules that they import, such as "PIL", sorted; none of this
-            program.
+        files: Name relative to the folder of the file, with forward slashes, sorted → path: the
+            file, modules beside it that it imports, and data files beside it that these name.
+        imports: Top-level names of all other imported modules, such as "PIL", sorted, without
+            those of this program.
     """
 
     files: dict[str, Path]
     imports: tuple[str, ...]
 
     def copy_to(self, folder: Path) -> None:
-        """Copy the files into `folder`, which is made where it is missing."""
+        """Copy the files into `folder`, which is created if it is missing."""
         for name, path in self.files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, folder / name)
 
 
 def capture_source(file: Path) -> CapturedSource:
-    """Find what a Python file needs to run elsewhere; nothing of it runs.
+    """Find what a Python file needs to run elsewhere, without running it.
 
-    Import statements are followed, wherever they stand; `importlib.import_module` is not. A
-    string in the source that names a file beside it, such as "classes.json", brings that file.
+    Follows all import statements, but not `importlib.import_module`. A string that names a file
+    beside the source, such as "classes.json", includes that file.
 
     Raises:
-        ImportRefused: A file is missing or is no Python; something it uses could not travel
-            with it: code that is neither installed nor beside it, or a file of this machine.
+        ImportRefused: A file is not valid Python, or needs what cannot travel with it: code that
+            is neither installed nor beside it, or a file of this machine.
     """
     folder, pending = file.parent, [file]
     files: dict[str, Path] = {}
     imports: set[str] = set()
     while pending:
         path = pending.pop()
-        if (below := path.relative_to(folder).as_posix()) in files:
+        if (relative := path.relative_to(folder).as_posix()) in files:
             continue
-        files[below] = path
+        files[relative] = path
         try:
             tree = ast.parse(path.read_bytes(), filename=str(path))
         except (SyntaxError, ValueError) as error:  # ValueError: null bytes
@@ -67,34 +67,28 @@ def capture_source(file: Path) -> CapturedSource:
             if is_beside(folder, name):
                 pending += _files_of_import(folder, parts)
             elif name not in OUR_PACKAGES:
-                _refuse_uninstalled(path, name, file)
+                _refuse_uninstalled(path, name)
                 imports.add(name)
     return CapturedSource(files=dict(sorted(files.items())), imports=tuple(sorted(imports)))
 
 
 def _imports(tree: ast.Module, path: Path, folder: Path) -> Iterator[tuple[str, ...]]:
-    """Yield the dotted names that a file may import, as seen from `folder`."""
+    """Yield the dotted names that a file may import, relative to `folder`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (tuple(alias.name.split(".")) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = _base_of_relative(node, path, folder)
+            package = path.parent.relative_to(folder).parts
+            if node.level > len(package) + 1:
+                raise ImportRefused(
+                    f"{path}, line {node.lineno}: imports from above its folder, which does not "
+                    "travel with it; give a file in that folder instead, which imports this one"
+                )
+            base = package[: len(package) + 1 - node.level] if node.level else ()
             module = (*base, *(node.module.split(".") if node.module else ()))
             if module:
                 yield module
-            yield from ((*module, alias.name) for alias in node.names if node.level or module)
-
-
-def _base_of_relative(node: ast.ImportFrom, path: Path, folder: Path) -> tuple[str, ...]:
-    if node.level == 0:
-        return ()
-    package = path.parent.relative_to(folder).parts
-    if node.level - 1 > len(package):
-        raise ImportRefused(
-            f"{path}, line {node.lineno}: imports from above its folder, which cannot travel with "
-            f"it; {_entry_above(folder, path.stem)}"
-        )
-    return package[: len(package) - (node.level - 1)]
+            yield from ((*module, alias.name) for alias in node.names)
 
 
 def _files_of_import(folder: Path, parts: tuple[str, ...]) -> Iterator[Path]:
@@ -111,21 +105,15 @@ def _refuse_clash(path: Path, name: str, file: Path) -> None:
     if name in OUR_PACKAGES and any(other.is_file() and other != file for other in beside):
         raise ImportRefused(
             f"{path}: imports {name!r}, which is a file beside it and also a package of this "
-            "program; give the file beside it another name"
+            "program; rename the file beside it"
         )
 
 
-def _refuse_uninstalled(path: Path, name: str, file: Path) -> None:
+def _refuse_uninstalled(path: Path, name: str) -> None:
     if name in sys.stdlib_module_names or name == "__main__":
         return
-    above = file.parent.parent
-    if name == file.parent.name and any(above.joinpath(name).glob("*.py")):
-        raise ImportRefused(
-            f"{path}: imports {name!r}, the folder it lies in, which is not beside it; "
-            f"{_entry_above(file.parent, file.stem)}"
-        )
     spec = importlib.util.find_spec(name)
-    if spec is None:  # may be optional; if it is not, running the file says so
+    if spec is None:  # an optional import; running the file fails if it is not
         return
     places = list(spec.submodule_search_locations or ([spec.origin] if spec.origin else []))
     if not all(any(Path(place).parent.glob("*.dist-info")) for place in places):
@@ -133,11 +121,6 @@ def _refuse_uninstalled(path: Path, name: str, file: Path) -> None:
             f"{path}: imports {name!r} from {places[0]}, which is neither an installed package nor "
             "beside the file, so it would not travel with it; copy it beside the file or install it"
         )
-
-
-def _entry_above(folder: Path, module: str) -> str:
-    entry = folder.parent / "entry.py"
-    return f"write {entry} with `from {folder.name}.{module} import *` and give that file"
 
 
 def _path_in(node: ast.expr) -> str:
@@ -159,20 +142,21 @@ def _data_files(tree: ast.Module, path: Path, folder: Path) -> Iterator[Path]:
         if not isinstance(node, ast.expr):
             continue
         text = _path_in(node)
-        if not 0 < len(text) < 256 or not text.isprintable():
-            continue
         named = path.parent / text
+        if not (0 < len(text) < 256 and text.isprintable() and named.is_file()):
+            continue
         if named.suffix == ".py" or named.suffix in SUFFIXES_OF_WEIGHTS:
             continue
-        if Path(text).is_absolute() and named.is_file():
+        where = f"{path}, line {node.lineno}: names {text}, "
+        if Path(text).is_absolute():
             raise ImportRefused(
-                f"{path}, line {node.lineno}: names {text}, a file of this machine; copy it beside "
-                "the file and open it as Path(__file__).parent / NAME"
+                f"{where}a file of this machine; copy it beside the file and open it as "
+                "Path(__file__).parent / NAME"
             )
-        if named.is_file() and named.resolve().is_relative_to(folder.resolve()):
+        if named.resolve().is_relative_to(folder.resolve()):
             if named.stat().st_size > MAX_DATA_BYTES:
                 raise ImportRefused(
-                    f"{path}, line {node.lineno}: names {named}, which has more than "
-                    f"{MAX_DATA_BYTES >> 20} MiB; weights are given with --weights"
+                    f"{where}which has more than {MAX_DATA_BYTES >> 20} MiB; weights are given "
+                    "with --weights"
                 )
             yield named

@@ -1,4 +1,8 @@
-"""What a network ends in, where that decides what its outputs mean and they do not show it."""
+"""The last operations of a network, where they decide the meaning of outputs that do not show it.
+
+ONNX graphs are read. Networks of torch, eager or scripted, are watched while they run: those for
+`--engine torch` are never exported to ONNX.
+"""
 
 import contextlib
 from typing import Any, NamedTuple
@@ -12,12 +16,12 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from importer.errors import ImportRefused
 
-GRAPH_PASSING = frozenset(
+ONNX_PASSING = frozenset(
     {"Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Dropout"}
 )
-"""Operators of ONNX that pass scores on."""
-GRAPH_SCALING = frozenset({"Add", "Div", "Mul", "Sub"})
-"""Operators of ONNX that, with a constant, only scale or shift scores."""
+"""Operators that leave scores unchanged."""
+ONNX_SCALING = frozenset({"Add", "Div", "Mul", "Sub"})
+"""Operators that, with a constant, only scale or shift scores."""
 TORCH_PASSING = frozenset(
     {
         *("alias", "clone", "contiguous", "detach", "expand", "flatten", "permute", "reshape"),
@@ -26,15 +30,15 @@ TORCH_PASSING = frozenset(
     }
 )
 TORCH_SCALING = frozenset({"add", "div", "mul", "rsub", "sub"})
-SQUASHING = frozenset({"hardsigmoid", "sigmoid", "softmax", "tanh"})
-"""Operations after which a score has bounds."""
+BOUNDED = frozenset({"hardsigmoid", "sigmoid", "softmax"})
+"""Operations whose results show that they are no logits, unless they are scaled."""
 
 
 class Ending(NamedTuple):
-    """The last operations of a network but those that pass, scale or shift scores.
+    """The last operations of a network, without those that pass, scale or shift scores.
 
     Attributes:
-        last: The last one, as ONNX or torch call it; empty where it is unknown.
+        last: The last one, as ONNX or torch name it; empty if unknown.
         before: The one before it.
         scaled: Whether the result of `last` is scaled or shifted.
     """
@@ -44,42 +48,28 @@ class Ending(NamedTuple):
     scaled: bool = False
 
     def refuse(self, where: str) -> None:
-        """Raise where outputs are no logits and do not show it.
-
-        Args:
-            where: What is refused.
-
-        Raises:
-            ImportRefused: It is a logsigmoid, or an operation that sorts or picks classes.
-        """
+        """Refuse a logsigmoid, and operations that sort or select classes."""
         name = _plain(self.last)
         spelled_out = (("log", "sigmoid"), ("neg", "softplus"))
         if name.startswith("logsigmoid") or (name, _plain(self.before)) in spelled_out:
             raise ImportRefused(
-                f"{where}: ends in a logsigmoid, whose softmax is no probability; leave it out of "
+                f"{where}: ends in a logsigmoid, whose softmax is no probability; remove it from "
                 "the network and add --activation sigmoid"
             )
         if name in ("argmax", "msort", "sort", "topk"):
             raise ImportRefused(
                 f"{where}: ends in {self.last}, so its outputs are no scores in the order of the "
-                "classes; leave it out of the network, which then answers with what it is "
-                "computed from"
+                "classes; remove it from the network, which then returns its input, the scores"
             )
 
     @property
-    def positive(self) -> str | None:
-        """Name a last operation whose outputs are positive, as evidence and odds are."""
+    def doubtful(self) -> str | None:
+        """Describe a last operation whose positive or bounded outputs could be taken for logits."""
         name = _plain(self.last)
         exponential = name == "exp" and not _plain(self.before).startswith("logsoftmax")
-        return name if name == "softplus" or exponential else None
-
-    @property
-    def squashing(self) -> str | None:
-        """Describe a last operation whose bounded outputs look like logits; None for others."""
-        name = _plain(self.last)
-        if name not in SQUASHING or (name != "tanh" and not self.scaled):
-            return None
-        return f"a {name} times or plus a constant" if self.scaled else f"a {name}"
+        if exponential or name in ("softplus", "tanh"):
+            return name
+        return f"{name} times or plus a constant" if name in BOUNDED and self.scaled else None
 
 
 def _plain(name: str) -> str:
@@ -87,7 +77,7 @@ def _plain(name: str) -> str:
 
 
 def graph_ending(model: onnx.ModelProto) -> tuple[Ending, onnx.NodeProto | None]:
-    """Return what an ONNX graph ends in, and the operator that `last` names."""
+    """Return the ending of an ONNX graph, and the operator that is its `last`."""
     producers = {
         name: node
         for node in model.graph.node
@@ -95,11 +85,11 @@ def graph_ending(model: onnx.ModelProto) -> tuple[Ending, onnx.NodeProto | None]
         for name in node.output
     }
     node, scaled = producers.get(model.graph.output[0].name), False
-    while node is not None and node.op_type in GRAPH_PASSING | GRAPH_SCALING:
+    while node is not None and node.op_type in ONNX_PASSING | ONNX_SCALING:
         computed = [producers[name] for name in node.input if name in producers]
-        if node.op_type in GRAPH_SCALING:
+        if node.op_type in ONNX_SCALING:
             scaled = True
-            if len(computed) > 1:  # two results, and no constant
+            if len(computed) > 1:  # of two results, none is a constant
                 return Ending(), None
         node = computed[0] if computed else None
     if node is None:
@@ -109,13 +99,8 @@ def graph_ending(model: onnx.ModelProto) -> tuple[Ending, onnx.NodeProto | None]
 
 
 def network_ending(network: nn.Module, pixels: torch.Tensor) -> Ending:
-    """Run a network of torch and return what it ends in.
-
-    Args:
-        network: In evaluation mode.
-        pixels: An input of it, (1, C, H, W).
-    """
-    made: Any = WeakIdKeyDictionary()  # tensor computed from the image → its ending
+    """Run a network of torch on one input, (1, C, H, W), and return its ending."""
+    endings: Any = WeakIdKeyDictionary()  # tensor computed from the image → its ending
 
     class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not declare it
         def __torch_dispatch__(
@@ -125,8 +110,8 @@ def network_ending(network: nn.Module, pixels: torch.Tensor) -> Ending:
             if name == "item" and not isinstance(args[0], torch.Tensor):  # a constant of a trace
                 return args[0]
             result = function(*args, **(kwargs or {}))
-            given = [item for item in tree_leaves(args) if isinstance(item, torch.Tensor)]
-            computed: list[Ending] = [made[item] for item in given if item in made]
+            tensors = [item for item in tree_leaves(args) if isinstance(item, torch.Tensor)]
+            computed: list[Ending] = [endings[item] for item in tensors if item in endings]
             if not computed:
                 return result
             ending = computed[0]
@@ -136,13 +121,13 @@ def network_ending(network: nn.Module, pixels: torch.Tensor) -> Ending:
                 ending = Ending(name, ending.last)
             for item in tree_leaves(result):
                 if isinstance(item, torch.Tensor):
-                    made[item] = ending
+                    endings[item] = ending
             return result
 
     found = Ending()
     image = pixels.clone()  # networks may change their input in place
-    made[image] = found
-    # What runs alone may fail while it is watched; then nothing is known.
+    endings[image] = found
+    # A network that runs by itself may fail under the watch; then its ending is unknown.
     with torch.inference_mode(), contextlib.suppress(Exception), Watch():  # type: ignore[no-untyped-call]
-        found = made.get(network(image), found)
+        found = endings.get(network(image), found)
     return found

@@ -1,4 +1,4 @@
-"""Why an import stops."""
+"""The error that stops an import."""
 
 from preprocessing.errors import OperatorError
 

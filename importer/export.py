@@ -1,4 +1,4 @@
-"""Writes the network as graphs: ONNX, int8 and torch's own, with a free batch dimension."""
+"""Exports the network to ONNX, int8 and torch programs, with a dynamic batch dimension."""
 
 import gc
 import warnings
@@ -25,9 +25,9 @@ from importer.progress import Progress
 from importer.quantise import quantise
 
 OPSET = 20
-"""ONNX operator set: the newest that both OpenVINO 2026.4 and onnxruntime 1.32 run whole."""
+"""ONNX operator set: the newest that OpenVINO 2026.4 and onnxruntime 1.32 both support fully."""
 MAX_BATCH = 256
-"""Largest batch of an exported program; as in a plan."""
+"""Largest batch of an exported program, and of a plan."""
 
 
 def export_all(
@@ -41,20 +41,20 @@ def export_all(
     """Write graphs of the network into a staging directory.
 
     Args:
-        graphs: What to write; of one that is made from another, both.
+        graphs: The graphs to write.
         network: In evaluation mode.
         inputs: Example inputs, shape (n, H, W, C); one if the network takes no batches.
         calibration: Inputs whose activations decide the ranges of int8, (m, H, W, C).
         root: The staging directory; the source of the network is in architecture/.
 
     Returns:
-        Why each graph that failed could not be written, by file name.
+        File name → reason, for each graph that could not be written.
     """
     failures: dict[str, str] = {}
     (root / "engines").mkdir(exist_ok=True)
 
     def attempt(graph: Graph, step: str) -> None:
-        # Exporters raise what they like for a network they cannot take.
+        # Exporters raise all kinds of exceptions for networks that they do not support.
         try:
             with progress.step(step), quiet_exporter(step):
                 if graph == ONNX_GRAPH:
@@ -66,23 +66,23 @@ def export_all(
         except Exception as error:
             failures[graph.file] = describe_failure(step, error, root / "architecture")
             for path in (root / "engines").glob(f"{Path(graph.file).name}*"):
-                path.unlink()  # what is left of a failed export
+                path.unlink()  # an incomplete file
 
-    wanted = tuple(graphs)
-    if ONNX_GRAPH in wanted or INT8_GRAPH in wanted:
+    requested = tuple(graphs)
+    if ONNX_GRAPH in requested or INT8_GRAPH in requested:
         attempt(ONNX_GRAPH, "export to ONNX")
-    if INT8_GRAPH in wanted:
+    if INT8_GRAPH in requested:
         if ONNX_GRAPH.file in failures:
             failures[INT8_GRAPH.file] = failures[ONNX_GRAPH.file]
         else:
             attempt(INT8_GRAPH, "quantise to int8")
-    if TORCH_GRAPH in wanted:
+    if TORCH_GRAPH in requested:
         attempt(TORCH_GRAPH, "export to a torch program")
     return failures
 
 
 def export_onnx(network: PixelsToLogits, inputs: npt.NDArray[np.generic], path: Path) -> None:
-    """Write an ONNX graph, with large tensors in a file beside it (`path` and ".data").
+    """Write an ONNX graph, with large tensors in a file beside it (`path` + ".data").
 
     Args:
         network: In evaluation mode.
@@ -97,7 +97,7 @@ def export_onnx(network: PixelsToLogits, inputs: npt.NDArray[np.generic], path: 
 
 
 def _export_eager(network: PixelsToLogits, inputs: npt.NDArray[np.generic], path: Path) -> None:
-    gc.disable()  # it searches millions of objects in vain: an eighth of the time
+    gc.disable()  # collections find nothing and take an eighth of the time
     try:
         program: Any = torch.onnx.export(
             network,
@@ -120,7 +120,7 @@ def _export_eager(network: PixelsToLogits, inputs: npt.NDArray[np.generic], path
         )
     _forget_origin(program.model)
     tensors = (value.const_value for value in program.model.graph.initializers.values())
-    external = any(tensor.nbytes >= EXTERNAL_BYTES for tensor in tensors)
+    external = any(tensor.nbytes >= EXTERNAL_BYTES for tensor in tensors)  # else an empty file
     onnx_ir.save(
         program.model,
         path,
@@ -130,10 +130,10 @@ def _export_eager(network: PixelsToLogits, inputs: npt.NDArray[np.generic], path
 
 
 def _simplify(model: onnx_ir.Model) -> None:
-    """Compute what is constant in a graph, and leave out what nothing reads.
+    """Fold constants and remove unused nodes.
 
-    Not by the exporter's own optimiser: it takes `x + 1e-8` and `x * 1.000008` for `x` (onnxscript
-    0.7.2), and a network that divides by its contrast then answers otherwise where there is none.
+    The exporter's own optimiser replaces `x + 1e-8` and `x * 1.000008` by `x` (onnxscript 0.7.2),
+    which changes the answers of a network that divides by its contrast to images without any.
     """
     onnx_ir.passes.common.InlinePass()(model)
     onnxscript.optimizer.fold_constants(model)
@@ -141,7 +141,7 @@ def _simplify(model: onnx_ir.Model) -> None:
 
 
 def _export_script(network: PixelsToLogits, inputs: npt.NDArray[np.generic], path: Path) -> None:
-    # torch 2.14's exporter takes no ScriptModule; the older one, which does, is deprecated.
+    # torch 2.14's exporter refuses ScriptModules; the older one, which takes them, is deprecated.
     with torch.no_grad():
         traced = torch.jit.trace(  # type: ignore[no-untyped-call]
             network, _example(inputs), check_trace=False
@@ -163,10 +163,7 @@ def _export_script(network: PixelsToLogits, inputs: npt.NDArray[np.generic], pat
 
 
 def _forget_origin(model: onnx_ir.Model) -> None:
-    """Remove what the exporter notes of every node: where in which file the network computes it.
-
-    These are paths of this machine, so the same model would get another tag elsewhere.
-    """
+    """Remove the source file and line of every node: paths of this machine would change the tag."""
     model.graph.metadata_props.clear()
     for node in model.graph.all_nodes():
         node.metadata_props.clear()
@@ -177,9 +174,7 @@ def _forget_origin(model: onnx_ir.Model) -> None:
 
 
 def export_program(network: PixelsToLogits, inputs: npt.NDArray[np.generic], path: Path) -> None:
-    """Write a program of torch.export without the network's weights.
-
-    They stand once in the artifact, in weights.safetensors, where the engine takes them from.
+    """Write a program of torch.export without the weights, which are in weights.safetensors.
 
     Raises:
         ImportRefused: The network is a finished graph.
@@ -187,7 +182,7 @@ def export_program(network: PixelsToLogits, inputs: npt.NDArray[np.generic], pat
     if isinstance(network.network, (OnnxNetwork, torch.jit.ScriptModule)):
         raise ImportRefused(
             "torch.export takes a network of Python source, no finished graph; give --network, or "
-            "take an engine that runs ONNX"
+            "use an engine that runs ONNX"
         )
     batch_size = torch.export.Dim("n", min=1, max=MAX_BATCH)
     program = torch.export.export(network, (_example(inputs),), dynamic_shapes=({0: batch_size},))
@@ -195,25 +190,21 @@ def export_program(network: PixelsToLogits, inputs: npt.NDArray[np.generic], pat
     program.graph_module.meta.clear()
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
-            _leave_operations_only(module)
+            _strip(module)
     for name, tensor in program.state_dict.items():
         if name.startswith(WEIGHTS_PREFIX):
-            hollow = torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)
+            placeholder = torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)
             if isinstance(tensor, torch.nn.Parameter):
-                hollow = torch.nn.Parameter(hollow, requires_grad=False)
-            program.state_dict[name] = hollow
+                placeholder = torch.nn.Parameter(placeholder, requires_grad=False)
+            program.state_dict[name] = placeholder
     with warnings.catch_warnings():
-        # That one stored number stands for a whole tensor is meant.
+        # Expected: each placeholder stores one number for a whole tensor.
         warnings.filterwarnings("ignore", message="No complete tensor found in the group")
         torch.export.save(program, path)
 
 
-def _leave_operations_only(module: torch.fx.GraphModule) -> None:
-    """Remove notes and checks of one traced program.
-
-    - Where in which file the network computes a value: paths of this machine.
-    - Assertions that an intermediate value is float32 and on a CPU: it need not be.
-    """
+def _strip(module: torch.fx.GraphModule) -> None:
+    """Remove source paths of this machine, and assertions that values are float32 on a CPU."""
     for node in list(module.graph.nodes):
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
             module.graph.erase_node(node)
@@ -223,5 +214,5 @@ def _leave_operations_only(module: torch.fx.GraphModule) -> None:
 
 
 def _example(inputs: npt.NDArray[np.generic]) -> torch.Tensor:
-    # Two inputs: from a batch of one the exporter would take the batch dimension for a constant.
+    # Two inputs, because the exporter would make a batch dimension of one a constant.
     return torch.from_numpy(inputs[[0, -1]] if len(inputs) > 1 else inputs.copy())

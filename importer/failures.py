@@ -1,4 +1,4 @@
-"""What a failed call of a library or of a user's code becomes: one line; the rest is logged."""
+"""One-line descriptions of what libraries and users' code raise; the rest is logged."""
 
 import contextlib
 import logging
@@ -15,30 +15,32 @@ from importer.errors import ImportRefused
 from preprocessing.errors import OperatorError
 
 LOG = logging.getLogger("importer.libraries")
-"""Gets the text of libraries at level INFO; the command line writes it to a file."""
+"""Receives the output of libraries at level INFO; the command line writes it to a file."""
 MAX_CHARACTERS = 200
 TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 OPERATOR = re.compile(r"OpOverload\(op='([\w.]+)'|\b(aten[.:]+\w+)")
 """How torch names an operator that its exporter cannot translate."""
+WANTS_GPU = re.compile("NVIDIA driver|not compiled with CUDA|No CUDA GPUs|CUDA-capable device")
+"""What torch says on a machine without a GPU."""
 Result = TypeVar("Result")
 
 
 def describe_failure(step: str, error: BaseException, sources: Path | None = None) -> str:
-    """Describe a failed step in one line, and log the whole traceback.
+    """Describe a failed step in one line, and log the traceback.
 
     Args:
         step: What failed, e.g. "export to ONNX".
-        error: Anything. An error of this program describes itself.
+        error: Anything; errors of this program describe themselves.
         sources: Folder of the user's code.
 
     Returns:
-        The step, the user's line or the operator where one can be found, and the first line of
-        the innermost error.
+        The step, the line of the user's code or else the operator if one can be found, and the
+        first line of the innermost error.
     """
     if isinstance(error, OperatorError):
         return f"{step} failed: {error}"
     LOG.info("%s failed", step, exc_info=error)
-    chain = [error]  # it and what it was raised from, outermost first
+    chain = [error]  # and its causes, outermost first
     while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
         chain.append(cause)
     frames = [frame for item in reversed(chain) if (frame := _user_frame(sources, item))]
@@ -53,46 +55,41 @@ def describe_failure(step: str, error: BaseException, sources: Path | None = Non
     return f"{step} failed{place}: {kind}: {one_line(first_line)}".removesuffix(": ")
 
 
-WANTS_GPU = re.compile("NVIDIA driver|not compiled with CUDA|No CUDA GPUs|CUDA-capable device")
-"""What torch says on a machine without a GPU."""
-
-
 def call_user_code(
     call: Callable[[], Result], *, what: str, folder: Path | None, remedy: str
 ) -> Result:
-    """Return what `call` returns; turn whatever it raises into one line.
+    """Return the result of `call`, or describe what it raises in one line.
 
     Args:
-        what: What runs, e.g. "network network.py:build: the builder".
-        folder: Where the user's files lie, to name the line of theirs that raised; None: nowhere.
+        what: The code that runs, e.g. "network network.py:build: the builder".
+        folder: Folder of the user's files, to name the line that raised.
         remedy: What to do, without a final full stop.
 
     Raises:
         ImportRefused: `call` raised.
     """
-    # Code of the user's, and libraries it calls, can raise anything, SystemExit included.
+    # The user's code, and libraries it calls, can raise anything, including SystemExit.
     try:
         return call()
     except (Exception, SystemExit) as error:
         frame = _user_frame(folder, error)
         place = f" at {frame[0]}, line {frame[1].lineno}" if frame else ""
-        if isinstance(error, FileNotFoundError) and isinstance(error.filename, str):
-            name = Path(error.filename).name
-            if Path(name).suffix in SUFFIXES_OF_WEIGHTS:
-                remedy = (
-                    f"{name} is taken for weights and does not travel with the file: keep what is "
-                    "in it in a buffer of the network (register_buffer), or in a .npy file"
-                )
-            else:
-                remedy = (
-                    f"copy {name} beside the file and open it as Path(__file__).parent / {name!r}, "
-                    "so that it travels with it"
-                )
         if WANTS_GPU.search(str(error)):
             raise ImportRefused(
                 f"{what} asks for a GPU{place}; an import runs on the CPU: remove .cuda(), "
                 ".to('cuda') and device='cuda'"
             ) from error
+        if isinstance(error, FileNotFoundError) and isinstance(error.filename, str):
+            path = Path(error.filename)
+            remedy = (
+                f"copy {path.name} beside the file and open it as Path(__file__).parent / "
+                f"{path.name!r}, so that it travels with it"
+            )
+            if path.suffix in SUFFIXES_OF_WEIGHTS:
+                remedy = (
+                    f"{path.name} is taken for weights, which do not travel with the file: keep "
+                    "its content in a buffer of the network (register_buffer), or in a .npy file"
+                )
         raise ImportRefused(
             f"{what} raised {type(error).__name__}{place}: {one_line(error)}; {remedy}"
         ) from error
@@ -108,7 +105,7 @@ def one_line(error: object) -> str:
 def _user_frame(
     sources: Path | None, error: BaseException
 ) -> tuple[str, traceback.FrameSummary] | None:
-    """Return the innermost frame in the user's files, and the name of the file."""
+    """Return the file and frame of the innermost call in the user's code."""
     if sources is None:
         return None
     sources = sources.absolute()
@@ -121,22 +118,21 @@ def _user_frame(
 
 @contextlib.contextmanager
 def quiet_exporter(step: str) -> Iterator[None]:
-    """Keep what an exporter prints, warns and logs off the terminal; log it where it fails."""
+    """Suppress what an exporter prints, warns and logs; log what it printed if it fails."""
     printed = StringIO()
-    disabled = logging.root.manager.disable
+    previously_disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
         with (
-            warnings.catch_warnings(),
+            warnings.catch_warnings(action="ignore"),
             contextlib.redirect_stdout(printed),
             contextlib.redirect_stderr(printed),
         ):
-            warnings.simplefilter("ignore")
             yield
     except Exception:
-        logging.disable(disabled)
+        logging.disable(previously_disabled)
         if text := printed.getvalue().strip():
             LOG.info("%s printed:\n%s", step, text)
         raise
     finally:
-        logging.disable(disabled)
+        logging.disable(previously_disabled)

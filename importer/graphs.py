@@ -1,4 +1,4 @@
-"""Networks that come as a finished graph: a TorchScript archive or an ONNX file."""
+"""Networks imported as a finished graph: a TorchScript archive or an ONNX file."""
 
 import re
 import warnings
@@ -23,43 +23,42 @@ from importer.errors import ImportRefused
 from importer.failures import one_line
 
 FILE_ACCESS = re.compile(rb"\b((?:torch|ops\.aten)\.(?:save|from_file))\(")
-MAX_CODE_BYTES = 64 << 20
-"""The code of ResNet-152 takes 0.3 MB."""
 NUMPY_TYPES: dict[str, npt.DTypeLike] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
     "tensor(uint8)": np.uint8,
 }
-"""Types of images that a graph may take, as onnxruntime calls them."""
+"""Types of images that a graph may take, in onnxruntime's names."""
 FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
-BYTES_FROM = 50.0
-"""A constant from which it belongs to pixels of 0 to 255: means are about 100 there, deviations 58,
-and below 1 where pixels lie in [0, 1]."""
-LEAST_STD = 0.02
-"""Of a preprocessing that brings pixels to about 1; 1/255 leaves them at 0 to 255."""
+MIN_BYTE_CONSTANT = 50.0
+"""Constants of this size or more normalise pixels of 0 to 255, whose means are about 100 and
+deviations 58; those of pixels in [0, 1] are below 1."""
+MIN_STD = 0.02
+"""Smallest std of a preprocessing that normalises; 1/255 leaves pixels at 0 to 255."""
 EXTERNAL_BYTES = 1 << 20
-"""Tensors of this size or more are written beside an ONNX file: it takes 2 GiB at most, and they
-are written one by one. Exporting ViT-B/16 (346 MB) then peaks at 1.18 GB, as much as before the
-file is written; in one file it peaks at 2.20 GB (torch 2.14, onnx-ir 1.1)."""
+"""Tensors of this size or more are written beside an ONNX file, one by one: the file itself is
+limited to 2 GiB and built in memory, which takes another 1 GB for ViT-B/16."""
+PREFIX = "pixels_to_logits."
+"""Of the names that `write_graph_of_pixels` adds to a graph."""
+MIN_IR_VERSION = 4
+"""Before it, weights had to be listed as inputs."""
 
 
 def load_torchscript(path: Path) -> torch.jit.ScriptModule:
     """Load a TorchScript archive to the CPU, in evaluation mode.
 
-    A TorchScript archive is a program, but one for TorchScript's interpreter: it is not
-    Python, and its constants are read by a reader that knows tensors and plain values only.
-    Its two ways to reach files, `torch.save` and `torch.from_file`, are refused by name. It
-    can still compute for ever and use memory without limit, and loading runs code of its own,
-    so take archives from people you trust.
+    An archive is a program for TorchScript's interpreter, which runs no Python. Its two ways to
+    access files, `torch.save` and `torch.from_file`, are refused. It can still run forever and
+    exhaust memory, and loading runs code of its own, so archives must come from trusted people.
 
     Raises:
-        ImportRefused: The archive is not complete, or of reduced precision.
+        ImportRefused: The archive is damaged, accesses files, or is not float32.
     """
     _refuse_file_access(path)
     try:
         with warnings.catch_warnings():
-            # Deprecated (2.11 by DeprecationWarning, 2.14 by FutureWarning); an existing file has
-            # no other reader.
+            # Deprecated (2.11 by DeprecationWarning, 2.14 by FutureWarning) without a replacement
+            # that reads existing files.
             warnings.filterwarnings("ignore", message="`torch.jit.load`")
             module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError) as error:
@@ -72,11 +71,7 @@ def load_torchscript(path: Path) -> torch.jit.ScriptModule:
 
 
 def refuse_other_precision(network: nn.Module, where: str) -> None:
-    """Raise where parameters are not float32: the reference is computed in float32.
-
-    Raises:
-        ImportRefused: With the dtype and the way out.
-    """
+    """Refuse parameters other than float32, in which the reference is computed."""
     for name, parameter in network.named_parameters():
         if parameter.is_floating_point() and parameter.dtype != torch.float32:
             raise ImportRefused(
@@ -90,8 +85,6 @@ def _refuse_file_access(path: Path) -> None:
         for member in archive.infolist():
             if not member.filename.endswith(".py"):
                 continue
-            if member.file_size > MAX_CODE_BYTES:
-                raise ImportRefused(f"{path}: {member.filename} is too long to be checked")
             if found := FILE_ACCESS.search(archive.read(member)):
                 raise ImportRefused(
                     f"{path}: {member.filename} calls {found[1].decode()}, which reads or writes "
@@ -99,75 +92,43 @@ def _refuse_file_access(path: Path) -> None:
                 )
 
 
-def _read_onnx(path: Path) -> tuple[onnx.ModelProto, dict[str, Path]]:
-    """Read an ONNX file without running it; only standard operators and onnxruntime's.
-
-    Returns:
-        The graph, and the file and those of its weights, by name below the folder of the file.
-        Such weights are not loaded.
-
-    Raises:
-        ImportRefused: Not valid ONNX, or with weights that do not lie there.
-    """
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # protobuf's DecodeError has no stable home
-        raise ImportRefused(
-            f"--network is not given and {path} is no TorchScript and no ONNX file "
-            f"({one_line(error)}); expected --network torchvision:NAME or PATH.py:FUNCTION"
-        ) from error
-    try:
-        # It also refuses weights outside the folder of the file and symbolic links to them.
-        onnx.checker.check_model(str(path), full_check=True)
-    except Exception as error:  # ValidationError, InferenceError and plain RuntimeErrors from C++
-        raise ImportRefused(
-            f"{path}: not valid ONNX ({one_line(error)}); export it again, and copy all its files"
-        ) from error
-    tensors = filter(uses_external_data, _tensors(model))
-    names = {ExternalDataInfo(tensor).location for tensor in tensors}
-    return model, {path.name: path} | {name: path.parent / name for name in sorted(names)}
-
-
-def _tensors(message: Any) -> Iterator[TensorProto]:
-    """Yield every tensor in a message: of the graph, of its functions, of graphs in operators."""
-    for field, value in message.ListFields():
-        if field.message_type is not None:
-            for item in value if isinstance(value, Sequence) else [value]:
-                if isinstance(item, TensorProto):
-                    yield item
-                else:
-                    yield from _tensors(item)
-
-
 class OnnxNetwork(nn.Module):
-    """Pixels (n, C, H, W) in, logits (n, classes) out, as a network of torch would.
+    """An ONNX graph as a network of torch: pixels (n, C, H, W) in, logits (n, classes) out.
 
-    A final Softmax or Sigmoid is left out: what serves applies it to the logits before it.
+    A final Softmax or Sigmoid is removed: the service applies it to the logits.
 
     Attributes:
-        model: The graph without it; files beside it are not loaded.
-        files: The file and its external data: name below the folder of the file → file.
+        model: The graph without it; external data are not loaded.
+        files: The file and its external data: name relative to the folder of the file → file.
         input_name: Name of the image input.
         input_dtype: Type of the pixels: float32, float16 or uint8.
-        input_shape: Four sizes; None where the file leaves one open. The batch size is open or 1.
-        activation: What was left out at the end.
-        ending: What the file ends in.
+        input_shape: Four sizes; None for dynamic ones. The batch size is dynamic or 1.
+        activation: The activation that was removed.
+        ending: Last operations of the file.
 
     Raises:
-        ImportRefused: The file is no ONNX, or no image classifier.
+        ImportRefused: The file is not valid ONNX, or no image classifier.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.folder = path.parent
         self.model, self.files = _read_onnx(path)
-        if self.model.functions:  # an exporter may write Softmax as a function of its own
+        if self.model.functions:  # an exporter may write Softmax as a function
             self.model = onnx.inliner.inline_local_functions(self.model)
         self.ending, last = graph_ending(self.model)
         self.ending.refuse(str(path))
         self.activation = _cut_final_activation(self.model, self.ending, last)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1  # the reference is computed on one thread
+        options.log_severity_level = 4  # its exceptions say enough
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(self.folder)
+        )
         try:
-            self._session = self._session_of(self.model)
+            self._session: Any = onnxruntime.InferenceSession(
+                self.model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
         # onnxruntime's exceptions have no public base.
         except Exception as error:
             raise ImportRefused(
@@ -202,14 +163,14 @@ class OnnxNetwork(nn.Module):
 
     @property
     def channels_last(self) -> bool:
-        """Whether the graph wants (n, H, W, C), as those converted from TensorFlow do."""
+        """Whether the graph takes (n, H, W, C), as those converted from TensorFlow do."""
         _, first, _, last = self.input_shape
         return first not in (1, 3) and last in (1, 3)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return logits of normalised float32 pixels (n, C, H, W).
 
-        A graph that takes uint8 normalises by itself: its pixels come in [0, 1].
+        For graphs that take uint8 and normalise themselves, pixels are in [0, 1].
         """
         if self.input_dtype is np.uint8:
             pixels = (pixels * 255).round().clamp(0, 255)
@@ -223,61 +184,61 @@ class OnnxNetwork(nn.Module):
             raise RuntimeError(one_line(error)) from error
         return torch.from_numpy(np.asarray(logits, dtype=np.float32))
 
-    def _session_of(self, model: onnx.ModelProto) -> Any:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1  # the reference is computed on one thread
-        options.log_severity_level = 4  # what it raises says enough
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", str(self.folder)
-        )
-        return onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
 
+def _read_onnx(path: Path) -> tuple[onnx.ModelProto, dict[str, Path]]:
+    """Read an ONNX file without running it.
 
-def refuse_other_range(network: OnnxNetwork, input_spec: InputSpec) -> None:
-    """Raise where a graph brings pixels of 0 to 255 to about 1, and the preprocessing does too.
+    Returns:
+        The graph without its external data, and the files: the ONNX file and its external data,
+        by name relative to its folder.
 
     Raises:
-        ImportRefused: With the spec that leaves it to the graph.
+        ImportRefused: The file is not valid ONNX, or its external data are not in its folder.
     """
-    if network.input_dtype is np.uint8 or not input_spec.std or min(input_spec.std) < LEAST_STD:
-        return
-    graph = network.model.graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant" and node.attribute[0].HasField("t"):
-            constants[node.output[0]] = node.attribute[0].t
-    name = network.input_name
-    while users := [node for node in graph.node if name in node.input]:
-        node, name = users[0], users[0].output[0]
-        if node.op_type in ("Cast", "Identity", "Transpose"):
-            continue
-        given = [numpy_helper.to_array(constants[it]) for it in node.input if it in constants]
-        size = float(np.abs(given[0]).max()) if given and given[0].size <= 3 else 0.0
-        if (node.op_type in ("Div", "Sub") and size >= BYTES_FROM) or (
-            node.op_type == "Mul" and 0 < size <= 1 / BYTES_FROM
-        ):
-            raise ImportRefused(
-                f"the ONNX file itself begins with {node.op_type} by {size:.4g}, so it takes "
-                "pixels of 0 to 255, and gets them normalised by the preprocessing; give that mean "
-                "0 and std 1/255 (0.00392156862745098) for each channel"
-            )
-        return
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf's DecodeError has no stable home
+        raise ImportRefused(
+            f"--network is not given and {path} is no TorchScript and no ONNX file "
+            f"({one_line(error)}); expected --network torchvision:NAME or PATH.py:FUNCTION"
+        ) from error
+    try:
+        # Also refuses external data outside the folder and symbolic links.
+        onnx.checker.check_model(str(path), full_check=True)
+    except Exception as error:  # ValidationError, InferenceError and plain RuntimeErrors from C++
+        raise ImportRefused(
+            f"{path}: not valid ONNX ({one_line(error)}); export it again, and copy all its files"
+        ) from error
+    tensors = filter(uses_external_data, _tensors(model))
+    names = {ExternalDataInfo(tensor).location for tensor in tensors}
+    return model, {path.name: path} | {name: path.parent / name for name in sorted(names)}
+
+
+def _tensors(message: Any) -> Iterator[TensorProto]:
+    """Yield every tensor of a model, including those of functions and subgraphs."""
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for item in value if isinstance(value, Sequence) else [value]:
+                if isinstance(item, TensorProto):
+                    yield item
+                else:
+                    yield from _tensors(item)
 
 
 def _cut_final_activation(
     model: onnx.ModelProto, ending: Ending, node: onnx.NodeProto | None
 ) -> Literal["softmax", "sigmoid"] | None:
-    """Leave out a Softmax over the classes or a Sigmoid at the end of a graph; return which.
+    """Remove a Softmax over the classes or a Sigmoid at the end of a graph, and return which.
 
-    One that is spelled out in smaller operators stays: its outputs show it.
+    One composed of smaller operators stays; its outputs show it.
     """
+    cut: Literal["softmax", "sigmoid"] = "softmax"
     if node is None or ending.scaled:
         return None
-    if node.op_type != "Sigmoid" and not _is_softmax_of_classes(model, node):
+    if node.op_type == "Sigmoid":
+        cut = "sigmoid"
+    elif not _is_softmax_of_classes(model, node):
         return None
-    cut: Literal["softmax", "sigmoid"] = "softmax" if node.op_type == "Softmax" else "sigmoid"
     node.op_type = "Identity"
     del node.attribute[:]
     return cut
@@ -289,27 +250,48 @@ def _is_softmax_of_classes(model: onnx.ModelProto, node: onnx.NodeProto) -> bool
     if node.op_type != "Softmax" or axis not in (1, -1):
         return False
     graph = onnx.shape_inference.infer_shapes(model).graph
-    shapes = [
-        [size.dim_value for size in value.type.tensor_type.shape.dim]
-        for value in (*graph.value_info, *graph.output)
-        if value.name == node.output[0]
-    ]
-    return any(
-        len(shape) == 2 or (axis == 1 and all(size == 1 for size in shape[2:])) for shape in shapes
-    )
+    for value in (*graph.value_info, *graph.output):
+        if value.name == node.output[0]:
+            sizes = [size.dim_value for size in value.type.tensor_type.shape.dim]
+            return len(sizes) == 2 or (axis == 1 and all(size == 1 for size in sizes[2:]))
+    return False
 
 
-PREFIX = "pixels_to_logits."
-"""Of the names that are added; a graph that has such names was made here."""
-OLDEST_IR = 4
-"""Before it, weights had to be listed as inputs."""
+def refuse_other_range(network: OnnxNetwork, input_spec: InputSpec) -> None:
+    """Refuse a second normalisation of pixels of 0 to 255 that a graph normalises itself."""
+    if network.input_dtype is np.uint8 or not input_spec.std or min(input_spec.std) < MIN_STD:
+        return
+    graph = network.model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].HasField("t"):
+            constants[node.output[0]] = node.attribute[0].t
+    name = network.input_name
+    while users := [node for node in graph.node if name in node.input]:
+        node, name = users[0], users[0].output[0]
+        if node.op_type in ("Cast", "Identity", "Transpose"):
+            continue
+        operands = [
+            numpy_helper.to_array(constants[key], str(network.folder))
+            for key in node.input
+            if key in constants
+        ]
+        size = float(np.abs(operands[0]).max()) if operands and operands[0].size <= 3 else 0.0
+        if (node.op_type in ("Div", "Sub") and size >= MIN_BYTE_CONSTANT) or (
+            node.op_type == "Mul" and 0 < size <= 1 / MIN_BYTE_CONSTANT
+        ):
+            raise ImportRefused(
+                f"the ONNX file begins with {node.op_type} by {size:.4g}, so it takes pixels of 0 "
+                "to 255, but the preprocessing normalises them; give the preprocessing mean 0 and "
+                "std 1/255 (0.00392156862745098) for each channel"
+            )
+        return
 
 
 def write_graph_of_pixels(network: OnnxNetwork, input_spec: InputSpec, path: Path) -> None:
     """Write the graph with the normalisation in front: batch (n, H, W, C) in, logits out.
 
-    n is free, or 1 where the network is fixed to it. Large tensors go into a file beside it,
-    `path` with ".data" behind it.
+    n is dynamic, or 1 if the network is fixed to it. Large tensors go to `path` + ".data".
 
     Raises:
         ImportRefused: The graph takes uint8 pixels and would be normalised twice.
@@ -326,18 +308,14 @@ def write_graph_of_pixels(network: OnnxNetwork, input_spec: InputSpec, path: Pat
     graph.input.append(pixels)
     graph.node.extend(nodes)
     graph.initializer.extend(constants)
-    model.ir_version = max(model.ir_version, OLDEST_IR)
+    model.ir_version = max(model.ir_version, MIN_IR_VERSION)
     if len(network.files) > 1:
         onnx.load_external_data_for_model(model, str(network.folder))
-    data_name = f"{path.name}.data"
-    (path.parent / data_name).unlink(missing_ok=True)  # onnx would append to it
     onnx.save_model(
         model,
         str(path),
-        save_as_external_data=any(
-            len(tensor.raw_data) >= EXTERNAL_BYTES for tensor in graph.initializer
-        ),
-        location=data_name,
+        save_as_external_data=True,
+        location=f"{path.name}.data",
         size_threshold=EXTERNAL_BYTES,
     )
     onnx.checker.check_model(str(path))
@@ -353,24 +331,24 @@ def _front(
     nodes: list[onnx.NodeProto] = []
     constants: list[onnx.TensorProto] = []
 
-    def add(kind: str, constant: npt.ArrayLike | None = None, **attributes: Any) -> None:
+    def add(operator: str, constant: npt.ArrayLike | None = None, **attributes: Any) -> None:
         number = len(nodes)
         inputs = [nodes[-1].output[0] if nodes else f"{PREFIX}batch"]
         if constant is not None:
             inputs.append(f"{PREFIX}constant{number}")
             constants.append(numpy_helper.from_array(np.asarray(constant, np.float32), inputs[1]))
-        name = f"{PREFIX}{kind}{number}"
-        nodes.append(helper.make_node(kind, inputs, [f"{PREFIX}{number}"], name, **attributes))
+        name = f"{PREFIX}{operator}{number}"
+        nodes.append(helper.make_node(operator, inputs, [f"{PREFIX}{number}"], name, **attributes))
 
     if not network.channels_last:
         add("Transpose", perm=[0, 3, 1, 2])
     if network.input_dtype is np.uint8:
         channels = input_spec.shape[2]
-        given = (input_spec.dtype, *(input_spec.mean or ()), *(input_spec.std or ()))
-        if given != ("uint8", *[0.0] * channels, *[1.0] * channels):
+        normalisation = (*(input_spec.mean or ()), *(input_spec.std or ()))
+        if input_spec.dtype != "uint8" or normalisation != (*[0.0] * channels, *[1.0] * channels):
             raise ImportRefused(
-                f"the ONNX file takes uint8 pixels and normalises by itself, the preprocessing has "
-                f"mean {input_spec.mean} and std {input_spec.std}; leave both out of it"
+                "the ONNX file takes uint8 pixels and normalises them itself, the preprocessing "
+                f"has mean {input_spec.mean} and std {input_spec.std}; leave both out of it"
             )
     elif input_spec.mean is not None and input_spec.std is not None:
         shape = (-1,) if network.channels_last else (1, -1, 1, 1)

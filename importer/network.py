@@ -1,4 +1,4 @@
-"""The trained network: built from its source, loaded with its weights, asked for its logits."""
+"""The trained network: its source, its weights and its logits."""
 
 import contextlib
 import functools
@@ -40,23 +40,23 @@ from preprocessing.isolated_source import load_isolated
 
 ARCHITECTURE_FOLDER = "architecture"
 ORIGINAL_FOLDER = "original"
-"""Where a finished graph is kept as it was given, in place of architecture and weights."""
+"""Holds a copy of a finished graph, in place of architecture and weights."""
 NOT_SETTABLE = frozenset({"weights", "weights_backbone", "progress", "pretrained"})
-"""Builder arguments that decide about weights, which come from the checkpoint alone."""
+"""Builder arguments that choose weights, which come from the checkpoint alone."""
 Activation = Literal["softmax", "sigmoid", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource:
-    """What was trained.
+    """A trained model as it was read.
 
     Attributes:
         network: With its weights, in evaluation mode, on the CPU.
-        architecture: How to build it; None where the file is a finished graph.
-        published: What torchvision says of the weights, where it published them.
-        activation: What was cut off at the end of a finished graph, to be applied to its outputs.
-        classes: Names of the classes that stand beside the weights, in order; else nothing.
-        ignored_weights: Names in the file that the network did not get.
+        architecture: How to build it; None for a finished graph.
+        published: torchvision's description of the weights, if it published them.
+        activation: The activation removed from the end of a finished graph.
+        classes: Class names from the checkpoint, in order, if it has them.
+        ignored_weights: Names in the file that were not loaded.
         notes: Sentences for the operator.
     """
 
@@ -70,16 +70,14 @@ class ModelSource:
 
 
 def read_network(options: ModelOptions, staging_dir: Path) -> ModelSource:
-    """Build a network from its captured source and load its weights strictly.
-
-    The sources and the weights are written into the staging directory, and built from there.
+    """Copy the network's source into the staging directory, build it there and load its weights.
 
     Args:
         options: With a network.
-        staging_dir: Directory of the artifact in the making.
+        staging_dir: Directory of the artifact; the loaded weights are written there, too.
 
     Raises:
-        OperatorError: What is wrong with either, and what to do.
+        OperatorError: The source or the weights are unusable.
     """
     text = str(options.network)
     architecture = parse_architecture(text, options.network_kwargs)
@@ -103,7 +101,7 @@ def read_network(options: ModelOptions, staging_dir: Path) -> ModelSource:
     build = functools.partial(build_network, architecture, staging_dir / ARCHITECTURE_FOLDER)
     network = build()
     if name is None:
-        _refuse_drawn(network, build)
+        _refuse_random(network, build)
     ignored, notes = load_strictly(network, checkpoint)
     save_weights(network, staging_dir / WEIGHTS_NAME)
     return ModelSource(
@@ -117,12 +115,10 @@ def read_network(options: ModelOptions, staging_dir: Path) -> ModelSource:
 
 
 def parse_architecture(text: str, kwargs: dict[str, JsonValue]) -> Architecture:
-    """Read `torchvision:resnet50` or `path/network.py:build`.
-
-    Only the name of the file is kept.
+    """Parse `torchvision:resnet50` or `path/network.py:build`; the folder is dropped.
 
     Raises:
-        ImportRefused: A keyword decides about weights.
+        ImportRefused: A keyword chooses weights.
     """
     if refused := sorted(NOT_SETTABLE & kwargs.keys()):
         raise ImportRefused(
@@ -136,10 +132,10 @@ def parse_architecture(text: str, kwargs: dict[str, JsonValue]) -> Architecture:
 
 
 def read_graph(path: Path, staging_dir: Path) -> ModelSource:
-    """Read a finished graph, a TorchScript or ONNX file, and keep it in the staging directory.
+    """Read a TorchScript or ONNX file, and copy it into the staging directory.
 
     Raises:
-        ImportRefused: It is neither, or damaged, or no image classifier.
+        ImportRefused: The file is neither, or damaged, or no image classifier.
     """
     check_published_digest(path)
     folder = staging_dir / ORIGINAL_FOLDER
@@ -150,13 +146,13 @@ def read_graph(path: Path, staging_dir: Path) -> ModelSource:
         return ModelSource(network=load_torchscript(kept))
     network = OnnxNetwork(path)
     for name, file in network.files.items():
-        # The graph refers to files beside it by their names; its own is free to choose.
+        # The graph refers to its external data by name, so only its own name may change.
         copy = folder / ("network.onnx" if file == path else name)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copy)
     notes = []
     if network.activation is not None:
-        notes.append(f"the graph ends in {network.activation}; its input, the logits, is served")
+        notes.append(f"the graph ends in {network.activation}; the logits before it are served")
     if network.input_shape[0] is not None:
         notes.append(
             "the graph has a fixed batch size of 1, so one image at a time is served; to serve "
@@ -166,14 +162,13 @@ def read_graph(path: Path, staging_dir: Path) -> ModelSource:
 
 
 def build_network(architecture: Architecture, source_dir: Path) -> nn.Module:
-    """Build the network in evaluation mode, on the CPU, with weights of no meaning.
+    """Build the network in evaluation mode, on the CPU, without trained weights.
 
     Args:
         source_dir: Folder of the captured source file; not used for torchvision.
 
     Raises:
-        ImportRefused: The name is unknown, the builder fails, or what it returns is no network
-            of float32 parameters.
+        ImportRefused: The builder is unknown, fails, or returns no network with float32 parameters.
     """
     where = f"network {architecture}: "
     remedy = "check the arguments in --network-kwargs"
@@ -185,7 +180,7 @@ def build_network(architecture: Architecture, source_dir: Path) -> nn.Module:
         function = _function_of_file(architecture, source_dir, where)
         builder = functools.partial(function, **architecture.kwargs)
         remedy += (
-            ", and that it opens files only as Path(__file__).parent / 'NAME', with the name as "
+            ", and that it opens files only as Path(__file__).parent / 'NAME', with the name in "
             "one string"
         )
     network = call_user_code(builder, what=f"{where}the builder", folder=source_dir, remedy=remedy)
@@ -196,44 +191,42 @@ def build_network(architecture: Architecture, source_dir: Path) -> nn.Module:
             f"return the network itself{hint}"
         )
     scripted = [
-        name for name, part in network.named_modules() if isinstance(part, torch.jit.ScriptModule)
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, torch.jit.ScriptModule)
     ]
     if scripted:
         raise ImportRefused(
-            f"{where}its part {scripted[0]!r} is compiled by torch.jit.script, which no exporter "
-            "takes; leave torch.jit.script out"
+            f"{where}its module {scripted[0]!r} is compiled by torch.jit.script, which no exporter "
+            "takes; remove torch.jit.script"
         )
     refuse_other_precision(network, where)
     for parameter in network.parameters():
-        if not torch.nn.parameter.is_lazy(parameter):  # a lazy one gets its shape by the weights
+        if not torch.nn.parameter.is_lazy(parameter):  # lazy ones are shaped by their weights
             parameter.requires_grad_(False)
-    network.eval()  # what it returns is the user's own where `train` is
+    network.eval()  # a user's own `train` may not return the network
     return network
 
 
-def _refuse_drawn(network: nn.Module, again: Callable[[], nn.Module]) -> None:
-    """Raise where tensors that no file of weights holds are others in a second build.
-
-    Raises:
-        ImportRefused: With the name of one.
-    """
-    first = _unsaved(network)
-    second = _unsaved(again()) if first else {}
+def _refuse_random(network: nn.Module, build: Callable[[], nn.Module]) -> None:
+    """Refuse tensors that are not in the weights and differ when the network is built again."""
+    first = _unsaved_tensors(network)
+    second = _unsaved_tensors(build()) if first else {}
     for name, tensor in first.items():
         if name not in second or not torch.equal(tensor, second[name]):
             raise ImportRefused(
-                f"network: {name} is not in the weights, and another one each time the network is "
-                "built, as random numbers are: register it as a persistent buffer and save the "
-                "weights again, or fix its seed where it is made"
+                f"network: {name} is not in the weights and differs each time the network is "
+                "built, as random numbers do: register it as a persistent buffer and save the "
+                "weights again, or fix the seed where it is made"
             )
 
 
-def _unsaved(network: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the buffers and attributes of a network that its state dict does not have."""
+def _unsaved_tensors(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Return buffers and attributes that are not in the state dict."""
     saved = network.state_dict().keys()
     found = {name: item for name, item in network.named_buffers() if name not in saved}
-    for prefix, part in network.named_modules():
-        for name, value in vars(part).items():
+    for prefix, module in network.named_modules():
+        for name, value in vars(module).items():
             if isinstance(value, (torch.Tensor, np.ndarray)):
                 with contextlib.suppress(TypeError):  # an array of objects
                     found[f"{prefix}.{name}".strip(".")] = torch.as_tensor(value)
@@ -245,8 +238,8 @@ def _function_of_file(architecture: Architecture, source_dir: Path, where: str) 
         lambda: load_isolated(source_dir / str(architecture.file)),
         what=f"{where}the file",
         folder=source_dir,
-        remedy="it must run with installed packages and the files beside it alone: copy there what "
-        "it imports",
+        remedy="it may import only installed packages and files beside it: copy those there; to "
+        "import its own folder by name, give a file in the folder above",
     )
     builder = getattr(module, str(architecture.builder), None)
     if not callable(builder):
@@ -263,17 +256,13 @@ def _function_of_file(architecture: Architecture, source_dir: Path, where: str) 
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
-    """Write the tensors of a network as safetensors.
-
-    Raises:
-        ImportRefused: The file cannot be written.
-    """
+    """Write the tensors of a network as safetensors."""
     tensors: dict[str, torch.Tensor] = {}
     storages: set[int] = set()
     for name, item in network.state_dict().items():
-        if isinstance(item, torch.Tensor):  # not extra state of a module; the graphs hold it
+        if isinstance(item, torch.Tensor):  # not a module's extra state; the graphs include it
             storage = item.untyped_storage().data_ptr()
-            # safetensors takes no tensors that share memory, as tied weights do.
+            # safetensors refuses tensors that share memory, as tied weights do.
             tensors[name] = (item.clone() if storage in storages else item).contiguous()
             storages.add(storage)
     try:
@@ -284,115 +273,93 @@ def save_weights(network: nn.Module, path: Path) -> None:
 
 
 def run_network(network: nn.Module, batch: torch.Tensor, source_dir: Path | None) -> torch.Tensor:
-    """Run a network without gradients and check what it returns.
+    """Run a network without gradients and check its output.
 
     Args:
         network: In evaluation mode.
         batch: Its input, (n, …).
-        source_dir: Folder of the user's source files; a line of theirs that raises is named. None:
-            there is none.
+        source_dir: Folder of the user's source files, to name the line that raises.
 
     Returns:
         float32 scores (n, classes).
 
     Raises:
-        ImportRefused: It raises, or returns anything else; one line with what to change.
+        ImportRefused: The network raises, or returns anything else.
     """
     with torch.inference_mode():
         output = call_user_code(
             lambda: network(batch),
             what=f"network: its forward, on inputs of shape {tuple(batch.shape)},",
             folder=source_dir,
-            remedy="check that the preprocessing is the one of this network, and that forward "
-            "takes one batch of float32 images (n, C, H, W) alone (no .half())",
+            remedy="check that the preprocessing belongs to this network, and that forward takes "
+            "only one batch of float32 images (n, C, H, W) (no .half())",
         )
     if not isinstance(output, torch.Tensor):
+        found = type(output).__name__
+        if isinstance(output, Mapping):
+            found += f" with {', '.join(map(repr, output))}"
         raise ImportRefused(
-            f"network: forward returns {_described(output)}, expected one tensor (n, classes); "
-            "give a builder whose network is a subclass that returns the logits alone"
+            f"network: forward returns {found}, expected one tensor (n, classes); give a "
+            "builder whose network is a subclass that returns only the logits"
         )
-    if output.dtype == torch.bool or not output.dtype.is_floating_point:
+    if not output.dtype.is_floating_point:
         raise ImportRefused(
             f"network: forward returns {output.dtype} of shape {tuple(output.shape)}, which are "
-            "class numbers, expected scores; return what argmax is taken of"
+            "class numbers, expected scores; return the input of argmax"
         )
     if output.ndim != 2 or len(output) != len(batch) or not output.shape[1]:
+        remedy = "return one row of scores per image"
+        if output.ndim > 2 and output.shape[2:].numel() == 1:
+            remedy = "add .flatten(1)"
+        elif output.ndim < 2:
+            remedy = "keep the batch dimension: squeeze only the last dimensions, or none"
         raise ImportRefused(
             f"network: forward returns shape {tuple(output.shape)} for {len(batch)} image(s), "
-            f"expected (n, classes); {_shape_remedy(output)}"
+            f"expected (n, classes); {remedy}"
         )
     return output.float()
 
 
-def _described(output: object) -> str:
-    if isinstance(output, Mapping):
-        return f"{type(output).__name__} with {', '.join(repr(key) for key in output)}"
-    if isinstance(output, (tuple, list)):
-        kinds = ", ".join(
-            f"tensor {tuple(item.shape)}" if isinstance(item, torch.Tensor) else type(item).__name__
-            for item in output
-        )
-        return f"{type(output).__name__} of {kinds}"
-    return type(output).__name__
-
-
-def _shape_remedy(output: torch.Tensor) -> str:
-    if output.ndim > 2 and output.shape[2:].numel() == 1:
-        return "add .flatten(1)"
-    if output.ndim < 2:
-        return "keep the batch dimension: squeeze the last dimensions only, or not at all"
-    return "return one row of scores an image"
-
-
 def activation_of(
-    source: ModelSource, pixels: torch.Tensor, asked: Activation | None
+    source: ModelSource, pixels: torch.Tensor, requested: Activation | None
 ) -> Activation:
-    """Return what the service must apply to the outputs of a network to get probabilities.
+    """Return the activation that turns a network's outputs into probabilities.
 
-    A softmax or sigmoid in a network of torch shows in the outputs (`check_activation`); one that
-    is scaled, a logsigmoid and a sorting do not.
+    This reads the network's last operations. A final softmax or sigmoid of a torch network shows
+    in the outputs, and is left to `check_activation`.
 
     Args:
-        pixels: An input of its network, (1, C, H, W).
-        asked: What the operator says of the outputs; None: nothing.
+        pixels: One input of the network, (1, C, H, W).
+        requested: The operator's --activation.
 
     Raises:
-        ImportRefused: The network contradicts what was asked, or ends in a logsigmoid or a sorting,
-            or in what has bounds while nothing was asked.
+        ImportRefused: The network contradicts the request, or ends in a logsigmoid or a sort, or
+            its outputs are bounded or positive and nothing is requested.
     """
     if isinstance(source.network, OnnxNetwork):
         ending = source.network.ending
     else:
         ending = network_ending(source.network, pixels)
         ending.refuse("network")
-    if (squashing := ending.squashing) and asked is None:
-        fitting = "softmax" if "softmax" in squashing else "sigmoid"
+    if requested is None and ending.doubtful:
         raise ImportRefused(
-            f"network: ends in {squashing}, so its outputs are no logits; return what that is "
-            f"computed from and add --activation {fitting}, or serve the outputs as they are with "
+            f"network: ends in {ending.doubtful}, so its outputs are no logits; return its input "
+            "and add --activation softmax or sigmoid, or serve the outputs as they are with "
             "--activation none; if they are trained as logits, add --activation softmax"
         )
-    if ending.positive and asked is None:
+    if source.activation is not None and requested not in (None, source.activation):
         raise ImportRefused(
-            f"network: ends in {ending.positive}, so its outputs are positive, and a softmax of "
-            "them is hardly meant; return what that is computed from, or serve the outputs as they "
-            "are with --activation none; if they are trained as logits, add --activation softmax"
+            f"--activation {requested}: the network ends in {source.activation}; leave the option "
+            "out"
         )
-    if source.activation is not None and asked not in (None, source.activation):
-        raise ImportRefused(
-            f"--activation {asked}: the network ends in {source.activation}, so it is "
-            f"{source.activation}; leave the option out"
-        )
-    return source.activation or asked or "softmax"
+    return source.activation or requested or "softmax"
 
 
 def takes_batches(source: ModelSource, network: nn.Module, batch: torch.Tensor) -> bool:
-    """Return whether a network can be served in batches; a finished graph may be fixed to one.
-
-    That it answers images together as it answers each alone is checked elsewhere.
+    """Return whether a network accepts batches; a finished graph may have a fixed size of one.
 
     Args:
-        network: The same network as it takes `batch`.
+        network: The network as it takes `batch`.
         batch: Two inputs, (2, H, W, C).
     """
     if source.architecture is not None:
@@ -400,5 +367,5 @@ def takes_batches(source: ModelSource, network: nn.Module, batch: torch.Tensor) 
     try:
         with torch.inference_mode():
             return len(network(batch)) == len(batch)
-    except RuntimeError:  # torch's one error for shapes that do not fit
+    except RuntimeError:  # torch's error for shapes that do not fit
         return False

@@ -13,7 +13,7 @@ from importer.network import run_network
 
 
 class PixelsToLogits(nn.Module):
-    """What is exported: no caller can forget or double the normalisation.
+    """The exported network: normalisation is inside, so no caller can forget or repeat it.
 
     The arithmetic is that of torchvision's ToTensor and Normalize, in the same order:
     x / 255, minus mean, divided by std, all in float32.
@@ -32,12 +32,12 @@ class PixelsToLogits(nn.Module):
             self.register_buffer("std", torch.tensor(input_spec.std).view(1, -1, 1, 1))
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        """Logits (n, classes) of a batch (n, H, W, C), uint8 in [0, 255] or ready float32."""
+        """Return logits (n, classes) of (n, H, W, C), uint8 in [0, 255] or preprocessed float32."""
         logits: torch.Tensor = self.network(self.pixels(batch))
         return logits
 
     def pixels(self, batch: torch.Tensor) -> torch.Tensor:
-        """Return what the network takes, (n, C, H, W)."""
+        """Return the network's input, (n, C, H, W)."""
         pixels = batch.permute(0, 3, 1, 2)
         if self.normalises:
             pixels = (pixels.to(torch.float32) / 255 - self.mean) / self.std
@@ -45,49 +45,43 @@ class PixelsToLogits(nn.Module):
 
 
 def run_reference(
-    network: nn.Module, inputs: npt.NDArray[np.generic], sources: Path | None = None
+    network: nn.Module,
+    inputs: npt.NDArray[np.generic],
+    sources: Path | None = None,
+    *,
+    finite: bool = True,
 ) -> npt.NDArray[np.float32]:
-    """Return the logits of the research pipeline, as `run_alone`.
+    """Run the research pipeline's network on one image at a time, in one thread.
 
-    Raises:
-        ImportRefused: The network does not answer with one finite row of logits per image.
-    """
-    logits = run_alone(network, inputs, sources)
-    if not np.isfinite(logits).all():
-        raise ImportRefused(
-            "network: its logits on the golden images contain NaN or infinity; "
-            "check the weights and the preprocessing"
-        )
-    return logits
-
-
-def run_alone(
-    network: nn.Module, inputs: npt.NDArray[np.generic], sources: Path | None = None
-) -> npt.NDArray[np.float32]:
-    """Return a network's logits, finite or not.
-
-    One image and one thread at a time, so that a second import computes the same bits: sums
-    are ordered differently for other batch sizes and thread counts.
+    Repeated imports then compute the same bits: other batch sizes and thread counts order sums
+    differently.
 
     Args:
         network: `PixelsToLogits` in evaluation mode.
         inputs: Shape (n, H, W, C).
-        sources: Folder of the network's source: an error names the line in it.
+        sources: Folder of the network's source, to name the line that raises.
+        finite: Refuse NaN and infinity.
 
     Returns:
         float32, shape (n, classes).
 
     Raises:
-        ImportRefused: The network does not answer with one row of logits per image.
+        ImportRefused: The network does not return one (finite) row of logits per image.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        # Copies: torch warns of arrays that are read-only, as images may be.
+        # Copies, because torch warns of read-only arrays, which images may be.
         rows = [
             run_network(network, torch.from_numpy(np.array(batch)), sources).numpy()
             for batch in np.split(inputs, len(inputs))
         ]
     finally:
         torch.set_num_threads(threads)
-    return np.concatenate(rows)
+    logits = np.concatenate(rows)
+    if finite and not np.isfinite(logits).all():
+        raise ImportRefused(
+            "network: its logits on the golden images contain NaN or infinity; "
+            "check the weights and the preprocessing"
+        )
+    return logits

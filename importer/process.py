@@ -1,4 +1,4 @@
-"""The process of an import: how signals end it, and how it returns memory."""
+"""The process of an import: its signals and its memory."""
 
 import ctypes
 import signal
@@ -34,12 +34,11 @@ def uninterrupted() -> Iterator[None]:
 
 
 def return_freed_memory() -> None:
-    """Give each allocation of 1 MiB or more a mapping of its own, returned when it is freed.
+    """Map each allocation of 1 MiB or more separately, so that freeing it returns the memory.
 
-    glibc raises this threshold up to 32 MiB by itself as larger blocks are freed; the weights
-    of a network then lie in one heap, which keeps its size whatever is freed in it. Importing
-    ViT-L/16 (1.2 GB) peaked at 7.0 GB that way, and at 4.7 GB with a fixed threshold. Other C
-    libraries have no `mallopt`.
+    By default glibc raises this threshold up to 32 MiB as larger blocks are freed. Weights then
+    lie in one heap that never shrinks: importing ViT-L/16 (1.2 GB) peaked at 7.0 GB, with a fixed
+    threshold at 4.7 GB. Other C libraries have no `mallopt`.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

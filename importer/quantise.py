@@ -1,4 +1,4 @@
-"""int8 by post-training quantisation of the ONNX graph (NNCF)."""
+"""Post-training quantisation of the ONNX graph to int8 (NNCF)."""
 
 import logging
 import os
@@ -7,22 +7,18 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from importer.errors import ImportRefused
 
-if TYPE_CHECKING:
-    import openvino as ov
-
 
 def quantise(onnx: Path, calibration: npt.NDArray[np.generic], path: Path) -> None:
-    """Write an int8 OpenVINO graph, in a process of its own.
+    """Write an int8 OpenVINO graph, in a separate process.
 
-    OpenVINO and NNCF number what they name by counters of the process: only from a fresh
-    one does the same network give the same bytes, and so the same tag.
+    OpenVINO and NNCF number names by counters of the process: only in a fresh one does the same
+    network give the same bytes, and so the same tag.
 
     Args:
         calibration: Inputs whose activations decide the ranges, (m, H, W, C).
@@ -34,10 +30,10 @@ def quantise(onnx: Path, calibration: npt.NDArray[np.generic], path: Path) -> No
     with tempfile.TemporaryDirectory() as folder:
         inputs = Path(folder) / "calibration.npy"
         np.save(inputs, calibration, allow_pickle=False)
-        done = subprocess.run(  # noqa: S603  (this program, no word of a client's)
+        done = subprocess.run(  # noqa: S603  (this program, no client input)
             [sys.executable, "-m", "importer.quantise", str(onnx), str(inputs), str(path)],
             cwd=Path(__file__).resolve().parents[1],
-            # NNCF reports usage to its makers unless this says it runs unattended.
+            # NNCF reports usage to its makers unless this marks an unattended run.
             env={**os.environ, "CI": "true"},
             capture_output=True,
             text=True,
@@ -49,35 +45,27 @@ def quantise(onnx: Path, calibration: npt.NDArray[np.generic], path: Path) -> No
 
 
 def _quantise(onnx: Path, calibration: npt.NDArray[np.generic], path: Path) -> None:
-    """NNCF's defaults: per-channel symmetric weights, per-tensor activations, bias correction.
-
-    Activations of vision transformers are asymmetric, which its model type for them handles.
-    """
+    """Quantise with NNCF's defaults and, for attention, its model type for transformers."""
     logging.getLogger("nncf").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of NNCF's own imports
         import nncf
         import openvino as ov
 
-        # convert_model, unlike read_model, folds the constants behind which NNCF looks for
-        # biases. Without it the correction of biases does nothing: on a random ResNet-50 the
-        # largest logit error was 2.58 in place of 0.085.
+        # convert_model, unlike read_model, folds the constants that hide biases from NNCF's bias
+        # correction. Without it the largest logit error of a random ResNet-50 was 2.58, not 0.085.
         model = ov.convert_model(str(onnx))
-        dataset = nncf.Dataset([sample[np.newaxis] for sample in calibration])
+        # ONNX writes attention as MatMul, Softmax, MatMul; other classifiers have one Softmax at
+        # most, at the end. Activations of attention are asymmetric.
+        operators = [node.get_type_name() for node in model.get_ordered_ops()]
+        attention = operators.count("Softmax") > 1
         quantised = nncf.quantize(
             model,
-            dataset,
+            nncf.Dataset([sample[np.newaxis] for sample in calibration]),
             subset_size=len(calibration),
-            model_type=nncf.ModelType.TRANSFORMER if _has_attention(model) else None,
+            model_type=nncf.ModelType.TRANSFORMER if attention else None,
         )
         ov.save_model(quantised, path, compress_to_fp16=False)
-
-
-def _has_attention(model: "ov.Model") -> bool:
-    # ONNX spells attention as MatMul, Softmax, MatMul; a plain classifier ends in at most one
-    # Softmax.
-    softmax = [node for node in model.get_ordered_ops() if node.get_type_name() == "Softmax"]
-    return len(softmax) > 1
 
 
 if __name__ == "__main__":

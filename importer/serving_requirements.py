@@ -1,4 +1,4 @@
-"""Requirement locks: what they pin, and whether a preprocessing class finds its packages there."""
+"""Requirement locks, and the packages that a preprocessing class finds in them."""
 
 import importlib.metadata
 import re
@@ -15,7 +15,7 @@ LOCKS = Path(__file__).resolve().parents[1] / "deploy" / "requirements"
 SERVING_LOCKS = {"cpu": LOCKS / "serve-cpu.txt", "cuda": LOCKS / "serve-gpu.txt"}
 """Device → the lock of the bento that serves on it."""
 SAME_MODULE = re.compile(r"^opencv-(contrib-)?python(-headless)?$")
-"""Distributions of which each provides the module cv2."""
+"""Distributions that provide the module cv2."""
 _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 
 
@@ -24,8 +24,8 @@ class Pinned:
     """One package of a requirement lock.
 
     Attributes:
-        marker: Environment marker (PEP 508); empty means every environment.
-        sha256: Sorted digests of the files that may be installed.
+        marker: Environment marker (PEP 508); empty for every environment.
+        sha256: Sorted digests of the installable files.
     """
 
     name: str
@@ -73,41 +73,37 @@ def _pinned(line: str, path: Path) -> Pinned:
 
 
 def check_serving_packages(imports: Iterable[str], device: str, own_lock: Path | None) -> None:
-    """Refuse a preprocessing class whose packages the bento would not have.
+    """Refuse a preprocessing class with packages that the bento does not have.
 
     Args:
-        imports: Names of the modules that the class and the files beside it import.
+        imports: Modules that the class and the files beside it import.
         device: "cpu" or "cuda".
-        own_lock: The lock of this model's bento (--serving-requirements); None: the project's.
-
-    Raises:
-        ImportRefused: With the package, and what to do.
+        own_lock: The lock of this model's bento (--serving-requirements); None for the project's.
     """
-    standard = {pin.name for pin in read_requirements(SERVING_LOCKS[device])}
-    locked = standard
-    if own_lock is not None:
-        locked = {pin.name for pin in read_requirements(own_lock)}
-        if missing := sorted(standard - locked):
-            raise ImportRefused(
-                f"{own_lock}: lacks {', '.join(missing[:3])} of {SERVING_LOCKS[device].name}, "
-                "without which nothing serves; compile it together with pyproject.toml "
-                "(docs/preprocessing.md, Packages)"
-            )
+    standard = SERVING_LOCKS[device]
+    lock = own_lock or standard
+    locked = {pin.name for pin in read_requirements(lock)}
+    if missing := sorted({pin.name for pin in read_requirements(standard)} - locked):
+        raise ImportRefused(
+            f"{lock}: lacks {', '.join(missing[:3])} of {standard.name}, without which the service "
+            "does not run; compile it together with pyproject.toml (docs/preprocessing.md, "
+            "Packages)"
+        )
 
-    def spelled(names: Iterable[str]) -> set[str]:
+    def normalised(names: Iterable[str]) -> set[str]:
         return {SAME_MODULE.sub("opencv-python", canonicalize_name(name)) for name in names}
 
-    locked = spelled(locked)
     distributions = importlib.metadata.packages_distributions()
     lacking = [
         module
         for module in imports
-        if module in distributions and locked.isdisjoint(spelled(distributions[module]))
+        if module in distributions
+        and normalised(locked).isdisjoint(normalised(distributions[module]))
     ]
     if lacking:
         raise ImportRefused(
             f"preprocessing: imports {', '.join(lacking)}, which the service does not install (its "
-            f"lock is {(own_lock or SERVING_LOCKS[device]).name}); do the same with numpy and PIL, "
-            "returning an array, or write the steps as a spec, or give a lock that has it with "
-            "--serving-requirements FILE (docs/preprocessing.md, Packages)"
+            f"lock is {lock.name}); do the same with numpy and PIL, returning an array, or write "
+            "the steps as a spec, or give a lock that has it with --serving-requirements FILE "
+            "(docs/preprocessing.md, Packages)"
         )

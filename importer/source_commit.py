@@ -1,15 +1,15 @@
-"""The commit that a program's files are of."""
+"""The git commit of a source tree."""
 
 import subprocess
 from pathlib import Path
 
 
 def source_commit(root: Path, *files: str, digits: int = 40) -> str | None:
-    """Return the commit of `root`, with "-dirty" where its tracked files differ from it.
+    """Return the commit of `root`, with "-dirty" if its tracked files differ from it.
 
     Args:
-        files: Only these may make it dirty, and do so too where git does not track them.
-        digits: Of the commit's name.
+        files: Restrict "-dirty" to these; they count even if git does not track them.
+        digits: Length of the commit's name.
 
     Returns:
         None outside git.

@@ -1,4 +1,4 @@
-"""What torchvision knows: networks, published weights and what comes with them."""
+"""torchvision's networks and published weights, with their preprocessing and labels."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -15,20 +15,20 @@ from importer.options import nearest
 from preprocessing import PreprocessingSpec
 
 UNSEEN_ARGUMENTS = {"googlenet": "transform_input", "inception_v3": "transform_input"}
-"""Network → the argument that changes its answers and leaves no trace in its weights. torchvision
-sets it to true when it builds the network with published weights, and to false otherwise. A test
-compares the networks that all builders make with and without weights, attribute by attribute."""
+"""Network → the argument that changes its answers but not its weights' names or shapes. torchvision
+sets it to true for published weights, and to false otherwise. A test compares the networks that all
+builders make with and without weights, attribute by attribute."""
 AUXILIARY_HEADS = {"googlenet": ".aux1.", "inception_v3": ".AuxLogits."}
-"""Network → what names of an auxiliary head's weights contain; `aux_logits` turns the heads on."""
+"""Network → part of the names of its auxiliary head's weights; `aux_logits` enables the heads."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TorchvisionWeights:
-    """What torchvision publishes beside the numbers; plain data.
+    """torchvision's description of published weights.
 
     Attributes:
-        url: Where the checkpoint is published; the name ends in the start of its sha256.
-        labels: Names of the classes, in the order of the logits.
+        url: Address of the checkpoint; the file name ends in the start of its sha256.
+        labels: Class names, in the order of the logits.
         builder_kwargs: Arguments the network must be built with for these weights.
         preprocessing: The transform that the weights were evaluated with.
     """
@@ -40,13 +40,13 @@ class TorchvisionWeights:
 
 
 def torchvision_meta(network: str, weights: str) -> TorchvisionWeights:
-    """Return what torchvision says about published weights, without fetching them.
+    """Return the description of published weights, without fetching them.
 
     Args:
-        weights: Name of a member of its weights enum, or "DEFAULT".
+        weights: Name of a member of the network's weights enum, or "DEFAULT".
 
     Raises:
-        ImportRefused: There is no such network, or no such weights, or they are no classifier's.
+        ImportRefused: The network or the weights are unknown, or the weights have no classifier.
     """
     members = _weights_of(network).__members__
     if weights not in members:
@@ -60,7 +60,7 @@ def torchvision_meta(network: str, weights: str) -> TorchvisionWeights:
             f"weights {weights!r} of torchvision:{network} hold features without a classifier; "
             "take other weights"
         )
-    # What torchvision's own builder derives from the weights (`_ovewrite_named_param`).
+    # As torchvision's builders derive them from the weights (`_ovewrite_named_param`).
     arguments: dict[str, JsonValue] = {}
     if (num_classes := len(member.meta["categories"])) != 1000:
         arguments["num_classes"] = num_classes
@@ -70,13 +70,13 @@ def torchvision_meta(network: str, weights: str) -> TorchvisionWeights:
         arguments[UNSEEN_ARGUMENTS[network]] = True
     transform = member.transforms()
     resize = {"size": transform.resize_size[0], "interpolation": transform.interpolation.value}
-    preprocessing = {"resize": resize, "crop": transform.crop_size[0]}
+    crop, mean, std = transform.crop_size[0], transform.mean, transform.std
     return TorchvisionWeights(
         url=member.url,
         labels=tuple(member.meta["categories"]),
         builder_kwargs=arguments,
         preprocessing=PreprocessingSpec.model_validate(
-            {**preprocessing, "mean": transform.mean, "std": transform.std}
+            {"resize": resize, "crop": crop, "mean": mean, "std": std}
         ),
     )
 
@@ -91,15 +91,15 @@ def _weights_of(network: str) -> Any:
 
 
 def published_weights(network: str, weights: str) -> TorchvisionWeights | None:
-    """Return the published weights that a name or a file name stands for; None where none does.
+    """Return the published weights with this name or file name; None for other files.
 
-    The digest in a file's name is checked when the file is read.
+    The digest in a file name is verified when the file is read.
 
     Args:
         weights: A file, or the name of a member of the network's weights enum.
 
     Raises:
-        ImportRefused: There is no such network, or no such weights.
+        ImportRefused: The network or the weights are unknown.
     """
     for member in _weights_of(network):
         if member.url.endswith(f"/{Path(weights).name}"):
@@ -110,10 +110,10 @@ def published_weights(network: str, weights: str) -> TorchvisionWeights | None:
 
 
 def published_file(meta: TorchvisionWeights) -> Path:
-    """Return the published file in torch.hub's cache; fetch it first where it is not there.
+    """Return the published file in torch.hub's cache; fetch it if it is missing.
 
     Raises:
-        ImportRefused: The file cannot be fetched, or is not the published one.
+        ImportRefused: The file cannot be fetched, or has another digest.
     """
     import torch.hub
 
@@ -133,29 +133,29 @@ def published_file(meta: TorchvisionWeights) -> Path:
 
 def builder_arguments(
     network: str,
-    given: Mapping[str, JsonValue],
+    requested: Mapping[str, JsonValue],
     weight_names: Collection[str],
     published: TorchvisionWeights | None,
 ) -> dict[str, JsonValue]:
-    """Complete the arguments of a builder with what its weights tell.
+    """Complete the arguments of a builder with those that its weights imply.
 
     Args:
-        given: Arguments the operator gave; they win.
-        weight_names: Names of the weights; they tell whether there are auxiliary heads.
-        published: Where the weights are published ones, what torchvision says of them.
+        requested: The operator's arguments; they take precedence.
+        weight_names: Names of the weights, which show whether there are auxiliary heads.
+        published: torchvision's description of the weights, if it published them.
 
     Raises:
-        ImportRefused: The answers depend on an argument that is not given and that neither
-            tells.
+        ImportRefused: The answers depend on an argument that is not requested and that the
+            weights do not show.
     """
-    arguments = {**(published.builder_kwargs if published else {}), **given}
+    arguments = {**(published.builder_kwargs if published else {}), **requested}
     unseen = UNSEEN_ARGUMENTS.get(network)
     if unseen is not None and unseen not in arguments:
         raise ImportRefused(
             f"network {TORCHVISION}:{network}: its answers depend on {unseen}, which the weights "
-            f"do not tell; add --network-kwargs '{{\"{unseen}\": true}}' where training started "
-            f"from torchvision's published weights, '{{\"{unseen}\": false}}' where it started "
-            f"from random ones (in the notebook: print(model.{unseen}))"
+            f"do not show; add --network-kwargs '{{\"{unseen}\": true}}' if training started from "
+            f"torchvision's published weights, '{{\"{unseen}\": false}}' if it started from random "
+            f"ones (in the notebook: print(model.{unseen}))"
         )
     if head := AUXILIARY_HEADS.get(network):
         arguments.setdefault("aux_logits", any(head in f".{name}" for name in weight_names))
@@ -163,7 +163,7 @@ def builder_arguments(
 
 
 class _NoInitialization(TorchFunctionMode):
-    """Leaves parameters as they are allocated: drawing those of VGG-16 takes seconds."""
+    """Skips the initialisation of parameters, which takes seconds for VGG-16."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__module__", None) == "torch.nn.init":
@@ -172,14 +172,11 @@ class _NoInitialization(TorchFunctionMode):
 
 
 def build_torchvision(network: str, arguments: Mapping[str, JsonValue]) -> Any:
-    """Return a network of torchvision whose parameters have no values yet.
-
-    Raises what the builder raises.
-    """
+    """Build a network with uninitialised parameters, and pass on what the builder raises."""
     import torchvision.models
 
     kwargs: dict[str, Any] = dict(arguments)
-    if network in UNSEEN_ARGUMENTS:  # both warn where it is not given
+    if network in UNSEEN_ARGUMENTS:  # both warn without it
         kwargs.setdefault("init_weights", False)
     with _NoInitialization():
         return torchvision.models.get_model(network, weights=None, **kwargs)

@@ -1,4 +1,4 @@
-"""Weights of a network: read without running anything, loaded strictly."""
+"""Checkpoints: read without running anything in them, and loaded strictly into a network."""
 
 import argparse
 import json
@@ -21,26 +21,32 @@ from image_classifier.artifact.format import sha256_file
 from importer.errors import ImportRefused
 from importer.failures import one_line
 
-KEYS = (
+WEIGHT_KEYS = (
     *("state_dict_ema", "ema_state_dict", "model_ema", "model_ema_state_dict"),
     *("ema_model", "ema", "averaged_model", "swa_state_dict", "swa_model", "swa"),
     *("best_state_dict", "best_model_state_dict"),
     *("state_dict", "model_state_dict", "model", "network", "net", "weights", "params"),
 )
-"""Where training checkpoints keep weights. Averaged weights (EMA, SWA) come first, because training
-reports the accuracy of the average where it keeps one; then those of the best epoch."""
+"""Keys of training checkpoints that hold weights, preferred ones first: averages (EMA, SWA), whose
+accuracy training reports, then those of the best epoch."""
+CLASS_KEYS = ("classes", "class_names", "labels", "class_to_idx", "idx_to_class", "id2label")
+"""Keys of training checkpoints that hold the names of the classes."""
 TRAINING_STATE = ("optim", "lr_sched", "sched", "scaler", "amp", "loops", "callbacks")
-"""Starts of the keys under which checkpoints keep tensors that are no weights."""
+"""Prefixes of keys whose tensors are no weights."""
 WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """Segments that torch.compile, DataParallel, FSDP and activation checkpointing put into names."""
 UNUSED = ("total_ops", "total_params", "n_averaged", "_extra_state")
-"""Last segments of names that a network may lack: counters of thop and of torch's averaging, and
-what `Module.get_extra_state` saves, which may be any plain value."""
+"""Last segments of names that the network may lack: counters of thop and of torch's averaging, and
+the result of `Module.get_extra_state`, which may be any plain value."""
 MAX_DEPTH = 4
 """Levels of a checkpoint that are searched for weights."""
+MAX_DIFF_LINES = 8
+"""Names shown for each kind of difference; the counts are complete."""
 DIGEST_IN_NAME = re.compile(r"-(?=\d*[a-f])([0-9a-f]{8,64})\.\w+$")
-"""The convention of torch.hub: the start of the file's sha256 ends its name. Digits without a
-letter are rather a date."""
+"""torch.hub's convention: the file name ends in the start of the sha256. Eight digits without a
+letter are more likely a date."""
+Shapes = Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+"""Name → shape in the file and shape in the network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +55,11 @@ class Checkpoint:
 
     Attributes:
         path: The file.
-        state: Name → tensor on the CPU, in the order of the file, dtype as in the file; or what
-            a module saved beside its tensors (`_extra_state`).
-        metadata: What torch keeps beside the names, the versions of the modules' formats: name of
-            the module → its entry.
-        classes: Names of the classes in the order of the training, where the file has them.
-        ignored: Names that were left out because `ignore` says so.
+        state: Name → tensor on the CPU, in the order and dtype of the file; for names that end
+            in `_extra_state`, any plain value.
+        metadata: Module → format version and more, which torch saves beside the tensors.
+        classes: Class names in training order, if the file has them.
+        ignored: Names left out because of `ignore`.
         notes: Sentences for the operator.
     """
 
@@ -71,18 +76,17 @@ def read_state_dict(
 ) -> Checkpoint:
     """Read the weights of one network from a checkpoint.
 
-    `.safetensors`, any file of `torch.save` (zip or the format before torch 1.6; a bare state
-    dict or a training checkpoint), or the `*.index.json` of shards. Files are told apart by
-    content. Always `weights_only`: what needs pickle is refused and nothing in it runs.
-    Tensors come to the CPU; of zip and safetensors files they stay on disk, memory-mapped,
-    until they are used, so the file must not change while they are.
+    Accepts `.safetensors`, every format of `torch.save` (a bare state dict or a training
+    checkpoint) and the `*.index.json` of shards. The content, not the name, decides the format.
+    Files are read with `weights_only=True`: those that need pickle are refused. Tensors of zip
+    and safetensors files are memory-mapped, so the file must not change while they are in use.
 
     Args:
-        path: The file. Where its name ends in the start of a sha256, as
-            `resnet50-11ad3fa6.pth` does, that is checked first.
-        key: Where the weights lie, levels divided by "/", e.g. "model_ema"; None: at the first
-            of `KEYS` that the file has.
-        prefix: Take only the tensors whose name starts so, e.g. "ema_model.", and cut it off.
+        path: The file. If its name ends in the start of a sha256, as in
+            `resnet50-11ad3fa6.pth`, the digest is verified first.
+        key: Where the weights are, levels separated by "/"; None means the first of
+            `WEIGHT_KEYS` in the file.
+        prefix: Read only names with this prefix, e.g. "ema_model.", and remove it.
         ignore: Shell patterns of names to leave out, e.g. "aux_head.*".
 
     Raises:
@@ -90,72 +94,67 @@ def read_state_dict(
     """
     check_published_digest(path)
     content = _content(path)
-    places = dict(_state_dicts(content))
+    candidates = dict(_state_dicts(content))
     if key is None:
-        key = _preferred_place(places, content, path)
-    others = ", ".join(place for place in places if place != key)
-    if key not in places:
-        found = (
-            f"weights are at: {others}" if others else "they are at the top, without --weights-key"
-        )
+        key = _preferred_key(candidates, content, path)
+    other_keys = ", ".join(candidate for candidate in candidates if candidate != key)
+    if key not in candidates:
+        found = f"weights are at: {other_keys}" if other_keys else "leave --weights-key out"
         raise ImportRefused(f"{path}: no weights at key {key!r}; {found}")
-    entries = places[key]
-    where = f"{path}: {f'key {key!r}' if key else 'the file'}"
+    entries = candidates[key]
     for name in entries:
         if not (isinstance(name, str) and name.isprintable()):
-            raise ImportRefused(f"{where} holds {name!r}; expected names")
+            raise ImportRefused(f"{path}: {key or 'the file'} holds {name!r}; expected names")
     state = {name[len(prefix) :]: item for name, item in entries.items() if name.startswith(prefix)}
     if not state:
         raise ImportRefused(
-            f"{where} has no name that starts with {prefix!r}; the first is {next(iter(entries))!r}"
+            f"{path}: no name starts with {prefix!r}; the first is {next(iter(entries))!r}"
         )
     for pattern in ignore:
         if not any(fnmatchcase(name, pattern) for name in state):
-            raise ImportRefused(f"{where} has no name like {pattern!r}; take --weights-ignore out")
+            raise ImportRefused(f"{path}: no name matches {pattern!r}; remove --weights-ignore")
     ignored = [name for name in state if any(fnmatchcase(name, pattern) for pattern in ignore)]
     for name in ignored:
         del state[name]
     for name, item in state.items():
         if not isinstance(item, torch.Tensor) and _last_segment(name) != "_extra_state":
             raise ImportRefused(
-                f"{where} holds tensors and also {name!r} ({type(item).__name__}); leave it out "
+                f"{path}: holds tensors and also {name!r} ({type(item).__name__}); leave it out "
                 f"with --weights-ignore {name!r}"
             )
-    note = f"weights are those at {key!r}; there are also {others} (--weights-key)"
+    note = f"the weights at {key!r} are used; there are also {other_keys} (--weights-key)"
     return Checkpoint(
         path=path,
         state=state,
         metadata={
-            f"{name}."[len(prefix) :].rstrip("."): entry
-            for name, entry in getattr(entries, "_metadata", {}).items()
-            if f"{name}.".startswith(prefix)
+            module[len(prefix) :]: entry
+            for module, entry in getattr(entries, "_metadata", {}).items()
+            if f"{module}.".startswith(prefix)
         },
         classes=_classes_of(content),
         ignored=tuple(ignored),
-        notes=(note,) if others else (),
+        notes=(note,) if other_keys else (),
     )
 
 
 def load_strictly(
     network: torch.nn.Module, checkpoint: Checkpoint
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Give `network` the weights of `checkpoint`; every name and every shape must fit.
+    """Load the weights into the network; every name and every shape must match.
 
-    Wrappers (`WRAPPERS`) anywhere in a name, and a prefix that all names share, are bridged
-    where the names then fit. A tensor that the network ties to another may be left out. Names
-    that end in one of `UNUSED` may be too many. The modules' own migrations of older names run.
+    Names may differ by `WRAPPERS` and by a prefix that all of them share. Of tied tensors one is
+    enough. Names ending in one of `UNUSED` may be superfluous. Modules migrate older formats.
 
-    The values are copied into the tensors the network has, so its dtype stays: half precision
-    and bfloat16 widen to float32 exactly, float64 is rounded. Memory holds the weights twice
-    until the caller drops the checkpoint; nothing refers to the file any more after that.
-    After an error the network holds some of the weights and is of no use.
+    Values are copied into the network's tensors and take their dtype: half precision and bfloat16
+    widen to float32 exactly, float64 is rounded. Memory holds the weights twice until the caller
+    drops the checkpoint. After an error the network is partly loaded and must not be used.
 
     Returns:
-        Names in the file that the network did not get, and sentences for the operator.
+        Names in the file that the network does not have, and sentences for the operator.
 
     Raises:
-        ImportRefused: Names or shapes differ, listed like a diff; a tensor is not dense, or of
-            another kind of dtype; a parameter or a running statistic is not finite.
+        ImportRefused: Names or shapes differ (the message lists them as a diff), a tensor is not
+            dense or not of the network's kind of dtype, or a value is not finite.
     """
     path, expected = checkpoint.path, network.state_dict()
     names, cut, added = _match_names(checkpoint.state, expected)
@@ -163,7 +162,7 @@ def load_strictly(
         name for name, own in names.items() if own not in expected and _last_segment(name) in UNUSED
     ]
     state = {own: checkpoint.state[name] for name, own in names.items() if name not in unused}
-    # A lazy layer has no shape: it takes the one it is given.
+    # Lazy layers have no shape yet; they take that of their weights.
     shaped = {
         name: item
         for name, item in expected.items()
@@ -175,23 +174,23 @@ def load_strictly(
             _check_kind(f"{path}: {name}", item, shaped.get(name))
             if name in shaped and item.shape != shaped[name].shape:
                 misshapen[name] = (tuple(item.shape), tuple(shaped[name].shape))
-    tied = _tied_to_given(path, state, shaped)
+    tied = _tied_names(path, state, shaped)
 
-    fitting: OrderedDict[str, Any] = OrderedDict(
+    loadable: OrderedDict[str, Any] = OrderedDict(
         (name, item) for name, item in state.items() if name not in misshapen
     )
     # safetensors and EMA copies carry no versions. Modules then run the migrations of their oldest
-    # format, except that torchvision's MNASNet, a root, refuses to load without a version.
+    # format, except torchvision's MNASNet, a root module, which refuses to load without a version.
     versions = {"": getattr(expected, "_metadata", {}).get("", {})}
     try:
         for name, own in names.items():
-            for theirs, module in _modules_above(name, own):
-                entry = checkpoint.metadata.get(theirs)
-                if entry:  # its version alone: torch reads options there, too
+            for file_module, module in _modules_above(name, own):
+                entry = checkpoint.metadata.get(file_module)
+                if entry:  # only the version: torch reads options there, too
                     versions[module] = {"version": entry.get("version")}
-        fitting._metadata = versions  # type: ignore[attr-defined]
-        result = network.load_state_dict(fitting, strict=False)
-    except Exception as error:  # shapes behind a migration, odd metadata, code of the user's
+        loadable._metadata = versions  # type: ignore[attr-defined]
+        result = network.load_state_dict(loadable, strict=False)
+    except Exception as error:  # shapes after a migration, malformed metadata, the user's own code
         raise ImportRefused(f"{path}: does not fit the network: {one_line(error)}") from error
     missing = [name for name in result.missing_keys if name not in {*tied, *misshapen}]
     unexpected = list(result.unexpected_keys)
@@ -202,12 +201,12 @@ def load_strictly(
 
     notes = [*checkpoint.notes]
     if cut:
-        notes.append(f"all names of the weights start with {cut!r}, which was cut off")
+        notes.append(f"the prefix {cut!r} was removed from all names of the weights")
     if added:
-        notes.append(f"{added!r} was put in front of all names of the weights")
+        notes.append(f"the prefix {added!r} was added to all names of the weights")
     if unused:
         kinds = ", ".join(sorted(set(map(_last_segment, unused))))
-        notes.append(f"{len(unused)} entries that no answer depends on were ignored ({kinds})")
+        notes.append(f"{len(unused)} entries that do not affect answers were ignored ({kinds})")
     return (*checkpoint.ignored, *unused), tuple(notes)
 
 
@@ -215,17 +214,13 @@ def load_strictly(
 
 
 def check_published_digest(path: Path) -> None:
-    """Compare a file with the start of a sha256 at the end of its name, where there is one.
-
-    Raises:
-        ImportRefused: The name promises another content.
-    """
+    """Refuse a file whose name ends in the start of another sha256 than its own."""
     match = DIGEST_IN_NAME.search(path.name)
     if match and not (actual := sha256_file(path)).startswith(match[1]):
         raise ImportRefused(
             f"{path}: the name says that the sha256 starts with {match[1]}, it is {actual[:16]}…; "
-            "the file is damaged or not the published one: fetch it again, or rename it where "
-            "the ending is no digest"
+            "the file is damaged or not the published one: fetch it again, or rename it if the "
+            "ending is no digest"
         )
 
 
@@ -237,17 +232,17 @@ def is_torchscript(path: Path) -> bool:
 
 
 def _content(path: Path) -> Any:
-    """Return what the file holds: tensors by name, or whatever else was saved."""
+    """Return the saved object: usually tensors by name."""
     if path.name.endswith(".index.json"):
         return _shards(path)
-    # How Hugging Face names shards.
+    # Hugging Face's naming of shards.
     if shard := re.fullmatch(r"(.+)-\d{5}-of-(?!00001)\d{5}\.(safetensors|bin)", path.name):
         return _shards(path.with_name(f"{shard[1]}.{shard[2]}.index.json"))
-    return _one_file(path)
+    return _single_file(path)
 
 
 def _shards(index: Path) -> dict[str, Any]:
-    """Return all tensors of the shards that an index lists; each must lie beside it."""
+    """Return the tensors of all shards listed in an index; the shards must be beside it."""
     try:
         shards = json.loads(index.read_bytes())["weight_map"]
         files = sorted({index.parent / str(name) for name in shards.values()})
@@ -262,38 +257,38 @@ def _shards(index: Path) -> dict[str, Any]:
     for file in files:
         if file.parent != index.parent or not file.is_file():
             raise ImportRefused(f"{index}: its shard {file.name!r} is not beside it; copy all")
-        tensors |= _one_file(file)
+        tensors |= _single_file(file)
     if missing := sorted(shards.keys() - tensors.keys()):
         raise ImportRefused(f"{index}: lists {missing[0]!r}, which no shard has; fetch them again")
     return tensors
 
 
-def _one_file(path: Path) -> Any:
+def _single_file(path: Path) -> Any:
     with path.open("rb") as file:
         start = file.read(9)
-    # 8 bytes little-endian length of the header, then the header: a JSON object.
+    # safetensors: the header's length (8 bytes, little-endian), then the header, a JSON object.
     length = int.from_bytes(start[:8], "little")
     if path.suffix == ".safetensors" or (start[8:] == b"{" and 0 < length <= 100_000_000):
         return _safetensors(path)
     if path.suffix == ".onnx" or is_torchscript(path):
         raise ImportRefused(
-            f"{path}: a finished graph, which holds its network; leave --network out"
+            f"{path}: a finished graph, which includes its network; leave --network out"
         )
     is_zip = start.startswith(b"PK\x03\x04")
-    # torch.save stores without compression, and only then can tensors be mapped.
+    # torch.save stores without compression, and only uncompressed tensors can be mapped.
     if is_zip and any(member.compress_type for member in _zip_members(path)):
         raise ImportRefused(
             f"{path}: a compressed zip archive, which torch.save does not write; unpack it and "
             "import the checkpoint inside"
         )
     try:
-        # mmap needs the zip format: a training checkpoint with its optimizer state is three
-        # times the weights, and only the weights are ever read.
+        # mmap needs the zip format: of a training checkpoint, three times the size of the weights
+        # with its optimizer state, only the weights are read.
         with torch.serialization.safe_globals(PLAIN_DATA):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         raise _refused_pickle(path, str(error)) from error
-    # Hostile or cut bytes reach the unpickler's own stack machine: EOFError, RuntimeError,
+    # Hostile or truncated bytes reach the unpickler's stack machine: EOFError, RuntimeError,
     # KeyError, AttributeError, struct.error, UnicodeDecodeError and more were seen.
     except Exception as error:
         raise ImportRefused(
@@ -303,11 +298,11 @@ def _one_file(path: Path) -> Any:
 
 
 def _zip_members(path: Path) -> list[zipfile.ZipInfo]:
-    """Return what a zip archive lists; empty where `path` is none or its list is damaged."""
+    """Return the members of a zip archive; none if `path` is another file or is damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.infolist()
-    # A damaged list raises BadZipFile, but also UnicodeDecodeError, struct.error and more.
+    # A damaged directory raises BadZipFile, but also UnicodeDecodeError, struct.error and more.
     except Exception:
         return []
 
@@ -320,9 +315,9 @@ def _safetensors(path: Path) -> dict[str, Any]:
     except (safetensors.SafetensorError, KeyError, ValueError, OSError) as error:
         raise ImportRefused(
             f"{path}: not a complete safetensors file ({one_line(error)}); copy or fetch it "
-            "again, or, where torch.save wrote it, call it .pt"
+            "again, or, if torch.save wrote it, rename it to .pt"
         ) from error
-    # safetensors.torch.save_model stores a tied tensor once: left-out name → stored name.
+    # safetensors.torch.save_model stores a tied tensor once: omitted name → stored name.
     for name, stored in metadata.items():
         if stored in tensors:
             tensors.setdefault(name, tensors[stored])
@@ -330,7 +325,7 @@ def _safetensors(path: Path) -> dict[str, Any]:
 
 
 class PlainValue:
-    """Stands for a value beside the weights, such as a date or a path; holds nothing."""
+    """Empty stand-in for a value beside the weights, such as a date or a path."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -340,7 +335,7 @@ class PlainValue:
 
 
 def plain_dict(*_: object) -> OrderedDict[str, Any]:
-    """Stand for `collections.defaultdict`: the items are filled in, the factory is dropped."""
+    """Stand in for `collections.defaultdict`: pickle fills in the items, the factory is dropped."""
     return OrderedDict()
 
 
@@ -363,9 +358,8 @@ PLAIN_DATA: list[Any] = [
     (plain_dict, "collections.defaultdict"),
     *((PlainValue, f"{module}.{name}") for module, names in PLAIN_VALUES.items() for name in names),
 ]
-"""What training scripts keep beside the weights. None of the real classes is called: an empty
-stand-in takes the place of the value, which nothing here needs. `argparse.Namespace` has
-attributes and no code that reading runs."""
+"""Types that training scripts save beside the weights. The real ones are never called: stand-ins
+replace them. `argparse.Namespace` only sets attributes."""
 
 
 def _refused_pickle(path: Path, message: str) -> ImportRefused:
@@ -378,25 +372,25 @@ def _refused_pickle(path: Path, message: str) -> ImportRefused:
         )
     return ImportRefused(
         f"{path}: needs pickle (it refers to {found[1]}), which can run any program; nothing was "
-        "run. Where the training code is at hand, run there "
-        "safetensors.torch.save_model(model, 'weights.safetensors') and import that file. Where "
-        "only this file is, and you trust whoever made it, run where it was made: import torch; "
+        "run. If you have the training code, run there "
+        "safetensors.torch.save_model(model, 'weights.safetensors') and import that file. If you "
+        "have only this file and trust its author, run where it was made: import torch; "
         f"c = torch.load({path.name!r}, map_location='cpu', weights_only=False); "
         "c = c.get('state_dict', c.get('model', c)) if isinstance(c, dict) else c; "
         "torch.save(c if isinstance(c, dict) else c.state_dict(), 'weights.pt')"
     )
 
 
-# Finding the weights in what was read
+# Finding the weights in a checkpoint
 
 
 def _state_dicts(content: object, *place: str) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """Yield mappings of names to at least one tensor, outermost first; none inside another."""
+    """Yield the outermost mappings that hold tensors, with their keys joined by "/"."""
     if not isinstance(content, Mapping):
         return
     entries = {name: item for name, item in content.items() if isinstance(name, str)}
-    # A training checkpoint may keep a tensor of its own beside the weights: a loss, a seed.
-    nested = any(isinstance(entries.get(name), Mapping) for name in KEYS)
+    # A training checkpoint may hold a tensor beside the weights: a loss, a seed.
+    nested = any(isinstance(entries.get(name), Mapping) for name in WEIGHT_KEYS)
     if not nested and any(isinstance(item, torch.Tensor) for item in entries.values()):
         yield "/".join(place), content
     elif len(place) < MAX_DEPTH:
@@ -405,13 +399,9 @@ def _state_dicts(content: object, *place: str) -> Iterator[tuple[str, Mapping[An
                 yield from _state_dicts(item, *place, name)
 
 
-CLASSES = ("classes", "class_names", "labels", "class_to_idx", "idx_to_class", "id2label")
-"""Where training checkpoints keep the names of the classes."""
-
-
 def _classes_of(content: object) -> tuple[str, ...]:
-    """Return the names of the classes that stand beside the weights, in order; else nothing."""
-    for key in CLASSES:
+    """Return the class names beside the weights, in order; empty if there are none."""
+    for key in CLASS_KEYS:
         found = content.get(key) if isinstance(content, Mapping) else None
         if isinstance(found, Mapping):
             by_name = all(type(index) is int for index in found.values())
@@ -423,17 +413,17 @@ def _classes_of(content: object) -> tuple[str, ...]:
     return ()
 
 
-def _preferred_place(places: Collection[str], content: object, path: Path) -> str:
-    if len(places) == 1:
-        return next(iter(places))
-    for key in KEYS:
-        for place in places:
-            if place.partition("/")[0] == key:
-                return place
-    if places:
+def _preferred_key(candidates: Collection[str], content: object, path: Path) -> str:
+    if len(candidates) == 1:
+        return next(iter(candidates))
+    for key in WEIGHT_KEYS:
+        for candidate in candidates:
+            if candidate.partition("/")[0] == key:
+                return candidate
+    if candidates:
         raise ImportRefused(
-            f"{path}: weights at several keys ({', '.join(places)}); name the one that was "
-            "evaluated with --weights-key"
+            f"{path}: weights at several keys ({', '.join(candidates)}); choose the evaluated one "
+            "with --weights-key"
         )
     names = f" with {one_line([*content][:8])}" if isinstance(content, Mapping) else ""
     raise ImportRefused(
@@ -448,14 +438,13 @@ def _preferred_place(places: Collection[str], content: object, path: Path) -> st
 def _match_names(
     names: Collection[str], expected: Collection[str]
 ) -> tuple[dict[str, str], str, str]:
-    """Read the file's names so that most of them are names of the network.
+    """Map the file's names to the network's, with the prefixes that match most of them.
 
     Returns:
-        Name in the file → name in the network, or what comes closest; what every name in the
-        file starts with and the network's names do not; what every name of the network starts
-        with and the file's names do not.
+        Name in the file → name in the network, or the closest guess; the prefix removed from the
+        file's names; the prefix added to them.
     """
-    if set(expected) <= set(names):  # a module may be called as a wrapper is
+    if set(expected) <= set(names):  # the network itself may have modules named like wrappers
         return {name: name for name in names}, "", ""
     by_plain_name = {_without_wrappers(name): name for name in reversed([*expected])}
 
@@ -468,25 +457,25 @@ def _match_names(
                 # torchvision's published DenseNets say `norm.1` where the network says `norm1`.
                 plain = re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.\w+)$", r"\1\2", plain)
             own = by_plain_name.get(plain, plain)
-            found[name] = name if own in used else own  # of two that fit, one is too many
+            found[name] = name if own in used else own  # a second match is superfluous
             used.add(own)
         return found
 
     own = [_without_wrappers(name) for name in names if _last_segment(name) not in UNUSED]
-    readings = product(_shared_starts(own), _shared_starts(by_plain_name))
+    readings = product(_shared_prefixes(own), _shared_prefixes(by_plain_name))
     cut, added = max(
         readings, key=lambda pair: sum(name in expected for name in matched(*pair).values())
     )
     return matched(cut, added), cut, added
 
 
-def _shared_starts(names: Collection[str]) -> list[str]:
-    """Return "" and each run of whole segments that all names start with, shortest first."""
-    starts = _starts(next(iter(names), ""))
-    return ["", *(start for start in starts if all(name.startswith(start) for name in names))]
+def _shared_prefixes(names: Collection[str]) -> list[str]:
+    """Return "" and each prefix of whole segments that all names share, shortest first."""
+    prefixes = _prefixes(next(iter(names), ""))
+    return ["", *(start for start in prefixes if all(name.startswith(start) for name in names))]
 
 
-def _starts(name: str) -> list[str]:
+def _prefixes(name: str) -> list[str]:
     return [name[: match.end()] for match in re.finditer(r"\.", name)]
 
 
@@ -494,11 +483,11 @@ def _without_wrappers(name: str) -> str:
     return ".".join(segment for segment in name.split(".") if segment not in WRAPPERS)
 
 
-def _modules_above(name: str, own: str) -> Iterator[tuple[str, str]]:
-    """Yield the modules that a tensor lies in, as its file and as the network call them."""
-    theirs, ours = name.split("."), own.split(".")
-    while theirs and ours and theirs.pop() == ours.pop():
-        yield ".".join(theirs), ".".join(ours)
+def _modules_above(file_name: str, name: str) -> Iterator[tuple[str, str]]:
+    """Yield the enclosing modules of a tensor, as named in the file and in the network."""
+    in_file, in_network = file_name.split("."), name.split(".")
+    while in_file and in_network and in_file.pop() == in_network.pop():
+        yield ".".join(in_file), ".".join(in_network)
 
 
 def _last_segment(name: str) -> str:
@@ -520,36 +509,31 @@ def _check_kind(where: str, item: torch.Tensor, expected: torch.Tensor | None) -
         raise ImportRefused(f"{where}: dtype is {item.dtype}, the network has {expected.dtype}")
 
 
-def _tied_to_given(
+def _tied_names(
     path: Path, state: Mapping[str, Any], shaped: Mapping[str, torch.Tensor]
 ) -> set[str]:
-    """Return the names whose tensor the network shares with a name that the file has.
-
-    Raises:
-        ImportRefused: The file has different values for two names of one tensor.
-    """
+    """Return the names whose tensor is that of a name in the file; refuse contradicting values."""
 
     def memory(item: torch.Tensor) -> tuple[object, ...]:
         return item.device, item.data_ptr(), item.shape, item.stride()
 
-    given: dict[object, str] = {}
+    loaded: dict[object, str] = {}
     for name, item in state.items():
-        first = given.setdefault(memory(shaped[name]), name) if name in shaped else name
+        first = loaded.setdefault(memory(shaped[name]), name) if name in shaped else name
         if not (first == name or torch.equal(state[first], item)):
             raise ImportRefused(
                 f"{path}: {first} and {name} differ, and the network has one tensor for both; take "
                 "the network that these weights were trained in"
             )
-    return {name for name, item in shaped.items() if memory(item) in given}
+    return {name for name, item in shaped.items() if memory(item) in loaded}
 
 
 def _check_finite(network: torch.nn.Module, path: Path) -> None:
-    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
-        # Other buffers may hold infinities on purpose: attention masks hold minus infinity.
-        counts = isinstance(tensor, torch.nn.Parameter) or name.endswith(
-            ("running_mean", "running_var")
-        )
-        if counts and (bad := int((~torch.isfinite(tensor)).sum())):
+    # Not other buffers: attention masks hold minus infinity on purpose.
+    statistics = ("running_mean", "running_var")
+    buffers = [pair for pair in network.named_buffers() if pair[0].endswith(statistics)]
+    for name, tensor in (*network.named_parameters(), *buffers):
+        if bad := int((~torch.isfinite(tensor)).sum()):
             raise ImportRefused(
                 f"{path}: {name}: {bad} of {tensor.numel()} values are NaN or infinite "
                 f"in {tensor.dtype}; the training diverged or the file is damaged: take an earlier "
@@ -557,12 +541,7 @@ def _check_finite(network: torch.nn.Module, path: Path) -> None:
             )
 
 
-# Reporting what does not fit
-
-MAX_LINES = 8
-"""Names shown of each kind of difference; the counts are always whole."""
-Shapes = Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
-"""Name → shape in the file and shape in the network."""
+# Reporting differences
 
 
 def _diff(
@@ -578,9 +557,9 @@ def _diff(
         "(- the network needs, + the checkpoint has, ! differs)"
     ]
     for sign, names in (("-", missing), ("+", unexpected), ("!", shapes)):
-        lines += [f"  {sign} {name}" for name in names[:MAX_LINES]]
-        if len(names) > MAX_LINES:
-            lines.append(f"  {sign} … and {len(names) - MAX_LINES} more")
+        lines += [f"  {sign} {name}" for name in names[:MAX_DIFF_LINES]]
+        if len(names) > MAX_DIFF_LINES:
+            lines.append(f"  {sign} … and {len(names) - MAX_DIFF_LINES} more")
     return "\n".join([*lines, remedy])
 
 
@@ -592,15 +571,14 @@ def _remedy(
     expected: Collection[str],
 ) -> str:
     if missing and (prefixes := _fitting_prefixes(names, expected)):
-        starts = " or ".join(map(repr, prefixes))
         options = " or ".join(f"--weights-prefix {prefix!r}" for prefix in prefixes)
-        return f"Names that start with {starts} fit: add {options}; other names are then left out"
+        return f"Names with a prefix fit: add {options}; other names are then left out"
     if unexpected and not missing and not misshapen:
         kept = {part for name in {*names} - {*unexpected} for part in name.split(".")}
         patterns = sorted({_pattern(name, kept) for name in unexpected})
         return (
-            "Turn on the parts of the network that these weights belong to; where it answers "
-            f"without them, add --weights-ignore {' --weights-ignore '.join(map(repr, patterns))}."
+            "Turn on the parts of the network that these weights belong to; if its answers do not "
+            f"need them, add --weights-ignore {' --weights-ignore '.join(map(repr, patterns))}."
         )
     if missing or unexpected:
         return "Take the network that these weights were trained in."
@@ -616,7 +594,7 @@ def _remedy(
 
 
 def _pattern(name: str, kept: Collection[str]) -> str:
-    """Return a shell pattern of a name, by its first segment that no name that is kept has."""
+    """Return a shell pattern for a name, made of its first segment that no kept name has."""
     segments = name.split(".")
     for place, segment in enumerate(segments, start=1):
         if segment not in kept:
@@ -625,11 +603,11 @@ def _pattern(name: str, kept: Collection[str]) -> str:
 
 
 def _fitting_prefixes(names: Collection[str], expected: Collection[str]) -> list[str]:
-    """Return the prefixes whose names, without it, are all that the network expects."""
+    """Return the prefixes whose names, without the prefix, include all that are expected."""
     needed = {_without_wrappers(name) for name in expected}
     return sorted(
         prefix
-        for prefix in {start for name in names for start in _starts(name)}
+        for prefix in {start for name in names for start in _prefixes(name)}
         if needed
         <= {_without_wrappers(name[len(prefix) :]) for name in names if name.startswith(prefix)}
     )

@@ -1,4 +1,4 @@
-"""The files of an artifact, written into its staging directory."""
+"""Writes the files of an artifact into its staging directory."""
 
 import contextlib
 import importlib.metadata
@@ -18,36 +18,27 @@ from image_classifier.artifact.manifest import GoldenEntry, Graph
 from image_classifier.inference.engine import Logits
 from importer.golden_images import GoldenImage
 
-RELEVANT_PACKAGES = (
-    "nncf",
-    "numpy",
-    "onnx",
-    "onnxruntime",
-    "openvino",
-    "pillow",
-    "torch",
-    "torchvision",
-)
-"""Libraries whose version may change a number of the model."""
+PACKAGES = ("nncf", "numpy", "onnx", "onnxruntime", "openvino", "pillow", "torch", "torchvision")
+"""Libraries whose version may change the model's numbers."""
 
 
 def installed_versions() -> dict[str, str]:
-    """Return the version of each installed library that may change a number of the model."""
+    """Return the installed versions of `PACKAGES`."""
     installed = {}
-    for package in RELEVANT_PACKAGES:
+    for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             installed[package] = importlib.metadata.version(package)
     return installed
 
 
 def keep_graphs(root: Path, graphs: Iterable[Graph]) -> tuple[Graph, ...]:
-    """Return the graphs that were exported, and remove what was only a step towards one."""
+    """Return the graphs that were exported, and remove intermediate files."""
     kept = []
     for graph in graphs:
         if (root / graph.file).is_file():
-            large = f"{graph.file}.data"  # where large tensors of an ONNX graph are
-            beside = (large,) if (root / large).is_file() else ()
-            kept.append(graph.model_copy(update={"companions": (*graph.companions, *beside)}))
+            data = f"{graph.file}.data"  # large tensors of an ONNX graph
+            companions = (*graph.companions, *((data,) if (root / data).is_file() else ()))
+            kept.append(graph.model_copy(update={"companions": companions}))
     used = {file for graph in kept for file in (graph.file, *graph.companions)}
     for path in (root / "engines").iterdir():
         if path.relative_to(root).as_posix() not in used:
@@ -61,16 +52,16 @@ def write_golden(
     class_ids: Sequence[int | None],
     inputs: npt.NDArray[np.generic],
 ) -> tuple[GoldenEntry, ...]:
-    """Write the golden files, and return what the manifest says of them.
+    """Write the golden files, and return their entries in the manifest.
 
     Args:
-        class_ids: True class of each, None where unknown.
-        inputs: What preprocessing makes of them, (n, H, W, C).
+        class_ids: True class of each image; None if unknown.
+        inputs: The preprocessed images, (n, H, W, C).
     """
     entries = []
     (root / "golden").mkdir(exist_ok=True)
     for number, image in enumerate(images):
-        # Numbered: names of the researcher's may clash or hold unusual characters.
+        # Numbered, because the original names may clash or hold unusual characters.
         file = f"golden/{number:04}{PurePosixPath(image.name).suffix.lower()}"
         (root / file).write_bytes(image.data)
         entries.append(

@@ -18,39 +18,33 @@ class BasicBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = functional.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
-        shortcut = x
-        if self.stride != 1:
-            shortcut = x[:, :, :: self.stride, :: self.stride]
-            shortcut = functional.pad(shortcut, (0, 0, 0, 0, self.padding, self.padding))
+        shortcut = x[:, :, :: self.stride, :: self.stride]
+        shortcut = functional.pad(shortcut, (0, 0, 0, 0, self.padding, self.padding))
         return functional.relu(out + shortcut)
 
 
 class CifarResNet20(nn.Module):
-    """Three stages of three blocks. Input (n, 3, 32, 32) float32, output (n, num_classes)."""
+    """Three stages of three blocks. Input (n, 3, 32, 32) float32, output (n, 10)."""
 
-    def __init__(self, num_classes: int = 10) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.layer1 = _stage(16, 16, stride=1)
         self.layer2 = _stage(16, 32, stride=2)
         self.layer3 = _stage(32, 64, stride=2)
-        self.linear = nn.Linear(64, num_classes)
+        self.linear = nn.Linear(64, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = functional.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))  # (n, 64, 8, 8)
-        logits: torch.Tensor = self.linear(x.mean(dim=(2, 3)))  # (n, num_classes)
+        logits: torch.Tensor = self.linear(x.mean(dim=(2, 3)))  # (n, 10)
         return logits
 
 
 def _stage(in_channels: int, channels: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        BasicBlock(in_channels, channels, stride),
-        BasicBlock(channels, channels, 1),
-        BasicBlock(channels, channels, 1),
-    )
+    blocks = (BasicBlock(channels, channels, 1) for _ in range(2))
+    return nn.Sequential(BasicBlock(in_channels, channels, stride), *blocks)
 
 
-def build(num_classes: int = 10) -> nn.Module:
-    return CifarResNet20(num_classes)
+build = CifarResNet20

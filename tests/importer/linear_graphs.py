@@ -1,4 +1,4 @@
-"""A linear network as TorchScript's source and as ONNX graphs, and its logits by hand."""
+"""A linear network as a torch module and as ONNX graphs, with logits computed by hand."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ class Linear(nn.Module):
 
 
 def expected(normalised: bool = True) -> npt.NDArray[np.float64]:
-    """The logits of PIXELS, in numpy and float64: no torch, no graph."""
+    """Return the logits of PIXELS, computed by numpy in float64."""
     scaled = PIXELS.astype(np.float64) / 255
     if normalised:
         scaled = (scaled - MEAN) / STD
@@ -43,28 +43,27 @@ def onnx_linear(
     *,
     inputs: str = "float[n,3,4,4] image",
     outputs: str = "float[n,3] out",
-    flat: str = "Flatten(planes)",
+    flat: str = "flat = Flatten (planes)",
     layout: str = "0,1,2,3",
-    end: str = "out = Identity(scores)",
+    end: str = "out = Identity (scores)",
     operators: str = '"": 17',
 ) -> Path:
-    """Write the network as an ONNX file; the parts are in the language of `onnx.parser`.
+    """Write the network as an ONNX file; the parts are in the syntax of `onnx.parser`.
 
     Args:
-        flat: Makes (n, 48) of "planes".
-        layout: Makes "planes", (n, C, H, W), of the input.
-        end: Makes "out" of "scores".
-        operators: Operator sets; a function `exporter.Normalised`, a softmax, is always there.
+        flat: Computes "flat", (n, 48), from "planes".
+        layout: Permutation that turns the input into "planes", (n, C, H, W).
+        end: Computes "out" from "scores".
+        operators: Operator sets; the function `exporter.Normalised`, a softmax, is always added.
     """
     model = onnx.parser.parse_model(f"""
         <ir_version: 8, opset_import: [{operators}, "exporter": 1]>
         linear ({inputs}) => ({outputs})
-        <int64[2] one_row = {{1, 48}}, int64[1] last = {{1}}, float one = {{1}},
-         float half = {{0.5}}, float zero = {{0}}>
+        <int64[2] one_row = {{1, 48}}, int64[1] last = {{1}}>
         {{
             floats = Cast <to = 1> (image)
             planes = Transpose <perm = [{layout}]> (floats)
-            flat = {flat}
+            {flat}
             scores = MatMul (flat, kernel)
             {end}
         }}

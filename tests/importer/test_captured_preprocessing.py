@@ -1,10 +1,9 @@
-"""A user's preprocessing class at import: what it needs travels with it, or is refused by name."""
+"""A user's preprocessing class at import: its dependencies travel with it, or are refused."""
 
 import re
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from importer.captured_preprocessing import capture_preprocessing
 from importer.errors import ImportRefused
@@ -59,7 +58,7 @@ def capture(folder: Path, imports: str = "", steps: str = "return array", lock: 
         ("import torchvision", "<html>\n", "'<html>' is no requirement"),
     ],
 )
-def test_packages_that_the_bento_would_lack_are_named(
+def test_packages_missing_from_the_bento_are_refused_by_name(
     tmp_path: Path, imports: str, lock: str, message: str
 ) -> None:
     with pytest.raises(ImportRefused, match=message):
@@ -67,7 +66,7 @@ def test_packages_that_the_bento_would_lack_are_named(
 
 
 def test_a_lock_with_the_package_becomes_part_of_the_artifact(store: Path, tmp_path: Path) -> None:
-    # By the names in the lock: pillow for PIL, pyyaml for yaml.
+    # The lock names distributions: pillow for PIL, pyyaml for yaml.
     staging = capture(tmp_path, "import json, torchvision, PIL, yaml", lock=CPU_LOCK + TORCHVISION)
 
     kept = staging / "preprocessing" / "requirements.txt"
@@ -99,7 +98,7 @@ def test_a_data_file_that_would_not_be_found_is_refused_by_name(
         capture(tmp_path, imports, steps)
 
 
-def test_what_a_class_returns_or_raises_is_one_line(store: Path, tmp_path: Path) -> None:
+def test_a_wrong_array_is_reported_in_one_line(store: Path, tmp_path: Path) -> None:
     options = colour_options(tmp_path, own="pixels.transpose(2, 0, 1)")
 
     with pytest.raises(ImportRefused) as caught:
@@ -112,8 +111,7 @@ def test_what_a_class_returns_or_raises_is_one_line(store: Path, tmp_path: Path)
     )
 
 
-def test_an_image_that_a_class_rejects_at_the_trial_says_nothing(tmp_path: Path) -> None:
-    Image.new("L", (4, 4)).save(tmp_path / "unused.png")
+def test_a_class_may_reject_the_blank_image_of_the_trial_run(tmp_path: Path) -> None:
     steps = "raise UndecodableImage('too plain')"
 
     assert capture(tmp_path, "from preprocessing.errors import UndecodableImage", steps).is_dir()

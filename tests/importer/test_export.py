@@ -1,4 +1,4 @@
-"""Exported files: the same from anywhere, and free of this machine's paths."""
+"""Exported files: reproducible, and free of this machine's paths."""
 
 import warnings
 import zipfile
@@ -28,7 +28,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_no_path_of_this_machine_is_in_the_files(exported: Path) -> None:
+def test_the_files_hold_no_path_of_this_machine(exported: Path) -> None:
     with zipfile.ZipFile(exported / "network.pt2") as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
 
@@ -37,22 +37,21 @@ def test_no_path_of_this_machine_is_in_the_files(exported: Path) -> None:
         assert b"pixels_to_logits.py" not in data
 
 
-def test_a_program_has_no_weights_but_knows_the_normalisation(tmp_path: Path) -> None:
+def test_a_program_holds_the_normalisation_but_no_weights(tmp_path: Path) -> None:
     network, untouched = tiny_network(), tiny_network().state_dict()
 
     export_program(network, tiny_inputs(2), tmp_path / "network.pt2")
 
     stored = torch.export.load(tmp_path / "network.pt2").state_dict
     for name, tensor in network.state_dict().items():
-        assert torch.equal(tensor, untouched[name])  # the network itself keeps them
+        assert torch.equal(tensor, untouched[name])  # the network keeps them
         expected = tensor if name in ("mean", "std") else torch.zeros_like(tensor)
         assert torch.equal(stored[name], expected), name
 
 
-def test_a_finished_graph_becomes_no_program(tmp_path: Path) -> None:
+def test_a_finished_graph_is_not_exported_to_a_program(tmp_path: Path) -> None:
     network = tiny_network()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch 2.14 announces the end of TorchScript
+    with warnings.catch_warnings(action="ignore"):  # torch 2.14 announces the end of TorchScript
         network.network = torch.jit.script(network.network)
 
     with pytest.raises(ImportRefused, match="no finished graph; give --network"):

@@ -44,8 +44,11 @@ MIXES_THE_BATCH = "logits - logits.mean(dim=0, keepdim=True) / 2"
             {"own": "pixels + (np.random.rand() < 0.03)"},
             "to_input (draws random numbers, and )?gives another input",
         ),
-        ({"network": "logits + self.shift"}, "network: shift is not in the weights, and another"),
-        ({"network": "nn.functional.softplus(logits) + 1"}, "ends in softplus, .* positive"),
+        ({"network": "logits + self.shift"}, "network: shift is not in the weights and differs"),
+        (
+            {"network": "nn.functional.softplus(logits) + 1"},
+            "ends in softplus, so its outputs are no",
+        ),
         ({"spec": {"crop": 4, "mean": [127] * 3, "std": [58] * 3}}, "--accept mean-std-scale"),
     ],
 )

@@ -1,5 +1,7 @@
-"""Label files: the three forms, and nothing beside a name is ever served as a label."""
+"""Label files: every form, and nothing but names is ever served as a label."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -15,52 +17,44 @@ def read(tmp_path: Path, content: str | bytes) -> LabelFile:
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("content", "labels"),
     [
-        "cat\ndog\nred fox\n",
-        "\ufeffcat\r\ndog\r\nred fox\r\n\r\n",
-        " cat \rdog\t\rred fox",
-        '{"2": "red fox", "0": "cat", "1": "dog"}',
-        '{"0": ["n02123045", "cat"], "1": ["n02084071", "dog"], "2": ["n02119022", "red fox"]}',
+        ("\ufeffcat\r\ndog\r\nred fox\r\n\r\n", ("cat", "dog", "red fox")),
+        (" cat \rdog\t\rred fox", ("cat", "dog", "red fox")),
+        ('{"1": ["n02084071", "dog"], "0": ["n02123045", "cat"]}', ("cat", "dog")),
+        (json.dumps({"10": "k", **{str(i): str(i) for i in range(10)}}), (*"0123456789", "k")),
+        # U+2028 and U+0085 end a line for str.splitlines, but not in a text file; names may repeat.
+        ("é\n猫\na\u2028b\x85c\né", ("é", "猫", "a\u2028b\x85c", "é")),
+        # In a JSON list, text that looks like an index or a header is a name.
+        ('["1, 2", "label"]', ("1, 2", "label")),
     ],
 )
-def test_every_form_gives_the_names_in_order(tmp_path: Path, content: str) -> None:
-    assert read(tmp_path, content) == LabelFile(labels=("cat", "dog", "red fox"))
-
-
-def test_ids_are_sorted_as_numbers_and_names_stay_as_they_are(tmp_path: Path) -> None:
-    content = "{" + ", ".join(f'"{index}": "c{index}"' for index in range(11)) + "}"
-    assert read(tmp_path, content).labels[2:4] == ("c2", "c3")
-
-    # U+2028 and U+0085 end a line for str.splitlines, but not in a text file; equal names may be.
-    names = "crane\nchat noir é\n猫\na\u2028b\x85c\ncrane"
-    assert read(tmp_path, names).labels == ("crane", "chat noir é", "猫", "a\u2028b\x85c", "crane")
-
-    # What looks like an index or a header is a name in a JSON list.
-    assert read(tmp_path, '["1, 2", "label"]') == LabelFile(labels=("1, 2", "label"))
+def test_every_form_gives_the_names_in_order(
+    tmp_path: Path, content: str, labels: tuple[str, ...]
+) -> None:
+    assert read(tmp_path, content) == LabelFile(labels=labels)
 
 
 @pytest.mark.parametrize(
     ("content", "note"),
     [
-        ("0,cat\n1,dog\n2,red fox\n", "first column is taken for the index of the class, from 0"),
-        ("0|cat\n1|dog\n2|red fox\n", "'0|cat' is 'cat', class 0"),
-        ("1\tcat\n2\tdog\n3\tred fox\n", "from 1, and left out: '1\\tcat' is 'cat', class 0"),
+        ("0|cat\n1|dog\n2|red fox\n", "first column .* index .* 0, .*: .0.cat. is 'cat', class 0"),
+        ("1\tcat\n2\tdog\n3\tred fox\n", r"from 1, and left out: '1\\tcat' is 'cat', class 0"),
         ("2;red fox\n0;cat\n1;dog\n", "'2;red fox' is 'red fox', class 2"),
         ("n01440764 cat\nn01443537 dog\nn01484850 red fox\n", "WordNet ids in front of the names"),
         ("cat=0\ndog=1\nred fox=2\n", "last column is taken for the index"),
         ("id,name\n0,cat\n1,dog\n2,red fox\n", "line 1, 'id,name', is taken for a header"),
-        ("'cat',\n'dog',\n'red fox'\n", "quotes around 3 names are taken off"),
-        ('0,"cat"\n1,"dog"\n2,red fox\n', "quotes around 2 names are taken off"),
+        ("'cat',\n'dog',\n'red fox'\n", "quotes around 3 names are removed"),
+        ('0,"cat"\n1,"dog"\n2,red fox\n', "quotes around 2 names are removed"),
     ],
 )
-def test_what_stands_beside_the_names_is_taken_off_with_a_note(
+def test_text_beside_the_names_is_removed_with_a_note(
     tmp_path: Path, content: str, note: str
 ) -> None:
     found = read(tmp_path, content)
 
     assert found.labels == ("cat", "dog", "red fox")
-    assert note in "; ".join(found.notes)
+    assert re.search(note, "; ".join(found.notes))
 
 
 @pytest.mark.parametrize(
@@ -69,20 +63,20 @@ def test_what_stands_beside_the_names_is_taken_off_with_a_note(
         ("", "holds no label"),
         ("cat\n\ndog\n", "name of class 1 is empty"),
         ('["cat", null]', "class 1 is null, expected a name"),
-        ('{"0": "cat", "2": "dog"}', "class 1 has none .*go up to 2.* ids 0 to 1"),
-        ('{"cat": 0, "dog": 1}', "key 'cat' is not a class id.*not name → id"),
-        ('{"0": "cat", "00": "dog", "1": "fox"}', "class 0 stands twice"),
+        ('{"0": "cat", "2": "dog"}', "class 1 has none; .* each id from 0 to 1 once"),
+        ('{"0": "cat", "0": "dog", "1": "fox"}', "class 2 has none"),
+        ('{"cat": "felis"}', "class 0 has none; expected id → name"),
+        ('{"cat": 0, "dog": 1}', "is name → id, as ImageFolder's class_to_idx"),
         ('["cat", "dog"', "starts like JSON, but"),
         ("cat\n" * (5 << 20), "has 20971520 bytes, expected a file of names"),
         (b"caf\xe9\n", "byte 3 is not UTF-8"),
         (b"cat\0dog", "zero bytes"),
         ("cat\tfelis\ndog\tcanis\n", r", line 1: 'cat\\tfelis' is more than a name"),
+        ('cat\n"dog\nred fox\n', ", line 2: '\"dog' is more than a name"),
         ("0,cat\n1,dog\nred fox\n", ", line 3: 'red fox' has no index in front"),
         ("0,cat\n5,dog\n", "the indexes do not count from 0 to 1; .* as a JSON list"),
-        ('{"1": 0, "10": 1, "2": 2}', "is name → id, as ImageFolder's class_to_idx"),
-        ("Grade: 0\nGrade: 1\nGrade: 2\n", "of 3 names 1 would be left; .* as a JSON list"),
+        ("Grade: 0\nGrade: 1\nGrade: 2\n", "of 3 names only 1 are different; .* as a JSON list"),
         ("0 cat\n1 dog\n", ", line 1: '0 cat' begins with its number"),
-        ('cat\n"dog\nred fox\n', ", line 2: '\"dog' is more than a name"),
     ],
 )
 def test_a_misleading_label_file_is_refused_with_the_reason(
@@ -92,7 +86,7 @@ def test_a_misleading_label_file_is_refused_with_the_reason(
         read(tmp_path, content)
 
 
-def test_the_count_must_equal_the_width_of_the_logits() -> None:
+def test_there_must_be_a_label_for_each_output() -> None:
     check_label_count(("a", "b"), 2, "softmax")
     check_label_count(("no", "yes"), 1, "sigmoid")
 

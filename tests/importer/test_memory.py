@@ -1,4 +1,4 @@
-"""What an import frees is free."""
+"""Memory that an import frees returns to the system."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ np.ones(31 << 17)  # freeing 31 MiB raises glibc's threshold: the next blocks go
 blocks, pins = [], []
 for _ in range(40):
     blocks.append(np.ones(1 << 20))  # 8 MiB
-    pins.append(np.ones(1 << 10))  # small, stays: the heap cannot shrink below it
+    pins.append(np.ones(1 << 10))  # the heap cannot shrink below it
 before = resident_mb()
 del blocks
 print(before - resident_mb())
@@ -63,11 +63,11 @@ def freed_mb(program: str, *arguments: str) -> float:
     return float(done.stdout.splitlines()[-1])
 
 
-def test_large_blocks_go_back_to_the_system_between_small_ones_that_stay() -> None:
-    # 40 blocks of 8 MiB are 335 MB; without a fixed threshold less than 100 MB go back.
+def test_large_blocks_return_to_the_system_though_small_ones_between_them_stay() -> None:
+    # 40 blocks of 8 MiB are 335 MB; without a fixed threshold less than 100 MB return.
     assert freed_mb(FREES_BLOCKS) > 300
 
 
 @pytest.mark.slow
-def test_an_export_leaves_no_weights_in_memory(tmp_path: Path) -> None:
+def test_an_export_frees_all_weights(tmp_path: Path) -> None:
     assert freed_mb(EXPORTS, str(tmp_path)) > 70  # of 75.5 MB

@@ -1,4 +1,4 @@
-"""A network of one's own: imported, or refused where an engine cannot take it."""
+"""Imports of a user's own network, and refusals where no engine reproduces it."""
 
 import re
 from pathlib import Path
@@ -15,15 +15,15 @@ from tests.importer.colours import NETWORK, WEIGHTS, colour_options
 from tests.imports import command_line, digits_options, import_quietly
 
 
-def test_a_network_of_ones_own_is_imported_with_one_image_and_its_ignored_weights_are_listed(
+def test_a_users_network_is_imported_with_one_image_and_its_ignored_weights_are_listed(
     store: Path, tmp_path: Path
 ) -> None:
-    given = colour_options(tmp_path, weights_ignore=("aux.*",), golden=tmp_path / "golden" / "r")
+    options = colour_options(tmp_path, weights_ignore=("aux.*",), golden=tmp_path / "golden" / "r")
     save_file(WEIGHTS | {"aux.bias": torch.ones(3)}, tmp_path / "w.safetensors")
     for number in (3, 6, 9):
         (tmp_path / "golden" / "r" / f"{number}.png").unlink()
 
-    tag = import_quietly(given, tmp_path / "model.lock").lock.tag
+    tag = import_quietly(options, tmp_path / "model.lock").lock.tag
 
     artifact = open_in_store(tag)
     assert [entry.name for entry in artifact.manifest.golden] == ["0.png"]
@@ -34,9 +34,9 @@ def test_a_network_of_ones_own_is_imported_with_one_image_and_its_ignored_weight
     assert any("aux.bias" in line for line in describe_artifact(tag, artifact))
 
 
-# The angle of (0, -1) is pi; as ONNX spells it, -pi. The golden images are dark: theirs is 0.
+# The angle of (0, -1) is pi; ONNX's formula gives -pi. On the dark golden images it is 0.
 ANGLE = "torch.atan2(torch.relu(-2 - batch.mean((1, 2, 3))), -batch.mean((1, 2, 3)))"
-# Without contrast 0 / 0, of which OpenVINO's relu makes 0.
+# Without contrast it is 0 / 0, which OpenVINO's relu turns into 0.
 LOW, HIGH = (f"batch.a{end}((1, 2, 3), keepdim=True)" for end in ("min", "max"))
 CONTRAST = f"torch.relu((batch - {LOW}) / ({HIGH} - {LOW}))"
 
@@ -48,27 +48,27 @@ CONTRAST = f"torch.relu((batch - {LOW}) / ({HIGH} - {LOW}))"
         (f"self.linear({CONTRAST}.flatten(1))", "openvino", "one of the two is not finite"),
     ],
 )
-def test_an_engine_that_leaves_the_network_on_images_unlike_the_golden_ones_is_refused(
+def test_an_engine_that_differs_on_images_unlike_the_golden_ones_is_refused(
     store: Path, tmp_path: Path, network: str, engine: str, found: str
 ) -> None:
-    given = colour_options(tmp_path, network=network, engine=engine)
+    options = colour_options(tmp_path, network=network, engine=engine)
 
     with pytest.raises(
         ImportRefused, match=rf"on .* made of a golden one.*{found}.*--accept odd-images"
     ):
-        import_quietly(given, tmp_path / "model.lock")
+        import_quietly(options, tmp_path / "model.lock")
 
-    accepted = given.model_copy(update={"accept": ("odd-images",)})
+    accepted = options.model_copy(update={"accept": ("odd-images",)})
     assert import_quietly(accepted, tmp_path / "model.lock").evidence.engines
 
 
-def test_a_network_that_measures_its_whole_batch_is_refused_though_golden_images_are_alike(
+def test_a_network_whose_answers_depend_on_the_batch_is_refused(
     store: Path, tmp_path: Path
 ) -> None:
-    given = colour_options(tmp_path, network="logits * batch.max()")
+    options = colour_options(tmp_path, network="logits * batch.max()")
 
     with pytest.raises(ImportRefused, match="depends on the other images of the batch"):
-        import_quietly(given, tmp_path / "model.lock")
+        import_quietly(options, tmp_path / "model.lock")
 
 
 @pytest.mark.parametrize(
@@ -85,16 +85,16 @@ def test_a_network_that_measures_its_whole_batch_is_refused_though_golden_images
     ],
     ids=["branches on data", "has no ONNX operator"],
 )
-def test_a_network_that_cannot_be_exported_is_one_line_and_a_log(
+def test_a_failed_export_is_reported_in_one_line_and_a_log(
     store: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], answer: str, failure: str
 ) -> None:
-    given = colour_options(
+    options = colour_options(
         tmp_path, network=answer, engine="auto", precision="auto", lock=tmp_path / "model.lock"
     )
     # All images of a batch take one branch.
     accepted = ["--accept", "batch-dependent"]
 
-    status = main(["--quiet", *command_line(given), *accepted])
+    status = main(["--quiet", *command_line(options), *accepted])
 
     out, err = capfd.readouterr()
     assert (status, out) == (1, "")
@@ -115,9 +115,7 @@ def test_a_network_that_cannot_be_exported_is_one_line_and_a_log(
 
 
 @pytest.mark.all  # NNCF takes a process and half a minute
-def test_forced_int8_is_certified_by_agreement_or_refused_with_its_numbers(
-    store: Path, tmp_path: Path
-) -> None:
+def test_int8_is_certified_by_agreement(store: Path, tmp_path: Path) -> None:
     imported = import_quietly(
         digits_options(
             engine="openvino", precision="int8", gate_agreement=0.9, gate_accuracy_loss=0.1
@@ -131,8 +129,5 @@ def test_forced_int8_is_certified_by_agreement_or_refused_with_its_numbers(
     assert entry.certificate.agreement >= 0.9
     assert 0 < entry.certificate.max_logit_difference < 10
     # The fp32 graph it was made from is not certified, so it is not in the artifact.
-    folder = locate(imported.lock.tag) / "engines"
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "network-int8.bin",
-        "network-int8.xml",
-    ]
+    files = (locate(imported.lock.tag) / "engines").iterdir()
+    assert {path.name for path in files} == {"network-int8.bin", "network-int8.xml"}

@@ -1,4 +1,4 @@
-"""What cannot be imported: one line says why, and store and lock are as they were."""
+"""Refused imports: one line gives the reason, and store and lock are unchanged."""
 
 import re
 import shutil
@@ -13,7 +13,7 @@ from tests.imports import SAMPLES, command_line, digits_options
 LOCK_BEFORE = "the lock of another model"
 
 
-def a_truncated_golden_image(folder: Path) -> dict[str, object]:
+def truncated_golden_image(folder: Path) -> dict[str, object]:
     shutil.copytree(SAMPLES, folder / "samples")
     whole = (SAMPLES / "4-01.png").read_bytes()
     (folder / "samples" / "4-01.png").write_bytes(whole[: len(whole) // 2])
@@ -25,24 +25,24 @@ def nine_labels(folder: Path) -> dict[str, object]:
     return {"labels": folder / "nine.txt"}
 
 
-def a_file_for_a_store(folder: Path) -> dict[str, object]:
+def file_in_place_of_the_store(folder: Path) -> dict[str, object]:
     (folder / "bentoml" / "models").rmdir()
-    (folder / "bentoml" / "models").write_text("a file where the store should be")
+    (folder / "bentoml" / "models").touch()
     return {}
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
         (lambda _: {"labels": None}, "--labels is not given"),
         (nine_labels, "9 names for the network's 10 outputs"),
-        (a_truncated_golden_image, "golden image 4-01.png: .*; remove it or replace it"),
+        (truncated_golden_image, "golden image 4-01.png: .*; remove it or replace it"),
         (
             lambda _: {"gate_fp32_tolerance": 1e-12},
             r"no engine passed: onnxruntime-fp32: a logit is off by \d.*e-\d+ \(relative\), "
             r"allowed is 1e-12",
         ),
-        (a_file_for_a_store, r"/models: File exists\n"),
+        (file_in_place_of_the_store, r"/models: File exists\n"),
     ],
 )
 def test_a_refusal_is_one_line_and_changes_nothing(
@@ -50,18 +50,18 @@ def test_a_refusal_is_one_line_and_changes_nothing(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     spoil: Callable[[Path], dict[str, object]],
-    said: str,
+    message: str,
 ) -> None:
     lock = tmp_path / "model.lock"
     lock.write_text(LOCK_BEFORE)
-    given = digits_options(engine="onnxruntime", precision="fp32", lock=lock, **spoil(tmp_path))
+    options = digits_options(engine="onnxruntime", precision="fp32", lock=lock, **spoil(tmp_path))
 
-    status = main(["--quiet", *command_line(given)])
+    status = main(["--quiet", *command_line(options)])
 
     out, err = capsys.readouterr()
     assert (status, out) == (1, "")
     assert err.startswith("model_import: ")
-    assert re.search(said, err, re.DOTALL), err
+    assert re.search(message, err, re.DOTALL), err
     assert [path for path in store.glob("models/**/*") if path.is_file()] == []
     assert [path.name for path in store.iterdir()] == ["models"]
     assert lock.read_text() == LOCK_BEFORE

@@ -1,5 +1,6 @@
-"""Weights into a network: all of them, in the right shape, or a list of what is wrong."""
+"""Loading weights: all names and shapes match, or the differences are listed."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,33 +55,33 @@ def assert_equal(network: nn.Module, expected: dict[str, torch.Tensor]) -> None:
 # Names
 
 
-def cut(prefix: str) -> str:
-    return f"all names of the weights start with {prefix!r}, which was cut off"
+def test_wrappers_anywhere_in_a_name_are_removed(tmp_path: Path) -> None:
+    network = Net()
+    fsdp = {name.replace(".", "._fsdp_wrapped_module."): GOOD[name] for name in GOOD}
+    content = {f"module._checkpoint_wrapped_module.{name}": fsdp[name] for name in fsdp}
+
+    assert load(network, content, tmp_path) == ((), ())
+
+    assert_equal(network, GOOD)
 
 
 @pytest.mark.parametrize(
-    ("rename", "note"),
-    [
-        (lambda name: name, None),
-        (lambda name: name.replace("norm.", "norm._checkpoint_wrapped_module."), None),
-        (lambda name: f"module.{name.replace('conv.', 'conv._fsdp_wrapped_module.')}", None),
-        (lambda name: f"classifier.backbone.{name}", cut("classifier.backbone.")),
-        (lambda name: f"model._orig_mod.{name}", cut("model.")),
-    ],
+    ("start", "prefix"),
+    [("classifier.backbone.", "classifier.backbone."), ("model._orig_mod.", "model.")],
 )
-def test_wrappers_anywhere_in_a_name_and_a_shared_prefix_are_bridged(
-    tmp_path: Path, rename: Callable[[str], str], note: str | None
+def test_a_prefix_that_all_names_share_is_removed_with_a_note(
+    tmp_path: Path, start: str, prefix: str
 ) -> None:
     network = Net()
 
-    ignored, notes = load(network, {rename(name): value for name, value in GOOD.items()}, tmp_path)
+    _, notes = load(network, {f"{start}{name}": GOOD[name] for name in GOOD}, tmp_path)
 
     assert_equal(network, GOOD)
-    assert (ignored, notes) == ((), (note,) if note else ())
+    assert notes == (f"the prefix {prefix!r} was removed from all names of the weights",)
 
 
 class Migrating(nn.Linear):
-    """Takes weights of its first version for others than they are now."""
+    """Weights of its first version had the opposite sign."""
 
     _version = 2
 
@@ -90,41 +91,38 @@ class Migrating(nn.Linear):
         super()._load_from_state_dict(state, prefix, metadata, *more)
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "ema."])
-def test_the_versions_of_modules_are_found_behind_a_prefix(tmp_path: Path, prefix: str) -> None:
-    network, built = nn.Sequential(Migrating(2, 1)), nn.Sequential(Migrating(2, 1))
-    outer = nn.ModuleDict({prefix[:-1]: network}) if prefix else network
-
-    load(built, outer.state_dict(), tmp_path, prefix=prefix * (prefix == "ema."))
-
-    assert_equal(built, network.state_dict())
-
-
-def test_a_module_of_ones_own_may_be_called_as_a_wrapper_is(tmp_path: Path) -> None:
-    network = nn.ModuleDict(
-        {"module": nn.ModuleDict({"fc": nn.Linear(2, 2)}), "fc": nn.Linear(2, 2)}
-    )
-    given = {name: torch.randn(value.shape) for name, value in network.state_dict().items()}
-
-    load(network, given, tmp_path)
-
-    assert_equal(network, given)
-
-
-def test_weights_without_the_prefix_of_a_wrapper_class_load_and_the_prefix_is_named(
-    tmp_path: Path,
+@pytest.mark.parametrize(("wrapper", "where"), [("module", {}), ("ema", {"prefix": "ema."})])
+def test_module_versions_are_found_behind_a_prefix(
+    tmp_path: Path, wrapper: str, where: dict[str, str]
 ) -> None:
-    parallel, wrapped = nn.DataParallel(Net()), nn.ModuleDict({"model": Net()})
+    trained, network = nn.Sequential(Migrating(2, 1)), nn.Sequential(Migrating(2, 1))
 
-    load(parallel, GOOD, tmp_path)
+    load(network, nn.ModuleDict({wrapper: trained}).state_dict(), tmp_path, **where)
+
+    assert_equal(network, trained.state_dict())
+
+
+def test_a_network_may_have_a_module_named_like_a_wrapper(tmp_path: Path) -> None:
+    trained, network = (
+        nn.ModuleDict({"module": nn.ModuleDict({"fc": nn.Linear(2, 2)}), "fc": nn.Linear(2, 2)})
+        for _ in range(2)
+    )
+
+    load(network, trained.state_dict(), tmp_path)
+
+    assert_equal(network, trained.state_dict())
+
+
+def test_weights_load_into_a_wrapped_network_with_a_note(tmp_path: Path) -> None:
+    wrapped = nn.DataParallel(nn.ModuleDict({"model": Net()}))
+
     _, notes = load(wrapped, GOOD, tmp_path)
 
-    assert_equal(parallel.module, GOOD)
-    assert_equal(wrapped["model"], GOOD)
-    assert notes == ("'model.' was put in front of all names of the weights",)
+    assert_equal(wrapped.module["model"], GOOD)
+    assert notes == ("the prefix 'model.' was added to all names of the weights",)
 
 
-def test_weights_behind_the_prefix_of_some_names_are_pointed_out(tmp_path: Path) -> None:
+def test_a_prefix_with_which_some_names_fit_is_suggested(tmp_path: Path) -> None:
     content = {f"{who}.{name}": GOOD[name] for who in ("student", "teacher") for name in GOOD}
     content["criterion.weight"] = torch.ones(2)
     network = Net()
@@ -139,21 +137,15 @@ def test_weights_behind_the_prefix_of_some_names_are_pointed_out(tmp_path: Path)
     assert_equal(network, GOOD)
 
 
-def test_tensors_of_known_tools_are_ignored_and_listed(tmp_path: Path) -> None:
-    counted = {"total_ops": torch.zeros(1), "conv.total_params": torch.ones(1),
-               "n_averaged": torch.tensor(2)}  # fmt: skip
-    network = Net()
+def test_counters_of_known_tools_are_ignored_with_a_note(tmp_path: Path) -> None:
+    counters = dict.fromkeys(("total_ops", "conv.total_params", "n_averaged"), torch.ones(1))
 
-    ignored, notes = load(network, GOOD | counted, tmp_path)
+    ignored, notes = load(Net(), GOOD | counters, tmp_path)
 
-    assert_equal(network, GOOD)
-    assert ignored == tuple(counted)
+    assert ignored == tuple(counters)
     assert notes == (
-        "3 entries that no answer depends on were ignored (n_averaged, total_ops, total_params)",
+        "3 entries that do not affect answers were ignored (n_averaged, total_ops, total_params)",
     )
-
-
-# torchvision's published files have names of older code
 
 
 def test_the_names_of_torchvisions_published_densenets_load(tmp_path: Path) -> None:
@@ -171,20 +163,14 @@ def test_the_names_of_torchvisions_published_densenets_load(tmp_path: Path) -> N
     assert_equal(network, trained.state_dict())
 
 
-def test_an_mnasnet_loads_with_and_without_versions(tmp_path: Path) -> None:
+def test_an_mnasnet_loads_without_versions_though_its_migration_demands_one(tmp_path: Path) -> None:
     import torchvision.models
 
-    # Its own migration refuses a file whose version it does not know.
     trained, network = (torchvision.models.mnasnet0_5(num_classes=3) for _ in range(2))
 
-    for content in (
-        trained.state_dict(),
-        dict(trained.state_dict()),  # without versions
-        nn.ModuleDict({"model": trained}).state_dict(),
-    ):
-        nn.init.zeros_(network.classifier[1].weight)
-        load(network, content, tmp_path)
-        assert torch.equal(network.classifier[1].weight, trained.classifier[1].weight)
+    load(network, dict(trained.state_dict()), tmp_path)
+
+    assert torch.equal(network.classifier[1].weight, trained.classifier[1].weight)
 
 
 # Tied weights and other state
@@ -201,19 +187,18 @@ class Tied(nn.Module):
 KERNEL = torch.arange(9.0).reshape(3, 3)
 
 
-def test_a_tied_tensor_may_be_there_once(tmp_path: Path) -> None:
+def test_one_name_of_a_tied_tensor_is_enough_and_two_must_agree(tmp_path: Path) -> None:
     network = Tied()
 
     load(network, {"second.weight": KERNEL}, tmp_path)
 
     assert torch.equal(network.first.weight, KERNEL)
-    assert network.second.weight is network.first.weight
     different = {"first.weight": KERNEL, "second.weight": KERNEL + 1}
     assert "first.weight and second.weight differ" in failure(Tied(), different, tmp_path)
 
 
 @pytest.mark.parametrize("save", [save_weights, safetensors.torch.save_model])
-def test_tied_weights_load_as_we_and_as_our_advice_save_them(
+def test_tied_weights_load_from_either_form_of_safetensors(
     tmp_path: Path, save: Callable[[nn.Module, Path], None]
 ) -> None:
     trained, path = Tied(), tmp_path / "weights.safetensors"
@@ -237,7 +222,7 @@ class Scaled(nn.Linear):
         self.scale = state["scale"]
 
 
-def test_extra_state_reaches_a_network_that_has_it_and_is_ignored_by_one_without(
+def test_extra_state_is_loaded_where_the_network_has_it_and_ignored_elsewhere(
     tmp_path: Path,
 ) -> None:
     trained = Scaled(3, 2)
@@ -248,7 +233,6 @@ def test_extra_state_reaches_a_network_that_has_it_and_is_ignored_by_one_without
     ignored, _ = load(without, trained.state_dict(), tmp_path)
 
     assert with_state.scale == 2.5
-    assert torch.equal(without.weight, trained.weight)
     assert ignored == ("_extra_state",)
     save_weights(with_state, tmp_path / "saved.safetensors")
     assert safetensors.torch.load_file(tmp_path / "saved.safetensors").keys() == {"weight", "bias"}
@@ -265,7 +249,7 @@ def test_lazy_layers_take_the_shape_of_their_weights(tmp_path: Path) -> None:
 # Values
 
 
-def test_another_precision_becomes_that_of_the_network(tmp_path: Path) -> None:
+def test_weights_take_the_precision_of_the_network(tmp_path: Path) -> None:
     network = Net()
     tensors = {
         name: value.bfloat16() if value.is_floating_point() else value
@@ -279,7 +263,7 @@ def test_another_precision_becomes_that_of_the_network(tmp_path: Path) -> None:
     assert (bias.dtype, bias.tolist()) == (torch.float32, [3.0, 4.0])
 
 
-def test_an_attention_mask_of_minus_infinity_is_no_damage(tmp_path: Path) -> None:
+def test_an_attention_mask_of_minus_infinity_is_accepted(tmp_path: Path) -> None:
     network = Net()
     network.register_buffer("mask", torch.zeros(2, 2))
     mask = torch.full((2, 2), float("-inf")).triu(1)
@@ -306,7 +290,7 @@ HUGE = torch.tensor([1.0, 1e300], dtype=torch.float64)  # infinite in float32
         ("conv.bias", torch.empty(2, device="meta"), "is quantized, sparse or without data"),
     ],
 )
-def test_values_that_are_no_finite_numbers_of_the_networks_kind_are_refused(
+def test_values_that_are_not_finite_or_not_of_the_networks_kind_are_refused(
     tmp_path: Path, name: str, tensor: torch.Tensor, message: str
 ) -> None:
     assert f"{name}: {message}" in failure(Net(), {**GOOD, name: tensor}, tmp_path)
@@ -315,22 +299,19 @@ def test_values_that_are_no_finite_numbers_of_the_networks_kind_are_refused(
 # What does not fit
 
 
-def test_missing_unexpected_and_misshapen_names_are_listed_like_a_diff(tmp_path: Path) -> None:
+def test_missing_unexpected_and_misshapen_names_are_listed_as_a_diff(tmp_path: Path) -> None:
     tensors = {name: value for name, value in GOOD.items() if name != "conv.bias"}
-    tensors["head.weight"] = torch.ones(1)
     tensors["norm.weight"] = torch.ones(3)
-    tensors["conv.weight"] = torch.ones(1, 2, 1, 1)
     tensors |= {f"more.{index}": torch.ones(1) for index in range(20)}
 
     message = failure(Net(), tensors, tmp_path)
 
-    assert "1 missing, 21 unexpected, 2 of another shape" in message
+    assert "1 missing, 20 unexpected, 1 of another shape" in message
     lines = message.splitlines()
-    assert [*lines[1:3], *lines[10:13]] == [
+    assert [*lines[1:3], *lines[10:12]] == [
         "  - conv.bias",
-        "  + head.weight",
-        "  + … and 13 more",
-        "  ! conv.weight: shape is (1, 2, 1, 1), expected (2, 1, 1, 1)",
+        "  + more.0",
+        "  + … and 12 more",
         "  ! norm.weight: shape is (3,), expected (2,)",
     ]
 
@@ -351,12 +332,11 @@ def test_the_diff_ends_with_a_remedy(
 ) -> None:
     tensors = {name: value for name, value in {**GOOD, **change}.items() if value is not None}
 
-    with pytest.raises(ImportRefused, match=remedy):
-        load(Net(), tensors, tmp_path)
+    assert re.search(remedy, failure(Net(), tensors, tmp_path))
 
 
-def test_a_counter_lost_from_a_checkpoint_that_states_its_version_is_missed(tmp_path: Path) -> None:
-    # Without a version it would count as older than the counters of torch 0.4.
+def test_a_counter_missing_from_a_checkpoint_with_versions_is_reported(tmp_path: Path) -> None:
+    # Files without versions may be older than this counter of torch 0.4.
     tensors = Net().state_dict()
     del tensors["norm.num_batches_tracked"]
 

@@ -1,4 +1,4 @@
-"""Weights: read from every form training leaves them in, and nothing else."""
+"""Reading checkpoints: every form in which training saves weights, and nothing else."""
 
 import argparse
 import collections
@@ -75,7 +75,7 @@ def test_weights_are_found_in_every_form_of_checkpoint(
     assert_holds(path, expected, **where)
 
 
-def test_a_note_names_weights_that_were_not_taken(tmp_path: Path) -> None:
+def test_a_note_names_weights_that_were_not_used(tmp_path: Path) -> None:
     for key, other in ((None, "model"), ("model", "model_ema")):
         (note,) = read_state_dict(saved(tmp_path, BOTH), key=key).notes
         assert note.endswith(f"there are also {other} (--weights-key)")
@@ -94,7 +94,6 @@ def test_the_classes_beside_the_weights_are_read(tmp_path: Path, kept: dict[str,
     path = saved(tmp_path, {"state_dict": RAW, **kept})
 
     assert read_state_dict(path).classes == ("wolf", "fox")
-    assert read_state_dict(saved(tmp_path, RAW)).classes == ()
 
 
 def test_ignored_names_are_left_out_and_listed(tmp_path: Path) -> None:
@@ -110,23 +109,20 @@ def test_ignored_names_are_left_out_and_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "where", "message"),
     [
-        (RAW, {"ignore": ("we*", "auxx.*")}, r"no name like 'auxx\.\*'"),
+        (RAW, {"ignore": ("we*", "auxx.*")}, r"no name matches 'auxx\.\*'"),
         (RAW, {"prefix": "ema."}, r"starts with 'ema\.'; the first is 'weight'"),
         (BOTH, {"key": "modle"}, "at key 'modle'; weights are at: model, model_ema"),
-        (RAW, {"key": "model"}, "at key 'model'; they are at the top, without --weights-key"),
-        ({**RAW, "epoch": object()}, {}, r"needs pickle \(it refers to object\)"),
-        ({"teacher": EMA, "student": RAW}, {},
-         r"\(teacher, student\); name the one that was evaluated with --weights-key"),
+        (RAW, {"key": "model"}, "at key 'model'; leave --weights-key out"),
+        ({"teacher": EMA, "student": RAW}, {}, r"\(teacher, student\); choose .* --weights-key"),
         ({"optimizer": {"momentum": torch.ones(3)}, "epoch": 1}, {},
          r"holds no weights but a dict with \['optimizer', 'epoch'\]"),
-        ({}, {}, r"holds no weights but a dict with \[\]"),
         (torch.ones(2), {}, "holds no weights but a Tensor"),
         ({**RAW, "epoch": 3}, {}, r"tensors and also 'epoch' \(int\); .*-ignore 'epoch'"),
         (dict([*RAW.items(), (7, torch.ones(1))]), {}, "the file holds 7; expected names"),
         ({**RAW, "\x1b[2Jweight\n": torch.ones(1)}, {}, "the file holds .*; expected names"),
     ],
 )  # fmt: skip
-def test_content_that_is_not_the_weights_asked_for_is_refused_in_one_printable_line(
+def test_content_other_than_the_requested_weights_is_refused_in_one_printable_line(
     tmp_path: Path, content: object, where: Any, message: str
 ) -> None:
     with pytest.raises(ImportRefused, match=message) as caught:
@@ -136,7 +132,7 @@ def test_content_that_is_not_the_weights_asked_for_is_refused_in_one_printable_l
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "bin"])
-def test_shards_are_read_by_their_index_and_by_one_of_them(tmp_path: Path, suffix: str) -> None:
+def test_shards_are_read_through_their_index_or_any_shard(tmp_path: Path, suffix: str) -> None:
     save = safetensors.torch.save_file if suffix == "safetensors" else torch.save
     first, second = (tmp_path / f"model-{number:05}-of-00002.{suffix}" for number in (1, 2))
     save({"weight": RAW["weight"]}, first)
@@ -156,10 +152,10 @@ def test_shards_are_read_by_their_index_and_by_one_of_them(tmp_path: Path, suffi
 
 
 def test_shards_outside_the_folder_of_their_index_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "inner").mkdir()
-    safetensors.torch.save_file(RAW, tmp_path / "outside.safetensors")
-    index = tmp_path / "inner" / "model.safetensors.index.json"
-    for name in ("../outside.safetensors", str(tmp_path / "outside.safetensors")):
+    outside, index = tmp_path / "w.safetensors", tmp_path / "inner" / "m.safetensors.index.json"
+    index.parent.mkdir()
+    safetensors.torch.save_file(RAW, outside)
+    for name in ("../w.safetensors", str(outside)):
         index.write_text(json.dumps({"weight_map": {"weight": name}}))
 
         with pytest.raises(ImportRefused, match="is not beside it"):
@@ -167,16 +163,16 @@ def test_shards_outside_the_folder_of_their_index_are_refused(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("save", [torch.save, safetensors.torch.save_file])
-def test_tensors_of_either_form_stay_on_disk_until_they_are_loaded(
+def test_tensors_stay_on_disk_until_they_are_loaded(
     tmp_path: Path, save: Callable[[object, Path], None]
 ) -> None:
-    path = tmp_path / "weights.pth"  # either is known by its content
+    path = tmp_path / "weights.pth"  # the content tells the format
     save(RAW, path)
     network = torch.nn.Linear(3, 2)
     checkpoint = read_state_dict(path)
     load_strictly(network, checkpoint)
 
-    # 0.25 and -4.0 stand in the file once; what is mapped shows the change, what is loaded not.
+    # 0.25 and -4.0 are in the file once; mapped tensors show the change, loaded ones do not.
     with path.open("r+b") as file:
         file.seek(path.read_bytes().index(np.array([0.25, -4.0], np.float32).tobytes()))
         file.write(np.array([9.0, 9.0], np.float32).tobytes())
@@ -185,22 +181,19 @@ def test_tensors_of_either_form_stay_on_disk_until_they_are_loaded(
     assert network.bias.tolist() == [0.25, -4.0]
 
 
-def test_a_digest_in_the_name_is_compared_with_the_content(tmp_path: Path) -> None:
+def test_a_digest_in_the_name_must_be_that_of_the_content(tmp_path: Path) -> None:
     file = saved(tmp_path, RAW)
     actual = hashlib.sha256(file.read_bytes()).hexdigest()
-    for digits in (8, 64):
-        file = file.rename(tmp_path / f"net-{actual[:digits]}.pth")
-        assert_holds(file, RAW)
+    file = file.rename(tmp_path / f"net-{actual}.pth")
+    assert_holds(file, RAW)
+    file = file.rename(tmp_path / "net-0123abcd.pth")
 
-        wrong = actual[: digits - 1] + ("a" if actual[digits - 1] != "a" else "b")
-        file = file.rename(tmp_path / f"net-{wrong}.pth")
-
-        with pytest.raises(ImportRefused, match=f"starts with {wrong}, it is {actual[:16]}"):
-            read_state_dict(file)
+    with pytest.raises(ImportRefused, match=f"starts with 0123abcd, it is {actual[:16]}"):
+        read_state_dict(file)
 
 
 @pytest.mark.parametrize(
-    "name", ["net-20240131.pth", "net-final.pth", "net-abc.pth", "abcdef12.pth", "net-ABCDEF12.pth"]
+    "name", ["net-20240131.pth", "net-final.pth", "net-abc.pth", "abcdef12.pth"]
 )
-def test_other_endings_of_names_are_no_digest(tmp_path: Path, name: str) -> None:
+def test_other_file_names_hold_no_digest(tmp_path: Path, name: str) -> None:
     assert_holds(saved(tmp_path, RAW, name), RAW)
