@@ -12,7 +12,7 @@ EXAMPLE := examples/digits
 export BENTOML_DO_NOT_TRACK := True
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup import serve test test-fast test-all lint types check bento verify-rebuild verify-bento image image-test validators lock lock-check audit certify bench bench-quick bench-gpu bench-lock bench-report clean
+.PHONY: help setup import serve test test-fast test-all lint types check bento verify-rebuild verify-bento image image-test validators lock lock-check audit certify screenshots bench bench-quick bench-gpu bench-lock bench-report clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -104,6 +104,9 @@ lock: $(READY) ## resolve pyproject.toml into the locks of deploy/requirements
 
 lock-check: lock ## fail if the committed locks do not fit pyproject.toml
 	@git diff --exit-code --stat $(LOCKS)
+
+screenshots: $(READY) | model.lock ## take the pictures of the page for README and docs, with Debian's chromium
+	@$(BIN)/python -m tools.screenshots
 
 audit: $(READY) ## ask PyPI for known vulnerabilities of the pinned packages (docs/security.md)
 	@for lock in serve-cpu serve-gpu dev; do \
