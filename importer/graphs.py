@@ -33,6 +33,11 @@ FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
 MIN_BYTE_CONSTANT = 50.0
 """Constants of this size or more normalise pixels of 0 to 255, whose means are about 100 and
 deviations 58; those of pixels in [0, 1] are below 1."""
+REARRANGING = (
+    *("Cast", "Concat", "Gather", "Identity", "Pad", "Reshape", "Resize", "Slice", "Split"),
+    *("Squeeze", "Transpose", "Unsqueeze"),
+)
+"""Operators that leave pixels in their range."""
 MIN_STD = 0.02
 """Smallest std of a preprocessing that normalises; 1/255 leaves pixels at 0 to 255."""
 EXTERNAL_BYTES = 1 << 20
@@ -269,7 +274,7 @@ def refuse_other_range(network: OnnxNetwork, input_spec: InputSpec) -> None:
     name = network.input_name
     while users := [node for node in graph.node if name in node.input]:
         node, name = users[0], users[0].output[0]
-        if node.op_type in ("Cast", "Identity", "Transpose"):
+        if node.op_type in REARRANGING:
             continue
         operands = [
             numpy_helper.to_array(constants[key], str(network.folder))

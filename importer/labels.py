@@ -154,12 +154,19 @@ def _without_index(lines: list[str], path: Path, first_line: int, notes: list[st
             f"{matches[0][0]!r} is {matches[0]['name']!r}, class {int(matches[0]['index']) - start}"
         )
         return [names[index] for index in sorted(names)]
-    numbers = [int(match[1]) for line in lines if (match := re.match(r"(\d+)[ .)-]+\D", line))]
-    if len(lines) > 1 and numbers in ([*range(len(lines))], [*range(1, len(lines) + 1)]):
-        raise ImportRefused(
-            f"{where} begins with its number, as every line does; expected the names alone; "
-            f"{AS_JSON}"
-        )
+    # "1. cat" or "cat 0", not "grade 0": the names differ without their numbers.
+    for form in (
+        r"(?P<index>\d+)[ .)-]+(?P<name>\D.*)",
+        r"(?P<name>.*\D)[ (]+(?P<index>\d+)\)?",
+    ):
+        found = [match for line in lines if (match := re.fullmatch(form, line))]
+        numbers = sorted(int(match["index"]) for match in found)
+        counting = numbers in ([*range(len(lines))], [*range(1, len(lines) + 1)])
+        if counting and len({match["name"] for match in found}) == len(lines) > 1:
+            raise ImportRefused(
+                f"{where} has a number beside its name, as every line does, and the numbers count "
+                f"the classes; expected the names alone; {AS_JSON}"
+            )
     return lines
 
 

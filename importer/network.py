@@ -213,7 +213,7 @@ def _refuse_random(network: nn.Module, build: Callable[[], nn.Module]) -> None:
     first = _unsaved_tensors(network)
     second = _unsaved_tensors(build()) if first else {}
     for name, tensor in first.items():
-        if name not in second or not torch.equal(tensor, second[name]):
+        if name not in second or not _equal(tensor, second[name]):
             raise ImportRefused(
                 f"network: {name} is not in the weights and differs each time the network is "
                 "built, as random numbers do: register it as a persistent buffer and save the "
@@ -221,15 +221,29 @@ def _refuse_random(network: nn.Module, build: Callable[[], nn.Module]) -> None:
             )
 
 
+def _equal(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Compare two tensors; NaN, which may stand for "not set", equals NaN."""
+    if first.is_floating_point() and (first.shape, first.dtype) == (second.shape, second.dtype):
+        return torch.allclose(first, second, rtol=0, atol=0, equal_nan=True)
+    return torch.equal(first, second)
+
+
 def _unsaved_tensors(network: nn.Module) -> dict[str, torch.Tensor]:
-    """Return buffers and attributes that are not in the state dict."""
+    """Return buffers and attributes that are not in the state dict, nor computed from it.
+
+    torch's weight_norm (`weight_g`), spectral_norm and pruning (`weight_orig`) save what they
+    compute `weight` from.
+    """
     saved = network.state_dict().keys()
     found = {name: item for name, item in network.named_buffers() if name not in saved}
     for prefix, module in network.named_modules():
         for name, value in vars(module).items():
+            place = f"{prefix}.{name}".strip(".")
+            if {f"{place}_g", f"{place}_orig"} & saved:
+                continue
             if isinstance(value, (torch.Tensor, np.ndarray)):
                 with contextlib.suppress(TypeError):  # an array of objects
-                    found[f"{prefix}.{name}".strip(".")] = torch.as_tensor(value)
+                    found[place] = torch.as_tensor(value)
     return found
 
 

@@ -29,6 +29,8 @@ WEIGHT_KEYS = (
 )
 """Keys of training checkpoints that hold weights, preferred ones first: averages (EMA, SWA), whose
 accuracy training reports, then those of the best epoch."""
+AVERAGED = frozenset({"averaged", "ema", "shadow", "swa"})
+"""Words in the keys and names of averaged weights."""
 CLASS_KEYS = ("classes", "class_names", "labels", "class_to_idx", "idx_to_class", "id2label")
 """Keys of training checkpoints that hold the names of the classes."""
 TRAINING_STATE = ("optim", "lr_sched", "sched", "scaler", "amp", "loops", "callbacks")
@@ -95,8 +97,15 @@ def read_state_dict(
     check_published_digest(path)
     content = _content(path)
     candidates = dict(_state_dicts(content))
+    averages = _averaged_lists(content)
     if key is None:
         key = _preferred_key(candidates, content, path)
+        if averages and not _is_averaged(key):
+            raise ImportRefused(
+                f"{path}: has averaged weights at {averages[0]!r}, a list without names; copy them "
+                "into the network and save its state dict (ema.copy_to in torch_ema), or take the "
+                f"others with --weights-key {key!r}"
+            )
     other_keys = ", ".join(candidate for candidate in candidates if candidate != key)
     if key not in candidates:
         found = f"weights are at: {other_keys}" if other_keys else "leave --weights-key out"
@@ -122,7 +131,14 @@ def read_state_dict(
                 f"{path}: holds tensors and also {name!r} ({type(item).__name__}); leave it out "
                 f"with --weights-ignore {name!r}"
             )
-    note = f"the weights at {key!r} are used; there are also {other_keys} (--weights-key)"
+    notes = []
+    if other_keys:
+        notes.append(
+            f"the weights at {key!r} are used; there are also {other_keys} (--weights-key)"
+        )
+    averages += [name for name in entries if not name.startswith(prefix) and _is_averaged(name)]
+    if averages and not _is_averaged(f"{key}/{prefix}"):
+        notes.append(f"the averaged weights, such as {averages[0]!r}, are not used")
     return Checkpoint(
         path=path,
         state=state,
@@ -133,7 +149,7 @@ def read_state_dict(
         },
         classes=_classes_of(content),
         ignored=tuple(ignored),
-        notes=(note,) if other_keys else (),
+        notes=tuple(notes),
     )
 
 
@@ -196,6 +212,13 @@ def load_strictly(
     unexpected = list(result.unexpected_keys)
     if missing or unexpected or misshapen:
         remedy = _remedy(missing, unexpected, misshapen, checkpoint.state, expected)
+        parameters = {name for name, _ in network.named_parameters()}
+        if parameters.isdisjoint(missing) and not (unexpected or misshapen):
+            remedy = (
+                "Only buffers are missing, as in an average (EMA) of the parameters alone: copy "
+                "the average into the network and save its state dict, or choose other weights "
+                "with --weights-key."
+            )
         raise ImportRefused(_diff(path, missing, unexpected, misshapen, remedy))
     _check_finite(network, path)
 
@@ -399,10 +422,31 @@ def _state_dicts(content: object, *place: str) -> Iterator[tuple[str, Mapping[An
                 yield from _state_dicts(item, *place, name)
 
 
+def _is_averaged(name: str) -> bool:
+    return not AVERAGED.isdisjoint(re.split(r"[^a-z]+", name.lower()))
+
+
+def _averaged_lists(content: object, *place: str) -> list[str]:
+    """Return the keys, joined by "/", of lists of tensors that are averaged weights."""
+    if isinstance(content, Mapping) and len(place) < MAX_DEPTH:
+        return [
+            found
+            for key, item in content.items()
+            for found in _averaged_lists(item, *place, str(key))
+        ]
+    is_list = (
+        isinstance(content, (list, tuple)) and content and isinstance(content[0], torch.Tensor)
+    )
+    name = "/".join(place)
+    return [name] if is_list and _is_averaged(name) else []
+
+
 def _classes_of(content: object) -> tuple[str, ...]:
     """Return the class names beside the weights, in order; empty if there are none."""
-    for key in CLASS_KEYS:
-        found = content.get(key) if isinstance(content, Mapping) else None
+    holders = [content, *(content.values() if isinstance(content, Mapping) else ())]
+    holders = [vars(item) if isinstance(item, argparse.Namespace) else item for item in holders]
+    for holder, key in product(holders, CLASS_KEYS):
+        found = holder.get(key) if isinstance(holder, Mapping) else None
         if isinstance(found, Mapping):
             by_name = all(type(index) is int for index in found.values())
             pairs = found.items() if by_name else [(name, index) for index, name in found.items()]

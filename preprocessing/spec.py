@@ -1,8 +1,9 @@
 """The preprocessing a model was trained for, as data."""
 
 import json
+from collections import Counter
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
@@ -149,7 +150,10 @@ class PreprocessingSpec(BaseModel):
         """
         try:
             text = path.read_text(encoding="utf-8")
-            fields = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+            if path.suffix == ".json":
+                fields = json.loads(text, object_pairs_hook=_unique)
+            else:
+                fields = _UniqueKeys(text).get_single_data()
         except (OSError, ValueError, yaml.YAMLError) as error:
             reason = " ".join(str(error).split())
             raise SpecError(f"{path}: cannot be read as a preprocessing spec: {reason}") from error
@@ -158,6 +162,23 @@ class PreprocessingSpec(BaseModel):
         except ValidationError as error:
             known = ", ".join(cls.model_fields)
             raise SpecError(f"{path}: {_one_line(error)}; known keys are {known}") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a mapping; refuse a key that is written twice, of which parsers take the last."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        repeated = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"{repeated} is given twice")
+    return fields
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Reads plain YAML values without repeated keys."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        _unique([(str(key.value), None) for key, _ in node.value])
+        return super().construct_mapping(node, deep)
 
 
 def _one_line(error: ValidationError) -> str:

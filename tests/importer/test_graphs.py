@@ -320,11 +320,18 @@ def test_a_graph_with_a_fixed_batch_size_of_one_serves_one_image_at_a_time(
     check_logits(artifact, 1, tolerance=1e-4)
 
 
-@pytest.mark.parametrize(("kind", "constant"), [("Div", 255.0), ("Sub", 127.5), ("Mul", 1 / 255)])
+@pytest.mark.parametrize(
+    ("kind", "constant", "before"),
+    [
+        ("Div", 255.0, "Identity (planes)"),
+        ("Sub", 127.5, "Concat <axis = 1> (planes)"),
+        ("Mul", 1 / 255, "Transpose <perm = [0, 1, 3, 2]> (planes)"),
+    ],
+)
 def test_a_graph_that_normalises_pixels_of_0_to_255_is_not_given_normalised_ones(
-    tmp_path: Path, kind: str, constant: float
+    tmp_path: Path, kind: str, constant: float, before: str
 ) -> None:
-    scale = f"scaled = {kind} (planes, by) flat = Flatten (scaled)"
+    scale = f"moved = {before} scaled = {kind} (moved, by) flat = Flatten (scaled)"
     path = onnx_linear(tmp_path / "net.onnx", flat=scale)
     model = onnx.load(path)
     by = onnx.numpy_helper.from_array(np.array([constant], np.float32), "by")

@@ -76,7 +76,8 @@ def test_text_beside_the_names_is_removed_with_a_note(
         ("0,cat\n1,dog\nred fox\n", ", line 3: 'red fox' has no index in front"),
         ("0,cat\n5,dog\n", "the indexes do not count from 0 to 1; .* as a JSON list"),
         ("Grade: 0\nGrade: 1\nGrade: 2\n", "of 3 names only 1 are different; .* as a JSON list"),
-        ("0 cat\n1 dog\n", ", line 1: '0 cat' begins with its number"),
+        ("0 cat\n1 dog\n", ", line 1: '0 cat' has a number beside its name"),
+        ("/b/bank 1\n/a/airfield 0\n", ", line 1: '/b/bank 1' has a number beside its name"),
     ],
 )
 def test_a_misleading_label_file_is_refused_with_the_reason(

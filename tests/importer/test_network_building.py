@@ -204,3 +204,35 @@ def test_a_network_is_built_from_the_copy_of_its_file(tmp_path: Path) -> None:
     stored = load_file(tmp_path / "staging" / "weights.safetensors")
     assert stored.keys() == weights.keys()
     assert all(torch.equal(stored[name], weights[name]) for name in weights)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    "layer",
+    [
+        "nn.utils.weight_norm(nn.Linear(3, 2))",
+        "nn.utils.spectral_norm(nn.Linear(3, 2))",
+        "prune.l1_unstructured(nn.Linear(3, 2), 'weight', 0.5)",
+    ],
+)
+def test_weights_computed_from_saved_ones_are_not_taken_for_random_numbers(
+    tmp_path: Path, layer: str
+) -> None:
+    file = tmp_path / "net.py"
+    file.write_text(
+        "import torch\nfrom torch import nn\nfrom torch.nn.utils import prune\n"
+        f"def build():\n    layer = {layer}\n"
+        "    layer.register_buffer('unset', torch.tensor(float('nan')), persistent=False)\n"
+        "    return layer\n"
+    )
+    (tmp_path / "staging").mkdir()
+    architecture = Architecture(file="net.py", builder="build")
+    trained = build_network(architecture, tmp_path)
+    torch.save(trained.state_dict(), tmp_path / "weights.pt")
+    options = ModelOptions.model_construct(
+        network=f"{file}:build", weights=str(tmp_path / "weights.pt")
+    )
+
+    network = read_network(options, tmp_path / "staging").network
+
+    torch.testing.assert_close(network(torch.ones(1, 3)), trained(torch.ones(1, 3)))

@@ -88,12 +88,33 @@ def test_a_note_names_weights_that_were_not_used(tmp_path: Path) -> None:
         {"class_to_idx": {"fox": 1, "wolf": 0}},
         {"id2label": {"1": "fox", "0": "wolf"}},
         {"idx_to_class": {1: "fox", 0: "wolf"}},
+        {"hyper_parameters": {"lr": 0.1, "class_names": ["wolf", "fox"]}},
+        {"args": argparse.Namespace(classes=["wolf", "fox"])},
     ],
 )
 def test_the_classes_beside_the_weights_are_read(tmp_path: Path, kept: dict[str, object]) -> None:
     path = saved(tmp_path, {"state_dict": RAW, **kept})
 
     assert read_state_dict(path).classes == ("wolf", "fox")
+
+
+AVERAGE_AS_LIST = {"model": RAW, "ema": {"decay": 0.9, "shadow_params": [*EMA.values()]}}
+
+
+def test_averaged_weights_that_cannot_be_read_are_not_passed_over_in_silence(
+    tmp_path: Path,
+) -> None:
+    as_list = saved(tmp_path, AVERAGE_AS_LIST)
+    beside = saved(tmp_path, {"net.weight": torch.ones(1), "net_ema.0weight": torch.ones(1)}, "b")
+
+    with pytest.raises(ImportRefused, match=r"weights at 'ema/shadow_params', .*-key 'model'$"):
+        read_state_dict(as_list)
+
+    for checkpoint, name in (
+        (read_state_dict(as_list, key="model"), "ema/shadow_params"),
+        (read_state_dict(beside, prefix="net."), "net_ema.0weight"),
+    ):
+        assert f"the averaged weights, such as '{name}', are not used" in checkpoint.notes
 
 
 def test_ignored_names_are_left_out_and_listed(tmp_path: Path) -> None:
