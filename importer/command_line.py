@@ -28,11 +28,7 @@ from importer.options import (
 
 COMMANDS: dict[str, tuple[str, str, type[Options]]] = {
     "": ("", "make a verified artifact of a trained model", ImportOptions),
-    "predict": (
-        "PATH…",
-        "classify image files and folders of them, without a server",
-        PredictOptions,
-    ),
+    "predict": ("PATH…", "classify images and folders of images, without a server", PredictOptions),
     "notebook": ("", "print the lines that save a notebook's numbers for --reference", Options),
     "verify": ("[TAG]", "check all engines again, on this machine", Options),
     "show": ("[TAG]", "show an artifact as a readable page", Options),
@@ -40,17 +36,14 @@ COMMANDS: dict[str, tuple[str, str, type[Options]]] = {
     "use": ("TAG", "verify an artifact, and write it into model.lock", LockOptions),
     "renew": (
         "TAG",
-        "prove an artifact again with this release; the old one stays",
+        "import an artifact again with this release; the old one stays",
         EngineOptions,
     ),
     "pack": ("TAG FILE", "write an artifact into one file, for another machine", Options),
-    "unpack": (
-        "FILE",
-        "read such a file into the model store; runs nothing that is in it",
-        UnpackOptions,
-    ),
+    "unpack": ("FILE", "read such a file into the model store; runs nothing in it", UnpackOptions),
 }
 """Command, empty for an import → its arguments, its purpose, and its options."""
+TAG_HELP = "NAME:VERSION in the model store"
 EPILOG = "\n".join(
     [
         """\
@@ -126,22 +119,15 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
         self.command = command
-        tag = "NAME:VERSION in the model store"
         for argument in arguments.split():
             match argument:
                 case "TAG":
-                    self.add_argument("tag", metavar="TAG", help=tag)
+                    self.add_argument("tag", metavar="TAG", help=TAG_HELP)
                 case "[TAG]":
-                    tag += " (default: that of model.lock)"
-                    self.add_argument("tag", metavar="TAG", nargs="?", help=tag)
+                    default = f"{TAG_HELP} (default: that of model.lock)"
+                    self.add_argument("tag", metavar="TAG", nargs="?", help=default)
                 case "PATH…":
-                    self.add_argument(
-                        "paths",
-                        metavar="PATH",
-                        nargs="+",
-                        type=_existing_path,
-                        help="image file, or folder of image files",
-                    )
+                    self.add_argument("paths", metavar="PATH", nargs="+", type=_existing_path)
                 case "FILE":
                     kind = _existing_path if command == "unpack" else Path
                     self.add_argument("file", metavar="FILE", type=kind)

@@ -225,8 +225,7 @@ def _describe_filter(spec: PreprocessingSpec) -> str:
     return f"{spec.resize.interpolation}, {smoothed} ({library})"
 
 
-CLASS, GEOMETRY = "class", "resize size, aspect ratio or crop"
-FILTER = "interpolation or antialias"
+CLASS = "class"
 CHANGES: dict[str, tuple[Callable[..., str], Callable[..., Fields]]] = {
     "normalisation": (
         lambda spec: f"mean {list(spec.mean)}, std {list(spec.std)}",
@@ -235,8 +234,8 @@ CHANGES: dict[str, tuple[Callable[..., str], Callable[..., Fields]]] = {
     "EXIF: the orientation in the file": _decoding("exif_orientation", True, False),
     "16-bit grey": _decoding("grey16", "scale", "clip"),
     "transparency": _decoding("alpha", "drop", "white", "black"),
-    GEOMETRY: (describe_geometry, _geometries),
-    FILTER: (_describe_filter, _interpolations),
+    "resize size, aspect ratio or crop": (describe_geometry, _geometries),
+    "interpolation or antialias": (_describe_filter, _interpolations),
 }
 """Step that may be wrong → its description for a spec, and the usual alternatives."""
 
@@ -318,12 +317,9 @@ def explain_difference(
             "the network and the order of the classes"
         )
     causes = "; and ".join(best.changes.values())
-    if CLASS in best.changes:  # the steps of the class itself are not known
-        others = [title for title in best.changes if title not in (CLASS, GEOMETRY, FILTER)]
-        steps = [
-            CHANGES[title][0](best.spec) if title in CHANGES else best.changes[title]
-            for title in (GEOMETRY, FILTER, *others)
-        ]
+    if CLASS in best.changes:  # the steps of the class itself are not known: name them all
+        steps = [describe(best.spec) for describe, _ in CHANGES.values()]
+        steps += ["channels in the opposite order"] * best.reverse_channels
         causes = best.changes[CLASS] + ", ".join(steps)
     if left <= 1:
         return ImportRefused(f"{found}; likely cause: {causes}; change the preprocessing to match")

@@ -19,9 +19,6 @@ from preprocessing import DecodeLimits, DecodeRules, decode_image
 from preprocessing.decode import container_of, upright_turn
 
 CSV_NAME = "labels.csv"
-FILE_COLUMN = "file"
-LABEL_COLUMN = "label"
-INDEX_COLUMN = "class_index"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,12 +191,11 @@ def _classes_from_table(
     reader = csv_module.DictReader(text, skipinitialspace=True)
     columns = [column.strip() for column in reader.fieldnames or []]
     reader.fieldnames = columns
-    column = LABEL_COLUMN if LABEL_COLUMN in columns else INDEX_COLUMN
-    if FILE_COLUMN not in columns or column not in columns:
+    column = "label" if "label" in columns else "class_index"
+    if not {"file", column} <= set(columns):
         raise ImportRefused(
             f"{path}, line 1: the columns are {', '.join(columns) or 'none'}; expected a header "
-            f"with {FILE_COLUMN} and {LABEL_COLUMN} (or {INDEX_COLUMN}, from 0), separated by "
-            "commas"
+            "with file and label (or class_index, from 0), separated by commas"
         )
     last_parts = Counter(name.rpartition("/")[2] for name in names)
     name_of = {name.rpartition("/")[2]: name for name in names}
@@ -208,7 +204,7 @@ def _classes_from_table(
     classes: dict[str, tuple[str, str]] = {}
     try:
         for row in reader:
-            file = (row[FILE_COLUMN] or "").strip().replace("\\", "/").removeprefix("./")
+            file = (row["file"] or "").strip().replace("\\", "/").removeprefix("./")
             name = name_of.get(file, "")
             if not name:
                 continue
@@ -222,8 +218,8 @@ def _classes_from_table(
     except csv_module.Error as error:
         raise ImportRefused(f"{path}, line {reader.line_num}: {error}") from error
     if not classes:
-        raise ImportRefused(f"{path}: column {FILE_COLUMN!r} names none of the images; check it")
-    return column == INDEX_COLUMN, classes
+        raise ImportRefused(f"{path}: column 'file' names none of the images; check it")
+    return column == "class_index", classes
 
 
 def visible_files(folder: Path) -> Iterator[Path]:

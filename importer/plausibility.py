@@ -343,9 +343,9 @@ def _chance_accuracy(right: int, images: int, classes: int) -> Finding | None:
     # Two conditions, of which few images fulfil neither: guessing explains the right answers, and a
     # network half-way between guessing and perfect would hardly ever have so few.
     halfway = (1 + 1 / classes) / 2
-    if classes < 2 or at_least(right, images, 1 / classes) <= 0.01:
+    if classes < 2 or _at_least(right, images, 1 / classes) <= 0.01:
         return None
-    if 1 - at_least(right + 1, images, halfway) > 0.05:
+    if 1 - _at_least(right + 1, images, halfway) > 0.05:
         return None
     return Finding(
         "chance-accuracy",
@@ -372,7 +372,7 @@ def _permuted_labels(answers: Classes, truth: Classes, labels: Sequence[str]) ->
     for half in (first_half, ~first_half):
         other_mapping = _best_mapping(answers[~half], truth[~half])
         explained[half] = _mapped(answers[half], other_mapping) == truth[half]
-    if not _explains(explained, right):
+    if not explains_more(explained, right):
         explained = _mapped(answers, mapping) == truth
         if not explained.all() or len(truth) < max(4 * right.sum(), 3):
             return None
@@ -422,7 +422,7 @@ def channel_order(
         return None
     reversed_logits = run_reference(network, inputs[rows][..., ::-1])
     right_reversed = answered_classes(reversed_logits, outputs) == truth
-    if not _explains(right_reversed, right):
+    if not explains_more(right_reversed, right):
         return None
     return Finding(
         "channel-order",
@@ -433,13 +433,13 @@ def channel_order(
     )
 
 
-def _explains(alternative: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_]) -> bool:
+def explains_more(alternative: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_]) -> bool:
     """Return whether an alternative is right significantly more often (McNemar's exact test)."""
     gained, lost = int((alternative & ~right).sum()), int((right & ~alternative).sum())
-    return gained > lost and at_least(gained, gained + lost, 0.5) <= RARE
+    return gained > lost and _at_least(gained, gained + lost, 0.5) <= RARE
 
 
-def at_least(hits: int, trials: int, probability: float) -> float:
+def _at_least(hits: int, trials: int, probability: float) -> float:
     """Return the binomial probability of at least `hits` in `trials`."""
     return float(bdtrc(hits - 1, trials, probability))
 

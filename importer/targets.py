@@ -8,11 +8,8 @@ import numpy.typing as npt
 
 from importer.errors import ImportRefused
 from importer.golden_images import GoldenImage, GoldenImages
-from importer.plausibility import Classes, Finding, at_least, check_findings
+from importer.plausibility import Classes, Finding, check_findings, explains_more
 from importer.reference import comparable
-
-CHANCE = 0.01
-"""Probability of as many right answers by chance, below which an order of classes is confirmed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +73,8 @@ def decide_targets(
         accuracies = "; ".join(
             f"{item.order}: {item.right(answers).sum()} of {labelled} right" for item in possible
         )
-        if _is_confirmed(answers, *best_first[:2]):
+        best, second = (item.right(answers) for item in best_first[:2])
+        if explains_more(best, second):
             notes.append(f"the reference confirms the order of the classes: {accuracies}")
         else:
             finding = Finding(
@@ -198,14 +196,6 @@ def _class_id(image: GoldenImage, labels: Sequence[str], *, names_too: bool) -> 
 
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdecimal()
-
-
-def _is_confirmed(answers: Classes, best: Targets, second: Targets) -> bool:
-    """Return whether the images of different class in both confirm the better one."""
-    disputed = np.array([a != b for a, b in zip(best.class_ids, second.class_ids, strict=True)])
-    hits, other_hits = (int(item.right(answers)[disputed].sum()) for item in (best, second))
-    by_chance = at_least(hits, int(disputed.sum()), 1 / len(best.labels))
-    return hits > other_hits and by_chance <= CHANCE
 
 
 def _source_of_classes(golden: GoldenImages, targets: Targets) -> str:

@@ -71,7 +71,7 @@ def test_help_and_mistakes_load_neither_numpy_nor_torch(arguments: list[str], st
     assert last == f"{status} []"
     if status == 0:
         assert "(default 100)" in " ".join(help_text)
-        assert "  predict PATH…    classify image files" in "\n".join(help_text)
+        assert "  predict PATH…    classify images and" in "\n".join(help_text)
 
 
 @pytest.mark.parametrize(
