@@ -1,5 +1,6 @@
 """Imports that make no sense are refused before anything is written, and served if accepted."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +10,10 @@ import numpy as np
 import pytest
 
 from image_classifier.artifact.store import open_in_store
-from image_classifier.inference.predictions import Prediction, top_k_predictions
 from importer.errors import ImportRefused
 from importer.options import ImportOptions
 from importer.progress import Progress
+from model_import import main
 from tests.importer.colours import colour_logits, colour_options
 from tests.imports import import_quietly
 
@@ -143,7 +144,9 @@ def test_a_reference_of_other_numbers_than_the_activation_gives_is_refused(
         import_quietly(with_reference(tmp_path, activation, kind, numbers), tmp_path / "model.lock")
 
 
-def test_a_sigmoid_is_certified_label_by_label_as_it_is_served(store: Path, tmp_path: Path) -> None:
+def test_a_sigmoid_is_certified_and_predicted_label_by_label(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = colour_options(tmp_path, activation="sigmoid", threshold=0.02)
 
     imported = import_quietly(options, tmp_path / "model.lock")
@@ -153,17 +156,18 @@ def test_a_sigmoid_is_certified_label_by_label_as_it_is_served(store: Path, tmp_
     assert (proof.label_agreement, proof.top1_agreement) == (1, None)
     assert proof.max_probability_difference is not None
     assert proof.max_probability_difference < 1e-5
-    artifact = open_in_store(imported.lock.tag)
-    outputs, by_hand = artifact.manifest.outputs, colour_logits(tmp_path)
-    for entry, logits in zip(artifact.manifest.golden, artifact.reference()[0], strict=True):
-        served = top_k_predictions(logits, artifact.labels(), 3, outputs)
-        expected = sigmoid(by_hand[entry.name])
-        over = {label for label, number in zip("rgb", expected, strict=True) if number >= 0.02}
-        assert {item.label for item in served} == over
-        probabilities = [item.probability for item in served if isinstance(item, Prediction)]
-        assert probabilities == pytest.approx(
-            sorted(expected[expected >= 0.02], reverse=True), abs=1e-6
-        )
+    # Every label that reaches the threshold is predicted, whatever --top-k says.
+    command = ["predict", "--json", "--top-k", "1", "--tag", imported.lock.tag]
+    assert main([*command, str(tmp_path / "golden")]) == 0
+    results = json.loads(capsys.readouterr().out)["results"]
+    by_hand = colour_logits(tmp_path)
+    assert len(results) == len(by_hand)
+    for result in results:
+        expected = sigmoid(by_hand[result["file"].removeprefix(f"{tmp_path}/golden/")])
+        over = {label: p for label, p in zip("rgb", expected, strict=True) if p >= 0.02}
+        found = {item["label"]: item["probability"] for item in result["predictions"]}
+        assert found == pytest.approx(over, abs=1e-6)
+        assert list(found.values()) == sorted(found.values(), reverse=True)
 
 
 def test_a_class_that_returns_one_array_for_all_images_is_refused(
