@@ -21,4 +21,4 @@ def test_reduced_precision_needs_many_images_unless_requested(
 
     assert note.partition(" (")[0] == message
     assert ({candidate.precision for candidate in chosen} == {"fp32"}) == bool(message)
-    assert choose_candidates(EngineOptions(precision="int8"), 2)[1] == ""
+    assert choose_candidates(EngineOptions.model_validate({"precision": "int8"}), 2)[1] == ""
