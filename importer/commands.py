@@ -30,9 +30,9 @@ from importer.prediction import classify_files, image_files
 from importer.process import return_freed_memory, uninterrupted
 from importer.progress import Progress
 from importer.report import (
-    AnswerPrinter,
     describe_artifact,
     list_of_entries,
+    print_answers,
     summary,
 )
 
@@ -83,13 +83,10 @@ def _predict(command_line: CommandLine, progress: Progress) -> Outcome:
         )
     form = "json" if command_line.json else "csv" if options.csv else "text"
     is_score = artifact.manifest.outputs.activation == "none"
-    printer = AnswerPrinter(form, "score" if is_score else "probability")
     with progress.step(f"classify {len(files)} images") as count_one:
-        for answer in classify_files(artifact, executor, files, options.top_k):
-            printer.add(answer)
-            count_one()
-    value = {"tag": lock_of(artifact).tag, "results": printer.results}
-    return value, [], 1 if printer.errors else 0
+        answers = classify_files(artifact, executor, files, options.top_k, count_one)
+        results, errors = print_answers(answers, form, "score" if is_score else "probability")
+    return {"tag": lock_of(artifact).tag, "results": results}, [], int(errors > 0)
 
 
 def _notebook(_command_line: CommandLine, _progress: Progress) -> Outcome:

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +65,11 @@ def image_files(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 
 
 def classify_files(
-    artifact: Artifact, executor: Executor, files: Sequence[Path], top_k: int
+    artifact: Artifact,
+    executor: Executor,
+    files: Sequence[Path],
+    top_k: int,
+    count_one: Callable[[], None],
 ) -> Iterator[FileAnswer]:
     """Yield the answer for each file, in order.
 
@@ -73,6 +77,7 @@ def classify_files(
         executor: The artifact's engine, loaded and checked.
         top_k: Predictions per image, at most all classes. A model with a threshold answers all
             labels that reach it.
+        count_one: Called for each file.
     """
     labels, outputs, plan = artifact.labels(), artifact.manifest.outputs, executor.plan
     top_k = len(labels) if outputs.threshold is not None else min(top_k, len(labels))
@@ -86,6 +91,7 @@ def classify_files(
             batch = [item for item in inputs if not isinstance(item, FileAnswer)]
             rows = iter(executor.run(np.stack(batch)) if batch else ())
             for file, item in zip(chunk, inputs, strict=True):
+                count_one()
                 if isinstance(item, FileAnswer):
                     yield item
                     continue

@@ -169,49 +169,41 @@ def list_of_entries(entries: Iterable[Entry], locked: str | None) -> list[str]:
     return [*_table(rows), *problems]
 
 
-class AnswerPrinter:
-    """Prints the answers of `predict` as they come, or collects them for JSON.
+def print_answers(
+    answers: Iterable["FileAnswer"], form: str, number: Literal["probability", "score"]
+) -> tuple[list[dict[str, object]], int]:
+    """Print the answers of `predict` as they come, or collect them for JSON.
 
     Args:
         form: "text", "csv" or "json".
         number: The number that a prediction has.
 
-    Attributes:
-        results: For JSON, one object per file.
-        errors: Files without an answer.
+    Returns:
+        For JSON, one object per file; and the number of files without an answer.
     """
-
-    def __init__(self, form: str, number: Literal["probability", "score"]) -> None:
-        self.results: list[dict[str, object]] = []
-        self.errors = 0
-        self._form = form
-        self._number = number
-        self._csv = csv.writer(sys.stdout, lineterminator="\n")
-        if form == "csv":
-            self._csv.writerow(("file", "rank", "label", "class_id", number, "error"))
-
-    def add(self, answer: "FileAnswer") -> None:
-        """Print or collect one answer."""
-        self.errors += bool(answer.code)
+    results: list[dict[str, object]] = []
+    errors = 0
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    if form == "csv":
+        writer.writerow(("file", "rank", "label", "class_id", number, "error"))
+    for answer in answers:
+        errors += bool(answer.code)
         error = f"{answer.code}: {answer.message}" if answer.code else ""
-        ranked = [
-            (item.label, item.class_id, getattr(item, self._number)) for item in answer.predictions
-        ]
-        if self._form == "json":
-            content: dict[str, object] = {
-                "predictions": [asdict(item) for item in answer.predictions]
-            }
-            if answer.code:
-                content = {"error": {"code": answer.code, "message": answer.message}}
-            self.results.append({"file": answer.file, **content})
-        elif self._form == "text":
-            labels = ", ".join(f"{label} {number:.4g}" for label, _, number in ranked)
+        rows = [(item.label, item.class_id, getattr(item, number)) for item in answer.predictions]
+        if form == "text":
+            labels = ", ".join(f"{label} {value:.4g}" for label, _, value in rows)
             print_lines([f"{answer.file}: {labels or error or 'no label'}"])
+        elif form == "csv":
+            if error:
+                writer.writerow((answer.file, "", "", "", "", error))
+            writer.writerows((answer.file, n, *row, "") for n, row in enumerate(rows, start=1))
+        elif error:
+            content = {"code": answer.code, "message": answer.message}
+            results.append({"file": answer.file, "error": content})
         else:
-            if answer.code:
-                self._csv.writerow((answer.file, "", "", "", "", error))
-            for rank, row in enumerate(ranked, start=1):
-                self._csv.writerow((answer.file, rank, *row, ""))
+            predictions = [asdict(item) for item in answer.predictions]
+            results.append({"file": answer.file, "predictions": predictions})
+    return results, errors
 
 
 def describe_geometry(spec: PreprocessingSpec) -> str:
