@@ -246,7 +246,7 @@ def verify_engines(artifact: Artifact, progress: Progress) -> list[EngineAttempt
                 load_executor(
                     artifact,
                     engine=name,
-                    budget_ms=50.0,  # chooses a plan; one is given
+                    budget_ms=50.0,  # unused: the plan is set
                     deterministic=False,
                     every_sample=True,
                     plan=plan,

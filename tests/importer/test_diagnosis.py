@@ -189,8 +189,8 @@ def test_the_message_names_one_or_two_wrong_steps(
     text = refusal(store, tmp_path, notebook, **spec)
 
     causes = [
-        f"{title}: given is {given}; the reference's numbers come with {right}"
-        for title, given, right in changes
+        f"{title}: given is {wrong}; the reference's numbers come with {right}"
+        for title, wrong, right in changes
     ]
     assert f"likely cause: {'; and '.join(causes)}; change the preprocessing to match" in text
 
