@@ -1,4 +1,4 @@
-"""Command line: a trained model becomes a verified artifact in BentoML's model store."""
+"""Command line that makes a verified artifact of a trained model, in BentoML's model store."""
 
 import logging
 import signal
@@ -18,7 +18,7 @@ except ModuleNotFoundError as error:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     command_line = read_command_line(sys.argv[1:] if arguments is None else arguments)
-    # What libraries say of a failure is kept in a file, which is made with its first line.
+    # The output of libraries goes to a file, which is created with its first line.
     log = Path(tempfile.mkdtemp(prefix="model-import-"), "libraries.log")
     handler = logging.FileHandler(log, encoding="utf-8", delay=True)
     logger = logging.getLogger("importer")
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         handler.close()
         if not (has_library_output := log.exists()):
             log.parent.rmdir()
-    see_log = f"what the libraries said is in {log}"
+    see_log = f"the output of the libraries is in {log}"
     if refusal:
         message = f"{refusal}; {see_log}" if has_library_output else refusal
         print(f"model_import: {message}", file=sys.stderr)
@@ -42,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command_line: CommandLine) -> tuple[int, str]:
-    """Carry out a command; return the exit status, and why it was refused."""
-    # Imported here: they load numpy and BentoML; mistakes in the arguments are reported without.
+    """Run a command; return the exit status, and why it was refused."""
+    # Imported here: they load numpy and BentoML.
     try:
         from pydantic import ValidationError
 
@@ -65,11 +65,11 @@ def _run(command_line: CommandLine) -> tuple[int, str]:
         cause = error.__cause__
         if isinstance(cause, PreprocessingBug):
             cause = cause.__cause__
-        said_already = OperatorError | OSError | ValidationError
-        if cause is not None and not isinstance(cause, said_already):
+        in_message = OperatorError | OSError | ValidationError
+        if cause is not None and not isinstance(cause, in_message):
             logging.getLogger("importer").info("%s", error, exc_info=error)
         return 1, str(error)
-    except OSError as error:  # a full disk, a read-only folder: of the machine, no bug
+    except OSError as error:  # such as a full disk or a read-only folder
         places = [str(name) for name in (error.filename, error.filename2) if name is not None]
         return 1, ": ".join([*[" → ".join(places)] * bool(places), error.strerror or str(error)])
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""The engines that an import may try, and which of them it tries."""
+"""The engines that an import can try, and the choice among them."""
 
 from collections.abc import Iterable
 
@@ -23,18 +23,17 @@ CANDIDATES = tuple(
     for precision in precisions
 )
 MIN_SAMPLES = 100
-"""Golden images from which "auto" tries reduced precision: with fewer, an agreement of 99 % cannot
-be told from one of 100 %."""
+"""Golden images from which "auto" tries reduced precision: fewer cannot show 99 % agreement."""
 
 
 def choose_candidates(options: EngineOptions, samples: int) -> tuple[tuple[EngineGraph, ...], str]:
-    """Choose the engines to try, of which the options name the device, the kind, the precision.
+    """Choose the engines to try, by the device, engine and precision of the options.
 
     Args:
-        samples: Number of golden images; with few, "auto" means no reduced precision.
+        samples: Number of golden images; with few, "auto" tries no reduced precision.
 
     Returns:
-        The candidates, and a note on what was left out: empty where nothing was.
+        The candidates, and a note on precisions that are left out, or nothing.
 
     Raises:
         ImportRefused: There is no such engine.
@@ -51,17 +50,17 @@ def choose_candidates(options: EngineOptions, samples: int) -> tuple[tuple[Engin
         if left_out:
             note = (
                 f"{' and '.join(left_out)} are tried from {MIN_SAMPLES} golden images on; there "
-                f"are {samples} (--golden; --precision tries one all the same)"
+                f"are {samples} (--golden; --precision tries one nevertheless)"
             )
     if not chosen:
         raise ImportRefused(
-            f"--engine {engine} --precision {precision}: no such engine; there are "
+            f"--engine {engine} --precision {precision}: no such engine; expected one of "
             + ", ".join(candidate.name for candidate in CANDIDATES)
         )
     return tuple(chosen), note
 
 
 def graphs_of(candidates: Iterable[EngineGraph]) -> tuple[Graph, ...]:
-    """Return the graphs that the candidates run, in the order they are exported in."""
+    """Return the graphs of the candidates, in the order of export."""
     files = {candidate.file for candidate in candidates}
     return tuple(graph for graph in (ONNX_GRAPH, INT8_GRAPH, TORCH_GRAPH) if graph.file in files)

@@ -1,17 +1,16 @@
-"""Holds engines to the reference: at an import, and again on another machine."""
+"""Certifies engines against the reference: at an import, and again on another machine."""
 
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from image_classifier.artifact.artifact import Artifact
-from image_classifier.artifact.evidence import Certificate, CertifiedEngine, EngineGraph
+from image_classifier.artifact.evidence import CertifiedEngine, EngineGraph
 from image_classifier.artifact.manifest import InputSpec
-from image_classifier.artifact.record import EngineAttempt, Plan
+from image_classifier.artifact.record import EngineAttempt, LatencyPoint, Plan
 from image_classifier.inference.certificate import GoldenAnswers, certify, logit_scale
 from image_classifier.inference.engine import Batch, EngineUnavailable, LoadEngine, Logits
 from image_classifier.inference.engines.load import (
@@ -32,142 +31,129 @@ from image_classifier.inference.plan import (
     measure_engine,
     measure_in_rounds,
 )
-from image_classifier.inference.startup import check_preprocessing, gates_of, golden_answers
+from image_classifier.inference.startup import SelfCheckFailed, load_executor
+from importer.extreme_images import ExtremeImages
 from importer.failures import describe_failure
-from importer.odd_images import OddImages
 from importer.options import EngineOptions
 from importer.progress import Progress
 from preprocessing import Preprocessing
 
 PAIRED = 16
-"""Golden samples that also run in batches of two. A graph that mixes the images of a batch, or
-has a batch size of one written into it, is told by comparing them with single runs."""
-ODD_TOLERANCE = 1e-2
-"""Largest |difference of a logit| on an odd image, as a factor of `logit_scale`: more
-than on golden ones, as a network that divides by the contrast makes more of rounding there."""
+"""Golden images that also run in batches of two. Comparing them with single runs shows a graph that
+mixes the images of a batch, or that has a batch size of one written into it."""
+EXTREME_TOLERANCE = 1e-2
+"""Largest |difference of a logit| on an extreme image, as a factor of `logit_scale`. More than on
+golden images: a network that divides by the contrast amplifies rounding there."""
 LIMIT_IN_POINTS = 32
 """The measurement of one engine ends after this many times the duration of one point, the
 comparison of all engines after half as many."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class GoldenRun:
-    """What engines run to be certified.
+class GoldenSet:
+    """The golden images, with which engines are certified and measured.
 
     Attributes:
-        root: Directory of the artifact, or of one under way.
-        inputs: Golden inputs, (n, H, W, C).
-        truth: What the reference answers to them.
+        files: The image files.
+        preprocessing: Makes inputs of files.
+        inputs: Made of the files, (n, H, W, C).
+        truth: The reference's answers.
+        takes_batches: Whether the graphs run more than one image at a time.
+        extreme: Images that fp32 engines are also compared on.
     """
 
-    root: Path
-    input_spec: InputSpec
+    files: Sequence[bytes]
+    preprocessing: Preprocessing
     inputs: Batch
     truth: GoldenAnswers
-
-    def logits(
-        self, engine: str, load: LoadEngine, batch_size: int, inputs: Batch | None = None
-    ) -> Logits:
-        """Return logits (n, classes) of the golden inputs, or of others, in batches of one size.
-
-        One size at a time: OpenVINO keeps a copy of the weights for each.
-        """
-        plan = Plan(
-            engine=engine,
-            streams=1,
-            threads=usable_cores(),
-            batch_sizes=(batch_size,),
-            service_time_ms=1,
-        )
-        executor = Executor(load(plan), plan, self.input_spec, self.truth.logits.shape[1])
-        try:
-            return executor.run_in_parts(self.inputs if inputs is None else inputs, batch_size)
-        finally:
-            executor.close()
+    takes_batches: bool
+    extreme: ExtremeImages | None
 
 
 def certify_all(
     candidates: Sequence[EngineGraph],
     failed_exports: Mapping[str, str],
-    golden: GoldenRun,
+    golden: GoldenSet,
+    root: Path,
     options: EngineOptions,
-    *,
-    odd: OddImages | None,
-    takes_batches: bool,
-    files: Sequence[bytes],
-    preprocessing: Preprocessing,
     progress: Progress,
 ) -> tuple[tuple[CertifiedEngine, ...], tuple[EngineAttempt, ...]]:
-    """Run each candidate on the golden inputs, and measure those that pass their gates.
+    """Run each candidate on the golden images, and measure those that pass their gates.
+
+    An engine of reduced precision also fails if the fp32 engine of its kind failed on the extreme
+    images.
 
     Args:
-        failed_exports: Why a graph is not there, by file name.
-        options: Give the gates, the budget and the duration of one measurement.
-        odd: What fp32 engines are held to besides; an engine of less precision fails with the
-            fp32 engine of its kind.
-        takes_batches: Whether the graphs run more than one image at a time.
-        files, preprocessing: Golden files, and what makes inputs of them; decoding shares the
-            cores with the network while it is measured.
+        failed_exports: File name of a graph → why it was not exported.
+        root: Directory of the artifact.
+        options: Gates, budget and duration of one measurement.
 
     Returns:
-        The engines that are certified, and what became of each candidate.
+        The certified engines, and the outcome of each candidate.
     """
     engines, attempts = [], []
-    unlike: dict[str, str] = {}  # kind of an engine that fails on odd images → how
+    failed_kinds: dict[str, str] = {}  # kind of engine → how it fails on the extreme images
     graphs = {candidate.name: candidate for candidate in candidates}
 
-    @functools.cache  # the weights of a torch program are on the device once
+    @functools.cache  # so that the weights of a torch program are on the device once
     def load(name: str) -> LoadEngine:
-        return _open(graphs[name], golden.root, golden.input_spec)
+        return _open(graphs[name], root, InputSpec.of(golden.preprocessing))
 
     truth, gates, budget_ms = golden.truth, options.gates, options.budget_ms
     limit_s = LIMIT_IN_POINTS * options.measure_seconds
     sample_s = options.measure_seconds / MIN_ROUNDS
-    open_config = opener(load, golden.inputs, files, preprocessing, sample_s)
+    open_config = opener(load, golden.inputs, golden.files, golden.preprocessing, sample_s)
     for candidate in candidates:
+        name, precision = candidate.name, candidate.precision
         if candidate.file in failed_exports:
-            attempts.append(_unavailable(candidate, failed_exports[candidate.file]))
+            attempts.append(_unavailable(name, failed_exports[candidate.file]))
             continue
-        # An engine raises what it likes for a graph it cannot run: the candidate becomes a row
-        # with its reason, and the import goes on with the others.
+        # An engine may raise anything for a graph that it cannot run; the others go on.
         try:
-            with progress.step(f"{candidate.name}: verify and measure"):
-                run = functools.partial(golden.logits, candidate.name, load(candidate.name))
-                single = run(1)
-                certificate, failure = certify(single, truth, candidate.precision, gates)
-                if takes_batches and not failure:
-                    pairs = run(2, golden.inputs[:PAIRED])
-                    alone = GoldenAnswers(
+            with progress.step(f"{name}: verify and measure"):
+                run = functools.partial(_logits, load(name), name, golden)
+                single = run(golden.inputs, 1)
+                certificate, failure = certify(single, truth, precision, gates)
+                if golden.takes_batches and not failure:
+                    pairs = run(golden.inputs[:PAIRED], 2)
+                    singles = GoldenAnswers(
                         logits=single[:PAIRED],
                         class_ids=(None,) * len(pairs),
                         outputs=truth.outputs,
                     )
-                    mixing = certify(pairs, alone, candidate.precision, gates)[1]
+                    mixing = certify(pairs, singles, precision, gates)[1]
                     failure = f"in batches of 2: {mixing}" if mixing else ""
-                if not failure and odd is not None and candidate.precision == "fp32":
-                    unlike[candidate.kind] = _difference_on_odd_images(run(1, odd.inputs), odd)
-                failure = failure or unlike.get(candidate.kind, "")
-                measured: dict[str, Any] = {}
+                if not failure and golden.extreme is not None and precision == "fp32":
+                    extreme_logits = run(golden.extreme.inputs, 1)
+                    failed_kinds[candidate.kind] = _failure_on(golden.extreme, extreme_logits)
+                failure = failure or failed_kinds.get(candidate.kind, "")
+                curve: tuple[LatencyPoint, ...] = ()
                 if not failure:
                     on_gpu = accelerator_of(candidate.kind) is not None
                     sizes = GPU_BATCH_SIZES if on_gpu else BATCH_SIZES
-                    measured["curve"] = measure_engine(
-                        candidate.name,
+                    curve = measure_engine(
+                        name,
                         usable_cores(),
                         open_config,
                         budget_ms=budget_ms,
                         limit_s=limit_s,
-                        batch_sizes=sizes if takes_batches else sizes[:1],
+                        batch_sizes=sizes if golden.takes_batches else sizes[:1],
                         on_gpu=on_gpu,
                     )
         except Exception as error:
-            attempts.append(
-                _unavailable(candidate, describe_failure(f"running {candidate.name}", error))
-            )
+            attempts.append(_unavailable(name, describe_failure(f"running {name}", error)))
             continue
         if not failure:
             engines.append(CertifiedEngine(**candidate.model_dump(), certificate=certificate))
-        attempts.append(_attempt(candidate, certificate, failure, **measured))
+        attempts.append(
+            EngineAttempt(
+                engine=name,
+                verdict="failed" if failure else "passed",
+                reason=failure,
+                certificate=certificate,
+                curve=curve,
+            )
+        )
     if len(engines) > 1:
         with progress.step("compare the engines"):  # the best configuration of each, in turn
             configs = [
@@ -183,78 +169,53 @@ def certify_all(
     return tuple(engines), tuple(attempts)
 
 
-def _difference_on_odd_images(logits: Logits, odd: OddImages) -> str:
-    """Return why an engine fails on odd images: empty where it passes."""
-    answered = np.isfinite(logits).all(axis=1)
-    both = answered & odd.answered
-    worst = np.where(answered == odd.answered, 0.0, np.inf)
-    if both.any():
-        right = odd.logits[both]
-        worst[both] = (np.abs(logits[both] - right) / logit_scale(right)).max(axis=1)
-    if worst.max() <= ODD_TOLERANCE:
+def _logits(
+    load: LoadEngine, engine: str, golden: GoldenSet, inputs: Batch, batch_size: int
+) -> Logits:
+    """Return an engine's logits (n, classes) of inputs, in batches of one size.
+
+    Only one size is compiled: OpenVINO keeps a copy of the weights for each.
+    """
+    plan = _plan(engine, (batch_size,))
+    num_classes = golden.truth.logits.shape[1]
+    executor = Executor(load(plan), plan, InputSpec.of(golden.preprocessing), num_classes)
+    try:
+        return executor.run_in_parts(inputs, batch_size)
+    finally:
+        executor.close()
+
+
+def _plan(engine: str, batch_sizes: tuple[int, ...]) -> Plan:
+    return Plan(
+        engine=engine, streams=1, threads=usable_cores(), batch_sizes=batch_sizes, service_time_ms=1
+    )
+
+
+def _failure_on(extreme: ExtremeImages, logits: Logits) -> str:
+    """Return why an engine fails on the extreme images; empty if it passes."""
+    finite = np.isfinite(logits).all(axis=1)
+    worst = np.where(finite == extreme.finite, 0.0, np.inf)
+    if (both := finite & extreme.finite).any():
+        expected = extreme.logits[both]
+        worst[both] = (np.abs(logits[both] - expected) / logit_scale(expected)).max(axis=1)
+    if worst.max() <= EXTREME_TOLERANCE:
         return ""
-    names = [odd.names[row] for row in np.argsort(-worst) if worst[row] > ODD_TOLERANCE]
-    found = f"off by {worst.max():.2g} (relative), allowed is {ODD_TOLERANCE:g}"
+    names = [extreme.names[row] for row in np.argsort(-worst) if worst[row] > EXTREME_TOLERANCE]
+    found = f"off by {worst.max():.2g} (relative), allowed is {EXTREME_TOLERANCE:g}"
     if np.isinf(worst.max()):
         found = "one of the two is not finite"
     return (
         f"on {' and '.join(names[:2])}, made of a golden one, a logit is not the network's: "
-        f"{found}; if no such image will come: --accept odd-images"
+        f"{found}; if no such image will be served: --accept odd-images"
     )
 
 
-def verify_engines(artifact: Artifact, progress: Progress) -> tuple[EngineAttempt, ...]:
-    """Hold every certified engine of an artifact to its gates again.
-
-    Runs what serving would run, a preprocessing class of the artifact's own included.
-
-    Returns:
-        One row an engine, in the evidence's order.
-
-    Raises:
-        SelfCheckFailed: The preprocessing gives other pixels than at import.
-    """
-    with progress.step(f"preprocess {len(artifact.manifest.golden)} golden samples"):
-        golden = GoldenRun(
-            root=artifact.root,
-            input_spec=artifact.manifest.input,
-            inputs=check_preprocessing(artifact, artifact.preprocessing),
-            truth=golden_answers(artifact),
-        )
-    rows = []
-    for engine in artifact.evidence.engines:
-        # An engine may be unable to run on this machine, and raises what it likes then.
-        try:
-            with progress.step(f"{engine.name}: verify"):
-                rows.append(_verified(artifact, engine, golden))
-        except Exception as error:
-            rows.append(_unavailable(engine, describe_failure(f"running {engine.name}", error)))
-    return tuple(rows)
-
-
-def _verified(artifact: Artifact, engine: CertifiedEngine, golden: GoldenRun) -> EngineAttempt:
-    """Certify an engine at batch size one, and at each that serving would use."""
-    sizes = {1}
-    if artifact.record is not None and artifact.record.plan.engine == engine.name:
-        sizes |= set(artifact.record.plan.batch_sizes)
-    certificates: list[Certificate] = []
-    failures = []
-    load = _open(engine, golden.root, golden.input_spec)
-    for size in sorted(sizes):
-        logits = golden.logits(engine.name, load, size)
-        certificate, failure = certify(logits, golden.truth, engine.precision, gates_of(engine))
-        certificates.append(certificate)
-        failures += [f"batch size {size}: {failure}"] if failure else []
-    worst = max(certificates, key=lambda one: (-one.agreement, one.max_logit_difference))
-    return _attempt(engine, worst, "; ".join(failures))
-
-
 def _open(graph: EngineGraph, root: Path, input_spec: InputSpec) -> LoadEngine:
-    """Do as `open_graph`.
+    """Open a graph as `open_graph` does.
 
     Raises:
-        EngineUnavailable: This machine computes in another precision than the engine's name says:
-            a certificate would prove the other one.
+        EngineUnavailable: This machine computes in another precision than the engine's name says,
+            so a certificate would be about that one.
     """
     if (actual := effective_precision(graph)) != graph.precision:
         raise EngineUnavailable(
@@ -264,17 +225,36 @@ def _open(graph: EngineGraph, root: Path, input_spec: InputSpec) -> LoadEngine:
     return open_graph(graph, root, input_spec.shape)
 
 
-def _attempt(
-    engine: EngineGraph, certificate: Certificate, failure: str, **measured: Any
-) -> EngineAttempt:
-    return EngineAttempt(
-        engine=engine.name,
-        verdict="failed" if failure else "passed",
-        reason=failure,
-        certificate=certificate,
-        **measured,
-    )
+def _unavailable(engine: str, reason: str) -> EngineAttempt:
+    return EngineAttempt(engine=engine, verdict="unavailable", reason=reason)
 
 
-def _unavailable(engine: EngineGraph, reason: str) -> EngineAttempt:
-    return EngineAttempt(engine=engine.name, verdict="unavailable", reason=reason)
+def verify_engines(artifact: Artifact, progress: Progress) -> list[EngineAttempt]:
+    """Run the self-check of a start with each certified engine, on all golden images.
+
+    Returns:
+        One row per engine, in the order of the evidence.
+    """
+    rows = []
+    for entry in artifact.evidence.engines:
+        name, record = entry.name, artifact.record
+        served = record is not None and record.plan.engine == name
+        plan = _plan(name, record.plan.batch_sizes if record and served else (1,))
+        # An engine that cannot run on this machine may raise anything.
+        try:
+            with progress.step(f"{name}: verify"):
+                load_executor(
+                    artifact,
+                    engine=name,
+                    budget_ms=50.0,  # unused: the plan is set
+                    deterministic=False,
+                    every_sample=True,
+                    plan=plan,
+                ).close()
+        except SelfCheckFailed as error:
+            rows.append(EngineAttempt(engine=name, verdict="failed", reason=str(error)))
+        except Exception as error:
+            rows.append(_unavailable(name, describe_failure(f"running {name}", error)))
+        else:
+            rows.append(EngineAttempt(engine=name, verdict="passed"))
+    return rows

@@ -1,4 +1,4 @@
-"""The command line of model_import.py: reads it, and says in a line each what is wrong with it.
+"""The command line of model_import.py.
 
 Imports neither numpy nor torch: mistakes in the arguments are reported at once.
 """
@@ -28,29 +28,22 @@ from importer.options import (
 
 COMMANDS: dict[str, tuple[str, str, type[Options]]] = {
     "": ("", "make a verified artifact of a trained model", ImportOptions),
-    "predict": (
-        "[TAG] PATH…",
-        "classify image files and folders of them, without a server",
-        PredictOptions,
-    ),
+    "predict": ("PATH…", "classify images and folders of images, without a server", PredictOptions),
     "notebook": ("", "print the lines that save a notebook's numbers for --reference", Options),
-    "verify": ("[TAG]", "run all certificates again, on this machine", Options),
+    "verify": ("[TAG]", "check all engines again, on this machine", Options),
     "show": ("[TAG]", "show an artifact as a readable page", Options),
     "list": ("", "list the artifacts of the model store, newest first", Options),
     "use": ("TAG", "verify an artifact, and write it into model.lock", LockOptions),
     "renew": (
         "TAG",
-        "prove an artifact again with this release; the old one stays",
+        "import an artifact again with this release; the old one stays",
         EngineOptions,
     ),
     "pack": ("TAG FILE", "write an artifact into one file, for another machine", Options),
-    "unpack": (
-        "FILE",
-        "read such a file into the model store; runs nothing that is in it",
-        UnpackOptions,
-    ),
+    "unpack": ("FILE", "read such a file into the model store; runs nothing in it", UnpackOptions),
 }
-"""Command, empty for an import → its arguments, what it does, and its options."""
+"""Command, empty for an import → its arguments, its purpose, and its options."""
+TAG_HELP = "NAME:VERSION in the model store"
 EPILOG = "\n".join(
     [
         """\
@@ -65,7 +58,7 @@ examples:
 
 commands, each with a --help of its own:""",
         *(
-            f"  {f'{name} {arguments}':<19}  {purpose}"
+            f"  {f'{name} {arguments}':<15}  {purpose}"
             for name, (arguments, purpose, _) in COMMANDS.items()
             if name
         ),
@@ -79,16 +72,21 @@ class CommandLine(NamedTuple):
 
     Attributes:
         command: A key of `COMMANDS`.
-        options: Of the command's kind.
-        words: One for each argument of the command; None for a tag that was not given, a list for
-            paths.
+        options: Of the command's class.
+        json: Print the result as JSON.
+        quiet: Print no progress.
+        tag: None for the artifact of model.lock.
+        paths: Of `predict`.
+        file: Of `pack` and `unpack`.
     """
 
     command: str
     options: Any
-    words: list[Any]
     json: bool
     quiet: bool
+    tag: str | None = None
+    paths: Sequence[Path] = ()
+    file: Path = Path()
 
 
 def read_command_line(arguments: Sequence[str]) -> CommandLine:
@@ -101,28 +99,38 @@ def read_command_line(arguments: Sequence[str]) -> CommandLine:
         parser, known = Parser(""), list(COMMANDS)[1:]
         close = nearest(command, [*known, *parser.known])
         parser.error(
-            f"unknown command {command!r}{close}; there are {', '.join(known)}; an import "
+            f"unknown command {command!r}{close}; expected {', '.join(known)}; an import "
             "takes options only, such as --network"
         )
     return Parser(command).read(arguments)
 
 
 class Parser(argparse.ArgumentParser):
-    """The command line of a command; each mistake is one line, without the usage in front."""
+    """The parser of a command; prints each mistake as one line, without the usage in front."""
 
     def __init__(self, command: str) -> None:
         arguments, purpose, self.options = COMMANDS[command]
-        about = "TAG is NAME:VERSION in the model store" if "TAG" in arguments else ""
-        about += " (default: the one of model.lock)" * arguments.startswith("[")
         super().__init__(
             prog="model_import.py",
             usage=" ".join(["model_import.py", *command.split(), *arguments.split(), "[options]"]),
             description=purpose,
-            epilog=about if command else EPILOG,
+            epilog=None if command else EPILOG,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
         self.command = command
+        for argument in arguments.split():
+            match argument:
+                case "TAG":
+                    self.add_argument("tag", metavar="TAG", help=TAG_HELP)
+                case "[TAG]":
+                    default = f"{TAG_HELP} (default: that of model.lock)"
+                    self.add_argument("tag", metavar="TAG", nargs="?", help=default)
+                case "PATH…":
+                    self.add_argument("paths", metavar="PATH", nargs="+", type=_existing_path)
+                case "FILE":
+                    kind = _existing_path if command == "unpack" else Path
+                    self.add_argument("file", metavar="FILE", type=kind)
         fields = self.options.model_fields
         self.known = ["--help", "--json", "--quiet", *map(option_of, fields)]
         for declared in reversed(self.options.__mro__):
@@ -139,51 +147,27 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, "".join(f"model_import: {line}\n" for line in message.splitlines()))
 
     def read(self, arguments: Sequence[str]) -> CommandLine:
-        """Read what stands behind the command; exit with status 2 and a line for each mistake."""
-        namespace, rest = self.parse_known_args(arguments)
-        values = vars(namespace)
-        json, quiet = values.pop("json"), values.pop("quiet")
-        words, mistakes = [], []
-        for before, text in zip(["", *rest], rest, strict=False):
-            if text.startswith("-"):
-                name = text.partition("=")[0]
-                close = nearest(name, self.known) or "; --help lists all"
-                mistakes.append(f"unknown option {name}{close}")
-            elif "=" in before or not before.startswith("-"):  # else the value of an unknown one
-                words.append(text)
-        options = None
+        """Read the arguments of the command; exit with status 2 and a line for each mistake."""
+        namespace, unknown = self.parse_known_intermixed_args(arguments)
+        if unknown:
+            close = nearest(unknown[0].partition("=")[0], self.known)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{close}; see --help")
+        parsed = vars(namespace)
+        values = {name: parsed.pop(name) for name in self.options.model_fields if name in parsed}
         try:
             options = self.options.model_validate(values)
         except ValidationError as error:
-            mistakes += mistakes_of(error, self.options)
-        if json and values.get("csv"):
-            mistakes.append("--csv and --json: give one of them")
-        found = self._words(words, mistakes)
-        if mistakes:
-            self.error("\n".join(mistakes))
-        return CommandLine(self.command, options, found, json, quiet)
+            self.error("\n".join(mistakes_of(error, self.options)))
+        if parsed["json"] and values.get("csv"):
+            self.error("--csv and --json: give one of them")
+        return CommandLine(command=self.command, options=options, **parsed)
 
-    def _words(self, words: list[str], mistakes: list[str]) -> list[Any]:
-        """Return a value for each argument of the command; append what is wrong with the words."""
-        takes = COMMANDS[self.command][0].split()
-        found: list[Any] = []
-        if "[TAG]" in takes:
-            is_tag = words and not (
-                "PATH…" in takes and (":" not in words[0] or Path(words[0]).exists())
-            )
-            found.append(words.pop(0) if is_tag else None)
-            takes.remove("[TAG]")
-        if len(words) < len(takes):
-            missing = " and ".join(takes[len(words) :])
-            mistakes.append(f"{self.command}: {missing} missing; see --help")
-        elif len(words) > len(takes) and "PATH…" not in takes:
-            unexpected = words[len(takes)]
-            mistakes.append(f"{self.command or 'import'}: unexpected argument {unexpected!r}")
-        if self.command in ("predict", "unpack"):
-            mistakes += [no_such(Path(word), "file") for word in words if not Path(word).exists()]
-            if mistakes and self.command == "predict":
-                mistakes.append("predict: a TAG is NAME:VERSION; model_import.py list shows them")
-        return [*found, *([words] if "PATH…" in takes else words)]
+
+def _existing_path(text: str) -> Path:
+    path = Path(text)
+    if not path.exists():
+        raise argparse.ArgumentTypeError(no_such(path, "file"))
+    return path
 
 
 def _add_option(group: Any, name: str, field: FieldInfo) -> None:
@@ -196,7 +180,7 @@ def _add_option(group: Any, name: str, field: FieldInfo) -> None:
     elif field.default not in (None, {}, ()):
         description += f" (default {field.default})"
     types = (field.annotation, *get_args(field.annotation))  # such as Literal[…] | None
-    choices = [get_args(one) for one in types if get_origin(one) is Literal]
+    choices = [get_args(item) for item in types if get_origin(item) is Literal]
     group.add_argument(
         option_of(name),
         action="append" if get_origin(field.annotation) is tuple else "store",

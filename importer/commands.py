@@ -1,6 +1,5 @@
-"""What each command of model_import.py does, and what it tells people and programs."""
+"""The commands of model_import.py."""
 
-import asyncio
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -31,23 +30,23 @@ from importer.prediction import classify_files, image_files
 from importer.process import return_freed_memory, uninterrupted
 from importer.progress import Progress
 from importer.report import (
-    AnswerPrinter,
     describe_artifact,
-    describe_attempts,
     list_of_entries,
+    print_answers,
     summary,
 )
 
-if TYPE_CHECKING:  # it loads torch
+if TYPE_CHECKING:  # loads torch
     from importer.pipeline import Imported
 
 DEFAULT_LOCK = Path(__file__).resolve().parents[1] / "model.lock"
 Outcome = tuple[object, Sequence[str], int]
-"""What a command found: for --json, as lines for people, and the exit status."""
+"""The result of a command: value for --json, lines to print, exit status."""
 
 
-def _import(given: CommandLine, progress: Progress) -> Outcome:
-    return _imported(_run_import(given.options, given.options.lock or DEFAULT_LOCK, progress))
+def _import(command_line: CommandLine, progress: Progress) -> Outcome:
+    options = command_line.options
+    return _imported(_run_import(options, options.lock or DEFAULT_LOCK, progress))
 
 
 def _run_import(options: ImportOptions, lock: Path | None, progress: Progress) -> "Imported":
@@ -71,53 +70,49 @@ def _described(lock: ModelLock, found: "Artifact | Imported") -> dict[str, objec
     }
 
 
-def _predict(given: CommandLine, progress: Progress) -> Outcome:
-    artifact = _open(given.words[0], progress)
-    files, others = image_files([Path(word) for word in given.words[1]])
+def _predict(command_line: CommandLine, progress: Progress) -> Outcome:
+    options = command_line.options
+    artifact = _open(options.tag, progress)
+    files, others = image_files(command_line.paths)
     if others:
-        progress.note(f"left out, as no image: {len(others)} file(s), such as {others[0]}")
+        progress.note(f"{len(others)} file(s) left out as no images, such as {others[0]}")
     with progress.step("load the engine and check it"):
         budget_ms = artifact.record.budget_ms if artifact.record else 50.0
         executor = load_executor(
             artifact, engine=None, budget_ms=budget_ms, deterministic=False, every_sample=True
         )
-    form = "json" if given.json else "csv" if given.options.csv else "text"
+    form = "json" if command_line.json else "csv" if options.csv else "text"
     is_score = artifact.manifest.outputs.activation == "none"
-    printer = AnswerPrinter(form, "score" if is_score else "probability")
-
-    async def run() -> None:
-        answers = classify_files(artifact, executor, files, given.options.top_k)
-        with progress.step(f"classify {len(files)} images") as count_one:
-            async for answer in answers:
-                printer.add(answer)
-                count_one()
-
-    asyncio.run(run())
-    value = {"tag": lock_of(artifact).tag, "results": printer.results}
-    return value, [], 1 if printer.errors else 0
+    with progress.step(f"classify {len(files)} images") as count_one:
+        answers = classify_files(artifact, executor, files, options.top_k, count_one)
+        results, errors = print_answers(answers, form, "score" if is_score else "probability")
+    return {"tag": lock_of(artifact).tag, "results": results}, [], int(errors > 0)
 
 
-def _notebook(_given: CommandLine, _progress: Progress) -> Outcome:
+def _notebook(_command_line: CommandLine, _progress: Progress) -> Outcome:
     lines = f"{CODE}\n{HINTS}".splitlines()
     return {"lines": lines}, lines, 0
 
 
-def _verify(given: CommandLine, progress: Progress) -> Outcome:
-    artifact = _open(given.words[0], progress)
-    rows = verify_engines(artifact, progress)
-    failed, tag = any(row.reason for row in rows), lock_of(artifact).tag
-    speed = {"curve", "compared"}  # not measured by this command
-    value = {"tag": tag, "engines": [row.model_dump(exclude=speed) for row in rows]}
-    return value, [*describe_attempts(rows), f"{'not ' * failed}verified: {tag}"], int(failed)
+def _verify(command_line: CommandLine, progress: Progress) -> Outcome:
+    artifact = _open(command_line.tag, progress)
+    rows, tag = verify_engines(artifact, progress), lock_of(artifact).tag
+    failed = any(row.reason for row in rows)
+    value = {
+        "tag": tag,
+        "engines": [row.model_dump(include={"engine", "verdict", "reason"}) for row in rows],
+    }
+    lines = [f"{row.engine}: {row.verdict}{': ' * bool(row.reason)}{row.reason}" for row in rows]
+    return value, [*lines, f"{'not ' * failed}verified: {tag}"], int(failed)
 
 
-def _show(given: CommandLine, progress: Progress) -> Outcome:
-    artifact = _open(given.words[0], progress)
+def _show(command_line: CommandLine, progress: Progress) -> Outcome:
+    artifact = _open(command_line.tag, progress)
     lock = lock_of(artifact)
     return _described(lock, artifact), describe_artifact(lock.tag, artifact), 0
 
 
-def _list(_given: CommandLine, _progress: Progress) -> Outcome:
+def _list(_command_line: CommandLine, _progress: Progress) -> Outcome:
     found, locked = entries(), _locked_tag(DEFAULT_LOCK)
     value = [
         {
@@ -130,27 +125,27 @@ def _list(_given: CommandLine, _progress: Progress) -> Outcome:
     return value, list_of_entries(found, locked), 0
 
 
-def _use(given: CommandLine, progress: Progress) -> Outcome:
-    artifact = _open(given.words[0], progress)
-    path, lock = given.options.lock or DEFAULT_LOCK, lock_of(artifact)
+def _use(command_line: CommandLine, progress: Progress) -> Outcome:
+    artifact = _open(command_line.tag, progress)
+    path, lock = command_line.options.lock or DEFAULT_LOCK, lock_of(artifact)
     for row in verify_engines(artifact, progress):
         if row.verdict == "failed":
-            raise ImportRefused(f"{lock.tag}: {row.engine}: {row.reason}; {path} is as it was")
-        if row.reason:  # what cannot run here may run where the lock is sent
-            progress.note(f"{row.engine}: {row.reason}")
+            raise ImportRefused(f"{lock.tag}: {row.reason}; {path} is unchanged")
+        if row.reason:  # it may run where the lock is used
+            progress.note(row.reason)
     before = _locked_tag(path)
     write_lock(path, lock)
     value = {**lock.model_dump(), "before": before}
     return value, [f"{path}: {before or 'nothing'} → {lock.tag}"], 0
 
 
-def _renew(given: CommandLine, progress: Progress) -> Outcome:
-    artifact = _open(given.words[0], progress)
+def _renew(command_line: CommandLine, progress: Progress) -> Outcome:
+    artifact = _open(command_line.tag, progress)
     old, old_reference = lock_of(artifact), artifact.reference()[0]
     with tempfile.TemporaryDirectory(prefix="model-import-") as folder:
-        from importer.renewal import compared, renewed_options
+        from importer.renewal import compare_references, renewed_options
 
-        options = renewed_options(artifact, Path(folder), given.options)
+        options = renewed_options(artifact, Path(folder), command_line.options)
         imported = _run_import(options, None, progress)
     new = imported.lock
     if new.tag != old.tag:
@@ -159,32 +154,32 @@ def _renew(given: CommandLine, progress: Progress) -> Outcome:
         note = "the identity is the same, and proven again"
         if _locked_tag(DEFAULT_LOCK) == new.tag:
             write_lock(DEFAULT_LOCK, new)  # it pins the evidence too
-    proof = (*imported.proof, compared(old_reference, open_in_store(new.tag)), note)
+    proof = (*imported.proof, compare_references(old_reference, open_in_store(new.tag)), note)
     return _imported(replace(imported, proof=proof))
 
 
-def _pack(given: CommandLine, progress: Progress) -> Outcome:
-    artifact = _open(given.words[0], progress)
-    file, tag = Path(given.words[1]), lock_of(artifact).tag
+def _pack(command_line: CommandLine, progress: Progress) -> Outcome:
+    artifact = _open(command_line.tag, progress)
+    file, tag = command_line.file, lock_of(artifact).tag
     with progress.step(f"write {file}"):
         pack(artifact, file)
     value = {"tag": tag, "manifest_sha256": artifact.digest, "file": str(file)}
     return value, [f"packed: {tag}", f"manifest sha256: {artifact.digest}"], 0
 
 
-def _unpack(given: CommandLine, progress: Progress) -> Outcome:
+def _unpack(command_line: CommandLine, progress: Progress) -> Outcome:
     with staging_dir() as root:
         with progress.step("unpack and verify every file"):
-            lock = lock_of(unpack(Path(given.words[0]), root, given.options.digest))
+            lock = lock_of(unpack(command_line.file, root, command_line.options.digest))
         with uninterrupted():
             known = add(root, lock, newer=(SIGNATURE_NAME,))  # signed since, or with another key
-    said = f"{'already in the store' if known else 'unpacked'}: {lock.tag}"
+    outcome = f"{'already in the store' if known else 'unpacked'}: {lock.tag}"
     value = {**lock.model_dump(), "known": known}
-    return value, [said, f"manifest sha256: {lock.manifest_sha256}"], 0
+    return value, [outcome, f"manifest sha256: {lock.manifest_sha256}"], 0
 
 
 def _locked_tag(path: Path) -> str | None:
-    """Return the tag that a lock names; None where there is none that can be read."""
+    """Return the tag that a lock names; None if it is missing or unreadable."""
     try:
         return read_lock(path).tag
     except ArtifactError:
@@ -192,7 +187,7 @@ def _locked_tag(path: Path) -> str | None:
 
 
 def _open(tag: str | None, progress: Progress) -> Artifact:
-    """Open the artifact of a tag, or the one that model.lock names."""
+    """Open the artifact of a tag, or that of model.lock."""
     with progress.step("read all files and compare their digests"):
         if tag is not None:
             return open_in_store(tag)
@@ -219,4 +214,4 @@ RUN: dict[str, Callable[[CommandLine, Progress], Outcome]] = {
     "pack": _pack,
     "unpack": _unpack,
 }
-"""Command → what carries it out."""
+"""Command → its function."""

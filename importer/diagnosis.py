@@ -1,4 +1,4 @@
-"""Why a reference is not reproduced: the preprocessing that would."""
+"""Finds the preprocessing that reproduces a reference, where the given one does not."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -25,10 +25,10 @@ from preprocessing import DecodeLimits, PreprocessingSpec, Resize, SpecPreproces
 from preprocessing.errors import ImageRejected, PreprocessingBug
 
 PROBABILITY_TOLERANCE = 1e-3
-"""Allowed difference of a probability, at most; an fp32 pipeline differs by less than 1e-5. As a
-factor of the largest probability of an image it is always allowed."""
+"""Largest allowed difference of a probability, and allowed share of an image's largest one; an fp32
+pipeline differs by less than 1e-5."""
 SPREAD_TOLERANCE = 0.1
-"""Allowed difference, as a factor of the range over the images of the class that varies most."""
+"""Allowed difference, as a share of the range of the class that varies most over the images."""
 NORMALISATIONS = (
     ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # ImageNet
     ((0.0,) * 3, (1.0,) * 3),  # none, pixels in [0, 1]
@@ -36,25 +36,25 @@ NORMALISATIONS = (
     ((0.0,) * 3, (1 / 255,) * 3),  # no scaling, pixels in [0, 255]
 )
 RESIZE_RATIOS = (1.0, 256 / 224, 1 / 0.9, 1 / 0.95)
-"""Shorter side ÷ crop, as timm's presets have it."""
+"""Shorter side ÷ crop in timm's presets."""
 RESIZE_SIZES = (256, 224, 232, 236, 240, 246, 272, 288, 299, 320, 384, 518)
 """Shorter sides in torchvision's presets."""
 CROPS = (224, 225, 227, 192, 240, 256, 288, 299, 384)
 SEARCH_CPU_SECONDS = 60.0
-"""Processor time of the search: all single mistakes and many pairs have been tried then."""
+"""Processor time of the search; enough for all single mistakes and many pairs."""
 NEARLY = 0.1
-"""A variant that leaves less than this part of the difference is named as nearly right."""
+"""A variant that leaves less than this share of the difference is reported as nearly right."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The researcher's numbers for the golden images, and how this pipeline's are compared.
+    """The researcher's numbers for the golden images, and how logits are compared with them.
 
     Attributes:
         expected: float64 (n, classes).
         kind: What they are.
         outputs: What the network's outputs mean.
-        tolerance: Of logits: a factor of `logit_scale`.
+        tolerance: Allowed difference of a logit, as a factor of `logit_scale`.
     """
 
     expected: npt.NDArray[np.float64]
@@ -65,7 +65,7 @@ class Comparison:
     @classmethod
     def of(
         cls,
-        given: Reference,
+        reference: Reference,
         images: tuple[GoldenImage, ...],
         logits: Logits,
         outputs: Outputs,
@@ -73,61 +73,61 @@ class Comparison:
     ) -> "Comparison":
         """Take the rows of the golden images.
 
-        Numbers that are called logits, are not those of this pipeline, and look like what the
-        activation gives are taken for probabilities.
-
         Raises:
-            ImportRefused: No row for an image, another width, or probabilities that the activation
-                does not give.
+            ImportRefused: An image has no row, the rows have another width, or the numbers are not
+                what they are saved as or what the activation gives.
         """
-        expected = given.rows([image.name for image in images], logits.shape[1])
-        looks = (output_kind(expected), outputs.activation)
-        called = cls(expected=expected, kind=given.kind, outputs=outputs, tolerance=tolerance)
-        if given.kind == "logits" and (
-            looks not in {("probabilities", "softmax"), ("unit-interval", "sigmoid")}
-            or called.excess(logits) <= 1
-        ):
-            return called
-        if looks == ("unit-interval", "softmax"):
+        expected = reference.rows([image.name for image in images], logits.shape[1])
+        found = (output_kind(expected), outputs.activation)
+        comparison = cls(
+            expected=expected, kind=reference.kind, outputs=outputs, tolerance=tolerance
+        )
+        if reference.kind == "logits":
+            activated = found in {("probabilities", "softmax"), ("unit-interval", "sigmoid")}
+            if activated and comparison.excess(logits) > 1:
+                raise ImportRefused(
+                    f"{reference.path}: its logits look like the probabilities after a "
+                    f"{outputs.activation}; save them as probabilities="
+                )
+        elif found == ("unit-interval", "softmax"):
             raise ImportRefused(
-                f"{given.path}: its probabilities do not sum to 1, as those of a softmax do; if "
-                "each label is right or not by itself, add --activation sigmoid"
+                f"{reference.path}: its probabilities do not sum to 1, as those of a softmax do; "
+                "if several labels of an image may be right, add --activation sigmoid"
             )
-        if looks == ("probabilities", "sigmoid"):
+        elif found == ("probabilities", "sigmoid"):
             raise ImportRefused(
-                f"{given.path}: its probabilities sum to 1 in each row, as those of a softmax do; "
-                "leave --activation sigmoid out"
+                f"{reference.path}: its probabilities sum to 1 in each row, as those of a softmax "
+                "do; leave --activation sigmoid out"
             )
-        return replace(called, kind="probabilities")
+        return comparison
 
     def differences(self, logits: Logits) -> npt.NDArray[np.float64]:
         """Return the largest difference of each image, shape (n,)."""
         return np.asarray(np.abs(self._numbers(logits) - self.expected).max(axis=1))
 
     def excess(self, logits: Logits, row: int | None = None) -> float:
-        """Return the largest difference over what is allowed; 1 or less agrees.
+        """Return the largest ratio of a difference to the allowed one; at most 1 agrees.
 
         Args:
-            logits: Of all images, (n, classes); of one where `row` is given.
-            row: Place of this image.
+            logits: Of all images, (n, classes), or of image number `row`, (1, classes).
         """
         rows = slice(None) if row is None else [row]
         differences = np.abs(self._numbers(logits) - self.expected[rows])
         return float((differences / self._allowed()[rows]).max())
 
     def _allowed(self) -> npt.NDArray[np.float64]:
-        """Return the largest difference allowed, of the shape of `expected`."""
+        """Return the largest allowed differences, of the shape of `expected`."""
         if self.kind == "logits":
             return self.tolerance * logit_scale(self.expected)
-        # Of a thousand probabilities around 0.001 each, or of images that are answered nearly
-        # alike, a difference of 0.001 is all that they say.
+        # Stricter if probabilities are small, as those of 1000 classes, or vary little over the
+        # images: a difference of 0.001 would then be too large.
         spread = SPREAD_TOLERANCE * np.ptp(self.expected, axis=0).max()
         largest = PROBABILITY_TOLERANCE * self.expected.max(axis=1, keepdims=True)
         allowed = np.minimum(PROBABILITY_TOLERANCE, np.maximum(largest, spread))
         return np.broadcast_to(allowed, self.expected.shape)
 
     def golden_logits(self, logits: Logits) -> Logits:
-        """Return the researcher's logits, or, of probabilities, `logits` that reproduce them."""
+        """Return the researcher's logits, or `logits` if the researcher saved probabilities."""
         return self.expected.astype(np.float32) if self.kind == "logits" else logits
 
     def _numbers(self, logits: Logits) -> npt.NDArray[np.float64]:
@@ -138,46 +138,45 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One way the research pipeline may differ from the preprocessing that was given.
+    """One way in which the research pipeline may differ from the given preprocessing.
 
     Attributes:
         spec: The changed spec.
-        reverse_channels: Whether the network is to get BGR.
-        behind_class: Whether the inputs are those of the user's class, and only what comes after
-            it is changed.
-        changes: What was changed, a key of `CHANGES` each → how, in words.
+        reverse_channels: Whether the network gets BGR.
+        after_class: Whether only steps after the user's class are changed.
+        changes: Key of `CHANGES` → the change, in words.
     """
 
     spec: PreprocessingSpec
     reverse_channels: bool = False
-    behind_class: bool = False
+    after_class: bool = False
     changes: dict[str, str]
 
 
-def further_variants(given: Variant) -> Iterator[Variant]:
-    """Yield all variants that differ from `given` in one thing more, the likelier ones first."""
+def further_variants(variant: Variant) -> Iterator[Variant]:
+    """Yield all variants with one more change, the likelier ones first."""
     channels = "channel order"
-    if channels not in given.changes and given.spec.input_shape[2] == 3:
+    if channels not in variant.changes and variant.spec.input_shape[2] == 3:
         words = f"{channels}: the reference feeds the channels in the opposite order (BGR for RGB)"
-        yield replace(given, reverse_channels=True, changes={**given.changes, channels: words})
+        yield replace(variant, reverse_channels=True, changes={**variant.changes, channels: words})
     for title, (describe, options) in CHANGES.items():
-        if title in given.changes or (given.behind_class and title != "normalisation"):
+        if title in variant.changes or (variant.after_class and title != "normalisation"):
             continue
-        before = describe(given.spec)
+        before = describe(variant.spec)
         seen = {before}
-        for fields in options(given.spec):
+        for fields in options(variant.spec):
             try:
-                spec = PreprocessingSpec.model_validate({**given.spec.model_dump(), **fields})
+                spec = PreprocessingSpec.model_validate({**variant.spec.model_dump(), **fields})
             except ValidationError:  # such as lanczos without antialias
                 continue
             if (after := describe(spec)) not in seen:
                 seen.add(after)
                 words = f"{title}: given is {before}; the reference's numbers come with {after}"
-                yield replace(given, spec=spec, changes={**given.changes, title: words})
+                yield replace(variant, spec=spec, changes={**variant.changes, title: words})
 
 
 Fields = Iterator[dict[str, Any]]
-"""Changed fields of a spec, one variant each."""
+"""Changed fields of a spec, one mapping per variant."""
 
 
 def _normalisations(spec: PreprocessingSpec) -> Fields:
@@ -199,10 +198,10 @@ def _decoding(rule: str, *values: object) -> tuple[Callable[..., str], Callable[
 
 def _geometries(spec: PreprocessingSpec) -> Fields:
     resize = {} if spec.resize is None else spec.resize.model_dump()
-    given = resize.get("size")
+    current = [resize["size"]] if isinstance(resize.get("size"), int) else []
     for crop in (spec.input_shape[0], *(CROPS if spec.crop is not None else ())):
         sides = [round(crop * ratio) for ratio in RESIZE_RATIOS]
-        for size in (*sides, *RESIZE_SIZES, *([given] if isinstance(given, int) else [])):
+        for size in (*sides, *RESIZE_SIZES, *current):
             if size >= crop:
                 yield {"resize": {**resize, "mode": "shorter_side", "size": size}, "crop": crop}
         for size in sides[:2]:
@@ -226,8 +225,7 @@ def _describe_filter(spec: PreprocessingSpec) -> str:
     return f"{spec.resize.interpolation}, {smoothed} ({library})"
 
 
-CLASS, GEOMETRY = "class", "resize size, aspect ratio or crop"
-FILTER = "interpolation or antialias"
+CLASS = "class"
 CHANGES: dict[str, tuple[Callable[..., str], Callable[..., Fields]]] = {
     "normalisation": (
         lambda spec: f"mean {list(spec.mean)}, std {list(spec.std)}",
@@ -236,10 +234,10 @@ CHANGES: dict[str, tuple[Callable[..., str], Callable[..., Fields]]] = {
     "EXIF: the orientation in the file": _decoding("exif_orientation", True, False),
     "16-bit grey": _decoding("grey16", "scale", "clip"),
     "transparency": _decoding("alpha", "drop", "white", "black"),
-    GEOMETRY: (describe_geometry, _geometries),
-    FILTER: (_describe_filter, _interpolations),
+    "resize size, aspect ratio or crop": (describe_geometry, _geometries),
+    "interpolation or antialias": (_describe_filter, _interpolations),
 }
-"""What may be wrong → how a spec does it, in words, and the usual other ways."""
+"""Step that may be wrong → its description for a spec, and the usual alternatives."""
 
 
 def explain_difference(
@@ -255,13 +253,13 @@ def explain_difference(
     """Try variants of the preprocessing until one gives the reference's numbers.
 
     Args:
-        logits: What the given pipeline computes, (n, classes).
-        network: The bare network, without normalisation.
+        logits: Of the given pipeline, (n, classes).
+        network: The network without normalisation.
         images: The golden images, in the order of the comparison's rows.
-        inputs: What the given preprocessing makes of them, (n, H, W, C).
+        inputs: Their inputs by the given preprocessing, (n, H, W, C).
 
     Returns:
-        The refusal that names the likely cause, which is confirmed on all images.
+        The refusal with the likely cause, which is confirmed on all images.
     """
     differences = comparison.differences(logits)
     worst_first = [int(row) for row in np.argsort(-differences)]
@@ -269,9 +267,9 @@ def explain_difference(
 
     def excess_of(variant: Variant, row: int) -> float:
         batch = inputs[[row]]
-        if not variant.behind_class:
-            made = to_input(images[row].data, SpecPreprocessing(variant.spec), DecodeLimits())
-            batch = made[np.newaxis]
+        if not variant.after_class:
+            changed = SpecPreprocessing(variant.spec)
+            batch = to_input(images[row].data, changed, DecodeLimits())[np.newaxis]
         if variant.reverse_channels:
             batch = batch[..., ::-1]
         spec = InputSpec(
@@ -280,22 +278,21 @@ def explain_difference(
         return comparison.excess(run_reference(PixelsToLogits(network, spec).eval(), batch), row)
 
     def nearest(variants: Iterable[Variant], left: float) -> tuple[Variant | None, float]:
-        """Return the variant that leaves least of the difference; None where each leaves more.
+        """Return the variant with the least difference, if at most `left`, and its difference.
 
-        One that leaves no more than is allowed ends the search, and so does the deadline.
+        The search ends at the deadline, or with a variant within the tolerance.
         """
         best: Variant | None = None
         for variant in variants:
             worst = 0.0
-            # A variant may not fit the network or the picture: then it is not the cause.
             try:
                 for row in worst_first:
                     worst = max(worst, excess_of(variant, row))
                     if worst > left:
                         break
             except (ImageRejected, ImportRefused, PreprocessingBug):
-                continue
-            # Of equal ones the first, which is the most usual.
+                continue  # it does not fit the network or an image
+            # Of equal variants the first, which is the most usual.
             if worst < left or (best is None and worst == left):
                 best, left = variant, worst
             if (best is not None and left <= 1) or time.process_time() > deadline:
@@ -305,7 +302,7 @@ def explain_difference(
     singles = list(_single_variants(preprocessing, input_spec))
     best, left = nearest(singles, max(1, NEARLY * comparison.excess(logits)))
     if best is None or left > 1:
-        # Two mistakes: the one that explains most and another, or else any two.
+        # Two mistakes: that which explains most and another, or else any two.
         starts = singles if best is None else [best]
         pair, left = nearest(chain.from_iterable(map(further_variants, starts)), left)
         best = pair or best
@@ -320,26 +317,23 @@ def explain_difference(
             "the network and the order of the classes"
         )
     causes = "; and ".join(best.changes.values())
-    if CLASS in best.changes:  # what the class does itself is not known
-        others = [title for title in best.changes if title not in (CLASS, GEOMETRY, FILTER)]
-        told = [
-            CHANGES[title][0](best.spec) if title in CHANGES else best.changes[title]
-            for title in (GEOMETRY, FILTER, *others)
-        ]
-        causes = best.changes[CLASS] + ", ".join(told)
+    if CLASS in best.changes:  # the steps of the class itself are not known: name them all
+        steps = [describe(best.spec) for describe, _ in CHANGES.values()]
+        steps += ["channels in the opposite order"] * best.reverse_channels
+        causes = best.changes[CLASS] + ", ".join(steps)
     if left <= 1:
         return ImportRefused(f"{found}; likely cause: {causes}; change the preprocessing to match")
     return ImportRefused(
         f"{found}; nearly reproduced, up to {left:.3g} times the tolerance, with this change: "
         f"{causes}; the remaining difference is typical of a notebook that decodes or resizes with "
-        "another library (cv2, skimage), which no spec repeats: resize with PIL or torchvision in "
-        "the notebook and save its numbers again, or give a preprocessing class that makes the "
+        "another library (cv2, skimage), which no spec reproduces: resize with PIL or torchvision "
+        "in the notebook and save its numbers again, or give a preprocessing class with the "
         "notebook's own calls"
     )
 
 
 def _single_variants(entry: PreprocessingEntry, input_spec: InputSpec) -> Iterator[Variant]:
-    """Yield variants with one change; those of a class begin at the usual spec of its shape."""
+    """Yield variants with one change; for a class, those of the usual spec of its shape."""
     if entry.spec is not None:
         yield from further_variants(Variant(spec=entry.spec, changes={}))
         return
@@ -352,10 +346,10 @@ def _single_variants(entry: PreprocessingEntry, input_spec: InputSpec) -> Iterat
             mean=input_spec.mean or (0.0,) * channels,
             std=input_spec.std or (1.0,) * channels,
         )
-    except ValidationError:  # inputs that no spec makes
+    except ValidationError:  # no spec makes such inputs
         return
     if input_spec.dtype == "uint8":
-        yield from further_variants(Variant(spec=spec, behind_class=True, changes={}))
+        yield from further_variants(Variant(spec=spec, after_class=True, changes={}))
     words = f"the class {entry.class_name} does something else; the reference's numbers come with "
     usual = Variant(spec=spec, changes={CLASS: words})
     yield usual

@@ -1,4 +1,4 @@
-"""Golden images: the chosen files, and the class that a table or a folder gives each of them."""
+"""Golden images: which files are chosen, and the class that a table or a folder gives each."""
 
 import csv as csv_module
 import io
@@ -19,9 +19,6 @@ from preprocessing import DecodeLimits, DecodeRules, decode_image
 from preprocessing.decode import container_of, upright_turn
 
 CSV_NAME = "labels.csv"
-FILE_COLUMN = "file"
-LABEL_COLUMN = "label"
-INDEX_COLUMN = "class_index"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +28,8 @@ class GoldenImage:
     Attributes:
         name: Path below the folder, forward slashes: "7-03.png" or "cat/001.jpg".
         data: The bytes of the file, unchanged.
-        class_text: Its class as the table or the folder writes it; None where it is unknown.
-        class_from: Where that stands: "labels.csv, line 2" or "golden images, folder cat".
+        class_text: Its class, as in the table or the name of the folder; None if unknown.
+        class_from: Where the class is given: "labels.csv, line 2" or "golden images, folder cat".
     """
 
     name: str
@@ -48,8 +45,8 @@ class GoldenImages:
     Attributes:
         images: In the order of their names.
         indexed: Whether `class_text` is an index, from the column "class_index" of the table.
-        folders: All sub-folders with images, sorted as text, where classes come from them.
-        notes: Sentences for the operator: what was left out, and why.
+        folders: All sub-folders with images, sorted as text, if classes come from them.
+        notes: Sentences for the operator: which files were left out, and why.
     """
 
     images: tuple[GoldenImage, ...]
@@ -60,37 +57,36 @@ class GoldenImages:
 
 def read_golden_images(
     folder: Path,
-    wanted: int,
+    max_count: int,
     csv: Path | None = None,
     *,
-    among: Collection[str] | None = None,
+    only: Collection[str] | None = None,
 ) -> GoldenImages:
     """Choose golden images from a folder and its sub-folders.
 
     The class comes from `csv`, else from `labels.csv` in the folder, else from the name of the
-    first sub-folder, else it is unknown. Where there are more images than wanted, classes are
-    represented as evenly as possible, and within a class the sha256 of the name decides: the
-    same files give the same choice on every machine. Files that begin like no image, and
-    hidden ones, are left out.
+    first sub-folder, else it is unknown. If there are too many images, classes are represented as
+    evenly as possible, and within a class the sha256 of the name decides: the same files give the
+    same choice on every machine. Hidden files, and files that do not begin like an image, are left
+    out.
 
     Args:
-        folder: Where the images lie.
-        wanted: How many to keep at most; at least 1.
+        max_count: Number of images to keep, at least 1.
         csv: Table with a header and the columns "file" and "label" (the name of a class, or its
             index from 0) or "class_index" (from 0).
-        among: Choose only images whose name, or its last part, is one of these.
+        only: Choose only images whose name, or its last part, is one of these.
 
     Raises:
         ImportRefused: No image, or a table that cannot be read.
     """
-    names, notes = _image_names(folder)
-    if among is not None:
-        there = names
-        names = [name for name in there if {name, name.rpartition("/")[2]} & set(among)]
+    all_names, notes = _image_names(folder)
+    names = all_names
+    if only is not None:
+        names = [name for name in all_names if {name, name.rpartition("/")[2]} & set(only)]
         if not names:
             raise ImportRefused(
-                f"{folder}: the reference names none of its images, such as {there[0]!r}, but "
-                f"{min(among)!r}; save the numbers of these files under the names they have here"
+                f"{folder}: the reference has none of its images, such as {all_names[0]!r}, but "
+                f"{min(only)!r}; save the numbers of these files under their names in the folder"
             )
     if csv is None and (folder / CSV_NAME).is_file():
         csv = folder / CSV_NAME
@@ -102,12 +98,12 @@ def read_golden_images(
         if unlabelled := len(names) - len(classes):
             notes.append(f"{unlabelled} images have no row in {csv.name} and no class")
     elif all("/" in name for name in names):
+        folder_of = {name: name.split("/")[0] for name in names}
         classes = {
-            name: (name.split("/")[0], f"golden images, folder {name.split('/')[0]}")
-            for name in names
+            name: (text, f"golden images, folder {text}") for name, text in folder_of.items()
         }
-        folders = tuple(sorted({text for text, _ in classes.values()}))
-    chosen = balanced_choice(names, {name: text for name, (text, _) in classes.items()}, wanted)
+        folders = tuple(sorted(set(folder_of.values())))
+    chosen = balanced_choice(names, {name: text for name, (text, _) in classes.items()}, max_count)
     if len(chosen) < len(names):
         notes.append(f"{len(chosen)} of {len(names)} images chosen, evenly over the classes")
     images = []
@@ -119,28 +115,28 @@ def read_golden_images(
 
 
 def balanced_choice(
-    names: Iterable[str], class_by_name: Mapping[str, str], wanted: int
+    names: Iterable[str], class_by_name: Mapping[str, str], max_count: int
 ) -> list[str]:
-    """Return `wanted` of `names`, as many of each class as of any other where possible, sorted.
+    """Return at most `max_count` of `names`, sorted, as evenly over the classes as possible.
 
-    Images without a class count as one more class. A name's place is its rank in its class
-    and then its sha256, so adding a class does not disturb the choice within the others.
+    Images without a class count as one more class. Names are ranked within their class by their
+    sha256, so that a further class does not change the choice within the others.
     """
-    ranked: list[tuple[int, str]] = []
-    taken: Counter[str | None] = Counter()
     digests = {name: sha256(name.encode("utf-8", "surrogateescape")).digest() for name in names}
+    ranked: list[tuple[int, str]] = []
+    seen: Counter[str | None] = Counter()
     for name in sorted(digests, key=lambda name: digests[name]):
         label = class_by_name.get(name)
-        ranked.append((taken[label], name))
-        taken[label] += 1
+        ranked.append((seen[label], name))
+        seen[label] += 1
     ranked.sort(key=itemgetter(0))  # stable: images of one rank stay in the order of their sha256
-    return sorted(name for _, name in ranked[:wanted])
+    return sorted(name for _, name in ranked[:max_count])
 
 
 def decoding_notes(images: Iterable[GoldenImage], rules: DecodeRules) -> tuple[str, ...]:
-    """Say which images the rules decode to other pixels than `Image.open(file).convert(mode)`.
+    """Return notes on images that the rules decode otherwise than most notebooks.
 
-    That call is what most notebooks make. Only images that decode are expected.
+    Most notebooks call `Image.open(file).convert(mode)`. All images must be decodable.
     """
     rule_of = {
         "16-bit grey": f"decode.grey16: {rules.grey16}",
@@ -148,19 +144,20 @@ def decoding_notes(images: Iterable[GoldenImage], rules: DecodeRules) -> tuple[s
         "turned by EXIF": f"decode.exif_orientation: {str(rules.exif_orientation).lower()}",
     }
     different: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    ignored: list[str] = []
+    unturned: list[str] = []
     for image in images:
         with Image.open(BytesIO(image.data)) as opened:
             turned = upright_turn(opened) is not None
             applies = (opened.mode.startswith("I"), opened.has_transparency_data, turned)
-            notebook = np.asarray(opened.convert(rules.mode)) if any(applies) else None
+            if not any(applies):
+                continue
+            notebook = np.asarray(opened.convert(rules.mode))
         if turned and not rules.exif_orientation:
-            ignored.append(image.name)
-        if notebook is not None:
-            served = np.asarray(decode_image(image.data, rules, DecodeLimits()))
-            if not np.array_equal(served, notebook):
-                kinds = tuple(kind for kind, is_so in zip(rule_of, applies, strict=True) if is_so)
-                different[kinds].append(image.name)
+            unturned.append(image.name)
+        served = np.asarray(decode_image(image.data, rules, DecodeLimits()))
+        if not np.array_equal(served, notebook):
+            kinds = tuple(kind for kind, is_so in zip(rule_of, applies, strict=True) if is_so)
+            different[kinds].append(image.name)
     notes = [
         f"{_count(names)} {' and '.join(kinds)}; this preprocessing "
         f"({', '.join(rule_of[kind] for kind in kinds)}) decodes other pixels than "
@@ -168,9 +165,9 @@ def decoding_notes(images: Iterable[GoldenImage], rules: DecodeRules) -> tuple[s
         "its numbers differ"
         for kinds, names in different.items()
     ]
-    if ignored:
+    if unturned:
         notes.append(
-            f"{_count(ignored)} turned by the EXIF orientation, which this preprocessing ignores, "
+            f"{_count(unturned)} turned by the EXIF orientation, which this preprocessing ignores, "
             "as torchvision's transforms do; decode.exif_orientation in a spec applies it"
         )
     return tuple(notes)
@@ -179,55 +176,54 @@ def decoding_notes(images: Iterable[GoldenImage], rules: DecodeRules) -> tuple[s
 def _count(names: Sequence[str]) -> str:
     if len(names) == 1:
         return f"golden image {names[0]} is"
-    return f"{len(names)} golden images, {names[0]} the first, are"
+    return f"{len(names)} golden images, such as {names[0]}, are"
 
 
 def _classes_from_table(
     path: Path, names: Sequence[str]
 ) -> tuple[bool, dict[str, tuple[str, str]]]:
-    """Return whether the classes are indexes, and by the name of an image its class and line.
+    """Return whether the classes are indexes, and image name → class and line.
 
-    Rows of other files are ignored. A file is named as below the folder, or by its last part
-    where that is unique.
+    Rows of other files are ignored. A row names a file by its path below the folder, or by its last
+    part if that is unique.
     """
     text = io.StringIO(read_utf8(path), newline="")
     reader = csv_module.DictReader(text, skipinitialspace=True)
     columns = [column.strip() for column in reader.fieldnames or []]
     reader.fieldnames = columns
-    column = LABEL_COLUMN if LABEL_COLUMN in columns else INDEX_COLUMN
-    if FILE_COLUMN not in columns or column not in columns:
+    column = "label" if "label" in columns else "class_index"
+    if not {"file", column} <= set(columns):
         raise ImportRefused(
             f"{path}, line 1: the columns are {', '.join(columns) or 'none'}; expected a header "
-            f"with {FILE_COLUMN} and {LABEL_COLUMN} (or {INDEX_COLUMN}, from 0), separated by "
-            "commas"
+            "with file and label (or class_index, from 0), separated by commas"
         )
     last_parts = Counter(name.rpartition("/")[2] for name in names)
-    by_given = {name.rpartition("/")[2]: name for name in names}
-    by_given = {part: name for part, name in by_given.items() if last_parts[part] == 1}
-    by_given |= {name: name for name in names}
+    name_of = {name.rpartition("/")[2]: name for name in names}
+    name_of = {last: name for last, name in name_of.items() if last_parts[last] == 1}
+    name_of |= {name: name for name in names}
     classes: dict[str, tuple[str, str]] = {}
     try:
         for row in reader:
-            given = (row[FILE_COLUMN] or "").strip().replace("\\", "/").removeprefix("./")
-            name = by_given.get(given)
-            if name is None:
+            file = (row["file"] or "").strip().replace("\\", "/").removeprefix("./")
+            name = name_of.get(file, "")
+            if not name:
                 continue
             line = f"{path}, line {reader.line_num}"
-            entry = (row[column] or "").strip()
-            if not entry:
-                raise ImportRefused(f"{line}: {name} has no {column}; give one or remove the row")
-            above, _ = classes.setdefault(name, (entry, line))
-            if above != entry:
-                raise ImportRefused(f"{line}: {name} is {entry!r}, and {above!r} above")
+            text_of_class = (row[column] or "").strip()
+            if not text_of_class:
+                raise ImportRefused(f"{line}: {name} has no {column}; add it or remove the row")
+            previous, _ = classes.setdefault(name, (text_of_class, line))
+            if previous != text_of_class:
+                raise ImportRefused(f"{line}: {name} is {text_of_class!r}, and {previous!r} above")
     except csv_module.Error as error:
         raise ImportRefused(f"{path}, line {reader.line_num}: {error}") from error
     if not classes:
-        raise ImportRefused(f"{path}: column {FILE_COLUMN!r} names none of the images; check it")
-    return column == INDEX_COLUMN, classes
+        raise ImportRefused(f"{path}: column 'file' names none of the images; check it")
+    return column == "class_index", classes
 
 
 def visible_files(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder, sorted, without hidden ones and those of hidden folders."""
+    """Yield the files below a folder, sorted, without hidden files and folders."""
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if path.is_file() and not hidden:
@@ -235,13 +231,13 @@ def visible_files(folder: Path) -> Iterator[Path]:
 
 
 def begins_like_image(path: Path) -> bool:
-    """Return whether a file begins as images of a container that is served do."""
+    """Return whether a file begins like an image of a supported format."""
     with path.open("rb") as file:
         return container_of(file.read(12)) is not None
 
 
 def _image_names(folder: Path) -> tuple[list[str], list[str]]:
-    """Return the names of the images below `folder`, sorted, and a note on what else lies there."""
+    """Return the sorted names of the images below `folder`, and a note on other files."""
     names: list[str] = []
     others: list[str] = []
     for path in visible_files(folder):
@@ -255,4 +251,4 @@ def _image_names(folder: Path) -> tuple[list[str], list[str]]:
     if not others:
         return names, []
     shown = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
-    return names, [f"{len(others)} files that are no image left out: {shown}"]
+    return names, [f"{len(others)} files left out as no images: {shown}"]

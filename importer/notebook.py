@@ -1,7 +1,7 @@
-"""The lines that save a notebook's own numbers for --reference: `model_import.py notebook`.
+"""The lines that save a notebook's numbers for --reference: `model_import.py notebook`.
 
-Labels and numbers that the notebook computed are the one proof of an import that does not rest
-on this program's reading of the model.
+The notebook's labels and numbers are the only proof of an import that is independent of how this
+program reads the model.
 """
 
 CODE = """\
@@ -14,8 +14,8 @@ numpy.savez("reference.npz", files=[f.relative_to(folder).as_posix() for f in fi
             logits=torch.stack(rows).float().cpu().numpy(), labels=classes)
 """
 HINTS = """\
-# Replace PIL.Image.open(…).convert("RGB") by what your notebook reads its images with.
+# Replace PIL.Image.open(…).convert("RGB") by the call with which your notebook reads images.
 # classes: names of the classes in the order of the logits, e.g. dataset.classes of ImageFolder.
-# A network that ends in a softmax: write probabilities=… for logits=….
+# If the network ends in a softmax or sigmoid: write probabilities=… in place of logits=….
 # Then: python model_import.py … --golden photos/ --reference reference.npz
 """

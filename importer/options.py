@@ -1,6 +1,6 @@
 """The options of model_import.py: one declaration for the command line, its help and the docs.
 
-Imports neither numpy nor torch, so that a wrong command line is answered at once.
+Imports neither numpy nor torch: mistakes in the arguments are reported at once.
 """
 
 import difflib
@@ -39,9 +39,9 @@ PRECISIONS: "dict[EngineKind, tuple[Precision, ...]]" = {
     "onnxruntime": ("fp32",),
     "torch": ("fp32", "bf16", "fp16"),
 }
-"""Kind of engine → the precisions it may be tried in."""
+"""Kind of engine → the precisions to try."""
 ENGINES_OF_DEVICE = {"cpu": ("openvino", "onnxruntime"), "cuda": ("torch",)}
-"""Device → the kinds of engines that "auto" tries on it. A GPU runs no others."""
+"""Device → the kinds of engines that "auto" tries. A GPU runs no others."""
 FindingName = Literal[
     "batch-dependent",
     "chance-accuracy",
@@ -54,7 +54,7 @@ FindingName = Literal[
     "sigmoid-twice",
     "unstable-reference",
 ]
-"""What makes an import implausible and may be accepted; importer/plausibility.py finds it."""
+"""Findings of importer/plausibility.py and certification.py that `--accept` accepts."""
 
 
 def nearest(text: str, known: Iterable[str]) -> str:
@@ -64,21 +64,21 @@ def nearest(text: str, known: Iterable[str]) -> str:
 
 
 def no_such(path: Path, kind: str) -> str:
-    """Say that a file or folder is not there, with the nearest name that is."""
+    """Return the message for a missing file or folder, with the nearest existing name."""
     if path.exists():
         return f"{path}: expected a {kind}"
     known = [str(item) for item in path.parent.iterdir()] if path.parent.is_dir() else []
     return f"{path}: no such {kind}{nearest(str(path), known)}"
 
 
-def _there(path: Path, kind: Literal["file", "folder"] = "file") -> Path:
+def _existing(path: Path, kind: Literal["file", "folder"] = "file") -> Path:
     if not (path.is_file() if kind == "file" else path.is_dir()):
         raise ValueError(no_such(path, kind))
     return path
 
 
-def _lock_place(path: Path) -> Path:
-    """Refuse a place that takes no lock: at the end of an import it would be too late."""
+def _writable_file(path: Path) -> Path:
+    """Refuse a path that cannot be written, before the import instead of at its end."""
     if path.is_dir() or not os.access(path.absolute().parent, os.W_OK | os.X_OK):
         raise ValueError(f"{path}: expected the name of a file in a folder that can be written")
     return path
@@ -94,22 +94,24 @@ def _parsed_json(value: object) -> object:
 
 
 def _split(value: object) -> object:
-    """Return the parts of values such as "a,b", each given once or several times."""
+    """Return the parts of one or several values such as "a,b"."""
     texts = value if isinstance(value, list | tuple) else [value]
     return tuple(part.strip() for text in texts for part in str(text).split(","))
 
 
 JsonObject = Annotated[dict[str, JsonValue], BeforeValidator(_parsed_json)]
-PathText = Annotated[str, BeforeValidator(lambda it: str(it) if isinstance(it, Path) else it)]
-ExistingFile = Annotated[Path, AfterValidator(_there)]
-ExistingFolder = Annotated[Path, AfterValidator(functools.partial(_there, kind="folder"))]
+PathText = Annotated[
+    str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)
+]
+ExistingFile = Annotated[Path, AfterValidator(_existing)]
+ExistingFolder = Annotated[Path, AfterValidator(functools.partial(_existing, kind="folder"))]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Options(BaseModel):
-    """Options of a command. A field is an option, and its docstring the help of it.
+    """Options of a command. A field is an option, and its docstring is the help text.
 
-    The docstring of a class with fields is the title of their group in the help.
+    The docstring of a class is the title of its group in the help.
     """
 
     model_config = ConfigDict(
@@ -120,24 +122,26 @@ class Options(BaseModel):
 class LockOptions(Options):
     """the lock"""
 
-    lock: Annotated[Path, AfterValidator(_lock_place)] | None = None
+    lock: Annotated[Path, AfterValidator(_writable_file)] | None = None
     """the lock to write (default: model.lock of this program)"""
 
 
 class PredictOptions(Options):
     """predictions"""
 
+    tag: str | None = None
+    """artifact, NAME:VERSION in the model store (default: that of model.lock)"""
     csv: bool = False
     """result as CSV on standard output"""
     top_k: int = Field(5, ge=1)
-    """predictions an image, at most all classes"""
+    """predictions per image, at most all classes"""
 
 
 class UnpackOptions(Options):
     """proof"""
 
     digest: str | None = Field(None, pattern="^[0-9a-f]{64}$")
-    """sha256 its manifest must have, 64 digits of 0-9 and a-f; `show` says it"""
+    """sha256 its manifest must have, 64 digits of 0-9 and a-f; `show` prints it"""
 
 
 class ModelOptions(Options):
@@ -156,7 +160,7 @@ class ModelOptions(Options):
     weights_key: str | None = None
     """where in a checkpoint the weights are, e.g. model_ema (default: found)"""
     weights_prefix: str | None = None
-    """take the names that start with this and cut it off, e.g. net."""
+    """use only the names with this prefix, and remove it, e.g. net."""
     weights_ignore: tuple[str, ...] = ()
     """pattern of names in a checkpoint to leave out, e.g. 'aux.*'; may be repeated"""
     preprocessing: str | None = None
@@ -182,7 +186,7 @@ class ModelOptions(Options):
     @field_validator("network", "preprocessing", "labels")
     @classmethod
     def _check_place(cls, text: str | None, info: ValidationInfo) -> str | None:
-        """Refuse other forms and files that are not there; torchvision's names are read later."""
+        """Refuse other forms and missing files; torchvision's names are checked later."""
         if text is None:
             return None
         origin, _, name = text.partition(":")
@@ -191,9 +195,9 @@ class ModelOptions(Options):
         if origin == TORCHVISION and all(map(str.isidentifier, names)):
             return text
         if info.field_name == "labels" or text.endswith(SPEC_SUFFIXES):
-            _there(Path(text))
+            _existing(Path(text))
         elif path.endswith(".py") and definition.isidentifier():
-            _there(Path(path))
+            _existing(Path(path))
         else:
             forms = NETWORK_FORMS if info.field_name == "network" else PREPROCESSING_FORMS
             raise ValueError(f"expected {forms}, found {text!r}")
@@ -203,9 +207,9 @@ class ModelOptions(Options):
     @classmethod
     def _check_weights(cls, text: str, info: ValidationInfo) -> str:
         published = f"{TORCHVISION}:"
-        network = info.data.get("network", published)  # absent where it is wrong itself
+        network = info.data.get("network", published)  # absent if it is invalid
         if not (text.isidentifier() and str(network).startswith(published)):
-            _there(Path(text))
+            _existing(Path(text))
         return text
 
     @field_validator("threshold")
@@ -222,11 +226,11 @@ class EngineOptions(Options):
     accept: Annotated[tuple[FindingName, ...], BeforeValidator(_split)] = ()
     """name of a finding to accept, as printed in the refusal; may be repeated"""
     serving_requirements: ExistingFile | None = None
-    """lock with what a preprocessing class needs beyond the bento's packages"""
+    """requirements lock of a preprocessing class that needs more than the bento's packages"""
     calibration: ExistingFolder | None = None
     """folder of calibration images for int8 (default: the golden images)"""
     calibration_count: int = Field(64, ge=1, le=4096)
-    """how many of them"""
+    """calibration images to use"""
     gate_fp32_tolerance: float = Field(0.001, gt=0)
     """fp32: largest difference of a logit, over its size (1 at least, or the largest of all)"""
     gate_agreement: Share = 0.99
@@ -234,11 +238,11 @@ class EngineOptions(Options):
     gate_accuracy_loss: Share = 0.005
     """bf16, fp16, int8: share of labelled images that may be lost"""
     device: Literal["cpu", "cuda"] = "cpu"
-    """where it will serve"""
+    """device that will serve"""
     engine: Literal["auto", "openvino", "onnxruntime", "torch"] = "auto"
     """one kind of engine; auto: all that fit the device"""
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
-    """one precision; auto: all that the golden images can tell apart"""
+    """one precision; auto: reduced ones from 100 golden images on"""
     budget_ms: float = Field(50.0, gt=0)
     """latency an answer may take, in milliseconds"""
     measure_seconds: float = Field(0.4, gt=0, le=60)
@@ -247,7 +251,7 @@ class EngineOptions(Options):
     @property
     def gates(self) -> "Gates":
         """The three gates as one value."""
-        # Imported here: it needs numpy, and wrong arguments are to be answered at once.
+        # Imported here: it needs numpy.
         from image_classifier.inference.certificate import Gates
 
         return Gates(
@@ -277,7 +281,7 @@ class EngineOptions(Options):
 
 
 class ImportOptions(LockOptions, EngineOptions, ModelOptions):
-    """What the person importing a model asked for."""
+    """Options of an import."""
 
 
 def option_of(field: str) -> str:
@@ -291,7 +295,7 @@ def description_of(field: FieldInfo) -> str:
 
 
 def mistakes_of(error: ValidationError, model: type[Options]) -> list[str]:
-    """Say in a line each what is wrong with which option."""
+    """Return one line per mistake, with the option."""
     lines = []
     for item in error.errors(include_url=False):
         name, found = str(item["loc"][0]), item["input"]
@@ -312,6 +316,6 @@ def mistakes_of(error: ValidationError, model: type[Options]) -> list[str]:
 
 
 def split_published(text: str) -> tuple[str, str]:
-    """Return network and weights of `torchvision:NAME/WEIGHTS`; without weights the default's."""
+    """Return network and weights of `torchvision:NAME/WEIGHTS`; the weights default to DEFAULT."""
     network, _, weights = text.removeprefix(f"{TORCHVISION}:").partition("/")
     return network, weights or "DEFAULT"

@@ -23,13 +23,7 @@ from image_classifier.artifact.format import (
 )
 from image_classifier.artifact.manifest import TORCHVISION, InputSpec, Manifest, Outputs
 from image_classifier.artifact.record import ImportRecord
-from image_classifier.artifact.store import (
-    ModelLock,
-    add,
-    staging_dir,
-    tag_of,
-    write_lock,
-)
+from image_classifier.artifact.store import ModelLock, add, staging_dir, tag_of, write_lock
 from image_classifier.inference.certificate import GoldenAnswers, count_right
 from image_classifier.inference.engine import Batch
 from image_classifier.inference.engines.load import accelerator_of
@@ -38,10 +32,11 @@ from image_classifier.inference.plan import fastest_plan
 from image_classifier.inference.predictions import answered_classes
 from importer.candidates import TORCH_GRAPH, choose_candidates, graphs_of
 from importer.captured_preprocessing import capture_preprocessing
-from importer.certification import GoldenRun, certify_all
+from importer.certification import GoldenSet, certify_all
 from importer.diagnosis import Comparison, explain_difference
 from importer.errors import ImportRefused
 from importer.export import export_all
+from importer.extreme_images import run_on_extreme_images
 from importer.failures import one_line
 from importer.golden_images import GoldenImage, decoding_notes, read_golden_images
 from importer.graphs import OnnxNetwork, refuse_other_range
@@ -54,7 +49,6 @@ from importer.network import (
     read_network,
     takes_batches,
 )
-from importer.odd_images import run_on_odd_images
 from importer.options import ImportOptions, split_published
 from importer.pixels_to_logits import PixelsToLogits, run_reference
 from importer.plausibility import (
@@ -63,11 +57,11 @@ from importer.plausibility import (
     check_findings,
     check_repeatable,
     constant_logits,
+    describe_proof,
     implausible_labels,
     input_range,
     mean_std_scale,
     unstable_network,
-    what_the_proof_rests_on,
 )
 from importer.process import uninterrupted
 from importer.progress import Progress
@@ -89,11 +83,11 @@ from preprocessing.errors import ImageRejected, PreprocessingBug
 
 @dataclass(frozen=True, kw_only=True)
 class Imported:
-    """What an import made.
+    """The result of an import.
 
     Attributes:
-        known: Whether the store had the same artifact, with the same evidence, already.
-        proof: What the proof rests on and what is unproven, in sentences.
+        known: Whether the store already had the artifact with the same evidence.
+        proof: Sentences on what is proven and what is not.
     """
 
     lock: ModelLock
@@ -109,19 +103,19 @@ def import_model(
 ) -> Imported:
     """Import a trained model: read, run the reference, export, certify, measure, store, lock.
 
-    The store and the lock change at the very end only, each in one move.
+    The store and the lock change only at the end, each in one move.
 
     Args:
-        lock_path: The lock to write; None: none.
+        lock_path: The lock to write, or None.
         command: The command line, for the record.
 
     Raises:
-        OperatorError: Why the model was not imported.
+        OperatorError: The model was not imported.
     """
     judge = functools.partial(check_findings, accepted=options.accept, note=progress.note)
     with staging_dir() as root:
-        # 1. What was given: network, preprocessing, labels, golden images.
-        # Whatever of it is wrong is found before a large network is read.
+        # 1. Read network, preprocessing, labels and golden images. A preprocessing of the user's
+        # comes first: its mistakes are found before a large network is read.
         captured = None
         if options.preprocessing is not None:
             captured = capture_preprocessing(options, None, root)
@@ -134,58 +128,59 @@ def import_model(
         input_spec = InputSpec.of(preprocessing)
         if isinstance(model.network, OnnxNetwork):
             refuse_other_range(model.network, input_spec)
-        given = None if options.reference is None else read_reference(options.reference)
-        named = _labels(options.labels, model, given)
+        reference = None if options.reference is None else read_reference(options.reference)
+        label_file = _labels(options.labels, model, reference)
 
         with progress.step("read and preprocess the golden images"):
-            among = None if given is None else given.by_name.keys()
             golden = read_golden_images(
-                options.golden, options.golden_count, options.golden_labels, among=among
+                options.golden,
+                options.golden_count,
+                options.golden_labels,
+                only=reference.by_name.keys() if reference else None,
             )
             images = golden.images
             inputs = _inputs(images, preprocessing)
-            drawn = ""
+            notes = [*model.notes, *label_file.notes, *golden.notes]
+            notes += decoding_notes(images, preprocessing.decode)
             if entry.spec is None:
-                drawn = check_repeatable(
-                    [image.name for image in images],
-                    inputs,
-                    lambda row: _inputs((images[row],), preprocessing)[0],
+                names = [image.name for image in images]
+                notes += check_repeatable(
+                    names, inputs, lambda row: _inputs((images[row],), preprocessing)[0]
                 )
             calibration = inputs
             if options.calibration is not None:
                 chosen = read_golden_images(options.calibration, options.calibration_count)
                 calibration = _inputs(chosen.images, preprocessing)
-        decoding = decoding_notes(images, preprocessing.decode)
-        for note in filter(None, (*model.notes, *named.notes, *golden.notes, *decoding, drawn)):
+        for note in notes:
             progress.note(note)
         judge(mean_std_scale(input_spec.mean, input_spec.std), input_range(inputs))
 
-        # 2. What the research pipeline answers, and what its numbers mean.
+        # 2. Run the reference, and find what its numbers mean.
         network = PixelsToLogits(model.network, input_spec).eval()
         with progress.step(f"run the reference on {len(images)} golden images"):
             sources = root / ARCHITECTURE_FOLDER
             width = run_reference(network, inputs[:1], sources).shape[1]
-            if width > 1:  # one output may have two labels, which its activation decides
-                check_label_count(named.labels, width, "")
+            if width > 1:  # whether one output may have two labels depends on its activation
+                check_label_count(label_file.labels, width, "")
             logits = run_reference(network, inputs, sources)
             batches = takes_batches(model, network, torch.from_numpy(inputs[[0, -1]]))
-            odd = None
+            extreme = None
             if "odd-images" not in options.accept:
-                odd = run_on_odd_images(images[0].data, preprocessing, network)
-            judge(unstable_network(network, inputs, logits, odd, takes_batches=batches))
+                extreme = run_on_extreme_images(images[0].data, preprocessing, network)
+            judge(unstable_network(network, inputs, logits, extreme, takes_batches=batches))
         pixels = network.pixels(torch.from_numpy(inputs[:1].copy()))
         outputs = Outputs(
             activation=activation_of(model, pixels, options.activation),
             threshold=options.threshold,
         )
-        asked = options.activation or model.activation
-        judge(check_activation(logits, outputs.activation, asked=asked))
-        check_label_count(named.labels, logits.shape[1], outputs.activation)
-        if given is not None:
+        requested = options.activation or model.activation
+        judge(check_activation(logits, outputs.activation, requested=requested))
+        check_label_count(label_file.labels, width, outputs.activation)
+        if reference is not None:
             tolerance = options.gate_fp32_tolerance
-            comparison = Comparison.of(given, images, logits, outputs, tolerance)
+            comparison = Comparison.of(reference, images, logits, outputs, tolerance)
             if comparison.excess(logits) > 1:
-                with progress.step("look for what differs from the reference"):
+                with progress.step("search for the difference from the reference"):
                     raise explain_difference(
                         logits,
                         comparison,
@@ -197,44 +192,37 @@ def import_model(
                     )
             logits = comparison.golden_logits(logits)
 
-        # 3. Whether the answers fit the labels.
+        # 3. Compare the answers with the labels.
         answers = answered_classes(logits, outputs)
+        reference_labels = reference.labels if reference else None
         targets = decide_targets(
-            golden,
-            named.labels,
-            answers,
-            options.accept,
-            notebook_labels=None if given is None else given.labels,
+            golden, label_file.labels, answers, options.accept, reference_labels=reference_labels
         )
         labels, class_ids = targets.labels, targets.class_ids
-        unordered = [
-            check_label_order(labels, theirs, where)
-            for where, theirs in (
-                (str(options.reference), given and given.labels),
+        order_notes = [
+            check_label_order(labels, other_labels, source)
+            for source, other_labels in (
+                (str(options.reference), reference_labels),
                 (f"the checkpoint {options.weights}", model.classes),
             )
-            if theirs
+            if other_labels
         ]
-        for note in filter(None, (*targets.notes, *unordered)):
+        for note in filter(None, (*targets.notes, *order_notes)):
             progress.note(note)
         judge(
             constant_logits(logits, inputs, outputs),
             channel_order(network, inputs, answers, class_ids, outputs),
             implausible_labels(answers, class_ids, labels),
         )
-        right, labelled = count_right(answers, class_ids)
-        reproduced = None if given is None else len(images)
-        meaning = outputs.in_words(logits.shape[1], labels)
-        proof = what_the_proof_rests_on(
-            right,
-            labelled,
-            meaning=meaning,
-            reproduced=reproduced,
-            ordered="" in unordered,
+        proof = describe_proof(
+            *count_right(answers, class_ids),
+            meaning=outputs.in_words(width, labels),
+            reproduced=None if reference is None else len(images),
+            order_proven="" in order_notes,
             accepted=options.accept,
         )
 
-        # 4. Which engines give the same answers, and how fast.
+        # 4. Certify and measure the engines.
         truth = GoldenAnswers(logits=logits, class_ids=class_ids, outputs=outputs)
         shrinking = certify_shrinking(preprocessing, images, inputs, network, truth, options.gates)
         candidates, left_out = choose_candidates(options, len(inputs))
@@ -244,40 +232,44 @@ def import_model(
         failed_exports = export_all(
             graphs, network, inputs if batches else inputs[:1], calibration, root, progress
         )
-        # Engines hold the weights a second time: torch's go first. Exporters leave circles behind.
+        # Free torch's weights, as each engine holds its own; exporters leave reference cycles.
         model = replace(model, network=torch.nn.Identity())
         del network
         gc.collect()
         engines, attempts = certify_all(
             candidates,
             failed_exports,
-            GoldenRun(root=root, input_spec=input_spec, inputs=inputs, truth=truth),
+            GoldenSet(
+                files=[image.data for image in images],
+                preprocessing=preprocessing,
+                inputs=inputs,
+                truth=truth,
+                takes_batches=batches,
+                extreme=extreme,
+            ),
+            root,
             options,
-            odd=odd,
-            takes_batches=batches,
-            files=[image.data for image in images],
-            preprocessing=preprocessing,
-            progress=progress,
+            progress,
         )
         if not engines:
-            engines_of: dict[str, list[str]] = {}  # with the same reason: named together
+            engines_by_reason: dict[str, list[str]] = {}
             for attempt in attempts:
-                engines_of.setdefault(attempt.reason, []).append(attempt.engine)
-            reasons = [f"{', '.join(names)}: {reason}" for reason, names in engines_of.items()]
+                engines_by_reason.setdefault(attempt.reason, []).append(attempt.engine)
+            reasons = [f"{', '.join(names)}: {why}" for why, names in engines_by_reason.items()]
             if options.engine == "auto" and options.network and TORCH_GRAPH not in graphs:
                 reasons.append(
                     "--engine torch takes the network without ONNX, and serves with torch"
                 )
             raise ImportRefused(f"no engine passed: {'; '.join(reasons)}")
 
-        # 5. The artifact.
+        # 5. Write the artifact.
         with progress.step("write the artifact"):
             (root / LABELS_NAME).write_text(json.dumps(labels, ensure_ascii=False) + "\n")
             golden_entries = write_golden(root, images, class_ids, inputs)
             manifest = Manifest(
                 schema_version=SCHEMA_VERSION,
                 name=options.name,
-                num_classes=logits.shape[1],
+                num_classes=width,
                 architecture=model.architecture,
                 input=input_spec,
                 preprocessing=entry,
@@ -292,7 +284,7 @@ def import_model(
             evidence = Evidence(
                 schema_version=SCHEMA_VERSION,
                 identity_sha256=identity,
-                reference="torch" if given is None else "given",
+                reference="torch" if reference is None else "given",
                 reference_logits_sha256=write_reference(root, logits),
                 engines=engines,
                 shrinking=shrinking,
@@ -317,7 +309,7 @@ def import_model(
             )
             (root / RECORD_NAME).write_bytes(record.to_json())
             with uninterrupted():
-                # Of the same model measured again, the later measurement counts.
+                # If the store has this model, the new measurements replace the old ones.
                 known = add(root, lock, newer=(RECORD_NAME, BENTOML_NAME))
                 if lock_path is not None:
                     write_lock(lock_path, lock)
@@ -326,41 +318,41 @@ def import_model(
     )
 
 
-def _labels(text: str | None, model: ModelSource, given: Reference | None) -> LabelFile:
+def _labels(text: str | None, model: ModelSource, reference: Reference | None) -> LabelFile:
     if text is not None and text.startswith(f"{TORCHVISION}:"):
         return LabelFile(labels=torchvision_meta(*split_published(text)).labels)
     if text is not None:
         return read_labels(Path(text))
-    if given is not None and given.labels is not None:
-        note = f"the labels are those of {given.path.name}, as --labels is not given"
-        return LabelFile(labels=given.labels, notes=(note,))
+    if reference is not None and reference.labels is not None:
+        note = f"--labels is not given; using those of {reference.path.name}"
+        return LabelFile(labels=reference.labels, notes=(note,))
     if model.published is None:
         raise ImportRefused(
             "--labels is not given and the weights are not published by torchvision; "
-            "expected a file with one name a line, or JSON, or torchvision:NAME"
+            "expected a file with one name per line, or JSON, or torchvision:NAME"
         )
     return LabelFile(labels=model.published.labels)
 
 
 def _inputs(images: tuple[GoldenImage, ...], preprocessing: Preprocessing) -> Batch:
-    """Return the inputs (n, H, W, C) of the images."""
+    """Return the inputs of the images, (n, H, W, C)."""
     inputs: list[Batch] = []
     for image in images:
         try:
             inputs.append(to_input(image.data, preprocessing, DecodeLimits()))
             if len(inputs) > 1 and np.shares_memory(inputs[-1], inputs[-2]):
                 raise ImportRefused(
-                    "preprocessing: to_input returns the same array at each call; return a new "
-                    "one, or a copy: the next image would be written over this one"
+                    "preprocessing: to_input returns the same array at each call, so the next "
+                    "image would overwrite this one; return a new array or a copy"
                 )
         except ImageRejected as error:
             raise ImportRefused(
-                f"golden image {image.name}: {error}; remove it or replace it by a sound file"
+                f"golden image {image.name}: {error}; remove it or replace it by an intact file"
             ) from error
         except PreprocessingBug as error:
             raise ImportRefused(
                 f"preprocessing, on golden image {image.name}: {one_line(error)}; to_input returns "
-                "one numpy array (H, W, C): of a tensor .permute(1, 2, 0).numpy(), of a grey "
-                "image [..., None], of float64 .astype(np.float32)"
+                "one numpy array (H, W, C): for a tensor .permute(1, 2, 0).numpy(), for a grey "
+                "image [..., None], for float64 .astype(np.float32)"
             ) from error
     return np.stack(inputs)

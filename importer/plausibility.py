@@ -1,9 +1,9 @@
-"""Whether a model and its evidence make sense together: findings before anything is written.
+"""Checks whether a model, its labels and its golden images make sense together.
 
-A check returns what it found, or None. `check_findings` refuses what nobody accepted. The checks
-name their arguments alike: `network` is `PixelsToLogits` in evaluation mode, `inputs` the golden
-inputs (n, H, W, C), `logits` what the reference answers to them, float32 (n, classes), `answers`
-the class it answers each image with, (n,), `targets` the true class of each image, or None, and
+A check returns a finding or None; `check_findings` refuses findings that are not accepted. Common
+arguments: `network` is `PixelsToLogits` in evaluation mode, `inputs` the golden inputs
+(n, H, W, C), `logits` the reference's for them, float32 (n, classes), `answers` the class that the
+reference answers for each image, (n,), `targets` the true class of each image, or None, and
 `labels` the names of the classes in the order of the logits.
 """
 
@@ -23,37 +23,38 @@ from image_classifier.inference.certificate import logit_scale
 from image_classifier.inference.engine import Batch, Logits
 from image_classifier.inference.predictions import answered_classes
 from importer.errors import ImportRefused
+from importer.extreme_images import ExtremeImages
 from importer.network import run_network
-from importer.odd_images import OddImages
 from importer.options import FindingName
 from importer.pixels_to_logits import run_reference
 
 Classes = npt.NDArray[np.int64]
 Targets = Sequence[int | None]
 RARE = 0.02
-"""Probability below which chance does not explain what was seen. Six images that all speak for
-one of two explanations reach it (1/64), five do not (1/32)."""
+"""Probability below which chance is ruled out. Six images that all favour one of two explanations
+reach it (1/64), five do not (1/32)."""
 REPEAT_TOLERANCE = 1e-5
-"""Times `logit_scale`. One image, one thread: torch repeats the same bits; a runtime that sums
-in another order stays below this."""
+"""Allowed difference between two runs, as a factor of `logit_scale`: some runtimes sum in varying
+order. torch repeats the same bits with one image and one thread."""
 BATCH_TOLERANCE = 1e-3
-"""Times `logit_scale`, as in the fp32 gate. Trained networks differ by less than 1e-5."""
+"""Allowed difference between single and batched runs, as a factor of `logit_scale`, as in the fp32
+gate. Trained networks differ by less than 1e-5."""
 SAME_LOGITS = 1e-3
 """Range of a logit over the images ÷ standard deviation of the logits of one image. Trained
 networks have 8 and more, networks with random weights rarely less than 1e-3."""
 PAIRED_IMAGES = 4
-"""Golden images, and as many odd ones, that also run together in one batch. One pair would do to
-see batch normalisation in training mode; four also see what depends on the position."""
+"""Golden images, and as many extreme ones, that also run in one batch. A pair would show batch
+normalisation in training mode; four also show a dependence on the position."""
 SUM_TOLERANCE = 1e-3
-"""Probabilities of 1000 classes rounded to half precision still sum to 1 within this."""
+"""Allowed difference of a sum of probabilities from 1, for 1000 classes in half precision."""
 
 
 class Finding(NamedTuple):
-    """Something that makes the import implausible.
+    """A reason to doubt the import.
 
     Attributes:
-        name: What the person importing accepts with `--accept NAME`.
-        message: What was found, the likely cause and what to do, in one line.
+        name: For `--accept NAME`.
+        message: One line: the finding, its likely cause and the remedy.
     """
 
     name: FindingName
@@ -63,18 +64,17 @@ class Finding(NamedTuple):
 def check_findings(
     *findings: Finding | None, accepted: Sequence[str], note: Callable[[str], None]
 ) -> None:
-    """Raise for findings that are not accepted; note each of the others.
+    """Note accepted findings; raise for the others.
 
     Raises:
-        ImportRefused: All findings that are not accepted, each with the option that accepts it.
+        ImportRefused: With all findings that are not accepted, and the options that accept them.
     """
     found = [finding for finding in findings if finding is not None]
     refused = [finding for finding in found if finding.name not in accepted]
     if refused:
         raise ImportRefused(
             "; ".join(
-                f"{message}; if that is as it should be: --accept {name}"
-                for name, message in refused
+                f"{message}; if this is intended: --accept {name}" for name, message in refused
             )
         )
     for name, message in found:
@@ -85,7 +85,7 @@ def mean_std_scale(mean: Sequence[float] | None, std: Sequence[float] | None) ->
     """Find means or standard deviations of pixels in [0, 255] where [0, 1] is expected.
 
     Args:
-        mean: Per channel; None where the preprocessing normalises by itself.
+        mean: Per channel; None if the preprocessing itself normalises.
         std: Per channel.
     """
     if mean is None or std is None:
@@ -94,17 +94,17 @@ def mean_std_scale(mean: Sequence[float] | None, std: Sequence[float] | None) ->
         return None
     return Finding(
         "mean-std-scale",
-        f"preprocessing: mean {list(mean)}, std {list(std)} are not of pixels in [0, 1], which "
-        "they are applied to; such a mean lies in [0, 1], such a std is above 0 and at most 1: "
-        "divide by 255 what was computed from pixels in [0, 255]",
+        f"preprocessing: mean {list(mean)}, std {list(std)} are not of pixels in [0, 1], to which "
+        "they are applied; expected means in [0, 1], stds above 0 and at most 1; divide by 255 "
+        "what was computed from pixels in [0, 255]",
     )
 
 
 def input_range(inputs: Batch) -> Finding | None:
     """Find float32 inputs whose values hardly differ: pixels that were scaled twice.
 
-    Pixels in [0, 1], [-1, 1] or divided by a std span 1 and more over some images; scaled by 255
-    once too often they span at most 0.02.
+    Over some images, pixels in [0, 1], in [-1, 1] or divided by a std span at least 1; divided by
+    255 once more they span at most 0.02.
     """
     low, high = float(inputs.min()), float(inputs.max())
     if inputs.dtype != np.float32 or not 0 < high - low < 0.05:
@@ -122,24 +122,26 @@ AUGMENTATION = (
     "ColorJitter); use the transforms of the evaluation"
 )
 DRAWS = 300
-"""Runs of one image that show an augmentation of probability 0.02 with 99.8 %. Some libraries draw
-random numbers for every step, also for those that are always taken (albumentations)."""
+"""Runs of one image; they show an augmentation of probability 0.02 with 99.8 %. Drawing random
+numbers alone proves nothing: albumentations draws them for steps that always apply, too."""
 
 
-def check_repeatable(names: Sequence[str], inputs: Batch, again: Callable[[int], Batch]) -> str:
-    """Compare the inputs of the golden images with the same, made again.
+def check_repeatable(
+    names: Sequence[str], inputs: Batch, again: Callable[[int], Batch]
+) -> list[str]:
+    """Check that the preprocessing makes the same inputs of the golden images again.
 
-    Nothing to accept: a start compares the inputs with those of the import. Where random numbers
-    are drawn, an augmentation may be rare: the first image is run `DRAWS` times more.
+    This cannot be accepted, because each start compares the inputs with those of the import. If
+    random numbers are drawn, the first image runs `DRAWS` times more, to find a rare augmentation.
 
     Args:
-        again: Makes the input of an image anew, by its place.
+        again: Makes the input of image number `row` again.
 
     Returns:
-        A note where random numbers are drawn and change nothing; else nothing.
+        A note if random numbers are drawn and change nothing.
 
     Raises:
-        ImportRefused: They differ; with the first image and the likely cause.
+        ImportRefused: Inputs differ.
     """
 
     def differs(row: int) -> bool:
@@ -152,17 +154,17 @@ def check_repeatable(names: Sequence[str], inputs: Batch, again: Callable[[int],
             f"{len(names)} golden images, {differ[0]} the first; {AUGMENTATION}"
         )
     if _random_state() == before:
-        return ""
+        return []
     if any(differs(0) for _ in range(DRAWS)):
         raise ImportRefused(
-            f"preprocessing: to_input draws random numbers, and gives another input now and then; "
+            "preprocessing: to_input draws random numbers, and sometimes gives another input; "
             f"{AUGMENTATION}"
         )
-    return f"preprocessing: draws random numbers that changed none of {DRAWS} runs"
+    return [f"preprocessing: draws random numbers that changed none of {DRAWS} runs"]
 
 
 def _random_state() -> tuple[object, ...]:
-    """Return what the random numbers of Python, numpy and torch that come next depend on."""
+    """Return the states of the global random generators of Python, numpy and torch."""
     kind, keys, *rest = np.random.get_state(legacy=True)
     numpys = (kind, np.asarray(keys).tobytes(), *rest)
     return random.getstate(), numpys, torch.get_rng_state().numpy().tobytes()
@@ -172,18 +174,18 @@ def unstable_network(
     network: nn.Module,
     inputs: Batch,
     logits: Logits,
-    odd: OddImages | None = None,
+    extreme: ExtremeImages | None = None,
     *,
     takes_batches: bool,
 ) -> Finding | None:
-    """Find a network that answers the same images differently, again or together in a batch.
+    """Find a network that answers the same images differently in a second run or in a batch.
 
-    Odd images stand beside the golden ones, which may be alike in what a network takes of a batch.
+    The batch also holds extreme images, because golden images may be too similar to show it.
     """
     inputs, logits = inputs[:PAIRED_IMAGES], logits[:PAIRED_IMAGES]
-    if odd is not None:
-        inputs = np.concatenate([inputs, odd.inputs[odd.answered][:PAIRED_IMAGES]])
-        logits = np.concatenate([logits, odd.logits[odd.answered][:PAIRED_IMAGES]])
+    if extreme is not None:
+        inputs = np.concatenate([inputs, extreme.inputs[extreme.finite][:PAIRED_IMAGES]])
+        logits = np.concatenate([logits, extreme.logits[extreme.finite][:PAIRED_IMAGES]])
     if not takes_batches:
         again = run_reference(network, inputs)
         return _unstable(logits, again) if _relative(logits, again) > REPEAT_TOLERANCE else None
@@ -206,25 +208,25 @@ def unstable_network(
 def _unstable(logits: Logits, again: Logits) -> Finding:
     return Finding(
         "unstable-reference",
-        "network: it answers differently each time: logits of one image differ by up to "
+        "network: it answers differently each time: logits of an image differ by up to "
         f"{np.abs(logits - again).max():.3g} between two runs; likely cause: dropout, "
-        "stochastic depth or noise that is active in evaluation mode, such as "
+        "stochastic depth or noise in evaluation mode, such as "
         "functional.dropout(x) without training=self.training",
     )
 
 
 def _relative(first: Logits, second: Logits) -> float:
-    """Return the largest difference, over `logit_scale`."""
+    """Return the largest difference, as a factor of `logit_scale`."""
     return float((np.abs(first - second) / logit_scale(first)).max())
 
 
 def constant_logits(logits: Logits, inputs: Batch, outputs: Outputs) -> Finding | None:
-    """Find a network that gives every image (nearly) the same logits.
+    """Find a network that gives every image nearly the same logits.
 
-    Copies of one image prove nothing. Of logits a softmax or a sigmoid makes nearly the same
-    probabilities where they differ by little, however small they are.
+    Scores that differ little are compared with their size; before a softmax or a sigmoid, logits
+    that differ little give nearly the same probabilities, however small they are.
     """
-    if all(np.array_equal(inputs[0], other) for other in inputs[1:]):
+    if all(np.array_equal(inputs[0], item) for item in inputs[1:]):  # copies of one image
         return None
     rows = logits.astype(np.float64)
     differences = float(np.ptp(rows, axis=0).max())
@@ -236,9 +238,8 @@ def constant_logits(logits: Logits, inputs: Batch, outputs: Outputs) -> Finding 
     return Finding(
         "constant-logits",
         f"network: all {len(rows)} golden images get nearly the same logits (they differ by "
-        f"at most {differences:.2g}), so nothing about them is proven; likely cause: "
-        "weights that were not trained or not loaded, or a preprocessing that scales the "
-        "pixels wrongly",
+        f"at most {differences:.2g}), which proves nothing; likely cause: weights that were not "
+        "trained or not loaded, or a preprocessing that scales the pixels wrongly",
     )
 
 
@@ -248,18 +249,17 @@ OutputKind = Literal[
 
 
 def output_kind(outputs: npt.NDArray[np.floating]) -> OutputKind:
-    """Say what rows of numbers (n, classes) look like.
+    """Return what rows of numbers (n, classes) look like.
 
-    "probabilities", "percentages": none below 0, several to a row, and each row sums to 1 or 100.
-    "unit-interval": all in [0, 1] without that, as a sigmoid makes them.
+    "probabilities", "percentages": none below 0, and each row of several sums to 1 or 100.
+    "unit-interval": otherwise, all in [0, 1], as after a sigmoid.
     "log-probabilities": none above 0, and the exponentials of each row sum to 1.
-    "log-sigmoids": none above 0 without that, and the best of half the rows log ½ or more. Of
-        logits trained with a softmax the best is above 0: their sum hardly moves in training.
+    "log-sigmoids": otherwise, none above 0, and the largest of half the rows is at least log ½.
+        The largest logit before a softmax is above 0: training hardly changes the sum of a row.
     """
     rows = outputs.astype(np.float64)
     several = rows.shape[1] > 1
-    # Logits of dead or untrained networks are all zero: neither softmax nor sigmoid gives that.
-    if not rows.any():
+    if not rows.any():  # logits of an untrained network
         return "logits"
     if rows.max() <= 0 and several and _sum_to_one(np.exp(rows)):
         return "log-probabilities"
@@ -278,24 +278,23 @@ def _sum_to_one(rows: npt.NDArray[np.float64]) -> bool:
     return bool((np.abs(rows.sum(axis=1) - 1) <= SUM_TOLERANCE).all())
 
 
-def check_activation(logits: Logits, activation: str, *, asked: str | None) -> Finding | None:
-    """Hold an activation against the outputs of the network on the golden images.
+def check_activation(logits: Logits, activation: str, *, requested: str | None) -> Finding | None:
+    """Compare an activation with the network's outputs on the golden images.
 
     Args:
-        logits: These outputs, if they are logits.
-        activation: What would be applied to them.
-        asked: The activation that --activation, or the last operator of a finished graph,
-            names; None: neither does.
+        logits: These outputs.
+        activation: The activation to apply to them.
+        requested: The activation named by --activation or by the last operator of a finished
+            graph; None if neither names one.
 
     Returns:
-        Where a sigmoid was asked for, and the outputs look as if one had been applied already.
+        A finding if a sigmoid is requested and the outputs look as if one was already applied.
 
     Raises:
-        ImportRefused: The outputs contradict the activation or leave it open; with the options to
-            choose from.
+        ImportRefused: The outputs contradict the activation or do not determine it.
     """
     kind = output_kind(logits)
-    as_they_are = "serve the outputs as they are with --activation none"
+    unchanged = "serve the outputs unchanged with --activation none"
     if logits.shape[1] == 1 and activation == "softmax":
         raise ImportRefused(
             "network: has one output, whose softmax is 1 for every image; say what it is: "
@@ -305,27 +304,26 @@ def check_activation(logits: Logits, activation: str, *, asked: str | None) -> F
     if kind in ("probabilities", "percentages") and activation != "none":
         raise ImportRefused(
             f"network: its outputs on the golden images are {kind}, expected logits; leave "
-            f"its softmax out, else the service would apply another one, or {as_they_are}"
+            f"its softmax out, because the service applies one, or {unchanged}"
         )
     if kind == "log-probabilities" and activation == "sigmoid":
         raise ImportRefused(
             "network: its outputs on the golden images are log-probabilities, whose softmax gives "
-            f"the probabilities; leave --activation sigmoid out, or {as_they_are}"
+            f"the probabilities; leave --activation sigmoid out, or {unchanged}"
         )
-    if kind == "log-sigmoids" and asked is None:
+    if kind == "log-sigmoids" and requested is None:
         raise ImportRefused(
             "network: none of its outputs on the golden images is above 0, as after a logsigmoid; "
-            "leave that out and add --activation sigmoid; if they are logits, or negative "
-            f"distances, add --activation softmax; or {as_they_are}"
+            "remove the logsigmoid and add --activation sigmoid; if the outputs are logits or "
+            f"negative distances, add --activation softmax; or {unchanged}"
         )
     in_unit_interval = (
         "network: its outputs all lie in [0, 1] and no row sums to 1, so it seems to end in a "
-        "sigmoid; leave that out of the network and add --activation sigmoid, or "
-        f"{as_they_are}"
+        f"sigmoid; remove it from the network and add --activation sigmoid, or {unchanged}"
     )
-    if kind == "unit-interval" and asked is None:
+    if kind == "unit-interval" and requested is None:
         raise ImportRefused(in_unit_interval)
-    if kind == "unit-interval" and asked != "none":
+    if kind == "unit-interval" and requested != "none":
         return Finding("sigmoid-twice", in_unit_interval)
     return None
 
@@ -335,38 +333,33 @@ def implausible_labels(answers: Classes, targets: Targets, labels: Sequence[str]
     rows = [row for row, target in enumerate(targets) if target is not None]
     if not rows:
         return None
-    truth = np.array([targets[row] for row in rows])
-    answers = answers[rows]
-    right = int((answers == truth).sum())
-    return _permutation(answers, truth, labels) or _chance(right, len(rows), len(labels))
+    truth, answers = np.array([targets[row] for row in rows]), answers[rows]
+    return _permuted_labels(answers, truth, labels) or _chance_accuracy(
+        int((answers == truth).sum()), len(rows), len(labels)
+    )
 
 
-def _chance(right: int, images: int, classes: int) -> Finding | None:
-    # Two conditions: guessing explains the hits, and a network half-way between guessing and
-    # perfect would hardly ever have so few. With a few images only, neither can be told.
+def _chance_accuracy(right: int, images: int, classes: int) -> Finding | None:
+    # Two conditions, of which few images fulfil neither: guessing explains the right answers, and a
+    # network half-way between guessing and perfect would hardly ever have so few.
     halfway = (1 + 1 / classes) / 2
-    if classes < 2 or at_least(right, images, 1 / classes) <= 0.01:
+    if classes < 2 or _at_least(right, images, 1 / classes) <= 0.01:
         return None
-    if 1 - at_least(right + 1, images, halfway) > 0.05:
+    if 1 - _at_least(right + 1, images, halfway) > 0.05:
         return None
     return Finding(
         "chance-accuracy",
         f"the reference is right on {right} of {images} labelled golden images; guessing one "
         f"of {classes} classes gives {images / classes:.2g}; likely cause: the order of the "
-        "labels, the preprocessing, weights that were not trained, or wrong classes of the "
-        "images",
+        "labels, the preprocessing, untrained weights, or wrong classes of the images",
     )
 
 
-def _explained(answers: Classes, truth: Classes) -> npt.NDArray[np.bool_] | None:
-    """Look for a permutation: found on one half of the images, it must explain the other.
+def _permuted_labels(answers: Classes, truth: Classes, labels: Sequence[str]) -> Finding | None:
+    """Find a permutation of the classes that, found on half of the images, explains the others.
 
-    With about one image a class there is no other half that could confirm it. Then it must explain
-    all images, of which a quarter at most is right. An untrained network can look the same;
-    both are refused.
-
-    Returns:
-        Which images it explains, (n,); None where chance explains as many.
+    With about one image per class no other half can confirm it. The permutation must then explain
+    all images, and at most a quarter may be right without it.
     """
     right = answers == truth
     seen: Counter[int] = Counter()
@@ -374,43 +367,38 @@ def _explained(answers: Classes, truth: Classes) -> npt.NDArray[np.bool_] | None
     for row, target in enumerate(truth):  # images of a class go to the halves in turn
         first_half[row] = seen[int(target)] % 2 == 0
         seen[int(target)] += 1
+    mapping = _best_mapping(answers, truth)
     explained = np.zeros(len(truth), dtype=bool)
     for half in (first_half, ~first_half):
-        mapping = _best_mapping(answers[~half], truth[~half])
-        explained[half] = _mapped(answers[half], mapping) == truth[half]
-    if _explains(explained, right):
-        return explained
-    explained = _mapped(answers, _best_mapping(answers, truth)) == truth
-    return explained if explained.all() and len(truth) >= max(4 * right.sum(), 3) else None
+        other_mapping = _best_mapping(answers[~half], truth[~half])
+        explained[half] = _mapped(answers[half], other_mapping) == truth[half]
+    if not explains_more(explained, right):
+        explained = _mapped(answers, mapping) == truth
+        if not explained.all() or len(truth) < max(4 * right.sum(), 3):
+            return None
+    moved = [
+        f"class {answer} is {labels[target]!r}, not {labels[answer]!r}"
+        for answer, target in sorted(mapping.items())
+        if answer != target
+    ]
+    return Finding(
+        "permuted-labels",
+        f"labels: the reference is right on {right.sum()} of {len(truth)} labelled golden images, "
+        f"and would be on {explained.sum()} with the labels in another order "
+        f"({', '.join(moved[:3])}{', …' * (len(moved) > 3)}); give the labels in the order of the "
+        "training, such as dataset.classes of ImageFolder, which sorts its folders as text",
+    )
 
 
 def _mapped(answers: Classes, mapping: Mapping[int, int]) -> Classes:
     return np.array([mapping.get(int(answer), int(answer)) for answer in answers])
 
 
-def _permutation(answers: Classes, truth: Classes, labels: Sequence[str]) -> Finding | None:
-    explained = _explained(answers, truth)
-    if explained is None:
-        return None
-    moved = [
-        f"class {answer} is {labels[target]!r}, not {labels[answer]!r}"
-        for answer, target in sorted(_best_mapping(answers, truth).items())
-        if answer != target
-    ]
-    return Finding(
-        "permuted-labels",
-        f"labels: the reference is right on {(answers == truth).sum()} of {len(truth)} labelled "
-        f"golden images, and would be on {explained.sum()} with the labels in another order "
-        f"({', '.join(moved[:3])}{', …' * (len(moved) > 3)}); give the labels in the order of the "
-        "training, such as dataset.classes of ImageFolder, which sorts its folders as text",
-    )
-
-
 def _best_mapping(answers: Classes, truth: Classes) -> dict[int, int]:
     """Return the one-to-one map of answered classes to true classes that most images follow."""
     counts = Counter(zip(answers.tolist(), truth.tolist(), strict=True))
     mapping: dict[int, int] = {}
-    # The most frequent pairs first; where images do not tell, a class stays what it is.
+    # The most frequent pairs first; of equally frequent ones, a class that stays as it is.
     for (answer, target), _ in sorted(
         counts.items(), key=lambda item: (-item[1], item[0][0] != item[0][1], item[0])
     ):
@@ -422,65 +410,61 @@ def _best_mapping(answers: Classes, truth: Classes) -> dict[int, int]:
 def channel_order(
     network: nn.Module, inputs: Batch, answers: Classes, targets: Targets, outputs: Outputs
 ) -> Finding | None:
-    """Find a network that classifies images better with their channels reversed.
+    """Find a network that classifies more images right with their channels reversed.
 
-    The images run again only where a quarter and more are classified wrong: swapped channels cost
-    a trained network more than that, and most imports do not pay for the check.
+    The images run again only if at least a quarter is classified wrong: swapped channels cost a
+    trained network more, so most imports skip the check.
     """
     rows = [row for row, target in enumerate(targets) if target is not None]
     truth = np.array([targets[row] for row in rows])
-    given = answers[rows] == truth
-    if inputs.shape[3] != 3 or 4 * (~given).sum() < max(len(rows), 1):
+    right = answers[rows] == truth
+    if inputs.shape[3] != 3 or 4 * (~right).sum() < max(len(rows), 1):
         return None
-    swapped = run_reference(network, inputs[rows][..., ::-1])
-    other = answered_classes(swapped, outputs) == truth
-    if not _explains(other, given):
+    reversed_logits = run_reference(network, inputs[rows][..., ::-1])
+    right_reversed = answered_classes(reversed_logits, outputs) == truth
+    if not explains_more(right_reversed, right):
         return None
     return Finding(
         "channel-order",
-        f"preprocessing: the reference is right on {given.sum()} of {len(rows)} labelled "
-        f"golden images as they are, and on {other.sum()} with red and blue exchanged; "
+        f"preprocessing: the reference is right on {right.sum()} of {len(rows)} labelled "
+        f"golden images as they are, and on {right_reversed.sum()} with red and blue exchanged; "
         "likely cause: the network was trained on BGR images (cv2.imread); write a "
         "preprocessing class that reverses the channels",
     )
 
 
-def _explains(other: npt.NDArray[np.bool_], given: npt.NDArray[np.bool_]) -> bool:
-    """Say whether one explanation is right so much oftener than the other that chance is no reason.
-
-    The images on which the two disagree would go either way if both were as good (McNemar's
-    exact test).
-    """
-    gained, lost = int((other & ~given).sum()), int((given & ~other).sum())
-    return gained > lost and at_least(gained, gained + lost, 0.5) <= RARE
+def explains_more(alternative: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_]) -> bool:
+    """Return whether an alternative is right significantly more often (McNemar's exact test)."""
+    gained, lost = int((alternative & ~right).sum()), int((right & ~alternative).sum())
+    return gained > lost and _at_least(gained, gained + lost, 0.5) <= RARE
 
 
-def at_least(hits: int, trials: int, probability: float) -> float:
-    """Return the probability of `hits` or more in independent trials (binomial)."""
+def _at_least(hits: int, trials: int, probability: float) -> float:
+    """Return the binomial probability of at least `hits` in `trials`."""
     return float(bdtrc(hits - 1, trials, probability))
 
 
-def what_the_proof_rests_on(
+def describe_proof(
     right: int,
     labelled: int,
     *,
     meaning: str,
     reproduced: int | None,
-    ordered: bool,
+    order_proven: bool,
     accepted: Sequence[str],
 ) -> tuple[str, ...]:
-    """Say in words what is proven of an import, and what is not.
+    """Return sentences on what an import proves, and what it does not.
 
     Args:
-        right: Labelled golden images that the reference answers right.
+        right: Labelled golden images that the reference classifies right.
         labelled: All labelled golden images.
         meaning: What an answer holds, in words.
-        reproduced: Golden images whose numbers of the notebook are reproduced; None: not given.
-        ordered: Whether the labels stand in the order of those that the training left.
-        accepted: Findings that were accepted.
+        reproduced: Golden images whose notebook numbers are reproduced; None without a notebook.
+        order_proven: Whether the labels are in the order of those that the training saved.
+        accepted: Accepted findings.
     """
-    unproven = ["the labels are in the right order"] * (not ordered)
-    unproven += ["the preprocessing is the one of the training"] * (reproduced is None)
+    unproven = ["the labels are in the right order"] * (not order_proven)
+    unproven += ["the preprocessing is that of the training"] * (reproduced is None)
     is_open = f"that {' and '.join(unproven)} is unproven" if unproven else "accuracy is not known"
     sentences = [
         f"reference: {right} of {labelled} labelled images right ({right / labelled:.1%})"

@@ -1,35 +1,41 @@
-"""Predictions for image files, made by the pipeline that serves, without a server."""
+"""Predictions for image files, by the engine that serves, without a server."""
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from image_classifier.artifact.artifact import Artifact
-from image_classifier.inference.classifier import Classifier
+from image_classifier.inference.engine import Batch
 from image_classifier.inference.executor import Executor
 from image_classifier.inference.machine import usable_cores
-from image_classifier.inference.predictions import DamagedLogits, Prediction, Score
-from image_classifier.inference.runner import LocalRunner
-from image_classifier.settings import Settings
+from image_classifier.inference.predictions import (
+    DamagedLogits,
+    Prediction,
+    Score,
+    top_k_predictions,
+)
 from importer.golden_images import begins_like_image, visible_files
+from preprocessing import DecodeLimits, Preprocessing, to_input
 from preprocessing.errors import ClientError, PreprocessingBug
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
-NO_LIMIT_MS = 1e12
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileAnswer:
-    """What became of one file.
+    """The predictions for one file, or why there are none.
 
     Attributes:
-        file: Its path, as it was given or found.
-        predictions: Most probable first; empty where there is an error.
-        code: Of the error, as clients get it; "unreadable" where the file cannot be read; empty
-            where there is none.
-        message: What is wrong with the file.
+        file: Path of the file, as given or found.
+        predictions: Most probable first; empty if there is an error.
+        code: Error code, as HTTP clients get it, or "unreadable" if the file cannot be read; empty
+            without an error.
+        message: Error message.
     """
 
     file: str
@@ -39,10 +45,10 @@ class FileAnswer:
 
 
 def image_files(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Return the files to classify, and those in folders that are no images.
+    """Return the files to classify, and the other files found in folders.
 
-    A file that is named counts in any case. Of folders and their sub-folders, sorted, those that
-    begin like an image or are called like one; hidden files are left out.
+    A file that is named is always classified. In a folder and its sub-folders, sorted, files are
+    classified that begin like an image or have the suffix of one; hidden files are ignored.
     """
     files: list[Path] = []
     others: list[Path] = []
@@ -52,47 +58,61 @@ def image_files(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
             continue
         for file in visible_files(path):
             is_image = True
-            with contextlib.suppress(OSError):  # it becomes a row with the reason
+            with contextlib.suppress(OSError):  # reported as the error of this file
                 is_image = file.suffix.lower() in IMAGE_SUFFIXES or begins_like_image(file)
             (files if is_image else others).append(file)
     return files, others
 
 
-async def classify_files(
-    artifact: Artifact, executor: Executor, files: Sequence[Path], top_k: int
-) -> AsyncIterator[FileAnswer]:
-    """Yield the answer to each file, in their order.
+def classify_files(
+    artifact: Artifact,
+    executor: Executor,
+    files: Sequence[Path],
+    top_k: int,
+    count_one: Callable[[], None],
+) -> Iterator[FileAnswer]:
+    """Yield the answer for each file, in order.
 
     Args:
-        executor: Of the artifact, loaded and checked.
-        top_k: Predictions an image; all classes where there are fewer.
+        executor: The artifact's engine, loaded and checked.
+        top_k: Predictions per image, at most all classes. A model with a threshold answers all
+            labels that reach it.
+        count_one: Called for each file.
     """
-    runner = LocalRunner(executor)
+    labels, outputs, plan = artifact.labels(), artifact.manifest.outputs, executor.plan
+    top_k = len(labels) if outputs.threshold is not None else min(top_k, len(labels))
     cores = usable_cores()
-    at_a_time = 4 * (runner.concurrency * runner.max_batch_size + cores)
-    # `model_copy` checks nothing: a server may not wait so long.
-    no_limit = dict.fromkeys(("timeout_ms", "max_wait_ms", "overload_wait_ms"), NO_LIMIT_MS)
-    changed = {"max_queue": at_a_time, "default_top_k": top_k, **no_limit}
-    settings = Settings.from_env({}).model_copy(update=changed)
-    classifier = Classifier(artifact, runner, settings, cores=cores, workers=1)
-
-    async def classified(path: Path) -> FileAnswer:
-        try:
-            data = await asyncio.to_thread(_read, path, settings.max_body_bytes + 1)
-            answer = await classifier.classify(data, None)
-        except OSError as error:
-            return FileAnswer(file=str(path), code="unreadable", message=error.strerror or "")
-        except ClientError as error:
-            return FileAnswer(file=str(path), code=error.code, message=str(error))
-        except (PreprocessingBug, DamagedLogits) as error:
-            return FileAnswer(file=str(path), code="internal_error", message=str(error))
-        return FileAnswer(file=str(path), predictions=answer.predictions)
-
-    for start in range(0, len(files), at_a_time):
-        for made in await asyncio.gather(*map(classified, files[start : start + at_a_time])):
-            yield made
+    files_at_a_time = 4 * (plan.streams * plan.batch_sizes[-1] + cores)
+    read = functools.partial(_read_input, preprocessing=artifact.preprocessing)
+    with ThreadPoolExecutor(cores) as pool:
+        for start in range(0, len(files), files_at_a_time):
+            chunk = files[start : start + files_at_a_time]
+            inputs = list(pool.map(read, chunk))
+            batch = [item for item in inputs if not isinstance(item, FileAnswer)]
+            rows = iter(executor.run(np.stack(batch)) if batch else ())
+            for file, item in zip(chunk, inputs, strict=True):
+                count_one()
+                if isinstance(item, FileAnswer):
+                    yield item
+                    continue
+                try:
+                    predictions = top_k_predictions(next(rows), labels, top_k, outputs)
+                except DamagedLogits as error:
+                    yield FileAnswer(file=str(file), code="internal_error", message=str(error))
+                else:
+                    yield FileAnswer(file=str(file), predictions=predictions)
 
 
-def _read(path: Path, max_bytes: int) -> bytes:
-    with path.open("rb") as file:
-        return file.read(max_bytes)
+def _read_input(file: Path, preprocessing: Preprocessing) -> Batch | FileAnswer:
+    """Return the input (H, W, C) made from a file, or the error."""
+    limits = DecodeLimits()
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(limits.max_bytes + 1)
+        return to_input(data, preprocessing, limits)
+    except OSError as error:
+        return FileAnswer(file=str(file), code="unreadable", message=error.strerror or "")
+    except ClientError as error:
+        return FileAnswer(file=str(file), code=error.code, message=str(error))
+    except PreprocessingBug as error:
+        return FileAnswer(file=str(file), code="internal_error", message=str(error))

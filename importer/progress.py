@@ -1,4 +1,4 @@
-"""What a person sees while an import runs."""
+"""Progress messages on standard error."""
 
 import itertools
 import time
@@ -9,18 +9,18 @@ from rich.console import Console
 
 
 class Progress:
-    """One line a step, with its duration, on standard error."""
+    """Prints each step with its duration."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._console = Console(stderr=True, quiet=quiet, highlight=False)
 
     def note(self, text: str) -> None:
-        """Print something worth knowing about the step."""
+        """Print a note about the step."""
         self._console.print(f"  {text}", style="dim", markup=False, soft_wrap=True)
 
     @contextmanager
     def step(self, title: str) -> Iterator[Callable[[], None]]:
-        """Show a step, for as long as it takes; what this yields counts parts of it as done."""
+        """Show a step while it runs; yield a function that counts one part of it as done."""
         started, done = time.perf_counter(), itertools.count(1)
         with self._console.status(title) as status:
             yield lambda: status.update(f"{title}: {next(done)} done")

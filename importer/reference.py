@@ -24,8 +24,8 @@ class Reference:
     Attributes:
         kind: What the rows are.
         by_name: File name → float64 row of shape (classes,), all finite, of equal width.
-        labels: Names of the classes in the order of the columns, where the file has them.
-        path: The file they come from.
+        labels: Names of the classes in the order of the columns, if the file has them.
+        path: The file.
     """
 
     kind: Kind
@@ -36,7 +36,7 @@ class Reference:
     def rows(self, names: Sequence[str], num_classes: int) -> NDArray[np.float64]:
         """Return the rows of the images `names`, in this order, shape (len(names), num_classes).
 
-        A name is looked up whole and then by its last part, where the reference uses no folders.
+        An image is found by its whole name, or else by its last part.
 
         Raises:
             ImportRefused: An image has no row, or rows have another width.
@@ -62,14 +62,21 @@ class Reference:
 
 
 def read_reference(path: Path) -> Reference:
-    """Read an npz file: `files` (names) beside `logits` or `probabilities`, a row a name.
+    """Read an npz file: `files` (names) and `logits` or `probabilities`, a row per name.
 
-    `labels`, the names of the classes in the order of the columns, may stand beside them.
+    It may also hold `labels`, the names of the classes in the order of the columns.
 
     Raises:
         ImportRefused: Another form, or a value that is not finite.
     """
-    arrays = _arrays(path)
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    # TypeError: an npy file, which is one array.
+    except (ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise ImportRefused(
+            f"{path}: not an npz file of plain arrays ({error}); {HOW_TO}"
+        ) from error
     kinds = [kind for kind in get_args(Kind) if kind in arrays]
     if "files" not in arrays or len(kinds) != 1:
         raise ImportRefused(
@@ -88,13 +95,13 @@ def read_reference(path: Path) -> Reference:
         )
     by_name = {str(name).replace("\\", "/"): row for name, row in zip(names, rows, strict=True)}
     if len(by_name) != len(names):
-        raise ImportRefused(f"{path}: a name stands in files twice")
+        raise ImportRefused(f"{path}: files has a name twice; give each file one row")
     if bad := [name for name, row in by_name.items() if not np.isfinite(row).all()]:
         raise ImportRefused(f"{path}: {bad[0]}: has NaN or infinite values; compute it again")
     if kind == "probabilities" and output_kind(rows) not in ("probabilities", "unit-interval"):
         raise ImportRefused(
-            f"{path}: what is called probabilities does not lie in [0, 1]; divide percentages by "
-            "100, and save logits as logits"
+            f"{path}: probabilities do not lie in [0, 1]; divide percentages by 100, and save "
+            "logits as logits="
         )
     labels = arrays.get("labels")
     if labels is not None and labels.shape != (rows.shape[1],):
@@ -110,51 +117,39 @@ def read_reference(path: Path) -> Reference:
     )
 
 
-def check_label_order(labels: Sequence[str], theirs: Sequence[str], where: str) -> str:
-    """Compare the labels with those that the training left elsewhere.
+def check_label_order(labels: Sequence[str], reference_labels: Sequence[str], source: str) -> str:
+    """Compare the labels with those that the training saved.
 
-    Upper and lower case, spaces, hyphens and underscores count as equal. Names that only one of
-    the two has are not compared: a notebook may call its classes by folder, and the label file by
-    words.
+    Case, spaces, hyphens and underscores are ignored. Names that only one of the two has are not
+    compared: a notebook may name its classes by folder, and the label file by words.
 
     Args:
-        theirs: In the order of the training.
-        where: They stand, for messages.
+        reference_labels: In the order of the training.
+        source: Where these come from, for messages.
 
     Returns:
-        A note where they have no name in common; else nothing.
+        A note if they have no name in common; else nothing.
 
     Raises:
-        ImportRefused: A name that both have stands at another position.
+        ImportRefused: A common name is at another position.
     """
-    own_names = [comparable(label) for label in labels]
-    their_names = [comparable(label) for label in theirs]
-    shared = set(own_names) & set(their_names)
-    for position, (name, other) in enumerate(zip(own_names, their_names, strict=False)):
-        if name != other and {name, other} <= shared:
+    names = [comparable(label) for label in labels]
+    reference_names = [comparable(label) for label in reference_labels]
+    shared = set(names) & set(reference_names)
+    for position, pair in enumerate(zip(names, reference_names, strict=False)):
+        if pair[0] != pair[1] and shared.issuperset(pair):
             raise ImportRefused(
-                f"labels: class {position} is {labels[position]!r}, in {where} it is "
-                f"{theirs[position]!r}; put the labels in the order of the training"
+                f"labels: class {position} is {labels[position]!r}, in {source} it is "
+                f"{reference_labels[position]!r}; put the labels in the order of the training"
             )
     if shared:
         return ""
     return (
-        f"{where}: its labels are other words ({theirs[0]!r} is the first, {labels[0]!r} here): "
-        "they prove nothing of the order"
+        f"{source}: has other names (the first is {reference_labels[0]!r}, here {labels[0]!r}), "
+        "so the order of the labels is not proven"
     )
 
 
 def comparable(label: str) -> str:
-    """Return a name without what people write in several ways: case, spaces, hyphens."""
+    """Return a name in lower case, with spaces for hyphens and underscores."""
     return re.sub(r"[\s_-]+", " ", label.casefold())
-
-
-def _arrays(path: Path) -> dict[str, NDArray[np.generic]]:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    # TypeError: an npy file, which is one array.
-    except (ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise ImportRefused(
-            f"{path}: not an npz file of plain arrays ({error}); {HOW_TO}"
-        ) from error

@@ -24,10 +24,10 @@ def renewed_options(artifact: Artifact, folder: Path, changes: EngineOptions) ->
     """Return the options of an import that makes the same artifact again.
 
     Args:
-        artifact: The one to renew, all its files verified.
-        folder: An empty directory for files that an import reads and the artifact has in another
-            form: golden images under their own names, a table of classes, a spec, a reference.
-        changes: What was given of these; it wins over what the import used.
+        artifact: The artifact to renew, with all files verified.
+        folder: An empty directory for files that the artifact stores in another form: golden
+            images under their own names, a table of classes, a spec, a reference.
+        changes: Options that replace those of the import.
 
     Raises:
         ImportRefused: The artifact and the changes do not fit together.
@@ -61,8 +61,8 @@ def renewed_options(artifact: Artifact, folder: Path, changes: EngineOptions) ->
         raise ImportRefused("; ".join(mistakes_of(error, ImportOptions))) from error
 
 
-def compared(before: Logits, renewed: Artifact) -> str:
-    """Compare the reference logits of an artifact with those of its renewal, in a sentence."""
+def compare_references(before: Logits, renewed: Artifact) -> str:
+    """Return a sentence that compares an artifact's reference logits with its renewal's."""
     after, outputs = renewed.reference()[0], renewed.manifest.outputs
     same = int((answered_classes(before, outputs) == answered_classes(after, outputs)).sum())
     difference = float(np.abs(before - after).max())
@@ -89,7 +89,7 @@ def _network(artifact: Artifact) -> dict[str, object]:
 
 
 def _golden(artifact: Artifact, folder: Path) -> dict[str, object]:
-    """Write the golden images by the names that the researcher gave them."""
+    """Write the golden images under their original names."""
     folder.mkdir()
     rows = []
     for entry in artifact.manifest.golden:
@@ -109,9 +109,9 @@ def _golden(artifact: Artifact, folder: Path) -> dict[str, object]:
 
 
 def _engines(artifact: Artifact, changes: EngineOptions) -> dict[str, object]:
-    """Return what was asked for of the engines, as far as evidence and record tell.
+    """Return the engine options of the import, as far as evidence and record show them.
 
-    Another device has other engines.
+    Another device has other engines, so engine and precision are not kept for it.
     """
     values: dict[str, object] = {}
     for entry in artifact.evidence.engines:

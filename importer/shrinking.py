@@ -1,4 +1,4 @@
-"""Proves that decoding large JPEGs at a reduced size changes no answer that counts."""
+"""Certifies the decoding of large JPEGs at a reduced size."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from importer.pixels_to_logits import run_reference
 from preprocessing import DecodeLimits, Preprocessing, decode_image
 from preprocessing.user_class import image_to_input
 
-JUDGED_AS: Precision = "int8"
+GATES_OF: Precision = "int8"
 """The gates of reduced precision apply: agreement of the top-1 and loss of accuracy."""
 
 
@@ -27,18 +27,18 @@ def certify_shrinking(
     truth: GoldenAnswers,
     gates: Gates,
 ) -> Certificate | None:
-    """Compare the golden images as they will be decoded with a full decode.
+    """Compare the golden images, decoded as they will be served, with a full decode.
 
     Args:
-        inputs: What the preprocessing makes of them, (n, H, W, C).
+        inputs: Made by the preprocessing, (n, H, W, C).
         network: `PixelsToLogits` in evaluation mode.
-        truth: The reference's answers to `inputs`.
+        truth: The reference's answers for `inputs`.
 
     Returns:
-        The certificate; None where the preprocessing decodes in full.
+        The certificate; None if the preprocessing decodes in full.
 
     Raises:
-        ImportRefused: A gate fails, or no golden image is one that shrinks.
+        ImportRefused: A gate fails, or no golden image is large enough to shrink.
     """
     if preprocessing.decode.shrink_jpeg_to_side is None:
         return None
@@ -55,7 +55,7 @@ def certify_shrinking(
             "to shrink; add such images, or leave shrink_jpeg_to_side out"
         )
     full = replace(truth, logits=run_reference(network, full_inputs))
-    certificate, failure = certify(truth.logits, full, JUDGED_AS, gates)
+    certificate, failure = certify(truth.logits, full, GATES_OF, gates)
     if failure:
         raise ImportRefused(
             f"preprocessing: large JPEGs decoded at a reduced size: {failure}; raise "

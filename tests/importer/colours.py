@@ -64,10 +64,10 @@ def colour_options(
     """Write the files of an import that would succeed, on one engine.
 
     Args:
-        network: What its forward returns; `logits` are those of the strongest channel.
-        own: What the preprocessing class returns of `pixels`, (4, 4, 3).
-        labels: A letter each; the golden images lie in the folders r, g and b.
-        spec: Preprocessing in place of the class.
+        network: Expression that its forward returns, made from `logits`, the sum of each channel.
+        own: Expression that the preprocessing class returns, made from `pixels`, (4, 4, 3).
+        labels: One letter each; the golden images are in the folders r, g and b.
+        spec: Preprocessing to use instead of the class.
     """
     for number in range(12):
         pixels = np.zeros((4, 4, 3), dtype=np.uint8)
@@ -79,7 +79,7 @@ def colour_options(
     (folder / "network.py").write_text(NETWORK.format(answer=network, drawn="shift" in network))
     (folder / "own.py").write_text(CLASS.format(answer=own))
     (folder / "labels.txt").write_text("\n".join(labels))
-    given: dict[str, Any] = {
+    values: dict[str, Any] = {
         "name": "colours",
         "network": f"{folder}/network.py:build",
         "weights": str(folder / "w.safetensors"),
@@ -90,7 +90,7 @@ def colour_options(
         "engine": "onnxruntime",
         "precision": "fp32",
     }
-    return digits_options(**{**given, **more})
+    return digits_options(**{**values, **more})
 
 
 def colour_logits(folder: Path) -> dict[str, np.ndarray]:

@@ -21,10 +21,10 @@ def artifact(digits_folder: Path) -> Artifact:
 
 
 def input_by_hand(path: Path) -> np.ndarray:
-    """The research pipeline's own reading of a sample: Pillow, upright, on white, grey."""
+    """The input of the research pipeline: Pillow, upright, on white, grey."""
     with Image.open(path) as opened:
         upright = ImageOps.exif_transpose(opened)
-        if upright.mode == "I;16":  # the stated rule: the high byte
+        if upright.mode == "I;16":  # the documented rule: the high byte
             upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
         if upright.mode in ("RGBA", "LA") or "transparency" in upright.info:
             upright = Image.alpha_composite(
@@ -43,7 +43,7 @@ def logits_by_hand(inputs: np.ndarray) -> np.ndarray:
         return np.asarray(network.double()((pixels / 255 - 0.19) / 0.31).numpy())
 
 
-def test_the_golden_samples_and_their_logits_are_those_of_the_research_pipeline(
+def test_golden_files_inputs_and_logits_are_those_of_the_research_pipeline(
     artifact: Artifact,
 ) -> None:
     golden = artifact.manifest.golden
@@ -54,5 +54,5 @@ def test_the_golden_samples_and_their_logits_are_those_of_the_research_pipeline(
     files = dict(zip((entry.name for entry in golden), artifact.golden_files(), strict=True))
     assert files == {path.name: path.read_bytes() for path in SAMPLES.iterdir()}
     assert [entry.class_id for entry in golden] == [int(entry.name[0]) for entry in golden]
-    assert [entry.input_sha256 for entry in golden] == [sha256(one.tobytes()) for one in inputs]
+    assert [entry.input_sha256 for entry in golden] == [sha256(item.tobytes()) for item in inputs]
     assert artifact.reference()[0] == pytest.approx(by_hand, abs=1e-4)

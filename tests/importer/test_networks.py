@@ -101,7 +101,7 @@ def test_a_failed_export_is_reported_in_one_line_and_a_log(
     found = re.fullmatch(
         "model_import: no engine passed: openvino-fp32, onnxruntime-fp32: (.*); "
         "--engine torch takes the network without ONNX, and serves with torch; "
-        "what the libraries said is in (.*)\n",
+        "the output of the libraries is in (.*)\n",
         err,
     )
     assert found, err

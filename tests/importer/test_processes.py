@@ -62,7 +62,7 @@ def test_a_full_disk_is_reported_in_one_line_and_changes_nothing(tmp_path: Path)
     )
 
     assert done.returncode == 1
-    message = r"/weights\.safetensors: .*File too large.*; make room in the store; what the .*\S+"
+    message = r"/weights\.safetensors: .*File too large.*; make room in the store; the output .*\S+"
     assert re.fullmatch(rf"model_import: \S+{message}\n", done.stderr), done.stderr
     assert not (tmp_path / "model.lock").exists()
     assert list((tmp_path / "bentoml" / "models").iterdir()) == []

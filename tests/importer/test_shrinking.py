@@ -1,4 +1,4 @@
-"""A preprocessing that shrinks JPEGs while decoding is held to a full decode."""
+"""Decoding JPEGs at a reduced size is certified against a full decode."""
 
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def test_shrinking_is_certified_in_the_evidence(store: Path, tmp_path: Path) -> 
     assert shrinking.max_logit_difference > 0  # other pixels, so other logits
 
 
-def test_shrinking_that_no_golden_image_shows_is_refused(store: Path, tmp_path: Path) -> None:
+def test_shrinking_without_a_large_golden_image_is_refused(store: Path, tmp_path: Path) -> None:
     with pytest.raises(ImportRefused, match="no golden image is a JPEG large enough"):
         imported(tmp_path, side=1_280)
 
@@ -50,7 +50,7 @@ def test_shrinking_that_no_golden_image_shows_is_refused(store: Path, tmp_path: 
 def test_shrinking_that_changes_answers_is_refused_with_the_numbers(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Nothing drawn so plainly changes with its size: the full decode is made to answer "0".
+    # Such plain drawings do not change with their size, so the reference is replaced: "0" for all.
     monkeypatch.setattr(
         "importer.shrinking.run_reference",
         lambda network, inputs: np.eye(1, 10, dtype=np.float32).repeat(len(inputs), axis=0),

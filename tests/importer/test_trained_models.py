@@ -1,4 +1,4 @@
-"""Trained weights import with their right preprocessing and give the published numbers."""
+"""Trained weights give the published numbers with their preprocessing."""
 
 import json
 from pathlib import Path
@@ -61,24 +61,11 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
         {"decode": {"mode": "L"}, "resize": {"size": 28}, "crop": 28},
     ),
 }
-"""Model → its network, weights and preprocessing, as the README of the data has them."""
-CLASSES = {
-    "resnet20_cifar10": [
-        "plane",
-        "car",
-        "bird",
-        "cat",
-        "deer",
-        "dog",
-        "frog",
-        "horse",
-        "ship",
-        "truck",
-    ],
-    "mnist_cnn_tiny": [*"0123456789"],
-}
+"""Model → network, weights and preprocessing, from the README of the data."""
+CIFAR = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CLASSES = {"resnet20_cifar10": CIFAR, "mnist_cnn_tiny": "0123456789"}
 LOGIT_TOLERANCES = dict.fromkeys(MODELS, 5e-05) | {"mnist_cnn_tiny": 2e-3}
-"""Of any float32 path, from that README."""
+"""Of float32 engines, from that README."""
 PROBABILITY_TOLERANCE = 1e-5
 
 
@@ -89,7 +76,7 @@ def golden_logits(model: str) -> dict[str, npt.NDArray[np.float32]]:
 
 
 def options_of(model: str, folder: Path, **changes: object) -> ImportOptions:
-    """The right import of a model, held to its goldens; `folder` takes the files it needs."""
+    """The right import of a model, with its reference; writes files into `folder`."""
     network, weights, spec = MODELS[model]
     labels, golden = SHARED / "weights" / "imagenet_categories.txt", PHOTOS
     if model == "mnist_cnn_tiny":
@@ -101,7 +88,7 @@ def options_of(model: str, folder: Path, **changes: object) -> ImportOptions:
         golden.mkdir()
         for path in PHOTOS.glob("*.png"):  # without ImageNet's labels.csv
             (golden / path.name).symlink_to(path)
-    given: dict[str, object] = {
+    values: dict[str, object] = {
         "name": model.replace("_", "-"),
         "network": network,
         "weights": str(SHARED / "weights" / weights),
@@ -112,14 +99,14 @@ def options_of(model: str, folder: Path, **changes: object) -> ImportOptions:
         "golden_count": 16,
         "reference": SHARED / "golden" / f"{model}.nips17_dev.npz",
     }
-    return digits_options(**{**given, **changes})
+    return digits_options(**{**values, **changes})
 
 
 @pytest.mark.parametrize(
     "model",
     [
         "mnist_cnn_tiny",
-        # Below, the service is asked for the published numbers of SqueezeNet.
+        # SqueezeNet's published numbers are compared through the service, below.
         pytest.param("mobilenet_v2_tfqat_imagenet", marks=pytest.mark.all),
         pytest.param("resnet20_cifar10", marks=pytest.mark.all),
     ],
@@ -145,7 +132,7 @@ def test_every_fp32_engine_reproduces_the_published_logits(
 @pytest.mark.all
 @pytest.mark.parametrize("model", [SQUEEZENET, "mobilenet_v2_tfqat_imagenet"])
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
-def test_reduced_precision_is_within_the_gate_or_refused_with_the_numbers(
+def test_reduced_precision_passes_the_gates_or_is_refused_with_the_numbers(
     store: Path, tmp_path: Path, model: str, precision: str
 ) -> None:
     options = options_of(model, tmp_path, golden_count=100, precision=precision)
@@ -191,10 +178,10 @@ def test_a_hundred_photos_get_the_published_probabilities(place: Place) -> None:
             answer = server.client.post("/classify?top_k=5", content=data)
             found = answer.json()["predictions"]
 
-            assert [one["probability"] for one in found] == pytest.approx(
+            assert [item["probability"] for item in found] == pytest.approx(
                 expected["top_probs"][:5], abs=PROBABILITY_TOLERANCE
             )
-            # Twice the tolerance apart or more, the order is certain.
+            # The order is certain if the margin is larger than the tolerance.
             if expected["margin_top1_top2"] > 1e-4:
                 assert found[0]["class_id"] == expected["top_ids"][0]
                 assert found[0]["label"] == names[expected["top_ids"][0]]

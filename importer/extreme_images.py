@@ -1,7 +1,7 @@
-"""Images that no golden set holds, on which an engine may leave the network it was made from.
+"""Images unlike the golden ones, on which an exported graph may differ from its network.
 
-An export that wrote down one branch of an `if`, an operator that breaks ties otherwise, or a range
-that was folded into a constant is exact on photographs like the golden ones, and wrong on others.
+An export that kept one branch of an `if`, an operator that breaks ties differently, or a range that
+was folded into a constant is exact on photographs like the golden ones, and wrong on others.
 """
 
 import io
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 from torch import nn
 
+from image_classifier.inference.engine import Batch, Logits
 from importer.errors import ImportRefused
 from importer.pixels_to_logits import run_reference
 from preprocessing import DecodeLimits, Preprocessing, to_input
@@ -21,41 +22,41 @@ from preprocessing.errors import ImageRejected, PreprocessingBug
 LONGEST_SIDE = 512
 
 
-class OddImages(NamedTuple):
-    """What engines run besides the golden samples.
+class ExtremeImages(NamedTuple):
+    """Images that engines run besides the golden ones.
 
     Attributes:
-        names: Of the images, for messages.
+        names: For messages.
         inputs: (n, H, W, C).
         logits: The network's, float32 (n, classes), perhaps not finite.
     """
 
     names: tuple[str, ...]
-    inputs: npt.NDArray[np.generic]
-    logits: npt.NDArray[np.float32]
+    inputs: Batch
+    logits: Logits
 
     @property
-    def answered(self) -> npt.NDArray[np.bool_]:
-        """Whether the network has a finite answer to each image, (n,)."""
+    def finite(self) -> npt.NDArray[np.bool_]:
+        """Whether the network's logits for each image are finite, (n,)."""
         return np.asarray(np.isfinite(self.logits).all(axis=1))
 
 
-def run_on_odd_images(
+def run_on_extreme_images(
     golden_file: bytes, preprocessing: Preprocessing, network: nn.Module
-) -> OddImages | None:
-    """Run the network on images made of a golden one.
+) -> ExtremeImages | None:
+    """Run the network on images made from a golden one.
 
-    Left out is what the preprocessing or the network does not take.
+    Images that the preprocessing or the network does not accept are left out.
 
     Args:
-        golden_file: An image file that the preprocessing takes.
+        golden_file: An image file that the preprocessing accepts.
         network: `PixelsToLogits` in evaluation mode.
 
     Returns:
-        None if nothing is left.
+        None if no image is left.
     """
     names, inputs, logits = [], [], []
-    for name, image in _odd_images(golden_file):
+    for name, image in _extreme_images(golden_file):
         file = io.BytesIO()
         image.save(file, "PNG")
         try:
@@ -68,11 +69,11 @@ def run_on_odd_images(
         logits.append(row)
     if not names:
         return None
-    return OddImages(names=tuple(names), inputs=np.stack(inputs), logits=np.concatenate(logits))
+    return ExtremeImages(tuple(names), np.stack(inputs), np.concatenate(logits))
 
 
-def _odd_images(golden_file: bytes) -> Iterator[tuple[str, Image.Image]]:
-    """Yield names and images: four that are still photographs first."""
+def _extreme_images(golden_file: bytes) -> Iterator[tuple[str, Image.Image]]:
+    """Yield names and images; the first four are still photographs."""
     with Image.open(io.BytesIO(golden_file)) as opened:
         photo = opened.convert("RGB")
     photo.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
