@@ -211,18 +211,17 @@ def _failure_on(extreme: ExtremeImages, logits: Logits) -> str:
 
 
 def _open(graph: EngineGraph, root: Path, input_spec: InputSpec) -> LoadEngine:
-    """Open a graph as `open_graph` does.
+    _refuse_other_precision(graph)
+    return open_graph(graph, root, input_spec.shape)
 
-    Raises:
-        EngineUnavailable: This machine computes in another precision than the engine's name says,
-            so a certificate would be about that one.
-    """
+
+def _refuse_other_precision(graph: EngineGraph) -> None:
+    """Raise EngineUnavailable if this machine runs an engine in another precision than its name."""
     if (actual := effective_precision(graph)) != graph.precision:
         raise EngineUnavailable(
             f"this processor has no {graph.precision}, and the engine runs in {actual} instead; "
             f"{graph.name} can be certified on a processor that has it"
         )
-    return open_graph(graph, root, input_spec.shape)
 
 
 def _unavailable(engine: str, reason: str) -> EngineAttempt:
@@ -243,6 +242,7 @@ def verify_engines(artifact: Artifact, progress: Progress) -> list[EngineAttempt
         # An engine that cannot run on this machine may raise anything.
         try:
             with progress.step(f"{name}: verify"):
+                _refuse_other_precision(entry)
                 load_executor(
                     artifact,
                     engine=name,

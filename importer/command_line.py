@@ -28,7 +28,11 @@ from importer.options import (
 
 COMMANDS: dict[str, tuple[str, str, type[Options]]] = {
     "": ("", "make a verified artifact of a trained model", ImportOptions),
-    "predict": ("PATH…", "classify images and folders of images, without a server", PredictOptions),
+    "predict": (
+        "[TAG] PATH…",
+        "classify images and folders of images, without a server",
+        PredictOptions,
+    ),
     "notebook": ("", "print the lines that save a notebook's numbers for --reference", Options),
     "verify": ("[TAG]", "check all engines again, on this machine", Options),
     "show": ("[TAG]", "show an artifact as a readable page", Options),
@@ -58,7 +62,7 @@ examples:
 
 commands, each with a --help of its own:""",
         *(
-            f"  {f'{name} {arguments}':<15}  {purpose}"
+            f"  {f'{name} {arguments}':<19}  {purpose}"
             for name, (arguments, purpose, _) in COMMANDS.items()
             if name
         ),
@@ -123,11 +127,11 @@ class Parser(argparse.ArgumentParser):
             match argument:
                 case "TAG":
                     self.add_argument("tag", metavar="TAG", help=TAG_HELP)
-                case "[TAG]":
+                case "[TAG]" if command != "predict":  # see `_split_tag`
                     default = f"{TAG_HELP} (default: that of model.lock)"
                     self.add_argument("tag", metavar="TAG", nargs="?", help=default)
                 case "PATH…":
-                    self.add_argument("paths", metavar="PATH", nargs="+", type=_existing_path)
+                    self.add_argument("paths", metavar="PATH", nargs="+")
                 case "FILE":
                     kind = _existing_path if command == "unpack" else Path
                     self.add_argument("file", metavar="FILE", type=kind)
@@ -153,6 +157,8 @@ class Parser(argparse.ArgumentParser):
             close = nearest(unknown[0].partition("=")[0], self.known)
             self.error(f"unrecognized arguments: {' '.join(unknown)}{close}; see --help")
         parsed = vars(namespace)
+        if self.command == "predict":
+            parsed |= self._split_tag(parsed["paths"])
         values = {name: parsed.pop(name) for name in self.options.model_fields if name in parsed}
         try:
             options = self.options.model_validate(values)
@@ -161,6 +167,17 @@ class Parser(argparse.ArgumentParser):
         if parsed["json"] and values.get("csv"):
             self.error("--csv and --json: give one of them")
         return CommandLine(command=self.command, options=options, **parsed)
+
+    def _split_tag(self, words: list[str]) -> dict[str, Any]:
+        """Return the tag, if the first word is one, and the paths, which must exist."""
+        has_tag = ":" in words[0] and not Path(words[0]).exists()
+        paths = [Path(word) for word in words[has_tag:]]
+        mistakes = [no_such(path, "file") for path in paths if not path.exists()]
+        if has_tag and not paths:
+            mistakes = [f"predict: PATH missing; {words[0]} is taken for a tag"]
+        if mistakes:
+            self.error("\n".join(mistakes))
+        return {"tag": words[0] if has_tag else None, "paths": paths}
 
 
 def _existing_path(text: str) -> Path:

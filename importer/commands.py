@@ -72,7 +72,7 @@ def _described(lock: ModelLock, found: "Artifact | Imported") -> dict[str, objec
 
 def _predict(command_line: CommandLine, progress: Progress) -> Outcome:
     options = command_line.options
-    artifact = _open(options.tag, progress)
+    artifact = _open(command_line.tag, progress)
     files, others = image_files(command_line.paths)
     if others:
         progress.note(f"{len(others)} file(s) left out as no images, such as {others[0]}")

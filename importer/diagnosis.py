@@ -42,6 +42,8 @@ RESIZE_SIZES = (256, 224, 232, 236, 240, 246, 272, 288, 299, 320, 384, 518)
 CROPS = (224, 225, 227, 192, 240, 256, 288, 299, 384)
 SEARCH_CPU_SECONDS = 60.0
 """Processor time of the search; enough for all single mistakes and many pairs."""
+ROUNDED = 0.02
+"""Difference that bfloat16 and half precision leave, as a share of the largest number."""
 NEARLY = 0.1
 """A variant that leaves less than this share of the difference is reported as nearly right."""
 
@@ -104,6 +106,12 @@ class Comparison:
     def differences(self, logits: Logits) -> npt.NDArray[np.float64]:
         """Return the largest difference of each image, shape (n,)."""
         return np.asarray(np.abs(self._numbers(logits) - self.expected).max(axis=1))
+
+    def looks_rounded(self, logits: Logits) -> bool:
+        """Return whether differences are as small as those of reduced precision, in all images."""
+        same = self._numbers(logits).argmax(axis=1) == self.expected.argmax(axis=1)
+        largest = ROUNDED * np.abs(self.expected).max()
+        return bool(same.all() and self.differences(logits).max() <= largest)
 
     def excess(self, logits: Logits, row: int | None = None) -> float:
         """Return the largest ratio of a difference to the allowed one; at most 1 agrees.
@@ -312,10 +320,18 @@ def explain_difference(
         f"{np.median(differences):.3g}"
     )
     if best is None:
-        return ImportRefused(
-            f"{found}; no usual difference of preprocessing explains it: check the weights, "
-            "the network and the order of the classes"
-        )
+        remedy = "check the weights, the network and the order of the classes"
+        if comparison.looks_rounded(logits):
+            remedy = (
+                "all differences are small and the classes agree, as after autocast or half "
+                "precision: save the numbers of a float32 run"
+            )
+        elif any(image.is_16_bit for image in images):
+            remedy = (
+                "16-bit grey images reach any preprocessing, also a class, with 8 bits (decode."
+                "grey16): do the same in the notebook and save its numbers again"
+            )
+        return ImportRefused(f"{found}; no usual difference of preprocessing explains it: {remedy}")
     causes = "; and ".join(best.changes.values())
     if CLASS in best.changes:  # the steps of the class itself are not known: name them all
         steps = [describe(best.spec) for describe, _ in CHANGES.values()]

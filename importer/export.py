@@ -43,7 +43,7 @@ def export_all(
     Args:
         graphs: The graphs to write.
         network: In evaluation mode.
-        inputs: Example inputs, shape (n, H, W, C); one if the network takes no batches.
+        inputs: Example inputs: two, (2, H, W, C), or one if the network takes no batches.
         calibration: Inputs whose activations decide the ranges of int8, (m, H, W, C).
         root: The staging directory; the source of the network is in architecture/.
 
@@ -86,7 +86,7 @@ def export_onnx(network: PixelsToLogits, inputs: npt.NDArray[np.generic], path: 
 
     Args:
         network: In evaluation mode.
-        inputs: Example inputs, shape (n, H, W, C), n of 1 or more.
+        inputs: Example inputs, (n, H, W, C). Of one, the exporter makes the batch size a constant.
     """
     if isinstance(network.network, OnnxNetwork):
         write_graph_of_pixels(network.network, network.input_spec, path)
@@ -101,7 +101,7 @@ def _export_eager(network: PixelsToLogits, inputs: npt.NDArray[np.generic], path
     try:
         program: Any = torch.onnx.export(
             network,
-            (_example(inputs),),
+            (torch.from_numpy(inputs.copy()),),
             dynamo=True,
             opset_version=OPSET,
             input_names=["batch"],
@@ -144,11 +144,11 @@ def _export_script(network: PixelsToLogits, inputs: npt.NDArray[np.generic], pat
     # torch 2.14's exporter refuses ScriptModules; the older one, which takes them, is deprecated.
     with torch.no_grad():
         traced = torch.jit.trace(  # type: ignore[no-untyped-call]
-            network, _example(inputs), check_trace=False
+            network, torch.from_numpy(inputs.copy()), check_trace=False
         )
         torch.onnx.export(
             traced,
-            (_example(inputs),),
+            (torch.from_numpy(inputs.copy()),),
             path,
             dynamo=False,
             opset_version=OPSET,
@@ -185,7 +185,9 @@ def export_program(network: PixelsToLogits, inputs: npt.NDArray[np.generic], pat
             "use an engine that runs ONNX"
         )
     batch_size = torch.export.Dim("n", min=1, max=MAX_BATCH)
-    program = torch.export.export(network, (_example(inputs),), dynamic_shapes=({0: batch_size},))
+    program = torch.export.export(
+        network, (torch.from_numpy(inputs.copy()),), dynamic_shapes=({0: batch_size},)
+    )
     program.example_inputs = None
     program.graph_module.meta.clear()
     for module in program.graph_module.modules():
@@ -211,8 +213,3 @@ def _strip(module: torch.fx.GraphModule) -> None:
         else:
             node.meta = {key: value for key, value in node.meta.items() if key == "val"}
     module.recompile()
-
-
-def _example(inputs: npt.NDArray[np.generic]) -> torch.Tensor:
-    # Two inputs, because the exporter would make a batch dimension of one a constant.
-    return torch.from_numpy(inputs[[0, -1]] if len(inputs) > 1 else inputs.copy())

@@ -37,6 +37,12 @@ class GoldenImage:
     class_text: str | None = None
     class_from: str = ""
 
+    @property
+    def is_16_bit(self) -> bool:
+        """Whether it is a grey image of more than 8 bits."""
+        with Image.open(BytesIO(self.data)) as opened:
+            return opened.mode.startswith("I")
+
 
 @dataclass(frozen=True, kw_only=True)
 class GoldenImages:
@@ -139,7 +145,7 @@ def decoding_notes(images: Iterable[GoldenImage], rules: DecodeRules) -> tuple[s
     Most notebooks call `Image.open(file).convert(mode)`. All images must be decodable.
     """
     rule_of = {
-        "16-bit grey": f"decode.grey16: {rules.grey16}",
+        "16-bit grey": f"decode.grey16: {rules.grey16}, to 8 bits before any class",
         "transparent": f"decode.alpha: {rules.alpha}",
         "turned by EXIF": f"decode.exif_orientation: {str(rules.exif_orientation).lower()}",
     }

@@ -213,7 +213,7 @@ def _refuse_random(network: nn.Module, build: Callable[[], nn.Module]) -> None:
     first = _unsaved_tensors(network)
     second = _unsaved_tensors(build()) if first else {}
     for name, tensor in first.items():
-        if name not in second or not _equal(tensor, second[name]):
+        if name not in second or not equal_tensors(tensor, second[name]):
             raise ImportRefused(
                 f"network: {name} is not in the weights and differs each time the network is "
                 "built, as random numbers do: register it as a persistent buffer and save the "
@@ -221,7 +221,7 @@ def _refuse_random(network: nn.Module, build: Callable[[], nn.Module]) -> None:
             )
 
 
-def _equal(first: torch.Tensor, second: torch.Tensor) -> bool:
+def equal_tensors(first: torch.Tensor, second: torch.Tensor) -> bool:
     """Compare two tensors; NaN, which may stand for "not set", equals NaN."""
     if first.is_floating_point() and (first.shape, first.dtype) == (second.shape, second.dtype):
         return torch.allclose(first, second, rtol=0, atol=0, equal_nan=True)

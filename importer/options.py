@@ -129,8 +129,6 @@ class LockOptions(Options):
 class PredictOptions(Options):
     """predictions"""
 
-    tag: str | None = None
-    """artifact, NAME:VERSION in the model store (default: that of model.lock)"""
     csv: bool = False
     """result as CSV on standard output"""
     top_k: int = Field(5, ge=1)

@@ -163,7 +163,8 @@ def import_model(
             if width > 1:  # whether one output may have two labels depends on its activation
                 check_label_count(label_file.labels, width, "")
             logits = run_reference(network, inputs, sources)
-            batches = takes_batches(model, network, torch.from_numpy(inputs[[0, -1]]))
+            pair = inputs[[0, -1]]  # one golden image twice, if there is one only
+            batches = takes_batches(model, network, torch.from_numpy(pair))
             extreme = None
             if "odd-images" not in options.accept:
                 extreme = run_on_extreme_images(images[0].data, preprocessing, network)
@@ -175,6 +176,11 @@ def import_model(
         )
         requested = options.activation or model.activation
         judge(check_activation(logits, outputs.activation, requested=requested))
+        if outputs.activation == "softmax" and np.abs(logits).max() <= 1:
+            progress.note(
+                "all logits are within [-1, 1], which no training with a softmax leaves; if they "
+                "are cosines, multiply them in forward by the scale of the loss (ArcFace's s)"
+            )
         check_label_count(label_file.labels, width, outputs.activation)
         if reference is not None:
             tolerance = options.gate_fp32_tolerance
@@ -216,6 +222,7 @@ def import_model(
         )
         proof = describe_proof(
             *count_right(answers, class_ids),
+            named=targets.named,
             meaning=outputs.in_words(width, labels),
             reproduced=None if reference is None else len(images),
             order_proven="" in order_notes,
@@ -230,7 +237,7 @@ def import_model(
             progress.note(left_out)
         graphs = graphs_of(candidates)
         failed_exports = export_all(
-            graphs, network, inputs if batches else inputs[:1], calibration, root, progress
+            graphs, network, pair if batches else inputs[:1], calibration, root, progress
         )
         # Free torch's weights, as each engine holds its own; exporters leave reference cycles.
         model = replace(model, network=torch.nn.Identity())

@@ -24,7 +24,7 @@ from image_classifier.inference.engine import Batch, Logits
 from image_classifier.inference.predictions import answered_classes
 from importer.errors import ImportRefused
 from importer.extreme_images import ExtremeImages
-from importer.network import run_network
+from importer.network import equal_tensors, run_network
 from importer.options import FindingName
 from importer.pixels_to_logits import run_reference
 
@@ -186,6 +186,23 @@ def unstable_network(
     if extreme is not None:
         inputs = np.concatenate([inputs, extreme.inputs[extreme.finite][:PAIRED_IMAGES]])
         logits = np.concatenate([logits, extreme.logits[extreme.finite][:PAIRED_IMAGES]])
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    finding = _instability(network, inputs, logits, takes_batches=takes_batches)
+    for name, buffer in network.named_buffers():
+        earlier = before.get(name, buffer)
+        if earlier.shape == buffer.shape and not equal_tensors(earlier, buffer):
+            return Finding(
+                "unstable-reference",
+                f"network: its forward changes {name.removeprefix('network.')} in evaluation mode, "
+                "which an exported graph does not; likely cause: a counter or statistics without "
+                "`if self.training`, or observers of a fake quantisation (disable_observer)",
+            )
+    return finding
+
+
+def _instability(
+    network: nn.Module, inputs: Batch, logits: Logits, *, takes_batches: bool
+) -> Finding | None:
     if not takes_batches:
         again = run_reference(network, inputs)
         return _unstable(logits, again) if _relative(logits, again) > REPEAT_TOLERANCE else None
@@ -448,6 +465,7 @@ def describe_proof(
     right: int,
     labelled: int,
     *,
+    named: bool,
     meaning: str,
     reproduced: int | None,
     order_proven: bool,
@@ -458,6 +476,7 @@ def describe_proof(
     Args:
         right: Labelled golden images that the reference classifies right.
         labelled: All labelled golden images.
+        named: Whether their classes are given by label, not by number or the order of folders.
         meaning: What an answer holds, in words.
         reproduced: Golden images whose notebook numbers are reproduced; None without a notebook.
         order_proven: Whether the labels are in the order of those that the training saved.
@@ -475,6 +494,11 @@ def describe_proof(
         if reproduced is None
         else f"the notebook's numbers are reproduced on {reproduced} golden images",
     ]
+    if labelled and not (named or order_proven):
+        sentences.append(
+            "the golden images give classes by number or order of folders, not by label: that the "
+            "labels are in the right order is unproven"
+        )
     if accepted:
         sentences.append(f"accepted without proof: {', '.join(sorted(accepted))}")
     return tuple(sentences)

@@ -120,15 +120,15 @@ def read_reference(path: Path) -> Reference:
 def check_label_order(labels: Sequence[str], reference_labels: Sequence[str], source: str) -> str:
     """Compare the labels with those that the training saved.
 
-    Case, spaces, hyphens and underscores are ignored. Names that only one of the two has are not
-    compared: a notebook may name its classes by folder, and the label file by words.
+    Case, spaces, hyphens and underscores are ignored. A notebook may name its classes by folder,
+    and the label file by words, so only names that both have are compared.
 
     Args:
         reference_labels: In the order of the training.
         source: Where these come from, for messages.
 
     Returns:
-        A note if they have no name in common; else nothing.
+        A note if they have few names in common; else nothing.
 
     Raises:
         ImportRefused: A common name is at another position.
@@ -136,17 +136,19 @@ def check_label_order(labels: Sequence[str], reference_labels: Sequence[str], so
     names = [comparable(label) for label in labels]
     reference_names = [comparable(label) for label in reference_labels]
     shared = set(names) & set(reference_names)
+    # Repeated names, such as "crane" in ImageNet, may be told apart in one of the two.
+    unique = {name for name in shared if names.count(name) == reference_names.count(name) == 1}
     for position, pair in enumerate(zip(names, reference_names, strict=False)):
-        if pair[0] != pair[1] and shared.issuperset(pair):
+        if pair[0] != pair[1] and (shared.issuperset(pair) or unique.intersection(pair)):
             raise ImportRefused(
                 f"labels: class {position} is {labels[position]!r}, in {source} it is "
                 f"{reference_labels[position]!r}; put the labels in the order of the training"
             )
-    if shared:
+    if 2 * len(shared) > len(set(names)):
         return ""
     return (
-        f"{source}: has other names (the first is {reference_labels[0]!r}, here {labels[0]!r}), "
-        "so the order of the labels is not proven"
+        f"{source}: only {len(shared)} of its names are among the labels (the first is "
+        f"{reference_labels[0]!r}, here {labels[0]!r}), so the order of the labels is not proven"
     )
 
 

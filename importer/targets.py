@@ -20,12 +20,14 @@ class Targets:
         order: How the order of the classes was found, in words.
         labels: Names of the classes, in the order of the logits.
         class_ids: Index of the true class of each golden image, or None.
+        named: Whether the classes are given by label, not by number or the order of folders.
         notes: Sentences for the operator.
     """
 
     order: str
     labels: tuple[str, ...]
     class_ids: tuple[int | None, ...]
+    named: bool = False
     notes: tuple[str, ...] = ()
 
     def right(self, answers: Classes) -> npt.NDArray[np.bool_]:
@@ -116,7 +118,9 @@ def _possible_targets(golden: GoldenImages, labels: tuple[str, ...]) -> Iterator
             yield Targets(order="unknown folders", labels=labels, class_ids=unknown)
             return
     ids = tuple(_class_id(image, labels, names_too=True) for image in golden.images)
-    yield Targets(order="labels in the order of their file", labels=labels, class_ids=ids)
+    named = all(image.class_text in (None, *labels) for image in golden.images)
+    order = "labels in the order of their file"
+    yield Targets(order=order, labels=labels, class_ids=ids, named=named)
     as_text = tuple(sorted(labels))
     # Numbers that are not sorted are in the order of the training.
     counted = all(map(_is_number, labels)) and list(labels) == sorted(set(labels), key=int)
@@ -125,6 +129,7 @@ def _possible_targets(golden: GoldenImages, labels: tuple[str, ...]) -> Iterator
             order=f"labels sorted as text ({', '.join(as_text[:4])}, …), as ImageFolder sorts",
             labels=as_text,
             class_ids=tuple(None if n is None else as_text.index(labels[n]) for n in ids),
+            named=named,
         )
 
 

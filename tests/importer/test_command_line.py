@@ -71,7 +71,7 @@ def test_help_and_mistakes_load_neither_numpy_nor_torch(arguments: list[str], st
     assert last == f"{status} []"
     if status == 0:
         assert "(default 100)" in " ".join(help_text)
-        assert "  predict PATH…    classify images and" in "\n".join(help_text)
+        assert "  predict [TAG] PATH…  classify images and" in "\n".join(help_text)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_wrong_value_is_one_line_that_names_the_option(
         ("--golden-lables=x", "unrecognized arguments: --golden-lables=x; did you mean --golden-l"),
         ("renew a:0 --name b", "unrecognized arguments: --name b; see --help"),
         ("pack", "the following arguments are required: TAG, FILE"),
-        (f"predict {SAMPLES}/0-1.png", f"argument PATH: {SAMPLES}/0-1.png: no such file; did you"),
+        (f"predict {SAMPLES}/0-1.png", f"{SAMPLES}/0-1.png: no such file; did you"),
         (f"predict {SAMPLES} --csv --json", "--csv and --json: give one of them"),
         ("unpack x.zip", "argument FILE: x.zip: no such file"),
         (f"unpack {SAMPLES} --digest abc", "--digest: expected sha256"),
@@ -150,12 +150,10 @@ def test_every_name_that_the_options_accept_is_valid_in_a_manifest() -> None:
 
 
 def test_options_and_arguments_may_be_given_in_any_order() -> None:
-    line = read_command_line(
-        ["predict", f"{SAMPLES}", "--top-k=3", "--csv", f"{DIGITS}", "--tag", "a:0"]
-    )
+    line = read_command_line(["predict", "a:0", f"{SAMPLES}", "--top-k=3", "--csv", f"{DIGITS}"])
 
     assert line.paths == [Path(SAMPLES), Path(DIGITS)]
-    assert (line.options.tag, line.options.top_k, line.options.csv) == ("a:0", 3, True)
+    assert (line.tag, line.options.top_k, line.options.csv) == ("a:0", 3, True)
     assert not line.json
     assert read_command_line(["verify", "--json"]).tag is None
     assert read_command_line(["verify", "--json", "a:0"]).tag == "a:0"

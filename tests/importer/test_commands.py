@@ -263,7 +263,7 @@ def test_predict_classifies_folders_and_files_beside_bad_ones(
     assert "✓ classify 3 images (" in err
 
     paths = [str(folder / "notes.txt"), *[str(folder / "b")] * 40]
-    command = ["predict", "--tag", tag(copied)]
+    command = ["predict", tag(copied)]
     assert main([*command, *paths, "--json", "--top-k", "99"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert main([*command, *paths[:2], "--csv", "--quiet", "--top-k", "1"]) == 1

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from image_classifier.artifact.manifest import Outputs
 from image_classifier.inference.predictions import activate
+from importer import diagnosis
 from importer.diagnosis import Comparison
 from importer.errors import ImportRefused
 from importer.golden_images import GoldenImage
@@ -230,6 +231,28 @@ def test_the_tolerance_is_smaller_for_small_or_similar_numbers(
     assert comparison.excess((logits * 1.00001).astype(np.float32)) < 1
     assert comparison.excess(logits[:, ::-1]) > 2
     assert comparison.excess(logits[:1] * 1.00001, row=0) < 1
+
+
+@pytest.mark.parametrize(
+    ("numbers", "remedy"),
+    [
+        (
+            lambda path: plain(path) * (1 + 0.01 * np.cos(plain(path) * 1e3)),
+            "as after autocast or half precision: save the numbers of a float32 run",
+        ),
+        (lambda path: -plain(path), "16-bit grey images reach any preprocessing, also a class"),
+    ],
+)
+def test_what_no_preprocessing_explains_is_reported_with_what_to_check(
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    numbers: Notebook,
+    remedy: str,
+) -> None:
+    monkeypatch.setattr(diagnosis, "SEARCH_CPU_SECONDS", 0.1)
+
+    assert remedy in refusal(store, tmp_path, numbers)
 
 
 def test_a_change_that_removes_most_of_the_difference_is_reported(

@@ -202,6 +202,7 @@ def test_the_reference_confirms_the_order_of_numeric_folders(
     targets, classes = targets_of(folder_of(tmp_path, *truth), labels, answers=truth)
 
     assert classes == truth
+    assert targets.named == (labels == tuple(FOLDERS))
     assert "12 of 12 right" in "; ".join(targets.notes)
     served = {"as text": AS_TEXT, "as numbers": tuple(FOLDERS)}[trained]
     assert targets.labels == (served if labels == tuple(FOLDERS) else labels)
@@ -241,7 +242,7 @@ EXIF[0x0112] = 6
 @pytest.mark.parametrize(
     ("data", "rules", "note"),
     [
-        (png(GREY16), {}, "16-bit grey; this preprocessing (decode.grey16: scale)"),
+        (png(GREY16), {}, "16-bit grey; this preprocessing (decode.grey16: scale, to 8 bits"),
         (png(GREY16), {"grey16": "clip"}, None),
         (png(CLEAR), {"alpha": "white"}, "transparent; this preprocessing (decode.alpha: white)"),
         (png(CLEAR), {}, None),  # hidden colours are shown, as convert("RGB") does

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -82,6 +83,15 @@ def test_an_import_reports_its_proof_and_a_second_one_measures_the_same_artifact
     )
     assert accepted.proof[0] == "reference: 0 of 12 labelled images right (0.0%)"
     assert accepted.proof[-1] == "accepted without proof: permuted-labels"
+
+
+def test_logits_that_may_be_cosines_are_noted(store: Path, tmp_path: Path) -> None:
+    options = colour_options(tmp_path, network="functional.normalize(logits + 14)")
+    progress = Mock(wraps=Progress(quiet=True))
+
+    import_quietly(options, tmp_path / "model.lock", progress=progress)
+
+    assert any("scale of the loss" in str(call) for call in progress.note.call_args_list)
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
@@ -164,7 +174,7 @@ def test_a_sigmoid_is_certified_and_predicted_label_by_label(
     assert proof.max_probability_difference is not None
     assert proof.max_probability_difference < 1e-5
     # Every label that reaches the threshold is predicted, whatever --top-k says.
-    command = ["predict", "--json", "--top-k", "1", "--tag", imported.lock.tag]
+    command = ["predict", "--json", "--top-k", "1", imported.lock.tag]
     assert main([*command, str(tmp_path / "golden")]) == 0
     results = json.loads(capsys.readouterr().out)["results"]
     by_hand = colour_logits(tmp_path)

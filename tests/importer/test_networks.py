@@ -18,7 +18,13 @@ from tests.imports import command_line, digits_options, import_quietly
 def test_a_users_network_is_imported_with_one_image_and_its_ignored_weights_are_listed(
     store: Path, tmp_path: Path
 ) -> None:
-    options = colour_options(tmp_path, weights_ignore=("aux.*",), golden=tmp_path / "golden" / "r")
+    # Of one example image, the exporter makes the batch size of this a constant.
+    halved = "functional.relu(functional.conv2d(batch, torch.zeros(3, 3, 3, 3), stride=2))"
+    pooled = f"functional.adaptive_avg_pool2d({halved}, 1).flatten(1)"
+    answer = f"logits + functional.linear({pooled}, torch.eye(3))"
+    options = colour_options(
+        tmp_path, network=answer, weights_ignore=("aux.*",), golden=tmp_path / "golden" / "r"
+    )
     save_file(WEIGHTS | {"aux.bias": torch.ones(3)}, tmp_path / "w.safetensors")
     for number in (3, 6, 9):
         (tmp_path / "golden" / "r" / f"{number}.png").unlink()
@@ -28,7 +34,7 @@ def test_a_users_network_is_imported_with_one_image_and_its_ignored_weights_are_
     artifact = open_in_store(tag)
     assert [entry.name for entry in artifact.manifest.golden] == ["0.png"]
     assert artifact.path_of("architecture/network.py").read_text() == NETWORK.format(
-        drawn=False, answer="logits"
+        drawn=False, answer=answer
     )
     assert artifact.evidence.ignored_weights == ("aux.bias",)
     assert any("aux.bias" in line for line in describe_artifact(tag, artifact))

@@ -98,9 +98,12 @@ def test_labels_of_the_notebook_in_another_order_are_refused(tmp_path: Path) -> 
     with pytest.raises(ImportRefused, match="class 1 is 'ARCTIC_FOX', in the file it is 'dog'"):
         check_label_order(("Cat", "ARCTIC_FOX", "Dog"), labels, "the file")
     assert check_label_order(("Katze", "Hund", "Fuchs"), labels, "the file") == (
-        "the file: has other names (the first is 'cat', here 'Katze'), so the order of the labels "
-        "is not proven"
+        "the file: only 0 of its names are among the labels (the first is 'cat', here 'Katze'), so "
+        "the order of the labels is not proven"
     )
+    assert "only 1 of its names" in check_label_order(("cat", "Hund", "Fuchs"), labels, "the file")
+    with pytest.raises(ImportRefused, match="class 0 is 'dog', in the file it is 'cat'"):
+        check_label_order(("dog", "Katze", "Fuchs"), labels, "the file")
 
 
 def test_the_lines_for_a_notebook_save_what_it_computed(
