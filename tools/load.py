@@ -32,7 +32,8 @@ FILE_REFUSED = (
 )
 """Answers to a broken image file."""
 MAX_CONNECTIONS = 2_000
-"""Also limited to half of the files the process may open; further requests wait."""
+"""Connections of a run, and at most half of the files that the process may open; further requests
+wait."""
 EXPECTED_ARRIVALS = 350
 """A probe of a search lasts long enough for these, so that 3 requests exceed the p99, but at most
 three times as long as usual."""

@@ -127,10 +127,10 @@ def read_model(
         data = path.read_bytes()
         digest = sha256_bytes(data)
         if sha256 not in (None, digest):
-            raise ArtifactError(
-                f"{path}: sha256 is {digest}, expected {sha256}: it was changed, or a later "
-                f"import of the same model replaced it; {remedy}"
-            )
+            # The version in the store is the manifest's digest, so only other files are replaced.
+            replaced = ", or a later import of the same model replaced it"
+            cause = "it was changed" + replaced * (path.name != MANIFEST_NAME)
+            raise ArtifactError(f"{path}: sha256 is {digest}, expected {sha256}: {cause}; {remedy}")
         return kind.model_validate_json(data), digest
     except OSError as error:
         raise ArtifactError(f"{path}: {error.strerror}; {remedy}") from error

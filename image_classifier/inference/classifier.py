@@ -64,7 +64,7 @@ class Classifier:
             parallel=cores,
             shared_folder=shared_folder if workers > 1 else None,
         )
-        # A run that outlives its requests may still be working.
+        # A run may take as long as the timeout of a request.
         runner.watch.stalled_s = max(STALLED_S, settings.timeout_ms / 1e3)
         input_spec = artifact.manifest.input
         self._blank = np.zeros((1, *input_spec.shape), input_spec.dtype)

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -158,9 +159,11 @@ class RemoteRunner:
         fitting = int(budget_ms / 2 / record.network_time_ms) if record else MAX_CALL_INPUTS
         self.max_batch_size = max(1, min(MAX_CALL_INPUTS, fitting))
         self.watch = EngineWatch()
-        self._shared: SharedInputs | None = SharedInputs(
-            input_spec, calls=CALLS_IN_FLIGHT, max_batch_size=self.max_batch_size
-        )
+        self._shared: SharedInputs | None = None
+        if hasattr(os, "memfd_create"):  # absent from some builds of Python
+            self._shared = SharedInputs(
+                input_spec, calls=CALLS_IN_FLIGHT, max_batch_size=self.max_batch_size
+            )
         self._opened = False
         self._proxy = proxy
         self._exchange = exchange

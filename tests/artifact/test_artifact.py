@@ -99,6 +99,9 @@ def test_manifest_and_evidence_must_have_the_digests_of_the_lock(root: Path) -> 
         open_artifact(root, "0" * 64, evidence_digest)
     with pytest.raises(ArtifactError, match=f"sha256 is {evidence_digest}, expected {'0' * 64}"):
         open_artifact(root, digest, "0" * 64)
+    (root / "evidence.json").write_bytes(b"{")  # the digest is compared first, then it is parsed
+    with pytest.raises(ArtifactError, match=f"expected {evidence_digest}: it was changed, or"):
+        open_artifact(root, digest, evidence_digest)
 
 
 def test_evidence_that_contradicts_the_manifest_is_refused(root: Path) -> None:

@@ -127,6 +127,17 @@ def test_inputs_are_passed_in_shared_memory_and_in_the_call_when_it_is_full() ->
     assert asyncio.run(remote.run(batches[0])).tolist() == [[1], [1]]
 
 
+def test_inputs_are_passed_in_the_call_where_python_has_no_shared_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr("os.memfd_create")
+    logits = np.ones((1, 2), np.float32)
+
+    answer = asyncio.run(runner(Proxy(logits)).run(np.zeros((1, 1, 1, 1), np.uint8)))
+
+    assert answer is logits
+
+
 @pytest.mark.parametrize("error", [Unavailable(), TimeoutError(), aiohttp.ClientPayloadError()])
 def test_a_runner_that_accepts_no_call_is_not_ready(error: Exception) -> None:
     with pytest.raises(NotReady, match="the model cannot be reached; try again"):

@@ -33,9 +33,9 @@ def limit_of(workload: Workload, seconds: float, rate_per_s: float | None, forwa
     """Call the engine from as many threads as it has streams.
 
     Args:
-        rate_per_s: Rate of Poisson arrivals at a single caller and stream with all threads; between
-            them, caches and cores cool down as between real requests. None calls back to back,
-            with one caller and stream per core.
+        rate_per_s: Rate of Poisson arrivals at a single caller and stream with all threads. Between
+            arrivals, caches and cores cool down as between real requests. None calls back to
+            back, with one caller and stream per core.
         forward: Run the network only, on preprocessed inputs.
     """
     streams = 1 if rate_per_s else workload.threads

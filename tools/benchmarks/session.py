@@ -21,7 +21,7 @@ from tools.serving import ROOT
 RESULTS = ROOT / "tools" / "benchmarks" / "results"
 CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 MANY = 500_000
-"""Longer runs are stored with fewer digits."""
+"""Runs with more samples are stored with fewer digits."""
 NULL_NAME = "null server"
 """A server that answers at once, which shows the cost of the load generator."""
 

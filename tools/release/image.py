@@ -57,5 +57,8 @@ def build_image(root: Path, *options: str) -> str:
     )
     if done.returncode:
         lines = "\n".join((done.stdout + done.stderr).strip().splitlines()[-20:])
-        raise ReleaseError(f"image: {builder} could not build {tag}; its last lines:\n{lines}")
+        raise ReleaseError(
+            f"image: {builder}, the first builder installed, could not build {tag}; its last "
+            f"lines:\n{lines}"
+        )
     return f"localhost/{tag}"
