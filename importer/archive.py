@@ -62,12 +62,12 @@ def unpack(path: Path, root: Path, expected_digest: str | None) -> Artifact:
             for member in members:
                 # Links could bypass Python's filter before 3.11.13 (CVE-2025-4517).
                 if not member.isreg() or member.name in NOT_PACKED:
-                    raise tarfile.TarError(f"{member.name!r} is no file of an artifact")
+                    raise tarfile.TarError(f"{member.name!r} is not an artifact file")
             archive.extractall(root, members, filter="data")
     # tarfile and the file system have many exceptions for hostile names and numbers.
     except (tarfile.TarError, OSError, EOFError, ValueError, RuntimeError) as error:
         raise ImportRefused(
-            f"{path}: no complete archive of `pack` ({one_line(error)}); copy it again"
+            f"{path}: not a complete archive made by `pack` ({one_line(error)}); copy it again"
         ) from error
     try:
         return open_artifact(root, expected_digest)

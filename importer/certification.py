@@ -31,7 +31,11 @@ from image_classifier.inference.plan import (
     measure_engine,
     measure_in_rounds,
 )
-from image_classifier.inference.startup import SelfCheckFailed, load_executor
+from image_classifier.inference.startup import (
+    SelfCheckFailed,
+    check_preprocessing,
+    load_executor,
+)
 from importer.extreme_images import ExtremeImages
 from importer.failures import describe_failure
 from importer.options import EngineOptions
@@ -233,7 +237,12 @@ def verify_engines(artifact: Artifact, progress: Progress) -> list[EngineAttempt
 
     Returns:
         One row per engine, in the order of the evidence.
+
+    Raises:
+        OperatorError: The preprocessing cannot be loaded, or gives other pixels than at import.
     """
+    with progress.step(f"preprocess {len(artifact.manifest.golden)} golden samples"):
+        check_preprocessing(artifact, artifact.preprocessing)
     rows = []
     for entry in artifact.evidence.engines:
         name, record = entry.name, artifact.record

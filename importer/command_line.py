@@ -173,6 +173,8 @@ class Parser(argparse.ArgumentParser):
         has_tag = ":" in words[0] and not Path(words[0]).exists()
         paths = [Path(word) for word in words[has_tag:]]
         mistakes = [no_such(path, "file") for path in paths if not path.exists()]
+        if mistakes and not paths[0].exists() and paths[0].name == str(paths[0]):
+            mistakes.append("predict: a TAG is NAME:VERSION; model_import.py list shows them")
         if has_tag and not paths:
             mistakes = [f"predict: PATH missing; {words[0]} is taken for a tag"]
         if mistakes:

@@ -75,7 +75,7 @@ def _predict(command_line: CommandLine, progress: Progress) -> Outcome:
     artifact = _open(command_line.tag, progress)
     files, others = image_files(command_line.paths)
     if others:
-        progress.note(f"{len(others)} file(s) left out as no images, such as {others[0]}")
+        progress.note(f"{len(others)} file(s) skipped that are not images, such as {others[0]}")
     with progress.step("load the engine and check it"):
         budget_ms = artifact.record.budget_ms if artifact.record else 50.0
         executor = load_executor(

@@ -257,4 +257,4 @@ def _image_names(folder: Path) -> tuple[list[str], list[str]]:
     if not others:
         return names, []
     shown = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
-    return names, [f"{len(others)} files left out as no images: {shown}"]
+    return names, [f"{len(others)} files skipped that are not images: {shown}"]

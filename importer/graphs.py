@@ -23,6 +23,8 @@ from importer.errors import ImportRefused
 from importer.failures import one_line
 
 FILE_ACCESS = re.compile(rb"\b((?:torch|ops\.aten)\.(?:save|from_file))\(")
+MAX_CODE_BYTES = 64 << 20
+"""The code of ResNet-152 takes 0.3 MB."""
 NUMPY_TYPES: dict[str, npt.DTypeLike] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -90,6 +92,8 @@ def _refuse_file_access(path: Path) -> None:
         for member in archive.infolist():
             if not member.filename.endswith(".py"):
                 continue
+            if member.file_size > MAX_CODE_BYTES:
+                raise ImportRefused(f"{path}: {member.filename} is too long to be checked")
             if found := FILE_ACCESS.search(archive.read(member)):
                 raise ImportRefused(
                     f"{path}: {member.filename} calls {found[1].decode()}, which reads or writes "

@@ -312,6 +312,10 @@ def run_network(network: nn.Module, batch: torch.Tensor, source_dir: Path | None
         found = type(output).__name__
         if isinstance(output, Mapping):
             found += f" with {', '.join(map(repr, output))}"
+        if isinstance(output, (tuple, list)):
+            shapes = [f" {(*x.shape,)}" if isinstance(x, torch.Tensor) else "" for x in output]
+            items = zip(output, shapes, strict=True)
+            found += f" of {', '.join(type(item).__name__ + shape for item, shape in items)}"
         raise ImportRefused(
             f"network: forward returns {found}, expected one tensor (n, classes); give a "
             "builder whose network is a subclass that returns only the logits"

@@ -67,7 +67,8 @@ def no_such(path: Path, kind: str) -> str:
     """Return the message for a missing file or folder, with the nearest existing name."""
     if path.exists():
         return f"{path}: expected a {kind}"
-    known = [str(item) for item in path.parent.iterdir()] if path.parent.is_dir() else []
+    items = path.parent.iterdir() if path.parent.is_dir() else ()
+    known = [str(item) for item in items if not item.name.startswith(".")]
     return f"{path}: no such {kind}{nearest(str(path), known)}"
 
 
@@ -165,7 +166,7 @@ class ModelOptions(Options):
     """a spec file (.yaml, .json), PATH.py:CLASS or torchvision:NAME/WEIGHTS (default: that of
     torchvision's weights)"""
     labels: PathText | None = None
-    """file with one name a line, a JSON list or JSON id → name, or torchvision:NAME/WEIGHTS
+    """file with one name per line, a JSON list or JSON id → name, or torchvision:NAME/WEIGHTS
     (default: those of torchvision's weights)"""
     activation: Literal["softmax", "sigmoid", "none"] | None = None
     """what makes probabilities of the outputs (default: as the network shows)"""

@@ -95,7 +95,7 @@ def read_reference(path: Path) -> Reference:
         )
     by_name = {str(name).replace("\\", "/"): row for name, row in zip(names, rows, strict=True)}
     if len(by_name) != len(names):
-        raise ImportRefused(f"{path}: files has a name twice; give each file one row")
+        raise ImportRefused(f"{path}: a name occurs twice in files; give each file one row")
     if bad := [name for name, row in by_name.items() if not np.isfinite(row).all()]:
         raise ImportRefused(f"{path}: {bad[0]}: has NaN or infinite values; compute it again")
     if kind == "probabilities" and output_kind(rows) not in ("probabilities", "unit-interval"):

@@ -177,7 +177,8 @@ class _UniqueKeys(yaml.SafeLoader):
     """Reads plain YAML values without repeated keys."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        _unique([(str(key.value), None) for key, _ in node.value])
+        if isinstance(node, yaml.MappingNode):
+            _unique([(str(key.value), None) for key, _ in node.value])
         return super().construct_mapping(node, deep)
 
 

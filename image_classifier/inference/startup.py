@@ -253,11 +253,15 @@ def load_executor(
             load(single_stream_plan) if plan.single_stream else None,
             accelerator=here.accelerator,
         )
-    with start_step("warm_up"):
-        executor.warmup()
-    with start_step("self_check"):
-        known = not every_sample and _certified_here(artifact, entry, here)
-        check_engine(artifact, entry, executor, inputs.result(), known=known)
+    try:
+        with start_step("warm_up"):
+            executor.warmup()
+        with start_step("self_check"):
+            known = not every_sample and _certified_here(artifact, entry, here)
+            check_engine(artifact, entry, executor, inputs.result(), known=known)
+    except Exception:
+        executor.close()
+        raise
     return executor
 
 

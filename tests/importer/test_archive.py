@@ -129,8 +129,8 @@ def test_unpacking_runs_nothing(empty_store: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("added", "reason"),
     [
-        ({"../escaped": b"x"}, "no complete archive of `pack`"),
-        ({"slo.json": b"x"}, "'slo.json' is no file of an artifact"),
+        ({"../escaped": b"x"}, "not a complete archive made by `pack`"),
+        ({"slo.json": b"x"}, "'slo.json' is not an artifact file"),
         ({"labels.json": b"x"}, "spoiled.tar: changed: labels.json (sha256 is"),
         ({"record.json": b"{}"}, "spoiled.tar/record.json: "),
     ],
@@ -163,12 +163,12 @@ def spoil(kind: str, path: Path, contents: Members) -> None:
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        ("link", "'labels.json' is no file of an artifact"),
-        ("pipe", "'labels.json' is no file of an artifact"),
-        ("huge member", "no complete archive of `pack`"),
-        ("compressed", "no complete archive of `pack`"),
+        ("link", "'labels.json' is not an artifact file"),
+        ("pipe", "'labels.json' is not an artifact file"),
+        ("huge member", "not a complete archive made by `pack`"),
+        ("compressed", "not a complete archive made by `pack`"),
         ("truncated", "spoiled.tar: missing: "),
-        ("text", "no complete archive of `pack`"),
+        ("text", "not a complete archive made by `pack`"),
     ],
 )
 def test_a_container_that_pack_does_not_write_is_refused(

@@ -121,6 +121,7 @@ def test_a_wrong_value_is_one_line_that_names_the_option(
         ("renew a:0 --name b", "unrecognized arguments: --name b; see --help"),
         ("pack", "the following arguments are required: TAG, FILE"),
         (f"predict {SAMPLES}/0-1.png", f"{SAMPLES}/0-1.png: no such file; did you"),
+        ("predict a:0", "predict: PATH missing; a:0 is taken for a tag"),
         (f"predict {SAMPLES} --csv --json", "--csv and --json: give one of them"),
         ("unpack x.zip", "argument FILE: x.zip: no such file"),
         (f"unpack {SAMPLES} --digest abc", "--digest: expected sha256"),
@@ -130,6 +131,15 @@ def test_the_message_for_a_wrong_command_names_the_nearest_right_one(
     capsys: pytest.CaptureFixture[str], arguments: str, expected: str
 ) -> None:
     assert mistakes(capsys, arguments.split())[0].startswith(expected)
+
+
+def test_a_tag_without_its_version_is_no_file_and_the_form_of_tags_is_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert mistakes(capsys, ["predict", "no_such_model"]) == [
+        "no_such_model: no such file",
+        "predict: a TAG is NAME:VERSION; model_import.py list shows them",
+    ]
 
 
 def test_all_wrong_values_are_reported_together(capsys: pytest.CaptureFixture[str]) -> None:

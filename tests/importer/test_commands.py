@@ -8,17 +8,19 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
-from image_classifier.artifact.artifact import open_artifact
+from image_classifier.artifact.artifact import Artifact, open_artifact
 from image_classifier.artifact.format import sha256_bytes
 from image_classifier.artifact.store import add, lock_of, read_lock, staging_dir, write_lock
 from importer.errors import ImportRefused
 from importer.options import EngineOptions, ImportOptions
 from importer.renewal import renewed_options
 from model_import import main
+from preprocessing.errors import SpecError
 from tests.artifact.builder import (
     RECORD,
     contents,
@@ -98,6 +100,19 @@ def test_an_engine_with_other_answers_fails_and_is_not_used(
         assert row["verdict"] == "failed"
         assert f"engine {row['engine']}, batch size 1: a logit is off by" in row["reason"]
     assert f"model_import: {tag(folder)}: engine openvino-fp32, batch size 1: a logit" in err
+    assert lock.read_text() == "as it was"
+
+
+def test_an_artifact_whose_preprocessing_cannot_be_loaded_here_is_not_used(
+    copied: Path, lock: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unloadable = property(Mock(side_effect=SpecError("imports scipy, which is not installed")))
+    monkeypatch.setattr(Artifact, "preprocessing", unloadable)
+    lock.write_text("as it was")
+
+    assert [main([command, tag(copied), "--quiet"]) for command in ("verify", "use")] == [1, 1]
+
+    assert "imports scipy, which is not installed" in capsys.readouterr().err
     assert lock.read_text() == "as it was"
 
 
@@ -259,7 +274,7 @@ def test_predict_classifies_folders_and_files_beside_bad_ones(
     )
     assert seven == "b: 7 0.9762, 4 0.005281"
     assert zero.startswith("more/0-02.jpg: 0 0.")
-    assert f"1 file(s) left out as no images, such as {folder}/notes.txt" in err
+    assert f"1 file(s) skipped that are not images, such as {folder}/notes.txt" in err
     assert "✓ classify 3 images (" in err
 
     paths = [str(folder / "notes.txt"), *[str(folder / "b")] * 40]

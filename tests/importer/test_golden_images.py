@@ -52,7 +52,7 @@ def test_other_files_than_images_are_left_out_with_a_note(tmp_path: Path) -> Non
     golden = read_golden_images(folder, 9)
 
     assert [image.name for image in golden.images] == ["a.png", "no_ending"]
-    assert golden.notes == ("2 files left out as no images: notes.txt, sound.wav",)
+    assert golden.notes == ("2 files skipped that are not images: notes.txt, sound.wav",)
     (folder / "a.png").unlink()
     (folder / "no_ending").unlink()
     with pytest.raises(ImportRefused, match=r"holds no image \(2 other files\)"):

@@ -79,6 +79,17 @@ def test_a_damaged_torchscript_archive_is_refused(tmp_path: Path) -> None:
         load_torchscript(tmp_path / "damaged.pt")
 
 
+def test_torchscript_with_very_long_code_is_refused_before_it_is_decompressed(
+    tmp_path: Path,
+) -> None:
+    path = torchscript(tmp_path / "net.pt", Linear())
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("net/code/bomb.py", bytes((64 << 20) + 1))
+
+    with pytest.raises(ImportRefused, match=r"net/code/bomb\.py is too long to be checked"):
+        load_torchscript(path)
+
+
 @pytest.mark.parametrize(
     ("module", "reason"),
     [

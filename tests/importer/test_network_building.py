@@ -27,8 +27,9 @@ def network_of(folder: Path, source: str, builder: str = "build", **kwargs: Any)
 
 
 def test_arguments_that_choose_weights_are_refused() -> None:
-    with pytest.raises(ImportRefused, match="pretrained cannot be set"):
-        parse_architecture("torchvision:resnet18", {"pretrained": True})
+    for name in ("pretrained", "weights_backbone"):
+        with pytest.raises(ImportRefused, match=f"{name} cannot be set"):
+            parse_architecture("torchvision:resnet18", {name: True})
 
 
 # Building
@@ -111,7 +112,7 @@ def build():
     ("more", "answer", "message"),
     [
         ("", "{'logits': batch}", r"returns dict with 'logits', expected one tensor \(n, cla"),
-        ("", "(batch[0], object())", r"returns tuple, expected one tensor"),
+        ("", "(batch[0], object())", r"returns tuple of Tensor \(3, 4, 4\), object, expected"),
         ("", "batch[0, :, 0, 0]", r"shape \(3,\) for 1 image.*keep the batch dimension"),
         ("", "batch.mean((2, 3), True)", r"shape \(1, 3, 1, 1\) .*add \.flatten\(1\)"),
         ("", "batch", r"shape \(1, 3, 4, 4\) .*return one row of scores"),

@@ -54,7 +54,7 @@ def test_images_without_their_own_row_are_refused(
         ({"files": ["a", "b"], "logits": [[1.0]]}, r"files has shape \(2,\), logits \(1, 1\)"),
         ({"files": ["a"], "logits": [[np.nan]]}, "a: has NaN"),
         ({"files": ["a"], "logits": [["x"]]}, "logits are not numbers; expected floats"),
-        ({"files": ["a", "a"], "logits": [[1.0], [2.0]]}, "files has a name twice"),
+        ({"files": ["a", "a"], "logits": [[1.0], [2.0]]}, "a name occurs twice in files"),
         ({"files": ["a"], "probabilities": [[2.0, 1.0]]}, "probabilities do not lie in"),
         ({"files": ["a"], "probabilities": [[1.0]], "logits": [[1.0]]}, "either logits or"),
         ({"files": ["a"], "logits": [[1.0, 2.0]], "labels": ["x"]}, r"labels has shape \(1,\)"),

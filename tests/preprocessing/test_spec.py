@@ -53,6 +53,7 @@ def test_the_documented_spec_is_the_imagenet_spec_with_every_key() -> None:
         ("a.json", "{", "cannot be read as a preprocessing spec"),
         ("a.yaml", "crop: 5\ncrop: 6", "crop is given twice"),
         ("a.json", '{"crop": 5, "crop": 6}', "crop is given twice"),
+        ("a.yaml", "!!map [1, 2]", "expected a mapping node"),
         ("a.yaml", None, "No such file"),
         ("a.yaml", "", "valid dictionary"),
         ("a.yaml", "crop: 224\nresise: {size: 256}", "resise: Extra inputs are not permitted"),
