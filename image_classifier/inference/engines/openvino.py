@@ -65,7 +65,7 @@ class OpenVinoEngine:
         request = idle.get()
         try:
             request.get_input_tensor().data[:] = batch
-            request.infer()  # in this thread; start_async would switch threads
+            request.infer()  # with one stream, in this thread; start_async always switches
             return np.array(request.get_output_tensor().data, dtype=np.float32)
         finally:
             idle.put(request)
