@@ -138,6 +138,18 @@ def test_an_engine_that_cannot_run_here_is_reported_and_its_artifact_can_be_used
     assert read_lock(lock) == lock_of(open_artifact(copied))
 
 
+def test_an_engine_that_runs_here_in_another_precision_is_not_verified(
+    copied: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importer.certification.effective_precision", lambda graph: "bf16")
+
+    assert main(["verify", tag(copied), "--json"]) == 1
+
+    for row in json.loads(capsys.readouterr().out)["engines"]:
+        assert row["verdict"] == "unavailable"
+        assert "the engine runs in bf16 instead" in row["reason"]
+
+
 def test_use_writes_the_lock_and_prints_the_old_and_the_new_tag(
     copied: Path, later: str, lock: Path, tmp_path: Path, capsys: Output
 ) -> None:
