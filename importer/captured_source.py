@@ -147,7 +147,7 @@ def _data_files(tree: ast.Module, path: Path, folder: Path) -> Iterator[Path]:
         if named.suffix == ".py" or named.suffix in SUFFIXES_OF_WEIGHTS:
             continue
         # Not Path.is_file, which raises for names that are too long and in closed folders.
-        if not os.path.isfile(named):  # noqa: PTH113
+        if not text or not os.path.isfile(named):  # noqa: PTH113
             continue
         where = f"{path}, line {node.lineno}: names {text}, "
         if Path(text).is_absolute():

@@ -178,7 +178,7 @@ def import_model(
         judge(check_activation(logits, outputs.activation, requested=requested))
         if outputs.activation == "softmax" and np.abs(logits).max() <= 1:
             progress.note(
-                "all logits are within [-1, 1], which training with a softmax never produces; if "
+                "all logits are within [-1, 1], which training with a softmax rarely leaves; if "
                 "they are cosines, multiply them in forward by the scale of the loss (ArcFace's s)"
             )
         check_label_count(label_file.labels, width, outputs.activation)

@@ -2,6 +2,7 @@
 
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +138,8 @@ def check_label_order(labels: Sequence[str], reference_labels: Sequence[str], so
     reference_names = [comparable(label) for label in reference_labels]
     shared = set(names) & set(reference_names)
     # Repeated names, such as "crane" in ImageNet, may be told apart in one of the two.
-    unique = {name for name in shared if names.count(name) == reference_names.count(name) == 1}
+    counts = Counter(names), Counter(reference_names)
+    unique = {name for name in shared if counts[0][name] == counts[1][name] == 1}
     for position, pair in enumerate(zip(names, reference_names, strict=False)):
         if pair[0] != pair[1] and (shared.issuperset(pair) or unique.intersection(pair)):
             raise ImportRefused(

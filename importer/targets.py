@@ -118,7 +118,7 @@ def _possible_targets(golden: GoldenImages, labels: tuple[str, ...]) -> Iterator
             yield Targets(order="unknown folders", labels=labels, class_ids=unknown)
             return
     ids = tuple(_class_id(image, labels, names_too=True) for image in golden.images)
-    named = all(image.class_text in (None, *labels) for image in golden.images)
+    named = {image.class_text for image in golden.images} <= {None, *labels}
     order = "labels in the order of their file"
     yield Targets(order=order, labels=labels, class_ids=ids, named=named)
     as_text = tuple(sorted(labels))
