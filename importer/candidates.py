@@ -15,7 +15,11 @@ INT8_GRAPH = Graph(
     companions=("engines/network-int8.bin",),
 )
 TORCH_GRAPH = Graph(file="engines/network.pt2", format="torch", precision="fp32")
-GRAPHS = {("torch", precision): TORCH_GRAPH for precision in PRECISIONS["torch"]}
+GRAPHS = {
+    (kind, precision): TORCH_GRAPH
+    for kind in ("torch", "aotinductor")
+    for precision in PRECISIONS[kind]
+}
 GRAPHS[("openvino", "int8")] = INT8_GRAPH
 CANDIDATES = tuple(
     EngineGraph(kind=kind, precision=precision, file=GRAPHS.get((kind, precision), ONNX_GRAPH).file)

@@ -28,6 +28,7 @@ from image_classifier.inference.plan import (
     best_point,
     config_of,
     fastest,
+    fastest_plan,
     measure_engine,
     measure_in_rounds,
 )
@@ -95,7 +96,8 @@ def certify_all(
     Returns:
         The certified engines, and the outcome of each candidate.
     """
-    engines, attempts = [], []
+    engines: list[CertifiedEngine] = []
+    attempts: list[EngineAttempt] = []
     failed_kinds: dict[str, str] = {}  # kind of engine → how it fails on the extreme images
     graphs = {candidate.name: candidate for candidate in candidates}
 
@@ -109,11 +111,21 @@ def certify_all(
     open_config = opener(load, golden.inputs, golden.files, golden.preprocessing, sample_s)
     for candidate in candidates:
         name, precision = candidate.name, candidate.precision
+        if candidate.kind == "aotinductor" and not _worth_compiling(candidate, attempts, budget_ms):
+            continue
         if candidate.file in failed_exports:
             attempts.append(_unavailable(name, failed_exports[candidate.file]))
             continue
         # An engine may raise anything for a graph that it cannot run; the others go on.
         try:
+            if candidate.kind == "aotinductor":
+                if options.device == "cuda" and accelerator_of(candidate.kind) is None:
+                    raise EngineUnavailable("no GPU here; `renew` on one that serves compiles it")
+                with progress.step(f"{name}: compile"):
+                    # Imported here: needs torch, which other engines do without.
+                    from importer.compiling import compile_program
+
+                    candidate = graphs[name] = compile_program(candidate, root)
             with progress.step(f"{name}: verify and measure"):
                 run = functools.partial(_logits, load(name), name, golden)
                 single = run(golden.inputs, 1)
@@ -171,6 +183,20 @@ def certify_all(
         again = {config.engine: point for config, point in zip(configs, points, strict=False)}
         attempts = [row.model_copy(update={"compared": again.get(row.engine)}) for row in attempts]
     return tuple(engines), tuple(attempts)
+
+
+def _worth_compiling(
+    candidate: EngineGraph, attempts: Sequence[EngineAttempt], budget_ms: float
+) -> bool:
+    """Return whether to spend minutes on compiling a program, as in `candidate`.
+
+    Where "auto" tried the torch engines before: only in the precision of the fastest.
+    """
+    measured = [attempt for attempt in attempts if attempt.curve]
+    if not attempts:
+        return True
+    fastest_engine = fastest_plan(measured, budget_ms).engine if measured else ""
+    return fastest_engine == f"torch-{candidate.precision}"
 
 
 def _logits(

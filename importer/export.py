@@ -15,7 +15,7 @@ import onnxscript.optimizer
 import torch
 
 from image_classifier.artifact.manifest import Graph
-from image_classifier.inference.engines.torch import WEIGHTS_PREFIX
+from image_classifier.inference.engines.torch import MAX_BATCH, WEIGHTS_PREFIX
 from importer.candidates import INT8_GRAPH, ONNX_GRAPH, TORCH_GRAPH
 from importer.errors import ImportRefused
 from importer.failures import describe_failure, quiet_exporter
@@ -26,7 +26,6 @@ from importer.quantise import quantise
 
 OPSET = 20
 """ONNX operator set: the newest that OpenVINO 2026.4 and onnxruntime 1.32 both support fully."""
-MAX_BATCH = 256
 """Largest batch of an exported program, and of a plan."""
 
 

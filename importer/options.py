@@ -38,9 +38,10 @@ PRECISIONS: "dict[EngineKind, tuple[Precision, ...]]" = {
     "openvino": ("fp32", "bf16", "int8"),
     "onnxruntime": ("fp32",),
     "torch": ("fp32", "bf16", "fp16"),
+    "aotinductor": ("fp32", "bf16", "fp16"),
 }
 """Kind of engine → the precisions to try."""
-ENGINES_OF_DEVICE = {"cpu": ("openvino", "onnxruntime"), "cuda": ("torch",)}
+ENGINES_OF_DEVICE = {"cpu": ("openvino", "onnxruntime"), "cuda": ("torch", "aotinductor")}
 """Device → the kinds of engines that "auto" tries. A GPU runs no others."""
 FindingName = Literal[
     "batch-dependent",
@@ -238,7 +239,7 @@ class EngineOptions(Options):
     """bf16, fp16, int8: share of labelled images that may be lost"""
     device: Literal["cpu", "cuda"] = "cpu"
     """device that will serve"""
-    engine: Literal["auto", "openvino", "onnxruntime", "torch"] = "auto"
+    engine: Literal["auto", "openvino", "onnxruntime", "torch", "aotinductor"] = "auto"
     """one kind of engine; auto: all that fit the device"""
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
     """one precision; auto: reduced ones from 100 golden images on"""

@@ -273,6 +273,7 @@ def import_model(
         with progress.step("write the artifact"):
             (root / LABELS_NAME).write_text(json.dumps(labels, ensure_ascii=False) + "\n")
             golden_entries = write_golden(root, images, class_ids, inputs)
+            packages = {entry.package.file for entry in engines if entry.package}
             manifest = Manifest(
                 schema_version=SCHEMA_VERSION,
                 name=options.name,
@@ -281,11 +282,11 @@ def import_model(
                 input=input_spec,
                 preprocessing=entry,
                 outputs=outputs,
-                graphs=keep_graphs(root, graphs),
+                graphs=keep_graphs(root, graphs, packages),
                 takes_batches=batches,
                 conformance=conformance_digests(preprocessing),
                 golden=golden_entries,
-                files=sha256_tree(root, file_names(root)),
+                files=sha256_tree(root, file_names(root) - packages),
             )
             identity = write_description(root / MANIFEST_NAME, manifest)
             evidence = Evidence(

@@ -2,7 +2,7 @@
 
 import contextlib
 import importlib.metadata
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -31,15 +31,17 @@ def installed_versions() -> dict[str, str]:
     return installed
 
 
-def keep_graphs(root: Path, graphs: Iterable[Graph]) -> tuple[Graph, ...]:
-    """Return the graphs that were exported, and remove intermediate files."""
+def keep_graphs(
+    root: Path, graphs: Iterable[Graph], packages: Collection[str]
+) -> tuple[Graph, ...]:
+    """Return the graphs that were exported, and remove files of neither graphs nor packages."""
     kept = []
     for graph in graphs:
         if (root / graph.file).is_file():
             data = f"{graph.file}.data"  # large tensors of an ONNX graph
             companions = (*graph.companions, *((data,) if (root / data).is_file() else ()))
             kept.append(graph.model_copy(update={"companions": companions}))
-    used = {file for graph in kept for file in (graph.file, *graph.companions)}
+    used = {file for graph in kept for file in (graph.file, *graph.companions)} | {*packages}
     for path in (root / "engines").iterdir():
         if path.relative_to(root).as_posix() not in used:
             path.unlink()

@@ -141,7 +141,8 @@ def open_artifact(
 
 def _digests(manifest: Manifest, evidence: Evidence) -> dict[str, str]:
     """Return the digest of every file named in manifest or evidence."""
-    return {**manifest.files, REFERENCE_LOGITS_NAME: evidence.reference_logits_sha256}
+    reference = {REFERENCE_LOGITS_NAME: evidence.reference_logits_sha256}
+    return {**manifest.files, **evidence.packages, **reference}
 
 
 def _check_references(

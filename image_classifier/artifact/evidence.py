@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from image_classifier.artifact.format import ArtifactError, Digest, FrozenModel, Precision
 
-EngineKind = Literal["openvino", "onnxruntime", "torch"]
+EngineKind = Literal["openvino", "onnxruntime", "torch", "aotinductor"]
 
 
 class Certificate(FrozenModel):
@@ -46,17 +46,33 @@ class Certificate(FrozenModel):
         return (self.label_agreement if self.top1_agreement is None else self.top1_agreement) or 0.0
 
 
+class Package(FrozenModel):
+    """A program that was compiled for one kind of machine: native code without weights.
+
+    Attributes:
+        file: Name inside the artifact.
+        sha256: Digest of the file.
+        target: Version of torch, GPU and processor that it runs on.
+    """
+
+    file: str
+    sha256: Digest
+    target: str
+
+
 class EngineGraph(FrozenModel):
     """An engine: a library that runs a graph in a precision.
 
     Attributes:
         precision: Precision of the computation; an fp32 graph may run in bf16 or fp16.
         file: Name of a graph of the manifest.
+        package: What the engine aotinductor runs, else None.
     """
 
     kind: EngineKind
     precision: Precision
     file: str
+    package: Package | None = Field(default=None, exclude_if=lambda package: package is None)
 
     @property
     def name(self) -> str:
@@ -71,7 +87,10 @@ class CertifiedEngine(EngineGraph):
 
 
 class Evidence(FrozenModel):
-    """The certificates of an import. Equal imports on equal machines write the same bytes.
+    """The certificates of an import.
+
+    Equal imports on equal machines write the same bytes, except that packages, which hold times
+    and paths of the compiler, differ.
 
     Attributes:
         identity_sha256: Digest of the manifest.
@@ -100,6 +119,12 @@ class Evidence(FrozenModel):
         if len(set(names)) < len(names):
             raise ValueError(f"engine names are not unique: {', '.join(names)}")
         return self
+
+    @property
+    def packages(self) -> dict[str, str]:
+        """The sha256 of each package, by file name."""
+        found = (entry.package for entry in self.engines)
+        return {package.file: package.sha256 for package in found if package is not None}
 
     def engine(self, name: str) -> CertifiedEngine:
         """Return the certified engine called `name`.

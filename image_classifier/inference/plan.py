@@ -299,7 +299,7 @@ def _decide(
 
 def _single_stream_possible(engine: str) -> bool:
     # Torch has one number of threads per process; a second copy cannot have another.
-    return not engine.startswith("torch")
+    return not engine.startswith(("torch", "aotinductor"))
 
 
 def _first_unless_beaten(

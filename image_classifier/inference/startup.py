@@ -21,6 +21,7 @@ from image_classifier.inference.engines.load import (
     accelerator_of,
     effective_precision,
     open_graph,
+    runs_on_gpu,
 )
 from image_classifier.inference.executor import Executor
 from image_classifier.inference.machine import this_machine, usable_cores
@@ -231,7 +232,16 @@ def load_executor(
         record, input_spec = artifact.record, artifact.manifest.input
         default = record.plan.engine if record else artifact.evidence.engines[0].name
         entry = artifact.evidence.engine(engine or default)
-        load = open_graph(entry, artifact.root, input_spec.shape)
+        try:
+            load = open_graph(entry, artifact.root, input_spec.shape)
+        except EngineUnavailable as error:
+            uncompiled = f"torch-{entry.precision}"
+            certified = {other.name: other for other in artifact.evidence.engines}
+            if engine is not None or entry.package is None or uncompiled not in certified:
+                raise
+            entry = certified[uncompiled]
+            logger.warning("%s; serving with %s", error, entry.name)
+            load = open_graph(entry, artifact.root, input_spec.shape)
         if (precision := effective_precision(entry)) != entry.precision:
             logger.warning(
                 "engine %s runs in %s: this processor has no %s",
@@ -303,7 +313,7 @@ def _accelerator(entry: CertifiedEngine, record: ImportRecord | None) -> str | N
             too slow.
     """
     accelerator = accelerator_of(entry.kind)
-    if record is not None and record.for_gpu and entry.kind == "torch" and accelerator is None:
+    if record is not None and record.for_gpu and runs_on_gpu(entry.kind) and accelerator is None:
         raise EngineUnavailable(
             f"engine {entry.name}: the model was imported for a GPU and torch finds none; check "
             "the driver and that this process may use the GPU, or import the model with "
@@ -317,7 +327,8 @@ def _certified_here(artifact: Artifact, entry: CertifiedEngine, here: Machine) -
     if artifact.record is None or artifact.record.machine != here:
         return False
     with suppress(metadata.PackageNotFoundError):  # installed under another name
-        return artifact.evidence.versions.get(entry.kind) == metadata.version(entry.kind)
+        library = "torch" if entry.kind == "aotinductor" else entry.kind
+        return artifact.evidence.versions.get(library) == metadata.version(library)
     return False
 
 

@@ -38,6 +38,12 @@ def open_graph(graph: EngineGraph, root: Path, input_shape: tuple[int, ...]) -> 
                 from image_classifier.inference.engines.torch import Program
 
                 return Program(path, root / WEIGHTS_NAME, graph.precision).load
+            case "aotinductor":
+                from image_classifier.inference.engines.aotinductor import CompiledProgram
+
+                if graph.package is None:
+                    raise EngineUnavailable(f"engine {graph.name}: the evidence has no package")
+                return CompiledProgram(path, graph.precision, root, graph.package).load
     except ImportError as error:
         raise EngineUnavailable(
             f"engine {graph.name}: {error.name} is not installed; install the requirements of "
@@ -58,9 +64,14 @@ def effective_precision(graph: EngineGraph) -> Precision:
     return "bf16" if "BF16" in capabilities else "fp32"
 
 
+def runs_on_gpu(kind: EngineKind) -> bool:
+    """Return whether engines of this kind run on a GPU where there is one."""
+    return kind in ("torch", "aotinductor")
+
+
 def accelerator_of(kind: EngineKind) -> str | None:
     """Return the name of the GPU that engines of this kind run on in this process, or None."""
-    if kind != "torch":
+    if not runs_on_gpu(kind):
         return None
     from image_classifier.inference.engines.torch import gpu_name
 

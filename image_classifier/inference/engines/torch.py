@@ -19,11 +19,36 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 CAST = (torch.ops.aten.linear.default, torch.ops.aten.conv2d.default)
 """Operations that autocast computes in reduced precision, and that have most of the weights."""
 WARM_UP_RUNS = 3
+MAX_BATCH = 256
+"""Largest batch that a program takes."""
 
 
 def gpu_name() -> str | None:
     """Return the name of the GPU that the engine runs on, or None if torch finds none."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+class Forward(torch.nn.Module):
+    """A program in a precision: a batch (n, H, W, C) → logits, float32 (n, classes)."""
+
+    def __init__(self, program: torch.fx.GraphModule, device: str, precision: Precision) -> None:
+        super().__init__()
+        self.program = program
+        self._device = device
+        self._autocast = AUTOCAST.get(precision)
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        """Run the forward pass."""
+        # No cache: the weights are converted already, and other cached tensors would be memory of
+        # one CUDA graph that other graphs read.
+        with torch.autocast(
+            self._device,
+            dtype=self._autocast,
+            enabled=self._autocast is not None,
+            cache_enabled=False,
+        ):
+            logits: torch.Tensor = self.program(batch)
+        return logits.float()
 
 
 class Program:
@@ -38,7 +63,9 @@ class Program:
         weights: The weights file of the same artifact.
 
     Attributes:
-        module: Maps a batch (n, H, W, C) on the device to logits (n, classes).
+        forward: The program; its state is on the device.
+        dtype: Name of the dtype of an input.
+        input_shape: (H, W, C).
 
     Raises:
         ArtifactError: The weights do not fit the program.
@@ -55,70 +82,19 @@ class Program:
         _fill(program.state_dict, weights, self.device)
         if self.device.type != "cpu":
             program = move_to_device_pass(program, self.device)
-        self.module = program.module()
-        self._autocast = AUTOCAST.get(precision)
-        self._prepare_weights()
-        self._prepare_layouts()
-        pixels = next(node for node in self.module.graph.nodes if node.op == "placeholder")
+        module = program.module()
+        _prepare_weights(module, AUTOCAST.get(precision))
+        _prepare_layouts(module, AUTOCAST.get(precision))
+        self.forward = Forward(module, self.device.type, precision)
+        pixels = next(node for node in module.graph.nodes if node.op == "placeholder")
         self.dtype = str(pixels.meta["val"].dtype).removeprefix("torch.")
         self.input_shape = tuple(int(length) for length in pixels.meta["val"].shape[1:])
 
-    def _prepare_weights(self) -> None:
-        """Convert weights once that each run would otherwise convert.
-
-        - Weights that only `CAST` operations read: to the reduced precision.
-        - Filters of convolutions: to channels last, the layout of the pixels.
-        """
-        for node in self.module.graph.nodes:
-            if node.op != "get_attr" or {user.target for user in node.users} - set(CAST):
-                continue
-            owner, _, name = node.target.rpartition(".")
-            module = self.module.get_submodule(owner)
-            weight = getattr(module, name).detach()
-            if self._autocast is not None:
-                weight = weight.to(self._autocast)
-            if weight.ndim == 4:
-                weight = weight.contiguous(memory_format=torch.channels_last)
-            setattr(module, name, torch.nn.Parameter(weight, requires_grad=False))
-
-    def _prepare_layouts(self) -> None:
-        """Remove assumptions about the memory layouts of the CPU at the export.
-
-        - `view` fails if kernels of a GPU lay out their results differently, as attention in
-          float32 does. `reshape` makes a copy then.
-        - A linear layer multiplies each row of a transposed input separately (at::matmul does not
-          fold it, torch 2.11 to 2.14), which took two thirds of a batch of two of ViT-L/16 on an
-          H100. The input is made contiguous, as part of autocast's cast if there is one.
-        """
-        graph, operations = self.module.graph, torch.ops.aten
-        for node in graph.nodes:
-            if node.target == operations.view.default:
-                node.target = operations.reshape.default
-            elif node.target == operations.linear.default:
-                rows, *weights = node.args
-                with graph.inserting_before(node):
-                    if self._autocast is not None:
-                        rows = graph.call_function(
-                            operations.to.dtype,
-                            (rows, self._autocast, False, False, torch.contiguous_format),
-                        )
-                    rows = graph.call_function(operations.contiguous.default, (rows,))
-                node.args = (rows, *weights)
-        self.module.recompile()
-
     def run(self, batch: torch.Tensor) -> torch.Tensor:
         """Return logits, float32 (n, classes) on the device, of a batch (n, H, W, C) there."""
-        # No cache: the weights are converted already, and other cached tensors would be memory of
-        # one CUDA graph that other graphs read.
-        precision = torch.autocast(
-            self.device.type,
-            dtype=self._autocast,
-            enabled=self._autocast is not None,
-            cache_enabled=False,
-        )
-        with torch.inference_mode(), precision:
-            logits: torch.Tensor = self.module(batch)
-        return logits.float()
+        with torch.inference_mode():
+            logits: torch.Tensor = self.forward(batch)
+        return logits
 
     def load(self, plan: Plan) -> Engine:
         """Return an engine for a plan; see `LoadEngine`."""
@@ -146,6 +122,51 @@ class _OnCpu:
 
     def run(self, batch: Batch) -> Logits:
         return np.asarray(self._program.run(torch.from_numpy(np.array(batch))).numpy())
+
+
+def _prepare_weights(program: torch.fx.GraphModule, reduced: torch.dtype | None) -> None:
+    """Convert weights once that each run would otherwise convert.
+
+    - Weights that only `CAST` operations read: to the reduced precision.
+    - Filters of convolutions: to channels last, the layout of the pixels.
+    """
+    for node in program.graph.nodes:
+        if node.op != "get_attr" or {user.target for user in node.users} - set(CAST):
+            continue
+        owner, _, name = node.target.rpartition(".")
+        module = program.get_submodule(owner)
+        weight = getattr(module, name).detach()
+        if reduced is not None:
+            weight = weight.to(reduced)
+        if weight.ndim == 4:
+            weight = weight.contiguous(memory_format=torch.channels_last)
+        setattr(module, name, torch.nn.Parameter(weight, requires_grad=False))
+
+
+def _prepare_layouts(program: torch.fx.GraphModule, reduced: torch.dtype | None) -> None:
+    """Remove assumptions about the memory layouts of the CPU at the export.
+
+    - `view` fails if kernels of a GPU lay out their results differently, as attention in
+      float32 does. `reshape` makes a copy then.
+    - A linear layer multiplies each row of a transposed input separately (at::matmul does not
+      fold it, torch 2.11 to 2.14), which took two thirds of a batch of two of ViT-L/16 on an
+      H100. The input is made contiguous, as part of autocast's cast if there is one.
+    """
+    graph, operations = program.graph, torch.ops.aten
+    for node in graph.nodes:
+        if node.target == operations.view.default:
+            node.target = operations.reshape.default
+        elif node.target == operations.linear.default:
+            rows, *weights = node.args
+            with graph.inserting_before(node):
+                if reduced is not None:
+                    rows = graph.call_function(
+                        operations.to.dtype,
+                        (rows, reduced, False, False, torch.contiguous_format),
+                    )
+                rows = graph.call_function(operations.contiguous.default, (rows,))
+            node.args = (rows, *weights)
+    program.recompile()
 
 
 def _fill(tensors: dict[str, torch.Tensor], weights: Path, device: torch.device) -> None:
