@@ -100,6 +100,8 @@ lock: $(READY) ## resolve pyproject.toml into the locks of deploy/requirements
 	@$(RESOLVE) pyproject.toml --extra gpu --group dev -o $(LOCKS)/dev.txt
 	@$(RESOLVE) pyproject.toml -c $(LOCKS)/dev.txt -o $(LOCKS)/serve-cpu.txt
 	@$(RESOLVE) pyproject.toml --extra gpu -c $(LOCKS)/dev.txt -o $(LOCKS)/serve-gpu.txt
+	@$(RESOLVE) pyproject.toml --extra gpu-onnxruntime --no-emit-package onnxruntime -c $(LOCKS)/dev.txt \
+		-o $(LOCKS)/serve-gpu-onnxruntime.txt
 	@$(RESOLVE) --group validate -c $(LOCKS)/dev.txt -o $(LOCKS)/validate.txt
 
 lock-check: lock ## fail if the committed locks do not fit pyproject.toml
@@ -109,7 +111,7 @@ screenshots: $(READY) | model.lock ## take the pictures of the page for README a
 	@$(BIN)/python -m tools.screenshots
 
 audit: $(READY) ## ask PyPI for known vulnerabilities of the pinned packages (docs/security.md)
-	@for lock in serve-cpu serve-gpu dev; do \
+	@for lock in serve-cpu serve-gpu serve-gpu-onnxruntime dev; do \
 		$(BIN)/uv tool run --quiet pip-audit@2.10.1 --strict --no-deps --disable-pip -r $(LOCKS)/$$lock.txt || exit 1; \
 	done
 

@@ -42,7 +42,8 @@ PRECISIONS: "dict[EngineKind, tuple[Precision, ...]]" = {
 }
 """Kind of engine → the precisions to try."""
 ENGINES_OF_DEVICE = {"cpu": ("openvino", "onnxruntime"), "cuda": ("torch", "aotinductor")}
-"""Device → the kinds of engines that "auto" tries. A GPU runs no others."""
+"""Device → the kinds of engines that "auto" tries. A GPU also runs onnxruntime, with
+onnxruntime-gpu, if it is named: the ONNX file would hold the weights a second time."""
 FindingName = Literal[
     "batch-dependent",
     "chance-accuracy",
@@ -263,7 +264,7 @@ class EngineOptions(Options):
     @field_validator("engine")
     @classmethod
     def _check_engine(cls, value: str, info: ValidationInfo) -> str:
-        known = ("auto", *ENGINES_OF_DEVICE["cuda"])
+        known = ("auto", *ENGINES_OF_DEVICE["cuda"], "onnxruntime")
         if info.data.get("device") == "cuda" and value not in known:
             raise ValueError(f"--device cuda does not run {value}; expected {' or '.join(known)}")
         return value

@@ -67,6 +67,21 @@ def visible_gpus(environ: Mapping[str, str]) -> tuple[str, ...]:
         pynvml.nvmlShutdown()
 
 
+def first_gpu(environ: Mapping[str, str]) -> str | None:
+    """Return the product name of the first of `visible_gpus`, without torch; None without a GPU."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        for entry in visible_gpus(environ):
+            index = entry.isdecimal()
+            find = pynvml.nvmlDeviceGetHandleByIndex if index else pynvml.nvmlDeviceGetHandleByUUID
+            return str(pynvml.nvmlDeviceGetName(find(int(entry) if index else entry)))
+    except pynvml.NVMLError:  # no driver, or no such GPU
+        pass
+    return None
+
+
 def this_machine(accelerator: str | None = None) -> Machine:
     """Return the machine this process runs on.
 

@@ -21,7 +21,6 @@ from image_classifier.inference.engines.load import (
     accelerator_of,
     effective_precision,
     open_graph,
-    runs_on_gpu,
 )
 from image_classifier.inference.executor import Executor
 from image_classifier.inference.machine import this_machine, usable_cores
@@ -313,9 +312,9 @@ def _accelerator(entry: CertifiedEngine, record: ImportRecord | None) -> str | N
             too slow.
     """
     accelerator = accelerator_of(entry.kind)
-    if record is not None and record.for_gpu and runs_on_gpu(entry.kind) and accelerator is None:
+    if record is not None and record.for_gpu and entry.kind != "openvino" and accelerator is None:
         raise EngineUnavailable(
-            f"engine {entry.name}: the model was imported for a GPU and torch finds none; check "
+            f"engine {entry.name}: the model was imported for a GPU, and none is found; check "
             "the driver and that this process may use the GPU, or import the model with "
             "--device cpu"
         )

@@ -11,7 +11,8 @@ import torch
 from image_classifier.artifact.evidence import EngineGraph, EngineKind
 from image_classifier.artifact.format import ArtifactError
 from image_classifier.inference.engine import EngineUnavailable
-from image_classifier.inference.engines.load import effective_precision
+from image_classifier.inference.engines.load import accelerator_of, effective_precision
+from image_classifier.inference.engines.onnxruntime import CUDA
 from importer import certification
 from importer.export import export_onnx
 from importer.pixels_to_logits import PixelsToLogits
@@ -81,8 +82,10 @@ def test_logits_belong_to_the_caller_and_inputs_may_be_read_only_views(
     folder: Path, kind: EngineKind
 ) -> None:
     engine = tiny_engine(folder, kind, 2, streams=2)
-    view = tiny_inputs(4)[::2]  # not contiguous
-    view.setflags(write=False)
+    whole = tiny_inputs(4)
+    whole.setflags(write=False)
+    assert engine.run(whole[:2]).shape == (2, 4)
+    view = whole[::2]  # not contiguous
     first = engine.run(view)
     before = first.copy()
     np.testing.assert_allclose(first, eager(view.copy()), rtol=1e-5, atol=1e-5)
@@ -104,6 +107,21 @@ def test_a_missing_library_is_reported_with_a_remedy(
 
     with pytest.raises(ArtifactError, match="onnxruntime is not installed; install"):
         tiny_engine(tmp_path, "onnxruntime", 1)
+
+
+def test_a_gpu_that_onnxruntime_cannot_use_is_no_reason_to_run_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [CUDA])
+    monkeypatch.setattr("image_classifier.inference.engines.onnxruntime.first_gpu", lambda _: "A1")
+    assert accelerator_of("onnxruntime") == "A1"
+
+    # What onnxruntime does instead is warn, or print if CUDA's libraries are missing.
+    with (
+        pytest.warns(UserWarning, match="is not in available"),
+        pytest.raises(EngineUnavailable, match="onnxruntime-gpu cannot use A1; install"),
+    ):
+        tiny_engine(folder, "onnxruntime", 1)
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_a_model_imported_for_a_gpu_does_not_start_without_one(
         start(measured_on(for_gpu, ABSENT_GPU))
 
     assert str(refused.value) == (
-        "engine torch-fp32: the model was imported for a GPU and torch finds none; check the "
+        "engine torch-fp32: the model was imported for a GPU, and none is found; check the "
         "driver and that this process may use the GPU, or import the model with --device cpu"
     )
     assert not measurements

@@ -6,7 +6,7 @@ from pathlib import Path
 import pynvml
 import pytest
 
-from image_classifier.inference.machine import usable_cores, visible_gpus
+from image_classifier.inference.machine import first_gpu, usable_cores, visible_gpus
 
 QUOTA, PERIOD = "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"
 
@@ -56,6 +56,22 @@ def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(pynvml, "nvmlInit", fail)
 
     assert visible_gpus({}) == ()
+    assert first_gpu({"CUDA_VISIBLE_DEVICES": "0"}) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "name"), [("1,0", "name of 1"), ("MIG-11ac", "name of MIG-11ac"), ("", None)]
+)
+def test_the_first_visible_gpu_has_a_name(
+    monkeypatch: pytest.MonkeyPatch, value: str, name: str | None
+) -> None:
+    for function in ("nvmlInit", "nvmlShutdown"):
+        monkeypatch.setattr(pynvml, function, lambda: None)
+    for function in ("nvmlDeviceGetHandleByIndex", "nvmlDeviceGetHandleByUUID"):
+        monkeypatch.setattr(pynvml, function, lambda handle: handle)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetName", "name of {}".format)
+
+    assert first_gpu({"CUDA_VISIBLE_DEVICES": value}) == name
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 REQUIRED = {
     "serve-cpu": PROJECT["project"]["dependencies"],
     "serve-gpu": PROJECT["project"]["optional-dependencies"]["gpu"],
+    "serve-gpu-onnxruntime": PROJECT["project"]["optional-dependencies"]["gpu-onnxruntime"],
     "dev": PROJECT["dependency-groups"]["dev"],
     "validate": PROJECT["dependency-groups"]["validate"],
 }
@@ -48,6 +49,10 @@ def test_serving_on_a_cpu_needs_no_torch_and_nothing_of_cuda() -> None:
     assert not names & {"torch", "torchvision", "nncf", "onnx", "triton"}
     # BentoML requires nvidia-ml-py, a small Python file.
     assert {name for name in names if name.startswith(("nvidia-", "cuda-"))} <= {"nvidia-ml-py"}
+
+
+def test_onnxruntime_for_a_gpu_stands_alone() -> None:
+    assert not locked("serve-gpu-onnxruntime").keys() & {"onnxruntime", "torch"}
 
 
 def test_the_serving_locks_have_the_tested_versions() -> None:

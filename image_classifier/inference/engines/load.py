@@ -64,15 +64,14 @@ def effective_precision(graph: EngineGraph) -> Precision:
     return "bf16" if "BF16" in capabilities else "fp32"
 
 
-def runs_on_gpu(kind: EngineKind) -> bool:
-    """Return whether engines of this kind run on a GPU where there is one."""
-    return kind in ("torch", "aotinductor")
-
-
 def accelerator_of(kind: EngineKind) -> str | None:
     """Return the name of the GPU that engines of this kind run on in this process, or None."""
-    if not runs_on_gpu(kind):
+    if kind == "openvino":
         return None
+    if kind == "onnxruntime":
+        from image_classifier.inference.engines.onnxruntime import gpu_name as name_for_onnx
+
+        return name_for_onnx()
     from image_classifier.inference.engines.torch import gpu_name
 
     return gpu_name()
