@@ -120,7 +120,9 @@ def certify_all(
         try:
             if candidate.kind == "aotinductor":
                 if options.device == "cuda" and accelerator_of(candidate.kind) is None:
-                    raise EngineUnavailable("no GPU here; `renew` on one that serves compiles it")
+                    raise EngineUnavailable(
+                        "this machine has no GPU; `model_import.py renew` on one compiles it"
+                    )
                 with progress.step(f"{name}: compile"):
                     # Imported here: needs torch, which other engines do without.
                     from importer.compiling import compile_program
