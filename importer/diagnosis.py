@@ -27,6 +27,7 @@ from preprocessing.errors import ImageRejected, PreprocessingBug
 PROBABILITY_TOLERANCE = 1e-3
 """Largest allowed difference of a probability, and allowed share of an image's largest one; an fp32
 pipeline differs by less than 1e-5."""
+SATURATED = 1e-3
 SPREAD_TOLERANCE = 0.1
 """Allowed difference, as a share of the range of the class that varies most over the images."""
 NORMALISATIONS = (
@@ -40,6 +41,8 @@ RESIZE_RATIOS = (1.0, 256 / 224, 1 / 0.9, 1 / 0.95)
 RESIZE_SIZES = (256, 224, 232, 236, 240, 246, 272, 288, 299, 320, 384, 518)
 """Shorter sides in torchvision's presets."""
 CROPS = (224, 225, 227, 192, 240, 256, 288, 299, 384)
+CHECKED_ROWS = 32
+"""Images that are looked for in the other rows of a reference."""
 SEARCH_CPU_SECONDS = 60.0
 """Processor time of the search; enough for all single mistakes and many pairs."""
 ROUNDED = 0.02
@@ -103,6 +106,12 @@ class Comparison:
             )
         return comparison
 
+    @property
+    def saturated(self) -> bool:
+        """Whether probabilities of half of the images are all within 0.001 of 0 or 1."""
+        distance = np.minimum(self.expected, 1 - self.expected).max(axis=1)
+        return self.kind == "probabilities" and float(np.median(distance)) < SATURATED
+
     def differences(self, logits: Logits) -> npt.NDArray[np.float64]:
         """Return the largest difference of each image, shape (n,)."""
         return np.asarray(np.abs(self._numbers(logits) - self.expected).max(axis=1))
@@ -112,6 +121,16 @@ class Comparison:
         same = self._numbers(logits).argmax(axis=1) == self.expected.argmax(axis=1)
         largest = ROUNDED * np.abs(self.expected).max()
         return bool(same.all() and self.differences(logits).max() <= largest)
+
+    def misplaced(self, logits: Logits) -> int | None:
+        """Return an image whose numbers stand in another row; None if rows are not exchanged."""
+        numbers, rows = self._numbers(logits)[:CHECKED_ROWS], []
+        for row in numbers:
+            excess = (np.abs(row - self.expected) / self._allowed()).max(axis=1)
+            rows.append(int(excess.argmin()))
+            if excess.min() > 1 or len(set(rows)) < len(rows):
+                return None
+        return next((image for image, row in enumerate(rows) if image != row), None)
 
     def excess(self, logits: Logits, row: int | None = None) -> float:
         """Return the largest ratio of a difference to the allowed one; at most 1 agrees.
@@ -207,6 +226,8 @@ def _decoding(rule: str, *values: object) -> tuple[Callable[..., str], Callable[
 def _geometries(spec: PreprocessingSpec) -> Fields:
     resize = {} if spec.resize is None else spec.resize.model_dump()
     current = [resize["size"]] if isinstance(resize.get("size"), int) else []
+    if isinstance(resize.get("size"), tuple):  # (W, H) for (H, W)
+        yield {"resize": {**resize, "size": resize["size"][::-1]}, "crop": None}
     for crop in (spec.input_shape[0], *(CROPS if spec.crop is not None else ())):
         sides = [round(crop * ratio) for ratio in RESIZE_RATIOS]
         for size in (*sides, *RESIZE_SIZES, *current):
@@ -242,6 +263,7 @@ CHANGES: dict[str, tuple[Callable[..., str], Callable[..., Fields]]] = {
     "EXIF: the orientation in the file": _decoding("exif_orientation", True, False),
     "16-bit grey": _decoding("grey16", "scale", "clip"),
     "transparency": _decoding("alpha", "drop", "white", "black"),
+    "JPEGs decoded at a reduced size": _decoding("shrink_jpeg_to_side", None),
     "resize size, aspect ratio or crop": (describe_geometry, _geometries),
     "interpolation or antialias": (_describe_filter, _interpolations),
 }
@@ -320,11 +342,20 @@ def explain_difference(
         f"{np.median(differences):.3g}"
     )
     if best is None:
-        remedy = "check the weights, the network and the order of the classes"
-        if comparison.looks_rounded(logits):
+        remedy = (
+            "compare it with the notebook step by step (mean and std, padding, height and width), "
+            "then the weights, the network and the order of the classes"
+        )
+        if (row := comparison.misplaced(logits)) is not None:
+            remedy = (
+                f"the rows of the reference are those of other images (that of {images[row].name} "
+                "is at another place): save `files` in the order of the rows"
+            )
+        elif comparison.looks_rounded(logits):
             remedy = (
                 "all differences are small and the classes agree, as after autocast or half "
-                "precision: save the numbers of a float32 run"
+                "precision (save the numbers of a float32 run), or a resize of floats instead of "
+                "pixels (give a class with the notebook's own calls)"
             )
         elif any(image.is_16_bit for image in images):
             remedy = (
@@ -338,6 +369,8 @@ def explain_difference(
         steps += ["channels in the opposite order"] * best.reverse_channels
         causes = best.changes[CLASS] + ", ".join(steps)
     if left <= 1:
+        doubt = " (uncertain, since most probabilities are 0 or 1: save logits)"
+        causes += doubt * comparison.saturated
         return ImportRefused(f"{found}; likely cause: {causes}; change the preprocessing to match")
     return ImportRefused(
         f"{found}; nearly reproduced, up to {left:.3g} times the tolerance, with this change: "

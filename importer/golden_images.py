@@ -2,6 +2,7 @@
 
 import csv as csv_module
 import io
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from preprocessing import DecodeLimits, DecodeRules, decode_image
 from preprocessing.decode import container_of, upright_turn
 
 CSV_NAME = "labels.csv"
+SPLITS = {"train", "val", "valid", "validation", "test"}
+"""Folders that hold a part of the data, with the folders of the classes inside."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +107,7 @@ def read_golden_images(
         if unlabelled := len(names) - len(classes):
             notes.append(f"{unlabelled} images have no row in {csv.name} and no class")
     elif all("/" in name for name in names):
-        folder_of = {name: name.split("/")[0] for name in names}
+        folder_of = {name: _class_folder(name) for name in names}
         classes = {
             name: (text, f"golden images, folder {text}") for name, text in folder_of.items()
         }
@@ -118,6 +121,12 @@ def read_golden_images(
         data = (folder / name).read_bytes()
         images.append(GoldenImage(name=name, data=data, class_text=text, class_from=source))
     return GoldenImages(images=tuple(images), indexed=indexed, folders=folders, notes=tuple(notes))
+
+
+def _class_folder(name: str) -> str:
+    """Return the folder that names the class: the first, below those of a split of the data."""
+    folders = [unicodedata.normalize("NFC", part) for part in name.split("/")[:-1]]
+    return next((each for each in folders if each.lower() not in SPLITS), folders[-1])
 
 
 def balanced_choice(
@@ -179,6 +188,18 @@ def decoding_notes(images: Iterable[GoldenImage], rules: DecodeRules) -> tuple[s
     return tuple(notes)
 
 
+def unseen_kinds(images: Iterable[GoldenImage]) -> list[str]:
+    """Name the common kinds of pictures that are not among the images; all must be decodable."""
+    kinds = {"other than square", "turned by EXIF"}
+    for image in images:
+        with Image.open(BytesIO(image.data)) as opened:
+            if opened.width != opened.height:
+                kinds.discard("other than square")
+            if upright_turn(opened) is not None:
+                kinds.discard("turned by EXIF")
+    return sorted(kinds)
+
+
 def _count(names: Sequence[str]) -> str:
     if len(names) == 1:
         return f"golden image {names[0]} is"
@@ -207,6 +228,7 @@ def _classes_from_table(
     name_of = {name.rpartition("/")[2]: name for name in names}
     name_of = {last: name for last, name in name_of.items() if last_parts[last] == 1}
     name_of |= {name: name for name in names}
+    name_of = {unicodedata.normalize("NFC", key): name for key, name in name_of.items()}
     classes: dict[str, tuple[str, str]] = {}
     try:
         for row in reader:

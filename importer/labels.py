@@ -2,6 +2,7 @@
 
 import json
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ MAX_BYTES = 16 << 20
 """ImageNet-21k takes 0.5 MB; a larger file was given by mistake."""
 WORDNET_ID = re.compile(r"n\d{8}")
 HEADER = re.compile(
-    r"(?:(?:id|index|idx|class_?id|class_?index)\s*[,;:\t]\s*)?"
+    r"(?:(?:|unnamed: 0|id|index|idx|target|class_?id|class_?index)\s*[,;:\t]\s*)?"
     r"(?:labels?|class(?:es)?|class[ _]?names?|label[ _]?names?|names?|categor(?:y|ies))",
     re.IGNORECASE,
 )
@@ -78,7 +79,10 @@ def check_label_count(labels: Sequence[str], num_classes: int, activation: str) 
         return
     hint = ""
     if len(labels) == num_classes + 1:
-        hint = f"; the first is {labels[0]!r}: remove it if it is a header or a background class"
+        hint = (
+            f"; the first is {labels[0]!r}: remove it if it is a header or a background class; if "
+            "the network is ordinal (CORAL), let it return a score for each class"
+        )
     raise ImportRefused(
         f"labels: {len(labels)} names for the network's {num_classes} outputs; expected a name for "
         f"each output, in the order of the training{hint}"
@@ -86,9 +90,12 @@ def check_label_count(labels: Sequence[str], num_classes: int, activation: str) 
 
 
 def read_utf8(path: Path) -> str:
-    """Return the text of a UTF-8 file, refusing others, without its byte order mark."""
+    """Return the text of a UTF-8 file, refusing others, without its byte order mark.
+
+    Accents are composed (NFC), since macOS decomposes them in names of files.
+    """
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return unicodedata.normalize("NFC", path.read_bytes().decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ImportRefused(f"{path}: byte {error.start} is not UTF-8; save it as UTF-8") from error
 
@@ -156,7 +163,7 @@ def _without_index(lines: list[str], path: Path, first_line: int, notes: list[st
         return [names[index] for index in sorted(names)]
     # "1. cat" or "cat 0", not "grade 0": the names differ without their numbers.
     for form in (
-        r"(?P<index>\d+)[ .)-]+(?P<name>\D.*)",
+        r"(?P<index>\d+)[ .)-]+(?P<name>\S.*)",
         r"(?P<name>.*\D)[ (]+(?P<index>\d+)\)?",
     ):
         found = [match for line in lines if (match := re.fullmatch(form, line))]

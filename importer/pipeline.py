@@ -24,7 +24,7 @@ from image_classifier.artifact.format import (
 from image_classifier.artifact.manifest import TORCHVISION, InputSpec, Manifest, Outputs
 from image_classifier.artifact.record import ImportRecord
 from image_classifier.artifact.store import ModelLock, add, staging_dir, tag_of, write_lock
-from image_classifier.inference.certificate import GoldenAnswers, count_right
+from image_classifier.inference.certificate import GoldenAnswers
 from image_classifier.inference.engine import Batch
 from image_classifier.inference.engines.load import accelerator_of
 from image_classifier.inference.machine import ABSENT_GPU, this_machine
@@ -57,7 +57,6 @@ from importer.plausibility import (
     check_findings,
     check_repeatable,
     constant_logits,
-    describe_proof,
     implausible_labels,
     input_range,
     mean_std_scale,
@@ -65,6 +64,7 @@ from importer.plausibility import (
 )
 from importer.process import uninterrupted
 from importer.progress import Progress
+from importer.proof import describe_labels, describe_numbers
 from importer.reference import Reference, check_label_order, read_reference
 from importer.shrinking import certify_shrinking
 from importer.source_commit import source_commit
@@ -182,6 +182,7 @@ def import_model(
                 "they are cosines, multiply them in forward by the scale of the loss (ArcFace's s)"
             )
         check_label_count(label_file.labels, width, outputs.activation)
+        comparison = None
         if reference is not None:
             tolerance = options.gate_fp32_tolerance
             comparison = Comparison.of(reference, images, logits, outputs, tolerance)
@@ -220,14 +221,16 @@ def import_model(
             channel_order(network, inputs, answers, class_ids, outputs),
             implausible_labels(answers, class_ids, labels),
         )
-        proof = describe_proof(
-            *count_right(answers, class_ids),
-            named=targets.named,
-            meaning=outputs.in_words(width, labels),
-            reproduced=None if reference is None else len(images),
-            order_proven="" in order_notes,
-            accepted=options.accept,
-        )
+        published = model.published is not None and labels == model.published.labels
+        meaning = outputs.in_words(width, labels)
+        proof = [
+            *describe_labels(targets, answers, order_proven=published or "" in order_notes),
+            *describe_numbers(
+                comparison, images, meaning=meaning, chosen=published or bool(requested)
+            ),
+        ]
+        if options.accept:
+            proof.append(f"accepted without proof: {', '.join(sorted(options.accept))}")
 
         # 4. Certify and measure the engines.
         truth = GoldenAnswers(logits=logits, class_ids=class_ids, outputs=outputs)
@@ -322,7 +325,12 @@ def import_model(
                 if lock_path is not None:
                     write_lock(lock_path, lock)
     return Imported(
-        lock=lock, known=known, manifest=manifest, evidence=evidence, record=record, proof=proof
+        lock=lock,
+        known=known,
+        manifest=manifest,
+        evidence=evidence,
+        record=record,
+        proof=tuple(proof),
     )
 
 

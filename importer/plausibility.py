@@ -321,7 +321,8 @@ def check_activation(logits: Logits, activation: str, *, requested: str | None) 
     if kind in ("probabilities", "percentages") and activation != "none":
         raise ImportRefused(
             f"network: its outputs on the golden images are {kind}, expected logits; leave "
-            f"its softmax out, because the service applies one, or {unchanged}"
+            "its softmax out, because the service applies one (if it averages several, return the "
+            f"logarithm), or {unchanged}"
         )
     if kind == "log-probabilities" and activation == "sigmoid":
         raise ImportRefused(
@@ -459,46 +460,3 @@ def explains_more(alternative: npt.NDArray[np.bool_], right: npt.NDArray[np.bool
 def _at_least(hits: int, trials: int, probability: float) -> float:
     """Return the binomial probability of at least `hits` in `trials`."""
     return float(bdtrc(hits - 1, trials, probability))
-
-
-def describe_proof(
-    right: int,
-    labelled: int,
-    *,
-    named: bool,
-    meaning: str,
-    reproduced: int | None,
-    order_proven: bool,
-    accepted: Sequence[str],
-) -> tuple[str, ...]:
-    """Return sentences on what an import proves, and what it does not.
-
-    Args:
-        right: Labelled golden images that the reference classifies right.
-        labelled: All labelled golden images.
-        named: Whether their classes are given by label, not by number or the order of folders.
-        meaning: What an answer holds, in words.
-        reproduced: Golden images whose notebook numbers are reproduced; None without a notebook.
-        order_proven: Whether the labels are in the order of those that the training saved.
-        accepted: Accepted findings.
-    """
-    unproven = ["the labels are in the right order"] * (not order_proven)
-    unproven += ["the preprocessing is that of the training"] * (reproduced is None)
-    is_open = f"that {' and '.join(unproven)} is unproven" if unproven else "accuracy is not known"
-    sentences = [
-        f"reference: {right} of {labelled} labelled images right ({right / labelled:.1%})"
-        if labelled
-        else f"no golden image is labelled: {is_open}",
-        f"no --reference: that the notebook's numbers are these ({meaning}) is unproven; "
-        "model_import.py notebook shows how to save them"
-        if reproduced is None
-        else f"the notebook's numbers are reproduced on {reproduced} golden images",
-    ]
-    if labelled and not (named or order_proven):
-        sentences.append(
-            "the golden images give classes by number or order of folders, not by label: that the "
-            "labels are in the right order is unproven"
-        )
-    if accepted:
-        sentences.append(f"accepted without proof: {', '.join(sorted(accepted))}")
-    return tuple(sentences)

@@ -105,7 +105,8 @@ def read_reference(path: Path) -> Reference:
             "logits as logits="
         )
     labels = arrays.get("labels")
-    if labels is not None and labels.shape != (rows.shape[1],):
+    widths = {rows.shape[1], 2} if rows.shape[1] == 1 else {rows.shape[1]}  # two: "no", "yes"
+    if labels is not None and (labels.ndim != 1 or len(labels) not in widths):
         raise ImportRefused(
             f"{path}: labels has shape {labels.shape}; expected ({rows.shape[1]},): the name of "
             f"the class of each column of {kind}"
@@ -121,36 +122,52 @@ def read_reference(path: Path) -> Reference:
 def check_label_order(labels: Sequence[str], reference_labels: Sequence[str], source: str) -> str:
     """Compare the labels with those that the training saved.
 
-    Case, spaces, hyphens and underscores are ignored. A notebook may name its classes by folder,
-    and the label file by words, so only names that both have are compared.
+    Case, spaces, hyphens and underscores are ignored, unless labels differ by these alone. A
+    notebook may name its classes by folder, and the label file by words, so only names that both
+    have are compared.
 
     Args:
-        reference_labels: In the order of the training.
+        reference_labels: In the order of the training; one for a single output with two labels is
+            that of the second.
         source: Where these come from, for messages.
 
     Returns:
-        A note if they have few names in common; else nothing.
+        A note if the order of some labels is not proven; else nothing.
 
     Raises:
         ImportRefused: A common name is at another position.
     """
-    names = [comparable(label) for label in labels]
-    reference_names = [comparable(label) for label in reference_labels]
+    names, reference_names = list(labels), list(reference_labels)
+    plain_names, plain_reference = [*map(comparable, names)], [*map(comparable, reference_names)]
+    if (len({*plain_names}), len({*plain_reference})) == (len({*names}), len({*reference_names})):
+        names, reference_names = plain_names, plain_reference
     shared = set(names) & set(reference_names)
     # Repeated names, such as "crane" in ImageNet, may be told apart in one of the two.
     counts = Counter(names), Counter(reference_names)
     unique = {name for name in shared if counts[0][name] == counts[1][name] == 1}
-    for position, pair in enumerate(zip(names, reference_names, strict=False)):
-        if pair[0] != pair[1] and (shared.issuperset(pair) or unique.intersection(pair)):
+    skipped = int((len(names), len(reference_names)) == (2, 1))
+    unknown = []
+    for row, pair in enumerate(zip(names[skipped:], reference_names, strict=False)):
+        if pair[0] == pair[1]:
+            continue
+        if shared.issuperset(pair) or unique.intersection(pair):
             raise ImportRefused(
-                f"labels: class {position} is {labels[position]!r}, in {source} it is "
-                f"{reference_labels[position]!r}; put the labels in the order of the training"
+                f"labels: class {row + skipped} is {labels[row + skipped]!r}, in {source} it is "
+                f"{reference_labels[row]!r}; put the labels in the order of the training"
             )
-    if 2 * len(shared) > len(set(names)):
+        unknown.append(row)
+    if len(names) - skipped != len(reference_names):
+        return (
+            f"{source}: has {len(reference_names)} names for {len(names)} labels, so the order of "
+            "the labels is not proven"
+        )
+    # A single other name can only be that of the class without one.
+    if len(unknown) <= min(1, len(shared)):
         return ""
+    row = unknown[0]
     return (
-        f"{source}: only {len(shared)} of its names are among the labels (the first is "
-        f"{reference_labels[0]!r}, here {labels[0]!r}), so the order of the labels is not proven"
+        f"{source}: {len(unknown)} of its names are not among the labels (class {row + skipped} is "
+        f"{reference_labels[row]!r}, here {labels[row + skipped]!r}), so their order is not proven"
     )
 
 

@@ -33,6 +33,10 @@ AVERAGED = frozenset({"averaged", "ema", "shadow", "swa"})
 """Words in the keys and names of averaged weights."""
 CLASS_KEYS = ("classes", "class_names", "labels", "class_to_idx", "idx_to_class", "id2label")
 """Keys of training checkpoints that hold the names of the classes."""
+SETTINGS = re.compile(
+    "(.*_)?(temperature|thresholds?|mean|std|(img|image|input|crop|resize)_?size|crop_pct)"
+)
+"""Keys of training checkpoints that say how images become inputs, or outputs become answers."""
 TRAINING_STATE = ("optim", "lr_sched", "sched", "scaler", "amp", "loops", "callbacks")
 """Prefixes of keys whose tensors are no weights."""
 WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -136,6 +140,11 @@ def read_state_dict(
         notes.append(
             f"the weights at {key!r} are used; there are also {other_keys} (--weights-key)"
         )
+    if settings := _settings_of(content, entries):
+        notes.append(
+            f"{path.name} also has {', '.join(settings)}; not used: only what the network, the "
+            "preprocessing and the options say counts"
+        )
     averages += [name for name in entries if not name.startswith(prefix) and _is_averaged(name)]
     if averages and not _is_averaged(f"{key}/{prefix}"):
         notes.append(f"the averaged weights, such as {averages[0]!r}, are not used")
@@ -205,7 +214,10 @@ def load_strictly(
                 if entry:  # only the version: torch reads options there, too
                     versions[module] = {"version": entry.get("version")}
         loadable._metadata = versions  # type: ignore[attr-defined]
+        # As a notebook does: loralib merges its weights when the evaluation mode begins.
+        network.train()
         result = network.load_state_dict(loadable, strict=False)
+        network.eval()
     except Exception as error:  # shapes after a migration, malformed metadata, the user's own code
         raise ImportRefused(f"{path}: does not fit the network: {one_line(error)}") from error
     missing = [name for name in result.missing_keys if name not in {*tied, *misshapen}]
@@ -443,18 +455,38 @@ def _averaged_lists(content: object, *place: str) -> list[str]:
 
 def _classes_of(content: object) -> tuple[str, ...]:
     """Return the class names beside the weights, in order; empty if there are none."""
-    holders = [content, *(content.values() if isinstance(content, Mapping) else ())]
-    holders = [vars(item) if isinstance(item, argparse.Namespace) else item for item in holders]
-    for holder, key in product(holders, CLASS_KEYS):
-        found = holder.get(key) if isinstance(holder, Mapping) else None
+    for holder, key in product(_mappings_of(content), CLASS_KEYS):
+        found = holder.get(key)
         if isinstance(found, Mapping):
             by_name = all(type(index) is int for index in found.values())
             pairs = found.items() if by_name else [(name, index) for index, name in found.items()]
-            if all(str(index).isdecimal() for _, index in pairs):
+            indexes = sorted(int(index) for _, index in pairs if str(index).isdecimal())
+            if indexes == [*range(len(pairs))]:
                 found = [name for name, _ in sorted(pairs, key=lambda pair: int(pair[1]))]
         if isinstance(found, (list, tuple)) and all(isinstance(name, str) for name in found):
             return tuple(found)
     return ()
+
+
+def _settings_of(content: object, weights: Mapping[Any, Any]) -> list[str]:
+    """Return the settings beside the weights, such as "temperature 1.5"; see `SETTINGS`."""
+    found = []
+    for holder in _mappings_of(content):
+        for name, item in holder.items() if holder is not weights else ():
+            if SETTINGS.fullmatch(str(name).lower()):
+                value = item.tolist() if isinstance(item, torch.Tensor) else item
+                if isinstance(value, (str, int, float, list, tuple)):
+                    number = f"{value:g}" if isinstance(value, float) else one_line(value)
+                    found.append(f"{name} {number}")
+    return found
+
+
+def _mappings_of(content: object) -> Iterator[Mapping[Any, Any]]:
+    """Yield the content and what it holds, as mappings; argparse's options are one, too."""
+    for item in (content, *(content.values() if isinstance(content, Mapping) else ())):
+        mapping = vars(item) if isinstance(item, argparse.Namespace) else item
+        if isinstance(mapping, Mapping):
+            yield mapping
 
 
 def _preferred_key(candidates: Collection[str], content: object, path: Path) -> str:

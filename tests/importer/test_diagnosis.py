@@ -96,6 +96,10 @@ def squashed(path: Path) -> np.ndarray:
     return logits(np.asarray(image)[1:17, 1:17].astype(np.float64))
 
 
+def tall(path: Path) -> np.ndarray:
+    return logits(np.asarray(decoded(path).resize((8, 32), 2)).astype(np.float64))
+
+
 def upright(path: Path) -> np.ndarray:
     return logits(resized(ImageOps.exif_transpose(decoded(path))))
 
@@ -165,6 +169,7 @@ TURN = ("decode.exif_orientation: false", "decode.exif_orientation: true")
 SIZES = ("resize the shorter side to 16, crop 16", "resize the shorter side to 18, crop 16")
 GEOMETRY = "resize size, aspect ratio or crop"
 SQUASHED = "resize both sides (squash) to 18, crop 16"
+WIDE = [f"resize both sides (squash) to {size}, no crop" for size in ((8, 32), (32, 8))]
 PIL = "bilinear, antialias (PIL)"
 FILTER = "interpolation or antialias"
 
@@ -175,6 +180,7 @@ FILTER = "interpolation or antialias"
         (plain, {"mean": [0.0] * 3, "std": [1.0] * 3}, [("normalisation", RAW, NORMALISED)]),
         (plain, {"resize": {"size": 16}}, [(GEOMETRY, *SIZES)]),
         (squashed, {}, [(GEOMETRY, SIZES[1], SQUASHED)]),
+        (tall, {"resize": {"mode": "exact", "size": [8, 32]}, "crop": None}, [(GEOMETRY, *WIDE)]),
         (without_antialias, {}, [(FILTER, PIL, "bilinear, no antialias (tensor)")]),
         (upright, {}, [("EXIF: the orientation in the file", *TURN)]),
         (on_white, {"decode": {"grey16": "clip"}}, [GREY, ALPHA]),
@@ -238,7 +244,7 @@ def test_the_tolerance_is_smaller_for_small_or_similar_numbers(
     [
         (
             lambda path: plain(path) * (1 + 0.01 * np.cos(plain(path) * 1e3)),
-            "as after autocast or half precision: save the numbers of a float32 run",
+            "as after autocast or half precision (save the numbers of a float32 run)",
         ),
         (lambda path: -plain(path), "16-bit grey images reach any preprocessing, also a class"),
     ],
@@ -253,6 +259,20 @@ def test_what_no_preprocessing_explains_is_reported_with_what_to_check(
     monkeypatch.setattr(diagnosis, "SEARCH_CPU_SECONDS", 0.1)
 
     assert remedy in refusal(store, tmp_path, numbers)
+
+
+def test_rows_that_belong_to_other_images_are_reported(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diagnosis, "SEARCH_CPU_SECONDS", 0.1)
+    files = ["clear.png", "grey16.png", "plain.png", "turned.png"]
+
+    def next_image(path: Path) -> np.ndarray:
+        return plain(path.with_name(files[files.index(path.name) - 1]))
+
+    text = refusal(store, tmp_path, next_image)
+
+    assert "the rows of the reference are those of other images (that of clear.png is" in text
 
 
 def test_a_change_that_removes_most_of_the_difference_is_reported(

@@ -156,6 +156,7 @@ def test_a_wrong_table_is_refused_with_the_line(tmp_path: Path, table: str, reas
         # As many unknown folders as labels are sorted; fewer give no classes.
         (("n03/1.png", "n01/1.png", "n02/1.png"), ("x", "y", "z"), (2, 0, 1)),
         (("n03/1.png", "n01/1.png"), LABELS, (None, None)),
+        (("train/dog/1.png", "val/cat/2.png"), LABELS, (1, 0)),
         # Names may differ in case and plural.
         (("Red_Foxs/a.png", "Dogs/b.png"), ("red fox", "dog"), (0, 1)),
         # With one label there is no accuracy.

@@ -16,7 +16,6 @@ from importer.plausibility import (
     check_activation,
     check_findings,
     constant_logits,
-    describe_proof,
     implausible_labels,
     input_range,
     mean_std_scale,
@@ -260,20 +259,6 @@ def test_swapped_channels_are_found_if_more_answers_would_be_right(
     if finding is not None:
         assert f"right on {right_as_given} of 16" in finding.message
         assert "on 16 with red and blue exchanged" in finding.message
-
-
-@pytest.mark.parametrize(
-    ("named", "order_proven", "is_open"),
-    [(False, False, True), (True, False, False), (False, True, False)],
-)
-def test_right_answers_by_number_do_not_prove_the_order_of_the_labels(
-    named: bool, order_proven: bool, is_open: bool
-) -> None:
-    proof = describe_proof(
-        9, 9, named=named, meaning="", reproduced=None, order_proven=order_proven, accepted=()
-    )
-
-    assert ("that the labels are in the right order is unproven" in "".join(proof)) == is_open
 
 
 def test_a_refusal_names_the_option_that_accepts_the_finding() -> None:

@@ -97,13 +97,31 @@ def test_labels_of_the_notebook_in_another_order_are_refused(tmp_path: Path) -> 
     assert check_label_order(("cat", "dog", "Arctic fox"), labels, "the file") == ""
     with pytest.raises(ImportRefused, match="class 1 is 'ARCTIC_FOX', in the file it is 'dog'"):
         check_label_order(("Cat", "ARCTIC_FOX", "Dog"), labels, "the file")
-    assert check_label_order(("Katze", "Hund", "Fuchs"), labels, "the file") == (
-        "the file: only 0 of its names are among the labels (the first is 'cat', here 'Katze'), so "
-        "the order of the labels is not proven"
+    assert check_label_order(("cat", "Hund", "Fuchs"), labels, "the file") == (
+        "the file: 2 of its names are not among the labels (class 1 is 'dog', here 'Hund'), so "
+        "their order is not proven"
     )
-    assert "only 1 of its names" in check_label_order(("cat", "Hund", "Fuchs"), labels, "the file")
+    # A single other name can only stand for the class that is left.
+    assert check_label_order(("cat", "Hund", "arctic fox"), labels, "the file") == ""
+    assert "has 3 names for 2 labels" in check_label_order(("cat", "dog"), labels, "the file")
     with pytest.raises(ImportRefused, match="class 0 is 'dog', in the file it is 'cat'"):
         check_label_order(("dog", "Katze", "Fuchs"), labels, "the file")
+
+
+def test_labels_that_differ_by_case_alone_are_compared_with_it() -> None:
+    with pytest.raises(ImportRefused, match="class 1 is 'a', in the file it is 'A'"):
+        check_label_order(("0", "a", "A"), ("0", "A", "a"), "the file")
+
+
+@pytest.mark.parametrize("saved", [["no", "yes"], ["yes"]])
+def test_labels_of_a_single_output_are_those_of_no_and_yes(
+    tmp_path: Path, saved: list[str]
+) -> None:
+    reference = npz(tmp_path, files=["a"], logits=[[1.0]], labels=saved)
+
+    assert check_label_order(("no", "yes"), reference.labels or (), "the file") == ""
+    with pytest.raises(ImportRefused, match="in the file it is"):
+        check_label_order(("yes", "no"), reference.labels or (), "the file")
 
 
 def test_the_lines_for_a_notebook_save_what_it_computed(

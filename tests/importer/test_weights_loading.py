@@ -52,6 +52,30 @@ def assert_equal(network: nn.Module, expected: dict[str, torch.Tensor]) -> None:
     }
 
 
+class Merging(nn.Linear):
+    """Adds its low rank part to the weight when the evaluation mode begins, as loralib does."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2, bias=False)
+        self.part = nn.Parameter(torch.zeros(2, 2))
+        self.merged = False
+
+    def train(self, mode: bool = True) -> "Merging":
+        super().train(mode)
+        if mode == self.merged:
+            self.weight.data += -self.part if mode else self.part
+            self.merged = not mode
+        return self
+
+
+def test_weights_are_loaded_in_training_mode_and_merged_in_evaluation_mode(tmp_path: Path) -> None:
+    network = Merging().eval()
+
+    load(network, {"weight": torch.eye(2), "part": torch.ones(2, 2)}, tmp_path)
+
+    assert network.weight.tolist() == [[2.0, 1.0], [1.0, 2.0]]
+
+
 # Names
 
 

@@ -98,6 +98,24 @@ def test_the_classes_beside_the_weights_are_read(tmp_path: Path, kept: dict[str,
     assert read_state_dict(path).classes == ("wolf", "fox")
 
 
+def test_classes_that_share_an_output_are_no_order_of_labels(tmp_path: Path) -> None:
+    path = saved(tmp_path, {"state_dict": RAW, "class_to_idx": {"wolf": 0, "dog": 0, "fox": 1}})
+
+    assert read_state_dict(path).classes == ()
+
+
+def test_settings_beside_the_weights_are_noted_because_they_are_not_used(tmp_path: Path) -> None:
+    beside = {
+        "temperature": torch.tensor(1.5),
+        "mean": None,
+        "args": argparse.Namespace(img_size=256, crop_pct=0.9, lr=0.1),
+    }
+
+    (note,) = read_state_dict(saved(tmp_path, {"state_dict": RAW, **beside})).notes
+
+    assert "also has temperature 1.5, img_size 256, crop_pct 0.9; not used" in note
+
+
 AVERAGE_AS_LIST = {"model": RAW, "ema": {"decay": 0.9, "shadow_params": [*EMA.values()]}}
 
 

@@ -1,0 +1,70 @@
+"""Sentences on what an import proves, and what it does not."""
+
+from collections.abc import Sequence
+
+from image_classifier.inference.certificate import count_right
+from importer.diagnosis import Comparison
+from importer.golden_images import GoldenImage, unseen_kinds
+from importer.plausibility import Classes
+from importer.targets import Targets
+
+
+def describe_labels(targets: Targets, answers: Classes, *, order_proven: bool) -> list[str]:
+    """Say how many golden images are answered right, and what that says of the labels.
+
+    Args:
+        answers: Class that the reference answers for each image, (n,).
+        order_proven: Whether the labels are in the order of those that the training saved.
+    """
+    right, labelled = count_right(answers, targets.class_ids)
+    unproven = "that the labels are in the right order is unproven"
+    if not labelled:
+        is_open = "accuracy is not known" if order_proven else unproven
+        return [f"no golden image is labelled: {is_open}"]
+    sentences = [f"reference: {right} of {labelled} labelled images right ({right / labelled:.1%})"]
+    seen, classes = len({*targets.class_ids} - {None}), len(targets.labels)
+    if not (order_proven or targets.named):
+        sentences.append(
+            "the golden images give classes by number or order of folders, not by label: "
+            f"{unproven}"
+        )
+    elif not order_proven and seen < classes - 1:
+        sentences.append(
+            f"golden images show {seen} of {classes} classes: that the other labels are in the "
+            "right order is unproven"
+        )
+    return sentences
+
+
+def describe_numbers(
+    comparison: Comparison | None, images: Sequence[GoldenImage], *, meaning: str, chosen: bool
+) -> list[str]:
+    """Say whether the notebook's numbers are reproduced, and what that does not show.
+
+    Args:
+        comparison: None without `--reference`.
+        meaning: What an answer holds, in words.
+        chosen: Whether the operator or the network says what its outputs mean.
+    """
+    if comparison is None:
+        return [
+            f"no --reference: that the notebook's numbers are these ({meaning}) is unproven; "
+            "model_import.py notebook shows how to save them"
+        ]
+    sentences = [f"the notebook's numbers are reproduced on {len(images)} golden images"]
+    if comparison.kind == "logits" and not chosen:
+        sentences.append(
+            f"the reference holds logits; what the notebook makes of them ({meaning}) is unproven "
+            "without --activation"
+        )
+    if comparison.saturated:
+        sentences.append(
+            "most of the notebook's probabilities are 0 or 1, which shows little of images that "
+            "are less clear: save logits"
+        )
+    if unseen := unseen_kinds(images):
+        sentences.append(
+            f"no golden image is {' or '.join(unseen)}: that the notebook treats those in the same "
+            "way is unproven"
+        )
+    return sentences

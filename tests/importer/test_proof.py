@@ -1,0 +1,112 @@
+"""What an import says about its proof, and about what is left unproven."""
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from image_classifier.artifact.manifest import Outputs
+from importer.diagnosis import Comparison
+from importer.golden_images import GoldenImage
+from importer.proof import describe_labels, describe_numbers
+from importer.reference import Kind, Reference
+from importer.targets import Targets
+
+UNPROVEN = "labels are in the right order is unproven"
+
+
+@pytest.mark.parametrize(
+    ("class_ids", "named", "order_proven", "is_open"),
+    [
+        ((0, 1, 2), True, False, ""),
+        ((0, 1, None), True, False, ""),  # the third name can only be that of the third class
+        (
+            (0, 0, None),
+            True,
+            False,
+            f"golden images show 1 of 3 classes: that the other {UNPROVEN}",
+        ),
+        ((0, 0, None), True, True, ""),
+        (
+            (0, 1, 2),
+            False,
+            False,
+            f"by number or order of folders, not by label: that the {UNPROVEN}",
+        ),
+        ((0, 1, 2), False, True, ""),
+        ((None, None, None), False, False, f"no golden image is labelled: that the {UNPROVEN}"),
+    ],
+)
+def test_what_golden_images_do_not_show_of_the_labels_is_said(
+    class_ids: tuple[int | None, ...], named: bool, order_proven: bool, is_open: str
+) -> None:
+    targets = Targets(order="", labels=("a", "b", "c"), class_ids=class_ids, named=named)
+
+    said = "; ".join(describe_labels(targets, np.array([0, 1, 2]), order_proven=order_proven))
+
+    assert is_open in said
+    assert (UNPROVEN in said) == bool(is_open)
+
+
+def picture(*, square: bool, turned: bool) -> GoldenImage:
+    file, exif = BytesIO(), Image.Exif()
+    if turned:
+        exif[0x0112] = 6
+    Image.new("RGB", (8, 8 if square else 6)).save(file, "PNG", exif=exif)
+    return GoldenImage(name="a", data=file.getvalue())
+
+
+def compared(kind: Kind, rows: list[list[float]]) -> Comparison:
+    names = [str(row) for row in range(len(rows))]
+    reference = Reference(
+        kind=kind, by_name=dict(zip(names, np.array(rows), strict=True)), path=Path()
+    )
+    images = tuple(GoldenImage(name=name, data=b"") for name in names)
+    logits = np.array(rows, dtype=np.float32)
+    return Comparison.of(reference, images, logits, Outputs(), tolerance=1e-3)
+
+
+CLEAR = [[1e-5, 1 - 1e-5], [1.0, 0.0], [0.4, 0.6]]
+UNCLEAR = [[0.1, 0.9], [0.2, 0.8], [1.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "chosen", "is_open"),
+    [
+        ("logits", UNCLEAR, False, "what the notebook makes of them (SCORES) is unproven without"),
+        ("logits", UNCLEAR, True, ""),
+        ("probabilities", UNCLEAR, False, ""),
+        ("probabilities", CLEAR, False, "most of the notebook's probabilities are 0 or 1"),
+    ],
+)
+def test_what_a_reference_does_not_show_is_said(
+    kind: Kind, rows: list[list[float]], chosen: bool, is_open: str
+) -> None:
+    images = [picture(square=False, turned=True)]
+
+    said = describe_numbers(compared(kind, rows), images, meaning="SCORES", chosen=chosen)
+
+    assert said[0] == "the notebook's numbers are reproduced on 1 golden images"
+    assert is_open in "; ".join(said)
+    assert len(said) == 1 + bool(is_open)
+
+
+@pytest.mark.parametrize(
+    ("square", "turned", "unseen"),
+    [
+        (True, True, "no golden image is other than square: "),
+        (False, False, "no golden image is turned by EXIF: "),
+        (True, False, "no golden image is other than square or turned by EXIF: "),
+    ],
+)
+def test_pictures_that_are_not_among_the_golden_images_are_named(
+    square: bool, turned: bool, unseen: str
+) -> None:
+    images = [picture(square=True, turned=False), picture(square=square, turned=turned)]
+    comparison = compared("probabilities", UNCLEAR)
+
+    (*_, last) = describe_numbers(comparison, images, meaning="", chosen=True)
+
+    assert last == f"{unseen}that the notebook treats those in the same way is unproven"
