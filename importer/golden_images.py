@@ -74,10 +74,10 @@ def read_golden_images(
     """Choose golden images from a folder and its sub-folders.
 
     The class comes from `csv`, else from `labels.csv` in the folder, else from the name of the
-    first sub-folder, else it is unknown. If there are too many images, classes are represented as
-    evenly as possible, and within a class the sha256 of the name decides: the same files give the
-    same choice on every machine. Hidden files, and files that do not begin like an image, are left
-    out.
+    first sub-folder (below train, val or test), else it is unknown. If there are too many images,
+    classes are represented as evenly as possible, and within a class the sha256 of the name
+    decides: the same files give the same choice on every machine. Hidden files, and files that do
+    not begin like an image, are left out.
 
     Args:
         max_count: Number of images to keep, at least 1.
