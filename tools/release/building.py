@@ -9,7 +9,7 @@ from pathlib import Path
 
 from image_classifier.artifact.format import SERVING_REQUIREMENTS_NAME
 from tools.release import ReleaseError
-from tools.release.content import bento_tag, locked_model, read_description
+from tools.release.content import BENTO_YAML, bento_tag, locked_model, read_description
 from tools.release.sealing import commit_of_packed, seal, verify_bento
 from tools.release.starting import start_once
 
@@ -82,16 +82,17 @@ def find_bento(path_or_tag: str) -> Path:
         ReleaseError: Neither exists.
     """
     path = Path(path_or_tag)
-    if path.is_dir():
-        read_description(path)
+    if (path / BENTO_YAML).is_file():
         return path.resolve()
     name, _, version = path_or_tag.partition(":")
-    folder = bentoml_home() / "bentos" / name
+    store = bentoml_home() / "bentos"
     if version in ("", "latest"):
-        latest = folder / "latest"
+        latest = store / name / "latest"
         version = latest.read_text() if latest.is_file() else "latest"
-    if not (folder / version).is_dir():
+    found = store / name / version
+    if not (found / BENTO_YAML).is_file():
         raise ReleaseError(
-            f"{path_or_tag}: neither a directory nor a bento in {folder.parent}; run `make bento`"
+            f"{path_or_tag}: neither a directory with {BENTO_YAML} nor a bento in {store}; run "
+            "`make bento`"
         )
-    return folder / version
+    return found
