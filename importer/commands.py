@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from image_classifier.artifact.artifact import Artifact
 from image_classifier.artifact.format import SIGNATURE_NAME, ArtifactError
+from image_classifier.artifact.record import ImportRecord
 from image_classifier.artifact.store import (
     ModelLock,
     add,
@@ -49,11 +50,16 @@ def _import(command_line: CommandLine, progress: Progress) -> Outcome:
     return _imported(_run_import(options, options.lock or DEFAULT_LOCK, progress))
 
 
-def _run_import(options: ImportOptions, lock: Path | None, progress: Progress) -> "Imported":
+def _run_import(
+    options: ImportOptions,
+    lock: Path | None,
+    progress: Progress,
+    renewed: ImportRecord | None = None,
+) -> "Imported":
     return_freed_memory()
     with progress.step("load torch"):
         from importer.pipeline import import_model
-    return import_model(options, lock, " ".join(sys.argv), progress)
+    return import_model(options, lock, " ".join(sys.argv), progress, renewed)
 
 
 def _imported(imported: "Imported") -> Outcome:
@@ -146,7 +152,7 @@ def _renew(command_line: CommandLine, progress: Progress) -> Outcome:
         from importer.renewal import compare_references, renewed_options
 
         options = renewed_options(artifact, Path(folder), command_line.options)
-        imported = _run_import(options, None, progress)
+        imported = _run_import(options, None, progress, artifact.record)
     new = imported.lock
     if new.tag != old.tag:
         note = f"{old.tag} stays; `model_import.py use {new.tag}` serves this one"

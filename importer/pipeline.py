@@ -99,7 +99,11 @@ class Imported:
 
 
 def import_model(
-    options: ImportOptions, lock_path: Path | None, command: str, progress: Progress
+    options: ImportOptions,
+    lock_path: Path | None,
+    command: str,
+    progress: Progress,
+    renewed: ImportRecord | None = None,
 ) -> Imported:
     """Import a trained model: read, run the reference, export, certify, measure, store, lock.
 
@@ -108,6 +112,8 @@ def import_model(
     Args:
         lock_path: The lock to write, or None.
         command: The command line, for the record.
+        renewed: The record of the import that this one renews. What it proved stays proven: an
+            artifact holds neither the names that its labels were compared with nor all options.
 
     Raises:
         OperatorError: The model was not imported.
@@ -229,8 +235,12 @@ def import_model(
                 comparison, images, meaning=meaning, chosen=published or bool(requested)
             ),
         ]
-        if options.accept:
-            proof.append(f"accepted without proof: {', '.join(sorted(options.accept))}")
+        if renewed and renewed.proof:
+            counted = any(class_id is not None for class_id in class_ids)
+            proof = [*proof[:counted], *renewed.proof[counted:]]
+        accepted = f"accepted without proof: {', '.join(sorted(options.accept))}"
+        if options.accept and accepted not in proof:
+            proof.append(accepted)
 
         # 4. Certify and measure the engines.
         truth = GoldenAnswers(logits=logits, class_ids=class_ids, outputs=outputs)
@@ -312,6 +322,8 @@ def import_model(
             record = ImportRecord(
                 imported_at=datetime.now(UTC).replace(microsecond=0),
                 command=command,
+                first_command=(renewed.first_command or renewed.command) if renewed else None,
+                proof=tuple(proof),
                 source_commit=source_commit(Path(__file__).parents[1]),
                 machine=this_machine(accelerator),
                 budget_ms=options.budget_ms,

@@ -137,8 +137,10 @@ def describe_artifact(tag: str, artifact: Artifact) -> list[str]:
     ]
     if record is not None:
         machine, images_per_s = record.machine, 1e3 / record.plan.service_time_ms
+        facts += [("first import", record.first_command)] if record.first_command else []
         facts += [
             ("imported", f"{record.imported_at} with: {record.command}"),
+            *[("proof", "; ".join(record.proof))] * bool(record.proof),
             ("program", record.source_commit or "not from a git checkout"),
             (
                 "measured on",

@@ -105,6 +105,8 @@ class ImportRecord(FrozenModel):
     Attributes:
         schema_version: Version of this file, which no digest pins.
         command: The command line.
+        first_command: The command line of the original import, if `command` renewed it.
+        proof: Sentences on what the import proves, and what it does not.
         source_commit: Commit of this program, with "-dirty" if files differ; None outside git.
         machine: Machine of the import; the curves and the plan are valid on equal machines only.
     """
@@ -112,6 +114,8 @@ class ImportRecord(FrozenModel):
     schema_version: Literal[1] = 1
     imported_at: Annotated[datetime, AfterValidator(_in_utc)]
     command: str
+    first_command: str | None = None
+    proof: tuple[str, ...] = ()
     source_commit: str | None
     machine: Machine
     budget_ms: float

@@ -169,6 +169,10 @@ def test_use_writes_the_lock_and_prints_the_old_and_the_new_tag(
 def test_show_prints_manifest_evidence_and_record(copied: Path, capsys: Output) -> None:
     record = json.loads((copied / "record.json").read_bytes())
     record["command"] = "import \x1b[31mred\x07 [bold]"
+    record |= {
+        "first_command": "import --calibration photos",
+        "proof": ["9 of 9 right", "accepted: a"],
+    }
     (copied / "record.json").write_text(json.dumps(record))
 
     assert main(["show", tag(copied)]) == 0
@@ -184,6 +188,8 @@ def test_show_prints_manifest_evidence_and_record(copied: Path, capsys: Output) 
         "10: 0, 1, 2, …",
         "30 with a known class",
         "import ·[31mred· [bold]",
+        "first import     import --calibration photos",
+        "proof            9 of 9 right; accepted: a",
         "onnxruntime-fp32",
     ):
         assert words in page
@@ -312,15 +318,23 @@ def test_renew_imports_an_old_artifact_from_its_own_files(
 ) -> None:
     old = read_lock(STORED / "v2" / "model.lock")
     write_lock(lock, old)
+    record = json.loads((copied / "record.json").read_bytes())
+    (copied / "record.json").write_text(
+        json.dumps({**record, "proof": ["1 of 30 right", "labels proven"]})
+    )
     options = ["--measure-seconds", "0.002", "--engine", "onnxruntime", "--quiet"]
 
     assert main(["renew", old.tag, *options]) == 0
-    *_, note, last = capsys.readouterr().out.splitlines()
+    *lines, note, last = capsys.readouterr().out.splitlines()
 
     # The same network, weights and images as the example, with this release: its tag.
     (renewed,) = re.findall(r'"tag": "(digits:\w+)"', (ROOT / "README.md").read_text())
     assert last == f"imported: {renewed}"
     assert note == f"{old.tag} stays; `model_import.py use {renewed}` serves this one"
+    assert [line for line in lines if "right" in line or "proven" in line] == [
+        "reference: 30 of 30 labelled images right (100.0%)",
+        "labels proven",
+    ]
     assert read_lock(lock) == old == lock_of(open_artifact(copied))
     folder = copied.with_name(renewed.partition(":")[2])
     assert [entry.name for entry in open_artifact(folder).evidence.engines] == ["onnxruntime-fp32"]
@@ -335,6 +349,8 @@ def test_renew_imports_an_old_artifact_from_its_own_files(
     assert found["proof"][-1] == "the identity is the same, and proven again"
     assert found["proof"][-2].startswith("the reference answers 30 of 30 golden images as before")
     assert [attempt["engine"] for attempt in found["record"]["attempts"]] == ["onnxruntime-fp32"]
+    assert found["record"]["first_command"] == record["command"] != found["record"]["command"]
+    assert found["record"]["proof"] == found["proof"][:2]
     assert read_lock(lock) == lock_of(open_artifact(folder))
 
 

@@ -83,6 +83,7 @@ def test_an_import_reports_its_proof_and_a_second_one_measures_the_same_artifact
     )
     assert accepted.proof[0] == "reference: 0 of 12 labelled images right (0.0%)"
     assert accepted.proof[-1] == "accepted without proof: permuted-labels"
+    assert accepted.record.proof == accepted.proof
 
 
 def test_logits_that_may_be_cosines_are_noted(store: Path, tmp_path: Path) -> None:
