@@ -99,11 +99,16 @@ def certify(subject: Subject, *, budget_ms: float, probe_s: float) -> SloCertifi
     """
     octets = {"Content-Type": "application/octet-stream"}
     requests = tuple(http_request("/classify", octets, data) for data in subject.images)
+    print(f"starting the service without refusals, to saturate it for {probe_s:g} s", flush=True)
     with _served(subject, requests, serving.NEVER_REFUSE) as server:
         target = _target(subject, requests, server.port)
         closed_run(target, connections=CONNECTIONS, duration_s=WARMUP_S)
         saturated = closed_run(target, connections=CONNECTIONS, duration_s=probe_s)
-    print(f"saturated {saturated.answered_per_s:.1f}/s", flush=True)
+    print(
+        f"saturated {saturated.answered_per_s:.1f}/s; starting the service as configured, "
+        f"for {PROBES} rates of {probe_s:g} to {3 * probe_s:g} s each",
+        flush=True,
+    )
     runs: list[Run] = []
     with _served(subject, requests, {}) as server:
         card = json.loads(ask(server.port, http_request("/model", {}, b"", method="GET"))[1])

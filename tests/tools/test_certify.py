@@ -20,7 +20,7 @@ from tools.serving import ROOT, RunningServer
 
 
 def test_saturation_is_measured_without_refusals_and_the_rate_with_the_usual_settings(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "artifact"
     root.mkdir()
@@ -61,6 +61,9 @@ def test_saturation_is_measured_without_refusals_and_the_rate_with_the_usual_set
     assert found.settings == {"CLASSIFIER_WORKERS": "1"}
     assert found.plan == plan
     assert read_slo(root) == found
+    first, second = capsys.readouterr().out.splitlines()[:2]
+    assert first == "starting the service without refusals, to saturate it for 0.2 s"
+    assert second.endswith("as configured, for 5 rates of 0.2 to 0.6 s each")
 
 
 def test_a_refused_image_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from importer.progress import Progress
 from preprocessing.errors import OperatorError
 from tools.release.building import BENTOFILE, build_bento, find_bento
 from tools.release.content import bento_tag, content_digest
@@ -20,20 +21,22 @@ def main(arguments: list[str]) -> str:
     Raises:
         OperatorError: The command failed or found a difference.
     """
-    options = _parser().parse_args(arguments)
+    options, progress = _parser().parse_args(arguments), Progress(quiet=False)
     if options.command == "digest":
         return content_digest(find_bento(options.bento))
     if options.command == "verify-bento":
         root = find_bento(options.bento)
         return f"verified: {bento_tag(root)}, digest sha256:{verify_bento(root)}"
     if options.command == "verify-rebuild":
-        return verify_rebuild(CHECKOUT, options.bentofile)
+        return verify_rebuild(CHECKOUT, options.bentofile, progress)
     start = options.command == "build" and not options.skip_start
-    root = build_bento(CHECKOUT, options.bentofile, start=start)
+    root = build_bento(CHECKOUT, options.bentofile, progress, start=start)
     if options.command == "image":
         base = [f"build-arg=BASE={options.base}"] if options.base else []
-        return build_image(root, *base, *options.opt)
-    return f"{bento_tag(root)}\ndigest sha256:{content_digest(root)}\n{root}"
+        with progress.step("build the image"):
+            return build_image(root, *base, *options.opt)
+    started = "\nstarted once with the packages of its lock: it classified a golden image" * start
+    return f"{bento_tag(root)}\ndigest sha256:{content_digest(root)}\n{root}{started}"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from image_classifier.artifact.format import SERVING_REQUIREMENTS_NAME
+from importer.progress import Progress
 from tools.release import ReleaseError
 from tools.release.content import BENTO_YAML, bento_tag, locked_model, read_description
 from tools.release.sealing import commit_of_packed, seal, verify_bento
@@ -21,7 +22,7 @@ def bentoml_home() -> Path:
     return Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml")
 
 
-def build_bento(checkout: Path, bentofile: str = BENTOFILE, *, start: bool = False) -> Path:
+def build_bento(checkout: Path, bentofile: str, progress: Progress, *, start: bool) -> Path:
     """Build the bento of a checkout, move it into the store and return its directory.
 
     Args:
@@ -39,7 +40,8 @@ def build_bento(checkout: Path, bentofile: str = BENTOFILE, *, start: bool = Fal
     with tempfile.TemporaryDirectory(dir=home, prefix=".image-classifier-bento-") as folder:
         staging = Path(folder)
         (staging / "models").symlink_to(home / "models")
-        _bentoml_build(checkout, staging, bentofile)
+        with progress.step("build the bento"):
+            _bentoml_build(checkout, staging, bentofile)
         (root,) = (staging / "bentos").glob("*/staged")
         own_lock = home / locked_model(root / "src") / SERVING_REQUIREMENTS_NAME
         if own_lock.is_file():
@@ -48,7 +50,7 @@ def build_bento(checkout: Path, bentofile: str = BENTOFILE, *, start: bool = Fal
                 shutil.copyfile(own_lock, path)
         seal(root, commit_of_packed(checkout, root))
         if start:
-            start_once(root, staging)
+            start_once(root, staging, progress)
         final = home / "bentos" / bento_tag(root).replace(":", "/")
         if final.exists():
             verify_bento(final)

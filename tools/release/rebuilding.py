@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from image_classifier.artifact.format import describe_differences, file_names, sha256_tree
+from importer.progress import Progress
 from tools.release import ReleaseError
 from tools.release.building import bentoml_home
 from tools.release.content import locked_model
@@ -19,14 +20,17 @@ SURROUNDINGS = (
 """Directory, umask, locale and time zone: none may influence a build."""
 
 
-def verify_rebuild(checkout: Path, bentofile: str) -> str:
+def verify_rebuild(checkout: Path, bentofile: str, progress: Progress) -> str:
     """Build in both surroundings and return a sentence about the comparison.
 
     Raises:
         ReleaseError: The bentos differ in a byte, permission or time.
     """
     with tempfile.TemporaryDirectory(prefix="image-classifier-rebuild-") as temporary:
-        roots = [_build(checkout, bentofile, Path(temporary), *each) for each in SURROUNDINGS]
+        roots = []
+        for number, surroundings in enumerate(SURROUNDINGS, start=1):
+            with progress.step(f"build {number} of {len(SURROUNDINGS)}"):
+                roots.append(_build(checkout, bentofile, Path(temporary), *surroundings))
         expected, actual = map(_facts, roots)
         if differences := describe_differences(expected, actual):
             more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
@@ -63,7 +67,8 @@ def _build(
         umask=umask,
     )
     if done.returncode:
-        raise ReleaseError(f"{copy}: {done.stderr.strip() or done.stdout.strip()}")
+        last = (done.stderr.strip() or done.stdout.strip()).rpartition("\n")[2]
+        raise ReleaseError(f"{copy}: {last}")
     return Path(done.stdout.strip().splitlines()[-1])
 
 

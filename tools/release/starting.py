@@ -6,6 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from importer.progress import Progress
 from tools.release import ReleaseError
 from tools.release.content import locked_model, read_description
 from tools.serving import ADDRESS, ServerFailed, ask, http_request, running
@@ -13,7 +14,7 @@ from tools.serving import ADDRESS, ServerFailed, ask, http_request, running
 READY_WITHIN_S = 600.0
 
 
-def start_once(bento: Path, home: Path) -> None:
+def start_once(bento: Path, home: Path, progress: Progress) -> None:
     """Install the packages of a bento's lock, serve the bento with them and classify an image.
 
     The server has no access to this checkout and its environment, so that anything missing in the
@@ -36,10 +37,11 @@ def start_once(bento: Path, home: Path) -> None:
     log = Path(tempfile.gettempdir()) / f"bento-start-{os.getpid()}.log"
     with tempfile.TemporaryDirectory(dir=home, prefix=".start-") as folder:
         python = Path(folder) / "venv" / "bin" / "python"
-        _uv("venv", "--python", sys.executable, str(python.parents[1]))
-        # No dependencies beyond the lock: the image has no others.
-        options = ("--no-deps", "--require-hashes", "--only-binary", ":all:")
-        _uv("pip", "install", "--python", str(python), *options, "-r", str(lock))
+        with progress.step("install the packages of its lock into a new environment"):
+            _uv("venv", "--python", sys.executable, str(python.parents[1]))
+            # No dependencies beyond the lock: the image has no others.
+            options = ("--no-deps", "--require-hashes", "--only-binary", ":all:")
+            _uv("pip", "install", "--python", str(python), *options, "-r", str(lock))
 
         def classify(port: int) -> str:
             headers = {"Content-Type": "application/octet-stream"}
@@ -48,21 +50,24 @@ def start_once(bento: Path, home: Path) -> None:
             return "" if status == 200 else f"status {status} for {image.name}"
 
         try:
-            with running(
-                "the finished bento",
-                [str(python), "-m", "bentoml", "serve", str(bento), *ADDRESS],
-                environment=kept
-                | {
-                    "BENTOML_HOME": str(home),
-                    "BENTOML_DO_NOT_TRACK": "True",
-                    "PYTHONDONTWRITEBYTECODE": "1",
-                    # A large network may take longer than the default here.
-                    "CLASSIFIER_TIMEOUT_MS": "55000",
-                },
-                log_path=log,
-                probe=classify,
-                ready_within_s=READY_WITHIN_S,
-                directory=Path(folder),
+            with (
+                progress.step("start it there and classify a golden image"),
+                running(
+                    "the finished bento",
+                    [str(python), "-m", "bentoml", "serve", str(bento), *ADDRESS],
+                    environment=kept
+                    | {
+                        "BENTOML_HOME": str(home),
+                        "BENTOML_DO_NOT_TRACK": "True",
+                        "PYTHONDONTWRITEBYTECODE": "1",
+                        # A large network may take longer than the default here.
+                        "CLASSIFIER_TIMEOUT_MS": "55000",
+                    },
+                    log_path=log,
+                    probe=classify,
+                    ready_within_s=READY_WITHIN_S,
+                    directory=Path(folder),
+                ),
             ):
                 log.unlink()
         except ServerFailed as error:
