@@ -45,7 +45,7 @@ class Settings(ImageLimits):
     engine: str | None = Field(
         None,
         description="Name of a certified engine (`model_import.py show`); "
-        "unset selects the fastest one.",
+        "unset selects the one that the import chose.",
     )
     budget_ms: Annotated[float, Field(gt=0)] = Field(
         50.0, description="Target latency of an answer in milliseconds; limits the batch size."

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Literal
 from image_classifier.artifact.artifact import Artifact
 from image_classifier.artifact.evidence import Certificate
 from image_classifier.artifact.format import file_names
-from image_classifier.artifact.record import Plan
+from image_classifier.artifact.record import ImportRecord, Plan
 from image_classifier.artifact.store import Entry
-from image_classifier.inference.plan import best_point
+from image_classifier.inference.plan import ENOUGH_PER_CORE, compared_point
 from preprocessing import PreprocessingSpec
 
 if TYPE_CHECKING:  # loads torch
@@ -29,9 +29,7 @@ def summary(imported: "Imported") -> list[str]:
     rows = [["engine", *CERTIFICATE_COLUMNS, "batch 1", "best", "verdict"]]
     for attempt in record.attempts:
         single = [point.latency_ms for point in attempt.curve if point.batch_size == 1]
-        best = attempt.compared  # decides between engines
-        if best is None and attempt.curve:
-            best = best_point(attempt.engine, attempt.curve, record.budget_ms)
+        best = compared_point(attempt, record.budget_ms)
         cells = [
             attempt.engine,
             *_certificate_cells(attempt.certificate),
@@ -42,12 +40,32 @@ def summary(imported: "Imported") -> list[str]:
         rows.append(cells)
     return [
         *_table(rows),
-        *[f"{attempt.engine}: {attempt.reason}" for attempt in record.attempts if attempt.reason],
+        *reasons(record),
         "",
         f"serves with {_plan_in_words(record.plan)}; {len(golden)} golden images",
         *imported.proof,
         f"{'already in the store' if imported.known else 'imported'}: {imported.lock.tag}",
     ]
+
+
+def reasons(record: ImportRecord) -> list[str]:
+    """Return a line for each engine that failed, or was measured as faster than the chosen one."""
+    points = {
+        attempt.engine: point
+        for attempt in record.attempts
+        if (point := compared_point(attempt, record.budget_ms))
+    }
+    serves = record.plan.engine
+    lines = []
+    for attempt in record.attempts:
+        reason, point = attempt.reason, points.get(attempt.engine)
+        if point and point.images_per_s > points[serves].images_per_s:
+            reason = "not a tenth faster beyond the noise"
+            if point.images_per_s > ENOUGH_PER_CORE * point.threads:
+                reason = "faster than HTTP"
+            reason += f", so the earlier {serves} serves"
+        lines += [f"{attempt.engine}: {reason}"] if reason else []
+    return lines
 
 
 def _certificate_cells(certificate: Certificate | None) -> tuple[str, str, str]:

@@ -246,14 +246,19 @@ def fastest(points: Sequence[LatencyPoint]) -> tuple[int, bool]:
 
 def fastest_plan(attempts: Iterable[EngineAttempt], budget_ms: float) -> Plan:
     """Return the plan of the fastest engine that was measured."""
-    measured = [attempt for attempt in attempts if attempt.curve]
-    index, _ = fastest(
-        [
-            attempt.compared or best_point(attempt.engine, attempt.curve, budget_ms)
-            for attempt in measured
-        ]
-    )
-    return plan_for(measured[index].engine, measured[index].curve, budget_ms)
+    measured = [
+        (attempt, point) for attempt in attempts if (point := compared_point(attempt, budget_ms))
+    ]
+    index, _ = fastest([point for _, point in measured])
+    best, _ = measured[index]
+    return plan_for(best.engine, best.curve, budget_ms)
+
+
+def compared_point(attempt: EngineAttempt, budget_ms: float) -> LatencyPoint | None:
+    """Return the point by which an engine is compared with others; None if not measured."""
+    if attempt.compared is None and attempt.curve:
+        return best_point(attempt.engine, attempt.curve, budget_ms)
+    return attempt.compared
 
 
 def _decide(
