@@ -11,6 +11,7 @@ import pytest
 
 from image_classifier.http.schemas import ERRORS
 from tests.imports import PATIENCE_S, ROOT, SAMPLES
+from tests.programs import run_program
 from tests.service.places import Place
 from tests.service.server import Server
 
@@ -120,6 +121,30 @@ def test_the_example_clients_print_the_predictions(
     first, *others = done.stdout.splitlines()
     assert first.startswith("7 ")
     assert len(others) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error"),
+    [
+        ("client.py", [], "415: the file is not a JPEG, PNG, WebP, GIF or BMP image\n"),
+        (
+            "client.py",
+            ["http://127.0.0.1:9"],
+            "http://127.0.0.1:9: [Errno 111] Connection",
+        ),
+        ("bentoml_client.py", [], '{url}: {{"error":{{"code":"unsupported_media_type","'),
+    ],
+)
+def test_the_example_clients_end_with_the_error_in_one_line(
+    embedded: Server, imported: Place, name: str, options: list[str], error: str
+) -> None:
+    command = [sys.executable, CLIENTS / name, ROOT / "README.md", *(options or [embedded.url])]
+
+    done = run_program(*command, env=imported.environment())
+
+    assert done.returncode == 1
+    assert done.stderr.splitlines(keepends=True)[-1].startswith(error.format(url=embedded.url))
+    assert "Traceback" not in done.stderr
 
 
 def test_the_health_check_of_the_image_ignores_proxies(
