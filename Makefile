@@ -29,6 +29,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --progres
 # uv takes a third of pip's time. It does not read pip's configuration; UV_DEFAULT_INDEX sets a mirror.
 $(READY): $(LOCKS)/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if $(SUPPORTED) else "setup: Python is %d.%d, expected 3.11 to 3.13; set PYTHON=python3.12" % sys.version_info[:2])'
+	@test ! -L $(VENV) || { echo "setup: $(VENV) is a link; remove it, or run make with VENV=$$(readlink $(VENV))" >&2; exit 1; }
 	@echo "installing the packages of $< into $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 	@sed -n '/^uv==/,/[^\\]$$/p' $< > $(VENV)/uv.txt && $(PIP_INSTALL) $(VENV)/uv.txt --quiet

@@ -1,13 +1,17 @@
 """The requirement locks are complete, hashed and consistent, and need no torch on a CPU."""
 
 import re
+import shutil
+import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 from packaging.utils import canonicalize_name
 
 from importer.serving_requirements import read_requirements
 from tests.imports import ROOT
+from tests.programs import run_program
 
 FOLDER = ROOT / "deploy" / "requirements"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -66,3 +70,14 @@ def test_the_supported_pythons_are_those_of_pyproject() -> None:
 
     expected = f">={lowest},<{end}".replace(", ", ".")
     assert PROJECT["project"]["requires-python"] == expected
+
+
+def test_an_environment_that_is_a_link_is_not_set_up(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    shutil.copytree(FOLDER, tmp_path / "deploy" / "requirements")
+    (tmp_path / ".venv").symlink_to("elsewhere")
+
+    done = run_program("make", "setup", f"PYTHON={sys.executable}", cwd=tmp_path)
+
+    assert done.returncode != 0
+    assert "setup: .venv is a link; remove it, or run make with VENV=elsewhere" in done.stderr
