@@ -70,8 +70,8 @@ def no_such(path: Path, kind: str) -> str:
     if path.exists():
         return f"{path}: expected a {kind}"
     items = path.parent.iterdir() if path.parent.is_dir() else ()
-    known = [str(item) for item in items if not item.name.startswith(".")]
-    return f"{path}: no such {kind}{nearest(str(path), known)}"
+    known = [item.name for item in items if not item.name.startswith(".")]
+    return f"{path}: no such {kind}{nearest(path.name, known)}"
 
 
 def _existing(path: Path, kind: Literal["file", "folder"] = "file") -> Path:
