@@ -47,7 +47,7 @@ COMMANDS: dict[str, tuple[str, str, type[Options]]] = {
     "unpack": ("FILE", "read such a file into the model store; runs nothing in it", UnpackOptions),
 }
 """Command, empty for an import → its arguments, its purpose, and its options."""
-TAG_HELP = "NAME:VERSION in the model store"
+TAG_HELP = "NAME:VERSION in the model store, or NAME for its latest version"
 EPILOG = "\n".join(
     [
         """\
@@ -170,7 +170,9 @@ class Parser(argparse.ArgumentParser):
 
     def _split_tag(self, words: list[str]) -> dict[str, Any]:
         """Return the tag, if the first word is one, and the paths, which must exist."""
-        has_tag = ":" in words[0] and not Path(words[0]).exists()
+        first = Path(words[0])
+        is_name = first.name == words[0] and not first.suffix and len(words) > 1
+        has_tag = (":" in words[0] or is_name) and not first.exists()
         paths = [Path(word) for word in words[has_tag:]]
         mistakes = [no_such(path, "file") for path in paths if not path.exists()]
         if mistakes and not paths[0].exists() and paths[0].name == str(paths[0]):

@@ -166,5 +166,6 @@ def test_options_and_arguments_may_be_given_in_any_order() -> None:
     assert line.paths == [Path(SAMPLES), Path(DIGITS)]
     assert (line.tag, line.options.top_k, line.options.csv) == ("a:0", 3, True)
     assert not line.json
+    assert read_command_line(["predict", "digits", f"{SAMPLES}"]).tag == "digits"
     assert read_command_line(["verify", "--json"]).tag is None
     assert read_command_line(["verify", "--json", "a:0"]).tag == "a:0"
