@@ -7,6 +7,7 @@ result is stored at once.
 
 import argparse
 import contextlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -249,9 +250,15 @@ class Network:
         record = artifact.record
         return record and record.model_dump(mode="json", exclude={"machine"})
 
-    def service(self, workers: int, seconds: float) -> dict[str, object]:
-        """Measure this project over HTTP; `workers` of 0 is the default number."""
-        variables = {"CLASSIFIER_WORKERS": str(workers)} if workers else {}
+    def service(self, engine: str, workers: int, seconds: float) -> dict[str, object]:
+        """Measure this project over HTTP, by default with the chosen engine and number of workers.
+
+        Args:
+            engine: Name of a certified engine, or "".
+            workers: API processes, or 0.
+        """
+        settings = {"CLASSIFIER_ENGINE": engine, "CLASSIFIER_WORKERS": str(workers or "")}
+        variables = {name: value for name, value in settings.items() if value}
         return self._measured(OWN, self._variables | variables, seconds)
 
     def peer(self, server: Server, seconds: float) -> dict[str, object]:
@@ -374,6 +381,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--decoding", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--networks", nargs="*", default=NETWORKS, help="of torchvision, alone")
     parser.add_argument("--serve", nargs="*", default=["vit_l_16"], help="networks to serve")
+    parser.add_argument("--engines", nargs="*", default=[""], help="certified ones; '': the chosen")
     parser.add_argument("--workers", nargs="*", type=int, default=[0], help="0: the default")
     parser.add_argument("--peers", nargs="*", default=PEERS, help="other servers")
     parser.add_argument("--seconds", type=float, default=1.0, help="of one measurement")
@@ -397,9 +405,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         network = Network(name, files, inputs)
         if not results.step(f"{name} imported", network.import_for_gpu):
             continue
-        for workers in options.workers:
-            step = f"{name} over HTTP, {workers or 'default'} workers"
-            results.step(step, network.service, workers, 8 * seconds)
+        for engine, workers in itertools.product(options.engines, options.workers):
+            step = f"{name} over HTTP, {engine or 'chosen'} engine, {workers or 'default'} workers"
+            results.step(step, network.service, engine, workers, 8 * seconds)
         step = f"{name} without HTTP, {HOP_IMAGES} images a call"
         results.step(step, network.hop, usable_cores() // 2, 4 * seconds)
         for server in SERVERS:
