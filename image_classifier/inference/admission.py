@@ -239,10 +239,11 @@ class Admission:
         """Return whether another process has announced overload since its last decision."""
         if self._flag is None:
             return False
-        for flag in self._flag.parent.glob(f"{FLAG}*"):
-            with suppress(OSError):
-                if flag != self._flag and now - flag.stat().st_mtime < 1.5 * CALM_S:
-                    return True
+        with suppress(OSError):  # at the limit of open files; then each process decides alone
+            return any(
+                flag != self._flag and now - flag.stat().st_mtime < 1.5 * CALM_S
+                for flag in self._flag.parent.glob(f"{FLAG}*")
+            )
         return False
 
     def _described_wait_limit(self) -> str:

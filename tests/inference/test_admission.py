@@ -1,6 +1,8 @@
 """Admission: bounds and estimates worked out by hand."""
 
+import resource
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -78,3 +80,25 @@ def test_a_request_that_timed_out_does_not_count_as_an_answer() -> None:
         assert not place.__exit__(DeadlineExceeded, DeadlineExceeded("late"), None)
 
     assert admission.estimated_wait_ms() == pytest.approx(20)
+
+
+def test_at_the_limit_of_open_files_requests_are_judged_without_other_processes(
+    tmp_path: Path,
+) -> None:
+    clock = Clock()
+    admission = admission_with(clock, max_wait_ms=1_000, shared_folder=tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as places:
+        for _ in range(30):  # 290 ms of waiting, longer than overload allows
+            places.enter_context(admission.reserve())
+        clock.seconds += 0.5  # BURST_S
+        admission.refuse_if_overloaded()
+        clock.seconds += 0.75  # COUNT_S: asks whether another process is overloaded
+
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+        try:
+            admission.refuse_if_overloaded()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+    assert not admission.overloaded
