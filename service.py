@@ -184,7 +184,7 @@ class ImageClassifier:
         )
         app().state.artifact = artifact
         app().state.classifier = self.classifier
-        compat.refuse_early(app(), settings.budget_ms / 1e3)
+        compat.answer_early(app(), settings.budget_ms / 1e3)
         startup.freeze_garbage()
         compat.tell_supervisor_ready()
 

@@ -181,14 +181,18 @@ def prepare_process(keep_alive_s: float, *, share_connections: bool = False) -> 
     os.environ.setdefault("BENTOML_DISABLE_GPU_ALLOCATION", "True")
 
 
-def refuse_early(app: Starlette, delay_s: float) -> None:
-    """Let the HTTP protocol call `app.state.refuse`, and send its refusals after `delay_s`.
+def answer_early(app: Starlette, delay_s: float) -> None:
+    """Let the HTTP protocol call `app.state.reject` and `app.state.refuse`.
 
     With CORS enabled, refusals need headers, which requests get in the application only.
-    """
-    if not BentoMLContainer.http.cors.enabled.get():
-        from image_classifier.http.protocol import ClassifierProtocol
 
+    Args:
+        delay_s: Seconds before a refusal is sent.
+    """
+    from image_classifier.http.protocol import ClassifierProtocol
+
+    ClassifierProtocol.reject = app.state.reject
+    if not BentoMLContainer.http.cors.enabled.get():
         ClassifierProtocol.refuse = app.state.refuse
         ClassifierProtocol.refusal_delay_s = delay_s
 

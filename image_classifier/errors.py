@@ -3,7 +3,8 @@
     ClientError (preprocessing.errors)
     ├── MalformedRequest      malformed_request       not in the documented form
     ├── NotFound              not_found               no such path
-    ├── BodyTooSlow           body_too_slow           the body did not arrive in time
+    ├── BodyTooSlow           body_too_slow           the headers or body did not arrive in time
+    ├── HeadersTooLarge       headers_too_large       request line and headers are too long
     ├── TemporaryError        a retry may succeed
     │   ├── Overloaded        overloaded              the queue or the memory is full
     │   └── NotReady          not_ready               the model cannot be reached
@@ -32,9 +33,15 @@ class NotFound(ClientError):
 
 
 class BodyTooSlow(ClientError):
-    """The body did not arrive in time."""
+    """The headers or the body did not arrive in time."""
 
     code = "body_too_slow"
+
+
+class HeadersTooLarge(ClientError):
+    """The request line and headers have too many bytes."""
+
+    code = "headers_too_large"
 
 
 class TemporaryError(ClientError):

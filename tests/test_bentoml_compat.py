@@ -224,7 +224,7 @@ def test_the_mounted_application_answers_first_and_passes_other_paths_on() -> No
 ASK_FROM_TWO_ORIGINS = """
 import warnings
 warnings.simplefilter("ignore")
-from tests.test_bentoml_compat import MountedAppFirst, asgi_of, send
+from tests.test_bentoml_compat import MountedAppFirst, StubClassifier, app_of, asgi_of, send
 
 app = asgi_of(MountedAppFirst)
 for origin in ("https://example.org", "https://other.org"):
@@ -240,10 +240,10 @@ for origin in ("https://example.org", "https://other.org"):
         print(answer.status_code, answer.headers.get("access-control-allow-origin"))
 
 # Early refusals would lack the headers.
-from image_classifier.bentoml_compat import refuse_early
+from image_classifier.bentoml_compat import answer_early
 from image_classifier.http.protocol import ClassifierProtocol
 
-refuse_early(None, 0.05)
+answer_early(app_of(StubClassifier()), 0.05)
 print(ClassifierProtocol.refuse)
 """
 

@@ -35,6 +35,7 @@ def test_codes_and_statuses_are_stable() -> None:
         "unsupported_media_type": 415,
         "undecodable_image": 422,
         "overloaded": 429,
+        "headers_too_large": 431,
         "internal_error": 500,
         "not_ready": 503,
         "deadline_exceeded": 504,

@@ -68,8 +68,9 @@ def create_app(settings: Settings, lock: ModelLock, metrics: RequestMetrics) -> 
     Before the first request, set on `app.state`:
         classifier: The Classifier.
         artifact: Its artifact.
-    `app.state.refuse` takes the scope of a request and returns the 429 answer under overload, else
-    None; a server can call it before the application.
+    A server can call, instead of the application:
+        refuse: Takes the scope of a request; returns the 429 answer under overload, else None.
+        reject: Takes the reason why a request cannot be read; returns the answer.
     """
     app = FastAPI(
         title="Image classifier",
@@ -157,14 +158,20 @@ def create_app(settings: Settings, lock: ModelLock, metrics: RequestMetrics) -> 
         try:
             app.state.classifier.refuse_if_overloaded()
         except Overloaded as error:
-            request_id = _identify(scope)
-            metrics.count(error.code)
-            response = _client_error_response(Request(scope), error)
-            response.raw_headers += _common_headers(scope, request_id)
-            return response
+            return answer_early(scope, error)
         return None
 
+    def answer_early(scope: Scope, error: ClientError) -> Response:
+        request_id = _identify(scope)
+        metrics.count(error.code)
+        response = _client_error_response(Request(scope), error)
+        response.raw_headers += _common_headers(scope, request_id)
+        return response
+
     app.state.refuse = refuse
+    app.state.reject = lambda error: answer_early(
+        {"type": "http", "path": "", "headers": []}, error
+    )
 
     @app.head("/model", include_in_schema=False)
     @app.get(

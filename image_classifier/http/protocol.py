@@ -1,8 +1,9 @@
-"""uvicorn's HTTP/1.1 protocol, without upgrades and with cheap refusals."""
+"""uvicorn's HTTP/1.1 protocol, without upgrades, with limits on heads and with cheap refusals."""
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, ClassVar, cast
+from contextlib import suppress
+from typing import Any, ClassVar, Literal, cast
 
 import httptools
 from starlette.responses import Response
@@ -12,6 +13,13 @@ from uvicorn.protocols.http.httptools_impl import (
     HttpToolsProtocol,
     RequestResponseCycle,
 )
+
+from image_classifier.errors import BodyTooSlow, HeadersTooLarge, MalformedRequest
+from preprocessing.errors import ClientError
+
+HEAD_TIMEOUT_S = 60
+MAX_HEAD_BYTES = 65_536
+TOO_LARGE = f"the request line and headers have more than {MAX_HEAD_BYTES} bytes"
 
 
 class ClassifierProtocol(HttpToolsProtocol):
@@ -23,6 +31,8 @@ class ClassifierProtocol(HttpToolsProtocol):
 
     Attributes:
         keep_alive_s: Seconds an idle connection stays open; None takes uvicorn's setting.
+        reject: Returns the answer to a request that cannot be read; called with the reason. The
+            connection is then closed.
         refuse: Takes the scope of a request; returns an answer to refuse it before its body is
             read, else None. Costs little more than half of a call of the application.
         refusal_delay_s: Seconds before a refusal is sent. Immediate refusals attract requests:
@@ -30,6 +40,7 @@ class ClassifierProtocol(HttpToolsProtocol):
     """
 
     keep_alive_s: ClassVar[float | None] = None
+    reject: ClassVar[Callable[[ClientError], Response] | None] = None
     refuse: ClassVar[Callable[[Scope], Response | None] | None] = None
     refusal_delay_s: ClassVar[float] = 0.0
 
@@ -39,28 +50,100 @@ class ClassifierProtocol(HttpToolsProtocol):
             self.timeout_keep_alive = self.keep_alive_s  # type: ignore[assignment]  # call_later's
         self.parser = _Parser(self)
         self._refused: RequestResponseCycle | None = None
+        self._reading: Literal["head", "body"] | None = None  # part of the message that is read
+        self._head_bytes = 0  # received since the parser last began a message or read a body
 
     def connection_made(self, transport: Any) -> None:
-        """Write through `JoinedWrites`."""
+        """Write through `JoinedWrites`; close the connection if it stays idle."""
         super().connection_made(cast(asyncio.Transport, JoinedWrites(transport, self.loop)))
+        self._restart_timer()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse data; reject a request that is not valid HTTP or whose head is too large.
+
+        Unlike uvicorn's, a connection on which no request is in progress always has a timer:
+        single bytes do not keep it open.
+        """
+        before = self._reading
+        self._head_bytes += len(data)  # callbacks of the parser set it to 0
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            cause = error.__context__  # the error of a callback
+            if not isinstance(cause, ClientError):
+                cause = MalformedRequest("the request is not valid HTTP/1.1")
+            self._reject(cause)
+            return
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._reject(HeadersTooLarge(TOO_LARGE))
+        elif self._in_progress():
+            self._unset_keepalive_if_required()
+        elif self._reading != before:
+            self._restart_timer()
+
+    def _in_progress(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _restart_timer(self) -> None:
+        self._unset_keepalive_if_required()
+        seconds = HEAD_TIMEOUT_S if self._reading == "head" else self.timeout_keep_alive
+        self.timeout_keep_alive_task = self.loop.call_later(
+            seconds, self.timeout_keep_alive_handler
+        )
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection, with 408 if a head has begun."""
+        if self._reading == "head" and not self.transport.is_closing():
+            self._reject(BodyTooSlow("the headers took too long"))
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _reject(self, error: ClientError) -> None:
+        """Answer a request that cannot be read, and close the connection.
+
+        Not if its answer was sent before its body was read, or if it follows a request in progress.
+        """
+        reject = type(self).reject
+        if reject is not None and self._in_progress() == (self._reading == "body"):
+            self._send(reject(error), keep_alive=False)
+        else:
+            self.shutdown()  # closes the connection once all requests in progress are answered
+
+    def on_message_begin(self) -> None:
+        """Begin a head."""
+        self._reading, self._head_bytes = "head", 0
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Reject transfer codings other than a single `chunked`.
+        """Reject large heads, and transfer codings other than a single `chunked`.
 
         llhttp reads `gzip, chunked`, and `identity` followed by `chunked`, as chunked; a proxy may
         not.
         """
         codings = [value for name, value in self.headers if name == b"transfer-encoding"]
         if codings and [coding.lower() for coding in codings] != [b"chunked"]:
-            raise httptools.HttpParserError(f"transfer codings {codings} are not supported")
+            raise MalformedRequest("only the transfer coding `chunked` is supported")
+        separators = len(b": \r\n")
+        lengths = (len(name) + len(value) + separators for name, value in self.headers)
+        if len(self.url) + sum(lengths) > MAX_HEAD_BYTES:
+            raise HeadersTooLarge(TOO_LARGE)
         super().on_headers_complete()
+        self._reading, self._head_bytes = "body", 0
+
+    def on_message_complete(self) -> None:
+        """End a message."""
+        self._reading, self._head_bytes = None, 0
+        super().on_message_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         refuse = type(self).refuse
         # The application waits for a client that does not read its answers.
         refusal = None
         if refuse is not None and not self.flow.write_paused:
-            refusal = refuse(cast(Scope, cycle.scope))
+            # A bug: the application, which asks again, answers 500 and logs it. Here the parser
+            # would call the request malformed.
+            with suppress(Exception):
+                refusal = refuse(cast(Scope, cycle.scope))
         if refusal is None:
             super()._start_asgi_task(cycle, app)
             return
@@ -70,18 +153,24 @@ class ClassifierProtocol(HttpToolsProtocol):
     def _send_refusal(self, cycle: RequestResponseCycle, refusal: Response) -> None:
         if self.transport.is_closing():
             return
-        headers = [*cycle.default_headers, *refusal.raw_headers]
-        if not cycle.keep_alive:
-            headers.append((b"connection", b"close"))
-        head = STATUS_LINE[refusal.status_code] + b"".join(b"%s: %s\r\n" % pair for pair in headers)
-        self.transport.write(head + b"\r\n" + refusal.body)
-        if not cycle.keep_alive:
-            self.transport.close()
+        self._send(refusal, keep_alive=cycle.keep_alive)
         cycle.response_complete = True  # drops the rest of the body
         self.on_response_complete()
 
+    def _send(self, response: Response, *, keep_alive: bool) -> None:
+        headers = [*self.server_state.default_headers, *response.raw_headers]
+        if not keep_alive:
+            headers.append((b"connection", b"close"))
+        head = STATUS_LINE[response.status_code] + b"".join(
+            b"%s: %s\r\n" % pair for pair in headers
+        )
+        self.transport.write(head + b"\r\n" + response.body)
+        if not keep_alive:
+            self.transport.close()
+
     def on_body(self, body: bytes) -> None:
         """Drop the body of a refused request."""
+        self._head_bytes = 0
         if self.cycle is not self._refused:
             super().on_body(body)
 

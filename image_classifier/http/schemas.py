@@ -31,7 +31,7 @@ INTERNAL_ERROR = "internal_error"
 ERRORS = {
     "malformed_request": ErrorRow(
         HTTPStatus.BAD_REQUEST,
-        "a part is missing, repeated or unknown; text where a file belongs; "
+        "not valid HTTP; a part is missing, repeated or unknown; text where a file belongs; "
         "`top_k` is no number in 1..classes, or two different ones",
     ),
     "not_found": ErrorRow(HTTPStatus.NOT_FOUND, "no such path"),
@@ -39,7 +39,9 @@ ERRORS = {
         HTTPStatus.METHOD_NOT_ALLOWED,
         "the path does not take the method; `Allow` lists those it takes",
     ),
-    "body_too_slow": ErrorRow(HTTPStatus.REQUEST_TIMEOUT, "the body was not received within 60 s"),
+    "body_too_slow": ErrorRow(
+        HTTPStatus.REQUEST_TIMEOUT, "the headers or the body were not received within 60 s"
+    ),
     "body_too_large": ErrorRow(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "more bytes than `CLASSIFIER_MAX_BODY_BYTES`"
     ),
@@ -59,6 +61,10 @@ ERRORS = {
         HTTPStatus.TOO_MANY_REQUESTS,
         "the estimated wait is too long, or no memory is left for the body",
         retry=True,
+    ),
+    "headers_too_large": ErrorRow(
+        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+        "the request line and headers have more than 64 KiB",
     ),
     "not_ready": ErrorRow(
         HTTPStatus.SERVICE_UNAVAILABLE,

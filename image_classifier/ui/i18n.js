@@ -55,6 +55,7 @@ const TEXTS = {
   error_malformed_request: ["The request is not valid.", "La requête n’est pas valide."],
   error_body_too_large: ["The file exceeds the size limit of this service.", "Le fichier dépasse la taille acceptée."],
   error_body_too_slow: ["The upload took too long.", "L’envoi a duré trop longtemps."],
+  error_headers_too_large: ["The request has too many headers.", "La requête a trop d’en-têtes."],
   error_image_too_large: ["The image exceeds a limit on pixels, aspect ratio, time or memory.", "L’image dépasse une limite : pixels, proportions, durée ou mémoire."],
   error_unsupported_media_type: ["The file is not a JPEG, PNG, WebP, GIF or BMP image.", "Ce n’est pas un fichier JPEG, PNG, WebP, GIF ou BMP."],
   error_undecodable_image: ["The file is not one complete image.", "Le fichier n’est pas une image complète."],

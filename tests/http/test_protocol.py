@@ -1,17 +1,34 @@
-"""HTTP/1.1 framing under uvicorn: upgrades are ignored, refusals keep the connection usable."""
+"""HTTP/1.1 framing under uvicorn: upgrades are ignored, refusals keep the connection usable.
+
+Requests that cannot be read, are too large or too slow are answered, and their connection closed.
+"""
 
 import asyncio
+import json
 import re
 import socket
 import time
 from unittest.mock import Mock, call
 
 import pytest
+from fastapi import FastAPI
 from starlette.responses import Response
 from starlette.types import Scope
 
+from image_classifier.http import protocol
 from image_classifier.http.protocol import ClassifierProtocol, JoinedWrites
+from image_classifier.logs import ErrorLog
 from tests.http.echo_server import SMUGGLED, address_of, exchange, serving, upgrade
+from tests.http.fakes import StubClassifier, app_of, outcomes
+
+
+@pytest.fixture(autouse=True)
+def app(monkeypatch: pytest.MonkeyPatch) -> FastAPI:
+    """The application that answers requests which cannot be read."""
+    app = app_of(StubClassifier())
+    monkeypatch.setattr(ClassifierProtocol, "reject", app.state.reject)
+    monkeypatch.setattr("image_classifier.http.app.error_log", ErrorLog())
+    return app
 
 
 def answers(received: bytes) -> list[tuple[int, bytes]]:
@@ -50,11 +67,148 @@ def test_a_request_with_an_upgrade_keeps_its_body(
     assert answers(received) == [*expected, (200, b"[GET /last] ")]
 
 
+def errors(received: bytes) -> list[tuple[int, str]]:
+    """Split received bytes into statuses and error codes; "" for other answers."""
+    return [
+        (status, json.loads(body)["error"]["code"] if body.startswith(b"{") else "")
+        for status, body in answers(received)
+    ]
+
+
+MALFORMED = (400, "malformed_request")
+
+
 def test_connect_is_refused() -> None:
     answer = exchange(b"CONNECT x:443 HTTP/1.1\r\nHost: x:443\r\n\r\n" + SMUGGLED)
 
-    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert errors(answer) == [MALFORMED]
     assert b"smuggled" not in answer
+
+
+def test_malformed_requests_have_the_answer_of_all_errors_and_are_logged_once(
+    app: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    for request in (b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01 TLS", b"G=T / HTTP/1.1\r\n\r\n"):
+        answer = exchange(request)
+
+        (body,) = (json.loads(body) for _, body in answers(answer))
+        assert errors(answer) == [MALFORMED]
+        assert b"\r\nx-request-id: %s\r\n" % body["error"]["request_id"].encode() in answer
+        assert b"\r\nconnection: close\r\n" in answer
+    assert outcomes(app)["malformed_request"] == 3
+    (line,) = caplog.messages
+    assert "400 malformed_request: the request is not valid HTTP/1.1" in line
+
+
+CHUNKS = b"POST /%s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
+
+
+@pytest.mark.usefixtures("refusing")
+def test_each_request_gets_one_answer_even_if_the_next_or_its_body_is_malformed() -> None:
+    pipelined = exchange(upgrade(b"h2c", b"hello") + b"bad\r\n\r\n", b"more")
+    broken_body = exchange(CHUNKS % b"first", b"no size\r\n")
+    answered_before = exchange(CHUNKS % b"busy", b"no size\r\n")
+
+    assert answers(pipelined) == [(200, b"[POST /first] hello")]
+    assert errors(broken_body) == [MALFORMED]
+    assert answers(answered_before) == [(429, b"busy")]
+
+
+def head(size: int) -> bytes:
+    """Return a request whose head, without `HTTP/1.1` and the like, has this many bytes."""
+    value = b"v" * (size - len(b"/last") - len(b"Host: x\r\nConnection: close\r\nX: \r\n"))
+    return LAST[:-2] + b"X: " + value + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("packets", "expected"),
+    [
+        pytest.param([head(65_536)], (200, ""), id="largest"),
+        pytest.param([head(65_537)], (431, "headers_too_large"), id="too-large"),
+        pytest.param(
+            [b"GET /last HTTP/1.1\r\nX: ", *[b"v" * 6_000] * 11],
+            (431, "headers_too_large"),
+            id="endless-value",
+        ),
+        pytest.param(
+            [b"GET /last HTTP/1.1\r\n", *[b"X: y\r\n" * 1_000] * 11],
+            (431, "headers_too_large"),
+            id="endless-headers",
+        ),
+        pytest.param(
+            [CHUNKS % b"first" + b"0\r\nX: ", *[b"v" * 6_000] * 11],
+            (431, "headers_too_large"),
+            id="endless-trailer",
+        ),
+        pytest.param(
+            [b"POST /first HTTP/1.1\r\nContent-Length: 130000\r\n\r\n"]
+            + [b"v" * 13_000] * 10
+            + [LAST[:20], LAST[20:]],
+            (200, ""),
+            id="large-body",
+        ),
+    ],
+)
+def test_a_head_has_at_most_64_kib(packets: list[bytes], expected: tuple[int, str]) -> None:
+    assert errors(exchange(*packets))[-1] == expected
+
+
+FIRST = upgrade(b"h2c", b"hello")
+BUSY = b"POST /busy HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"
+
+
+@pytest.mark.usefixtures("refusing")
+@pytest.mark.parametrize(
+    ("packets", "expected"),
+    [
+        pytest.param([], [], id="nothing"),
+        pytest.param([b"\r\n"], [], id="blank-line"),
+        pytest.param([FIRST, b"\r\n"], [(200, "")], id="blank-line-after-an-answer"),
+        pytest.param([BUSY, b"unfinish"], [(429, "")], id="body-of-an-answered-request"),
+        pytest.param([BUSY, b"finished!"], [(429, "")], id="after-a-body-that-was-dropped"),
+    ],
+)
+def test_a_connection_without_a_request_in_progress_is_closed_silently(
+    packets: list[bytes], expected: list[tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ClassifierProtocol, "keep_alive_s", 0.1)
+
+    assert errors(exchange(*packets)) == expected
+
+
+@pytest.mark.parametrize(
+    ("packets", "expected"),
+    [
+        pytest.param([LAST[:7]], [], id="request-line"),
+        pytest.param([LAST[:30]], [], id="header"),
+        pytest.param([FIRST, LAST[:30]], [(200, "")], id="second-head"),
+    ],
+)
+def test_an_unfinished_head_is_answered_408(
+    packets: list[bytes], expected: list[tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(ClassifierProtocol, "keep_alive_s", 6_000)
+
+    assert errors(exchange(*packets)) == [*expected, (408, "body_too_slow")]
+
+
+def test_single_bytes_do_not_prolong_the_time_of_a_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 0.1)
+
+    async def run() -> bytes:
+        """Send a byte every 5 ms until an answer arrives."""
+        async with serving() as server:
+            client = socket.create_connection(address_of(server))
+            client.setblocking(False)
+            answer = asyncio.create_task(asyncio.get_running_loop().sock_recv(client, 4_096))
+            client.send(b"GET /")
+            while not (await asyncio.wait([answer], timeout=0.005))[0]:
+                client.send(b"x")
+            client.close()
+        return answer.result()
+
+    assert errors(asyncio.run(run())) == [(408, "body_too_slow")]
 
 
 @pytest.fixture
@@ -82,6 +236,14 @@ def test_a_connection_stays_usable_after_an_early_refusal() -> None:
     assert answers(pipelined) == [answered, refused, refused, end]
     assert answers(last) == [refused]
     assert b"\r\nconnection: close\r\n" in last
+
+
+def test_a_bug_in_refusing_leaves_the_request_to_the_application(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ClassifierProtocol, "refuse", lambda scope: scope["bug"])
+
+    assert answers(exchange(LAST)) == [(200, b"[GET /last] ")]
 
 
 @pytest.mark.usefixtures("refusing")
@@ -187,5 +349,4 @@ def test_an_ambiguous_body_length_is_a_400_and_closes_the_connection(
 
     answer = exchange(head + b"\r\n\r\n" + body + LAST)
 
-    assert answer.startswith(b"HTTP/1.1 400 ")
-    assert answer.count(b"HTTP/1.1 ") == 1
+    assert errors(answer) == [MALFORMED]
