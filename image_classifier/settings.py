@@ -95,7 +95,9 @@ class Settings(ImageLimits):
         "it are refused with 429.",
     )
     default_top_k: Annotated[int, Field(ge=1)] = Field(
-        5, description="Number of predictions in an answer if the request has no top_k."
+        5,
+        description="Number of predictions in an answer if the request has no top_k; "
+        "all classes if fewer.",
     )
 
     ui: bool = Field(True, description="Whether the page at /ui/ is served.")
@@ -140,26 +142,36 @@ class Settings(ImageLimits):
             environ: The environment; names that do not start with CLASSIFIER_ are ignored.
 
         Raises:
-            SettingsError: A name is unknown or a value is invalid.
+            SettingsError: Names are unknown or values are invalid; the message lists all.
         """
         values = {
             name.removeprefix(PREFIX).lower(): value
             for name, value in environ.items()
             if name.startswith(PREFIX)
         }
+        known = sorted(cls.model_fields)
+        problems, cause = [], None
+        try:
+            settings = cls.model_validate({name: values[name] for name in values.keys() & known})
+            if settings.budget_ms > settings.timeout_ms:
+                problems.append(
+                    f"CLASSIFIER_BUDGET_MS ({settings.budget_ms:g}) exceeds CLASSIFIER_TIMEOUT_MS "
+                    f"({settings.timeout_ms:g}): answers would come too late; lower the budget"
+                )
+        except ValidationError as error:
+            cause = error
+            problems += [
+                f"environment variable {variable(str(each['loc'][0]))}: found "
+                f"{each['input']!r}, {each['msg']}; correct or unset it"
+                for each in error.errors(include_url=False)
+            ]
         if unknown := sorted(values.keys() - cls.model_fields.keys()):
-            known = sorted(cls.model_fields)
             guess = difflib.get_close_matches(unknown[0], known, n=1)
-            raise SettingsError(
+            problems.append(
                 f"environment: unknown {', '.join(map(variable, unknown))}; "
                 f"{f'did you mean {variable(guess[0])}? ' if guess else ''}"
                 f"known are {', '.join(map(variable, known))}"
             )
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            raise SettingsError(
-                f"environment variable {variable(str(first['loc'][0]))}: found "
-                f"{first['input']!r}, {first['msg']}; correct or unset it"
-            ) from error
+        if problems:
+            raise SettingsError("; ".join(problems)) from cause
+        return settings

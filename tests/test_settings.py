@@ -62,6 +62,23 @@ def test_an_unknown_variable_is_an_error_with_a_suggestion_if_one_is_close() -> 
         settings(XYZZY="3")
 
 
+def test_all_wrong_variables_are_reported_in_one_message() -> None:
+    with pytest.raises(SettingsError) as refused:
+        settings(WORKERS="0", MAX_QUEUE="many", MAX_QUEU="3", XYZZY="3")
+
+    message = str(refused.value)
+    assert "variable CLASSIFIER_WORKERS: found '0', " in message
+    assert "variable CLASSIFIER_MAX_QUEUE: found 'many', " in message
+    assert "unknown CLASSIFIER_MAX_QUEU, CLASSIFIER_XYZZY; did you mean" in message
+
+
+def test_a_budget_above_the_timeout_is_an_error() -> None:
+    assert settings(BUDGET_MS="5000").budget_ms == 5_000
+    for values in ({"BUDGET_MS": "5001"}, {"BUDGET_MS": "100", "TIMEOUT_MS": "99"}):
+        with pytest.raises(SettingsError, match=r"BUDGET_MS .* exceeds CLASSIFIER_TIMEOUT_MS"):
+            settings(**values)
+
+
 def test_an_invalid_value_is_an_error_of_one_line_with_name_and_value() -> None:
     for name, values in {
         "TOPOLOGY": ("clever",),
