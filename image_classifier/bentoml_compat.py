@@ -11,6 +11,7 @@ import errno
 import functools
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -317,7 +318,9 @@ def select_gpu(gpus: Sequence[str]) -> None:
 
 def service_address() -> str:
     """Return the address of this server."""
-    return str(BentoMLContainer.remote_runner_mapping.get().get("ImageClassifier", ""))
+    address = str(BentoMLContainer.remote_runner_mapping.get().get("ImageClassifier", ""))
+    # BentoML writes `http://::1:3000`. Until: it writes brackets.
+    return re.sub("//([^[]*:.*):", r"//[\1]:", address)
 
 
 ADDRESS_ERRORS = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)

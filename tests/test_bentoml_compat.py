@@ -52,6 +52,7 @@ with warnings.catch_warnings():
         MountedAppFirst,
         prepare_process,
         runner_exchange,
+        service_address,
         supervise,
     )
 
@@ -302,6 +303,22 @@ def test_uvloop_is_not_used_even_if_installed(monkeypatch: pytest.MonkeyPatch) -
 
     assert before is None
     assert uvicorn.Config(echo, log_config=None).get_loop_factory() is asyncio.SelectorEventLoop
+
+
+@pytest.mark.parametrize(
+    ("by_bentoml", "expected"),
+    [
+        ("http://127.0.0.1:3000", "http://127.0.0.1:3000"),
+        ("http://::1:3000", "http://[::1]:3000"),
+        ("http://[::1]:3000", "http://[::1]:3000"),
+    ],
+)
+def test_an_ipv6_address_has_brackets(by_bentoml: str, expected: str) -> None:
+    BentoMLContainer.remote_runner_mapping.set({"ImageClassifier": by_bentoml})
+    try:
+        assert service_address() == expected
+    finally:
+        BentoMLContainer.remote_runner_mapping.reset()
 
 
 def test_bentoml_gives_all_workers_one_gpu_unless_disabled(
