@@ -357,8 +357,9 @@ def _error_response(
 ) -> Response:
     request.state.outcome = code
     request_id, status = request.state.request_id, ERRORS[code].status
-    logged = f"{message} ({numbers})" if numbers else message
-    error_log.note(request_id=request_id, status=status, code=code, message=logged)
+    if request.scope["path"] != "/readyz":  # not ready yet at every start: no event
+        logged = f"{message} ({numbers})" if numbers else message
+        error_log.note(request_id=request_id, status=status, code=code, message=logged)
     detail = ErrorDetail(code=code, message=message, request_id=request_id)
     return Response(
         ErrorAnswer(error=detail).model_dump_json(),

@@ -6,6 +6,7 @@ import re
 
 import httpx
 import pytest
+from fastapi import HTTPException
 
 from image_classifier.http import uploads
 from image_classifier.http.schemas import ERRORS
@@ -158,6 +159,23 @@ def test_probes_scrapes_and_files_are_not_counted() -> None:
         send(app, "GET", path)
 
     assert outcomes(app) == before
+
+
+def test_an_unreachable_model_is_logged_but_not_for_each_readiness_probe(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("image_classifier.http.app.error_log", ErrorLog())
+    app = app_of(StubClassifier())
+
+    async def unreachable() -> None:
+        raise HTTPException(503)
+
+    for path in ("/readyz", "/other"):
+        app.add_api_route(path, unreachable)
+        assert error_of(send(app, "GET", path)) == (503, "not_ready")
+
+    (line,) = caplog.messages
+    assert "503 not_ready: the model cannot be reached" in line
 
 
 def test_a_websocket_is_closed() -> None:
