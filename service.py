@@ -188,6 +188,13 @@ class ImageClassifier:
         startup.freeze_garbage()
         compat.tell_supervisor_ready()
 
+    @bentoml.on_shutdown
+    def close_error_log(self) -> None:
+        """Log the number of errors that were left out."""
+        from image_classifier.http.app import error_log
+
+        error_log.close()
+
     @bentoml.api
     async def classify(self, image: Path, top_k: int | None = None) -> dict[str, Any]:
         """Declare /classify for BentoML's clients; over HTTP, `app` answers it."""

@@ -68,3 +68,9 @@ class ErrorLog:
             f" (and {left_out} more since the last such line)" if left_out else "",
             extra={"fields": {"request_id": request_id, "status": status, "code": code}},
         )
+
+    def close(self) -> None:
+        """Log how many errors were left out since the last line of each code."""
+        for code, left_out in self._left_out.items():
+            logger.warning("%d more %s since the last such line", left_out, code)
+        self._left_out.clear()

@@ -37,9 +37,12 @@ def test_each_code_is_logged_every_ten_seconds_with_a_count_of_omitted_lines(
         seconds = tenth / 10
         errors.note(request_id=f"r{tenth}", status=429, code="overloaded", message="too much")
     errors.note(request_id="other", status=400, code="malformed_request", message="no image")
+    errors.close()
+    errors.close()
 
     assert [record.getMessage() for record in caplog.records] == [
         "request r0: 429 overloaded: too much",
         "request r100: 429 overloaded: too much (and 99 more since the last such line)",
         "request other: 400 malformed_request: no image",
+        "49 more overloaded since the last such line",
     ]
