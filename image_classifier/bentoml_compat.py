@@ -442,6 +442,7 @@ def supervise(supervisor: type[Any]) -> None:
         for watcher in self.iter_watchers():
             if watcher.name == API_PROCESSES:
                 yield watcher._stop(True)
+        yield stand_in.finish()
         yield stop_all(self)
 
     supervisor.start, supervisor.stop = start, stop
@@ -507,11 +508,26 @@ class StandIn:
         if self._listening is not None and not self._for_shutdown:
             self._loop.call_soon_threadsafe(self._loop.remove_reader, self._listening.fileno())
 
+    async def finish(self) -> None:
+        """Answer the connections that wait; refuse further ones."""
+        if self._listening is not None:
+            self._loop.remove_reader(self._listening.fileno())
+            with suppress(OSError):  # no more connections wait
+                while True:
+                    self._accept_one(self._listening)
+            # The runner's process has the socket, too; closing it here would not end it.
+            with suppress(OSError):  # a system that shuts down only connections
+                self._listening.shutdown(socket.SHUT_RD)
+            await asyncio.gather(*self._answers)
+
     def _accept(self, listening: socket.socket) -> None:
         with suppress(OSError):  # an API process was faster, or the client has left
-            task = self._loop.create_task(self._refuse(listening.accept()[0]))
-            self._answers.add(task)
-            task.add_done_callback(self._answers.discard)
+            self._accept_one(listening)
+
+    def _accept_one(self, listening: socket.socket) -> None:
+        task = self._loop.create_task(self._refuse(listening.accept()[0]))
+        self._answers.add(task)
+        task.add_done_callback(self._answers.discard)
 
     async def _refuse(self, connection: socket.socket) -> None:
         connection.setblocking(False)

@@ -50,6 +50,7 @@ with warnings.catch_warnings():
         KEEP_CONNECTIONS,
         SUPERVISOR,
         MountedAppFirst,
+        StandIn,
         prepare_process,
         runner_exchange,
         service_address,
@@ -179,6 +180,37 @@ def test_a_dead_process_that_circus_misses_is_logged_and_connections_are_answere
     assert caplog.messages == [
         f"a process of {service} (7) ended with status -9; another one is started"
     ]
+
+
+def test_at_the_end_waiting_connections_are_answered_and_further_ones_refused(
+    tmp_path: Path,
+) -> None:
+    async def run() -> list[bytes]:
+        with socket.create_server(("127.0.0.1", 0), backlog=20) as listening:
+            address = listening.getsockname()
+            stand_in = StandIn()
+            stand_in.open(listening, tmp_path / "step")
+            stand_in.stop()
+            await asyncio.sleep(0.01)
+            clients = [await asyncio.open_connection(*address) for _ in range(20)]
+            for _, writer in clients:
+                writer.write(b"POST /classify HTTP/1.1\r\n")
+
+            stand_in.start(for_shutdown=True)
+            with listening.dup():  # the runner's
+                answering = asyncio.create_task(stand_in.finish())
+                answers = [await reader.read() for reader, _ in clients]
+                for _, writer in clients:
+                    writer.close()
+                await answering
+                with pytest.raises(ConnectionRefusedError):
+                    await asyncio.open_connection(*address)
+        return answers
+
+    answers = asyncio.run(run())
+
+    assert all(answer.startswith(b"HTTP/1.1 503") for answer in answers)
+    assert all(b"the service stops; " in answer for answer in answers)
 
 
 def asgi_of(service_class: type[Any]) -> Any:

@@ -138,6 +138,7 @@ def while_the_runner_is_gone_nothing_hangs_and_it_comes_back(server: Server) -> 
 
 
 def when_stopped_it_answers_what_it_accepted_and_nothing_else(server: Server) -> None:
+    assert [server.client.get("/nope").status_code for _ in range(3)] == [404] * 3
     held = [held_upload(server) for _ in range(HELD)]
     server.wait_for_in_flight(HELD)
     # Enough for each API process; they stop one after the other.
@@ -166,6 +167,7 @@ def when_stopped_it_answers_what_it_accepted_and_nothing_else(server: Server) ->
     assert all(b"\r\nConnection: close\r\n" in answer for answer in late)
     assert json.loads(late[0].partition(b"\r\n\r\n")[2])["error"]["code"] == "not_ready"
     assert server.wait() == 0
+    assert "2 more errors not_found since the last such line" in server.log
     assert "Traceback" not in server.log
     assert not is_open(server.port)
 
