@@ -19,6 +19,8 @@ from preprocessing.errors import ClientError
 
 HEAD_TIMEOUT_S = 60
 MAX_HEAD_BYTES = 65_536
+LAST_REQUEST_S = 0.1
+"""Seconds in which a client that has just connected may send a request while the server stops."""
 TOO_LARGE = f"the request line and headers have more than {MAX_HEAD_BYTES} bytes"
 
 
@@ -107,7 +109,14 @@ class ClassifierProtocol(HttpToolsProtocol):
         if reject is not None and self._in_progress() == (self._reading == "body"):
             self._send(reject(error), keep_alive=False)
         else:
-            self.shutdown()  # closes the connection once all requests in progress are answered
+            super().shutdown()  # closes the connection once all requests in progress are answered
+
+    def shutdown(self) -> None:
+        """Close the connection, once its request is answered, while the server stops."""
+        if self.cycle is None:
+            self.loop.call_later(LAST_REQUEST_S, super().shutdown)
+        else:
+            super().shutdown()
 
     def on_message_begin(self) -> None:
         """Begin a head."""
@@ -129,6 +138,11 @@ class ClassifierProtocol(HttpToolsProtocol):
             raise HeadersTooLarge(TOO_LARGE)
         super().on_headers_complete()
         self._reading, self._head_bytes = "body", 0
+        # uvicorn 0.54.0 does not call `shutdown` of a connection that is accepted while it calls
+        # those of the others; as long as a client used it, the process would not end.
+        server = getattr(self.transport, "_server", None)  # asyncio's
+        if self.cycle is not None and server is not None and not server.is_serving():
+            self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         """End a message."""

@@ -313,6 +313,30 @@ def test_a_client_that_does_not_read_its_refusals_is_throttled() -> None:
     assert asyncio.run(run()) < 1_000_000
 
 
+def test_connections_of_a_stopping_server_end_with_the_next_answer() -> None:
+    async def run() -> list[bytes]:
+        """Send a request on a connection that waits for its first one, and on another one."""
+        async with serving() as server:
+            clients = [await asyncio.open_connection(*address_of(server)) for _ in range(2)]
+            clients[1][1].write(FIRST)
+            await clients[1][0].readuntil(b"hello")  # after the first client's was accepted
+            server.servers[0].close()
+            for connection in server.server_state.connections:
+                assert isinstance(connection, ClassifierProtocol)
+                if connection.cycle is None:
+                    connection.shutdown()
+            for _, writer in clients:
+                writer.write(LAST.replace(b"Connection: close", b"X: y"))
+            received = [await reader.read() for reader, _ in clients]
+            for _, writer in clients:
+                writer.close()
+        return received
+
+    for answer in asyncio.run(run()):
+        assert answers(answer) == [(200, b"[GET /last] ")]
+        assert b"\r\nconnection: close\r\n" in answer
+
+
 def test_head_and_body_of_an_answer_are_sent_in_one_write() -> None:
     transport = Mock()
 
