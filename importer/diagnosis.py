@@ -265,6 +265,10 @@ CHANGES: dict[str, tuple[Callable[..., str], Callable[..., Fields]]] = {
     "transparency": _decoding("alpha", "drop", "white", "black"),
     "JPEGs decoded at a reduced size": _decoding("shrink_jpeg_to_side", None),
     "resize size, aspect ratio or crop": (describe_geometry, _geometries),
+    "rounding of the crop": (
+        lambda spec: f"crop_rounding: {spec.crop_rounding}",
+        lambda _spec: iter([{"crop_rounding": "down"}, {"crop_rounding": "even"}]),
+    ),
     "interpolation or antialias": (_describe_filter, _interpolations),
 }
 """Step that may be wrong → its description for a spec, and the usual alternatives."""

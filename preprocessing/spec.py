@@ -95,6 +95,9 @@ class PreprocessingSpec(BaseModel):
         resize: None keeps the size.
         crop: Centre crop, (height, width) or one number for both; black outside the image. None
             takes the whole image and requires an exact resize.
+        crop_rounding: How the half pixel is rounded where the crop leaves an odd margin: to "even",
+            as in torchvision and timm, or "down", as in Hugging Face's image processors,
+            albumentations and Keras.
         mean: Means per channel of pixels scaled to [0, 1], RGB order; default 0.
         std: Standard deviations on the same scale, all positive; default 1.
     """
@@ -104,6 +107,10 @@ class PreprocessingSpec(BaseModel):
     decode: DecodeRules = DecodeRules()
     resize: Resize | None = None
     crop: Side | tuple[Side, Side] | None = None
+    # Not written if default, so that it is no part of the identity of earlier artifacts.
+    crop_rounding: Literal["even", "down"] = Field(
+        default="even", exclude_if=lambda rule: rule == "even"
+    )
     mean: tuple[FiniteFloat, ...] = ()
     std: tuple[FiniteFloat, ...] = ()
 

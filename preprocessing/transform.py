@@ -64,7 +64,8 @@ class SpecPreprocessing:
         height, width, _ = self.input_shape
         if image.size != (width, height):
             # Pillow fills the area outside the image with black.
-            image = image.crop(centre_crop_box(image.size, (width, height)))
+            box = centre_crop_box(image.size, (width, height), self.spec.crop_rounding)
+            image = image.crop(box)
         on_step("crop", image)
         return np.asarray(image).reshape(self.input_shape)
 
@@ -109,15 +110,18 @@ def shorter_side_size(
     return (short, long) if width <= height else (long, short)
 
 
-def centre_crop_box(size: tuple[int, int], crop: tuple[int, int]) -> tuple[int, int, int, int]:
+def centre_crop_box(
+    size: tuple[int, int], crop: tuple[int, int], rounding: str = "even"
+) -> tuple[int, int, int, int]:
     """Return the box (left, upper, right, lower) of a centre crop, given two (width, height).
 
     The box extends beyond the image if the crop is larger. Equal to torchvision's `center_crop`
-    (transforms/functional.py, 0.29): inside the image halves are rounded to even, in the padding
-    they are truncated.
+    (transforms/functional.py, 0.29): inside the image halves are rounded to even, or `rounding`
+    "down"; in the padding they are truncated.
     """
+    begin = round if rounding == "even" else int
     left, upper = (
-        -((target - length) // 2) if target > length else round((length - target) / 2)
+        -((target - length) // 2) if target > length else begin((length - target) / 2)
         for length, target in zip(size, crop, strict=True)
     )
     return left, upper, left + crop[0], upper + crop[1]

@@ -100,6 +100,12 @@ def tall(path: Path) -> np.ndarray:
     return logits(np.asarray(decoded(path).resize((8, 32), 2)).astype(np.float64))
 
 
+def cropped_lower(path: Path) -> np.ndarray:
+    """The shorter side to 19, and a crop that begins at 1 of a margin of 3; torchvision: at 2."""
+    small = np.asarray(decoded(path).resize((25, 19), Image.Resampling.BILINEAR))
+    return logits(small[1:17, 4:20].astype(np.float64))
+
+
 def upright(path: Path) -> np.ndarray:
     return logits(resized(ImageOps.exif_transpose(decoded(path))))
 
@@ -171,6 +177,7 @@ GEOMETRY = "resize size, aspect ratio or crop"
 SQUASHED = "resize both sides (squash) to 18, crop 16"
 WIDE = [f"resize both sides (squash) to {size}, no crop" for size in ((8, 32), (32, 8))]
 PIL = "bilinear, antialias (PIL)"
+ROUNDING = ("crop_rounding: even", "crop_rounding: down")
 FILTER = "interpolation or antialias"
 
 
@@ -181,6 +188,7 @@ FILTER = "interpolation or antialias"
         (plain, {"resize": {"size": 16}}, [(GEOMETRY, *SIZES)]),
         (squashed, {}, [(GEOMETRY, SIZES[1], SQUASHED)]),
         (tall, {"resize": {"mode": "exact", "size": [8, 32]}, "crop": None}, [(GEOMETRY, *WIDE)]),
+        (cropped_lower, {"resize": {"size": 19}}, [("rounding of the crop", *ROUNDING)]),
         (without_antialias, {}, [(FILTER, PIL, "bilinear, no antialias (tensor)")]),
         (upright, {}, [("EXIF: the orientation in the file", *TURN)]),
         (on_white, {"decode": {"grey16": "clip"}}, [GREY, ALPHA]),

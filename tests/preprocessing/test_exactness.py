@@ -78,6 +78,17 @@ def test_resize_and_crop_equal_torchvision(
     np.testing.assert_array_equal(actual, expected.reshape(actual.shape))
 
 
+@given(width=st.integers(8, 90), height=st.integers(8, 90))
+def test_a_crop_rounded_down_is_that_of_integer_division(width: int, height: int) -> None:
+    image = noise(width, height, 3, seed=1)
+    spec = PreprocessingSpec(crop=(7, 8), crop_rounding="down")
+    left, upper = (width - 8) // 2, (height - 7) // 2
+
+    actual = SpecPreprocessing(spec).to_input(image)
+
+    np.testing.assert_array_equal(actual, np.asarray(image)[upper : upper + 7, left : left + 8])
+
+
 @settings(max_examples=100)
 @given(image=IMAGES, size=PAIRS, kind=st.sampled_from(TENSOR_KINDS))
 def test_tensor_resize_equals_torchvision_v2(
