@@ -194,9 +194,9 @@ def _worth_compiling(
 
     Where "auto" tried the torch engines before: only in the precision of the fastest.
     """
-    measured = [attempt for attempt in attempts if attempt.curve]
-    if not attempts:
+    if not any(attempt.engine.startswith("torch") for attempt in attempts):
         return True
+    measured = [attempt for attempt in attempts if attempt.curve]
     fastest_engine = fastest_plan(measured, budget_ms).engine if measured else ""
     return fastest_engine == f"torch-{candidate.precision}"
 

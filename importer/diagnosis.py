@@ -28,6 +28,7 @@ PROBABILITY_TOLERANCE = 1e-3
 """Largest allowed difference of a probability, and allowed share of an image's largest one; an fp32
 pipeline differs by less than 1e-5."""
 SATURATED = 1e-3
+"""Distance from 0 or 1 below which a probability shows little of the logits."""
 SPREAD_TOLERANCE = 0.1
 """Allowed difference, as a share of the range of the class that varies most over the images."""
 NORMALISATIONS = (
@@ -297,6 +298,16 @@ def explain_difference(
     """
     differences = comparison.differences(logits)
     worst_first = [int(row) for row in np.argsort(-differences)]
+    found = (
+        f"the reference is not reproduced: {comparison.kind} differ by up to "
+        f"{differences.max():.3g} (image {images[worst_first[0]].name}), median "
+        f"{np.median(differences):.3g}"
+    )
+    if (row := comparison.misplaced(logits)) is not None:
+        return ImportRefused(
+            f"{found}; the rows of the reference are those of other images (that of "
+            f"{images[row].name} is at another place): save `files` in the order of the rows"
+        )
     deadline = time.process_time() + SEARCH_CPU_SECONDS
 
     def excess_of(variant: Variant, row: int) -> float:
@@ -340,22 +351,12 @@ def explain_difference(
         starts = singles if best is None else [best]
         pair, left = nearest(chain.from_iterable(map(further_variants, starts)), left)
         best = pair or best
-    found = (
-        f"the reference is not reproduced: {comparison.kind} differ by up to "
-        f"{differences.max():.3g} (image {images[worst_first[0]].name}), median "
-        f"{np.median(differences):.3g}"
-    )
     if best is None:
         remedy = (
             "compare it with the notebook step by step (mean and std, padding, height and width), "
             "then the weights, the network and the order of the classes"
         )
-        if (row := comparison.misplaced(logits)) is not None:
-            remedy = (
-                f"the rows of the reference are those of other images (that of {images[row].name} "
-                "is at another place): save `files` in the order of the rows"
-            )
-        elif comparison.looks_rounded(logits):
+        if comparison.looks_rounded(logits):
             remedy = (
                 "all differences are small and the classes agree, as after autocast or half "
                 "precision (save the numbers of a float32 run), or a resize of floats instead of "

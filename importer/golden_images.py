@@ -106,8 +106,7 @@ def read_golden_images(
         indexed, classes = _classes_from_table(csv, names)
         if unlabelled := len(names) - len(classes):
             notes.append(f"{unlabelled} images have no row in {csv.name} and no class")
-    elif all("/" in name for name in names):
-        folder_of = {name: _class_folder(name) for name in names}
+    elif folder_of := _class_folders(names):
         classes = {
             name: (text, f"golden images, folder {text}") for name, text in folder_of.items()
         }
@@ -123,10 +122,16 @@ def read_golden_images(
     return GoldenImages(images=tuple(images), indexed=indexed, folders=folders, notes=tuple(notes))
 
 
-def _class_folder(name: str) -> str:
-    """Return the folder that names the class: the first, below those of a split of the data."""
-    folders = [unicodedata.normalize("NFC", part) for part in name.split("/")[:-1]]
-    return next((each for each in folders if each.lower() not in SPLITS), folders[-1])
+def _class_folders(names: Sequence[str]) -> dict[str, str]:
+    """Return the folder that names the class of each image; nothing if an image is in none.
+
+    It is the first one, or the second one if all first ones hold splits of the data.
+    """
+    parts = {name: unicodedata.normalize("NFC", name).split("/")[:-1] for name in names}
+    splits = all(folders and folders[0].lower() in SPLITS for folders in parts.values())
+    if not all(len(folders) > splits for folders in parts.values()):
+        return {}
+    return {name: folders[splits] for name, folders in parts.items()}
 
 
 def balanced_choice(

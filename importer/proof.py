@@ -51,7 +51,8 @@ def describe_numbers(
             f"no --reference: that the notebook's numbers are these ({meaning}) is unproven; "
             "model_import.py notebook shows how to save them"
         ]
-    sentences = [f"the notebook's numbers are reproduced on {len(images)} golden images"]
+    count = f"{len(images)} golden image{'s' * (len(images) != 1)}"
+    sentences = [f"the notebook's numbers are reproduced on {count}"]
     if comparison.kind == "logits" and not chosen:
         sentences.append(
             f"the reference holds logits; what the notebook makes of them ({meaning}) is unproven "

@@ -140,7 +140,7 @@ def read_state_dict(
         notes.append(
             f"the weights at {key!r} are used; there are also {other_keys} (--weights-key)"
         )
-    if settings := _settings_of(content, entries):
+    if settings := _settings_of(content, candidates.values()):
         notes.append(
             f"{path.name} also has {', '.join(settings)}; not used: only what the network, the "
             "preprocessing and the options say counts"
@@ -468,11 +468,11 @@ def _classes_of(content: object) -> tuple[str, ...]:
     return ()
 
 
-def _settings_of(content: object, weights: Mapping[Any, Any]) -> list[str]:
+def _settings_of(content: object, weights: Collection[Mapping[Any, Any]]) -> list[str]:
     """Return the settings beside the weights, such as "temperature 1.5"; see `SETTINGS`."""
     found = []
     for holder in _mappings_of(content):
-        for name, item in holder.items() if holder is not weights else ():
+        for name, item in () if any(holder is each for each in weights) else holder.items():
             if SETTINGS.fullmatch(str(name).lower()):
                 value = item.tolist() if isinstance(item, torch.Tensor) else item
                 if isinstance(value, (str, int, float, list, tuple)):

@@ -55,7 +55,7 @@ class Package(FrozenModel):
         target: Version of torch, GPU and processor that it runs on.
     """
 
-    file: str
+    file: Annotated[str, Field(pattern=r"^engines/[\w-]+\.pt2$")]
     sha256: Digest
     target: str
 

@@ -69,17 +69,22 @@ def visible_gpus(environ: Mapping[str, str]) -> tuple[str, ...]:
 
 def first_gpu(environ: Mapping[str, str]) -> str | None:
     """Return the product name of the first of `visible_gpus`, without torch; None without a GPU."""
+    if not (gpus := visible_gpus(environ)):
+        return None
     import pynvml
 
     try:
         pynvml.nvmlInit()
-        for entry in visible_gpus(environ):
-            index = entry.isdecimal()
-            find = pynvml.nvmlDeviceGetHandleByIndex if index else pynvml.nvmlDeviceGetHandleByUUID
-            return str(pynvml.nvmlDeviceGetName(find(int(entry) if index else entry)))
-    except pynvml.NVMLError:  # no driver, or no such GPU
-        pass
-    return None
+    except pynvml.NVMLError:  # there is no driver
+        return None
+    try:
+        index = gpus[0].isdecimal()
+        find = pynvml.nvmlDeviceGetHandleByIndex if index else pynvml.nvmlDeviceGetHandleByUUID
+        return str(pynvml.nvmlDeviceGetName(find(int(gpus[0]) if index else gpus[0])))
+    except pynvml.NVMLError:  # there is no such GPU
+        return None
+    finally:
+        pynvml.nvmlShutdown()
 
 
 def this_machine(accelerator: str | None = None) -> Machine:

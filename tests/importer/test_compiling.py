@@ -13,11 +13,13 @@ from torch import nn
 from image_classifier.artifact.artifact import Artifact, open_artifact
 from image_classifier.artifact.evidence import CertifiedEngine, EngineGraph
 from image_classifier.artifact.format import ArtifactError, Precision
+from image_classifier.artifact.record import EngineAttempt, LatencyPoint
 from image_classifier.inference.engine import EngineError, EngineUnavailable
 from image_classifier.inference.engines.aotinductor import CompiledProgram
 from image_classifier.inference.engines.load import open_graph
 from image_classifier.inference.executor import Executor
 from image_classifier.inference.startup import load_executor
+from importer.certification import _worth_compiling
 from importer.compiling import compile_program
 from importer.pixels_to_logits import PixelsToLogits
 from tests.imports import digits_options, import_quietly, isolated_store
@@ -112,8 +114,42 @@ def test_where_the_package_does_not_fit_the_program_runs_in_torch(
             start(artifact, engine)
 
 
+def test_a_package_that_cannot_be_loaded_leaves_the_program_to_torch(
+    compiled: Artifact, tmp_path: Path
+) -> None:
+    (entry,) = compiled.evidence.engines
+    assert entry.package is not None
+    shutil.copytree(compiled.root, tmp_path, dirs_exist_ok=True)
+    (tmp_path / entry.package.file).write_bytes(b"damaged")
+    eager = entry.model_copy(update={"kind": "torch", "package": None})
+    evidence = compiled.evidence.model_copy(update={"engines": (entry, eager)})
+    damaged = dataclasses.replace(compiled, root=tmp_path, evidence=evidence)
+
+    assert start(damaged).plan.engine == "torch-fp32"
+    with pytest.raises(EngineUnavailable, match="cannot be loaded: "):
+        start(damaged, "aotinductor-fp32")
+
+
+def test_only_after_torch_engines_is_the_precision_to_compile_chosen() -> None:
+    bf16 = EngineGraph(kind="aotinductor", precision="bf16", file=PROGRAM)
+    faster = LatencyPoint(batch_size=1, streams=1, threads=1, latency_ms=1, images_per_s=2)
+    slower = faster.model_copy(update={"images_per_s": 1.0})
+
+    def tried(engine: str, *curve: LatencyPoint) -> EngineAttempt:
+        return EngineAttempt(engine=engine, verdict="passed" if curve else "failed", curve=curve)
+
+    for attempts, worth in (
+        ([], True),
+        ([tried("aotinductor-fp32", faster)], True),
+        ([tried("torch-fp32", slower), tried("torch-bf16", faster)], True),
+        ([tried("torch-fp32", faster), tried("torch-bf16", slower)], False),
+        ([tried("torch-fp32"), tried("torch-bf16")], False),
+    ):
+        assert _worth_compiling(bf16, attempts, budget_ms=50) == worth
+
+
 class WithConstants(nn.Module):
-    """Has a tensor that is no weight, a normalisation with statistics and an attention."""
+    """Has tensors that are no weights, a normalisation with statistics and an attention."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -121,11 +157,14 @@ class WithConstants(nn.Module):
         self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
         self.head = nn.Linear(8, 4)
         self.scale = torch.tensor([2.0, 1.0, 0.5, 4.0])
+        self.mixing = torch.linspace(-1, 1, 64).reshape(8, 8)  # too large to be compiled in
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         rows = self.norm(self.filter(pixels)).relu().flatten(2).transpose(1, 2)
         rows = rows + self.attention(rows, rows, rows, need_weights=False)[0]
-        logits: torch.Tensor = self.head(rows.mean(1)) * self.scale + torch.arange(4) / 8
+        shift = torch.tensor([0.1, 0.2, 0.3, 0.4])
+        shift += 1
+        logits: torch.Tensor = self.head(rows.mean(1) @ self.mixing) * self.scale + shift
         return logits
 
 

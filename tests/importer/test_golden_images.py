@@ -156,7 +156,10 @@ def test_a_wrong_table_is_refused_with_the_line(tmp_path: Path, table: str, reas
         # As many unknown folders as labels are sorted; fewer give no classes.
         (("n03/1.png", "n01/1.png", "n02/1.png"), ("x", "y", "z"), (2, 0, 1)),
         (("n03/1.png", "n01/1.png"), LABELS, (None, None)),
+        # Folders of splits are no classes, unless there are others.
         (("train/dog/1.png", "val/cat/2.png"), LABELS, (1, 0)),
+        (("train/1.png", "val/2.png"), ("cat", "dog"), (None, None)),
+        (("bus/a/1.png", "train/a/1.png"), ("bus", "train"), (0, 1)),
         # Names may differ in case and plural.
         (("Red_Foxs/a.png", "Dogs/b.png"), ("red fox", "dog"), (0, 1)),
         # With one label there is no accuracy.

@@ -88,7 +88,7 @@ def test_what_a_reference_does_not_show_is_said(
 
     said = describe_numbers(compared(kind, rows), images, meaning="SCORES", chosen=chosen)
 
-    assert said[0] == "the notebook's numbers are reproduced on 1 golden images"
+    assert said[0] == "the notebook's numbers are reproduced on 1 golden image"
     assert is_open in "; ".join(said)
     assert len(said) == 1 + bool(is_open)
 

@@ -111,7 +111,8 @@ def test_settings_beside_the_weights_are_noted_because_they_are_not_used(tmp_pat
         "args": argparse.Namespace(img_size=256, crop_pct=0.9, lr=0.1),
     }
 
-    (note,) = read_state_dict(saved(tmp_path, {"state_dict": RAW, **beside})).notes
+    other = {"other": {"mean": torch.zeros(2)}}  # weights, too
+    _, note = read_state_dict(saved(tmp_path, {"state_dict": RAW, **beside, **other})).notes
 
     assert "also has temperature 1.5, img_size 256, crop_pct 0.9; not used" in note
 

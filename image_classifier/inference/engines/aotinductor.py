@@ -31,7 +31,8 @@ class CompiledProgram(Program):
         root: Directory of the artifact.
 
     Raises:
-        EngineUnavailable: The package is for another machine or another version of torch.
+        EngineUnavailable: The package is for another machine or another version of torch, or its
+            library cannot be loaded.
     """
 
     def __init__(self, path: Path, precision: Precision, root: Path, package: Package) -> None:
@@ -43,7 +44,13 @@ class CompiledProgram(Program):
         super().__init__(path, root / WEIGHTS_NAME, precision)
         captured = self.device.type == "cuda"  # then without locks, as a capture requires
         options = ("model", captured, 1, -1)  # one runner, on the current device
-        self._package = torch._C._aoti.AOTIModelPackageLoader(str(root / package.file), *options)
+        try:
+            self._package = torch._C._aoti.AOTIModelPackageLoader(
+                str(root / package.file), *options
+            )
+        except RuntimeError as error:  # such as a temporary folder mounted without `exec`
+            first_line = str(error).partition("\n")[0]
+            raise EngineUnavailable(f"{package.file} cannot be loaded: {first_line}") from error
         # Used in place, so that the weights are on the device once.
         self._weights = {
             name: attrgetter(name)(self.forward).detach()

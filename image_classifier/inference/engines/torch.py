@@ -129,12 +129,18 @@ def _prepare_weights(program: torch.fx.GraphModule, reduced: torch.dtype | None)
 
     - Weights that only `CAST` operations read: to the reduced precision.
     - Filters of convolutions: to channels last, the layout of the pixels.
+
+    Other tensors become buffers, which AOTInductor can leave out of a package.
     """
     for node in program.graph.nodes:
-        if node.op != "get_attr" or {user.target for user in node.users} - set(CAST):
+        if node.op != "get_attr":
             continue
         owner, _, name = node.target.rpartition(".")
         module = program.get_submodule(owner)
+        if isinstance(vars(module).get(name), torch.Tensor):
+            module.register_buffer(name, vars(module).pop(name), persistent=False)
+        if {user.target for user in node.users} - set(CAST):
+            continue
         weight = getattr(module, name).detach()
         if reduced is not None:
             weight = weight.to(reduced)
@@ -144,18 +150,22 @@ def _prepare_weights(program: torch.fx.GraphModule, reduced: torch.dtype | None)
 
 
 def _prepare_layouts(program: torch.fx.GraphModule, reduced: torch.dtype | None) -> None:
-    """Remove assumptions about the memory layouts of the CPU at the export.
+    """Remove assumptions about the memory layouts of the CPU at the export, and `detach_`.
 
     - `view` fails if kernels of a GPU lay out their results differently, as attention in
       float32 does. `reshape` makes a copy then.
     - A linear layer multiplies each row of a transposed input separately (at::matmul does not
       fold it, torch 2.11 to 2.14), which took two thirds of a batch of two of ViT-L/16 on an
       H100. The input is made contiguous, as part of autocast's cast if there is one.
+    - `detach_` follows each `torch.tensor(…)` of a forward. It does nothing here, and torch.export
+      does not take it a second time.
     """
     graph, operations = program.graph, torch.ops.aten
     for node in graph.nodes:
         if node.target == operations.view.default:
             node.target = operations.reshape.default
+        elif node.target == operations.detach_.default:
+            node.target = operations.detach.default
         elif node.target == operations.linear.default:
             rows, *weights = node.args
             with graph.inserting_before(node):
