@@ -143,6 +143,10 @@ class Comparison:
         differences = np.abs(self._numbers(logits) - self.expected[rows])
         return float((differences / self._allowed()[rows]).max())
 
+    def excess_of(self, logits: Logits) -> npt.NDArray[np.float64]:
+        """Return `excess` of each image, shape (n,)."""
+        return np.array([self.excess(row[np.newaxis], image) for image, row in enumerate(logits)])
+
     def _allowed(self) -> npt.NDArray[np.float64]:
         """Return the largest allowed differences, of the shape of `expected`."""
         if self.kind == "logits":
@@ -362,7 +366,7 @@ def explain_difference(
                 "precision (save the numbers of a float32 run), or a resize of floats instead of "
                 "pixels (give a class with the notebook's own calls)"
             )
-        elif any(image.is_16_bit for image in images):
+        elif all(images[row].is_16_bit for row in np.flatnonzero(comparison.excess_of(logits) > 1)):
             remedy = (
                 "16-bit grey images reach any preprocessing, also a class, with 8 bits (decode."
                 "grey16): do the same in the notebook and save its numbers again"

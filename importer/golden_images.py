@@ -20,7 +20,10 @@ from preprocessing import DecodeLimits, DecodeRules, decode_image
 from preprocessing.decode import container_of, upright_turn
 
 CSV_NAME = "labels.csv"
-SPLITS = {"train", "val", "valid", "validation", "test"}
+SPLITS = {
+    *("train", "training", "training_set", "val", "valid", "validation"),
+    *("test", "testing", "test_set"),
+}
 """Folders that hold a part of the data, with the folders of the classes inside."""
 
 
@@ -115,10 +118,15 @@ def read_golden_images(
     if len(chosen) < len(names):
         notes.append(f"{len(chosen)} of {len(names)} images chosen, evenly over the classes")
     images = []
+    seen: set[bytes] = set()
     for name in chosen:
         text, source = classes.get(name, (None, ""))
         data = (folder / name).read_bytes()
-        images.append(GoldenImage(name=name, data=data, class_text=text, class_from=source))
+        if (digest := sha256(data).digest()) not in seen:
+            images.append(GoldenImage(name=name, data=data, class_text=text, class_from=source))
+        seen.add(digest)
+    if len(images) < len(chosen):
+        notes.append(f"copies of golden images are left out: {len(chosen) - len(images)}")
     return GoldenImages(images=tuple(images), indexed=indexed, folders=folders, notes=tuple(notes))
 
 

@@ -267,7 +267,7 @@ def _is_softmax_of_classes(model: onnx.ModelProto, node: onnx.NodeProto) -> bool
 
 
 def refuse_other_range(network: OnnxNetwork, input_spec: InputSpec) -> None:
-    """Refuse a second normalisation of pixels of 0 to 255 that a graph normalises itself."""
+    """Refuse a second normalisation of pixels that a graph normalises itself."""
     if network.input_dtype is np.uint8 or not input_spec.std or min(input_spec.std) < MIN_STD:
         return
     graph = network.model.graph
@@ -286,6 +286,12 @@ def refuse_other_range(network: OnnxNetwork, input_spec: InputSpec) -> None:
             if key in constants
         ]
         size = float(np.abs(operands[0]).max()) if operands and operands[0].size <= 3 else 0.0
+        mean = np.asarray(input_spec.mean)
+        if node.op_type == "Sub" and size and np.allclose(operands[0].ravel(), mean, atol=1e-3):
+            raise ImportRefused(
+                "the ONNX file begins with Sub by the mean of the preprocessing, so it normalises "
+                "pixels itself; give the preprocessing mean 0 and std 1 for each channel"
+            )
         if (node.op_type in ("Div", "Sub") and size >= MIN_BYTE_CONSTANT) or (
             node.op_type == "Mul" and 0 < size <= 1 / MIN_BYTE_CONSTANT
         ):

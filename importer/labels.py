@@ -196,7 +196,8 @@ def _names_from_json(text: str, path: Path) -> list[str]:
     if missing := sorted(set(range(len(value))) - by_id.keys()):
         raise ImportRefused(
             f"{path}: {len(value)} labels, but class {missing[0]} has none; expected id → name, "
-            f"each id from 0 to {len(value) - 1} once; the first key is {value[0][0]!r}"
+            f"each id from 0 to {len(value) - 1} once; the first key is {value[0][0]!r}; if the "
+            "keys are folders of ImageFolder, list the names in the order of sorted(keys), as text"
         )
     return [_name(by_id[class_id], class_id, path) for class_id in range(len(value))]
 

@@ -31,6 +31,7 @@ from importer.torchvision_models import (
     published_weights,
 )
 from importer.weights import (
+    Checkpoint,
     check_published_digest,
     is_torchscript,
     load_strictly,
@@ -100,9 +101,9 @@ def read_network(options: ModelOptions, staging_dir: Path) -> ModelSource:
         source.copy_to(staging_dir / ARCHITECTURE_FOLDER)
     build = functools.partial(build_network, architecture, staging_dir / ARCHITECTURE_FOLDER)
     network = build()
-    if name is None:
-        _refuse_random(network, build)
     ignored, notes = load_strictly(network, checkpoint)
+    if name is None:
+        _refuse_random(network, build, checkpoint)
     save_weights(network, staging_dir / WEIGHTS_NAME)
     return ModelSource(
         network=network,
@@ -208,10 +209,19 @@ def build_network(architecture: Architecture, source_dir: Path) -> nn.Module:
     return network
 
 
-def _refuse_random(network: nn.Module, build: Callable[[], nn.Module]) -> None:
-    """Refuse tensors that are not in the weights and differ when the network is built again."""
-    first = _unsaved_tensors(network)
-    second = _unsaved_tensors(build()) if first else {}
+def _refuse_random(
+    network: nn.Module, build: Callable[[], nn.Module], checkpoint: Checkpoint
+) -> None:
+    """Refuse tensors that are not in the weights and differ if the network is built again.
+
+    Args:
+        network: With the weights, from which some networks compute such tensors.
+    """
+    if not (first := _unsaved_tensors(network)):
+        return
+    again = build()
+    load_strictly(again, checkpoint)
+    second = _unsaved_tensors(again)
     for name, tensor in first.items():
         if name not in second or not equal_tensors(tensor, second[name]):
             raise ImportRefused(

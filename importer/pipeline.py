@@ -188,10 +188,11 @@ def import_model(
                 "they are cosines, multiply them in forward by the scale of the loss (ArcFace's s)"
             )
         check_label_count(label_file.labels, width, outputs.activation)
-        comparison = None
+        comparison, difference = None, 0.0
         if reference is not None:
             tolerance = options.gate_fp32_tolerance
             comparison = Comparison.of(reference, images, logits, outputs, tolerance)
+            difference = float(comparison.differences(logits).max())
             if comparison.excess(logits) > 1:
                 with progress.step("search for the difference from the reference"):
                     raise explain_difference(
@@ -209,7 +210,11 @@ def import_model(
         answers = answered_classes(logits, outputs)
         reference_labels = reference.labels if reference else None
         targets = decide_targets(
-            golden, label_file.labels, answers, options.accept, reference_labels=reference_labels
+            golden,
+            label_file.labels,
+            answers,
+            options.accept,
+            trained=tuple(filter(None, (reference_labels, model.classes))),
         )
         labels, class_ids = targets.labels, targets.class_ids
         order_notes = [
@@ -232,7 +237,11 @@ def import_model(
         proof = [
             *describe_labels(targets, answers, order_proven=published or "" in order_notes),
             *describe_numbers(
-                comparison, images, meaning=meaning, chosen=published or bool(requested)
+                comparison,
+                images,
+                difference=difference,
+                meaning=meaning,
+                chosen=published or bool(requested),
             ),
         ]
         if renewed and renewed.proof:

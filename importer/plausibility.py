@@ -8,8 +8,10 @@ reference answers for each image, (n,), `targets` the true class of each image, 
 """
 
 import random
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -121,6 +123,8 @@ AUGMENTATION = (
     "likely cause: an augmentation of the training (RandomResizedCrop, RandomHorizontalFlip, "
     "ColorJitter); use the transforms of the evaluation"
 )
+THREADS = 4
+"""Threads that run a preprocessing class at the same time, and runs of each image."""
 DRAWS = 300
 """Runs of one image; they show an augmentation of probability 0.02 with 99.8 %. Drawing random
 numbers alone proves nothing: albumentations draws them for steps that always apply, too."""
@@ -147,12 +151,28 @@ def check_repeatable(
     def differs(row: int) -> bool:
         return not np.array_equal(inputs[row], again(row), equal_nan=True)
 
+    def refuse_shared_state() -> None:
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)  # threads disturb each other as often as possible
+        try:
+            with ThreadPoolExecutor(THREADS) as pool:
+                differ = [*pool.map(differs, [*range(len(names))] * THREADS)]
+        finally:
+            sys.setswitchinterval(interval)
+        if any(differ):
+            raise ImportRefused(
+                "preprocessing: to_input gives another input when several threads run it, as the "
+                "service does; likely cause: an array or cache of the module or class, which all "
+                "calls share; make it in to_input or in __init__ (each thread has its own object)"
+            )
+
     before = _random_state()
     if differ := [name for row, name in enumerate(names) if differs(row)]:
         raise ImportRefused(
             f"preprocessing: to_input gives another input when it runs again on {len(differ)} of "
             f"{len(names)} golden images, {differ[0]} the first; {AUGMENTATION}"
         )
+    refuse_shared_state()
     if _random_state() == before:
         return []
     if any(differs(0) for _ in range(DRAWS)):
@@ -195,7 +215,8 @@ def unstable_network(
                 "unstable-reference",
                 f"network: its forward changes {name.removeprefix('network.')} in evaluation mode, "
                 "which an exported graph does not; likely cause: a counter or statistics without "
-                "`if self.training`, or observers of a fake quantisation (disable_observer)",
+                "`if self.training`, observers of a fake quantisation (disable_observer), or a "
+                "trace without model.eval() before",
             )
     return finding
 

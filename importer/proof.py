@@ -8,6 +8,9 @@ from importer.golden_images import GoldenImage, unseen_kinds
 from importer.plausibility import Classes
 from importer.targets import Targets
 
+USUAL_TOLERANCE = 1e-3
+"""Allowed difference of a logit, over its size, that is called reproduced."""
+
 
 def describe_labels(targets: Targets, answers: Classes, *, order_proven: bool) -> list[str]:
     """Say how many golden images are answered right, and what that says of the labels.
@@ -17,6 +20,7 @@ def describe_labels(targets: Targets, answers: Classes, *, order_proven: bool) -
         order_proven: Whether the labels are in the order of those that the training saved.
     """
     right, labelled = count_right(answers, targets.class_ids)
+    order_proven |= len(targets.labels) == 1
     unproven = "that the labels are in the right order is unproven"
     if not labelled:
         is_open = "accuracy is not known" if order_proven else unproven
@@ -37,12 +41,18 @@ def describe_labels(targets: Targets, answers: Classes, *, order_proven: bool) -
 
 
 def describe_numbers(
-    comparison: Comparison | None, images: Sequence[GoldenImage], *, meaning: str, chosen: bool
+    comparison: Comparison | None,
+    images: Sequence[GoldenImage],
+    *,
+    difference: float,
+    meaning: str,
+    chosen: bool,
 ) -> list[str]:
     """Say whether the notebook's numbers are reproduced, and what that does not show.
 
     Args:
         comparison: None without `--reference`.
+        difference: Largest difference from the notebook's numbers.
         meaning: What an answer holds, in words.
         chosen: Whether the operator or the network says what its outputs mean.
     """
@@ -53,6 +63,11 @@ def describe_numbers(
         ]
     count = f"{len(images)} golden image{'s' * (len(images) != 1)}"
     sentences = [f"the notebook's numbers are reproduced on {count}"]
+    if comparison.kind == "logits" and comparison.tolerance > USUAL_TOLERANCE:
+        sentences = [
+            f"the notebook's logits differ by up to {difference:.2g} on {count}, which "
+            "only --gate-fp32-tolerance allows"
+        ]
     if comparison.kind == "logits" and not chosen:
         sentences.append(
             f"the reference holds logits; what the notebook makes of them ({meaning}) is unproven "

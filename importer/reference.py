@@ -127,8 +127,8 @@ def check_label_order(labels: Sequence[str], reference_labels: Sequence[str], so
     have are compared.
 
     Args:
-        reference_labels: In the order of the training; one for a single output with two labels is
-            that of the second.
+        reference_labels: In the order of the training. Of a single output there may be two names
+            ("no", "yes") in one of the lists, and in the other only the second.
         source: Where these come from, for messages.
 
     Returns:
@@ -137,26 +137,26 @@ def check_label_order(labels: Sequence[str], reference_labels: Sequence[str], so
     Raises:
         ImportRefused: A common name is at another position.
     """
-    names, reference_names = list(labels), list(reference_labels)
-    plain_names, plain_reference = [*map(comparable, names)], [*map(comparable, reference_names)]
-    if (len({*plain_names}), len({*plain_reference})) == (len({*names}), len({*reference_names})):
-        names, reference_names = plain_names, plain_reference
+    names, reference_names = _comparable_names(labels), _comparable_names(reference_labels)
     shared = set(names) & set(reference_names)
     # Repeated names, such as "crane" in ImageNet, may be told apart in one of the two.
     counts = Counter(names), Counter(reference_names)
     unique = {name for name in shared if counts[0][name] == counts[1][name] == 1}
-    skipped = int((len(names), len(reference_names)) == (2, 1))
+    lengths = len(names), len(reference_names)
+    first = [len(each) == 2 and {*lengths} == {1, 2} for each in (names, reference_names)]
+    rows = list(zip(labels[first[0] :], reference_labels[first[1] :], strict=False))
+    pairs = zip(names[first[0] :], reference_names[first[1] :], strict=False)
     unknown = []
-    for row, pair in enumerate(zip(names[skipped:], reference_names, strict=False)):
+    for row, pair in enumerate(pairs):
         if pair[0] == pair[1]:
             continue
         if shared.issuperset(pair) or unique.intersection(pair):
             raise ImportRefused(
-                f"labels: class {row + skipped} is {labels[row + skipped]!r}, in {source} it is "
-                f"{reference_labels[row]!r}; put the labels in the order of the training"
+                f"labels: class {row + first[0]} is {rows[row][0]!r}, in {source} it is "
+                f"{rows[row][1]!r}; put the labels in the order of the training"
             )
         unknown.append(row)
-    if len(names) - skipped != len(reference_names):
+    if lengths[0] - first[0] != lengths[1] - first[1]:
         return (
             f"{source}: has {len(reference_names)} names for {len(names)} labels, so the order of "
             "the labels is not proven"
@@ -164,11 +164,21 @@ def check_label_order(labels: Sequence[str], reference_labels: Sequence[str], so
     # A single other name can only be that of the class without one.
     if len(unknown) <= min(1, len(shared)):
         return ""
-    row = unknown[0]
+    label, reference_label = rows[unknown[0]]
     return (
-        f"{source}: {len(unknown)} of its names are not among the labels (class {row + skipped} is "
-        f"{reference_labels[row]!r}, here {labels[row + skipped]!r}), so their order is not proven"
+        f"{source}: {len(unknown)} of its names are not among the labels (class "
+        f"{unknown[0] + first[0]} is {reference_label!r}, here {label!r}), so their order is not "
+        "proven"
     )
+
+
+def _comparable_names(labels: Sequence[str]) -> list[str]:
+    """Return the labels as `comparable`, except those that differ only by what it ignores."""
+    counts = Counter(comparable(label) for label in {*labels})
+    return [
+        label if counts[plain] > 1 else plain
+        for label, plain in ((label, comparable(label)) for label in labels)
+    ]
 
 
 def comparable(label: str) -> str:

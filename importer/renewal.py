@@ -54,7 +54,8 @@ def renewed_options(artifact: Artifact, folder: Path, changes: EngineOptions) ->
     if artifact.evidence.reference == "given":
         values["reference"] = folder / "reference.npz"
         names = [entry.name for entry in manifest.golden]
-        np.savez(folder / "reference.npz", files=names, logits=artifact.reference()[0])
+        logits, labels = artifact.reference()[0], artifact.labels()
+        np.savez(folder / "reference.npz", files=names, logits=logits, labels=labels)
     try:
         return ImportOptions.model_validate(values)
     except ValidationError as error:

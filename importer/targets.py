@@ -43,7 +43,7 @@ def decide_targets(
     answers: Classes,
     accepted: Sequence[str] = (),
     *,
-    reference_labels: tuple[str, ...] | None = None,
+    trained: Sequence[tuple[str, ...]] = (),
 ) -> Targets:
     """Decide which class each golden image has.
 
@@ -56,7 +56,8 @@ def decide_targets(
         labels: Names of the classes, in the order of the label file, one for each logit.
         answers: Class that the reference answers for each image, (n,).
         accepted: Accepted findings.
-        reference_labels: Labels that came with `--reference`; they prove the order of numbers.
+        trained: Labels that came with `--reference` or the weights; they prove the order of
+            numbers.
 
     Raises:
         ImportRefused: An image has a class that does not exist, or several orders fit and the
@@ -65,7 +66,7 @@ def decide_targets(
     distinct: dict[object, Targets] = {}
     for item in _possible_targets(golden, labels):  # the likeliest first
         distinct.setdefault((item.labels, item.class_ids), item)
-    possible = [item for item in distinct.values() if item.labels == reference_labels]
+    possible = [item for item in distinct.values() if item.labels in trained]
     possible = possible or list(distinct.values())
     best_first = sorted(possible, key=lambda item: -item.right(answers).sum())
     chosen = best_first[0]

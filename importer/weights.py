@@ -7,6 +7,7 @@ import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import product
@@ -34,7 +35,8 @@ AVERAGED = frozenset({"averaged", "ema", "shadow", "swa"})
 CLASS_KEYS = ("classes", "class_names", "labels", "class_to_idx", "idx_to_class", "id2label")
 """Keys of training checkpoints that hold the names of the classes."""
 SETTINGS = re.compile(
-    "(.*_)?(temperature|thresholds?|mean|std|(img|image|input|crop|resize)_?size|crop_pct)"
+    "temperature|thresholds?|((rgb|pixel|image|img|norm)_)?(mean|std)|"
+    "(img|image|input|crop|resize)_?size|crop_pct"
 )
 """Keys of training checkpoints that say how images become inputs, or outputs become answers."""
 TRAINING_STATE = ("optim", "lr_sched", "sched", "scaler", "amp", "loops", "callbacks")
@@ -129,6 +131,11 @@ def read_state_dict(
     ignored = [name for name in state if any(fnmatchcase(name, pattern) for pattern in ignore)]
     for name in ignored:
         del state[name]
+    if quantised := [name for name in state if "_packed_params" in name]:
+        raise ImportRefused(
+            f"{path}: {quantised[0]!r} holds quantised weights; give the checkpoint of the float "
+            "network, which is quantised here (--precision int8)"
+        )
     for name, item in state.items():
         if not isinstance(item, torch.Tensor) and _last_segment(name) != "_extra_state":
             raise ImportRefused(
@@ -215,7 +222,8 @@ def load_strictly(
                     versions[module] = {"version": entry.get("version")}
         loadable._metadata = versions  # type: ignore[attr-defined]
         # As a notebook does: loralib merges its weights when the evaluation mode begins.
-        network.train()
+        with suppress(Exception):  # a network for inference may refuse to train
+            network.train()
         result = network.load_state_dict(loadable, strict=False)
         network.eval()
     except Exception as error:  # shapes after a migration, malformed metadata, the user's own code

@@ -110,6 +110,16 @@ def test_a_table_in_the_folder_gives_the_classes(tmp_path: Path, table: str) -> 
     assert note.endswith("): a.png is 'dog', class 1")
 
 
+def test_copies_of_an_image_count_once(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "a.png", "b.png")
+    (folder / "c.png").write_bytes((folder / "a.png").read_bytes())
+
+    golden = read_golden_images(folder, 9)
+
+    assert [image.name for image in golden.images] == ["a.png", "b.png"]
+    assert golden.notes == ("copies of golden images are left out: 1",)
+
+
 def test_only_images_that_a_reference_names_are_chosen(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "cat/1.png", "cat/2.png", "dog/3.png")
 
@@ -226,7 +236,7 @@ def test_numeric_folders_without_evidence_are_refused_unless_accepted(
 
     assert accepted.class_ids == tuple(range(len(names)))
     for order in (tuple(FOLDERS), AS_TEXT):  # of the notebook
-        proven = decide_targets(golden, tuple(FOLDERS), answers, reference_labels=order)
+        proven = decide_targets(golden, tuple(FOLDERS), answers, trained=[order])
         assert proven.labels == order
 
 

@@ -356,3 +356,20 @@ def test_a_graph_that_normalises_pixels_of_0_to_255_is_not_given_normalised_ones
     refuse_other_range(network, unscaled)
     with pytest.raises(ImportRefused, match=f"begins with {kind} by .* mean 0 and std 1/255"):
         refuse_other_range(network, usual)
+
+
+def test_a_graph_that_subtracts_the_mean_of_the_preprocessing_is_not_normalised_twice(
+    tmp_path: Path,
+) -> None:
+    path = onnx_linear(
+        tmp_path / "net.onnx", flat="moved = Sub (planes, by) flat = Flatten (moved)"
+    )
+    model = onnx.load(path)
+    mean = np.array([0.4, 0.5, 0.6], np.float32).reshape(1, 3, 1, 1)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(mean, "by"))
+    onnx.save(model, path)
+    same = InputSpec(shape=(4, 4, 3), dtype="uint8", mean=(0.4, 0.5, 0.6), std=(0.2,) * 3)
+
+    refuse_other_range(OnnxNetwork(path), same.model_copy(update={"mean": (0.0,) * 3}))
+    with pytest.raises(ImportRefused, match="begins with Sub by the mean of the preprocessing"):
+        refuse_other_range(OnnxNetwork(path), same)

@@ -212,6 +212,22 @@ def test_a_class_that_returns_one_array_for_all_images_is_refused(
         import_quietly(options, tmp_path / "model.lock")
 
 
+def test_a_class_whose_objects_share_an_array_is_refused_because_threads_mix_images(
+    store: Path, tmp_path: Path
+) -> None:
+    options = colour_options(tmp_path, own="mix(pixels)")
+    mix = (
+        "\n\nSHARED = np.zeros((4, 4, 3), np.uint8)\n\n\ndef mix(pixels):\n"
+        "    SHARED[:] = pixels\n    for _ in range(200):\n        SHARED[:] = 255 - SHARED\n"
+        "    return SHARED.copy()\n"
+    )
+    with (tmp_path / "own.py").open("a") as file:
+        file.write(mix)
+
+    with pytest.raises(ImportRefused, match="when several threads run it, as the service does"):
+        import_quietly(options, tmp_path / "model.lock")
+
+
 def test_random_numbers_that_change_nothing_are_noted(
     store: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

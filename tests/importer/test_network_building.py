@@ -214,6 +214,7 @@ def test_a_network_is_built_from_the_copy_of_its_file(tmp_path: Path) -> None:
         "nn.utils.weight_norm(nn.Linear(3, 2))",
         "nn.utils.spectral_norm(nn.Linear(3, 2))",
         "prune.l1_unstructured(nn.Linear(3, 2), 'weight', 0.5)",
+        "Caching(3, 2)",
     ],
 )
 def test_weights_computed_from_saved_ones_are_not_taken_for_random_numbers(
@@ -222,6 +223,12 @@ def test_weights_computed_from_saved_ones_are_not_taken_for_random_numbers(
     file = tmp_path / "net.py"
     file.write_text(
         "import torch\nfrom torch import nn\nfrom torch.nn.utils import prune\n"
+        "class Caching(nn.Linear):\n"
+        "    def train(self, mode=True):\n"  # as LeViT does
+        "        super().train(mode)\n"
+        "        self.cached = None if mode else self.weight * 2\n"
+        "        return self\n"
+        "    def forward(self, x):\n        return x @ self.cached.T\n"
         f"def build():\n    layer = {layer}\n"
         "    layer.register_buffer('unset', torch.tensor(float('nan')), persistent=False)\n"
         "    return layer\n"

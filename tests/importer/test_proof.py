@@ -1,5 +1,6 @@
 """What an import says about its proof, and about what is left unproven."""
 
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -86,11 +87,25 @@ def test_what_a_reference_does_not_show_is_said(
 ) -> None:
     images = [picture(square=False, turned=True)]
 
-    said = describe_numbers(compared(kind, rows), images, meaning="SCORES", chosen=chosen)
+    said = describe_numbers(
+        compared(kind, rows), images, difference=0.0, meaning="SCORES", chosen=chosen
+    )
 
     assert said[0] == "the notebook's numbers are reproduced on 1 golden image"
     assert is_open in "; ".join(said)
     assert len(said) == 1 + bool(is_open)
+
+
+def test_a_wider_tolerance_is_not_called_reproduced() -> None:
+    images = [picture(square=False, turned=True)]
+    loose = replace(compared("logits", UNCLEAR), tolerance=1.0)
+
+    (said,) = describe_numbers(loose, images, difference=0.4812, meaning="", chosen=True)
+
+    assert said == (
+        "the notebook's logits differ by up to 0.48 on 1 golden image, which only "
+        "--gate-fp32-tolerance allows"
+    )
 
 
 @pytest.mark.parametrize(
@@ -107,6 +122,6 @@ def test_pictures_that_are_not_among_the_golden_images_are_named(
     images = [picture(square=True, turned=False), picture(square=square, turned=turned)]
     comparison = compared("probabilities", UNCLEAR)
 
-    (*_, last) = describe_numbers(comparison, images, meaning="", chosen=True)
+    (*_, last) = describe_numbers(comparison, images, difference=0.0, meaning="", chosen=True)
 
     assert last == f"{unseen}that the notebook treats those in the same way is unproven"

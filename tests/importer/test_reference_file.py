@@ -108,9 +108,17 @@ def test_labels_of_the_notebook_in_another_order_are_refused(tmp_path: Path) -> 
         check_label_order(("dog", "Katze", "Fuchs"), labels, "the file")
 
 
-def test_labels_that_differ_by_case_alone_are_compared_with_it() -> None:
+def test_only_labels_that_differ_by_case_alone_are_compared_with_it() -> None:
+    labels = ("tiger shark", "a", "A")
+    assert check_label_order(labels, ("Tiger_shark", "a", "A"), "the file") == ""
     with pytest.raises(ImportRefused, match="class 1 is 'a', in the file it is 'A'"):
-        check_label_order(("0", "a", "A"), ("0", "A", "a"), "the file")
+        check_label_order(labels, ("Tiger_shark", "A", "a"), "the file")
+
+
+def test_a_single_label_is_that_of_the_second_class() -> None:
+    assert check_label_order(("seven",), ("no_seven", "seven"), "the file") == ""
+    with pytest.raises(ImportRefused, match="class 0 is 'no_seven', in the file it is 'seven'"):
+        check_label_order(("no_seven",), ("no_seven", "seven"), "the file")
 
 
 @pytest.mark.parametrize("saved", [["no", "yes"], ["yes"]])

@@ -98,6 +98,13 @@ def test_the_classes_beside_the_weights_are_read(tmp_path: Path, kept: dict[str,
     assert read_state_dict(path).classes == ("wolf", "fox")
 
 
+def test_quantised_weights_are_refused_with_the_way_to_int8(tmp_path: Path) -> None:
+    quantised = {"fc.scale": torch.ones(1), "fc._packed_params.dtype": torch.qint8}
+
+    with pytest.raises(ImportRefused, match="quantised weights; give the checkpoint of the float"):
+        read_state_dict(saved(tmp_path, quantised))
+
+
 def test_classes_that_share_an_output_are_no_order_of_labels(tmp_path: Path) -> None:
     path = saved(tmp_path, {"state_dict": RAW, "class_to_idx": {"wolf": 0, "dog": 0, "fox": 1}})
 
@@ -108,7 +115,7 @@ def test_settings_beside_the_weights_are_noted_because_they_are_not_used(tmp_pat
     beside = {
         "temperature": torch.tensor(1.5),
         "mean": None,
-        "args": argparse.Namespace(img_size=256, crop_pct=0.9, lr=0.1),
+        "args": argparse.Namespace(img_size=256, crop_pct=0.9, lr=0.1, val_acc_mean=0.8),
     }
 
     other = {"other": {"mean": torch.zeros(2)}}  # weights, too
