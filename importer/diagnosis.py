@@ -125,9 +125,9 @@ class Comparison:
 
     def misplaced(self, logits: Logits) -> int | None:
         """Return an image whose numbers stand in another row; None if rows are not exchanged."""
-        numbers, rows = self._numbers(logits)[:CHECKED_ROWS], []
-        for row in numbers:
-            excess = (np.abs(row - self.expected) / self._allowed()).max(axis=1)
+        allowed, rows = self._allowed(), []
+        for row in self._numbers(logits)[:CHECKED_ROWS]:
+            excess = (np.abs(row - self.expected) / allowed).max(axis=1)
             rows.append(int(excess.argmin()))
             if excess.min() > 1 or len(set(rows)) < len(rows):
                 return None
@@ -139,13 +139,14 @@ class Comparison:
         Args:
             logits: Of all images, (n, classes), or of image number `row`, (1, classes).
         """
-        rows = slice(None) if row is None else [row]
-        differences = np.abs(self._numbers(logits) - self.expected[rows])
-        return float((differences / self._allowed()[rows]).max())
+        return float(self.excesses(logits, slice(None) if row is None else [row]).max())
 
-    def excess_of(self, logits: Logits) -> npt.NDArray[np.float64]:
-        """Return `excess` of each image, shape (n,)."""
-        return np.array([self.excess(row[np.newaxis], image) for image, row in enumerate(logits)])
+    def excesses(
+        self, logits: Logits, rows: slice | list[int] = slice(None)
+    ) -> npt.NDArray[np.float64]:
+        """Return the `excess` of each image of `rows`."""
+        differences = np.abs(self._numbers(logits) - self.expected[rows])
+        return np.asarray((differences / self._allowed()[rows]).max(axis=1))
 
     def _allowed(self) -> npt.NDArray[np.float64]:
         """Return the largest allowed differences, of the shape of `expected`."""
@@ -366,7 +367,7 @@ def explain_difference(
                 "precision (save the numbers of a float32 run), or a resize of floats instead of "
                 "pixels (give a class with the notebook's own calls)"
             )
-        elif all(images[row].is_16_bit for row in np.flatnonzero(comparison.excess_of(logits) > 1)):
+        elif all(images[row].is_16_bit for row in np.flatnonzero(comparison.excesses(logits) > 1)):
             remedy = (
                 "16-bit grey images reach any preprocessing, also a class, with 8 bits (decode."
                 "grey16): do the same in the notebook and save its numbers again"

@@ -142,21 +142,21 @@ def check_label_order(labels: Sequence[str], reference_labels: Sequence[str], so
     # Repeated names, such as "crane" in ImageNet, may be told apart in one of the two.
     counts = Counter(names), Counter(reference_names)
     unique = {name for name in shared if counts[0][name] == counts[1][name] == 1}
-    lengths = len(names), len(reference_names)
-    first = [len(each) == 2 and {*lengths} == {1, 2} for each in (names, reference_names)]
-    rows = list(zip(labels[first[0] :], reference_labels[first[1] :], strict=False))
-    pairs = zip(names[first[0] :], reference_names[first[1] :], strict=False)
+    classes = [(row, row) for row in range(min(len(names), len(reference_names)))]
+    if yes_only := {len(names), len(reference_names)} == {1, 2}:
+        classes = [(len(names) - 1, len(reference_names) - 1)]
     unknown = []
-    for row, pair in enumerate(pairs):
+    for row, reference_row in classes:
+        pair = names[row], reference_names[reference_row]
         if pair[0] == pair[1]:
             continue
         if shared.issuperset(pair) or unique.intersection(pair):
             raise ImportRefused(
-                f"labels: class {row + first[0]} is {rows[row][0]!r}, in {source} it is "
-                f"{rows[row][1]!r}; put the labels in the order of the training"
+                f"labels: class {row} is {labels[row]!r}, in {source} it is "
+                f"{reference_labels[reference_row]!r}; put the labels in the order of the training"
             )
-        unknown.append(row)
-    if lengths[0] - first[0] != lengths[1] - first[1]:
+        unknown.append((row, reference_row))
+    if len(names) != len(reference_names) and not yes_only:
         return (
             f"{source}: has {len(reference_names)} names for {len(names)} labels, so the order of "
             "the labels is not proven"
@@ -164,11 +164,10 @@ def check_label_order(labels: Sequence[str], reference_labels: Sequence[str], so
     # A single other name can only be that of the class without one.
     if len(unknown) <= min(1, len(shared)):
         return ""
-    label, reference_label = rows[unknown[0]]
+    row, reference_row = unknown[0]
     return (
-        f"{source}: {len(unknown)} of its names are not among the labels (class "
-        f"{unknown[0] + first[0]} is {reference_label!r}, here {label!r}), so their order is not "
-        "proven"
+        f"{source}: {len(unknown)} of its names are not among the labels (class {row} is "
+        f"{reference_labels[reference_row]!r}, here {labels[row]!r}), so their order is not proven"
     )
 
 

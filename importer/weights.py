@@ -480,7 +480,9 @@ def _settings_of(content: object, weights: Collection[Mapping[Any, Any]]) -> lis
     """Return the settings beside the weights, such as "temperature 1.5"; see `SETTINGS`."""
     found = []
     for holder in _mappings_of(content):
-        for name, item in () if any(holder is each for each in weights) else holder.items():
+        if any(holder is each for each in weights):
+            continue
+        for name, item in holder.items():
             if SETTINGS.fullmatch(str(name).lower()):
                 value = item.tolist() if isinstance(item, torch.Tensor) else item
                 if isinstance(value, (str, int, float, list, tuple)):
