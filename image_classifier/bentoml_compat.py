@@ -426,8 +426,9 @@ def supervise(supervisor: type[Any]) -> None:
             if error.errno not in ADDRESS_ERRORS:
                 raise
             listening = self.sockets[LISTENING_SOCKET]  # circus binds the sockets in `start`
+            host = f"[{listening.host}]" if ":" in listening.host else listening.host
             raise BentoMLException(
-                f"{listening.host}:{listening.port}: {os.strerror(error.errno).lower()}; "
+                f"{host}:{listening.port}: {os.strerror(error.errno).lower()}; "
                 "choose another address with --host and --port (of make: HOST= and PORT=)"
             ) from error
 

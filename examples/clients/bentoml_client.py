@@ -18,4 +18,4 @@ try:
 except BentoMLException as error:  # not ready within 10 s, or the answer was an error
     sys.exit(f"{options.url}: {error}")
 for prediction in answer["predictions"][:3]:
-    print(prediction["label"], round(prediction["probability"], 4))
+    print(prediction["label"], round(prediction.get("probability", prediction.get("score")), 4))

@@ -12,6 +12,6 @@ if (!response.ok) {
   // 429 and 503 can be retried after `Retry-After` seconds.
   throw new Error(`${response.status}: ${answer.error.message}`);
 }
-for (const { label, probability } of answer.predictions) {
-  console.log(label, probability.toFixed(4));
+for (const { label, probability, score } of answer.predictions) { // score: without probabilities
+  console.log(label, (probability ?? score).toFixed(4));
 }

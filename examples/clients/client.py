@@ -24,4 +24,4 @@ answer = response.json()
 if response.is_error:  # 429 and 503 can be retried after `Retry-After` seconds
     sys.exit(f"{response.status_code}: {answer['error']['message']}")
 for prediction in answer["predictions"]:
-    print(prediction["label"], round(prediction["probability"], 4))
+    print(prediction["label"], round(prediction.get("probability", prediction.get("score")), 4))
