@@ -318,9 +318,15 @@ def select_gpu(gpus: Sequence[str]) -> None:
 
 def service_address() -> str:
     """Return the address of this server."""
-    address = str(BentoMLContainer.remote_runner_mapping.get().get("ImageClassifier", ""))
-    # BentoML writes `http://::1:3000`. Until: it writes brackets.
-    return re.sub("//([^[]*:.*):", r"//[\1]:", address)
+    return _bracketed(BentoMLContainer.remote_runner_mapping.get().get("ImageClassifier", ""))
+
+
+def _bracketed(address: str) -> str:
+    """Return an address with brackets around an IPv6 host.
+
+    BentoML writes `http://::1:3000`. Until: it writes brackets.
+    """
+    return re.sub(r"(^|//)([^[/]*:[^/]*):", r"\1[\2]:", address)
 
 
 ADDRESS_ERRORS = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
@@ -426,9 +432,9 @@ def supervise(supervisor: type[Any]) -> None:
             if error.errno not in ADDRESS_ERRORS:
                 raise
             listening = self.sockets[LISTENING_SOCKET]  # circus binds the sockets in `start`
-            host = f"[{listening.host}]" if ":" in listening.host else listening.host
+            address = _bracketed(f"{listening.host}:{listening.port}")
             raise BentoMLException(
-                f"{host}:{listening.port}: {os.strerror(error.errno).lower()}; "
+                f"{address}: {os.strerror(error.errno).lower()}; "
                 "choose another address with --host and --port (of make: HOST= and PORT=)"
             ) from error
 

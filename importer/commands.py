@@ -3,7 +3,7 @@
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,9 +62,10 @@ def _run_import(
     return import_model(options, lock, " ".join(sys.argv), progress, renewed)
 
 
-def _imported(imported: "Imported") -> Outcome:
+def _imported(imported: "Imported", *notes: str) -> Outcome:
     value = _described(imported.lock, imported)
-    return value | {"known": imported.known, "proof": imported.proof}, summary(imported), 0
+    proof = (*imported.record.proof, *notes)
+    return value | {"known": imported.known, "proof": proof}, summary(imported, proof), 0
 
 
 def _described(lock: ModelLock, found: "Artifact | Imported") -> dict[str, object]:
@@ -163,8 +164,7 @@ def _renew(command_line: CommandLine, progress: Progress) -> Outcome:
         note = "the identity is the same, and proven again"
         if _locked_tag(DEFAULT_LOCK) == new.tag:
             write_lock(DEFAULT_LOCK, new)  # it pins the evidence too
-    proof = (*imported.proof, compare_references(old_reference, open_in_store(new.tag)), note)
-    return _imported(replace(imported, proof=proof))
+    return _imported(imported, compare_references(old_reference, open_in_store(new.tag)), note)
 
 
 def _pack(command_line: CommandLine, progress: Progress) -> Outcome:

@@ -87,7 +87,6 @@ class Imported:
 
     Attributes:
         known: Whether the store already had the artifact with the same evidence.
-        proof: Sentences on what is proven and what is not.
     """
 
     lock: ModelLock
@@ -95,7 +94,6 @@ class Imported:
     manifest: Manifest
     evidence: Evidence
     record: ImportRecord
-    proof: tuple[str, ...]
 
 
 def import_model(
@@ -345,14 +343,7 @@ def import_model(
                 known = add(root, lock, newer=(RECORD_NAME, BENTOML_NAME))
                 if lock_path is not None:
                     write_lock(lock_path, lock)
-    return Imported(
-        lock=lock,
-        known=known,
-        manifest=manifest,
-        evidence=evidence,
-        record=record,
-        proof=tuple(proof),
-    )
+    return Imported(lock=lock, known=known, manifest=manifest, evidence=evidence, record=record)
 
 
 def _labels(text: str | None, model: ModelSource, reference: Reference | None) -> LabelFile:

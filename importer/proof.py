@@ -2,14 +2,11 @@
 
 from collections.abc import Sequence
 
-from image_classifier.inference.certificate import count_right
+from image_classifier.inference.certificate import Gates, count_right
 from importer.diagnosis import Comparison
 from importer.golden_images import GoldenImage, unseen_kinds
 from importer.plausibility import Classes
 from importer.targets import Targets
-
-USUAL_TOLERANCE = 1e-3
-"""Allowed difference of a logit, over its size, that is called reproduced."""
 
 
 def describe_labels(targets: Targets, answers: Classes, *, order_proven: bool) -> list[str]:
@@ -63,7 +60,7 @@ def describe_numbers(
         ]
     count = f"{len(images)} golden image{'s' * (len(images) != 1)}"
     sentences = [f"the notebook's numbers are reproduced on {count}"]
-    if comparison.kind == "logits" and comparison.tolerance > USUAL_TOLERANCE:
+    if comparison.kind == "logits" and comparison.tolerance > Gates().fp32_tolerance:
         sentences = [
             f"the notebook's logits differ by up to {difference:.2g} on {count}, which "
             "only --gate-fp32-tolerance allows"

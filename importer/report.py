@@ -23,8 +23,8 @@ if TYPE_CHECKING:  # loads torch
 CERTIFICATE_COLUMNS = ("max |Δlogit|", "max |Δprobability|", "agreement")
 
 
-def summary(imported: "Imported") -> list[str]:
-    """Return the table of engines, what is proven, and the tag."""
+def summary(imported: "Imported", proof: Sequence[str]) -> list[str]:
+    """Return the table of engines, the sentences on what is proven, and the tag."""
     record, golden = imported.record, imported.manifest.golden
     rows = [["engine", *CERTIFICATE_COLUMNS, "batch 1", "best", "verdict"]]
     for attempt in record.attempts:
@@ -43,7 +43,7 @@ def summary(imported: "Imported") -> list[str]:
         *reasons(record),
         "",
         f"serves with {_plan_in_words(record.plan)}; {len(golden)} golden images",
-        *imported.proof,
+        *proof,
         f"{'already in the store' if imported.known else 'imported'}: {imported.lock.tag}",
     ]
 

@@ -77,13 +77,12 @@ def test_an_import_reports_its_proof_and_a_second_one_measures_the_same_artifact
     assert (first.known, second.known, second.lock) == (False, True, first.lock)
     assert first.record.attempts != second.record.attempts  # no two measurements are equal
     assert open_in_store(first.lock.tag).record == second.record
-    assert first.proof[0] == "reference: 12 of 12 labelled images right (100.0%)"
+    assert first.record.proof[0] == "reference: 12 of 12 labelled images right (100.0%)"
     assert re.match(
-        r"no --reference: that .* probabilities \(softmax\) .* is unproven", first.proof[1]
+        r"no --reference: that .* probabilities \(softmax\) .* is unproven", first.record.proof[1]
     )
-    assert accepted.proof[0] == "reference: 0 of 12 labelled images right (0.0%)"
-    assert accepted.proof[-1] == "accepted without proof: permuted-labels"
-    assert accepted.record.proof == accepted.proof
+    assert accepted.record.proof[0] == "reference: 0 of 12 labelled images right (0.0%)"
+    assert accepted.record.proof[-1] == "accepted without proof: permuted-labels"
 
 
 def test_logits_that_may_be_cosines_are_noted(store: Path, tmp_path: Path) -> None:
@@ -134,8 +133,8 @@ def test_a_reference_of_probabilities_or_logits_is_reproduced(
 
     imported = import_quietly(options, tmp_path / "model.lock")
 
-    assert imported.proof[1] == "the notebook's numbers are reproduced on 12 golden images"
-    unproven = "what the notebook makes of them" in " ".join(imported.proof)
+    assert imported.record.proof[1] == "the notebook's numbers are reproduced on 12 golden images"
+    unproven = "what the notebook makes of them" in " ".join(imported.record.proof)
     assert unproven == (kind == "logits" and activation is None)
     assert imported.evidence.reference == "given"
 

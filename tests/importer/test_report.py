@@ -1,21 +1,10 @@
 """The text that an import prints."""
 
-from image_classifier.artifact.record import EngineAttempt, LatencyPoint
+from image_classifier.artifact.record import EngineAttempt
 from image_classifier.inference.plan import fastest_plan
 from importer.report import reasons
 from tests.artifact.builder import RECORD
-
-
-def attempt(engine: str, *rates: float) -> EngineAttempt:
-    point = LatencyPoint(
-        batch_size=1,
-        streams=1,
-        threads=1,
-        latency_ms=1,
-        images_per_s=rates[1],
-        images_per_s_by_round=rates,
-    )
-    return EngineAttempt(engine=engine, verdict="passed", curve=(point,), compared=point)
+from tests.inference.fakes import attempt
 
 
 def test_an_import_says_why_an_engine_that_was_measured_as_faster_does_not_serve() -> None:
@@ -34,7 +23,10 @@ def test_an_import_says_why_an_engine_that_was_measured_as_faster_does_not_serve
     ]
 
     # HTTP answers at most 2,000 images a second on a core.
-    attempts = [attempt("first", *[1900] * 5), attempt("second", *[9000] * 5)]
+    attempts = [
+        attempt("first", *[1900] * 5, threads=1),
+        attempt("second", *[9000] * 5, threads=1),
+    ]
     record = record.model_copy(update={"attempts": attempts, "plan": fastest_plan(attempts, 50)})
 
     assert reasons(record) == ["second: faster than HTTP, so the earlier first serves"]

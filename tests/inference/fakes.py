@@ -2,12 +2,13 @@
 
 import threading
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import numpy as np
 
 from image_classifier.artifact.manifest import InputSpec
-from image_classifier.artifact.record import Plan
+from image_classifier.artifact.record import EngineAttempt, LatencyPoint, Plan
 from image_classifier.inference.engine import Batch, Logits
 from image_classifier.inference.executor import Executor
 
@@ -23,6 +24,20 @@ def inputs(count: int) -> Batch:
 def expected(count: int) -> list[list[float]]:
     """Return the logits of `SumEngine` for `inputs(count)`: the sum of six equal values."""
     return [[6.0 * value, -6.0 * value] for value in range(1, count + 1)]
+
+
+def attempt(engine: str, *rates: float, threads: int = 2) -> EngineAttempt:
+    """Return an engine that passed, with its images per second in each round."""
+    point = LatencyPoint(
+        batch_size=1,
+        streams=threads,
+        threads=threads,
+        latency_ms=1,
+        images_per_s=median(rates),
+        images_per_s_by_round=rates,
+        single_ms_by_round=(1.0,) * len(rates),
+    )
+    return EngineAttempt(engine=engine, verdict="passed", curve=(point,), compared=point)
 
 
 class SumEngine:

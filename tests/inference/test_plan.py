@@ -27,7 +27,7 @@ from image_classifier.inference.plan import (
 )
 from preprocessing import PreprocessingSpec, SpecPreprocessing
 from tests.artifact.builder import RECORD
-from tests.inference.fakes import plan
+from tests.inference.fakes import attempt, plan
 from tests.preprocessing.files import encoded, noise
 
 Shape = tuple[int, int]
@@ -271,19 +271,6 @@ def test_records_without_rounds_still_give_a_plan() -> None:
     ]
 
     assert shape(plan_for("openvino-fp32", points, 50)) == (2, (1,), True)
-
-
-def attempt(engine: str, *rates: float) -> EngineAttempt:
-    point = LatencyPoint(
-        batch_size=1,
-        streams=2,
-        threads=2,
-        latency_ms=1,
-        images_per_s=rates[0],
-        images_per_s_by_round=rates,
-        single_ms_by_round=(1.0,) * len(rates),
-    )
-    return EngineAttempt(engine=engine, verdict="passed", curve=(point,), compared=point)
 
 
 def test_the_first_engine_serves_unless_a_later_one_is_faster_beyond_the_noise() -> None:
