@@ -3,7 +3,7 @@
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -26,32 +26,22 @@ def cache_file(identity_sha256: str, machine: Machine, engine: str, budget_ms: f
     return Path(home) / "image-classifier" / "plans" / f"{sha256_bytes(key.encode())}.json"
 
 
-@contextlib.contextmanager
-def one_process_at_a_time(plan: Path) -> Iterator[None]:
-    """Hold the lock file of a plan; do nothing if it cannot be written or locked."""
+def cached_plan(path: Path, measure: Callable[[], Plan]) -> Plan:
+    """Return the plan in a file; measure and write it if there is none.
+
+    Processes that start together measure one after the other; all but the first find the file. If
+    it cannot be written, each start measures.
+    """
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):
-            plan.parent.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context(plan.with_suffix(".lock").open("ab"))
+        with contextlib.suppress(OSError):  # then processes may measure at the same time
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(path.with_suffix(".lock").open("ab"))
             fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def read_plan(path: Path) -> Plan | None:
-    """Return the plan in a file, or None if it cannot be read."""
-    try:
-        return Plan.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
-        return None
-
-
-def write_plan(path: Path, plan: Plan) -> None:
-    """Write a plan atomically, if possible; otherwise the next start measures again."""
-    temporary = path.with_suffix(f".{os.getpid()}")
-    try:
-        temporary.write_text(plan.model_dump_json())
-        temporary.replace(path)
-    except OSError as error:
-        logger.info("the measured plan is not cached: %s", error)
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        with contextlib.suppress(OSError, ValidationError):  # no file, or written in part
+            return Plan.model_validate_json(path.read_bytes())
+        plan = measure()
+        try:
+            path.write_text(plan.model_dump_json())
+        except OSError as error:
+            logger.info("the measured plan is not cached: %s", error)
+        return plan

@@ -26,12 +26,7 @@ from image_classifier.inference.executor import Executor
 from image_classifier.inference.machine import this_machine, usable_cores
 from image_classifier.inference.measurement import opener
 from image_classifier.inference.plan import GPU_BATCH_SIZES, measure_engine, plan_for
-from image_classifier.inference.plan_cache import (
-    cache_file,
-    one_process_at_a_time,
-    read_plan,
-    write_plan,
-)
+from image_classifier.inference.plan_cache import cache_file, cached_plan
 from image_classifier.logs import logger
 from image_classifier.settings import Settings
 from preprocessing import (
@@ -356,18 +351,13 @@ def _plan_for(
             return record.plan
         if curve := record.curve(engine):
             return plan_for(engine, curve, budget_ms)
-    cached = cache_file(artifact.digest, here, engine, budget_ms)
-    if plan := read_plan(cached):
-        return plan
     on_gpu = here.accelerator is not None
     sizes: Sequence[int] = (1,)
     if record and artifact.manifest.takes_batches:
         sizes = GPU_BATCH_SIZES if on_gpu else sorted({1, record.plan.batch_sizes[-1]})
-    files = artifact.golden_files()
-    # Processes that start together would disturb each other's measurements.
-    with one_process_at_a_time(cached):
-        if plan := read_plan(cached):
-            return plan
+
+    def measure() -> Plan:
+        files = artifact.golden_files()
         points = measure_engine(
             engine,
             usable_cores(),
@@ -377,6 +367,6 @@ def _plan_for(
             batch_sizes=sizes,
             on_gpu=on_gpu,
         )
-        plan = plan_for(engine, points, budget_ms)
-        write_plan(cached, plan)
-        return plan
+        return plan_for(engine, points, budget_ms)
+
+    return cached_plan(cache_file(artifact.digest, here, engine, budget_ms), measure)
