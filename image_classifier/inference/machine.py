@@ -4,8 +4,11 @@ import itertools
 import math
 import os
 import platform
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from image_classifier.artifact.record import Machine
 
@@ -49,40 +52,42 @@ def visible_gpus(environ: Mapping[str, str]) -> tuple[str, ...]:
     visible = environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         entries = (entry.strip() for entry in visible.split(","))
-        return tuple(
-            itertools.takewhile(
-                lambda entry: entry.isdecimal() or entry.startswith(("GPU-", "MIG-")), entries
-            )
-        )
-    import pynvml  # comes with BentoML; rarely needed
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:  # there is no driver
-        return ()
-    try:
-        handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
-        return tuple(map(pynvml.nvmlDeviceGetUUID, handles))
-    finally:
-        pynvml.nvmlShutdown()
+        return tuple(itertools.takewhile(re.compile(r"\d+$|GPU-|MIG-").match, entries))
+    with _gpu_driver() as nvml:
+        if nvml is None:
+            return ()
+        handles = map(nvml.nvmlDeviceGetHandleByIndex, range(nvml.nvmlDeviceGetCount()))
+        return tuple(map(nvml.nvmlDeviceGetUUID, handles))
 
 
 def first_gpu(environ: Mapping[str, str]) -> str | None:
     """Return the product name of the first of `visible_gpus`, without torch; None without a GPU."""
-    if not (gpus := visible_gpus(environ)):
-        return None
-    import pynvml
+    gpus = visible_gpus(environ)
+    with _gpu_driver() as nvml:
+        if nvml is None or not gpus:
+            return None
+        try:
+            if gpus[0].isdecimal():
+                gpu = nvml.nvmlDeviceGetHandleByIndex(int(gpus[0]))
+            else:
+                gpu = nvml.nvmlDeviceGetHandleByUUID(gpus[0])
+            return str(nvml.nvmlDeviceGetName(gpu))
+        except nvml.NVMLError:  # there is no such GPU
+            return None
+
+
+@contextmanager
+def _gpu_driver() -> Iterator[Any]:
+    """Yield pynvml, which queries NVIDIA's driver, or None without a driver."""
+    import pynvml  # comes with BentoML; rarely needed
 
     try:
         pynvml.nvmlInit()
-    except pynvml.NVMLError:  # there is no driver
-        return None
+    except pynvml.NVMLError:
+        yield None
+        return
     try:
-        index = gpus[0].isdecimal()
-        find = pynvml.nvmlDeviceGetHandleByIndex if index else pynvml.nvmlDeviceGetHandleByUUID
-        return str(pynvml.nvmlDeviceGetName(find(int(gpus[0]) if index else gpus[0])))
-    except pynvml.NVMLError:  # there is no such GPU
-        return None
+        yield pynvml
     finally:
         pynvml.nvmlShutdown()
 
@@ -93,20 +98,11 @@ def this_machine(accelerator: str | None = None) -> Machine:
     Args:
         accelerator: Name of the GPU that the engine uses, see `accelerator_of`, or None.
     """
-    cpu, features = platform.machine(), set[str]()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        key, _, value = line.partition(":")
-        if key.strip() == "model name":
-            cpu = value.strip()
-        elif key.strip() in ("flags", "Features"):
-            features = set(value.split())
+    lines = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
+    facts = {key.strip(): value.strip() for key, _, value in lines}
     return Machine(
-        cpu=cpu,
+        cpu=facts.get("model name", platform.machine()),
         cores=usable_cores(),
-        features=tuple(sorted(features & RELEVANT_FEATURES)),
+        features=tuple(sorted(RELEVANT_FEATURES.intersection(facts.get("flags", "").split()))),
         accelerator=accelerator,
     )
