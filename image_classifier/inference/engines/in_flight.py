@@ -18,7 +18,7 @@ from image_classifier.logs import logger
 class Device(Protocol):
     """A device with streams: each does its work in order, independently of the others.
 
-    Tensors are those of torch; a dtype is passed by its name.
+    Tensors, streams and events are those of torch; a dtype is passed by its name.
     """
 
     def stream(self) -> Any:
@@ -28,13 +28,10 @@ class Device(Protocol):
         """Add work to the end of a stream."""
 
     def record(self, stream: Any) -> Any:
-        """Return an event that is set when the stream has done all work enqueued so far."""
+        """Return an event that is set when the stream has done all work enqueued so far.
 
-    def wait(self, stream: Any, event: Any) -> None:
-        """Make a stream wait for an event."""
-
-    def synchronize(self, event: Any) -> None:
-        """Block this thread until an event is set, without using the CPU."""
+        A thread that waits for it (`synchronize`) does not use the CPU.
+        """
 
     def zeros(self, shape: Sequence[int], dtype: str, *, on_host: bool) -> Any:
         """Return a tensor on the device, or in pinned memory on the host."""
@@ -115,18 +112,14 @@ class InFlightEngine:
         All memory is allocated here, so that a lack of memory shows at the start.
         """
         captured: dict[int, Callable[[], object]] = {}
-        remaining = sorted(batch_sizes, reverse=True)
-        while remaining:
-            size = remaining.pop(0)
+        for size in sorted(batch_sizes, reverse=True):
             work = functools.partial(_run_into, self._logits[:size], forward, self._pixels[:size])
             try:
                 captured[size] = self._device.capture(self._compute, work)
             except MemoryError as error:
-                if size == 1:
+                if size == min(batch_sizes):
                     raise
                 logger.warning("no memory on the device for batches of %d: %s", size, error)
-                if not remaining and not captured:
-                    remaining = [size // 2]
         return captured
 
     def run(self, batch: Batch) -> Logits:
@@ -146,15 +139,15 @@ class InFlightEngine:
         size = self.batch_sizes[bisect.bisect_left(self.batch_sizes, count)]
         slot.pixels_on_host.numpy()[:count] = batch
         device.enqueue(self._copy_in, lambda: _copy(slot.pixels, slot.pixels_on_host, count))
-        device.wait(self._compute, device.record(self._copy_in))
+        self._compute.wait_event(device.record(self._copy_in))
         with self._computing:  # the work of two threads must not interleave
             device.enqueue(self._compute, lambda: _copy(self._pixels, slot.pixels, count))
             device.enqueue(self._compute, self._replay[size])
             device.enqueue(self._compute, lambda: _copy(slot.logits, self._logits, count))
             computed = device.record(self._compute)
-        device.wait(self._copy_out, computed)
+        self._copy_out.wait_event(computed)
         device.enqueue(self._copy_out, lambda: _copy(slot.logits_on_host, slot.logits, count))
-        device.synchronize(device.record(self._copy_out))
+        device.record(self._copy_out).synchronize()
         logits: npt.NDArray[np.float32] = slot.logits_on_host.numpy()[:count].copy()
         return logits
 

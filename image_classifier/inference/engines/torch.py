@@ -216,12 +216,6 @@ class _CudaDevice:
         event.record(stream)
         return event
 
-    def wait(self, stream: torch.cuda.Stream, event: torch.cuda.Event) -> None:
-        stream.wait_event(event)
-
-    def synchronize(self, event: torch.cuda.Event) -> None:
-        event.synchronize()
-
     def zeros(self, shape: Sequence[int], dtype: str, *, on_host: bool) -> torch.Tensor:
         place = "cpu" if on_host else "cuda"
         kind: torch.dtype = getattr(torch, dtype)
