@@ -145,9 +145,8 @@ def measure_engine(
     if streams > 1:
         configs.insert(1, RunConfig(engine, 1, cores, 1))  # the single-stream engine
     by_size = measure(configs, limit_s=end - clock())
-    remeasured = {(point.streams, point.batch_size) for point in by_size}
-    kept = (point for point in by_streams if (point.streams, point.batch_size) not in remeasured)
-    return (*kept, *by_size)
+    latest = {(point.streams, point.batch_size): point for point in (*by_streams, *by_size)}
+    return tuple(latest.values())
 
 
 def measure_in_rounds(

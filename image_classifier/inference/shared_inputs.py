@@ -3,7 +3,6 @@
 import math
 import mmap
 import os
-import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,7 +73,6 @@ class SharedInputsReader:
         self._shape = input_spec.shape
         self._dtype = np.dtype(input_spec.dtype)
         self._mapped: dict[Path, tuple[int, Batch]] = {}  # path -> inode number, slots
-        self._lock = threading.Lock()
 
     def read(self, places: Places) -> Batch:
         """Return the inputs at some places, (n, H, W, C): a view if they are adjacent, or a copy.
@@ -114,9 +112,9 @@ class SharedInputsReader:
         with path.open("rb") as file:
             memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         slots = np.frombuffer(memory, self._dtype).reshape(-1, *self._shape)
-        with self._lock:
-            # Unmap the memory of processes that have ended, so that it is freed.
-            for old in [old for old in self._mapped if not old.exists()]:
-                del self._mapped[old]
-            self._mapped[path] = inode, slots
+        # Unmap the memory of processes that have ended, so that it is freed.
+        for old in list(self._mapped):  # other threads may change it meanwhile
+            if not old.exists():
+                self._mapped.pop(old, None)
+        self._mapped[path] = inode, slots
         return slots
