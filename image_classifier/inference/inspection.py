@@ -25,6 +25,7 @@ from image_classifier.artifact.format import (
     MANIFEST_NAME,
     SIGNATURE_NAME,
     WEIGHTS_NAME,
+    file_names,
     sha256_file,
 )
 from image_classifier.artifact.manifest import InputSpec
@@ -92,20 +93,17 @@ def describe(artifact: Artifact, tag: str, running: RunnerDescription, *, verifi
 def _files(artifact: Artifact) -> Iterator[Json]:
     """Describe every file, and name the document that pins its digest."""
     pinned = artifact.pinned_files()
-    for path in sorted(path for path in artifact.root.rglob("*") if path.is_file()):
-        name = path.relative_to(artifact.root).as_posix()
-        pinned_by = "nothing"
-        if name in artifact.manifest.files:
-            pinned_by = "manifest"
-        elif name in (MANIFEST_NAME, EVIDENCE_NAME):
-            pinned_by = "model.lock"
-        elif name in pinned:
-            pinned_by = "evidence"
+    pinned_by = {
+        **dict.fromkeys(pinned, "evidence"),
+        **dict.fromkeys(artifact.manifest.files, "manifest"),
+        **dict.fromkeys((MANIFEST_NAME, EVIDENCE_NAME), "model.lock"),
+    }
+    for name in sorted(file_names(artifact.root)):
         yield {
             "name": name,
-            "size_bytes": path.stat().st_size,
+            "size_bytes": artifact.path_of(name).stat().st_size,
             "sha256": pinned.get(name),
-            "pinned_by": pinned_by,
+            "pinned_by": pinned_by.get(name, "nothing"),
         }
 
 
@@ -132,11 +130,9 @@ def _sources(artifact: Artifact) -> Iterator[Json]:
 
 def _engines(artifact: Artifact, plan: Plan) -> Iterator[Json]:
     """Describe each engine: its verdict at import, its certificate, and whether it serves."""
-    attempts = artifact.record.attempts if artifact.record else ()
     certificates = {entry.name: entry.certificate for entry in artifact.evidence.engines}
-    unrecorded = certificates.keys() - {attempt.engine for attempt in attempts}
-    passed = [EngineAttempt(engine=name, verdict="passed") for name in sorted(unrecorded)]
-    for attempt in (*attempts, *passed):
+    passed = (EngineAttempt(engine=name, verdict="passed") for name in certificates)
+    for attempt in artifact.record.attempts if artifact.record else passed:
         certificate = certificates.get(attempt.engine, attempt.certificate)
         yield {
             "attempt": attempt.model_dump(mode="json", exclude={"certificate"}),
