@@ -6,6 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 from image_classifier.artifact.record import EngineAttempt, ImportRecord, LatencyPoint, Plan
@@ -268,12 +269,10 @@ def _decide(
     if points[0].on_gpu:
         # Throughput grows with the batch size, so the wait of other images is what limits it.
         quick = [point for point in points if min(_singles(point)) <= budget_ms / 2]
-        return max(quick or points[:1], key=lambda point: point.batch_size), False, True
+        return max(quick or points[:1], key=attrgetter("batch_size")), False, True
     possible = _single_stream_possible(engine)
-    singles = sorted(
-        (point for point in points if point.batch_size == 1),
-        key=lambda point: -point.streams if possible else point.streams,
-    )
+    singles = [point for point in points if point.batch_size == 1]
+    singles.sort(key=attrgetter("streams"), reverse=possible)
     one_stream = [point for point in singles if point.streams == 1]
     if possible:
         several = [point for point in singles if point.streams > 1]
@@ -287,16 +286,13 @@ def _decide(
         low, high = _interval(of_best - of_one for of_best, of_one in durations)
         single_stream = high >= SINGLE_STREAM_SAVES_MS
         settled &= not low < SINGLE_STREAM_SAVES_MS <= high
-    larger = sorted(
-        (
-            point
-            for point in points
-            if point.streams == best.streams
-            and point.batch_size > 1
-            and point.latency_ms <= budget_ms / 2
-        ),
-        key=lambda point: point.batch_size,
-    )
+    larger = [
+        point
+        for point in sorted(points, key=attrgetter("batch_size"))
+        if point.streams == best.streams
+        and point.batch_size > 1
+        and point.latency_ms <= budget_ms / 2
+    ]
     best, sizes_settled = _first_unless_beaten([best, *larger], _throughputs)
     return best, single_stream, settled and sizes_settled
 

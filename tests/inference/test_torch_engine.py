@@ -60,23 +60,19 @@ def test_tf32_is_disabled(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bias", "message"),
-    [
-        (None, r"4\.bias is missing, the program takes torch.float32 \(4,\)"),
-        (torch.zeros(5), r"4\.bias is torch.float32 \(5,\), the program takes torch.float32"),
-        (torch.zeros(4).half(), r"4\.bias is torch.float1"),
-    ],
+    "bias",
+    [None, torch.zeros(5), torch.zeros(4).half()],
     ids=["missing", "shape", "dtype"],
 )
 def test_weights_that_do_not_fit_the_program_are_refused(
-    folder: Path, tmp_path: Path, bias: torch.Tensor | None, message: str
+    folder: Path, tmp_path: Path, bias: torch.Tensor | None
 ) -> None:
     (tmp_path / PROGRAM).write_bytes((folder / PROGRAM).read_bytes())
     weights = load_file(folder / WEIGHTS_NAME)
     del weights["4.bias"]
     save_file(weights | ({} if bias is None else {"4.bias": bias}), tmp_path / WEIGHTS_NAME)
 
-    with pytest.raises(ArtifactError, match=message):
+    with pytest.raises(ArtifactError, match=r"4\.bias is not the torch.float32 \(4,\) that"):
         run(tmp_path, tiny_inputs(1))
 
 

@@ -188,10 +188,9 @@ def _fill(tensors: dict[str, torch.Tensor], weights: Path, device: torch.device)
         stored_name = name.removeprefix(WEIGHTS_PREFIX)
         actual = stored.get(stored_name)
         if actual is None or (actual.shape, actual.dtype) != (expected.shape, expected.dtype):
-            found = "missing" if actual is None else f"{actual.dtype} {tuple(actual.shape)}"
             raise ArtifactError(
-                f"{weights}: {stored_name} is {found}, the program takes {expected.dtype} "
-                f"{tuple(expected.shape)}; import the model again"
+                f"{weights}: {stored_name} is not the {expected.dtype} {tuple(expected.shape)} "
+                "that the program takes; import the model again"
             )
         is_parameter = isinstance(expected, torch.nn.Parameter)
         tensors[name] = torch.nn.Parameter(actual, requires_grad=False) if is_parameter else actual
