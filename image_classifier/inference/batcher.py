@@ -38,7 +38,7 @@ class Answer:
     predictions: tuple[Prediction | Score, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Waiting:
     model_input: npt.NDArray[np.generic]
     answer: asyncio.Future[Answer]
@@ -87,14 +87,7 @@ class Batcher:
             Exception: What `run` raised for this input alone.
         """
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append(
-            _Waiting(
-                model_input=model_input,
-                answer=answer,
-                since=self._clock(),
-                reservation=reservation,
-            )
-        )
+        self._waiting.append(_Waiting(model_input, answer, self._clock(), reservation))
         self._start_batches()
         return await answer
 

@@ -15,13 +15,6 @@ from image_classifier.artifact.manifest import Outputs
 from image_classifier.inference.engine import Logits
 from image_classifier.inference.predictions import activate, answered_classes, sigmoid
 
-NEAR_TIE_TOLERANCES = 2
-"""A changed top-1 counts only if the reference's margin exceeds this many tolerances, since both
-logits may move by one."""
-
-ROUNDING = 1e-9
-"""Far below one sample of any golden set, far above the rounding of a difference of shares."""
-
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -134,7 +127,7 @@ def _agreement_failure(certificate: Certificate, by_label: npt.NDArray[np.float6
         return ""
     loss = (certificate.reference_accuracy or 0) - certificate.accuracy
     # Exactly the allowed loss passes, although 0.995 - 0.99 > 0.005 in binary.
-    if loss > certificate.max_accuracy_loss + ROUNDING:
+    if loss > certificate.max_accuracy_loss + 1e-9:
         return f"accuracy falls by {loss:.2%}, allowed is {certificate.max_accuracy_loss:.2%}"
     return ""
 
@@ -146,7 +139,7 @@ def _top1_agreement(logits: Logits, reference: Logits, tolerance: float) -> floa
         second, first = np.sort(reference, axis=1)[:, -2:].T
         best = reference.argmax(axis=1)[:, np.newaxis]
         scale = np.take_along_axis(logit_scale(reference), best, axis=1)[:, 0]
-        same |= first - second <= NEAR_TIE_TOLERANCES * tolerance * scale
+        same |= first - second <= 2 * tolerance * scale  # both logits may move by one tolerance
     return float(same.mean())
 
 

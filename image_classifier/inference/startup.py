@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -145,15 +144,17 @@ def check_engine(
     Raises:
         SelfCheckFailed: The logits do not pass the gates.
     """
-    reference, gates = golden_answers(artifact), gates_of(entry)
+    (expected, class_ids), gates = artifact.reference(), gates_of(entry)
     if known:
         count = min(len(inputs), max(SAMPLES_KNOWN, *executor.plan.batch_sizes))
         rows = np.linspace(0, len(inputs) - 1, count).astype(int)
         differing = (1 - entry.certificate.agreement) * len(inputs)
         known_gates = {"min_agreement": max(0.5, 1 - differing / count), "max_accuracy_loss": 1.0}
-        gates, inputs = gates.model_copy(update=known_gates), inputs[rows]
-        class_ids = tuple(reference.class_ids[row] for row in rows)
-        reference = replace(reference, logits=reference.logits[rows], class_ids=class_ids)
+        gates = gates.model_copy(update=known_gates)
+        inputs, expected = inputs[rows], expected[rows]
+        class_ids = tuple(class_ids[row] for row in rows)
+    outputs = artifact.manifest.outputs
+    reference = GoldenAnswers(logits=expected, class_ids=class_ids, outputs=outputs)
     for name, logits in _runs(executor, inputs):
         _, failure = certify(logits, reference, entry.precision, gates)
         if failure:
@@ -173,12 +174,6 @@ def _runs(executor: Executor, inputs: Batch) -> Iterator[tuple[str, Logits]]:
         # Every fourth input, for a quick start: the import certified the same graph with all.
         logits[::4] = np.concatenate([executor.run(item[np.newaxis]) for item in inputs[::4]])
         yield "single stream", logits
-
-
-def golden_answers(artifact: Artifact) -> GoldenAnswers:
-    """Return the reference answers that the engines of an artifact are compared with."""
-    logits, class_ids = artifact.reference()
-    return GoldenAnswers(logits=logits, class_ids=class_ids, outputs=artifact.manifest.outputs)
 
 
 def gates_of(entry: CertifiedEngine) -> Gates:

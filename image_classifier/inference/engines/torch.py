@@ -18,7 +18,6 @@ WEIGHTS_PREFIX = "network."
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 CAST = (torch.ops.aten.linear.default, torch.ops.aten.conv2d.default)
 """Operations that autocast computes in reduced precision, and that have most of the weights."""
-WARM_UP_RUNS = 3
 MAX_BATCH = 256
 """Largest batch that a program takes."""
 
@@ -227,7 +226,7 @@ class _CudaDevice:
         try:
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
-                for _ in range(WARM_UP_RUNS):  # libraries choose kernels and allocate memory
+                for _ in range(3):  # meanwhile libraries choose kernels and allocate memory
                     work()
             # "thread_local": other threads may allocate memory meanwhile.
             with torch.cuda.graph(
