@@ -36,6 +36,7 @@ class Classifier:
     Attributes:
         preprocessing: Converts an image to an input.
         outputs: Meaning of the logits.
+        num_classes: Number of labels: the largest `top_k`.
     """
 
     def __init__(
@@ -52,10 +53,11 @@ class Classifier:
         self.outputs = artifact.manifest.outputs
         self.preprocessing = artifact.preprocessing
         self._labels = artifact.labels()
+        self.num_classes = len(self._labels)
         self._timeout_ms = settings.timeout_ms
-        self._default_top_k = min(settings.default_top_k, len(self._labels))
+        self._default_top_k = min(settings.default_top_k, self.num_classes)
         if self.outputs.threshold is not None:
-            self._default_top_k = len(self._labels)
+            self._default_top_k = self.num_classes
         self._admission = Admission(
             max_in_flight=settings.max_queue,
             max_wait_ms=settings.longest_wait_ms,
@@ -80,11 +82,6 @@ class Classifier:
             size, concurrency = runner.max_batch_size, runner.concurrency
             batcher = Batcher(runner.run, max_batch_size=size, concurrency=concurrency)
             self._pipeline = BatchedPipeline(preprocess, batcher, threads)
-
-    @property
-    def num_classes(self) -> int:
-        """Number of labels: the largest `top_k`."""
-        return len(self._labels)
 
     def refuse_if_overloaded(self) -> None:
         """Raise Overloaded if an image would be refused now."""
@@ -119,8 +116,8 @@ class Classifier:
         """
         if top_k is None:
             top_k = self._default_top_k
-        elif not 1 <= top_k <= len(self._labels):
-            raise MalformedRequest(f"top_k is {top_k}; expected 1..{len(self._labels)}")
+        elif not 1 <= top_k <= self.num_classes:
+            raise MalformedRequest(f"top_k is {top_k}; expected 1..{self.num_classes}")
         limit_ms = self._timeout_ms if timeout_ms is None else min(timeout_ms, self._timeout_ms)
         with self._admission.reserve() as reservation:
             try:
