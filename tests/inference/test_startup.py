@@ -21,6 +21,7 @@ from image_classifier.inference.engines.load import open_graph
 from image_classifier.inference.executor import Executor
 from image_classifier.inference.machine import this_machine
 from image_classifier.inference.plan import plan_for
+from image_classifier.inference.plan_cache import cached_plan
 from image_classifier.inference.startup import (
     SelfCheckFailed,
     check_engine,
@@ -215,6 +216,16 @@ def test_processes_that_start_together_on_another_machine_measure_once(
 
     assert first == second
     assert measured == [curve]
+
+
+def test_a_plan_is_measured_again_if_its_file_is_incomplete_or_cannot_be_written(
+    tmp_path: Path,
+) -> None:
+    incomplete, unwritable = tmp_path / "plan.json", tmp_path / "plan.json" / "no folder"
+    incomplete.write_text(plan().model_dump_json()[:-1])
+
+    assert cached_plan(unwritable, plan) == cached_plan(incomplete, plan) == plan()
+    assert Plan.model_validate_json(incomplete.read_bytes()) == plan()
 
 
 def test_deterministic_logits_are_the_same_bits_in_every_batch(artifact: Artifact) -> None:
