@@ -42,12 +42,8 @@ RESIZE_RATIOS = (1.0, 256 / 224, 1 / 0.9, 1 / 0.95)
 RESIZE_SIZES = (256, 224, 232, 236, 240, 246, 272, 288, 299, 320, 384, 518)
 """Shorter sides in torchvision's presets."""
 CROPS = (224, 225, 227, 192, 240, 256, 288, 299, 384)
-CHECKED_ROWS = 32
-"""Images that are looked for in the other rows of a reference."""
 SEARCH_CPU_SECONDS = 60.0
 """Processor time of the search; enough for all single mistakes and many pairs."""
-ROUNDED = 0.02
-"""Difference that bfloat16 and half precision leave, as a share of the largest number."""
 NEARLY = 0.1
 """A variant that leaves less than this share of the difference is reported as nearly right."""
 
@@ -117,36 +113,15 @@ class Comparison:
         """Return the largest difference of each image, shape (n,)."""
         return np.asarray(np.abs(self._numbers(logits) - self.expected).max(axis=1))
 
-    def looks_rounded(self, logits: Logits) -> bool:
-        """Return whether differences are as small as those of reduced precision, in all images."""
-        same = self._numbers(logits).argmax(axis=1) == self.expected.argmax(axis=1)
-        largest = ROUNDED * np.abs(self.expected).max()
-        return bool(same.all() and self.differences(logits).max() <= largest)
-
-    def misplaced(self, logits: Logits) -> int | None:
-        """Return an image whose numbers stand in another row; None if rows are not exchanged."""
-        allowed, rows = self._allowed(), []
-        for row in self._numbers(logits)[:CHECKED_ROWS]:
-            excess = (np.abs(row - self.expected) / allowed).max(axis=1)
-            rows.append(int(excess.argmin()))
-            if excess.min() > 1 or len(set(rows)) < len(rows):
-                return None
-        return next((image for image, row in enumerate(rows) if image != row), None)
-
     def excess(self, logits: Logits, row: int | None = None) -> float:
         """Return the largest ratio of a difference to the allowed one; at most 1 agrees.
 
         Args:
             logits: Of all images, (n, classes), or of image number `row`, (1, classes).
         """
-        return float(self.excesses(logits, slice(None) if row is None else [row]).max())
-
-    def excesses(
-        self, logits: Logits, rows: slice | list[int] = slice(None)
-    ) -> npt.NDArray[np.float64]:
-        """Return the `excess` of each image of `rows`."""
+        rows = slice(None) if row is None else [row]
         differences = np.abs(self._numbers(logits) - self.expected[rows])
-        return np.asarray((differences / self._allowed()[rows]).max(axis=1))
+        return float((differences / self._allowed()[rows]).max())
 
     def _allowed(self) -> npt.NDArray[np.float64]:
         """Return the largest allowed differences, of the shape of `expected`."""
@@ -308,11 +283,6 @@ def explain_difference(
         f"{differences.max():.3g} (image {images[worst_first[0]].name}), median "
         f"{np.median(differences):.3g}"
     )
-    if (row := comparison.misplaced(logits)) is not None:
-        return ImportRefused(
-            f"{found}; the rows of the reference are those of other images (that of "
-            f"{images[row].name} is at another place): save `files` in the order of the rows"
-        )
     deadline = time.process_time() + SEARCH_CPU_SECONDS
 
     def excess_of(variant: Variant, row: int) -> float:
@@ -357,30 +327,18 @@ def explain_difference(
         pair, left = nearest(chain.from_iterable(map(further_variants, starts)), left)
         best = pair or best
     if best is None:
-        remedy = (
-            "compare it with the notebook step by step (mean and std, padding, height and width), "
-            "then the weights, the network and the order of the classes"
+        return ImportRefused(
+            f"{found}; no usual difference of preprocessing explains it: check that each row is "
+            "that of its name in `files` and was computed in float32 (no autocast); compare the "
+            "steps (mean and std, padding, height and width, 8 bits of 16-bit grey images), then "
+            "the weights, the network and the order of the classes"
         )
-        if comparison.looks_rounded(logits):
-            remedy = (
-                "all differences are small and the classes agree, as after autocast or half "
-                "precision (save the numbers of a float32 run), or a resize of floats instead of "
-                "pixels (give a class with the notebook's own calls)"
-            )
-        elif all(images[row].is_16_bit for row in np.flatnonzero(comparison.excesses(logits) > 1)):
-            remedy = (
-                "16-bit grey images reach any preprocessing, also a class, with 8 bits (decode."
-                "grey16): do the same in the notebook and save its numbers again"
-            )
-        return ImportRefused(f"{found}; no usual difference of preprocessing explains it: {remedy}")
     causes = "; and ".join(best.changes.values())
     if CLASS in best.changes:  # the steps of the class itself are not known: name them all
         steps = [describe(best.spec) for describe, _ in CHANGES.values()]
         steps += ["channels in the opposite order"] * best.reverse_channels
         causes = best.changes[CLASS] + ", ".join(steps)
     if left <= 1:
-        doubt = " (uncertain, since most probabilities are 0 or 1: save logits)"
-        causes += doubt * comparison.saturated
         return ImportRefused(f"{found}; likely cause: {causes}; change the preprocessing to match")
     return ImportRefused(
         f"{found}; nearly reproduced, up to {left:.3g} times the tolerance, with this change: "

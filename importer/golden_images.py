@@ -43,12 +43,6 @@ class GoldenImage:
     class_text: str | None = None
     class_from: str = ""
 
-    @property
-    def is_16_bit(self) -> bool:
-        """Whether it is a grey image of more than 8 bits."""
-        with Image.open(BytesIO(self.data)) as opened:
-            return opened.mode.startswith("I")
-
 
 @dataclass(frozen=True, kw_only=True)
 class GoldenImages:
