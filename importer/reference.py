@@ -124,7 +124,7 @@ def check_label_order(labels: Sequence[str], reference_labels: Sequence[str], so
 
     Case, spaces, hyphens and underscores are ignored, unless labels differ by these alone. A
     notebook may name its classes by folder, and the label file by words, so only names that both
-    have are compared.
+    have, once each, are compared.
 
     Args:
         reference_labels: In the order of the training. Of a single output there may be two names
@@ -137,47 +137,34 @@ def check_label_order(labels: Sequence[str], reference_labels: Sequence[str], so
     Raises:
         ImportRefused: A common name is at another position.
     """
-    names, reference_names = _comparable_names(labels), _comparable_names(reference_labels)
-    shared = set(names) & set(reference_names)
-    # Repeated names, such as "crane" in ImageNet, may be told apart in one of the two.
-    counts = Counter(names), Counter(reference_names)
-    unique = {name for name in shared if counts[0][name] == counts[1][name] == 1}
-    classes = [(row, row) for row in range(min(len(names), len(reference_names)))]
-    if yes_only := {len(names), len(reference_names)} == {1, 2}:
-        classes = [(len(names) - 1, len(reference_names) - 1)]
-    unknown = []
-    for row, reference_row in classes:
-        pair = names[row], reference_names[reference_row]
-        if pair[0] == pair[1]:
-            continue
-        if shared.issuperset(pair) or unique.intersection(pair):
-            raise ImportRefused(
-                f"labels: class {row} is {labels[row]!r}, in {source} it is "
-                f"{reference_labels[reference_row]!r}; put the labels in the order of the training"
-            )
-        unknown.append((row, reference_row))
-    if len(names) != len(reference_names) and not yes_only:
+    sizes = len(labels), len(reference_labels)
+    if sizes[0] != sizes[1] and {*sizes} != {1, 2}:
         return (
-            f"{source}: has {len(reference_names)} names for {len(names)} labels, so the order of "
-            "the labels is not proven"
+            f"{source}: has {sizes[1]} names for {sizes[0]} labels, so the order of the labels is "
+            "not proven"
         )
+    names, reference_names = [*map(comparable, labels)], [*map(comparable, reference_labels)]
+    if len({*names}) < len({*labels}):
+        names, reference_names = [*labels], [*reference_labels]
+    counts = Counter(names), Counter(reference_names)
+    shared = {name for name in names if counts[0][name] == counts[1][name] == 1}
+    # Rows count from the end: of two names, the last is that of a single output.
+    others = [row for row in range(-min(sizes), 0) if names[row] != reference_names[row]]
+    for row in others:
+        if shared & {names[row], reference_names[row]}:
+            raise ImportRefused(
+                f"labels: class {len(labels) + row} is {labels[row]!r}, in {source} it is "
+                f"{reference_labels[row]!r}; put the labels in the order of the training"
+            )
     # A single other name can only be that of the class without one.
-    if len(unknown) <= min(1, len(shared)):
+    if len(others) <= min(1, len(shared)):
         return ""
-    row, reference_row = unknown[0]
+    row = others[0]
     return (
-        f"{source}: {len(unknown)} of its names are not among the labels (class {row} is "
-        f"{reference_labels[reference_row]!r}, here {labels[row]!r}), so their order is not proven"
+        f"{source}: {len(others)} of its names are not among the labels (class "
+        f"{len(labels) + row} is {reference_labels[row]!r}, here {labels[row]!r}), so their order "
+        "is not proven"
     )
-
-
-def _comparable_names(labels: Sequence[str]) -> list[str]:
-    """Return the labels as `comparable`, except those that differ only by what it ignores."""
-    counts = Counter(comparable(label) for label in {*labels})
-    return [
-        label if counts[plain] > 1 else plain
-        for label, plain in ((label, comparable(label)) for label in labels)
-    ]
 
 
 def comparable(label: str) -> str:
