@@ -1,5 +1,6 @@
 """The true classes of golden images, from the text of a table or the name of a folder."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -102,7 +103,7 @@ def decide_targets(
 
 
 def _possible_targets(golden: GoldenImages, labels: tuple[str, ...]) -> Iterator[Targets]:
-    golden = _with_labels_for_folders(golden, labels)
+    golden = _spelled_as_labels(golden, labels)
     if golden.indexed:
         ids = tuple(_class_id(image, labels, names_too=False) for image in golden.images)
         yield Targets(order="class_index", labels=labels, class_ids=ids)
@@ -118,43 +119,31 @@ def _possible_targets(golden: GoldenImages, labels: tuple[str, ...]) -> Iterator
             unknown = (None,) * len(golden.images)
             yield Targets(order="unknown folders", labels=labels, class_ids=unknown)
             return
-    ids = tuple(_class_id(image, labels, names_too=True) for image in golden.images)
-    named = {image.class_text for image in golden.images} <= {None, *labels}
-    order = "labels in the order of their file"
-    yield Targets(order=order, labels=labels, class_ids=ids, named=named)
-    as_text = tuple(sorted(labels))
+    orders_of_labels = {"labels in the order of their file": labels}
     # Numbers that are not sorted are in the order of the training.
-    counted = all(map(_is_number, labels)) and list(labels) == sorted(set(labels), key=int)
-    if counted and as_text != labels:
-        yield Targets(
-            order=f"labels sorted as text ({', '.join(as_text[:4])}, …), as ImageFolder sorts",
-            labels=as_text,
-            class_ids=tuple(None if n is None else as_text.index(labels[n]) for n in ids),
-            named=named,
-        )
+    if all(map(_is_number, labels)) and list(labels) == sorted(set(labels), key=int):
+        as_text = tuple(sorted(labels))
+        words = f"labels sorted as text ({', '.join(as_text[:4])}, …), as ImageFolder sorts"
+        orders_of_labels[words] = as_text
+    named = {image.class_text for image in golden.images} <= {None, *labels}
+    for words, order in orders_of_labels.items():
+        ids = tuple(_class_id(image, order, names_too=True) for image in golden.images)
+        yield Targets(order=words, labels=order, class_ids=ids, named=named)
 
 
-def _with_labels_for_folders(golden: GoldenImages, labels: tuple[str, ...]) -> GoldenImages:
-    """Replace folder names by the labels that they stand for: "Red_Foxes" by "red fox".
+def _spelled_as_labels(golden: GoldenImages, labels: tuple[str, ...]) -> GoldenImages:
+    """Spell the classes of images and folders as the labels do: "Red_Fox" as "red fox"."""
+    counts = Counter(map(comparable, labels))
+    label_of = {comparable(label): label for label in labels if counts[comparable(label)] == 1}
 
-    Only if each folder stands for one label and none is a label itself.
-    """
-    by_plain: dict[str, list[str]] = {}
-    for label in labels:
-        by_plain.setdefault(_plain(label), []).append(label)
-    matches = {folder: by_plain.get(_plain(folder), []) for folder in golden.folders}
-    if any(folder in labels or len(found) != 1 for folder, found in matches.items()):
-        return golden
-    names = {folder: found[0] for folder, found in matches.items()}
+    def spelled(text: str) -> str:
+        return text if text in labels else label_of.get(comparable(text), text)
+
     images = tuple(
-        replace(image, class_text=names.get(str(image.class_text), image.class_text))
+        replace(image, class_text=image.class_text and spelled(image.class_text))
         for image in golden.images
     )
-    return replace(golden, images=images, folders=tuple(names.values()))
-
-
-def _plain(name: str) -> str:
-    return comparable(name).rstrip("s")
+    return replace(golden, images=images, folders=tuple(map(spelled, golden.folders)))
 
 
 def _folder_orders(
@@ -212,9 +201,7 @@ def _source_of_classes(golden: GoldenImages, targets: Targets) -> str:
                 f"classes of the golden images come from {source} ({targets.order}): "
                 f"{image.name} is {targets.labels[target]!r}, class {target}"
             )
-    if golden.folders:
-        return (
-            f"sub-folders name no class ({golden.folders[0]!r}), so the true classes of the "
-            "golden images are not known and no accuracy is compared"
-        )
-    return "classes of the golden images are not known, so no accuracy is compared"
+    return (
+        "no table, and no folder named like a label, gives the classes of the golden images, so no "
+        "accuracy is compared"
+    )
