@@ -18,10 +18,12 @@ HEADER = re.compile(
     r"(?:labels?|class(?:es)?|class[ _]?names?|label[ _]?names?|names?|categor(?:y|ies))",
     re.IGNORECASE,
 )
-INDEX_COLUMNS = {
-    "first": re.compile(r"(?P<index>\d+)\s*[,;:=|\t]\s*(?P<name>.+)"),
-    "last": re.compile(r"(?P<name>.+?)\s*[,;:=|\t]\s*(?P<index>\d+)"),
-}
+INDEXED = re.compile(r"(?P<index>\d+)\s*[,;:=|\t]\s*(?P<name>.+)")
+NUMBERED = (
+    re.compile(r"(?P<index>\d+)[ .)-]+(?P<name>\S.*)"),
+    re.compile(r"(?P<name>.*?)[\s,;:=|(]+(?P<index>\d+)\)?"),
+)
+"""Names beside numbers: "1. cat", "cat 0", "cat,0"."""
 QUOTED = re.compile(r"""(["'])(.*)\1,?""")
 AS_JSON = 'if this is the name of a class, give the names as a JSON list: ["…", "…"]'
 
@@ -126,24 +128,14 @@ def _names_from_lines(text: str, path: Path, notes: list[str]) -> list[str]:
 
 
 def _without_index(lines: list[str], path: Path, first_line: int, notes: list[str]) -> list[str]:
-    """Return the names in the order of their indexes, if every line has one.
+    """Return the names in the order of the indexes in front of them, if every line has one.
 
-    Refuses indexes that only some lines have or that do not count all classes from 0 or 1.
+    Refuses indexes that only some lines have, that do not count all classes from 0 or 1, or that
+    are not separated from the names.
     """
     where = f"{path}, line {first_line}: {lines[0]!r}"
-    for column, pattern in INDEX_COLUMNS.items():
-        matches = [match for line in lines if (match := pattern.fullmatch(line))]
-        # A single match may be a name: "101, road".
-        if column == "first" and 1 < len(matches) < len(lines):
-            number, line = next(
-                item for item in enumerate(lines, first_line) if not pattern.fullmatch(item[1])
-            )
-            raise ImportRefused(
-                f"{path}, line {number}: {line!r} has no index in front, other lines have one, "
-                f"such as {matches[0][0]!r}; write it here too, or {AS_JSON}"
-            )
-        if len(matches) < len(lines):
-            continue
+    matches = [match for line in lines if (match := INDEXED.fullmatch(line))]
+    if len(matches) == len(lines):
         names = {int(match["index"]): match["name"] for match in matches}
         start = min(names)
         if start > 1 or sorted(names) != [*range(start, start + len(lines))]:
@@ -151,24 +143,24 @@ def _without_index(lines: list[str], path: Path, first_line: int, notes: list[st
                 f"{where} looks like an index and a name, but the indexes do not count from "
                 f"{min(start, 1)} to {min(start, 1) + len(lines) - 1}; {AS_JSON}"
             )
-        if 2 * len(set(names.values())) <= len(names):
-            raise ImportRefused(
-                f"{where} looks like an index and a name, but of {len(names)} names only "
-                f"{len(set(names.values()))} are different; {AS_JSON}"
-            )
         notes.append(
-            f"the {column} column is taken for the index of the class, from {start}, and left out: "
+            f"the first column is taken for the index of the class, from {start}, and left out: "
             f"{matches[0][0]!r} is {matches[0]['name']!r}, class {int(matches[0]['index']) - start}"
         )
         return [names[index] for index in sorted(names)]
-    # "1. cat" or "cat 0", not "grade 0": the names differ without their numbers.
-    for form in (
-        r"(?P<index>\d+)[ .)-]+(?P<name>\S.*)",
-        r"(?P<name>.*\D)[ (]+(?P<index>\d+)\)?",
-    ):
-        found = [match for line in lines if (match := re.fullmatch(form, line))]
+    if len(matches) > 1:  # a single match may be a name: "101, road"
+        number, line = next(
+            item for item in enumerate(lines, first_line) if not INDEXED.fullmatch(item[1])
+        )
+        raise ImportRefused(
+            f"{path}, line {number}: {line!r} has no index in front, other lines have one, "
+            f"such as {matches[0][0]!r}; write it here too, or {AS_JSON}"
+        )
+    for form in NUMBERED:
+        found = [match for line in lines if (match := form.fullmatch(line))]
         numbers = sorted(int(match["index"]) for match in found)
         counting = numbers in ([*range(len(lines))], [*range(1, len(lines) + 1)])
+        # Not "grade 0", "grade 1": the names differ without their numbers.
         if counting and len({match["name"] for match in found}) == len(lines) > 1:
             raise ImportRefused(
                 f"{where} has a number beside its name, as every line does, and the numbers count "
