@@ -112,15 +112,10 @@ def read_golden_images(
     if len(chosen) < len(names):
         notes.append(f"{len(chosen)} of {len(names)} images chosen, evenly over the classes")
     images = []
-    seen: set[bytes] = set()
     for name in chosen:
         text, source = classes.get(name, (None, ""))
         data = (folder / name).read_bytes()
-        if (digest := sha256(data).digest()) not in seen:
-            images.append(GoldenImage(name=name, data=data, class_text=text, class_from=source))
-        seen.add(digest)
-    if len(images) < len(chosen):
-        notes.append(f"copies of golden images are left out: {len(chosen) - len(images)}")
+        images.append(GoldenImage(name=name, data=data, class_text=text, class_from=source))
     return GoldenImages(images=tuple(images), indexed=indexed, folders=folders, notes=tuple(notes))
 
 
@@ -160,31 +155,29 @@ def decoding_notes(images: Iterable[GoldenImage], rules: DecodeRules) -> tuple[s
 
     Most notebooks call `Image.open(file).convert(mode)`. All images must be decodable.
     """
-    rule_of = {
-        "16-bit grey": f"decode.grey16: {rules.grey16}, to 8 bits before any class",
-        "transparent": f"decode.alpha: {rules.alpha}",
-        "turned by EXIF": f"decode.exif_orientation: {str(rules.exif_orientation).lower()}",
-    }
-    different: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    different: dict[str, list[str]] = defaultdict(list)
     unturned: list[str] = []
     for image in images:
+        kinds = []
         with Image.open(BytesIO(image.data)) as opened:
-            turned = upright_turn(opened) is not None
-            applies = (opened.mode.startswith("I"), opened.has_transparency_data, turned)
-            if not any(applies):
+            if opened.mode.startswith("I"):
+                kinds.append(f"16-bit grey (decode.grey16: {rules.grey16}, before any class)")
+            if opened.has_transparency_data:
+                kinds.append(f"transparent (decode.alpha: {rules.alpha})")
+            if upright_turn(opened) is not None:
+                if rules.exif_orientation:
+                    kinds.append("turned by EXIF (decode.exif_orientation: true)")
+                else:
+                    unturned.append(image.name)
+            if not kinds:
                 continue
             notebook = np.asarray(opened.convert(rules.mode))
-        if turned and not rules.exif_orientation:
-            unturned.append(image.name)
         served = np.asarray(decode_image(image.data, rules, DecodeLimits()))
         if not np.array_equal(served, notebook):
-            kinds = tuple(kind for kind, is_so in zip(rule_of, applies, strict=True) if is_so)
-            different[kinds].append(image.name)
+            different[" and ".join(kinds)].append(image.name)
     notes = [
-        f"{_count(names)} {' and '.join(kinds)}; this preprocessing "
-        f"({', '.join(rule_of[kind] for kind in kinds)}) decodes other pixels than "
-        f'Image.open(file).convert("{rules.mode}"): if your notebook calls that, '
-        "its numbers differ"
+        f"{_count(names)} {kinds}: this preprocessing decodes other pixels than "
+        f'Image.open(file).convert("{rules.mode}"); if your notebook calls that, its numbers differ'
         for kinds, names in different.items()
     ]
     if unturned:
