@@ -1,14 +1,15 @@
 """Finds the preprocessing that reproduces a reference, where the given one does not."""
 
+import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from torch import nn
 
 from image_classifier.artifact.manifest import InputSpec, Outputs, PreprocessingEntry
@@ -20,7 +21,6 @@ from importer.golden_images import GoldenImage
 from importer.pixels_to_logits import PixelsToLogits, run_reference
 from importer.plausibility import output_kind
 from importer.reference import Kind, Reference
-from importer.report import describe_geometry
 from preprocessing import DecodeLimits, PreprocessingSpec, Resize, SpecPreprocessing, to_input
 from preprocessing.errors import ImageRejected, PreprocessingBug
 
@@ -37,6 +37,13 @@ NORMALISATIONS = (
     ((0.5,) * 3, (0.5,) * 3),  # Inception and many vision transformers, pixels in [-1, 1]
     ((0.0,) * 3, (1 / 255,) * 3),  # no scaling, pixels in [0, 255]
 )
+DECODING: dict[str, tuple[object, ...]] = {
+    "exif_orientation": (True, False),
+    "grey16": ("scale", "clip"),
+    "alpha": ("drop", "white", "black"),
+    "shrink_jpeg_to_side": (None,),
+}
+"""Rule of `decode` → its usual values."""
 RESIZE_RATIOS = (1.0, 256 / 224, 1 / 0.9, 1 / 0.95)
 """Shorter side ÷ crop in timm's presets."""
 RESIZE_SIZES = (256, 224, 232, 236, 240, 246, 272, 288, 299, 320, 384, 518)
@@ -150,61 +157,81 @@ class Variant:
 
     Attributes:
         spec: The changed spec.
+        given: The spec before all changes; None if it replaces a class of the user's.
         reverse_channels: Whether the network gets BGR.
         after_class: Whether only steps after the user's class are changed.
-        changes: Key of `CHANGES` → the change, in words.
+        changed: Names of the changed steps.
     """
 
     spec: PreprocessingSpec
+    given: PreprocessingSpec | None
     reverse_channels: bool = False
     after_class: bool = False
-    changes: dict[str, str]
+    changed: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """Return the changes, with the keys and values of a spec."""
+        words = ["the channels in the opposite order (BGR for RGB)"] * self.reverse_channels
+        if self.given is None:
+            spec = self.spec.model_dump_json(exclude_defaults=True)
+            return ", ".join([f"the spec {spec} in place of the class", *words])
+        before = _values_by_key(self.given)
+        words += [
+            f"{key}: {json.dumps(value)} (given is {json.dumps(before.get(key))})"
+            for key, value in _values_by_key(self.spec).items()
+            if value != before.get(key)
+        ]
+        return ", ".join(words)
+
+
+def _values_by_key(spec: PreprocessingSpec) -> dict[str, object]:
+    """Return the values of a spec by key, such as "resize.size"."""
+    values: dict[str, object] = {}
+    for name, value in spec:
+        parts = (
+            {f"{name}.{key}": item for key, item in value} if isinstance(value, BaseModel) else {}
+        )
+        values |= parts or {name: value}
+    return values
 
 
 def further_variants(variant: Variant) -> Iterator[Variant]:
-    """Yield all variants with one more change, the likelier ones first."""
-    channels = "channel order"
-    if channels not in variant.changes and variant.spec.input_shape[2] == 3:
-        words = f"{channels}: the reference feeds the channels in the opposite order (BGR for RGB)"
-        yield replace(variant, reverse_channels=True, changes={**variant.changes, channels: words})
-    for title, (describe, options) in CHANGES.items():
-        if title in variant.changes or (variant.after_class and title != "normalisation"):
+    """Yield all variants with one more changed step, the likelier ones first."""
+    spec, changed = variant.spec, variant.changed
+    if "channels" not in changed and spec.input_shape[2] == 3:
+        yield replace(variant, reverse_channels=True, changed=(*changed, "channels"))
+    seen = {spec}
+    for step, fields in _alternatives(spec):
+        if step in changed or (variant.after_class and step != "normalisation"):
             continue
-        before = describe(variant.spec)
-        seen = {before}
-        for fields in options(variant.spec):
-            try:
-                spec = PreprocessingSpec.model_validate({**variant.spec.model_dump(), **fields})
-            except ValidationError:  # such as lanczos without antialias
-                continue
-            if (after := describe(spec)) not in seen:
-                seen.add(after)
-                words = f"{title}: given is {before}; the reference's numbers come with {after}"
-                yield replace(variant, spec=spec, changes={**variant.changes, title: words})
+        try:
+            other = PreprocessingSpec.model_validate({**spec.model_dump(), **fields})
+        except ValidationError:  # such as lanczos without antialias
+            continue
+        if other not in seen:
+            seen.add(other)
+            yield replace(variant, spec=other, changed=(*changed, step))
 
 
-Fields = Iterator[dict[str, Any]]
-"""Changed fields of a spec, one mapping per variant."""
-
-
-def _normalisations(spec: PreprocessingSpec) -> Fields:
+def _alternatives(spec: PreprocessingSpec) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield steps that may be wrong, each with fields of a spec that are usual for it."""
     channels = spec.input_shape[2]
     for mean, std in NORMALISATIONS:
-        yield {"mean": mean[:channels], "std": std[:channels]}
-
-
-def _decoding(rule: str, *values: object) -> tuple[Callable[..., str], Callable[..., Fields]]:
-    def describe(spec: PreprocessingSpec) -> str:
-        return f"decode.{rule}: {str(getattr(spec.decode, rule)).lower()}"
-
-    def options(spec: PreprocessingSpec) -> Fields:
+        yield "normalisation", {"mean": mean[:channels], "std": std[:channels]}
+    for rule, values in DECODING.items():
         for value in values:
-            yield {"decode": {**spec.decode.model_dump(), rule: value}}
+            yield rule, {"decode": {**spec.decode.model_dump(), rule: value}}
+    yield from (("geometry", fields) for fields in _geometries(spec))
+    for rounding in ("down", "even"):
+        yield "rounding", {"crop_rounding": rounding}
+    if spec.resize is not None:
+        for name in ("bilinear", "bicubic", "lanczos", "nearest"):
+            for backend, antialias in (("pil", True), ("tensor", True), ("tensor", False)):
+                change = {"interpolation": name, "backend": backend, "antialias": antialias}
+                yield "filter", {"resize": {**spec.resize.model_dump(), **change}}
 
-    return describe, options
 
-
-def _geometries(spec: PreprocessingSpec) -> Fields:
+def _geometries(spec: PreprocessingSpec) -> Iterator[dict[str, Any]]:
     resize = {} if spec.resize is None else spec.resize.model_dump()
     current = [resize["size"]] if isinstance(resize.get("size"), int) else []
     if isinstance(resize.get("size"), tuple):  # (W, H) for (H, W)
@@ -217,42 +244,6 @@ def _geometries(spec: PreprocessingSpec) -> Fields:
         for size in sides[:2]:
             exact = {"mode": "exact", "size": size, "max_size": None}
             yield {"resize": {**resize, **exact}, "crop": crop}
-
-
-def _interpolations(spec: PreprocessingSpec) -> Fields:
-    if spec.resize is not None:
-        for name in ("bilinear", "bicubic", "lanczos", "nearest"):
-            for backend, antialias in (("pil", True), ("tensor", True), ("tensor", False)):
-                change = {"interpolation": name, "backend": backend, "antialias": antialias}
-                yield {"resize": {**spec.resize.model_dump(), **change}}
-
-
-def _describe_filter(spec: PreprocessingSpec) -> str:
-    if spec.resize is None:
-        return "none"
-    smoothed = "antialias" if spec.resize.antialias else "no antialias"
-    library = "PIL" if spec.resize.backend == "pil" else "tensor"
-    return f"{spec.resize.interpolation}, {smoothed} ({library})"
-
-
-CLASS = "class"
-CHANGES: dict[str, tuple[Callable[..., str], Callable[..., Fields]]] = {
-    "normalisation": (
-        lambda spec: f"mean {list(spec.mean)}, std {list(spec.std)}",
-        _normalisations,
-    ),
-    "EXIF: the orientation in the file": _decoding("exif_orientation", True, False),
-    "16-bit grey": _decoding("grey16", "scale", "clip"),
-    "transparency": _decoding("alpha", "drop", "white", "black"),
-    "JPEGs decoded at a reduced size": _decoding("shrink_jpeg_to_side", None),
-    "resize size, aspect ratio or crop": (describe_geometry, _geometries),
-    "rounding of the crop": (
-        lambda spec: f"crop_rounding: {spec.crop_rounding}",
-        lambda _spec: iter([{"crop_rounding": "down"}, {"crop_rounding": "even"}]),
-    ),
-    "interpolation or antialias": (_describe_filter, _interpolations),
-}
-"""Step that may be wrong → its description for a spec, and the usual alternatives."""
 
 
 def explain_difference(
@@ -333,16 +324,14 @@ def explain_difference(
             "steps (mean and std, padding, height and width, 8 bits of 16-bit grey images), then "
             "the weights, the network and the order of the classes"
         )
-    causes = "; and ".join(best.changes.values())
-    if CLASS in best.changes:  # the steps of the class itself are not known: name them all
-        steps = [describe(best.spec) for describe, _ in CHANGES.values()]
-        steps += ["channels in the opposite order"] * best.reverse_channels
-        causes = best.changes[CLASS] + ", ".join(steps)
     if left <= 1:
-        return ImportRefused(f"{found}; likely cause: {causes}; change the preprocessing to match")
+        return ImportRefused(
+            f"{found}; likely cause: the reference's numbers come with {best}; change the "
+            "preprocessing to match"
+        )
     return ImportRefused(
         f"{found}; nearly reproduced, up to {left:.3g} times the tolerance, with this change: "
-        f"{causes}; the remaining difference is typical of a notebook that decodes or resizes with "
+        f"{best}; the remaining difference is typical of a notebook that decodes or resizes with "
         "another library (cv2, skimage), which no spec reproduces: resize with PIL or torchvision "
         "in the notebook and save its numbers again, or give a preprocessing class with the "
         "notebook's own calls"
@@ -352,7 +341,7 @@ def explain_difference(
 def _single_variants(entry: PreprocessingEntry, input_spec: InputSpec) -> Iterator[Variant]:
     """Yield variants with one change; for a class, those of the usual spec of its shape."""
     if entry.spec is not None:
-        yield from further_variants(Variant(spec=entry.spec, changes={}))
+        yield from further_variants(Variant(spec=entry.spec, given=entry.spec))
         return
     height, width, channels = input_spec.shape
     try:
@@ -366,8 +355,7 @@ def _single_variants(entry: PreprocessingEntry, input_spec: InputSpec) -> Iterat
     except ValidationError:  # no spec makes such inputs
         return
     if input_spec.dtype == "uint8":
-        yield from further_variants(Variant(spec=spec, after_class=True, changes={}))
-    words = f"the class {entry.class_name} does something else; the reference's numbers come with "
-    usual = Variant(spec=spec, changes={CLASS: words})
+        yield from further_variants(Variant(spec=spec, given=spec, after_class=True))
+    usual = Variant(spec=spec, given=None)
     yield usual
     yield from further_variants(usual)
