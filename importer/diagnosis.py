@@ -60,12 +60,14 @@ class Comparison:
     """The researcher's numbers for the golden images, and how logits are compared with them.
 
     Attributes:
-        expected: float64 (n, classes).
+        logits: Those of the pipeline here, float32 (n, classes).
+        expected: The researcher's numbers, float64 (n, classes).
         kind: What they are.
         outputs: What the network's outputs mean.
         tolerance: Allowed difference of a logit, as a factor of `logit_scale`.
     """
 
+    logits: Logits
     expected: npt.NDArray[np.float64]
     kind: Kind
     outputs: Outputs
@@ -89,7 +91,11 @@ class Comparison:
         expected = reference.rows([image.name for image in images], logits.shape[1])
         found = (output_kind(expected), outputs.activation)
         comparison = cls(
-            expected=expected, kind=reference.kind, outputs=outputs, tolerance=tolerance
+            logits=logits,
+            expected=expected,
+            kind=reference.kind,
+            outputs=outputs,
+            tolerance=tolerance,
         )
         if reference.kind == "logits":
             activated = found in {("probabilities", "softmax"), ("unit-interval", "sigmoid")}
@@ -116,9 +122,10 @@ class Comparison:
         distance = np.minimum(self.expected, 1 - self.expected).max(axis=1)
         return self.kind == "probabilities" and float(np.median(distance)) < SATURATED
 
-    def differences(self, logits: Logits) -> npt.NDArray[np.float64]:
-        """Return the largest difference of each image, shape (n,)."""
-        return np.asarray(np.abs(self._numbers(logits) - self.expected).max(axis=1))
+    @property
+    def differences(self) -> npt.NDArray[np.float64]:
+        """The largest difference of each image, shape (n,)."""
+        return np.asarray(np.abs(self._numbers(self.logits) - self.expected).max(axis=1))
 
     def excess(self, logits: Logits, row: int | None = None) -> float:
         """Return the largest ratio of a difference to the allowed one; at most 1 agrees.
@@ -141,9 +148,10 @@ class Comparison:
         allowed = np.minimum(PROBABILITY_TOLERANCE, np.maximum(largest, spread))
         return np.broadcast_to(allowed, self.expected.shape)
 
-    def golden_logits(self, logits: Logits) -> Logits:
-        """Return the researcher's logits, or `logits` if the researcher saved probabilities."""
-        return self.expected.astype(np.float32) if self.kind == "logits" else logits
+    @property
+    def golden_logits(self) -> Logits:
+        """The researcher's logits, or `logits` if the researcher saved probabilities."""
+        return self.expected.astype(np.float32) if self.kind == "logits" else self.logits
 
     def _numbers(self, logits: Logits) -> npt.NDArray[np.float64]:
         return (
@@ -247,7 +255,6 @@ def _geometries(spec: PreprocessingSpec) -> Iterator[dict[str, Any]]:
 
 
 def explain_difference(
-    logits: Logits,
     comparison: Comparison,
     *,
     network: nn.Module,
@@ -259,7 +266,6 @@ def explain_difference(
     """Try variants of the preprocessing until one gives the reference's numbers.
 
     Args:
-        logits: Of the given pipeline, (n, classes).
         network: The network without normalisation.
         images: The golden images, in the order of the comparison's rows.
         inputs: Their inputs by the given preprocessing, (n, H, W, C).
@@ -267,7 +273,7 @@ def explain_difference(
     Returns:
         The refusal with the likely cause, which is confirmed on all images.
     """
-    differences = comparison.differences(logits)
+    differences = comparison.differences
     worst_first = [int(row) for row in np.argsort(-differences)]
     found = (
         f"the reference is not reproduced: {comparison.kind} differ by up to "
@@ -311,7 +317,7 @@ def explain_difference(
         return best, left
 
     singles = list(_single_variants(preprocessing, input_spec))
-    best, left = nearest(singles, max(1, NEARLY * comparison.excess(logits)))
+    best, left = nearest(singles, max(1, NEARLY * comparison.excess(comparison.logits)))
     if best is None or left > 1:
         # Two mistakes: that which explains most and another, or else any two.
         starts = singles if best is None else [best]

@@ -147,9 +147,7 @@ def import_model(
             notes = [*model.notes, *label_file.notes, *golden.notes]
             notes += decoding_notes(images, preprocessing.decode)
             if entry.spec is None:
-                notes += check_repeatable(
-                    inputs, lambda row: _inputs((images[row],), preprocessing)[0]
-                )
+                check_repeatable(inputs, lambda row: _inputs((images[row],), preprocessing)[0])
             calibration = inputs
             if options.calibration is not None:
                 chosen = read_golden_images(options.calibration, options.calibration_count)
@@ -179,21 +177,14 @@ def import_model(
         )
         requested = options.activation or model.activation
         judge(check_activation(logits, outputs.activation, requested=requested))
-        if outputs.activation == "softmax" and np.abs(logits).max() <= 1:
-            progress.note(
-                "all logits are within [-1, 1], which training with a softmax rarely leaves; if "
-                "they are cosines, multiply them in forward by the scale of the loss (ArcFace's s)"
-            )
         check_label_count(label_file.labels, width, outputs.activation)
-        comparison, difference = None, 0.0
+        comparison = None
         if reference is not None:
             tolerance = options.gate_fp32_tolerance
             comparison = Comparison.of(reference, images, logits, outputs, tolerance)
-            difference = float(comparison.differences(logits).max())
             if comparison.excess(logits) > 1:
                 with progress.step("search for the difference from the reference"):
                     raise explain_difference(
-                        logits,
                         comparison,
                         network=model.network,
                         preprocessing=entry,
@@ -201,7 +192,7 @@ def import_model(
                         images=images,
                         inputs=inputs,
                     )
-            logits = comparison.golden_logits(logits)
+            logits = comparison.golden_logits
 
         # 3. Compare the answers with the labels.
         answers = answered_classes(logits, outputs)
@@ -234,11 +225,7 @@ def import_model(
         proof = [
             *describe_labels(targets, answers, order_proven=published or "" in order_notes),
             *describe_numbers(
-                comparison,
-                images,
-                difference=difference,
-                meaning=meaning,
-                chosen=published or bool(requested),
+                comparison, images, meaning=meaning, chosen=published or bool(requested)
             ),
         ]
         if renewed and renewed.proof:

@@ -7,7 +7,6 @@ reference answers for each image, (n,), `targets` the true class of each image, 
 `labels` the names of the classes in the order of the logits.
 """
 
-import random
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -125,17 +124,13 @@ REPEATED_IMAGES = 64
 """Images that each thread runs; the others run once."""
 
 
-def check_repeatable(inputs: Batch, again: Callable[[int], Batch]) -> list[str]:
+def check_repeatable(inputs: Batch, again: Callable[[int], Batch]) -> None:
     """Check that several threads make the same inputs of the golden images again.
 
     This cannot be accepted, because each start compares the inputs with those of the import.
 
     Args:
         again: Makes the input of image number `row` again.
-
-    Returns:
-        A note if random numbers are drawn and change nothing: albumentations draws them for steps
-        that always apply, too.
 
     Raises:
         ImportRefused: Inputs differ.
@@ -144,7 +139,6 @@ def check_repeatable(inputs: Batch, again: Callable[[int], Batch]) -> list[str]:
     def differs(row: int) -> bool:
         return not np.array_equal(inputs[row], again(row), equal_nan=True)
 
-    before = _random_state()
     rows = [*range(len(inputs)), *[*range(len(inputs))][:REPEATED_IMAGES] * (THREADS - 1)]
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)  # threads disturb each other as often as possible
@@ -161,16 +155,6 @@ def check_repeatable(inputs: Batch, again: Callable[[int], Batch]) -> list[str]:
             "or cache that all calls share; use the transforms of the evaluation, and make arrays "
             "in to_input"
         )
-    if _random_state() == before:
-        return []
-    return [f"preprocessing: draws random numbers that changed none of {len(rows)} runs"]
-
-
-def _random_state() -> tuple[object, ...]:
-    """Return the states of the global random generators of Python, numpy and torch."""
-    kind, keys, *rest = np.random.get_state(legacy=True)
-    numpys = (kind, np.asarray(keys).tobytes(), *rest)
-    return random.getstate(), numpys, torch.get_rng_state().numpy().tobytes()
 
 
 def unstable_network(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from image_classifier.inference.certificate import Gates, count_right
+from image_classifier.inference.certificate import count_right
 from importer.diagnosis import Comparison
 from importer.golden_images import GoldenImage, unseen_kinds
 from importer.plausibility import Classes
@@ -41,7 +41,6 @@ def describe_numbers(
     comparison: Comparison | None,
     images: Sequence[GoldenImage],
     *,
-    difference: float,
     meaning: str,
     chosen: bool,
 ) -> list[str]:
@@ -49,7 +48,6 @@ def describe_numbers(
 
     Args:
         comparison: None without `--reference`.
-        difference: Largest difference from the notebook's numbers.
         meaning: What an answer holds, in words.
         chosen: Whether the operator or the network says what its outputs mean.
     """
@@ -59,12 +57,10 @@ def describe_numbers(
             "model_import.py notebook shows how to save them"
         ]
     count = f"{len(images)} golden image{'s' * (len(images) != 1)}"
-    sentences = [f"the notebook's numbers are reproduced on {count}"]
-    if comparison.kind == "logits" and comparison.tolerance > Gates().fp32_tolerance:
-        sentences = [
-            f"the notebook's logits differ by up to {difference:.2g} on {count}, which "
-            "only --gate-fp32-tolerance allows"
-        ]
+    difference = comparison.differences.max()
+    sentences = [
+        f"the notebook's {comparison.kind} are reproduced within {difference:.2g} on {count}"
+    ]
     if comparison.kind == "logits" and not chosen:
         sentences.append(
             f"the reference holds logits; what the notebook makes of them ({meaning}) is unproven "
