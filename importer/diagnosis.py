@@ -196,10 +196,10 @@ def _values_by_key(spec: PreprocessingSpec) -> dict[str, object]:
     """Return the values of a spec by key, such as "resize.size"."""
     values: dict[str, object] = {}
     for name, value in spec:
-        parts = (
-            {f"{name}.{key}": item for key, item in value} if isinstance(value, BaseModel) else {}
-        )
-        values |= parts or {name: value}
+        if isinstance(value, BaseModel):
+            values |= {f"{name}.{key}": item for key, item in value}
+        else:
+            values[name] = value
     return values
 
 
