@@ -44,9 +44,6 @@ def parser() -> argparse.ArgumentParser:
     names = [server.name for server in SERVERS]
     load.add_argument("--servers", nargs="+", default=names[:1], choices=names)
     load.add_argument("--set", nargs="*", default=[], metavar="CLASSIFIER_NAME=VALUE")
-    each["report"].add_argument(
-        "--check", action="store_true", help="fail if the page does not match the sessions"
-    )
     return whole
 
 
@@ -57,7 +54,7 @@ def run(options: argparse.Namespace) -> str:
         BenchmarkError, ServerFailed: The command failed.
     """
     if options.command == "report":
-        return report.check_page() if options.check else report.write_page()
+        return report.write_page()
     if not PEERS_PYTHON.exists():
         raise BenchmarkError("the benchmark's environment is missing; run `make bench`")
     if options.command == "load":

@@ -2,9 +2,7 @@
 
 import contextlib
 import dataclasses
-import json
 import math
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from tools import load, serving
-from tools.benchmarks.importing import output_of
 from tools.benchmarks.limit import measured_limit
 from tools.benchmarks.models import BUILD, prepared
 from tools.benchmarks.presets import CASES, Case, Preset
-from tools.benchmarks.servers import NULL, OWN, PEERS_PYTHON, PRODUCT, Server
+from tools.benchmarks.servers import OWN, PRODUCT, Server
 from tools.benchmarks.session import CaseResult, Visit, begin_session, write_session
 from tools.benchmarks.workload import WORKLOAD_VARIABLE, read_workload
 from tools.load import Run, Target
@@ -28,7 +25,6 @@ WARMUP_S = 1.5
 """Closed loop before anything is recorded."""
 SETTLING_S = 300.0
 """Seconds after which a server's memory should no longer grow."""
-PACKAGES = ("bentoml", "fastapi", "litserve", "mosec", "nvidia-pytriton", "openvino", "pillow")
 
 
 def say(line: str) -> None:
@@ -44,7 +40,7 @@ def measured_session(
     Rounds are the outer loop, so that drift of the machine affects all cases and servers alike. The
     file is written after every visit, so that an aborted session keeps its results.
     """
-    session = begin_session(name, installed_versions())
+    session = begin_session(name)
     say(f"preparing {', '.join(cases)}; the first time takes minutes")
     workloads = {case: prepared(CASES[case].model, CASES[case].mix) for case in cases}
     results = {case: _empty_result(CASES[case]) for case in cases}
@@ -57,7 +53,7 @@ def measured_session(
             forward = measured_limit(path, seconds=seconds, forward=True)
             limits = [each.model_copy(update={"round": round_}) for each in (paced, forward)]
             result = result.model_copy(update={"limits": (*result.limits, *limits)})
-            for server in servers if round_ else (NULL, *servers):
+            for server in servers:
                 found = visit(server, path, case, preset, round_)
                 result = result.model_copy(update={"visits": (*result.visits, found)})
                 results[name] = result
@@ -81,8 +77,8 @@ def visit(server: Server, workload_path: Path, case: Case, preset: Preset, round
     This project is started twice: queueing all requests, as its peers do, for the saturated
     throughput, and with its defaults for the rest.
     """
-    limit = None if server is NULL else measured_limit(workload_path, seconds=preset.slice_s)
-    say(f"  {server.name}{f': limit {limit.images_per_s:.1f}/s' if limit else ''}")
+    limit = measured_limit(workload_path, seconds=preset.slice_s)
+    say(f"  {server.name}: limit {limit.images_per_s:.1f}/s")
     runs: list[Run] = []
     found: dict[str, Any] = {}
     try:
@@ -107,8 +103,6 @@ def _open_loops(client: "Client", case: Case, preset: Preset, runs: list[Run]) -
     parts = (*preset.load_parts, preset.overload if client.name == PRODUCT else 0)
     rates_per_s = [case.low_rate_per_s, *(round(part * saturated_per_s, 1) for part in parts)]
     runs.extend(client.offer(rate, preset.slice_s) for rate in rates_per_s if rate)
-    if client.name == NULL.name:
-        return {}
 
     def offer(rate_per_s: float, seconds: float) -> Run:
         runs.append(client.offer(rate_per_s, seconds, give_up_above_ms=case.budget_ms))
@@ -185,11 +179,10 @@ def served(
         broken: Share of broken files after the warmup.
     """
     workload = read_workload(workload_path)
-    accepted = [{0}] * len(workload.files) if server is NULL else map(set, workload.accepted)
     target = Target(
         port=0,
         requests=tuple(map(server.request, workload.images())),
-        accepted=tuple(map(frozenset, accepted)),
+        accepted=tuple(map(frozenset, workload.accepted)),
         read_class=server.read_class,
     )
 
@@ -233,20 +226,6 @@ def with_broken_files(target: Target, server: Server, share: float) -> Target:
     )
 
 
-def installed_versions() -> dict[str, str]:
-    """Return the package versions of this project and of its peers."""
-    script = (
-        "import importlib.metadata as m, json, sys;"
-        "known = {d.metadata['Name'].lower(): d.version for d in m.distributions()};"
-        "print(json.dumps({name: known[name] for name in sys.argv[1:] if name in known}))"
-    )
-    found: dict[str, str] = {}
-    for whose, python in (("", str(PEERS_PYTHON)), (f"{PRODUCT}: ", sys.executable)):
-        versions = json.loads(output_of([python, "-c", script, *PACKAGES]))
-        found |= {f"{whose}{name}": version for name, version in versions.items()}
-    return found
-
-
 def measured_load(
     case_name: str,
     folder: Path,
@@ -271,7 +250,7 @@ def measured_load(
     """
     case = CASES[case_name]
     kind = "broken" if broken else "hold" if rate_per_s else "overload" if times else "soak"
-    session = begin_session(f"load-{case_name}-{kind}", installed_versions())
+    session = begin_session(f"load-{case_name}-{kind}")
     path = prepared(case.model, case.mix)
     visits: list[Visit] = []
     for server in servers:

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 
 from tools.benchmarks.servers import PRODUCT
 from tools.benchmarks.session import (
-    NULL_NAME,
     BenchmarkError,
     CaseResult,
     Limit,
@@ -186,24 +185,20 @@ def merged(runs: Sequence[Run]) -> Run:
 
 
 def generator_sentence(results: Iterable[CaseResult]) -> str:
-    """Return the cost of the load generator, from the runs against the null server."""
-    busy: list[Run] = []
-    calm: list[Run] = []
-    for result in results:
-        for visit in result.visits:
-            if visit.server == NULL_NAME:
-                busy += [run for run in visit.runs if run.rate_per_s is None]
-                # The other rates are parts of the null server's own throughput.
-                calm += [run for run in visit.runs if run.rate_per_s == result.low_rate_per_s]
-    if not busy or not calm:
-        return ""
-    late_ms = max(run.skew_p99_ms for run in calm)
+    """Return the cost of the load generator beside the servers."""
+    visits = [
+        (result.low_rate_per_s, visit)
+        for result in results
+        for visit in result.visits
+        if visit.server in result.servers
+    ]
+    saturated = [visit.saturated for _, visit in visits if visit.saturated]
+    low = [run for rate_per_s, visit in visits if (run := visit.at(rate_per_s))]
+    cost_us = spread((1e6 * run.client_cpu_s / run.sent for run in saturated if run.sent), 0)
     return (
-        "- The load generator costs "
-        f"{spread((1e6 * run.client_cpu_s / run.sent for run in busy), 0)} µs of processor time a "
-        f"request when saturated, and at a low rate is up to {late_ms:.2f} ms late (p99); against "
-        "a server that does nothing it sees a p50 of "
-        f"{spread((run.percentile_ms(50) for run in calm), 2)} ms. All of it is in the latencies."
+        f"- The load generator costs {cost_us} µs of processor time a request when saturated. At "
+        f"the low rate its p99 delay is {spread((run.skew_p99_ms for run in low), 2)} ms, which is "
+        "part of the latencies."
     )
 
 
@@ -281,18 +276,6 @@ def page_with(text: str, generated: str) -> str:
         raise BenchmarkError(f"{PAGE.name}: a marker of the generated part is missing: {BEGIN}")
     head, _, rest = text.partition(BEGIN)
     return f"{head}{BEGIN}\n{generated}\n{END}{rest.partition(END)[2]}"
-
-
-def check_page() -> str:
-    """Compare the page with the stored sessions.
-
-    Raises:
-        BenchmarkError: The page does not match them.
-    """
-    text = PAGE.read_text()
-    if page_with(text, generated_part(stored_sessions())) != text:
-        raise BenchmarkError(f"{PAGE.name} does not match the sessions; run `make bench-report`")
-    return f"{PAGE.name} matches the sessions"
 
 
 def write_page() -> str:

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from tools.benchmarks.session import NULL_NAME
 from tools.load import LOOPBACK
 from tools.serving import ADDRESS, PORT, PRODUCT_COMMAND, ROOT, http_request
 
@@ -86,7 +85,6 @@ def _module(name: str) -> tuple[str, ...]:
     return ("-m", f"tools.benchmarks.peers.{name}", PORT)
 
 
-NULL = Server(name=NULL_NAME, python=sys.executable, arguments=_module("null"))
 OWN = Server(name=PRODUCT, python=sys.executable, arguments=PRODUCT_COMMAND[1:])
 SERVERS = (
     OWN,

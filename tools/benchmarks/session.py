@@ -23,7 +23,7 @@ CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "am
 MANY = 500_000
 """Runs with more samples are stored with fewer digits."""
 NULL_NAME = "null server"
-"""A server that answers at once, which shows the cost of the load generator."""
+"""A server that answers at once, in sessions until 2026-11-27."""
 
 
 class BenchmarkError(Exception):
@@ -167,7 +167,8 @@ class Session(Record):
 
     Attributes:
         load_average: Of the minute before the start, in processes; None if not recorded.
-        versions: Package versions of all servers.
+        versions: Package versions of all servers, in sessions until 2026-11-27; the locks of the
+            commit pin them.
     """
 
     schema_version: Literal[2] = 2
@@ -176,7 +177,7 @@ class Session(Record):
     commit: str
     machine: Machine
     load_average: float | None
-    versions: dict[str, str]
+    versions: dict[str, str] = {}
     cases: tuple[CaseResult, ...] = ()
 
     @property
@@ -202,7 +203,7 @@ def this_machine() -> Machine:
     )
 
 
-def begin_session(name: str, versions: dict[str, str]) -> Session:
+def begin_session(name: str) -> Session:
     """Return an empty session with time, machine and commit."""
     return Session(
         name=name,
@@ -210,7 +211,6 @@ def begin_session(name: str, versions: dict[str, str]) -> Session:
         commit=source_commit(ROOT, digits=10) or "unknown",
         machine=this_machine(),
         load_average=round(os.getloadavg()[0], 2),
-        versions=versions,
     )
 
 

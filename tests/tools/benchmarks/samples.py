@@ -34,6 +34,5 @@ def session(*cases: CaseResult) -> Session:
         commit="0123456789",
         machine=MACHINE,
         load_average=0.5,
-        versions={"openvino": "1"},
         cases=cases,
     )

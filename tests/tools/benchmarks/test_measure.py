@@ -21,7 +21,7 @@ from tools.benchmarks import measure
 from tools.benchmarks.images import DIGITS_MIX
 from tools.benchmarks.presets import Case, Preset
 from tools.benchmarks.seeded import near_best
-from tools.benchmarks.servers import NULL, SERVERS
+from tools.benchmarks.servers import SERVERS
 from tools.benchmarks.session import Visit, read_session
 from tools.benchmarks.workload import Workload
 from tools.serving import RunningServer, ServerFailed
@@ -111,7 +111,6 @@ def test_a_load_with_broken_files_is_applied_to_each_server_in_two_parts(
     starts: Starts, workload: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measure, "prepared", lambda *_: workload)
-    monkeypatch.setattr(measure, "installed_versions", dict)
 
     path = measure.measured_load(
         "digits-fp32",
@@ -140,28 +139,26 @@ def test_rounds_alternate_and_the_session_is_saved_after_every_visit(
     def visit(server: Any, *args: Any) -> Visit:
         round_ = args[-1]
         order.append((round_, server.name))
-        if len(order) == 5:
+        if len(order) == 4:
             raise KeyboardInterrupt
         return Visit(server=server.name, round=round_)
 
     monkeypatch.setattr(measure, "visit", visit)
     monkeypatch.setattr(measure, "prepared", lambda *_: workload)
     monkeypatch.setattr(measure, "measured_limit", lambda *_args, **_options: limit())
-    monkeypatch.setattr(measure, "installed_versions", dict)
     preset = Preset(cases=(), rounds=2, slice_s=0.1, probes=0)
 
     with pytest.raises(KeyboardInterrupt):
         measure.measured_session("full", preset, ["digits-fp32"], (PRODUCT, FASTAPI), tmp_path)
 
     assert order == [
-        (0, NULL.name),
         (0, "this project"),
         (0, "FastAPI"),
         (1, "this project"),
         (1, "FastAPI"),
     ]
     (path,) = tmp_path.glob("*-full.json")
-    assert len(read_session(path).cases[0].visits) == 4
+    assert len(read_session(path).cases[0].visits) == 3
 
 
 def test_nearly_equal_logits_are_both_right() -> None:
