@@ -14,12 +14,12 @@ from typing import Annotated, Any, Literal
 import psutil
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
 
+from image_classifier.inference import machine
 from importer.source_commit import source_commit
 from tools.load import HighestRate, Run, nearest_rank
 from tools.serving import ROOT
 
 RESULTS = ROOT / "tools" / "benchmarks" / "results"
-CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 MANY = 500_000
 """Runs with more samples are stored with fewer digits."""
 NULL_NAME = "null server"
@@ -187,17 +187,12 @@ class Session(Record):
 
 
 def this_machine() -> Machine:
-    """Return processor and memory as reported by Linux."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    facts = {
-        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
-    }
-    family = ", ".join(f"{key} {facts[key]}" for key in ("cpu family", "model") if key in facts)
-    flags = facts.get("flags", "").split()
+    """Return processor, memory and kernel."""
+    here = machine.this_machine()
     return Machine(
-        cpu=f"{facts.get('model name', platform.machine())} ({family})",
-        cores=len(os.sched_getaffinity(0)),
-        features=tuple(feature for feature in CPU_FEATURES if feature in flags),
+        cpu=here.cpu,
+        cores=here.cores,
+        features=here.features,
         memory_gb=round(psutil.virtual_memory().total / 2**30, 1),
         kernel=platform.release(),
     )
