@@ -6,17 +6,16 @@ result is stored at once.
 """
 
 import argparse
-import contextlib
+import dataclasses
 import itertools
 import json
 import multiprocessing
 import os
-import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -38,12 +37,14 @@ from preprocessing import DecodeLimits, PreprocessingSpec, SpecPreprocessing, to
 from tools import serving
 from tools.benchmarks.images import WEB_MIX, mix_files
 from tools.benchmarks.importing import import_model, seeded_sources
+from tools.benchmarks.measure import served
 from tools.benchmarks.models import BUILD
+from tools.benchmarks.presets import Case
 from tools.benchmarks.seeded import NEAR_TIE, SPEC, near_best, save_seeded_weights
 from tools.benchmarks.servers import OWN, SERVERS, Server
 from tools.benchmarks.session import this_machine
-from tools.benchmarks.workload import WORKLOAD_VARIABLE, Workload
-from tools.load import Target, closed_run, open_run
+from tools.benchmarks.workload import Workload
+from tools.load import Run
 from tools.serving import ADDRESS, ROOT, ask, http_request
 
 NETWORKS = ("resnet50", "convnext_large", "vit_l_16")
@@ -51,12 +52,17 @@ BATCH_SIZES = (1, 8, 32, 64)
 GOLDEN = 6
 """Number of golden images; the reference runs on one processor core."""
 CONNECTIONS = 96
+WARMUP_S = 3.0
+"""At all connections, so that the batches of the measurement are warm."""
 RATES_PER_S = (50, 1_000)
 HOP_IMAGES = 8
 """Images per call to the runner in the measurement without HTTP."""
 PEERS = ("FastAPI", "LitServe", "Mosec")
 PRECISIONS: tuple[Precision, ...] = ("bf16", "fp32")
 PREPROCESSING = SpecPreprocessing(PreprocessingSpec.model_validate(SPEC))
+STORE = BUILD / "bentoml"
+PYTHONPATH = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+"""Of the servers: packages may be in a directory of their own."""
 
 
 class Results:
@@ -92,17 +98,11 @@ class Results:
         return done
 
 
-def nvidia_smi(query: str) -> str:
-    """Return properties of the GPU as reported by its driver."""
-    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
-
-
 def machine() -> dict[str, object]:
-    """Return the hardware."""
-    gpu = nvidia_smi(
-        "name,memory.total,driver_version,clocks.max.sm,pcie.link.gen.max,mig.mode.current"
-    )
+    """Return the hardware; of the GPU, what its driver reports."""
+    query = "name,memory.total,driver_version,clocks.max.sm,pcie.link.gen.max,mig.mode.current"
+    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
+    gpu = subprocess.run(command, capture_output=True, text=True).stdout.strip()
     return {"gpu": gpu, "torch": torch.__version__, **this_machine().model_dump(mode="json")}
 
 
@@ -190,26 +190,8 @@ def _batches_per_s(engine: Engine, batch: Batch, seconds: float) -> float:
     return batches / (time.perf_counter() - begun)
 
 
-@contextlib.contextmanager
-def running(
-    name: str, arguments: Sequence[str], variables: Mapping[str, str], request: bytes
-) -> Iterator[serving.RunningServer]:
-    """Start a server with this Python and wait for its first answer."""
-    # Packages may be in a directory of their own.
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    with serving.running(
-        name,
-        [sys.executable, *arguments],
-        environment=serving.server_environment({**variables, "PYTHONPATH": path}),
-        log_path=BUILD / f"gpu-{name.replace(' ', '-')}.log",
-        probe=lambda port: "" if ask(port, request)[0] == 200 else "not ready",
-        ready_within_s=90,
-    ) as server:
-        yield server
-
-
 class Network:
-    """A network to serve and the reference's answers.
+    """A network to serve.
 
     Args:
         architecture: A function of `torchvision.models`.
@@ -222,95 +204,61 @@ class Network:
         self._files = files
         self._inputs = inputs
         self._folder = BUILD / "gpu" / architecture
-        self._variables = {
-            "BENTOML_HOME": str(BUILD / "bentoml"),
-            "CLASSIFIER_LOCK": str(self._folder / "model.lock"),
-        }
+        self._lock = self._folder / "model.lock"
+        self._workload = self._folder / "workload.json"
 
     def import_for_gpu(self) -> object:
-        """Import the network in bf16 for this GPU; return its record."""
-        self._weights = seeded(self.architecture, self._inputs, self._folder)
+        """Import the network in bf16 for this GPU, with its workload; return its record."""
+        weights = seeded(self.architecture, self._inputs, self._folder)
         golden = self._folder / "golden"
         golden.mkdir(exist_ok=True)
         for file in self._files[:GOLDEN]:
             (golden / Path(file).name).write_bytes(Path(file).read_bytes())
         options = {
-            **seeded_sources(self.architecture, self._weights, self._folder),
+            **seeded_sources(self.architecture, weights, self._folder),
             "--name": self.architecture.replace("_", "-"),
             "--golden": golden,
             "--device": "cuda",
             "--precision": "bf16",
             "--gate-agreement": 0.6,  # one near tie among few images is a large share
         }
-        lock = self._folder / "model.lock"
-        artifact = open_artifact(import_model(BUILD / "bentoml", lock, options))
-        self._data = artifact.golden_files()
-        near_tie, logits = NEAR_TIE["bf16"], artifact.reference()[0]
-        self._accepted = tuple(frozenset(near_best(row, near_tie)) for row in logits)
-        record = artifact.record
-        return record and record.model_dump(mode="json", exclude={"machine"})
-
-    def service(self, engine: str, workers: int, seconds: float) -> dict[str, object]:
-        """Measure this project over HTTP, by default with the chosen engine and number of workers.
-
-        Args:
-            engine: Name of a certified engine, or "".
-            workers: API processes, or 0.
-        """
-        settings = {"CLASSIFIER_ENGINE": engine, "CLASSIFIER_WORKERS": str(workers or "")}
-        variables = {name: value for name, value in settings.items() if value}
-        return self._measured(OWN, self._variables | variables, seconds)
-
-    def peer(self, server: Server, seconds: float) -> dict[str, object]:
-        """Measure another server over HTTP, with the network in torch."""
+        artifact = open_artifact(import_model(STORE, self._lock, options))
+        logits, _ = artifact.reference()
         workload = Workload(
             model=self.architecture,
-            engine=str(self._weights),
+            engine=str(weights),
             network=self.architecture,
             precision_hint="bf16",
             preprocessing=str(self._folder / "preprocessing.json"),
             threads=usable_cores(),
-            store="",
-            lock="",
-            files=(),
+            store=str(STORE),
+            lock=str(self._lock),
+            files=tuple(str(artifact.path_of(entry.file)) for entry in artifact.manifest.golden),
+            accepted=tuple(near_best(row, NEAR_TIE["bf16"]) for row in logits),
         )
-        path = self._folder / "workload.json"
-        path.write_text(workload.model_dump_json())
-        return self._measured(server, {WORKLOAD_VARIABLE: str(path)}, seconds)
+        self._workload.write_text(workload.model_dump_json())
+        record = artifact.record
+        return record and record.model_dump(mode="json", exclude={"machine"})
 
-    def _measured(
-        self, server: Server, variables: Mapping[str, str], seconds: float
+    def over_http(
+        self, server: Server, settings: Mapping[str, str], seconds: float
     ) -> dict[str, object]:
-        requests = tuple(map(server.request, self._data))
-        with running(server.name, server.arguments, variables, requests[0]) as started:
-            target = Target(
-                port=started.port,
-                requests=requests,
-                accepted=self._accepted,
-                read_class=server.read_class,
-            )
-            closed_run(target, connections=CONNECTIONS, duration_s=3)
-            runs = []
-            for rate_per_s in (None, *RATES_PER_S):
-                before, sums = cpu_seconds(started), metric_sums(started)
-                run = (
-                    closed_run(target, connections=CONNECTIONS, duration_s=seconds)
-                    if rate_per_s is None
-                    else open_run(
-                        target, rate_per_s=rate_per_s, duration_s=seconds, seed=rate_per_s
-                    )
-                )
-                spent = {name: cpu - before[name] for name, cpu in cpu_seconds(started).items()}
-                spent["load generator"] = run.client_cpu_s
-                each = ", ".join(
-                    f"{name} {cpu * 1e3 / max(1, run.sent):.2f}" for name, cpu in spent.items()
-                )
-                gpu = nvidia_smi("utilization.gpu")  # share of the last second
-                means = mean_stages(sums, metric_sums(started))
-                runs.append(
-                    f"{run.in_words()}; ms of processor a request: {each}; {means}GPU {gpu}"
-                )
-            return {"ready_s": started.ready_s, "memory_mb": started.memory_mb(), "runs": runs}
+        """Measure a server with this Python's packages; peers run the network in torch.
+
+        Args:
+            settings: CLASSIFIER_* settings of this project.
+        """
+        server = dataclasses.replace(server, python=sys.executable)
+        case, variables = Case(model=self.architecture), {"PYTHONPATH": PYTHONPATH, **settings}
+        with served(server, self._workload, case, variables) as client:
+            client.saturate(WARMUP_S, CONNECTIONS)
+            runs = [client.saturate(seconds, CONNECTIONS)]
+            runs += [client.offer(rate_per_s, seconds) for rate_per_s in RATES_PER_S]
+            return {
+                "ready_s": client.server.ready_s,
+                "memory_mb": client.server.memory_mb(),
+                "runs": [_with_cost(run) for run in runs],
+            }
 
     def hop(self, processes: int, seconds: float) -> dict[str, float]:
         """Measure processes that only call the runner, without HTTP: see `hop.Hop`."""
@@ -321,10 +269,21 @@ class Network:
                 "seconds": seconds,
                 "folder": folder,
             }
-            arguments = ("-m", "bentoml", "serve", "tools.benchmarks.hop:Hop", *ADDRESS)
-            ready = http_request("/livez", {}, b"", method="GET")
+            variables = {
+                "PYTHONPATH": PYTHONPATH,
+                "BENTOML_HOME": str(STORE),
+                "CLASSIFIER_LOCK": str(self._lock),
+                "HOP": json.dumps(load),
+            }
+            live = http_request("/livez", {}, b"", method="GET")
             counts: list[Path] = []
-            with running("hop", arguments, self._variables | {"HOP": json.dumps(load)}, ready):
+            with serving.running(
+                "hop",
+                [sys.executable, "-m", "bentoml", "serve", "tools.benchmarks.hop:Hop", *ADDRESS],
+                environment=serving.server_environment(variables),
+                log_path=BUILD / "logs" / "hop.log",
+                probe=lambda port: "" if ask(port, live)[0] == 200 else "not ready",
+            ):
                 end = time.perf_counter() + seconds + 30
                 while len(counts) < processes and time.perf_counter() < end:
                     time.sleep(0.1)
@@ -339,40 +298,14 @@ class Network:
         }
 
 
-def cpu_seconds(server: serving.RunningServer) -> dict[str, float]:
-    """Return the processor seconds used by the server and, included, by its `ModelRunner`."""
-    used = {"server": server.cpu_s(), "runner": 0.0}
-    for process in server.process.children(recursive=True):
-        if "ModelRunner" in process.cmdline():
-            times = process.cpu_times()
-            used["runner"] += times.user + times.system
-    return used
-
-
-STAGE = re.compile(
-    r'^classifier_(?:stage_seconds|batch_size)_(sum|count)(?:{stage="(\w+)"})? (\S+)'
-)
-
-
-def metric_sums(server: serving.RunningServer) -> dict[tuple[str, str], float]:
-    """Return sums and counts of stages and batch sizes in /metrics; empty for a peer."""
-    status, text, *_ = ask(server.port, http_request("/metrics", {}, b"", method="GET"))
-    lines = text.decode().splitlines() if status == 200 else []
-    found = filter(None, map(STAGE.match, lines))
-    return {(match[2] or "batch", match[1]): float(match[3]) for match in found}
-
-
-def mean_stages(
-    before: Mapping[tuple[str, str], float], after: Mapping[tuple[str, str], float]
-) -> str:
-    """Return the mean milliseconds per stage and the mean batch size between two readings."""
-    rise = {key: value - before[key] for key, value in after.items() if key in before}
-    means = {
-        stage: rise[stage, "sum"] / max(1, rise[stage, "count"]) * (1 if stage == "batch" else 1e3)
-        for stage, kind in rise
-        if kind == "sum"
-    }
-    return "".join(f"{stage} {mean:.1f}, " for stage, mean in means.items())
+def _with_cost(run: Run) -> str:
+    server_ms, client_ms = (
+        1e3 * cpu_s / max(1, run.sent) for cpu_s in (run.server_cpu_s, run.client_cpu_s)
+    )
+    return (
+        f"{run.in_words()}; ms of processor a request: server {server_ms:.2f}, load generator "
+        f"{client_ms:.2f}"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -407,12 +340,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             continue
         for engine, workers in itertools.product(options.engines, options.workers):
             step = f"{name} over HTTP, {engine or 'chosen'} engine, {workers or 'default'} workers"
-            results.step(step, network.service, engine, workers, 8 * seconds)
+            settings = {"CLASSIFIER_ENGINE": engine, "CLASSIFIER_WORKERS": workers}
+            given = {setting: str(value) for setting, value in settings.items() if value}
+            results.step(step, network.over_http, OWN, given, 8 * seconds)
         step = f"{name} without HTTP, {HOP_IMAGES} images a call"
         results.step(step, network.hop, usable_cores() // 2, 4 * seconds)
         for server in SERVERS:
             if server.name in options.peers:
-                results.step(f"{name} over HTTP, {server.name}", network.peer, server, 8 * seconds)
+                step = f"{name} over HTTP, {server.name}"
+                results.step(step, network.over_http, server, {}, 8 * seconds)
     return 0
 
 

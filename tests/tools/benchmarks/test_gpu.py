@@ -40,14 +40,3 @@ def test_each_step_is_stored_at_once_and_failures_do_not_stop_the_rest(tmp_path:
     assert [list(results) for results in stored] == [["one"]]
     assert found == {"one": {"rate": 3.5}, "two": "failed: MemoryError: out of memory"}
     assert json.loads(path.read_bytes())["three"]["found"] == "left out: the time was up"
-
-
-def test_stages_are_the_means_between_two_readings_of_the_metrics() -> None:
-    before = {("decode", "sum"): 1.0, ("decode", "count"): 10.0, ("batch", "sum"): 4.0}
-    after = {("decode", "sum"): 1.5, ("decode", "count"): 110.0, ("batch", "sum"): 604.0}
-    counts = {("batch", "count"): 2.0}, {("batch", "count"): 102.0}
-
-    words = gpu.mean_stages(before | counts[0], after | counts[1])
-
-    assert words == "decode 5.0, batch 6.0, "
-    assert gpu.STAGE.match('classifier_stage_seconds_sum{stage="infer"} 0.5') is not None
