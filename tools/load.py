@@ -319,10 +319,8 @@ class Sender:
         self._target = target
         # Last in, first out: few connections stay in use.
         self._idle: list[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = []
-        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        unlimited = files == resource.RLIM_INFINITY
-        most = MAX_CONNECTIONS if unlimited else min(MAX_CONNECTIONS, files // 2)
-        self._slots = asyncio.Semaphore(most)
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)  # Linux has no unlimited number
+        self._slots = asyncio.Semaphore(min(MAX_CONNECTIONS, files // 2))
 
     async def send(self, image: int, due_s: float) -> Exchange:
         """Send one request and wait for its answer or failure."""
