@@ -20,8 +20,6 @@ from tools.load import HighestRate, Run, nearest_rank
 from tools.serving import ROOT
 
 RESULTS = ROOT / "tools" / "benchmarks" / "results"
-MANY = 500_000
-"""Runs with more samples are stored with fewer digits."""
 NULL_NAME = "null server"
 """A server that answers at once, in sessions until 2026-11-27."""
 
@@ -33,10 +31,9 @@ class BenchmarkError(Exception):
 def packed(samples_ms: Sequence[float]) -> str:
     """Return latencies as base64 of zlib of little-endian unsigned 32-bit microseconds.
 
-    Rounds to three significant digits, two for more than `MANY` samples.
+    Rounds to three significant digits.
     """
-    digits = 3 if len(samples_ms) <= MANY else 2
-    microseconds = array("I", (round(float(f"{ms:.{digits}g}") * 1000) for ms in samples_ms))
+    microseconds = array("I", (round(float(f"{ms:.3g}") * 1000) for ms in samples_ms))
     return base64.b64encode(zlib.compress(microseconds.tobytes(), 9)).decode()
 
 
