@@ -173,17 +173,12 @@ def _served(
     subject: Subject, requests: Sequence[bytes], settings: Mapping[str, str]
 ) -> AbstractContextManager[serving.RunningServer]:
     """Start the service; `settings` override those of the subject."""
-
-    def probe(port: int) -> str:
-        status, body = ask(port, requests[0])
-        return "" if status == 200 else f"{status}: {body[:160].decode(errors='replace')}"
-
     return serving.running(
         "the service",
         serving.PRODUCT_COMMAND,
         environment=serving.server_environment({**subject.settings, **settings}),
         log_path=ROOT / "build" / "certify.log",
-        probe=probe,
+        probe=serving.expects_ok(requests[0]),
     )
 
 
@@ -281,9 +276,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = "propose replicas for this rate per second, from the stored certificate if there is one"
     parser.add_argument("--rate", type=float, help=text)
     options = parser.parse_args(arguments)
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
-    )  # stops the server, too
+    # SIGTERM must run the `finally` block that stops the server.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     environ = dict(os.environ)
     if options.budget_ms is not None:
         environ[f"{PREFIX}BUDGET_MS"] = f"{options.budget_ms:g}"

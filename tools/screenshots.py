@@ -13,7 +13,14 @@ from pathlib import Path
 from PIL import Image
 
 from tools.load import LOOPBACK
-from tools.serving import PRODUCT_COMMAND, ROOT, ask, http_request, running, server_environment
+from tools.serving import (
+    PRODUCT_COMMAND,
+    ROOT,
+    expects_ok,
+    http_request,
+    running,
+    server_environment,
+)
 
 SAMPLES = ROOT / "examples" / "digits" / "samples"
 DOCS = ROOT / "docs"
@@ -33,7 +40,7 @@ def main() -> int:
         PRODUCT_COMMAND,
         environment=server_environment({}),
         log_path=ROOT / "build" / "screenshots.log",
-        probe=_not_ready,
+        probe=expects_ok(http_request("/readyz", {}, b"", method="GET")),
     )
     with served as server, sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=sandbox)
@@ -55,11 +62,6 @@ def main() -> int:
 def _save(picture: bytes, path: Path) -> None:
     """Save with 128 colours, which take half the bytes."""
     Image.open(io.BytesIO(picture)).convert("RGB").quantize(128).save(path, optimize=True)
-
-
-def _not_ready(port: int) -> str:
-    status, _ = ask(port, http_request("/readyz", {}, b"", method="GET"))
-    return "" if status == 200 else f"status {status}"
 
 
 if __name__ == "__main__":

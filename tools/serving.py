@@ -50,26 +50,21 @@ class RunningServer:
     port: int
     ready_s: float
 
-    def _tree(self) -> Iterator[psutil.Process]:
+    def _total(self, measure: Callable[[psutil.Process], float]) -> float:
+        total = 0.0
         with contextlib.suppress(psutil.NoSuchProcess):
-            yield from (self.process, *self.process.children(recursive=True))
+            for process in (self.process, *self.process.children(recursive=True)):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    total += measure(process)
+        return total
 
     def memory_mb(self) -> float:
         """Return the proportional set size of the tree; shared pages count once."""
-        total = 0
-        for process in self._tree():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                total += process.memory_full_info().pss
-        return round(total / 2**20, 1)
+        return round(self._total(lambda process: process.memory_full_info().pss) / 2**20, 1)
 
     def cpu_s(self) -> float:
         """Return the processor seconds used by the live processes of the tree."""
-        total = 0.0
-        for process in self._tree():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                times = process.cpu_times()
-                total += times.user + times.system
-        return total
+        return self._total(lambda process: sum(process.cpu_times()[:2]))  # user and system
 
 
 def free_port() -> int:
@@ -170,6 +165,16 @@ def ask(port: int, request: bytes, timeout_s: float = 10) -> tuple[int, bytes]:
             return answer.status, answer.read()
         except http.client.HTTPException as error:
             raise OSError(str(error)) from error
+
+
+def expects_ok(request: bytes, timeout_s: float = 10) -> Callable[[int], str]:
+    """Return a probe for `running` that takes every answer with status 200 as correct."""
+
+    def probe(port: int) -> str:
+        status, body = ask(port, request, timeout_s)
+        return "" if status == 200 else f"status {status}: {body[:160].decode(errors='replace')}"
+
+    return probe
 
 
 def http_request(

@@ -45,7 +45,7 @@ from tools.benchmarks.servers import OWN, SERVERS, Server
 from tools.benchmarks.session import this_machine
 from tools.benchmarks.workload import Workload
 from tools.load import Run
-from tools.serving import ADDRESS, ROOT, ask, http_request
+from tools.serving import ADDRESS, ROOT, http_request
 
 NETWORKS = ("resnet50", "convnext_large", "vit_l_16")
 BATCH_SIZES = (1, 8, 32, 64)
@@ -282,7 +282,7 @@ class Network:
                 [sys.executable, "-m", "bentoml", "serve", "tools.benchmarks.hop:Hop", *ADDRESS],
                 environment=serving.server_environment(variables),
                 log_path=BUILD / "logs" / "hop.log",
-                probe=lambda port: "" if ask(port, live)[0] == 200 else "not ready",
+                probe=serving.expects_ok(live),
             ):
                 end = time.perf_counter() + seconds + 30
                 while len(counts) < processes and time.perf_counter() < end:
@@ -311,7 +311,6 @@ def _with_cost(run: Run) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m tools.benchmarks.gpu", description=__doc__)
-    parser.add_argument("--decoding", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--networks", nargs="*", default=NETWORKS, help="of torchvision, alone")
     parser.add_argument("--serve", nargs="*", default=["vit_l_16"], help="networks to serve")
     parser.add_argument("--engines", nargs="*", default=[""], help="certified ones; '': the chosen")
@@ -327,8 +326,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results, seconds = Results(options.results, options.limit), options.seconds
     results.step("machine", machine)
     files = mix_files(WEB_MIX, BUILD / "images")
-    if options.decoding:
-        results.step("decoding", decoding, files, 2 * seconds)
+    results.step("decoding", decoding, files, 2 * seconds)
     inputs = np.stack(
         [to_input(Path(file).read_bytes(), PREPROCESSING, DecodeLimits()) for file in files]
     )

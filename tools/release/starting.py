@@ -9,7 +9,7 @@ from pathlib import Path
 from importer.progress import Progress
 from tools.release import ReleaseError
 from tools.release.content import locked_model, read_description
-from tools.serving import ADDRESS, ServerFailed, ask, http_request, running
+from tools.serving import ADDRESS, ServerFailed, expects_ok, http_request, running
 
 READY_WITHIN_S = 600.0
 
@@ -42,13 +42,8 @@ def start_once(bento: Path, home: Path, progress: Progress) -> None:
             # No dependencies beyond the lock: the image has no others.
             options = ("--no-deps", "--require-hashes", "--only-binary", ":all:")
             _uv("pip", "install", "--python", str(python), *options, "-r", str(lock))
-
-        def classify(port: int) -> str:
-            headers = {"Content-Type": "application/octet-stream"}
-            request = http_request("/classify", headers, image.read_bytes())
-            status, _ = ask(port, request, READY_WITHIN_S)
-            return "" if status == 200 else f"status {status} for {image.name}"
-
+        headers = {"Content-Type": "application/octet-stream"}
+        request = http_request("/classify", headers, image.read_bytes())
         try:
             with (
                 progress.step("start it there and classify a golden image"),
@@ -64,7 +59,7 @@ def start_once(bento: Path, home: Path, progress: Progress) -> None:
                         "CLASSIFIER_TIMEOUT_MS": "55000",
                     },
                     log_path=log,
-                    probe=classify,
+                    probe=expects_ok(request, READY_WITHIN_S),
                     ready_within_s=READY_WITHIN_S,
                     directory=Path(folder),
                 ),
