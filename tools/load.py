@@ -224,15 +224,8 @@ def open_run(
     )
 
 
-def closed_run(
-    target: Target,
-    *,
-    connections: int,
-    duration_s: float,
-    seed: int = 0,
-    most_requests: int | None = None,
-) -> Run:
-    """Keep requests in flight until the time is up or `most_requests` are sent."""
+def closed_run(target: Target, *, connections: int, duration_s: float, seed: int = 0) -> Run:
+    """Keep requests in flight until the time is up."""
     sender = Sender(target)
     exchanges = sender.exchanges
 
@@ -241,7 +234,7 @@ def closed_run(
         end_s = loop.time() + duration_s
 
         async def repeat() -> None:
-            while loop.time() < end_s and len(exchanges) != most_requests:
+            while loop.time() < end_s:
                 # A stride without common factor with the usual numbers of images: all in turn.
                 image = (seed + 7 * len(exchanges)) % len(target.requests)
                 exchange = await sender.send(image, loop.time())

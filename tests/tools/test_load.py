@@ -60,11 +60,12 @@ def test_swapped_and_unreadable_answers_are_wrong() -> None:
         return 200, prediction({0: 1, 1: 0, 2: 2}[int(body)])
 
     with serving(swaps_two) as port:
-        found = closed_run(target(port), connections=1, duration_s=60, most_requests=30)
+        found = closed_run(target(port), connections=1, duration_s=0.5)
 
-    # Image 2, one of three, is right.
-    assert (found.sent, found.wrong) == (30, 20)
-    assert found.answered_per_s == pytest.approx(10 / found.elapsed_s)
+    # Three images in turn, of which 2 is right.
+    right_answers = sum(number % 3 == 2 for number in range(found.sent))
+    assert found.wrong == found.sent - right_answers > 0
+    assert found.answered_per_s == pytest.approx(right_answers / found.elapsed_s)
     for body in (b'{"predictions": []}', b"not JSON", b"null"):
         assert not target(0).is_right(0, body)
 
@@ -74,11 +75,12 @@ def test_failures_are_counted_by_reason_and_not_timed() -> None:
         return {4: (429, b"{}"), 5: (0, b"")}.get(number) or right(number, body)
 
     with serving(fails_twice) as port:
-        found = closed_run(target(port), connections=2, duration_s=60, most_requests=30)
+        found = closed_run(target(port), connections=2, duration_s=0.5)
     nobody = open_run(target(port), rate_per_s=50, duration_s=0.2, seed=1)
 
     assert found.failed == {"429": 1, "lost": 1}
-    assert (found.sent, len(found.latencies_ms), found.wrong) == (30, 28, 0)
+    assert len(found.latencies_ms) == found.sent - 2 > 0
+    assert found.wrong == 0
     assert nobody.failed == {"lost": nobody.sent}
     assert not nobody.within(1e9)
 
@@ -91,11 +93,13 @@ def test_a_broken_file_must_be_refused_as_such() -> None:
     for status in (422, 200, 500):
         with serving(functools.partial(answer, status)) as port:
             broken = dataclasses.replace(target(port), broken=frozenset({1}))
-            run = closed_run(broken, connections=1, duration_s=60, most_requests=9)
-        found[status] = (run.failed, run.wrong, len(run.latencies_ms))
+            run = closed_run(broken, connections=1, duration_s=0.5)
+        # Three images in turn, of which 1 is broken.
+        sent_broken = sum(number % 3 == 1 for number in range(run.sent))
+        untimed = run.sent - len(run.latencies_ms)
+        found[status] = [n / sent_broken for n in (run.failures, run.wrong, untimed)]
 
-    # Image 1, one of three, is broken.
-    assert found == {422: ({}, 0, 6), 200: ({}, 3, 9), 500: ({"500": 3}, 0, 6)}
+    assert found == {422: [0, 0, 1], 200: [0, 1, 0], 500: [1, 0, 1]}
 
 
 def test_late_answers_are_timeouts_and_refusals_are_followed_by_a_pause(

@@ -38,7 +38,6 @@ def parser() -> argparse.ArgumentParser:
     load.add_argument("--rate", type=float, help="open loop at this many requests a second")
     load.add_argument("--times", type=float, help="open loop at this multiple of the capacity")
     load.add_argument("--connections", type=int, default=6, help="of the closed loop")
-    load.add_argument("--requests", type=int, help="ends the closed loop")
     load.add_argument("--seconds", type=float, default=60)
     load.add_argument("--broken", type=float, default=0, metavar="SHARE", help="of broken files")
     names = [server.name for server in SERVERS]
@@ -67,7 +66,6 @@ def run(options: argparse.Namespace) -> str:
             rate_per_s=options.rate,
             times=options.times,
             connections=options.connections,
-            most_requests=options.requests,
             broken=options.broken,
         )
     else:

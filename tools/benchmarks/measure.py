@@ -131,17 +131,11 @@ class Client:
     target: Target
     seed: int
 
-    def saturate(
-        self, seconds: float, connections: int = CONNECTIONS, most_requests: int | None = None
-    ) -> Run:
-        """Keep requests in flight until the time is up or enough are sent."""
+    def saturate(self, seconds: float, connections: int = CONNECTIONS) -> Run:
+        """Keep requests in flight until the time is up."""
         before_s = self.server.cpu_s()
         run = load.closed_run(
-            self.target,
-            connections=connections,
-            duration_s=seconds,
-            seed=self.seed,
-            most_requests=most_requests,
+            self.target, connections=connections, duration_s=seconds, seed=self.seed
         )
         return self._with_cost(run, before_s)
 
@@ -236,7 +230,6 @@ def measured_load(
     rate_per_s: float | None = None,
     times: float | None = None,
     connections: int = CONNECTIONS,
-    most_requests: int | None = None,
     broken: float = 0,
 ) -> Path:
     """Apply one load to each server in turn; return the session's file.
@@ -245,7 +238,6 @@ def measured_load(
         settings: CLASSIFIER_* settings of this project.
         rate_per_s: Open loop at this rate; None is a closed loop without refusals.
         times: After the closed loop, open loop at this multiple of its throughput.
-        most_requests: Ends the closed loop before `seconds`.
         broken: Share of broken files.
     """
     case = CASES[case_name]
@@ -260,7 +252,7 @@ def measured_load(
         offered_per_s = rate_per_s
         if rate_per_s is None:
             with served(server, path, case, {**own, **patient}) as client:
-                runs.append(client.saturate(seconds, connections, most_requests))
+                runs.append(client.saturate(seconds, connections))
                 offered_per_s = times and round(times * runs[0].answered_per_s, 1)
         if offered_per_s:
             with served(server, path, case, own, broken=broken) as client:
