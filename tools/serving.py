@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from image_classifier.settings import PREFIX
 from tools.load import LOOPBACK
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,8 +24,6 @@ PORTS = range(20_000, 32_000)
 POLL_S = 0.02
 STOP_WITHIN_S = 15.0
 
-PREFIX = "CLASSIFIER_"
-"""Prefix of this project's settings."""
 PORT = "{port}"
 """Placeholder for the port in a command."""
 ADDRESS = ("--host", LOOPBACK, "--port", PORT)

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from image_classifier.settings import PREFIX
 from tools import load, serving
 from tools.benchmarks.limit import measured_limit
 from tools.benchmarks.models import BUILD, prepared
@@ -17,7 +18,7 @@ from tools.benchmarks.servers import OWN, PRODUCT, Server
 from tools.benchmarks.session import CaseResult, Visit, begin_session, write_session
 from tools.benchmarks.workload import WORKLOAD_VARIABLE, read_workload
 from tools.load import Run, Target
-from tools.serving import NEVER_REFUSE, PREFIX
+from tools.serving import NEVER_REFUSE
 
 CONNECTIONS = 6
 """Requests in flight in a closed run: enough to saturate 2 to 4 cores."""

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from tools.load import LOOPBACK
+from tools.load import LOOPBACK, best_prediction
 from tools.serving import ADDRESS, PORT, PRODUCT_COMMAND, ROOT, http_request
 
 PRODUCT = "this project"
@@ -45,11 +45,6 @@ def binary_tensor(data: bytes) -> tuple[Mapping[str, str], bytes]:
         "Inference-Header-Content-Length": str(len(head)),
     }
     return headers, head + element
-
-
-def best_prediction(body: bytes) -> int:
-    """Return the class of `{"predictions": [{"class_id": …}, …]}`, best first."""
-    return int(json.loads(body)["predictions"][0]["class_id"])
 
 
 def best_output(body: bytes) -> int:
