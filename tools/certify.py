@@ -1,7 +1,7 @@
 """Measures the rate this machine sustains with the locked model: `make certify`.
 
 Serves the model as `make serve` does, sends Poisson arrivals over HTTP and writes slo.json beside
-the artifact's manifest. --rate proposes replicas of this machine.
+the artifact's manifest. --rate proposes replicas of the measured machine.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import Any
 
 from image_classifier.artifact.artifact import Artifact, open_artifact
 from image_classifier.artifact.format import SLO_NAME
-from image_classifier.artifact.record import Machine, Plan, SloCertificate
+from image_classifier.artifact.record import Plan, SloCertificate
 from image_classifier.artifact.store import locate, read_lock
 from image_classifier.inference.engines.load import accelerator_of
 from image_classifier.inference.machine import this_machine
@@ -193,12 +193,7 @@ def _target(subject: Subject, requests: tuple[bytes, ...], port: int) -> Target:
                 f"{body[:160].decode(errors='replace')}; expected 200; remove the file"
             )
         accepted.append(near_best(json.loads(body)["predictions"]))
-    return Target(
-        port=port,
-        requests=requests,
-        accepted=tuple(accepted),
-        read_class=lambda body: int(json.loads(body)["predictions"][0]["class_id"]),
-    )
+    return Target(port=port, requests=requests, accepted=tuple(accepted))
 
 
 def near_best(predictions: Sequence[Mapping[str, Any]]) -> frozenset[int]:
@@ -231,7 +226,7 @@ def replicas_for(rate_per_s: float, highest_rate_per_s: float) -> int:
     return math.ceil(round(rate_per_s / (LOAD_PART * highest_rate_per_s), 9)) + SPARE
 
 
-def proposal(certificate: SloCertificate, *, rate_per_s: float, here: Machine) -> str:
+def proposal(certificate: SloCertificate, rate_per_s: float) -> str:
     """Return how to run the model for a rate of the whole service, with the arithmetic.
 
     Raises:
@@ -248,22 +243,14 @@ def proposal(certificate: SloCertificate, *, rate_per_s: float, here: Machine) -
             "certify a faster machine, a faster engine, or a longer --budget-ms"
         )
     replicas = replicas_for(rate_per_s, highest_per_s)
-    settings = f"{PREFIX}BUDGET_MS={budget_ms:g}"
-    if workers := certificate.settings.get(f"{PREFIX}WORKERS"):
-        settings += f" {PREFIX}WORKERS={workers}"
-    where = (
-        f"each replica needs the measured machine: {words}"
-        if machine == here
-        else f"measured on {words}, not on this machine; run `make certify` on the machine that "
-        "will serve"
-    )
+    settings = {f"{PREFIX}BUDGET_MS": f"{budget_ms:g}", **certificate.settings}
     return (
-        f"for {rate_per_s:g}/s: {replicas} replica(s) of this machine, each with\n"
-        f"  {settings}\n"
+        f"for {rate_per_s:g}/s: {replicas} replica(s), each with\n"
+        f"  {' '.join(f'{name}={value}' for name, value in settings.items())}\n"
         f"- replicas: {rate_per_s:g}/s ÷ ({LOAD_PART:g} × {highest_per_s:g}/s) = "
         f"{rate_per_s / (LOAD_PART * highest_per_s):.2f}, rounded up, and {SPARE} that may be "
         "missing\n"
-        f"- machine: {where}"
+        f"- machine: as measured, {words}"
     )
 
 
@@ -289,9 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             certificate = certify(subject, budget_ms=budget_ms, probe_s=options.seconds)
         print(summary(certificate))
         if options.rate is not None:
-            kind = subject.artifact.evidence.engine(certificate.plan.engine).kind
-            here = this_machine(accelerator_of(kind))
-            print(proposal(certificate, rate_per_s=options.rate, here=here))
+            print(proposal(certificate, options.rate))
     except (OperatorError, serving.ServerFailed) as error:
         print(error, file=sys.stderr)
         return 1
