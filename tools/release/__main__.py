@@ -22,8 +22,6 @@ def main(arguments: list[str]) -> str:
         OperatorError: The command failed or found a difference.
     """
     options, progress = _parser().parse_args(arguments), Progress(quiet=False)
-    if options.command == "digest":
-        return content_digest(find_bento(options.bento))
     if options.command == "verify-bento":
         root = find_bento(options.bento)
         return f"verified: {bento_tag(root)}, digest sha256:{verify_bento(root)}"
@@ -54,11 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     image.add_argument("--opt", action="append", default=[], help=text)
     for command in (build, rebuild, image):
         command.add_argument("-f", "--bentofile", default=BENTOFILE)
-    text = "print the digest of a bento's content; works for a plain `bentoml build` too"
-    digest = commands.add_parser("digest", help=text)
     verify = commands.add_parser("verify-bento", help="compare a bento with its version")
-    for command in (digest, verify):
-        command.add_argument("bento", metavar="PATH|TAG")
+    verify.add_argument("bento", metavar="PATH|TAG")
     return parser
 
 
