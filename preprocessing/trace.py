@@ -43,16 +43,16 @@ def trace(data: bytes, preprocessing: Preprocessing, limits: DecodeLimits) -> tu
     steps: list[Step] = []
     started = time.perf_counter()
 
-    def record(name: str, picture: Image.Image | None, array: np.ndarray | None = None) -> None:
+    def record(name: str, picture: Image.Image) -> None:
         nonlocal started
         milliseconds = (time.perf_counter() - started) * 1e3
-        mode = str(array.dtype) if array is not None else picture.mode if picture else ""
-        if array is not None or not steps or picture is not steps[-1].picture:
-            steps.append(Step(name, picture, mode, milliseconds, array))
+        if not steps or picture is not steps[-1].picture:
+            steps.append(Step(name, picture, picture.mode, milliseconds))
         started = time.perf_counter()
 
     array = to_input(data, preprocessing, limits, record)
+    milliseconds = (time.perf_counter() - started) * 1e3
     is_picture = array.dtype == np.uint8 and array.shape[2] in (1, 3)
     pixels = array.squeeze(2) if array.shape[2] == 1 else array
-    record("input", Image.fromarray(pixels) if is_picture else None, array)
-    return tuple(steps)
+    picture = Image.fromarray(pixels) if is_picture else None
+    return (*steps, Step("input", picture, str(array.dtype), milliseconds, array))
