@@ -11,31 +11,6 @@ from tools.benchmarks.seeded import CLASSES, SPEC
 from tools.benchmarks.session import BenchmarkError
 from tools.serving import ROOT
 
-WITHIN_S = 1800
-
-
-def output_of(command: list[str], variables: Mapping[str, str] | None = None) -> str:
-    """Run a command in this checkout, with more environment variables; return its output.
-
-    Raises:
-        BenchmarkError: It failed or took too long; the message has its last line.
-    """
-    try:
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env={**os.environ, **(variables or {})},
-            capture_output=True,
-            text=True,
-            timeout=WITHIN_S,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise BenchmarkError(f"{command[1]}: not finished after {WITHIN_S} s") from error
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise BenchmarkError(f"{' '.join(command[1:3])}: {last}")
-    return done.stdout
-
 
 def seeded_sources(architecture: str, weights: Path, folder: Path) -> dict[str, object]:
     """Write spec and labels of a network with seeded weights; return the import options."""
@@ -54,11 +29,19 @@ def import_model(store: Path, lock: Path, options: Mapping[str, object]) -> Path
     """Run `model_import.py` with a BENTOML_HOME; write the lock, return the artifact's directory.
 
     Raises:
-        BenchmarkError: As `output_of`.
+        BenchmarkError: It failed; the message has its last line.
     """
     store.mkdir(parents=True, exist_ok=True)
     words = [str(word) for pair in {**options, "--lock": lock}.items() for word in pair]
-    command = [sys.executable, "model_import.py", "--quiet", *words]
-    output_of(command, {"BENTOML_HOME": str(store)})
+    done = subprocess.run(
+        [sys.executable, "model_import.py", "--quiet", *words],
+        cwd=ROOT,
+        env={**os.environ, "BENTOML_HOME": str(store)},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise BenchmarkError(f"model_import.py: {last}")
     name, _, version = json.loads(lock.read_text())["tag"].partition(":")
     return store / "models" / str(name) / str(version)

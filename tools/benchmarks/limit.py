@@ -1,17 +1,14 @@
-"""The limit of the machine: the same engine and files in one process, without a server.
-
-`measured_limit` runs this module in a process of its own, without other threads.
-"""
+"""The limit of the machine: the same engine and files in one process, without a server."""
 
 import itertools
+import multiprocessing
 import random
-import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from tools.benchmarks.importing import output_of
 from tools.benchmarks.peers.common import Classifier
 from tools.benchmarks.session import Limit
 from tools.benchmarks.workload import Array, Workload, read_workload
@@ -23,10 +20,10 @@ SEED = 5
 def measured_limit(
     workload_path: Path, *, seconds: float, rate_per_s: float | None = None, forward: bool = False
 ) -> Limit:
-    """Measure in another process; see `limit_of`."""
-    numbers = (str(seconds), str(rate_per_s or 0), *(["forward"] if forward else []))
-    module = [sys.executable, "-m", "tools.benchmarks.limit"]
-    return Limit.model_validate_json(output_of([*module, str(workload_path), *numbers]))
+    """Call `limit_of` in a process of its own, without other threads."""
+    workload = read_workload(workload_path)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(limit_of, workload, seconds, rate_per_s, forward).result()
 
 
 def limit_of(workload: Workload, seconds: float, rate_per_s: float | None, forward: bool) -> Limit:
@@ -82,9 +79,3 @@ def _repeated(
     for thread in threads:
         thread.join()
     return time.perf_counter() - begin_s, latencies_ms
-
-
-if __name__ == "__main__":
-    path, duration, rate, *rest = sys.argv[1:]
-    limit = limit_of(read_workload(Path(path)), float(duration), float(rate) or None, bool(rest))
-    print(limit.model_dump_json())

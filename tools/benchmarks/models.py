@@ -1,20 +1,17 @@
-"""Prepares a workload: seeded weights, an import, the right answer for each image.
-
-`python -m tools.benchmarks.models MODEL MIX` prints the path of the workload file. It runs in a
-process of its own, so that the measuring process has no torch.
-"""
+"""Prepares a workload: seeded weights, an import, the right answer for each image."""
 
 import hashlib
 import json
+import multiprocessing
 import os
-import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from pydantic import ValidationError
 
 from tools.benchmarks.images import DIGITS_MIX, mix_files
-from tools.benchmarks.importing import import_model, output_of, seeded_sources
+from tools.benchmarks.importing import import_model, seeded_sources
 from tools.benchmarks.peers.common import Classifier
 from tools.benchmarks.seeded import NEAR_TIE, near_best, save_seeded_weights
 from tools.benchmarks.session import BenchmarkError
@@ -26,20 +23,19 @@ EXAMPLE = "examples/digits"
 
 
 def prepared(model: str, mix: str) -> Path:
-    """Prepare a workload in another process; return the path of its file.
-
-    Raises:
-        BenchmarkError: That process failed; the message has its last line.
-    """
-    output = output_of([sys.executable, "-m", "tools.benchmarks.models", model, mix])
-    return Path(output.strip().splitlines()[-1])
+    """Call `make_workload` in another process, so that this one does not load torch."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(make_workload, model, mix).result()
 
 
 def make_workload(model: str, mix: str) -> Path:
-    """Prepare the workload of a model and a mix, unless it exists and is up to date.
+    """Prepare a workload, unless it exists and is up to date; return the path of its file.
 
     Args:
         model: A function of `torchvision.models`, or "digits", and a precision, joined by "-".
+
+    Raises:
+        BenchmarkError: The import failed.
     """
     path = BUILD / "workloads" / f"{model}-{mix}.json"
     made_from = sources_digest()
@@ -118,10 +114,3 @@ def _import(workload: Workload, precision: str, sources: dict[str, object]) -> P
         if (engine["kind"], engine["precision"]) == ("openvino", precision):
             return artifact / str(engine["file"])
     raise BenchmarkError(f"{artifact.name}: no certified engine openvino-{precision}")
-
-
-if __name__ == "__main__":
-    try:
-        print(make_workload(sys.argv[1], sys.argv[2]))
-    except BenchmarkError as error:
-        sys.exit(str(error))
