@@ -27,12 +27,11 @@ def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(prog="python -m tools.benchmarks", description=__doc__)
     commands = whole.add_subparsers(dest="command", required=True)
     each = {name: commands.add_parser(name, help=text) for name, text in HELP.items()}
-    for name in PRESETS:
-        each[name].add_argument("--cases", nargs="+", default=PRESETS[name].cases, choices=CASES)
-        each[name].add_argument(
-            "--servers", nargs="+", default=[], choices=[server.name for server in SERVERS]
-        )
-        each[name].add_argument("--rounds", type=int, default=PRESETS[name].rounds)
+    names = [server.name for server in SERVERS]
+    for name, preset in PRESETS.items():
+        each[name].add_argument("--cases", nargs="+", default=preset.cases, choices=CASES)
+        each[name].add_argument("--servers", nargs="+", default=names, choices=names)
+        each[name].add_argument("--rounds", type=int, default=preset.rounds)
     load = each["load"]
     load.add_argument("case", choices=CASES)
     load.add_argument("--rate", type=float, help="open loop at this many requests a second")
@@ -40,7 +39,6 @@ def parser() -> argparse.ArgumentParser:
     load.add_argument("--connections", type=int, default=6, help="of the closed loop")
     load.add_argument("--seconds", type=float, default=60)
     load.add_argument("--broken", type=float, default=0, metavar="SHARE", help="of broken files")
-    names = [server.name for server in SERVERS]
     load.add_argument("--servers", nargs="+", default=names[:1], choices=names)
     load.add_argument("--set", nargs="*", default=[], metavar="CLASSIFIER_NAME=VALUE")
     return whole
@@ -56,11 +54,12 @@ def run(options: argparse.Namespace) -> str:
         return report.write_page()
     if not PEERS_PYTHON.exists():
         raise BenchmarkError("the benchmark's environment is missing; run `make bench`")
+    servers = [server for server in SERVERS if server.name in options.servers]
     if options.command == "load":
         path = measured_load(
             options.case,
             RESULTS,
-            servers=[server for server in SERVERS if server.name in options.servers],
+            servers=servers,
             settings=dict(pair.split("=", 1) for pair in options.set),
             seconds=options.seconds,
             rate_per_s=options.rate,
@@ -71,9 +70,6 @@ def run(options: argparse.Namespace) -> str:
     else:
         preset = dataclasses.replace(PRESETS[options.command], rounds=options.rounds)
         folder = BUILD / "results" if options.command == "quick" else RESULTS
-        servers = [
-            server for server in SERVERS if not options.servers or server.name in options.servers
-        ]
         path = measured_session(options.command, preset, options.cases, servers, folder)
     return f"{report.as_text(read_session(path))}\n\nwritten: {path}"
 
