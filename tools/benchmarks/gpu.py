@@ -1,8 +1,8 @@
 """Measures large networks on one GPU: `make bench-gpu`.
 
-In this order: the machine; decoding; the networks without a server, in every precision; then
-networks served over HTTP by this project and by other servers, and the runner without HTTP. Each
-result is stored at once.
+In this order: the machine; decoding; then for each network its import, which measures it without
+a server for each batch size, this project over HTTP, its runner without HTTP, and other servers.
+Each result is stored at once.
 """
 
 import argparse
@@ -11,28 +11,24 @@ import itertools
 import json
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
+from http import HTTPStatus
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from image_classifier.artifact.artifact import open_artifact
-from image_classifier.artifact.format import WEIGHTS_NAME, Precision
-from image_classifier.artifact.manifest import InputSpec
-from image_classifier.artifact.record import Plan
-from image_classifier.inference.engine import Batch, Engine
-from image_classifier.inference.engines.torch import Program, gpu_name
-from image_classifier.inference.machine import usable_cores
-from image_classifier.inference.plan import GPU_STREAMS
-from importer.export import export_program
-from importer.pixels_to_logits import PixelsToLogits
+from image_classifier.artifact.format import WEIGHTS_NAME
+from image_classifier.inference.engine import Batch
+from image_classifier.inference.machine import first_gpu, usable_cores
 from preprocessing import DecodeLimits, PreprocessingSpec, SpecPreprocessing, to_input
 from tools import serving
 from tools.benchmarks.images import WEB_MIX, mix_files
@@ -45,10 +41,9 @@ from tools.benchmarks.servers import OWN, SERVERS, Server
 from tools.benchmarks.session import this_machine
 from tools.benchmarks.workload import Workload
 from tools.load import Run
-from tools.serving import ADDRESS, ROOT, http_request
+from tools.serving import ADDRESS, ROOT, ask, http_request
 
-NETWORKS = ("resnet50", "convnext_large", "vit_l_16")
-BATCH_SIZES = (1, 8, 32, 64)
+NETWORKS = ("vit_l_16", "resnet50", "convnext_large")
 GOLDEN = 6
 """Number of golden images; the reference runs on one processor core."""
 CONNECTIONS = 96
@@ -58,7 +53,6 @@ RATES_PER_S = (50, 1_000)
 HOP_IMAGES = 8
 """Images per call to the runner in the measurement without HTTP."""
 PEERS = ("FastAPI", "LitServe", "Mosec")
-PRECISIONS: tuple[Precision, ...] = ("bf16", "fp32")
 PREPROCESSING = SpecPreprocessing(PreprocessingSpec.model_validate(SPEC))
 STORE = BUILD / "bentoml"
 PYTHONPATH = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
@@ -98,12 +92,18 @@ class Results:
         return done
 
 
-def machine() -> dict[str, object]:
-    """Return the hardware; of the GPU, what its driver reports."""
-    query = "name,memory.total,driver_version,clocks.max.sm,pcie.link.gen.max,mig.mode.current"
+def nvidia_smi(query: str) -> str:
+    """Return properties of the GPU as reported by its driver."""
     command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
-    gpu = subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    return {"gpu": gpu, "torch": torch.__version__, **this_machine().model_dump(mode="json")}
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+def machine() -> dict[str, object]:
+    """Return the hardware."""
+    gpu = nvidia_smi(
+        "name,memory.total,driver_version,clocks.max.sm,pcie.link.gen.max,mig.mode.current"
+    )
+    return {"gpu": gpu, "torch": version("torch"), **this_machine().model_dump(mode="json")}
 
 
 def decode_for(files: Sequence[str], seconds: float) -> int:
@@ -118,7 +118,7 @@ def decode_for(files: Sequence[str], seconds: float) -> int:
 
 def decoding(files: Sequence[str], seconds: float) -> dict[str, float]:
     """Return images per second of preprocessing, in one process and in one per core."""
-    context = multiprocessing.get_context("spawn")  # forks would share the GPU driver's state
+    context = multiprocessing.get_context("spawn")  # forks would copy the locks of other threads
     rates = {}
     for processes in sorted({1, usable_cores()}):
         with ProcessPoolExecutor(processes, context) as pool:
@@ -135,59 +135,6 @@ def seeded(architecture: str, inputs: Batch, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         save_seeded_weights(architecture, inputs, path)
     return path
-
-
-def network_alone(architecture: str, inputs: Batch, seconds: float) -> dict[str, object]:
-    """Return images per second of a network without a server, copies included."""
-    import torchvision
-    from safetensors.torch import load_file
-
-    folder = BUILD / "gpu" / architecture
-    weights = seeded(architecture, inputs, folder)
-    network = getattr(torchvision.models, architecture)(weights=None).eval()
-    network.load_state_dict(load_file(weights))
-    spec = InputSpec.of(PREPROCESSING)
-    export_program(PixelsToLogits(network, spec).eval(), inputs[:2], folder / "network.pt2")
-    del network
-    rates: list[object] = []
-    for precision in PRECISIONS:
-        try:
-            rates += _rates(folder, precision, inputs, seconds)
-        except RuntimeError as error:
-            rates.append(f"{precision}: {error}")
-    return {"weights_mb": weights.stat().st_size >> 20, "rates": rates}
-
-
-def _rates(
-    folder: Path, precision: Precision, inputs: Batch, seconds: float
-) -> list[dict[str, object]]:
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    plan = Plan(
-        engine="torch", streams=GPU_STREAMS, threads=1, batch_sizes=BATCH_SIZES, service_time_ms=1
-    )
-    engine = Program(folder / "network.pt2", folder / WEIGHTS_NAME, precision).load(plan)
-    rates: list[dict[str, object]] = []
-    for size in BATCH_SIZES:
-        batch = np.resize(inputs, (size, *inputs.shape[1:]))
-        rate = size * _batches_per_s(engine, batch, seconds)
-        rates.append({"precision": precision, "batch": size, "images_per_s": round(rate, 1)})
-    return [*rates, {"peak_mb": torch.cuda.max_memory_allocated() >> 20}]
-
-
-def _batches_per_s(engine: Engine, batch: Batch, seconds: float) -> float:
-    begun = time.perf_counter()
-
-    def run(_: int) -> int:
-        count = 0
-        while time.perf_counter() < begun + seconds:
-            engine.run(batch)
-            count += 1
-        return count
-
-    with ThreadPoolExecutor(GPU_STREAMS) as pool:
-        batches = sum(pool.map(run, range(GPU_STREAMS)))
-    return batches / (time.perf_counter() - begun)
 
 
 class Network:
@@ -252,12 +199,18 @@ class Network:
         case, variables = Case(model=self.architecture), {"PYTHONPATH": PYTHONPATH, **settings}
         with served(server, self._workload, case, variables) as client:
             client.saturate(WARMUP_S, CONNECTIONS)
-            runs = [client.saturate(seconds, CONNECTIONS)]
-            runs += [client.offer(rate_per_s, seconds) for rate_per_s in RATES_PER_S]
+            runs: list[object] = []
+            for rate_per_s in (None, *RATES_PER_S):
+                if rate_per_s is None:
+                    run = client.saturate(seconds, CONNECTIONS)
+                else:
+                    run = client.offer(rate_per_s, seconds)
+                runs += [_with_cost(run), stage_sums(client.server.port)]
             return {
                 "ready_s": client.server.ready_s,
                 "memory_mb": client.server.memory_mb(),
-                "runs": [_with_cost(run) for run in runs],
+                "gpu_memory": nvidia_smi("memory.used"),
+                "runs": runs,
             }
 
     def hop(self, processes: int, seconds: float) -> dict[str, float]:
@@ -298,6 +251,14 @@ class Network:
         }
 
 
+def stage_sums(port: int) -> list[str]:
+    """Return the sums and counts of stages and batch sizes in /metrics; none for a peer."""
+    status, text = ask(port, http_request("/metrics", {}, b"", method="GET"))
+    lines = text.decode().splitlines() if status == HTTPStatus.OK else []
+    wanted = re.compile(r"classifier_(stage_seconds|batch_size)_(sum|count)")
+    return [line for line in lines if wanted.match(line)]
+
+
 def _with_cost(run: Run) -> str:
     server_ms, client_ms = (
         1e3 * cpu_s / max(1, run.sent) for cpu_s in (run.server_cpu_s, run.client_cpu_s)
@@ -311,8 +272,7 @@ def _with_cost(run: Run) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m tools.benchmarks.gpu", description=__doc__)
-    parser.add_argument("--networks", nargs="*", default=NETWORKS, help="of torchvision, alone")
-    parser.add_argument("--serve", nargs="*", default=["vit_l_16"], help="networks to serve")
+    parser.add_argument("--networks", nargs="*", default=NETWORKS, help="of torchvision")
     parser.add_argument("--engines", nargs="*", default=[""], help="certified ones; '': the chosen")
     parser.add_argument("--workers", nargs="*", type=int, default=[0], help="0: the default")
     parser.add_argument("--peers", nargs="*", default=PEERS, help="other servers")
@@ -320,8 +280,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=float, default=400, help="seconds after which none starts")
     parser.add_argument("--results", type=Path, default=BUILD / "gpu.json")
     options = parser.parse_args(arguments)
-    if gpu_name() is None:
-        print("bench-gpu: torch finds no GPU; run it on a machine with one", file=sys.stderr)
+    if first_gpu(os.environ) is None:
+        print("bench-gpu: no GPU is visible; run it on a machine with one", file=sys.stderr)
         return 1
     results, seconds = Results(options.results, options.limit), options.seconds
     results.step("machine", machine)
@@ -331,8 +291,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         [to_input(Path(file).read_bytes(), PREPROCESSING, DecodeLimits()) for file in files]
     )
     for name in options.networks:
-        results.step(f"{name} alone", network_alone, name, inputs, seconds)
-    for name in options.serve:
         network = Network(name, files, inputs)
         if not results.step(f"{name} imported", network.import_for_gpu):
             continue
