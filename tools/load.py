@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
+import numpy as np
+
 LOOPBACK = "127.0.0.1"
 
 DRAIN_S = 10.0
@@ -118,7 +120,7 @@ class Run:
 
     def percentile_ms(self, percent: float) -> float:
         """Return the nearest-rank percentile of the latencies; inf without answers."""
-        return nearest_rank(sorted(self.latencies_ms), percent) if self.latencies_ms else math.inf
+        return nearest_rank(self.latencies_ms, percent) if self.latencies_ms else math.inf
 
     def within(self, budget_ms: float) -> bool:
         """Return whether no request failed or was wrong and the p99 is within the budget."""
@@ -151,14 +153,9 @@ class HighestRate:
     arrivals: int
 
 
-def nearest_rank(ordered: Sequence[float], percent: float) -> float:
-    """Return the smallest sample that at least `percent` % of the samples do not exceed.
-
-    Args:
-        ordered: Samples in ascending order, at least one.
-        percent: In (0, 100].
-    """
-    return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)]
+def nearest_rank(samples: Sequence[float], percent: float) -> float:
+    """Return the smallest of the samples that at least `percent` % of them do not exceed."""
+    return float(np.percentile(samples, percent, method="inverted_cdf"))
 
 
 def poisson_arrivals(
@@ -379,7 +376,7 @@ class Sender:
                 latencies_ms.append(round(exchange.latency_ms, 3))
                 wrong += not self._target.is_right(exchange.image, exchange.body)
         answered_s = [exchange.answered_s for exchange in self.exchanges if exchange.answered_s]
-        skews_ms = sorted((each.sent_s - each.due_s) * 1e3 for each in self.exchanges)
+        skews_ms = [(each.sent_s - each.due_s) * 1e3 for each in self.exchanges]
         return Run(
             elapsed_s=max(answered_s) - self.exchanges[0].due_s
             if answered_s

@@ -103,7 +103,7 @@ class Limit(Record):
 
     def percentile_ms(self, percent: float) -> float:
         """Return the nearest-rank percentile of the calls."""
-        return nearest_rank(sorted(self.latencies_ms), percent)
+        return nearest_rank(self.latencies_ms, percent)
 
 
 class Visit(Record):
