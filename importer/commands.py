@@ -83,9 +83,6 @@ def _predict(command_line: CommandLine, progress: Progress) -> Outcome:
     files, others = image_files(command_line.paths)
     if others:
         progress.note(f"{len(others)} file(s) skipped that are not images, such as {others[0]}")
-    classes = len(artifact.labels())
-    if options.top_k > classes and "top_k" in options.model_fields_set:
-        progress.note(f"--top-k {options.top_k}: the model has only {classes} classes")
     with progress.step("load the engine and check it"):
         budget_ms = artifact.record.budget_ms if artifact.record else 50.0
         executor = load_executor(
@@ -93,8 +90,8 @@ def _predict(command_line: CommandLine, progress: Progress) -> Outcome:
         )
     form = "json" if command_line.json else "csv" if options.csv else "text"
     is_score = artifact.manifest.outputs.activation == "none"
-    with progress.step(f"classify {len(files)} image{'s' * (len(files) != 1)}") as count_one:
-        answers = classify_files(artifact, executor, files, options.top_k, count_one)
+    with progress.step(f"classify {len(files)} file(s)"):
+        answers = classify_files(artifact, executor, files, options.top_k)
         results, errors = print_answers(answers, form, "score" if is_score else "probability")
     return {"tag": lock_of(artifact).tag, "results": results}, [], int(errors > 0)
 

@@ -1,8 +1,7 @@
 """Predictions for image files, by the engine that serves, without a server."""
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,30 +56,23 @@ def image_files(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
             files.append(path)
             continue
         for file in visible_files(path):
-            is_image = True
-            with contextlib.suppress(OSError):  # reported as the error of this file
-                is_image = file.suffix.lower() in IMAGE_SUFFIXES or begins_like_image(file)
+            is_image = file.suffix.lower() in IMAGE_SUFFIXES or begins_like_image(file)
             (files if is_image else others).append(file)
     return files, others
 
 
 def classify_files(
-    artifact: Artifact,
-    executor: Executor,
-    files: Sequence[Path],
-    top_k: int,
-    count_one: Callable[[], None],
+    artifact: Artifact, executor: Executor, files: Sequence[Path], top_k: int
 ) -> Iterator[FileAnswer]:
     """Yield the answer for each file, in order.
 
     Args:
         executor: The artifact's engine, loaded and checked.
-        top_k: Predictions per image, at most all classes. A model with a threshold answers all
-            labels that reach it.
-        count_one: Called for each file.
+        top_k: Most predictions per image. A model with a threshold answers all labels that reach
+            it.
     """
     labels, outputs, plan = artifact.labels(), artifact.manifest.outputs, executor.plan
-    top_k = len(labels) if outputs.threshold is not None else min(top_k, len(labels))
+    top_k = top_k if outputs.threshold is None else len(labels)
     cores = usable_cores()
     files_at_a_time = 4 * (plan.streams * plan.batch_sizes[-1] + cores)
     read = functools.partial(_read_input, preprocessing=artifact.preprocessing)
@@ -91,7 +83,6 @@ def classify_files(
             batch = [item for item in inputs if not isinstance(item, FileAnswer)]
             rows = iter(executor.run(np.stack(batch)) if batch else ())
             for file, item in zip(chunk, inputs, strict=True):
-                count_one()
                 if isinstance(item, FileAnswer):
                     yield item
                     continue

@@ -1,8 +1,7 @@
 """Progress messages on standard error."""
 
-import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -19,10 +18,10 @@ class Progress:
         self._console.print(f"  {text}", style="dim", markup=False, soft_wrap=True)
 
     @contextmanager
-    def step(self, title: str) -> Iterator[Callable[[], None]]:
-        """Show a step while it runs; yield a function that counts one part of it as done."""
-        started, done = time.perf_counter(), itertools.count(1)
-        with self._console.status(title) as status:
-            yield lambda: status.update(f"{title}: {next(done)} done")
+    def step(self, title: str) -> Iterator[None]:
+        """Show a step while it runs."""
+        started = time.perf_counter()
+        with self._console.status(title):
+            yield
         seconds = time.perf_counter() - started
         self._console.print(f"✓ {title} ({seconds:.1f} s)", markup=False)
