@@ -4,7 +4,6 @@ from collections.abc import Iterable
 
 from image_classifier.artifact.evidence import EngineGraph
 from image_classifier.artifact.manifest import Graph
-from importer.errors import ImportRefused
 from importer.options import ENGINES_OF_DEVICE, PRECISIONS, EngineOptions
 
 ONNX_GRAPH = Graph(file="engines/network.onnx", format="onnx", precision="fp32")
@@ -38,9 +37,6 @@ def choose_candidates(options: EngineOptions, samples: int) -> tuple[tuple[Engin
 
     Returns:
         The candidates, and a note on precisions that are left out, or nothing.
-
-    Raises:
-        ImportRefused: There is no such engine.
     """
     engine, precision = options.engine, options.precision
     kinds = ENGINES_OF_DEVICE[options.device] if engine == "auto" else (engine,)
@@ -56,11 +52,6 @@ def choose_candidates(options: EngineOptions, samples: int) -> tuple[tuple[Engin
                 f"{' and '.join(left_out)} are tried from {MIN_SAMPLES} golden images on; there "
                 f"are {samples} (--golden; --precision tries one nevertheless)"
             )
-    if not chosen:
-        raise ImportRefused(
-            f"--engine {engine} --precision {precision}: no such engine; expected one of "
-            + ", ".join(candidate.name for candidate in CANDIDATES)
-        )
     return tuple(chosen), note
 
 

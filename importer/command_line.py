@@ -48,6 +48,14 @@ COMMANDS: dict[str, tuple[str, str, type[Options]]] = {
 }
 """Command, empty for an import → its arguments, its purpose, and its options."""
 TAG_HELP = "NAME:VERSION in the model store, or NAME for its latest version"
+OR_LOCKED = f"{TAG_HELP} (default: that of model.lock)"
+ARGUMENTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "TAG": ("tag", {"help": TAG_HELP}),
+    "[TAG]": ("tag", {"help": OR_LOCKED, "nargs": "?"}),
+    "PATH…": ("paths", {"nargs": "+", "type": Path}),
+    "FILE": ("file", {"type": Path}),
+}
+"""Argument, as in `COMMANDS` → its name in `CommandLine`, and argparse's settings."""
 EPILOG = "\n".join(
     [
         """\
@@ -100,11 +108,10 @@ def read_command_line(arguments: Sequence[str]) -> CommandLine:
         command, *arguments = arguments
     command = "" if command == "import" else command  # an import may also be called by its name
     if command not in COMMANDS:
-        parser, known = Parser(""), list(COMMANDS)[1:]
-        close = nearest(command, [*known, *parser.known])
-        parser.error(
-            f"unknown command {command!r}{close}; expected {', '.join(known)}; an import "
-            "takes options only, such as --network"
+        known = list(COMMANDS)[1:]
+        Parser("").error(
+            f"unknown command {command!r}{nearest(command, known)}; expected {', '.join(known)}; "
+            "an import takes options only, such as --network"
         )
     return Parser(command).read(arguments)
 
@@ -124,19 +131,9 @@ class Parser(argparse.ArgumentParser):
         )
         self.command = command
         for argument in arguments.split():
-            match argument:
-                case "TAG":
-                    self.add_argument("tag", metavar="TAG", help=TAG_HELP)
-                case "[TAG]" if command != "predict":  # see `_split_tag`
-                    default = f"{TAG_HELP} (default: that of model.lock)"
-                    self.add_argument("tag", metavar="TAG", nargs="?", help=default)
-                case "PATH…":
-                    self.add_argument("paths", metavar="PATH", nargs="+")
-                case "FILE":
-                    kind = _existing_path if command == "unpack" else Path
-                    self.add_argument("file", metavar="FILE", type=kind)
+            name, settings = ARGUMENTS[argument]
+            self.add_argument(name, metavar=argument.strip("[]…"), **settings)
         fields = self.options.model_fields
-        self.known = ["--help", "--json", "--quiet", *map(option_of, fields)]
         for declared in reversed(self.options.__mro__):
             if names := inspect.get_annotations(declared).keys() & fields.keys():
                 group = self.add_argument_group(declared.__doc__)
@@ -154,41 +151,29 @@ class Parser(argparse.ArgumentParser):
         """Read the arguments of the command; exit with status 2 and a line for each mistake."""
         namespace, unknown = self.parse_known_intermixed_args(arguments)
         if unknown:
-            close = nearest(unknown[0].partition("=")[0], self.known)
+            known = map(option_of, self.options.model_fields)
+            close = nearest(unknown[0].partition("=")[0], known)
             self.error(f"unrecognized arguments: {' '.join(unknown)}{close}; see --help")
         parsed = vars(namespace)
         if self.command == "predict":
-            parsed |= self._split_tag(parsed["paths"])
+            parsed |= self._tag_and_paths(parsed["tag"], parsed["paths"])
         values = {name: parsed.pop(name) for name in self.options.model_fields if name in parsed}
         try:
             options = self.options.model_validate(values)
         except ValidationError as error:
             self.error("\n".join(mistakes_of(error, self.options)))
-        if parsed["json"] and values.get("csv"):
-            self.error("--csv and --json: give one of them")
         return CommandLine(command=self.command, options=options, **parsed)
 
-    def _split_tag(self, words: list[str]) -> dict[str, Any]:
-        """Return the tag, if the first word is one, and the paths, which must exist."""
-        first = Path(words[0])
-        is_name = first.name == words[0] and not first.suffix and len(words) > 1
-        has_tag = (":" in words[0] or is_name) and not first.exists()
-        paths = [Path(word) for word in words[has_tag:]]
-        mistakes = [no_such(path, "file") for path in paths if not path.exists()]
-        if mistakes and not paths[0].exists() and paths[0].name == str(paths[0]):
-            mistakes.append("predict: a TAG is NAME:VERSION; model_import.py list shows them")
-        if has_tag and not paths:
-            mistakes = [f"predict: PATH missing; {words[0]} is taken for a tag"]
-        if mistakes:
-            self.error("\n".join(mistakes))
-        return {"tag": words[0] if has_tag else None, "paths": paths}
-
-
-def _existing_path(text: str) -> Path:
-    path = Path(text)
-    if not path.exists():
-        raise argparse.ArgumentTypeError(no_such(path, "file"))
-    return path
+    def _tag_and_paths(self, tag: str | None, paths: list[Path]) -> dict[str, Any]:
+        """Return both; the first of several words may be a path too, not a tag."""
+        if tag is not None:
+            looks_like_path = ":" not in tag and ("/" in tag or "." in tag)
+            if looks_like_path or Path(tag).exists():
+                tag, paths = None, [Path(tag), *paths]
+        if missing := [no_such(path, "file") for path in paths if not path.exists()]:
+            usage = "usage: predict [TAG] PATH…; model_import.py list shows the tags"
+            self.error("\n".join([*missing, usage]))
+        return {"tag": tag, "paths": paths}
 
 
 def _add_option(group: Any, name: str, field: FieldInfo) -> None:

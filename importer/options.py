@@ -96,16 +96,7 @@ def _parsed_json(value: object) -> object:
         ) from error
 
 
-def _split(value: object) -> object:
-    """Return the parts of one or several values such as "a,b"."""
-    texts = value if isinstance(value, list | tuple) else [value]
-    return tuple(part.strip() for text in texts for part in str(text).split(","))
-
-
 JsonObject = Annotated[dict[str, JsonValue], BeforeValidator(_parsed_json)]
-PathText = Annotated[
-    str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)
-]
 ExistingFile = Annotated[Path, AfterValidator(_existing)]
 ExistingFolder = Annotated[Path, AfterValidator(functools.partial(_existing, kind="folder"))]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -167,7 +158,7 @@ class ModelOptions(Options):
     preprocessing: str | None = None
     """a spec file (.yaml, .json), PATH.py:CLASS or torchvision:NAME/WEIGHTS (default: that of
     torchvision's weights)"""
-    labels: PathText | None = None
+    labels: str | None = None
     """file with one name per line, a JSON list or JSON id → name, or torchvision:NAME/WEIGHTS
     (default: those of torchvision's weights)"""
     activation: Literal["softmax", "sigmoid", "none"] | None = None
@@ -224,7 +215,7 @@ class ModelOptions(Options):
 class EngineOptions(Options):
     """the engines and their proof"""
 
-    accept: Annotated[tuple[FindingName, ...], BeforeValidator(_split)] = ()
+    accept: tuple[FindingName, ...] = ()
     """name of a finding to accept, as printed in the refusal; may be repeated"""
     serving_requirements: ExistingFile | None = None
     """requirements lock of a preprocessing class that needs more than the bento's packages"""
@@ -272,11 +263,13 @@ class EngineOptions(Options):
     @field_validator("precision")
     @classmethod
     def _check_precision(cls, value: str, info: ValidationInfo) -> str:
-        engine = info.data.get("engine", "auto")
-        known = ("auto", *PRECISIONS.get(engine, (value,)))
-        if value not in known:
+        device, engine = info.data.get("device", "cpu"), info.data.get("engine", "auto")
+        kinds = ENGINES_OF_DEVICE[device] if engine == "auto" else (engine,)
+        known = {precision: None for kind in kinds for precision in PRECISIONS[kind]}
+        if value not in ("auto", *known):
             raise ValueError(
-                f"--engine {engine} has no {value}; expected one of {', '.join(known)}"
+                f"--device {device} --engine {engine} has no {value}; expected one of auto, "
+                + ", ".join(known)
             )
         return value
 

@@ -41,7 +41,7 @@ def renewed_options(artifact: Artifact, folder: Path, changes: EngineOptions) ->
         "name": manifest.name,
         **_network(artifact),
         "preprocessing": preprocessing,
-        "labels": artifact.path_of(LABELS_NAME),
+        "labels": str(artifact.path_of(LABELS_NAME)),
         "activation": manifest.outputs.activation,
         "threshold": manifest.outputs.threshold,
         **_golden(artifact, folder / "golden"),

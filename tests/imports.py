@@ -74,7 +74,7 @@ def digits_options(**changes: object) -> "ImportOptions":
         "network": f"{DIGITS}/network.py:build",
         "weights": str(DIGITS / "weights.safetensors"),
         "preprocessing": f"{DIGITS}/preprocessing.py:DigitsPreprocessing",
-        "labels": DIGITS / "labels.txt",
+        "labels": str(DIGITS / "labels.txt"),
         "golden": SAMPLES,
         "golden_labels": DIGITS / "labels.csv",
         "measure_seconds": 0.002,

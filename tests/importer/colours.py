@@ -84,7 +84,7 @@ def colour_options(
         "network": f"{folder}/network.py:build",
         "weights": str(folder / "w.safetensors"),
         "preprocessing": spec_file(folder, spec) if spec else f"{folder}/own.py:Own",
-        "labels": folder / "labels.txt",
+        "labels": str(folder / "labels.txt"),
         "golden": folder / "golden",
         "golden_labels": None,
         "engine": "onnxruntime",

@@ -83,7 +83,7 @@ def options_for(weights: Path, golden: Path, *, mean: Any = MEAN, std: Any = STD
         network=None,
         weights=str(weights),
         preprocessing=spec_file(folder, {"crop": SIDE, "mean": list(mean), "std": list(std)}),
-        labels=folder / "labels.txt",
+        labels=str(folder / "labels.txt"),
         golden=golden,
         golden_labels=None,
     )

@@ -85,7 +85,7 @@ def test_help_and_mistakes_load_neither_numpy_nor_torch(arguments: list[str], st
         ("--gate-fp32-tolerance nan", "--gate-fp32-tolerance: must be a finite number, found"),
         ("--network-kwargs {bad", "--network-kwargs: .*JSON object such as .*, found .*property"),
         ("--device gpu", r"--device: .*'cpu' or 'cuda', found 'gpu'; did you mean cpu\?"),
-        ("--accept permuted-labels,chance-acuracy", r"--accept: .*mean chance-accuracy\?$"),
+        ("--accept permuted-labels --accept chance-acuracy", r"--accept: .*mean chance-accuracy\?$"),
         ("--threshold 0.5", "--threshold: belongs to --activation sigmoid"),
         ("--network torchvision:resnet50/DEFAULT", "--network: .*torchvision:NAME or PATH.py:F"),
         # Whether the name of the weights is right depends on the network, so it is no mistake.
@@ -97,7 +97,7 @@ def test_help_and_mistakes_load_neither_numpy_nor_torch(arguments: list[str], st
         ("--preprocessing imagenet", "--preprocessing: .*a spec file .* torchvision:NAME/WEIGHTS"),
         ("--lock nowhere/model.lock", "--lock: .*a folder that can be written"),
         (f"--lock {SAMPLES}", "--lock: .*samples: expected the name of a file"),
-        ("--engine onnxruntime --precision int8", "--precision: --engine onnxruntime has no int8"),
+        ("--engine onnxruntime --precision int8", "--precision: .*--engine onnxruntime has no int8"),
         ("--device cuda --engine openvino", "--engine: --device cuda does not run openvino"),
     ],
 )
@@ -115,16 +115,14 @@ def test_a_wrong_value_is_one_line_that_names_the_option(
     ("arguments", "expected"),
     [
         ("verfy", "unknown command 'verfy'; did you mean verify?; expected predict, "),
-        ("–name x", "unknown command '–name'; did you mean --name"),
         ("list digits", "unrecognized arguments: digits"),
         ("import verify", "unrecognized arguments: verify"),
         ("--golden-lables=x", "unrecognized arguments: --golden-lables=x; did you mean --golden-l"),
         ("renew a:0 --name b", "unrecognized arguments: --name b; see --help"),
         ("pack", "the following arguments are required: TAG, FILE"),
         (f"predict {SAMPLES}/0-1.png", f"{SAMPLES}/0-1.png: no such file; did you"),
-        ("predict a:0", "predict: PATH missing; a:0 is taken for a tag"),
-        (f"predict {SAMPLES} --csv --json", "--csv and --json: give one of them"),
-        ("unpack x.zip", "argument FILE: x.zip: no such file"),
+        ("predict a:0", "a:0: no such file"),
+        (f"predict typo.png {SAMPLES}", "typo.png: no such file"),
         (f"unpack {SAMPLES} --digest abc", "--digest: expected sha256"),
     ],
 )
@@ -132,15 +130,6 @@ def test_the_message_for_a_wrong_command_names_the_nearest_right_one(
     capsys: pytest.CaptureFixture[str], arguments: str, expected: str
 ) -> None:
     assert mistakes(capsys, arguments.split())[0].startswith(expected)
-
-
-def test_a_tag_without_its_version_is_no_file_and_the_form_of_tags_is_named(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert mistakes(capsys, ["predict", "no_such_model"]) == [
-        "no_such_model: no such file",
-        "predict: a TAG is NAME:VERSION; model_import.py list shows them",
-    ]
 
 
 def test_all_wrong_values_are_reported_together(capsys: pytest.CaptureFixture[str]) -> None:

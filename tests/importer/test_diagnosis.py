@@ -155,7 +155,7 @@ def refusal(
         network=f"{folder}/network.py:build",
         weights=str(folder / "w.safetensors"),
         preprocessing=preprocessing,
-        labels=folder / "labels.txt",
+        labels=str(folder / "labels.txt"),
         golden=folder / "golden",
         golden_labels=None,
         reference=folder / "reference.npz",

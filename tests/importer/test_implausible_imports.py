@@ -61,7 +61,7 @@ def test_an_import_reports_its_proof_and_a_second_one_measures_the_same_artifact
         import_quietly(colour_options(tmp_path), tmp_path / "model.lock") for _ in range(2)
     )
     accepted = import_quietly(
-        colour_options(tmp_path, labels="brg", accept="permuted-labels"), tmp_path / "model.lock"
+        colour_options(tmp_path, labels="brg", accept=["permuted-labels"]), tmp_path / "model.lock"
     )
 
     assert (first.known, second.known, second.lock) == (False, True, first.lock)
@@ -151,7 +151,7 @@ def test_a_sigmoid_is_certified_and_predicted_label_by_label(
         network="logits / torch.tensor([1.0, 8.0, 1.0])",
         activation="sigmoid",
         threshold=0.02,
-        accept="chance-accuracy,permuted-labels",
+        accept=["chance-accuracy", "permuted-labels"],
     )
 
     imported = import_quietly(options, tmp_path / "model.lock")

@@ -22,7 +22,7 @@ def truncated_golden_image(folder: Path) -> dict[str, object]:
 
 def nine_labels(folder: Path) -> dict[str, object]:
     (folder / "nine.txt").write_text("\n".join("012345678"))
-    return {"labels": folder / "nine.txt"}
+    return {"labels": str(folder / "nine.txt")}
 
 
 def file_in_place_of_the_store(folder: Path) -> dict[str, object]:

@@ -93,7 +93,7 @@ def options_of(model: str, folder: Path, **changes: object) -> ImportOptions:
         "network": network,
         "weights": str(SHARED / "weights" / weights),
         "preprocessing": spec_file(folder, spec),
-        "labels": labels,
+        "labels": str(labels),
         "golden": golden,
         "golden_labels": None,
         "golden_count": 16,
