@@ -169,7 +169,7 @@ class Parser(argparse.ArgumentParser):
         if tag is not None:
             looks_like_path = ":" not in tag and ("/" in tag or "." in tag)
             if looks_like_path or Path(tag).exists():
-                tag, paths = None, [Path(tag), *paths]
+                paths, tag = [Path(tag), *paths], None
         if missing := [no_such(path, "file") for path in paths if not path.exists()]:
             usage = "usage: predict [TAG] PATH…; model_import.py list shows the tags"
             self.error("\n".join([*missing, usage]))

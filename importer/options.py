@@ -41,7 +41,10 @@ PRECISIONS: "dict[EngineKind, tuple[Precision, ...]]" = {
     "aotinductor": ("fp32", "bf16", "fp16"),
 }
 """Kind of engine → the precisions to try."""
-ENGINES_OF_DEVICE = {"cpu": ("openvino", "onnxruntime"), "cuda": ("torch", "aotinductor")}
+ENGINES_OF_DEVICE: "dict[str, tuple[EngineKind, ...]]" = {
+    "cpu": ("openvino", "onnxruntime"),
+    "cuda": ("torch", "aotinductor"),
+}
 """Device → the kinds of engines that "auto" tries. A GPU also runs onnxruntime, with
 onnxruntime-gpu, if it is named: the ONNX file would hold the weights a second time."""
 FindingName = Literal[

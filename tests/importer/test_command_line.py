@@ -85,7 +85,7 @@ def test_help_and_mistakes_load_neither_numpy_nor_torch(arguments: list[str], st
         ("--gate-fp32-tolerance nan", "--gate-fp32-tolerance: must be a finite number, found"),
         ("--network-kwargs {bad", "--network-kwargs: .*JSON object such as .*, found .*property"),
         ("--device gpu", r"--device: .*'cpu' or 'cuda', found 'gpu'; did you mean cpu\?"),
-        ("--accept permuted-labels --accept chance-acuracy", r"--accept: .*mean chance-accuracy\?$"),
+        ("--accept class-order --accept chance-acuracy", r"--accept: .*mean chance-accuracy\?$"),
         ("--threshold 0.5", "--threshold: belongs to --activation sigmoid"),
         ("--network torchvision:resnet50/DEFAULT", "--network: .*torchvision:NAME or PATH.py:F"),
         # Whether the name of the weights is right depends on the network, so it is no mistake.
@@ -97,7 +97,7 @@ def test_help_and_mistakes_load_neither_numpy_nor_torch(arguments: list[str], st
         ("--preprocessing imagenet", "--preprocessing: .*a spec file .* torchvision:NAME/WEIGHTS"),
         ("--lock nowhere/model.lock", "--lock: .*a folder that can be written"),
         (f"--lock {SAMPLES}", "--lock: .*samples: expected the name of a file"),
-        ("--engine onnxruntime --precision int8", "--precision: .*--engine onnxruntime has no int8"),
+        ("--engine onnxruntime --precision int8", "--precision: .*onnxruntime has no int8"),
         ("--device cuda --engine openvino", "--engine: --device cuda does not run openvino"),
     ],
 )
