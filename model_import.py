@@ -9,6 +9,8 @@ from pathlib import Path
 
 SET_UP = "is not installed; run `make setup`, and then .venv/bin/python model_import.py"
 try:
+    from pydantic import ValidationError
+
     from importer.command_line import CommandLine, read_command_line
     from importer.process import INTERRUPTED, SIGNALS, interrupt
 except ModuleNotFoundError as error:
@@ -43,37 +45,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(command_line: CommandLine) -> tuple[int, str]:
     """Run a command; return the exit status, and why it was refused."""
-    # Imported here: they load numpy and BentoML.
     try:
-        from pydantic import ValidationError
-
+        # Imported here: they load numpy and BentoML.
         from importer.commands import RUN
         from importer.progress import Progress
         from importer.report import print_json, print_lines
-        from preprocessing.errors import OperatorError, PreprocessingBug
-    except ModuleNotFoundError as error:
-        return 1, f"{error.name} {SET_UP}"
+        from preprocessing.errors import OperatorError
 
-    try:
         progress = Progress(quiet=command_line.quiet or command_line.json)
         value, lines, status = RUN[command_line.command](command_line, progress)
         if command_line.json:
             print_json(value)
         else:
             print_lines(lines)
-    except OperatorError as error:
-        cause = error.__cause__
-        if isinstance(cause, PreprocessingBug):
-            cause = cause.__cause__
-        in_message = OperatorError | OSError | ValidationError
-        if cause is not None and not isinstance(cause, in_message):
-            logging.getLogger("importer").info("%s", error, exc_info=error)
-        return 1, str(error)
-    except OSError as error:  # such as a full disk or a read-only folder
-        places = [str(name) for name in (error.filename, error.filename2) if name is not None]
-        return 1, ": ".join([*[" → ".join(places)] * bool(places), error.strerror or str(error)])
     except KeyboardInterrupt:
         return INTERRUPTED, "interrupted; the store and the lock are as they were"
+    except ModuleNotFoundError as error:
+        return 1, f"{error.name} {SET_UP}"
+    except OSError as error:  # such as a full disk or a read-only folder
+        place = f"{error.filename}: " if error.filename else ""
+        return 1, f"{place}{error.strerror or error}"
+    except OperatorError as error:
+        # The message has the text of these causes; that of others goes to the log.
+        in_message = OperatorError | OSError | ValidationError | None
+        if not isinstance(error.__cause__, in_message):
+            logging.getLogger("importer").info("%s", error, exc_info=error)
+        return 1, str(error)
     return status, ""
 
 

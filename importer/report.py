@@ -111,8 +111,7 @@ def _plan_in_words(plan: Plan) -> str:
 
 def print_json(value: object) -> None:
     """Print one JSON document."""
-    json.dump(value, sys.stdout, indent=2, sort_keys=True)
-    sys.stdout.write("\n")
+    print(json.dumps(value, indent=2, sort_keys=True))
 
 
 def describe_artifact(tag: str, artifact: Artifact) -> list[str]:
