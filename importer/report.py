@@ -14,7 +14,6 @@ from image_classifier.artifact.format import file_names
 from image_classifier.artifact.record import ImportRecord, Plan
 from image_classifier.artifact.store import Entry
 from image_classifier.inference.plan import ENOUGH_PER_CORE, compared_point
-from preprocessing import PreprocessingSpec
 
 if TYPE_CHECKING:  # loads torch
     from importer.pipeline import Imported
@@ -117,18 +116,12 @@ def print_json(value: object) -> None:
 def describe_artifact(tag: str, artifact: Artifact) -> list[str]:
     """Return manifest, evidence and import record as a page."""
     manifest, evidence, record = artifact.manifest, artifact.evidence, artifact.record
-    labels, entry, input_spec = artifact.labels(), manifest.preprocessing, manifest.input
+    labels, entry = artifact.labels(), manifest.preprocessing
     labelled = sum(golden.class_id is not None for golden in manifest.golden)
     size = sum(artifact.path_of(name).stat().st_size for name in file_names(artifact.root))
     preprocessing = f"class {entry.class_name} in {entry.file}"
     if entry.spec is not None:
-        preprocessing = describe_geometry(entry.spec)
-        if entry.spec.resize is not None:
-            preprocessing += f", {entry.spec.resize.interpolation} ({entry.spec.resize.backend})"
-    orientation = "applied" if entry.decode.exif_orientation else "ignored"
-    normalisation = "in the class"
-    if input_spec.mean is not None:
-        normalisation = f"mean {list(input_spec.mean)}, std {list(input_spec.std or ())}"
+        preprocessing = entry.spec.model_dump_json(exclude={"decode"})
     reference = "the numbers given with --reference"
     if evidence.reference != "given":
         reference = "eager fp32 torch" if manifest.architecture else "the original graph, fp32"
@@ -140,12 +133,8 @@ def describe_artifact(tag: str, artifact: Artifact) -> list[str]:
         ("classes", f"{manifest.num_classes}: {', '.join(labels[:3])}{', …' * (len(labels) > 3)}"),
         ("answer", manifest.outputs.in_words(manifest.num_classes, labels)),
         ("preprocessing", preprocessing),
-        (
-            "decoding",
-            f"{entry.decode.mode}, EXIF orientation {orientation}, alpha {entry.decode.alpha}",
-        ),
-        ("input", f"{'×'.join(map(str, input_spec.shape))} {input_spec.dtype}"),
-        ("normalisation", normalisation),
+        ("decoding", entry.decode.model_dump_json()),
+        ("input", manifest.input.model_dump_json()),
         ("golden images", f"{len(manifest.golden)}, {labelled} with a known class"),
         ("reference", reference),
         ("versions", ", ".join(f"{name} {value}" for name, value in evidence.versions.items())),
@@ -223,12 +212,3 @@ def print_answers(
             predictions = [asdict(item) for item in answer.predictions]
             results.append({"file": answer.file, "predictions": predictions})
     return results, errors
-
-
-def describe_geometry(spec: PreprocessingSpec) -> str:
-    """Return resize and crop in words."""
-    resize = "no resize"
-    if spec.resize is not None:
-        kind = "the shorter side" if spec.resize.mode == "shorter_side" else "both sides (squash)"
-        resize = f"resize {kind} to {spec.resize.size}"
-    return f"{resize}, {'no crop' if spec.crop is None else f'crop {spec.crop}'}"
