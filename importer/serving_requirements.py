@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from packaging.requirements import InvalidRequirement, Requirement
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from importer.errors import ImportRefused
@@ -38,12 +38,9 @@ def read_requirements(path: Path) -> tuple[Pinned, ...]:
     """Read a requirement lock.
 
     Raises:
-        ImportRefused: The file is missing, or a line is not pinned or has no hash.
+        ImportRefused: A line is not pinned or has no hash.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ImportRefused(f"{path}: cannot be read ({error}); run `make lock`") from error
+    text = path.read_text(encoding="utf-8", errors="replace")
     lines = text.replace("\\\n", " ").splitlines()
     return tuple(
         _pinned(line, path) for line in lines if line.strip() and not line.lstrip().startswith("#")
@@ -51,24 +48,22 @@ def read_requirements(path: Path) -> tuple[Pinned, ...]:
 
 
 def _pinned(line: str, path: Path) -> Pinned:
+    pin, hashes = line.partition("--hash")[0].strip(), _HASH.findall(line)
     try:
-        requirement = Requirement(line.partition("--hash")[0])
-    except InvalidRequirement as error:
+        requirement = Requirement(pin)
+        (specifier,) = requirement.specifier
+        if specifier.operator != "==" or not hashes:
+            raise ValueError("not pinned")
+    except ValueError as error:  # InvalidRequirement is one too
         raise ImportRefused(
-            f"{path}: {line.strip()!r} is no requirement; expected NAME==VERSION --hash=sha256:…"
+            f"{path}: {pin!r} is not pinned with a hash; expected NAME==VERSION "
+            "--hash=sha256:…, as `uv pip compile --generate-hashes` and `make lock` write it"
         ) from error
-    specifiers = list(requirement.specifier)
-    hashes = tuple(sorted(_HASH.findall(line)))
-    if len(specifiers) != 1 or specifiers[0].operator != "==" or not hashes:
-        raise ImportRefused(
-            f"{path}: {requirement} is not pinned with a hash; make the lock with "
-            "`uv pip compile --generate-hashes` or `make lock`"
-        )
     return Pinned(
         name=canonicalize_name(requirement.name),
-        version=specifiers[0].version,
+        version=specifier.version,
         marker=str(requirement.marker or ""),
-        sha256=hashes,
+        sha256=tuple(sorted(hashes)),
     )
 
 

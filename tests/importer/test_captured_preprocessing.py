@@ -55,7 +55,7 @@ def capture(folder: Path, imports: str = "", steps: str = "return array", lock: 
         ("import scipy", CPU_LOCK + TORCHVISION, r"imports scipy, which .* lock is lock\.txt"),
         ("import torchvision", TORCHVISION, r"lock\.txt: lacks .* of serve-cpu\.txt, without whi"),
         ("import torchvision", "torchvision==0.29.1\n", "is not pinned with a hash"),
-        ("import torchvision", "<html>\n", "'<html>' is no requirement"),
+        ("import torchvision", "<html>\n", "'<html>' is not pinned with a hash"),
     ],
 )
 def test_packages_missing_from_the_bento_are_refused_by_name(
