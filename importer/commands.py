@@ -7,13 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from image_classifier.artifact.artifact import Artifact
+from image_classifier.artifact.artifact import Artifact, open_artifact
 from image_classifier.artifact.format import SIGNATURE_NAME, ArtifactError
 from image_classifier.artifact.record import ImportRecord
 from image_classifier.artifact.store import (
     ModelLock,
     add,
     entries,
+    locate,
     lock_of,
     open_in_store,
     read_lock,
@@ -198,14 +199,7 @@ def _open(tag: str | None, progress: Progress) -> Artifact:
         if tag is not None:
             return open_in_store(tag)
         lock = read_lock(DEFAULT_LOCK)
-        artifact = open_in_store(lock.tag)
-    if lock != lock_of(artifact):
-        raise ImportRefused(
-            f"{DEFAULT_LOCK}: names manifest {lock.manifest_sha256} and evidence "
-            f"{lock.evidence_sha256}, {lock.tag} has {artifact.digest} and "
-            f"{artifact.evidence_digest}; `model_import.py use {lock.tag}` writes it again"
-        )
-    return artifact
+        return open_artifact(locate(lock.tag), lock.manifest_sha256, lock.evidence_sha256)
 
 
 RUN: dict[str, Callable[[CommandLine, Progress], Outcome]] = {
