@@ -12,7 +12,7 @@ try:
     from pydantic import ValidationError
 
     from importer.command_line import CommandLine, read_command_line
-    from importer.process import INTERRUPTED, SIGNALS, interrupt
+    from importer.process import INTERRUPTED, SIGNALS
 except ModuleNotFoundError as error:
     sys.exit(f"model_import: {error.name} {SET_UP}")
 
@@ -75,6 +75,6 @@ def _run(command_line: CommandLine) -> tuple[int, str]:
 
 
 if __name__ == "__main__":
-    for number in SIGNALS:
-        signal.signal(number, interrupt)
+    for number in SIGNALS:  # SIGTERM raises KeyboardInterrupt too, which removes the staging dir
+        signal.signal(number, signal.default_int_handler)
     sys.exit(main())

@@ -4,7 +4,6 @@ import ctypes
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
 
 INTERRUPTED = 130
 """Exit status: 128 + SIGINT, as shells report it."""
@@ -12,11 +11,6 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 M_MMAP_THRESHOLD = -3  # glibc's malloc.h
 THRESHOLD_BYTES = 1 << 20
-
-
-def interrupt(_signal: int, _frame: object) -> NoReturn:
-    """Raise KeyboardInterrupt for SIGTERM too, so that the staging directory is removed."""
-    raise KeyboardInterrupt
 
 
 @contextmanager
