@@ -5,7 +5,6 @@ Imports neither numpy nor torch: mistakes in the arguments are reported at once.
 
 import difflib
 import functools
-import json
 import os
 import re
 from collections.abc import Iterable
@@ -15,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
+    Json,
     JsonValue,
     ValidationError,
     ValidationInfo,
@@ -90,16 +89,6 @@ def _writable_file(path: Path) -> Path:
     return path
 
 
-def _parsed_json(value: object) -> object:
-    try:
-        return json.loads(value) if isinstance(value, str) else value
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f'expected a JSON object such as {{"num_classes": 10}}, found {value!r}: {error}'
-        ) from error
-
-
-JsonObject = Annotated[dict[str, JsonValue], BeforeValidator(_parsed_json)]
 ExistingFile = Annotated[Path, AfterValidator(_existing)]
 ExistingFolder = Annotated[Path, AfterValidator(functools.partial(_existing, kind="folder"))]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -147,7 +136,7 @@ class ModelOptions(Options):
     digit at both ends"""
     network: str | None = None
     """torchvision:NAME or PATH.py:FUNCTION; leave it out for a finished graph"""
-    network_kwargs: JsonObject = {}
+    network_kwargs: Json[dict[str, JsonValue]] = {}
     """arguments of the builder, e.g. '{"num_classes": 10}'"""
     weights: str
     """checkpoint (.safetensors, .pt, .pth, …), name of torchvision's weights, or, without

@@ -1,6 +1,7 @@
 """The options that import an artifact again from its own files."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,7 @@ def _network(artifact: Artifact) -> dict[str, object]:
         network = f"{source}:{architecture.builder}"
     return {
         "network": network,
-        "network_kwargs": architecture.kwargs,
+        "network_kwargs": json.dumps(architecture.kwargs),
         "weights": str(artifact.path_of(WEIGHTS_NAME)),
     }
 

@@ -83,7 +83,7 @@ def test_help_and_mistakes_load_neither_numpy_nor_torch(arguments: list[str], st
         ),
         ("--golden-count 1", "--golden-count: must be greater than or equal to 2, found '1'"),
         ("--gate-fp32-tolerance nan", "--gate-fp32-tolerance: must be a finite number, found"),
-        ("--network-kwargs {bad", "--network-kwargs: .*JSON object such as .*, found .*property"),
+        ("--network-kwargs {bad", "--network-kwargs: Invalid JSON: .*, found '{bad'"),
         ("--device gpu", r"--device: .*'cpu' or 'cuda', found 'gpu'; did you mean cpu\?"),
         ("--accept class-order --accept chance-acuracy", r"--accept: .*mean chance-accuracy\?$"),
         ("--threshold 0.5", "--threshold: belongs to --activation sigmoid"),
