@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +103,8 @@ def certify_all(
 
     @functools.cache  # so that the weights of a torch program are on the device once
     def load(name: str) -> LoadEngine:
-        return _open(graphs[name], root, InputSpec.of(golden.preprocessing))
+        _refuse_other_precision(graphs[name])
+        return open_graph(graphs[name], root, InputSpec.of(golden.preprocessing).shape)
 
     truth, gates, budget_ms = golden.truth, options.gates, options.budget_ms
     limit_s = LIMIT_IN_POINTS * options.measure_seconds
@@ -134,12 +135,8 @@ def certify_all(
                 certificate, failure = certify(single, truth, precision, gates)
                 if golden.takes_batches and not failure:
                     pairs = run(golden.inputs[:PAIRED], 2)
-                    singles = GoldenAnswers(
-                        logits=single[:PAIRED],
-                        class_ids=(None,) * len(pairs),
-                        outputs=truth.outputs,
-                    )
-                    mixing = certify(pairs, singles, precision, gates)[1]
+                    singles = replace(truth, logits=single[:PAIRED], class_ids=(None,) * len(pairs))
+                    _, mixing = certify(pairs, singles, precision, gates)
                     failure = f"in batches of 2: {mixing}" if mixing else ""
                 if not failure and golden.extreme is not None and precision == "fp32":
                     extreme_logits = run(golden.extreme.inputs, 1)
@@ -240,11 +237,6 @@ def _failure_on(extreme: ExtremeImages, logits: Logits) -> str:
         f"on {' and '.join(names[:2])}, made of a golden one, a logit is not the network's: "
         f"{found}; if no such image will be served: --accept odd-images"
     )
-
-
-def _open(graph: EngineGraph, root: Path, input_spec: InputSpec) -> LoadEngine:
-    _refuse_other_precision(graph)
-    return open_graph(graph, root, input_spec.shape)
 
 
 def _refuse_other_precision(graph: EngineGraph) -> None:
