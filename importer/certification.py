@@ -1,7 +1,8 @@
 """Certifies engines against the reference: at an import, and again on another machine."""
 
+import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,8 +35,8 @@ from image_classifier.inference.plan import (
 )
 from image_classifier.inference.startup import (
     SelfCheckFailed,
+    check_engine,
     check_preprocessing,
-    load_executor,
 )
 from importer.extreme_images import ExtremeImages
 from importer.failures import describe_failure
@@ -103,8 +104,7 @@ def certify_all(
 
     @functools.cache  # so that the weights of a torch program are on the device once
     def load(name: str) -> LoadEngine:
-        _refuse_other_precision(graphs[name])
-        return open_graph(graphs[name], root, InputSpec.of(golden.preprocessing).shape)
+        return _open(graphs[name], root, InputSpec.of(golden.preprocessing))
 
     truth, gates, budget_ms = golden.truth, options.gates, options.budget_ms
     limit_s = LIMIT_IN_POINTS * options.measure_seconds
@@ -205,19 +205,26 @@ def _logits(
 
     Only one size is compiled: OpenVINO keeps a copy of the weights for each.
     """
-    plan = _plan(engine, (batch_size,))
-    num_classes = golden.truth.logits.shape[1]
-    executor = Executor(load(plan), plan, InputSpec.of(golden.preprocessing), num_classes)
-    try:
+    num_classes, input_spec = golden.truth.logits.shape[1], InputSpec.of(golden.preprocessing)
+    with _executor(load, engine, (batch_size,), input_spec, num_classes) as executor:
         return executor.run_in_parts(inputs, batch_size)
-    finally:
-        executor.close()
 
 
-def _plan(engine: str, batch_sizes: tuple[int, ...]) -> Plan:
-    return Plan(
-        engine=engine, streams=1, threads=usable_cores(), batch_sizes=batch_sizes, service_time_ms=1
+@contextlib.contextmanager
+def _executor(
+    load: LoadEngine,
+    engine: str,
+    batch_sizes: tuple[int, ...],
+    input_spec: InputSpec,
+    num_classes: int,
+) -> Iterator[Executor]:
+    """Load an engine with one stream, and close it afterwards."""
+    threads = usable_cores()
+    plan = Plan(
+        engine=engine, streams=1, threads=threads, batch_sizes=batch_sizes, service_time_ms=1
     )
+    with contextlib.closing(Executor(load(plan), plan, input_spec, num_classes)) as executor:
+        yield executor
 
 
 def _failure_on(extreme: ExtremeImages, logits: Logits) -> str:
@@ -239,13 +246,14 @@ def _failure_on(extreme: ExtremeImages, logits: Logits) -> str:
     )
 
 
-def _refuse_other_precision(graph: EngineGraph) -> None:
-    """Raise EngineUnavailable if this machine runs an engine in another precision than its name."""
+def _open(graph: EngineGraph, root: Path, input_spec: InputSpec) -> LoadEngine:
+    """Open a graph, unless this machine would run it in another precision than its name."""
     if (actual := effective_precision(graph)) != graph.precision:
         raise EngineUnavailable(
             f"this processor has no {graph.precision}, and the engine runs in {actual} instead; "
             f"{graph.name} can be certified on a processor that has it"
         )
+    return open_graph(graph, root, input_spec.shape)
 
 
 def _unavailable(engine: str, reason: str) -> EngineAttempt:
@@ -261,25 +269,19 @@ def verify_engines(artifact: Artifact, progress: Progress) -> list[EngineAttempt
     Raises:
         OperatorError: The preprocessing cannot be loaded, or gives other pixels than at import.
     """
-    with progress.step(f"preprocess {len(artifact.manifest.golden)} golden samples"):
-        check_preprocessing(artifact, artifact.preprocessing)
+    manifest, record = artifact.manifest, artifact.record
+    with progress.step(f"preprocess {len(manifest.golden)} golden samples"):
+        inputs = check_preprocessing(artifact, artifact.preprocessing)
     rows = []
     for entry in artifact.evidence.engines:
-        name, record = entry.name, artifact.record
-        served = record is not None and record.plan.engine == name
-        plan = _plan(name, record.plan.batch_sizes if record and served else (1,))
+        name = entry.name
+        sizes = record.plan.batch_sizes if record and record.plan.engine == name else (1,)
         # An engine that cannot run on this machine may raise anything.
         try:
             with progress.step(f"{name}: verify"):
-                _refuse_other_precision(entry)
-                load_executor(
-                    artifact,
-                    engine=name,
-                    budget_ms=50.0,  # unused: the plan is set
-                    deterministic=False,
-                    every_sample=True,
-                    plan=plan,
-                ).close()
+                load = _open(entry, artifact.root, manifest.input)
+                with _executor(load, name, sizes, manifest.input, manifest.num_classes) as executor:
+                    check_engine(artifact, entry, executor, inputs)
         except SelfCheckFailed as error:
             rows.append(EngineAttempt(engine=name, verdict="failed", reason=str(error)))
         except Exception as error:

@@ -200,7 +200,6 @@ def load_executor(
     budget_ms: float,
     deterministic: bool,
     every_sample: bool = False,
-    plan: Plan | None = None,
 ) -> Executor:
     """Load, warm up and check the engine that serves.
 
@@ -209,7 +208,6 @@ def load_executor(
         budget_ms: Target latency of an answer.
         deterministic: Run every batch at one fixed shape.
         every_sample: Check with all golden samples, even if a few are enough.
-        plan: How to run it; None takes the import's, or measures on another machine.
 
     Raises:
         ArtifactError: The engine cannot be loaded, or does not reproduce its certificate.
@@ -239,7 +237,7 @@ def load_executor(
                 entry.precision,
             )
         here = this_machine(_accelerator(entry, record))
-        plan = plan or _plan_for(artifact, entry.name, here, budget_ms, load, preprocessing, inputs)
+        plan = _plan_for(artifact, entry.name, here, budget_ms, load, preprocessing, inputs)
         if deterministic:
             fixed_shape = {"batch_sizes": plan.batch_sizes[:1], "single_stream": False}
             plan = plan.model_copy(update=fixed_shape)

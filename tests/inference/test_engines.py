@@ -128,7 +128,7 @@ def test_a_gpu_that_onnxruntime_cannot_use_is_no_reason_to_run_on_the_cpu(
     ("capabilities", "precision"), [(["FP32", "BF16", "INT8"], "bf16"), (["FP32", "INT8"], "fp32")]
 )
 def test_on_a_cpu_without_bf16_a_bf16_engine_runs_in_fp32_and_is_not_certified(
-    monkeypatch: pytest.MonkeyPatch, capabilities: list[str], precision: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capabilities: list[str], precision: str
 ) -> None:
     core = SimpleNamespace(get_property=lambda *_: capabilities)
     monkeypatch.setattr("image_classifier.inference.engines.openvino.shared_core", lambda: core)
@@ -138,7 +138,7 @@ def test_on_a_cpu_without_bf16_a_bf16_engine_runs_in_fp32_and_is_not_certified(
     assert effective_precision(bf16.model_copy(update={"precision": "int8"})) == "int8"
     if precision == "fp32":
         with pytest.raises(EngineUnavailable, match="no bf16, and the engine runs in fp32"):
-            certification._refuse_other_precision(bf16)
+            certification._open(bf16, tmp_path, INPUT_SPEC)
 
 
 STRESS = """
