@@ -1,5 +1,6 @@
 """Command line that makes a verified artifact of a trained model, in BentoML's model store."""
 
+import json
 import logging
 import signal
 import sys
@@ -49,13 +50,13 @@ def _run(command_line: CommandLine) -> tuple[int, str]:
         # Imported here: they load numpy and BentoML.
         from importer.commands import RUN
         from importer.progress import Progress
-        from importer.report import print_json, print_lines
+        from importer.report import print_lines
         from preprocessing.errors import OperatorError
 
         progress = Progress(quiet=command_line.quiet or command_line.json)
         value, lines, status = RUN[command_line.command](command_line, progress)
         if command_line.json:
-            print_json(value)
+            print(json.dumps(value, indent=2, sort_keys=True))
         else:
             print_lines(lines)
     except KeyboardInterrupt:
@@ -63,8 +64,8 @@ def _run(command_line: CommandLine) -> tuple[int, str]:
     except ModuleNotFoundError as error:
         return 1, f"{error.name} {SET_UP}"
     except OSError as error:  # such as a full disk or a read-only folder
-        place = f"{error.filename}: " if error.filename else ""
-        return 1, f"{place}{error.strerror or error}"
+        place = error.filename2 or error.filename  # the target of a rename
+        return 1, f"{place}: {error.strerror}" if place else str(error)
     except OperatorError as error:
         # The message has the text of these causes; that of others goes to the log.
         in_message = OperatorError | OSError | ValidationError | None

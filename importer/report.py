@@ -1,7 +1,6 @@
 """Artifacts, engines and predictions as text for people and JSON for programs."""
 
 import csv
-import json
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -89,11 +88,6 @@ def _plan_in_words(plan: Plan) -> str:
     )
 
 
-def print_json(value: object) -> None:
-    """Print one JSON document."""
-    print(json.dumps(value, indent=2, sort_keys=True))
-
-
 def describe_artifact(tag: str, artifact: Artifact) -> list[str]:
     """Return manifest, evidence and import record as a page."""
     manifest, evidence, record = artifact.manifest, artifact.evidence, artifact.record
@@ -124,10 +118,10 @@ def describe_artifact(tag: str, artifact: Artifact) -> list[str]:
     ]
     if record is not None:
         machine, images_per_s = record.machine, 1e3 / record.plan.service_time_ms
-        facts += [("first import", record.first_command)] if record.first_command else []
         facts += [
+            ("first import", record.first_command or "this one"),
             ("imported", f"{record.imported_at} with: {record.command}"),
-            *[("proof", "; ".join(record.proof))] * bool(record.proof),
+            ("proof", "; ".join(record.proof) or "not recorded"),
             ("program", record.source_commit or "not from a git checkout"),
             (
                 "measured on",
