@@ -257,10 +257,10 @@ class EngineOptions(Options):
     def _check_precision(cls, value: str, info: ValidationInfo) -> str:
         device, engine = info.data.get("device", "cpu"), info.data.get("engine", "auto")
         kinds = ENGINES_OF_DEVICE[device] if engine == "auto" else (engine,)
-        known = {precision: None for kind in kinds for precision in PRECISIONS[kind]}
-        if value not in ("auto", *known):
+        known = sorted({"auto", *(precision for kind in kinds for precision in PRECISIONS[kind])})
+        if value not in known:
             raise ValueError(
-                f"--device {device} --engine {engine} has no {value}; expected one of auto, "
+                f"--device {device} --engine {engine} has no {value}; expected one of "
                 + ", ".join(known)
             )
         return value

@@ -98,6 +98,7 @@ def test_help_and_mistakes_load_neither_numpy_nor_torch(arguments: list[str], st
         ("--lock nowhere/model.lock", "--lock: .*a folder that can be written"),
         (f"--lock {SAMPLES}", "--lock: .*samples: expected the name of a file"),
         ("--engine onnxruntime --precision int8", "--precision: .*onnxruntime has no int8"),
+        ("--device cuda --precision int8", "--precision: .*expected one of auto, bf16, fp16, fp32"),
         ("--device cuda --engine openvino", "--engine: --device cuda does not run openvino"),
     ],
 )
