@@ -177,7 +177,7 @@ def print_answers(
             labels = ", ".join(f"{label} {value:.4g}" for label, _, value in rows)
             print_lines([f"{answer.file}: {labels or error or 'no label'}"])
         elif form == "csv":
-            if error:
+            if not rows:  # an error, or no label reaches the threshold
                 writer.writerow((answer.file, "", "", "", "", error))
             writer.writerows((answer.file, n, *row, "") for n, row in enumerate(rows, start=1))
         elif error:

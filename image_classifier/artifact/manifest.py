@@ -33,7 +33,7 @@ class Architecture(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")  # kwargs may hold infinite numbers
 
     torchvision: Annotated[str, Field(pattern=r"^\w+$")] | None = None
-    file: Annotated[str, Field(pattern=r"^\w[\w.() -]*\.py$")] | None = None
+    file: Annotated[str, Field(pattern=r"^[^/\x00-\x1f]+\.py$")] | None = None
     builder: Annotated[str, Field(pattern=r"^[^\W\d]\w*$")] | None = None
     kwargs: dict[str, JsonValue] = {}
 

@@ -18,7 +18,9 @@ from image_classifier.artifact.format import sha256_bytes
 from image_classifier.artifact.store import add, lock_of, read_lock, staging_dir, write_lock
 from importer.errors import ImportRefused
 from importer.options import EngineOptions, ImportOptions
+from importer.prediction import FileAnswer
 from importer.renewal import renewed_options
+from importer.report import print_answers
 from model_import import main
 from preprocessing.errors import SpecError
 from tests.artifact.builder import (
@@ -310,6 +312,12 @@ def test_predict_classifies_folders_and_files_beside_bad_ones(
     assert header == "file,rank,label,class_id,probability,error"
     assert error.startswith(f'{paths[0]},,,,,"unsupported_media_type: ')
     assert prediction.startswith(f"{paths[1]},1,7,7,0.976203")
+
+
+def test_an_image_that_reaches_no_label_has_a_row_too(capsys: Output) -> None:
+    print_answers([FileAnswer(file="a.jpg"), FileAnswer(file="b.jpg")], "csv", "probability")
+
+    assert capsys.readouterr().out.splitlines()[1:] == ["a.jpg,,,,,", "b.jpg,,,,,"]
 
 
 @pytest.mark.slow

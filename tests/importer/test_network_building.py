@@ -49,8 +49,8 @@ def build(width):
 
 @pytest.mark.parametrize("builder", ["build", "Wide"])
 def test_a_function_or_a_class_of_a_file_builds_the_network(tmp_path: Path, builder: str) -> None:
-    (tmp_path / "wide (1).py").write_text(WIDE)  # as browsers name a second download
-    architecture = Architecture(file="wide (1).py", builder=builder, kwargs={"width": 4})
+    (tmp_path / "wide+v2 (1).py").write_text(WIDE)  # as browsers name a second download
+    architecture = Architecture(file="wide+v2 (1).py", builder=builder, kwargs={"width": 4})
 
     network: Any = build_network(architecture, tmp_path)
 
