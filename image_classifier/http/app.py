@@ -40,7 +40,7 @@ from image_classifier.http.schemas import (
     error_responses,
 )
 from image_classifier.http.ui import page_router
-from image_classifier.http.uploads import BodyBudget, read_upload
+from image_classifier.http.uploads import BodyBudget, read_upload, whole_number
 from image_classifier.inference.batcher import Answer
 from image_classifier.logs import ErrorLog, logger
 from image_classifier.settings import Settings
@@ -53,6 +53,7 @@ Every error has the same shape: `{"error": {"code", "message", "request_id"}}`.
 `/model` shows the loaded model, and the proof that its answers are those of the trained one.
 """
 PAGE = "\n[The page](./ui/) classifies images and shows the model, its proof and live plots.\n"
+TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 error_log = ErrorLog()
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 ASSETS = ("/ui/", "/static_content/")
@@ -103,7 +104,9 @@ def create_app(settings: Settings, lock: ModelLock, metrics: RequestMetrics) -> 
         """
         begun = time.perf_counter()
         classifier = app.state.classifier
-        timeout_ms = _client_timeout_ms(request)
+        timeout_ms: float | None = None
+        if (sent := request.headers.get(TIMEOUT_HEADER)) is not None:
+            timeout_ms = whole_number(TIMEOUT_HEADER, sent)
         # Before the body: receiving a body only to refuse it would delay other requests.
         classifier.refuse_if_overloaded()
         with bodies.hold() as reserve:
@@ -111,7 +114,7 @@ def create_app(settings: Settings, lock: ModelLock, metrics: RequestMetrics) -> 
             if timeout_ms is not None:
                 timeout_ms -= (time.perf_counter() - begun) * 1e3
                 if timeout_ms <= 0:
-                    raise DeadlineExceeded("the body took longer than X-Request-Timeout-Ms")
+                    raise DeadlineExceeded(f"the body took longer than {TIMEOUT_HEADER}")
             work = classifier.classify(upload.image, upload.top_k, timeout_ms)
             answer: Answer = await _unless_disconnected(request.receive, work)
         metrics.classified(answer, time.perf_counter() - begun)
@@ -224,17 +227,6 @@ def create_app(settings: Settings, lock: ModelLock, metrics: RequestMetrics) -> 
     return app
 
 
-def _client_timeout_ms(request: Request) -> float | None:
-    value = request.headers.get("x-request-timeout-ms")
-    if value is None:
-        return None
-    if not re.fullmatch(r"[0-9]{1,9}", value) or not int(value):
-        raise MalformedRequest(
-            f"X-Request-Timeout-Ms is {value[:32]!r}; expected a whole number of 1 or more"
-        )
-    return float(value)
-
-
 def _classify_request(top_k: dict[str, Any]) -> dict[str, Any]:
     """Return the OpenAPI description of a /classify request; `top_k` is that parameter's schema."""
     image = {"type": "string", "format": "binary", "description": "The image file."}
@@ -243,7 +235,7 @@ def _classify_request(top_k: dict[str, Any]) -> dict[str, Any]:
         "parameters": [
             {"name": "top_k", "in": "query", "schema": top_k},
             {
-                "name": "X-Request-Timeout-Ms",
+                "name": TIMEOUT_HEADER,
                 "in": "header",
                 "schema": {
                     "type": "integer",

@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
+import re
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
@@ -16,7 +17,6 @@ from preprocessing.errors import FileTooLarge, UnsupportedImage
 
 BODY_TIMEOUT_S = 60
 """Slower bodies are aborted with 408; otherwise an open connection would delay shutdown."""
-MAX_PARTS = 128
 EXPECTED = (
     "send the image file as the body (Content-Type image/* or application/octet-stream), "
     "or as the part `image` of a form (multipart/form-data)"
@@ -122,15 +122,14 @@ async def _raw_upload(chunks: AsyncGenerator[bytes], top_ks: list[str]) -> Uploa
     image = b"".join([chunk async for chunk in chunks])
     if not image:
         raise MalformedRequest(f"the body is empty; {EXPECTED}")
-    return Upload(image=image, top_k=_top_k(top_ks, []))
+    return Upload(image=image, top_k=_top_k(top_ks))
 
 
 async def _form_upload(
     request: Request, chunks: AsyncGenerator[bytes], top_ks: list[str]
 ) -> Upload:
-    parser = _FormParser(request.headers, chunks, max_files=MAX_PARTS, max_fields=MAX_PARTS)
     try:
-        form = await parser.parse()
+        form = await _FormParser(request.headers, chunks).parse()
     except MultiPartException as error:
         raise MalformedRequest("the form is not valid multipart/form-data") from error
     try:
@@ -140,35 +139,19 @@ async def _form_upload(
         fields = [part for part in form.getlist("top_k") if isinstance(part, str)]
         if len(fields) < len(form.getlist("top_k")):
             raise MalformedRequest("the part `top_k` is a file; expected a number")
-        return Upload(image=image, top_k=_top_k(top_ks, fields))
+        return Upload(image=image, top_k=_top_k([*top_ks, *fields]))
     finally:
         await form.close()
 
 
 class _FormParser(MultiPartParser):
-    """A form parser that keeps files in memory, limits parts and rejects truncated forms.
+    """A form parser that keeps files in memory.
 
     A part is a file if it has `filename`, `filename*`, or a Content-Type other than text or JSON.
     Starlette knows the first of these only.
     """
 
     spool_max_size = sys.maxsize
-    _ended = False
-
-    async def parse(self) -> FormData:
-        self.stream = self._checked(self.stream)
-        return await super().parse()
-
-    async def _checked(self, chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
-        async for chunk in chunks:
-            yield chunk
-        if not self._ended:  # raised in here, so that Starlette closes the parts
-            raise MalformedRequest("the form ends before its last boundary")
-
-    def on_part_begin(self) -> None:
-        if len(self.items) >= MAX_PARTS:
-            raise MalformedRequest(f"the form has more than {MAX_PARTS} parts")
-        super().on_part_begin()
 
     def on_headers_finished(self) -> None:
         part = self._current_part
@@ -179,9 +162,6 @@ class _FormParser(MultiPartParser):
         ):
             part.content_disposition = disposition + b'; filename=""'
         super().on_headers_finished()
-
-    def on_end(self) -> None:
-        self._ended = True
 
 
 async def _file(parts: list[UploadFile | str]) -> bytes:
@@ -197,23 +177,19 @@ async def _file(parts: list[UploadFile | str]) -> bytes:
     return image
 
 
-def _top_k(query: list[str], fields: list[str]) -> int | None:
-    """Return the number in the query, the form or, if equal, both.
+def _top_k(values: list[str]) -> int | None:
+    """Return the number that the query and the form give; they may both give it.
 
     `null` and an empty value, which Swagger UI sends for an empty field, count as absent.
     """
-    for values in (query, fields):
-        if len(values) > 1:
-            raise MalformedRequest(f"top_k is given {len(values)} times")
-    numbers = [_number(text) for text in (*query, *fields) if text not in ("", "null")]
-    if len(set(numbers)) > 1:
-        raise MalformedRequest(
-            f"top_k is {numbers[0]} in the query and {numbers[1]} in the form; send it once"
-        )
-    return numbers[0] if numbers else None
+    numbers = {whole_number("top_k", text) for text in values if text not in ("", "null")}
+    if len(numbers) > 1:
+        raise MalformedRequest(f"top_k is {' and '.join(map(str, sorted(numbers)))}; send it once")
+    return numbers.pop() if numbers else None
 
 
-def _number(text: str) -> int:
-    if not text.strip().isascii() or not text.strip().isdigit() or len(text) > 9:
-        raise MalformedRequest(f"top_k is {text[:32]!r}; expected a number of 1 or more")
+def whole_number(name: str, text: str) -> int:
+    """Return the number of 1 or more that a client sent as `name`."""
+    if not re.fullmatch(r" *[0-9]{1,9} *", text) or not int(text):
+        raise MalformedRequest(f"{name} is {text[:32]!r}; expected a whole number of 1 or more")
     return int(text)

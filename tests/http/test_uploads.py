@@ -120,7 +120,7 @@ def test_top_k_may_be_in_the_query_in_the_form_or_the_same_in_both() -> None:
         assert read(form([FILE, top_k(field)]), query=query).top_k == 4
     for nothing in ("", "null"):
         assert read(form([FILE, top_k(nothing)]), query=f"top_k={nothing}").top_k is None
-    with pytest.raises(MalformedRequest, match="top_k is 2 in the query and 5 in the form"):
+    with pytest.raises(MalformedRequest, match="top_k is 2 and 5; send it once"):
         read(form([FILE, top_k("5")]), query="top_k=2")
 
 
@@ -164,9 +164,8 @@ def test_bodies_share_a_limit_that_a_single_one_may_exceed() -> None:
 
 NO_FILE = part('form-data; name="image"', b"http://example.org/a.png")
 WRONG_FORMS = {
-    "before its last boundary": [b"", form([FILE])[:-4], form([FILE])[:60]],
-    "`image` is missing": [form([]), form([top_k("3")])],
-    "given 2 times": [form([FILE, FILE]), form([FILE, top_k("3"), top_k("3")])],
+    "`image` is missing": [b"", form([]), form([top_k("3")]), form([FILE])[:60]],
+    "given 2 times": [form([FILE, FILE])],
     "`image` is text": [
         form([NO_FILE]),
         form([part('form-data; name="image"', IMAGE, "Content-Type: text/plain; charset=utf-8")]),
@@ -178,12 +177,12 @@ WRONG_FORMS = {
         form([part("form-data", IMAGE)]),
         form([b"Content-Type: image/png\r\n\r\n" + IMAGE]),
         form([FILE], boundary="other"),
+        form([FILE] * 1_001),
     ],
     "is a file": [form([part('form-data; name="top_k"; filename="k"', b"3"), FILE])],
-    "more than 128 parts": [form([FILE] * 129)],
-    "expected a number of 1 or more": [
+    "expected a whole number of 1 or more": [
         form([FILE, top_k(text)])
-        for text in ("3.5", "+1", "1e2", "\u0663", "\u00b2", " ", "1" * 10, "1" * 2_000)
+        for text in ("0", "3.5", "+1", "1e2", "\u0663", "\u00b2", " ", "1" * 10, "1" * 2_000)
     ],
 }
 
