@@ -9,7 +9,6 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -20,7 +19,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from image_classifier.artifact.store import ModelLock
 from image_classifier.errors import (
     DeadlineExceeded,
-    MalformedRequest,
     NotFound,
     NotReady,
     Overloaded,
@@ -39,7 +37,7 @@ from image_classifier.http.schemas import (
     describe_fields,
     error_responses,
 )
-from image_classifier.http.ui import page_router
+from image_classifier.http.ui import add_page
 from image_classifier.http.uploads import BodyBudget, read_upload, whole_number
 from image_classifier.inference.batcher import Answer
 from image_classifier.logs import ErrorLog, logger
@@ -86,7 +84,6 @@ def create_app(settings: Settings, lock: ModelLock, metrics: RequestMetrics) -> 
         exception_handlers={
             ClientError: _client_error,
             HTTPException: _http_exception,
-            RequestValidationError: _validation_error,
         },
     )
     app.add_middleware(RequestEnvelope, metrics=metrics)
@@ -214,7 +211,7 @@ def create_app(settings: Settings, lock: ModelLock, metrics: RequestMetrics) -> 
         )
 
     if settings.ui:  # last: routes are tried in order, and /classify is the busiest
-        app.include_router(page_router(settings, lock, bodies))
+        add_page(app, settings, lock, bodies)
 
     def openapi() -> dict[str, Any]:
         top_k["maximum"] = app.state.classifier.num_classes  # known once the model is loaded
@@ -373,11 +370,6 @@ def _client_error_response(request: Request, error: ClientError) -> Response:
         headers["accept-encoding"] = "identity"  # RFC 9110, section 15.5.16
     numbers = error.numbers if isinstance(error, Overloaded) else ""
     return _error_response(request, error.code, str(error), headers, numbers)
-
-
-async def _validation_error(request: Request, _: Exception) -> Response:
-    message = "the request does not have the documented form"
-    return _error_response(request, MalformedRequest.code, message)
 
 
 async def _http_exception(request: Request, error: HTTPException) -> Response:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
+from fastapi.staticfiles import StaticFiles
 
 from image_classifier.artifact.store import ModelLock
 from image_classifier.errors import NotFound
@@ -20,13 +21,6 @@ from image_classifier.inference.startup import START_STEPS
 from image_classifier.settings import Settings
 
 FILES = Path(__file__).resolve().parents[1] / "ui"
-MEDIA_TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".svg": "image/svg+xml",
-}
-READING = ["GET", "HEAD"]
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
@@ -53,42 +47,52 @@ class RecentLines(logging.Handler):
         self.lines.append(f"{moment} {record.levelname} {text}")
 
 
-def page_router(settings: Settings, lock: ModelLock, bodies: BodyBudget) -> APIRouter:
-    """Return the routes of the page; `app.state` as for `create_app`."""
-    router = APIRouter(prefix="/ui", include_in_schema=False)
+class PageFiles(StaticFiles):
+    """The files of the page, with `HEADERS`."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """Return the answer with a file."""
+        response = super().file_response(*args, **kwargs)
+        response.headers.update(HEADERS)
+        return response
+
+    def is_not_modified(self, *_: Any) -> bool:
+        """Return False: ETags are made of size and time, and files of all bentos have one time."""
+        return False
+
+
+def add_page(app: FastAPI, settings: Settings, lock: ModelLock, bodies: BodyBudget) -> None:
+    """Add the page to an application; `app.state` as for `create_app`."""
+    state, router = app.state, APIRouter(prefix="/ui", include_in_schema=False)
     recent = RecentLines()
     logging.getLogger("classifier").addHandler(recent)
     one_at_a_time = asyncio.Semaphore(1)
-    files = {
-        path.relative_to(FILES).as_posix(): path
-        for path in FILES.rglob("*")
-        if path.suffix in MEDIA_TYPES
-    }
 
-    @router.api_route("", methods=READING)
+    @router.api_route("", methods=["GET", "HEAD"])
     async def redirect_to_page() -> Response:
         return RedirectResponse("ui/")  # relative: a proxy may add a prefix
 
+    def check_index(index: int) -> None:
+        if index >= len(state.artifact.manifest.golden):
+            raise NotFound("no such golden sample")
+
     @router.get("/api/inspection")
-    async def inspect(request: Request) -> dict[str, Any]:
-        state = request.app.state
+    async def inspect() -> dict[str, Any]:
         running = await state.classifier.runner.describe()
         verified = settings.public_key is not None
         return await asyncio.to_thread(
             inspection.describe, state.artifact, lock.tag, running, verified=verified
         )
 
-    @router.get("/api/golden/{index}")
-    async def golden_file(request: Request, index: int) -> Response:
-        artifact = request.app.state.artifact
-        _check_index(index, artifact.manifest.golden)
-        path = artifact.path_of(artifact.manifest.golden[index].file)
+    @router.get("/api/golden/{index:int}")
+    async def golden_file(index: int) -> Response:
+        check_index(index)
+        path = state.artifact.path_of(state.artifact.manifest.golden[index].file)
         data = await asyncio.to_thread(path.read_bytes)
         return Response(data, media_type="application/octet-stream", headers=HEADERS)
 
     @router.post("/api/trace")
     async def trace_steps(request: Request) -> list[dict[str, Any]]:
-        state = request.app.state
         state.classifier.refuse_if_overloaded()
         with bodies.hold() as reserve:
             upload = await read_upload(request, reserve, bodies.max_bytes)
@@ -101,16 +105,15 @@ def page_router(settings: Settings, lock: ModelLock, bodies: BodyBudget) -> APIR
                     settings.decode_limits,
                 )
 
-    @router.post("/api/selfcheck/{index}")
-    async def check_sample(request: Request, index: int) -> dict[str, Any]:
-        state = request.app.state
-        _check_index(index, state.artifact.manifest.golden)
+    @router.post("/api/selfcheck/{index:int}")
+    async def check_sample(index: int) -> dict[str, Any]:
+        check_index(index)
         return await inspection.check_sample(state.artifact, state.classifier, index)
 
     @router.get("/api/start")
-    async def describe_start(request: Request) -> dict[str, Any]:
+    async def describe_start() -> dict[str, Any]:
         process = psutil.Process()
-        in_runner = (await request.app.state.classifier.runner.describe()).start_steps
+        in_runner = (await state.classifier.runner.describe()).start_steps
         steps = [(*step, "") for step in START_STEPS]
         steps += [(*step, "ModelRunner") for step in in_runner]
         began_at = min([process.create_time(), *(begin for _, begin, *_ in steps)])
@@ -121,17 +124,5 @@ def page_router(settings: Settings, lock: ModelLock, bodies: BodyBudget) -> APIR
             "lines": list(recent.lines),
         }
 
-    @router.api_route("/{name:path}", methods=READING)
-    async def page_file(name: str) -> Response:
-        path = files.get(name or "index.html")
-        if path is None:
-            raise NotFound("no such file of the page")
-        data = await asyncio.to_thread(path.read_bytes)
-        return Response(data, media_type=MEDIA_TYPES[path.suffix], headers=HEADERS)
-
-    return router
-
-
-def _check_index(index: int, golden: tuple[Any, ...]) -> None:
-    if not 0 <= index < len(golden):
-        raise NotFound("no such golden sample")
+    app.include_router(router)
+    app.mount("/ui", PageFiles(directory=FILES, html=True))
