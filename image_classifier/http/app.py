@@ -28,7 +28,6 @@ from image_classifier.http.metrics import CLIENT_GONE, RequestMetrics
 from image_classifier.http.schemas import (
     ERRORS,
     INTERNAL_ERROR,
-    PROBES,
     ClassifyAnswer,
     ErrorAnswer,
     ErrorDetail,
@@ -49,6 +48,7 @@ Classifies one image per request: JPEG, PNG, WebP, GIF or BMP (first frame).
 
 Every error has the same shape: `{"error": {"code", "message", "request_id"}}`.
 `/model` shows the loaded model, and the proof that its answers are those of the trained one.
+`/livez` answers 200 while the engine works, `/readyz` while requests are answered; else 503.
 """
 PAGE = "\n[The page](./ui/) classifies images and shows the model, its proof and live plots.\n"
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
@@ -217,7 +217,6 @@ def create_app(settings: Settings, lock: ModelLock, metrics: RequestMetrics) -> 
         top_k["maximum"] = app.state.classifier.num_classes  # known once the model is loaded
         document = FastAPI.openapi(app)
         describe_fields(document)
-        document["paths"].update(PROBES)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way

@@ -233,49 +233,15 @@ def describe_fields(document: dict[str, Any]) -> None:
             schema["description"] = whole
 
 
-PROBES: dict[str, Any] = {
-    path: {
-        "get": {
-            "tags": ["Operate"],
-            "summary": summary,
-            "operationId": path.removeprefix("/"),
-            "responses": {
-                "200": {
-                    "description": "Yes.",
-                    "content": {"text/plain": {"schema": {"type": "string"}}},
-                }
-            },
-        }
-    }
-    for path, summary in {
-        "/livez": "Answer 200 while the engine works, 503 when it hangs or fails.",
-        "/readyz": "Answer 200 once the model is loaded, warm and checked, else 503.",
-    }.items()
-}
-"""OpenAPI paths of the probes, which BentoML answers."""
-
-
 def error_responses(*codes: str) -> dict[int | str, dict[str, Any]]:
     """Describe error codes, by default all, for FastAPI's `responses`."""
     described: dict[int | str, dict[str, Any]] = {}
     for code in codes or ERRORS:
         row = ERRORS[code]
-        error = ErrorDetail(
-            code=code, message=row.meaning, request_id="6f1c1f0d3c5b4f0f9d6a0a3d5a1b2c3d"
-        )
-        response = described.setdefault(
-            int(row.status),
-            {
-                "model": ErrorAnswer,
-                "description": "",
-                "content": {"application/json": {"examples": {}}},
-            },
-        )
-        sentence = row.meaning[0].upper() + row.meaning[1:] + "."
+        empty = {"model": ErrorAnswer, "description": ""}
+        response = described.setdefault(int(row.status), empty)
+        sentence = f"`{code}`: {row.meaning}."
         response["description"] = f"{response['description']} {sentence}".strip()
-        response["content"]["application/json"]["examples"][code] = {
-            "value": ErrorAnswer(error=error).model_dump()
-        }
         if row.retry:
             response["headers"] = {
                 "Retry-After": {
