@@ -15,7 +15,6 @@ from image_classifier.artifact.format import (
     EVIDENCE_NAME,
     LABELS_NAME,
     MANIFEST_NAME,
-    RECORD_NAME,
     REFERENCE_LOGITS_NAME,
     UNPINNED,
     WEIGHTS_NAME,
@@ -125,8 +124,7 @@ def open_artifact(
     """
     manifest, digest = read_model(Manifest, root / MANIFEST_NAME, sha256=manifest_sha256)
     evidence, evidence_digest = read_model(Evidence, root / EVIDENCE_NAME, sha256=evidence_sha256)
-    record = read_record(root)
-    _check_references(root, digest, manifest, evidence, record)
+    _check_references(root, digest, manifest, evidence)
     _verify_files(root, _digests(manifest, evidence), graphs=graphs)
     return Artifact(
         root=root,
@@ -134,7 +132,7 @@ def open_artifact(
         manifest=manifest,
         evidence_digest=evidence_digest,
         evidence=evidence,
-        record=record,
+        record=read_record(root),
         slo=read_slo(root),
     )
 
@@ -145,9 +143,7 @@ def _digests(manifest: Manifest, evidence: Evidence) -> dict[str, str]:
     return {**manifest.files, **evidence.packages, **reference}
 
 
-def _check_references(
-    root: Path, digest: str, manifest: Manifest, evidence: Evidence, record: ImportRecord | None
-) -> None:
+def _check_references(root: Path, digest: str, manifest: Manifest, evidence: Evidence) -> None:
     if evidence.identity_sha256 != digest:
         raise ArtifactError(
             f"{root / MANIFEST_NAME}: sha256 is {digest}, {EVIDENCE_NAME} is the evidence of "
@@ -160,12 +156,6 @@ def _check_references(
                 f"{root / EVIDENCE_NAME}: engine {entry.name} runs {entry.file}, which is not a "
                 "graph of the manifest; import the model again"
             )
-    # The record has no digest, so it may only choose among certified engines.
-    if record is not None and record.plan.engine not in {entry.name for entry in evidence.engines}:
-        raise ArtifactError(
-            f"{root / RECORD_NAME}: the plan's engine {record.plan.engine!r} is not certified; "
-            "import the model again"
-        )
 
 
 def _verify_files(root: Path, files: dict[str, str], *, graphs: bool) -> None:
@@ -177,8 +167,11 @@ def _verify_files(root: Path, files: dict[str, str], *, graphs: bool) -> None:
                 f"{root / name}: is a symbolic link, a pipe or a device, expected a file; "
                 "import the model again"
             )
-    skipped = set() if graphs else {name for name in files if name.startswith(LARGE)}
-    expected = {name: digest for name, digest in files.items() if name not in skipped}
+    # Names that lead outside the artifact are not among those present: they are missing.
+    skipped = set()
+    if not graphs:
+        skipped = {name for name in present & files.keys() if name.startswith(LARGE)}
+    expected = {name: files[name] for name in files.keys() - skipped}
     if differences := describe_differences(expected, sha256_tree(root, present - skipped)):
         more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
         raise ArtifactError(f"{root}: {differences[0]}{more}; import the model again")

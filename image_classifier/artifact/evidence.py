@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from image_classifier.artifact.format import ArtifactError, Digest, FrozenModel, Precision
 
@@ -112,13 +112,6 @@ class Evidence(FrozenModel):
     shrinking: Certificate | None
     ignored_weights: tuple[str, ...] = Field(default=(), exclude_if=lambda names: not names)
     versions: dict[str, str]
-
-    @model_validator(mode="after")
-    def _engine_names_are_unique(self) -> "Evidence":
-        names = [entry.name for entry in self.engines]
-        if len(set(names)) < len(names):
-            raise ValueError(f"engine names are not unique: {', '.join(names)}")
-        return self
 
     @property
     def packages(self) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 
 from image_classifier.artifact.artifact import open_artifact
 from image_classifier.artifact.format import ArtifactError
-from tests.artifact.builder import contents, npy, write_artifact
+from image_classifier.inference.startup import load_executor
+from tests.artifact.builder import RECORD, contents, npy, sha256, write_artifact
 from tests.changes import edit_json, flip_bit
 
 LARGE = ("engines/network.onnx", "weights.safetensors")
@@ -114,6 +116,34 @@ def test_evidence_that_contradicts_the_manifest_is_refused(root: Path) -> None:
     edit_json(root / "evidence.json", identity_sha256="0" * 64)
     with pytest.raises(ArtifactError, match=r"evidence\.json is the evidence of 0000"):
         open_artifact(root)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/etc/passwd", "../outside", "engines/../../outside", "engines//network.onnx", "./labels.json",
+     "", ".", "manifest.json", "evidence.json", "record.json"],
+)  # fmt: skip
+def test_manifests_of_files_outside_and_of_unpinned_files_are_refused(
+    root: Path, name: str
+) -> None:
+    (root.parent / "outside").touch()
+    (root / "record.json").write_bytes(RECORD.to_json())
+    files = json.loads((root / "manifest.json").read_bytes())["files"]
+    edit_json(root / "manifest.json", files={**files, name: sha256(b"")})
+    edit_json(root / "evidence.json", identity_sha256=sha256((root / "manifest.json").read_bytes()))
+
+    for graphs in (True, False):
+        with pytest.raises(ArtifactError, match=f"missing: {re.escape(name)}"):
+            open_artifact(root, graphs=graphs)
+
+
+def test_a_record_cannot_select_an_engine_without_a_certificate(root: Path) -> None:
+    plan = RECORD.plan.model_copy(update={"engine": "openvino-int8"})
+    record = RECORD.model_copy(update={"plan": plan})
+    (root / "record.json").write_bytes(record.to_json())
+
+    with pytest.raises(ArtifactError, match="no certified engine 'openvino-int8'; there are"):
+        load_executor(open_artifact(root), engine=None, budget_ms=50, deterministic=True)
 
 
 def test_the_number_of_labels_must_be_the_number_of_classes(tmp_path: Path) -> None:

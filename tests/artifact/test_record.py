@@ -27,16 +27,6 @@ def test_measurements_can_be_added_and_replaced_without_changing_the_digests(
     assert (before.record, before.slo) == (None, None)
 
 
-def test_the_plan_of_a_record_must_use_a_certified_engine(tmp_path: Path) -> None:
-    write_artifact(tmp_path)
-    plan = RECORD.plan.model_copy(update={"engine": "openvino-int8"})
-    record = RECORD.model_copy(update={"plan": plan})
-    (tmp_path / "record.json").write_bytes(record.to_json())
-
-    with pytest.raises(ArtifactError, match=r"record\.json: .*'openvino-int8' is not certified"):
-        open_artifact(tmp_path)
-
-
 def test_a_damaged_record_or_slo_certificate_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "record.json").write_bytes(b"{}")
     (tmp_path / "slo.json").write_bytes(b"")
