@@ -9,14 +9,13 @@ import base64
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from image_classifier.artifact.format import ArtifactError, describe_differences, sha256_bytes
+from image_classifier.artifact.format import ArtifactError, describe_differences
 
 PAYLOAD_TYPE = b"application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -79,13 +78,10 @@ def _signed_files(bundle: bytes, key: ec.EllipticCurvePublicKey, path: Path) -> 
         # The signed bytes are the "pre-authentication encoding" of DSSE.
         prefix = b"DSSEv1 %d %s %d " % (len(PAYLOAD_TYPE), PAYLOAD_TYPE, len(payload))
         key.verify(signature, prefix + payload, ec.ECDSA(HASHES[key.curve.name]))
-        statement: Any = json.loads(payload)
+        statement = json.loads(payload)
+        kinds = statement["_type"], statement["predicateType"]
         resources = statement["predicate"]["resources"]
         signed = {str(item["name"]): str(item["digest"]) for item in resources}
-        known = (statement["_type"], statement["predicateType"]) == (STATEMENT_TYPE, PREDICATE_TYPE)
-        root = sha256_bytes(b"".join(bytes.fromhex(item["digest"]) for item in resources))
-        known &= statement["subject"][0]["digest"]["sha256"] == root
-        known &= all(item["algorithm"] == "sha256" for item in resources)
     except InvalidSignature as error:
         raise ArtifactError(
             f"{path}: the signature was not made with the key of CLASSIFIER_PUBLIC_KEY; "
@@ -93,7 +89,7 @@ def _signed_files(bundle: bytes, key: ec.EllipticCurvePublicKey, path: Path) -> 
         ) from error
     except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
         raise ArtifactError(f"{path}: not a model signature; sign the model again") from error
-    if not known:
+    if kinds != (STATEMENT_TYPE, PREDICATE_TYPE):
         raise ArtifactError(
             f"{path}: not a model signature of version 1.0; sign it with model-signing 1"
         )
