@@ -6,13 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    generate_latest,
-)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -112,10 +106,10 @@ class RequestMetrics(Collector):
             self._top_probability.observe(answer.predictions[0].probability)
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the series of all processes of this server."""
+        """Yield the series of all processes of this server, and what these processes cost."""
         own = list(self._registry.collect())
         folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-        if folder is None:
+        if folder is None:  # not a process of `bentoml serve`
             yield from own
             return
         # prometheus_client sums gauges of ended processes, too, until their files are gone.
@@ -128,46 +122,33 @@ class RequestMetrics(Collector):
         for metric in collector.collect():  # type: ignore[no-untyped-call]
             metric.documentation = helps.get(metric.name, metric.documentation)
             yield metric
-
-    def exposition(self) -> bytes:
-        """Return all series, with memory and processor time, in Prometheus' text format."""
-        registry = CollectorRegistry()
-        registry.register(self)
-        # Set in each process of `bentoml serve`; the supervisor is the parent.
-        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-            registry.register(ServerCosts(psutil.Process(os.getppid())))
-        return generate_latest(registry)
+        yield from server_costs(psutil.Process(os.getppid()))
 
 
-class ServerCosts(Collector):
-    """Memory and processor time of a supervisor and its workers together.
+def server_costs(supervisor: psutil.Process) -> Iterator[Metric]:
+    """Yield memory and processor time of a supervisor and its workers together.
 
-    Named as in prometheus_client's own collector, which knows one process only.
+    Named as in prometheus_client's own collector, which knows one process only. This scans all
+    processes of the machine.
     """
-
-    def __init__(self, supervisor: psutil.Process) -> None:
-        self._supervisor = supervisor
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield both; this scans all processes of the machine."""
-        memory_bytes, cpu_s = 0, 0.0
-        for process in (self._supervisor, *self._supervisor.children()):
-            with suppress(psutil.NoSuchProcess), process.oneshot():
-                memory_bytes += process.memory_info().rss
-                times = process.cpu_times()
-                cpu_s += times.user + times.system
-        yield GaugeMetricFamily(
-            "process_start_time_seconds",
-            "Start of the server, in Unix seconds.",
-            self._supervisor.create_time(),
-        )
-        yield GaugeMetricFamily(
-            "process_resident_memory_bytes",
-            "Resident memory of all processes of the server; pages they share count for each.",
-            memory_bytes,
-        )
-        yield CounterMetricFamily(
-            "process_cpu_seconds",
-            "Processor time of all processes of the server; falls when one is replaced.",
-            cpu_s,
-        )
+    memory_bytes, cpu_s = 0, 0.0
+    for process in (supervisor, *supervisor.children()):
+        with suppress(psutil.NoSuchProcess), process.oneshot():
+            memory_bytes += process.memory_info().rss
+            times = process.cpu_times()
+            cpu_s += times.user + times.system
+    yield GaugeMetricFamily(
+        "process_start_time_seconds",
+        "Start of the server, in Unix seconds.",
+        supervisor.create_time(),
+    )
+    yield GaugeMetricFamily(
+        "process_resident_memory_bytes",
+        "Resident memory of all processes of the server; pages they share count for each.",
+        memory_bytes,
+    )
+    yield CounterMetricFamily(
+        "process_cpu_seconds",
+        "Processor time of all processes of the server; falls when one is replaced.",
+        cpu_s,
+    )

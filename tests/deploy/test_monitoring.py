@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from prometheus_client import generate_latest
 
 from image_classifier.http.metrics import RequestMetrics
 from image_classifier.http.schemas import ERRORS
@@ -27,7 +28,7 @@ def expressions() -> str:
 
 
 def test_all_queried_series_outcomes_and_buckets_exist() -> None:
-    exposed = RequestMetrics().exposition().decode()
+    exposed = generate_latest(RequestMetrics()).decode()
     queried = set(re.findall(r"\bclassifier_[a-z_]+", expressions()))
     groups = re.findall(r'outcome[=!]~?"([^"]+)"', expressions())
 
