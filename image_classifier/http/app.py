@@ -101,19 +101,19 @@ def create_app(settings: Settings, lock: ModelLock, metrics: RequestMetrics) -> 
         """
         begun = time.perf_counter()
         classifier = app.state.classifier
-        timeout_ms: float | None = None
-        if (sent := request.headers.get(TIMEOUT_HEADER)) is not None:
-            timeout_ms = whole_number(TIMEOUT_HEADER, sent)
+        timeout_ms = request.headers.get(TIMEOUT_HEADER)
+        timeout_s = None if timeout_ms is None else whole_number(TIMEOUT_HEADER, timeout_ms) / 1e3
         # Before the body: receiving a body only to refuse it would delay other requests.
         classifier.refuse_if_overloaded()
-        with bodies.hold() as reserve:
-            upload = await read_upload(request, reserve, bodies.max_bytes)
-            if timeout_ms is not None:
-                timeout_ms -= (time.perf_counter() - begun) * 1e3
-                if timeout_ms <= 0:
-                    raise DeadlineExceeded(f"the body took longer than {TIMEOUT_HEADER}")
-            work = classifier.classify(upload.image, upload.top_k, timeout_ms)
-            answer: Answer = await _unless_disconnected(request.receive, work)
+        try:
+            async with asyncio.timeout(timeout_s):
+                with bodies.hold() as reserve:
+                    upload = await read_upload(request, reserve, bodies.max_bytes)
+                    work = classifier.classify(upload.image, upload.top_k)
+                    answer: Answer = await _unless_disconnected(request.receive, work)
+        except TimeoutError as error:
+            message = f"no answer within {timeout_ms} ms ({TIMEOUT_HEADER})"
+            raise DeadlineExceeded(message) from error
         metrics.classified(answer, time.perf_counter() - begun)
         body = ClassifyAnswer(
             predictions=answer.predictions,

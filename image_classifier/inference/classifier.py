@@ -100,16 +100,13 @@ class Classifier:
             return False
         return True
 
-    async def classify(
-        self, data: bytes, top_k: int | None, timeout_ms: float | None = None
-    ) -> Answer:
+    async def classify(self, data: bytes, top_k: int | None) -> Answer:
         """Classify one image.
 
         Args:
             data: A JPEG, PNG, WebP, GIF or BMP file.
             top_k: Number of predictions, in 1..classes. None takes the default; with a
                 threshold, all classes.
-            timeout_ms: Timeout of the caller; `CLASSIFIER_TIMEOUT_MS` applies if it is less.
 
         Raises:
             ClientError: The file or `top_k` is invalid; Overloaded; DeadlineExceeded; NotReady.
@@ -118,14 +115,12 @@ class Classifier:
             top_k = self._default_top_k
         elif not 1 <= top_k <= self.num_classes:
             raise MalformedRequest(f"top_k is {top_k}; expected 1..{self.num_classes}")
-        limit_ms = self._timeout_ms if timeout_ms is None else min(timeout_ms, self._timeout_ms)
         with self._admission.reserve() as reservation:
             try:
-                async with asyncio.timeout(limit_ms / 1e3):
+                async with asyncio.timeout(self._timeout_ms / 1e3):
                     answer = await self._pipeline.run(data, reservation)
             except TimeoutError as error:
-                whose = " (the caller's limit)" if limit_ms < self._timeout_ms else ""
-                raise DeadlineExceeded(f"no answer within {limit_ms:.0f} ms{whose}") from error
+                raise DeadlineExceeded(f"no answer within {self._timeout_ms:.0f} ms") from error
         predictions = top_k_predictions(answer.logits, self._labels, top_k, self.outputs)
         return replace(answer, predictions=predictions)
 

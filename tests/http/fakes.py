@@ -37,7 +37,7 @@ class StubClassifier:
 
     def __init__(self, act: Callable[[], Awaitable[Answer]] | None = None) -> None:
         self.full = False
-        self.calls: list[tuple[bytes, int | None, float | None]] = []
+        self.calls: list[tuple[bytes, int | None]] = []
         self._act = act
 
     def refuse_if_overloaded(self) -> None:
@@ -46,10 +46,8 @@ class StubClassifier:
             error.numbers = "2 in flight are allowed"
             raise error
 
-    async def classify(
-        self, image: bytes, top_k: int | None, timeout_ms: float | None = None
-    ) -> Answer:
-        self.calls.append((image, top_k, timeout_ms))
+    async def classify(self, image: bytes, top_k: int | None) -> Answer:
+        self.calls.append((image, top_k))
         return ANSWER if self._act is None else await self._act()
 
 

@@ -168,10 +168,13 @@ def test_no_work_begins_for_cancelled_callers_and_images_that_waited_too_long(
 
     async def main() -> list[Answer | BaseException]:
         one_core = classifier(pipeline, preprocessing, engine=engine, cores=1, max_wait_ms=20)
-        calls = [
-            asyncio.ensure_future(one_core.classify(png(red, 0, 0), 1, timeout_ms=limit_ms))
-            for red, limit_ms in [(1, 100), (2, 100), (3, None), (4, None)]
-        ]
+
+        async def call(red: int, timeout_s: float | None) -> Answer:
+            async with asyncio.timeout(timeout_s):
+                return await one_core.classify(png(red, 0, 0), 1)
+
+        limits_s = [(1, 0.1), (2, 0.1), (3, None), (4, None)]
+        calls = [asyncio.ensure_future(call(red, limit_s)) for red, limit_s in limits_s]
         await asyncio.sleep(0)
         calls[2].cancel()
         # The first, which is being decoded, and the second time out; meanwhile the fourth waits
@@ -184,9 +187,8 @@ def test_no_work_begins_for_cancelled_callers_and_images_that_waited_too_long(
 
     outcomes = asyncio.run(main())
 
-    late = [DeadlineExceeded, DeadlineExceeded]
+    late = [TimeoutError, TimeoutError]
     assert [type(outcome) for outcome in outcomes] == [*late, asyncio.CancelledError, Overloaded]
-    assert "the caller's limit" in str(outcomes[0])
     assert preprocessing.reds == [1, 5]
     assert engine.runs == 1
 
