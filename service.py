@@ -46,8 +46,7 @@ configure_logging(settings.log_format)
 startup.STEP_LISTENERS.append(compat.tell_supervisor_step)
 
 cores = usable_cores()
-for_gpu = record is not None and record.for_gpu
-gpus = visible_gpus(os.environ) if for_gpu else ()
+gpus = visible_gpus(os.environ) if record.for_gpu else ()
 embedded = (settings.topology or ("runner" if gpus else "embedded")) == "embedded"
 workers = settings.workers or api_processes(record, cores, on_gpu=bool(gpus), embedded=embedded)
 compat.prepare_process(settings.keep_alive_s, share_connections=workers > 1)
@@ -75,7 +74,7 @@ def open_locked(*, graphs: bool = True) -> Artifact:
 @bentoml.service(
     name="ModelRunner",
     workers=max(1, len(gpus)),
-    resources={"gpu": 1} if for_gpu else {},
+    resources={"gpu": 1} if record.for_gpu else {},
     traffic={"timeout": CALL_TIMEOUT_S},
     runner_connection=compat.KEEP_CONNECTIONS,
     logging={"access": {"enabled": False}},  # one line per batch

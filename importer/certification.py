@@ -275,7 +275,7 @@ def verify_engines(artifact: Artifact, progress: Progress) -> list[EngineAttempt
     rows = []
     for entry in artifact.evidence.engines:
         name = entry.name
-        sizes = record.plan.batch_sizes if record and record.plan.engine == name else (1,)
+        sizes = record.plan.batch_sizes if record.plan.engine == name else (1,)
         # An engine that cannot run on this machine may raise anything.
         try:
             with progress.step(f"{name}: verify"):

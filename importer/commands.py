@@ -74,7 +74,7 @@ def _described(lock: ModelLock, found: "Artifact | Imported") -> dict[str, objec
         **lock.model_dump(),
         "manifest": found.manifest.model_dump(mode="json"),
         "evidence": found.evidence.model_dump(mode="json"),
-        "record": found.record and found.record.model_dump(mode="json"),
+        "record": found.record.model_dump(mode="json"),
     }
 
 
@@ -85,9 +85,12 @@ def _predict(command_line: CommandLine, progress: Progress) -> Outcome:
     if others:
         progress.note(f"{len(others)} file(s) skipped that are not images, such as {others[0]}")
     with progress.step("load the engine and check it"):
-        budget_ms = artifact.record.budget_ms if artifact.record else 50.0
         executor = load_executor(
-            artifact, engine=None, budget_ms=budget_ms, deterministic=False, every_sample=True
+            artifact,
+            engine=None,
+            budget_ms=artifact.record.budget_ms,
+            deterministic=False,
+            every_sample=True,
         )
     form = "json" if command_line.json else "csv" if options.csv else "text"
     is_score = artifact.manifest.outputs.activation == "none"

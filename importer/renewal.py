@@ -123,13 +123,13 @@ def _engines(artifact: Artifact, changes: EngineOptions) -> dict[str, object]:
         else:
             values["gate_agreement"] = gates.min_agreement
             values["gate_accuracy_loss"] = gates.max_accuracy_loss
-    if record := artifact.record:
-        values["budget_ms"] = record.budget_ms
-        values["device"] = "cuda" if record.for_gpu else "cpu"
-        if changes.device != values["device"] and "device" in changes.model_fields_set:
-            return values
-        tried = [attempt.engine.rpartition("-") for attempt in record.attempts]
-        kinds, precisions = {row[0] for row in tried} & PRECISIONS.keys(), {row[2] for row in tried}
-        values["engine"] = kinds.pop() if len(kinds) == 1 else "auto"
-        values["precision"] = precisions.pop() if len(precisions) == 1 else "auto"
+    record = artifact.record
+    values["budget_ms"] = record.budget_ms
+    values["device"] = "cuda" if record.for_gpu else "cpu"
+    if changes.device != values["device"] and "device" in changes.model_fields_set:
+        return values
+    tried = [attempt.engine.rpartition("-") for attempt in record.attempts]
+    kinds, precisions = {row[0] for row in tried} & PRECISIONS.keys(), {row[2] for row in tried}
+    values["engine"] = kinds.pop() if len(kinds) == 1 else "auto"
+    values["precision"] = precisions.pop() if len(precisions) == 1 else "auto"
     return values

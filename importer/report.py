@@ -116,19 +116,18 @@ def describe_artifact(tag: str, artifact: Artifact) -> list[str]:
         ("weights ignored", ", ".join(evidence.ignored_weights) or "none"),
         ("files", f"{len(artifact.pinned_files())}, {size / 1e6:.1f} MB"),
     ]
-    if record is not None:
-        machine, images_per_s = record.machine, 1e3 / record.plan.service_time_ms
-        facts += [
-            ("first import", record.first_command or "this one"),
-            ("imported", f"{record.imported_at} with: {record.command}"),
-            ("proof", "; ".join(record.proof) or "not recorded"),
-            ("program", record.source_commit or "not from a git checkout"),
-            (
-                "measured on",
-                f"{machine.cpu}, {machine.cores} cores, {machine.accelerator or 'no GPU'}",
-            ),
-            ("plan", f"{_plan_in_words(record.plan)}, {images_per_s:.0f} images/s"),
-        ]
+    machine, images_per_s = record.machine, 1e3 / record.plan.service_time_ms
+    facts += [
+        ("first import", record.first_command or "this one"),
+        ("imported", f"{record.imported_at} with: {record.command}"),
+        ("proof", "; ".join(record.proof) or "not recorded"),
+        ("program", record.source_commit or "not from a git checkout"),
+        (
+            "measured on",
+            f"{machine.cpu}, {machine.cores} cores, {machine.accelerator or 'no GPU'}",
+        ),
+        ("plan", f"{_plan_in_words(record.plan)}, {images_per_s:.0f} images/s"),
+    ]
     rows = [["engine", *CERTIFICATE_COLUMNS, "required", "accuracy", "reference"]]
     for engine in evidence.engines:
         proof = engine.certificate

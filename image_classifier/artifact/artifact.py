@@ -38,7 +38,7 @@ class Artifact:
     Attributes:
         digest: sha256 of the manifest: the identity.
         evidence_digest: sha256 of the evidence.
-        record: Measurements of the import; None if the artifact came without them.
+        record: Measurements of the import, and how to run which engine.
         slo: Measured rate of the whole service; None if not measured.
     """
 
@@ -47,7 +47,7 @@ class Artifact:
     manifest: Manifest
     evidence_digest: str
     evidence: Evidence
-    record: ImportRecord | None
+    record: ImportRecord
     slo: SloCertificate | None = None
 
     def path_of(self, name: str) -> Path:

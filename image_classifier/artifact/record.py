@@ -140,14 +140,13 @@ class ImportRecord(FrozenModel):
         return next((row.curve for row in self.attempts if row.engine == engine), ())
 
 
-def read_record(root: Path) -> ImportRecord | None:
-    """Return the record in an artifact's directory, or None if there is none.
+def read_record(root: Path) -> ImportRecord:
+    """Return the record in an artifact's directory.
 
     Raises:
-        ArtifactError: The file is not a record.
+        ArtifactError: The file is missing or not a record.
     """
-    path = root / RECORD_NAME
-    return read_model(ImportRecord, path)[0] if path.is_file() else None
+    return read_model(ImportRecord, root / RECORD_NAME)[0]
 
 
 class SloCertificate(FrozenModel):

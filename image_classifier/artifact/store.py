@@ -182,10 +182,10 @@ def _entry(root: Path, tag: str) -> Entry:
     manifest, _ = read_model(Manifest, root / MANIFEST_NAME)
     evidence, _ = read_model(Evidence, root / EVIDENCE_NAME)
     record = read_record(root)
-    engine = evidence.engine(record.plan.engine) if record else evidence.engines[0]
+    engine = evidence.engine(record.plan.engine)
     return Entry(
         tag=tag,
-        imported_at=record.imported_at if record else None,
+        imported_at=record.imported_at,
         network=str(manifest.architecture or "graph"),
         classes=manifest.num_classes,
         engine=engine.name,

@@ -29,7 +29,7 @@ from image_classifier.artifact.format import (
     sha256_file,
 )
 from image_classifier.artifact.manifest import InputSpec
-from image_classifier.artifact.record import EngineAttempt, Machine, Plan
+from image_classifier.artifact.record import Machine, Plan
 from image_classifier.inference.certificate import GoldenAnswers, certify
 from image_classifier.inference.classifier import Classifier
 from image_classifier.inference.machine import this_machine
@@ -84,7 +84,7 @@ def describe(artifact: Artifact, tag: str, running: RunnerDescription, *, verifi
             }
             for entry in manifest.golden
         ],
-        "imported": record and record.model_dump(mode="json", exclude={"attempts", "plan"}),
+        "imported": record.model_dump(mode="json", exclude={"attempts", "plan"}),
         "proof": list(_statements(artifact, plan, signature, here)),
         "environment": _environment(here, evidence.versions),
     }
@@ -131,8 +131,7 @@ def _sources(artifact: Artifact) -> Iterator[Json]:
 def _engines(artifact: Artifact, plan: Plan) -> Iterator[Json]:
     """Describe each engine: its verdict at import, its certificate, and whether it serves."""
     certificates = {entry.name: entry.certificate for entry in artifact.evidence.engines}
-    passed = (EngineAttempt(engine=name, verdict="passed") for name in certificates)
-    for attempt in artifact.record.attempts if artifact.record else passed:
+    for attempt in artifact.record.attempts:
         certificate = certificates.get(attempt.engine, attempt.certificate)
         yield {
             "attempt": attempt.model_dump(mode="json", exclude={"certificate"}),
@@ -176,9 +175,8 @@ def _statements(artifact: Artifact, plan: Plan, signature: str, here: Machine) -
         yield statement("shrinking", True, agreement=evidence.shrinking.agreement)
     yield statement("preprocessing", True, cases=len(manifest.conformance), samples=samples)
     yield statement(f"signature_{signature}", signature == "verified")
-    if record is not None:
-        same = record.machine == here
-        yield statement("same_machine" if same else "other_machine", same, cpu=record.machine.cpu)
+    same = record.machine == here
+    yield statement("same_machine" if same else "other_machine", same, cpu=record.machine.cpu)
     if artifact.slo is None:
         yield statement("no_rate", False)
     else:

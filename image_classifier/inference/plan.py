@@ -38,7 +38,7 @@ MAX_PROCESSES = 4
 
 
 def api_processes(
-    record: ImportRecord | None, cores: int, *, embedded: bool = True, on_gpu: bool = False
+    record: ImportRecord, cores: int, *, embedded: bool = True, on_gpu: bool = False
 ) -> int:
     """Return the number of API processes.
 
@@ -48,7 +48,7 @@ def api_processes(
     """
     if not embedded:
         return max(1, cores // 2) if on_gpu else cores
-    if record is None or record.network_time_ms >= SMALL_SHARE * record.plan.service_time_ms:
+    if record.network_time_ms >= SMALL_SHARE * record.plan.service_time_ms:
         return 1
     return min(cores, MAX_PROCESSES)
 

@@ -135,7 +135,7 @@ class RemoteRunner:
             memory at a `SharedInputs.address`; and `describe`, which returns the fields of
             `RunnerDescription` as JSON.
         exchange: Calls `RunnerCalls` in that process: `Places` as bytes to logits as bytes.
-        record: Measurements of the import, or None.
+        record: Measurements of the import.
         input_spec: Shape and dtype of an input.
         budget_ms: Target latency of an answer; a call has as many inputs as take half of it.
         unavailable: Exception of `proxy` if the service does not accept a call.
@@ -148,16 +148,16 @@ class RemoteRunner:
         self,
         proxy: Any,
         exchange: Callable[[bytes], Awaitable[bytes]],
-        record: ImportRecord | None,
+        record: ImportRecord,
         input_spec: InputSpec,
         budget_ms: float,
         unavailable: type[Exception],
     ) -> None:
-        if record is not None and record.machine.accelerator == ABSENT_GPU:
-            record = None  # the import measured the network on a CPU
-        self.service_time_ms = record.plan.service_time_ms if record else 1.0
-        fitting = int(budget_ms / 2 / record.network_time_ms) if record else MAX_CALL_INPUTS
-        self.max_batch_size = max(1, min(MAX_CALL_INPUTS, fitting))
+        self.service_time_ms, self.max_batch_size = 1.0, MAX_CALL_INPUTS
+        if record.machine.accelerator != ABSENT_GPU:  # else a CPU was measured
+            self.service_time_ms = record.plan.service_time_ms
+            fitting = int(budget_ms / 2 / record.network_time_ms)
+            self.max_batch_size = max(1, min(MAX_CALL_INPUTS, fitting))
         self.watch = EngineWatch()
         self._shared: SharedInputs | None = None
         if hasattr(os, "memfd_create"):  # absent from some builds of Python

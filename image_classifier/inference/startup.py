@@ -217,8 +217,7 @@ def load_executor(
         # While the engine compiles: saves some tenths of a second.
         inputs = pool.submit(check_preprocessing, artifact, preprocessing)
         record, input_spec = artifact.record, artifact.manifest.input
-        default = record.plan.engine if record else artifact.evidence.engines[0].name
-        entry = artifact.evidence.engine(engine or default)
+        entry = artifact.evidence.engine(engine or record.plan.engine)
         try:
             load = open_graph(entry, artifact.root, input_spec.shape)
         except EngineUnavailable as error:
@@ -292,7 +291,7 @@ def freeze_garbage() -> None:
     gc.freeze()
 
 
-def _accelerator(entry: CertifiedEngine, record: ImportRecord | None) -> str | None:
+def _accelerator(entry: CertifiedEngine, record: ImportRecord) -> str | None:
     """Return the name of the GPU the engine runs on, or None.
 
     Raises:
@@ -300,7 +299,7 @@ def _accelerator(entry: CertifiedEngine, record: ImportRecord | None) -> str | N
             too slow.
     """
     accelerator = accelerator_of(entry.kind)
-    if record is not None and record.for_gpu and entry.kind != "openvino" and accelerator is None:
+    if record.for_gpu and entry.kind != "openvino" and accelerator is None:
         raise EngineUnavailable(
             f"engine {entry.name}: the model was imported for a GPU, and none is found; check "
             "the driver and that this process may use the GPU, or import the model with "
@@ -311,7 +310,7 @@ def _accelerator(entry: CertifiedEngine, record: ImportRecord | None) -> str | N
 
 def _certified_here(artifact: Artifact, entry: CertifiedEngine, here: Machine) -> bool:
     """Return whether the certificate was made on this machine with this version of the library."""
-    if artifact.record is None or artifact.record.machine != here:
+    if artifact.record.machine != here:
         return False
     with suppress(metadata.PackageNotFoundError):  # installed under another name
         library = "torch" if entry.kind == "aotinductor" else entry.kind
@@ -339,14 +338,14 @@ def _plan_for(
         inputs: The golden inputs, once they are made.
     """
     record = artifact.record
-    if record is not None and record.machine == here:
+    if record.machine == here:
         if (engine, budget_ms) == (record.plan.engine, record.budget_ms):
             return record.plan
         if curve := record.curve(engine):
             return plan_for(engine, curve, budget_ms)
     on_gpu = here.accelerator is not None
     sizes: Sequence[int] = (1,)
-    if record and artifact.manifest.takes_batches:
+    if artifact.manifest.takes_batches:
         sizes = GPU_BATCH_SIZES if on_gpu else sorted({1, record.plan.batch_sizes[-1]})
 
     def measure() -> Plan:

@@ -169,4 +169,5 @@ def write_artifact(root: Path, files: dict[str, bytes] | None = None) -> str:
     (root / "manifest.json").write_bytes(data)
     evidence = Evidence.model_validate_json(json.dumps(evidence_of(files, sha256(data))))
     (root / "evidence.json").write_bytes(evidence.to_json())
+    (root / "record.json").write_bytes(RECORD.to_json())
     return sha256(data)

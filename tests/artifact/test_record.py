@@ -18,13 +18,14 @@ def test_measurements_can_be_added_and_replaced_without_changing_the_digests(
     before = open_artifact(tmp_path)
     for rate in (100, 30):
         slo = SLO.model_copy(update={"highest_rate_per_s": rate})
-        (tmp_path / "record.json").write_bytes(RECORD.to_json())
+        record = RECORD.model_copy(update={"budget_ms": rate})
+        (tmp_path / "record.json").write_bytes(record.to_json())
         (tmp_path / "slo.json").write_bytes(slo.to_json())
 
         opened = open_artifact(tmp_path, before.digest, before.evidence_digest)
 
-        assert (opened.record, opened.slo) == (RECORD, slo)
-    assert (before.record, before.slo) == (None, None)
+        assert (opened.record, opened.slo) == (record, slo)
+    assert (before.record, before.slo) == (RECORD, None)
 
 
 def test_a_damaged_record_or_slo_certificate_is_refused_in_one_line(tmp_path: Path) -> None:

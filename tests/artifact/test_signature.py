@@ -18,7 +18,7 @@ from image_classifier.artifact.artifact import open_artifact
 from image_classifier.artifact.format import ArtifactError
 from image_classifier.artifact.store import lock_of
 from image_classifier.inference.startup import open_for_serving
-from tests.artifact.builder import contents, write_artifact
+from tests.artifact.builder import RECORD, contents, write_artifact
 from tests.imports import ROOT
 from tests.programs import run_program
 from tests.signing import make_key, sign
@@ -51,7 +51,6 @@ def change_signature(root: Path, change: Callable[[Envelope], object]) -> None:
 def test_an_artifact_signed_by_the_documented_command_opens(tmp_path: Path) -> None:
     root = tmp_path / "artifact"
     write_artifact(root)
-    (root / "record.json").write_text("not part of what is signed")
     public = make_key(tmp_path / "model.pem")
     text = (ROOT / "docs" / "deploy.md").read_text().replace("\\\n", " ")
     documented = re.search(r"model_signing (sign key .*)", text)
@@ -61,7 +60,8 @@ def test_an_artifact_signed_by_the_documented_command_opens(tmp_path: Path) -> N
     done = run_program(sys.executable, "-m", "model_signing", *arguments, cwd=tmp_path)
 
     assert done.returncode == 0, done.stderr
-    (root / "record.json").unlink()
+    record = RECORD.model_copy(update={"command": "not part of what is signed"})
+    (root / "record.json").write_bytes(record.to_json())
     open_signed(root, public)
 
 

@@ -240,7 +240,6 @@ def test_a_small_network_gets_several_api_processes(
     record = RECORD.model_copy(update={"plan": two_streams, "attempts": (attempt,)})
 
     assert api_processes(record, cores) == processes
-    assert api_processes(None, cores) == 1
     unmeasured = record.model_copy(update={"attempts": ()})
     assert api_processes(unmeasured, cores) == 1
     assert api_processes(record, cores, embedded=False) == cores
