@@ -6,7 +6,7 @@ import pickle
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -30,13 +30,13 @@ WEIGHT_KEYS = (
 )
 """Keys of training checkpoints that hold weights, preferred ones first: averages (EMA, SWA), whose
 accuracy training reports, then those of the best epoch."""
-AVERAGED = frozenset({"averaged", "ema", "shadow", "swa"})
-"""Words in the keys and names of averaged weights."""
 CLASS_KEYS = ("classes", "class_names", "labels", "class_to_idx", "idx_to_class", "id2label")
 """Keys of training checkpoints that hold the names of the classes."""
-SETTINGS = re.compile(
-    "temperature|thresholds?|((rgb|pixel|image|img|norm)_)?(mean|std)|"
-    "(img|image|input|crop|resize)_?size|crop_pct"
+SETTINGS = frozenset(
+    {
+        *("temperature", "threshold", "mean", "std"),
+        *("img_size", "image_size", "input_size", "crop_size", "crop_pct"),
+    }
 )
 """Keys of training checkpoints that say how images become inputs, or outputs become answers."""
 TRAINING_STATE = ("optim", "lr_sched", "sched", "scaler", "amp", "loops", "callbacks")
@@ -102,16 +102,17 @@ def read_state_dict(
     """
     check_published_digest(path)
     content = _content(path)
-    candidates = dict(_state_dicts(content))
-    averages = _averaged_lists(content)
+    mappings = dict(_mappings(content))
+    candidates = {place: entries for place, entries in mappings.items() if _is_weights(entries)}
+    outermost = [entries for place, entries in mappings.items() if "/" not in place]
+    if not candidates:
+        names = f" with {one_line([*content][:8])}" if isinstance(content, Mapping) else ""
+        raise ImportRefused(
+            f"{path}: holds no weights but a {type(content).__name__}{names}; expected a state "
+            "dict: names → tensors"
+        )
     if key is None:
-        key = _preferred_key(candidates, content, path)
-        if averages and not _is_averaged(key):
-            raise ImportRefused(
-                f"{path}: has averaged weights at {averages[0]!r}, a list without names; copy them "
-                "into the network and save its state dict (ema.copy_to in torch_ema), or take the "
-                f"others with --weights-key {key!r}"
-            )
+        key = _preferred_key(candidates, path)
     other_keys = ", ".join(candidate for candidate in candidates if candidate != key)
     if key not in candidates:
         found = f"weights are at: {other_keys}" if other_keys else "leave --weights-key out"
@@ -119,7 +120,11 @@ def read_state_dict(
     entries = candidates[key]
     for name in entries:
         if not (isinstance(name, str) and name.isprintable()):
-            raise ImportRefused(f"{path}: {key or 'the file'} holds {name!r}; expected names")
+            raise ImportRefused(
+                f"{path}: {key or 'the file'} holds {name!r}, expected names; copy an average that "
+                "was saved as a list (torch_ema) into the network and save its state dict, or "
+                f"choose other weights with --weights-key ({other_keys or 'there are none'})"
+            )
     state = {name[len(prefix) :]: item for name, item in entries.items() if name.startswith(prefix)}
     if not state:
         raise ImportRefused(
@@ -131,11 +136,6 @@ def read_state_dict(
     ignored = [name for name in state if any(fnmatchcase(name, pattern) for pattern in ignore)]
     for name in ignored:
         del state[name]
-    if quantised := [name for name in state if "_packed_params" in name]:
-        raise ImportRefused(
-            f"{path}: {quantised[0]!r} holds quantised weights; give the checkpoint of the float "
-            "network, which is quantised here (--precision int8)"
-        )
     for name, item in state.items():
         if not isinstance(item, torch.Tensor) and _last_segment(name) != "_extra_state":
             raise ImportRefused(
@@ -147,14 +147,22 @@ def read_state_dict(
         notes.append(
             f"the weights at {key!r} are used; there are also {other_keys} (--weights-key)"
         )
-    if settings := _settings_of(content, candidates.values()):
+    settings = [
+        f"{name} {one_line(item)}"
+        for holder in outermost
+        if not _is_weights(holder)
+        for name, item in holder.items()
+        if name in SETTINGS and isinstance(item, (str, int, float, list, tuple, torch.Tensor))
+    ]
+    if settings:
         notes.append(
             f"{path.name} also has {', '.join(settings)}; not used: only what the network, the "
             "preprocessing and the options say counts"
         )
-    averages += [name for name in entries if not name.startswith(prefix) and _is_averaged(name)]
-    if averages and not _is_averaged(f"{key}/{prefix}"):
-        notes.append(f"the averaged weights, such as {averages[0]!r}, are not used")
+    left_out = {name.partition(".")[0] for name in entries if not name.startswith(prefix)}
+    if left_out:
+        starts = one_line(", ".join(sorted(left_out)))
+        notes.append(f"names that start with {starts} are left out (--weights-prefix)")
     return Checkpoint(
         path=path,
         state=state,
@@ -163,7 +171,7 @@ def read_state_dict(
             for module, entry in getattr(entries, "_metadata", {}).items()
             if f"{module}.".startswith(prefix)
         },
-        classes=_classes_of(content),
+        classes=_classes_in(outermost),
         ignored=tuple(ignored),
         notes=tuple(notes),
     )
@@ -232,13 +240,6 @@ def load_strictly(
     unexpected = list(result.unexpected_keys)
     if missing or unexpected or misshapen:
         remedy = _remedy(missing, unexpected, misshapen, checkpoint.state, expected)
-        parameters = {name for name, _ in network.named_parameters()}
-        if parameters.isdisjoint(missing) and not (unexpected or misshapen):
-            remedy = (
-                "Only buffers are missing, as in an average (EMA) of the parameters alone: copy "
-                "the average into the network and save its state dict, or choose other weights "
-                "with --weights-key."
-            )
         raise ImportRefused(_diff(path, missing, unexpected, misshapen, remedy))
     _check_finite(network, path)
 
@@ -301,8 +302,6 @@ def _shards(index: Path) -> dict[str, Any]:
         if file.parent != index.parent or not file.is_file():
             raise ImportRefused(f"{index}: its shard {file.name!r} is not beside it; copy all")
         tensors |= _single_file(file)
-    if missing := sorted(shards.keys() - tensors.keys()):
-        raise ImportRefused(f"{index}: lists {missing[0]!r}, which no shard has; fetch them again")
     return tensors
 
 
@@ -427,43 +426,34 @@ def _refused_pickle(path: Path, message: str) -> ImportRefused:
 # Finding the weights in a checkpoint
 
 
-def _state_dicts(content: object, *place: str) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """Yield the outermost mappings that hold tensors, with their keys joined by "/"."""
+def _mappings(content: object, *place: str) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """Yield the mappings of a checkpoint with their keys, joined by "/".
+
+    The options of argparse are one, too, and so is a list of tensors, which may be an average.
+    Mappings within weights and within the state of training are left out.
+    """
+    if isinstance(content, argparse.Namespace):
+        content = vars(content)
+    elif isinstance(content, (list, tuple)) and isinstance(next(iter(content), None), torch.Tensor):
+        content = dict(enumerate(content))
     if not isinstance(content, Mapping):
         return
-    entries = {name: item for name, item in content.items() if isinstance(name, str)}
+    yield "/".join(place), content
+    if len(place) < MAX_DEPTH and not _is_weights(content):
+        for name, item in content.items():
+            if not str(name).startswith(TRAINING_STATE):
+                yield from _mappings(item, *place, str(name))
+
+
+def _is_weights(entries: Mapping[Any, Any]) -> bool:
     # A training checkpoint may hold a tensor beside the weights: a loss, a seed.
-    nested = any(isinstance(entries.get(name), Mapping) for name in WEIGHT_KEYS)
-    if not nested and any(isinstance(item, torch.Tensor) for item in entries.values()):
-        yield "/".join(place), content
-    elif len(place) < MAX_DEPTH:
-        for name, item in entries.items():
-            if not name.startswith(TRAINING_STATE):
-                yield from _state_dicts(item, *place, name)
+    nested = any(isinstance(entries.get(key), Mapping) for key in WEIGHT_KEYS)
+    return not nested and any(isinstance(item, torch.Tensor) for item in entries.values())
 
 
-def _is_averaged(name: str) -> bool:
-    return not AVERAGED.isdisjoint(re.split(r"[^a-z]+", name.lower()))
-
-
-def _averaged_lists(content: object, *place: str) -> list[str]:
-    """Return the keys, joined by "/", of lists of tensors that are averaged weights."""
-    if isinstance(content, Mapping) and len(place) < MAX_DEPTH:
-        return [
-            found
-            for key, item in content.items()
-            for found in _averaged_lists(item, *place, str(key))
-        ]
-    is_list = (
-        isinstance(content, (list, tuple)) and content and isinstance(content[0], torch.Tensor)
-    )
-    name = "/".join(place)
-    return [name] if is_list and _is_averaged(name) else []
-
-
-def _classes_of(content: object) -> tuple[str, ...]:
+def _classes_in(mappings: Iterable[Mapping[Any, Any]]) -> tuple[str, ...]:
     """Return the class names beside the weights, in order; empty if there are none."""
-    for holder, key in product(_mappings_of(content), CLASS_KEYS):
+    for holder, key in product(mappings, CLASS_KEYS):
         found = holder.get(key)
         if isinstance(found, Mapping):
             by_name = all(type(index) is int for index in found.values())
@@ -476,45 +466,16 @@ def _classes_of(content: object) -> tuple[str, ...]:
     return ()
 
 
-def _settings_of(content: object, weights: Collection[Mapping[Any, Any]]) -> list[str]:
-    """Return the settings beside the weights, such as "temperature 1.5"; see `SETTINGS`."""
-    found = []
-    for holder in _mappings_of(content):
-        if any(holder is each for each in weights):
-            continue
-        for name, item in holder.items():
-            if SETTINGS.fullmatch(str(name).lower()):
-                value = item.tolist() if isinstance(item, torch.Tensor) else item
-                if isinstance(value, (str, int, float, list, tuple)):
-                    number = f"{value:g}" if isinstance(value, float) else one_line(value)
-                    found.append(f"{name} {number}")
-    return found
-
-
-def _mappings_of(content: object) -> Iterator[Mapping[Any, Any]]:
-    """Yield the content and what it holds, as mappings; argparse's options are one, too."""
-    for item in (content, *(content.values() if isinstance(content, Mapping) else ())):
-        mapping = vars(item) if isinstance(item, argparse.Namespace) else item
-        if isinstance(mapping, Mapping):
-            yield mapping
-
-
-def _preferred_key(candidates: Collection[str], content: object, path: Path) -> str:
-    if len(candidates) == 1:
-        return next(iter(candidates))
+def _preferred_key(candidates: Collection[str], path: Path) -> str:
     for key in WEIGHT_KEYS:
         for candidate in candidates:
             if candidate.partition("/")[0] == key:
                 return candidate
-    if candidates:
-        raise ImportRefused(
-            f"{path}: weights at several keys ({', '.join(candidates)}); choose the evaluated one "
-            "with --weights-key"
-        )
-    names = f" with {one_line([*content][:8])}" if isinstance(content, Mapping) else ""
+    if len(candidates) == 1:
+        return next(iter(candidates))
     raise ImportRefused(
-        f"{path}: holds no weights but a {type(content).__name__}{names}; expected a state dict: "
-        "names → tensors"
+        f"{path}: weights at several keys ({', '.join(candidates)}); choose the evaluated one "
+        "with --weights-key"
     )
 
 
@@ -667,7 +628,10 @@ def _remedy(
             f"need them, add --weights-ignore {' --weights-ignore '.join(map(repr, patterns))}."
         )
     if missing or unexpected:
-        return "Take the network that these weights were trained in."
+        return (
+            "Take the network that these weights were trained in. An average (EMA) of its "
+            "parameters alone lacks the buffers: copy it into the network and save the state dict."
+        )
     remedy = "Give the network the arguments it was trained with, such as num_classes"
     widths = {(actual[:1], built[:1]) for actual, built in misshapen.values()}
     if len(widths) == 1 and all(actual[1:] == built[1:] for actual, built in misshapen.values()):

@@ -349,7 +349,6 @@ def test_missing_unexpected_and_misshapen_names_are_listed_as_a_diff(tmp_path: P
         ({"conv.lora_A.weight": torch.ones(9)}, r"--weights-ignore '\*\.lora_A\.\*'\.$"),
         ({"module.conv.bias": torch.ones(2)}, r"\+ module\.conv\.bias\nTurn on the parts"),
         ({"conv.bias": None}, "Take the network that these weights were trained in"),
-        ({"norm.running_mean": None, "norm.running_var": None}, "Only buffers are missing"),
     ],
 )
 def test_the_diff_ends_with_a_remedy(
