@@ -26,7 +26,6 @@ from importer.quantise import quantise
 
 OPSET = 20
 """ONNX operator set: the newest that OpenVINO 2026.4 and onnxruntime 1.32 both support fully."""
-"""Largest batch of an exported program, and of a plan."""
 
 
 def export_all(

@@ -10,7 +10,6 @@ from io import StringIO
 from pathlib import Path
 from typing import TypeVar
 
-from importer.captured_source import SUFFIXES_OF_WEIGHTS
 from importer.errors import ImportRefused
 from preprocessing.errors import OperatorError
 
@@ -80,16 +79,11 @@ def call_user_code(
                 ".to('cuda') and device='cuda'"
             ) from error
         if isinstance(error, FileNotFoundError) and isinstance(error.filename, str):
-            path = Path(error.filename)
+            name = Path(error.filename).name
             remedy = (
-                f"copy {path.name} beside the file and open it as Path(__file__).parent / "
-                f"{path.name!r}, so that it travels with it"
+                f"copy {name} beside the file and open it as Path(__file__).parent / {name!r}, so "
+                "that it travels with it; files of weights do not, but buffers (register_buffer) do"
             )
-            if path.suffix in SUFFIXES_OF_WEIGHTS:
-                remedy = (
-                    f"{path.name} is taken for weights, which do not travel with the file: keep "
-                    "its content in a buffer of the network (register_buffer), or in a .npy file"
-                )
         raise ImportRefused(
             f"{what} raised {type(error).__name__}{place}: {one_line(error)}; {remedy}"
         ) from error

@@ -67,7 +67,7 @@ def test_a_function_or_a_class_of_a_file_builds_the_network(tmp_path: Path, buil
             "open('/research/width.txt')",
             r"at net\.py, line 1: .*; copy width\.txt beside .* Path\(__file__\)\.parent / 'width",
         ),
-        ("open('/research/protos.pt')", r"protos\.pt is taken for weights,.*\(register_buffer\)"),
+        ("open('/research/protos.pt')", r"files of weights do not, but .*\(register_buffer\)"),
         ("import sys\nsys.exit(3)", r"the file raised SystemExit at net\.py, line 2: 3"),
         ("def build():\n    raise KeyError('a\\nb')", r"builder raised KeyError at net\.py, line"),
         ("def build():\n    raise OSError('\\x1b[31mred\\x1b[0m')", "OSError at .*: red; check"),
