@@ -186,20 +186,9 @@ def build_network(architecture: Architecture, source_dir: Path) -> nn.Module:
         )
     network = call_user_code(builder, what=f"{where}the builder", folder=source_dir, remedy=remedy)
     if not isinstance(network, nn.Module):
-        hint = ", not its state dict" if isinstance(network, Mapping) else ""
         raise ImportRefused(
             f"{where}the builder returned {type(network).__name__}, expected a torch.nn.Module; "
-            f"return the network itself{hint}"
-        )
-    scripted = [
-        name
-        for name, module in network.named_modules()
-        if isinstance(module, torch.jit.ScriptModule)
-    ]
-    if scripted:
-        raise ImportRefused(
-            f"{where}its module {scripted[0]!r} is compiled by torch.jit.script, which no exporter "
-            "takes; remove torch.jit.script"
+            "return the network itself, not its state dict"
         )
     refuse_other_precision(network, where)
     for parameter in network.parameters():
@@ -336,14 +325,10 @@ def run_network(network: nn.Module, batch: torch.Tensor, source_dir: Path | None
             "class numbers, expected scores; return the input of argmax"
         )
     if output.ndim != 2 or len(output) != len(batch) or not output.shape[1]:
-        remedy = "return one row of scores per image"
-        if output.ndim > 2 and output.shape[2:].numel() == 1:
-            remedy = "add .flatten(1)"
-        elif output.ndim < 2:
-            remedy = "keep the batch dimension: squeeze only the last dimensions, or none"
         raise ImportRefused(
             f"network: forward returns shape {tuple(output.shape)} for {len(batch)} image(s), "
-            f"expected (n, classes); {remedy}"
+            "expected (n, classes), a row of scores per image: .flatten(1) makes it of (n, "
+            "classes, 1, 1), where .squeeze() would also remove the batch dimension of one image"
         )
     return output.float()
 
