@@ -237,7 +237,8 @@ def load_strictly(
     except Exception as error:  # shapes after a migration, malformed metadata, the user's own code
         raise ImportRefused(f"{path}: does not fit the network: {one_line(error)}") from error
     missing = [name for name in result.missing_keys if name not in {*tied, *misshapen}]
-    unexpected = list(result.unexpected_keys)
+    superfluous = {*result.unexpected_keys}
+    unexpected = [name for name, own in names.items() if own in superfluous]
     if missing or unexpected or misshapen:
         remedy = _remedy(missing, unexpected, misshapen, checkpoint.state, expected)
         raise ImportRefused(_diff(path, missing, unexpected, misshapen, remedy))

@@ -34,7 +34,7 @@ GOOD = {
 
 
 def load(
-    network: nn.Module, tensors: object, folder: Path, **where: str
+    network: nn.Module, tensors: object, folder: Path, **where: Any
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     torch.save(tensors, folder / "weights.pt")
     return load_strictly(network, read_state_dict(folder / "weights.pt", **where))
@@ -357,6 +357,18 @@ def test_the_diff_ends_with_a_remedy(
     tensors = {name: value for name, value in {**GOOD, **change}.items() if value is not None}
 
     assert re.search(remedy, failure(Net(), tensors, tmp_path))
+
+
+def test_names_to_ignore_are_those_of_the_file(tmp_path: Path) -> None:
+    content = {f"model.{name}": GOOD[name] for name in GOOD} | {"model.aux.weight": torch.ones(1)}
+
+    message = failure(Net(), content, tmp_path)
+
+    assert message.endswith(
+        "  + model.aux.weight\nTurn on the parts of the network that these "
+        "weights belong to; if its answers do not need them, add --weights-ignore '*.aux.*'."
+    )
+    load(Net(), content, tmp_path, ignore=("*.aux.*",))
 
 
 def test_a_counter_missing_from_a_checkpoint_with_versions_is_reported(tmp_path: Path) -> None:
