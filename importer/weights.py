@@ -329,14 +329,17 @@ def _single_file(path: Path) -> Any:
         # with its optimizer state, only the weights are read.
         with torch.serialization.safe_globals(PLAIN_DATA):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except pickle.UnpicklingError as error:
-        raise _refused_pickle(path, str(error)) from error
     # Hostile or truncated bytes reach the unpickler's stack machine: EOFError, RuntimeError,
     # KeyError, AttributeError, struct.error, UnicodeDecodeError and more were seen.
     except Exception as error:
+        message = str(error)
+        if isinstance(error, pickle.UnpicklingError) and (found := PYTHON_NAME.search(message)):
+            raise _needs_pickle(path, found[1]) from error
+        # torch's own advice before it is to allow pickle.
+        reason = message.partition("WeightsUnpickler error:")[2] or message
         raise ImportRefused(
-            f"{path}: not a complete checkpoint ({type(error).__name__}: {one_line(error)}); "
-            "expected a file of torch.save or safetensors: copy or fetch it again"
+            f"{path}: not a complete checkpoint ({type(error).__name__}: {one_line(reason)}); "
+            "nothing was run. Expected a file of torch.save or safetensors: copy or fetch it again"
         ) from error
 
 
@@ -385,15 +388,12 @@ def plain_dict(*_: object) -> OrderedDict[str, Any]:
 PATHS = ("Path", "PosixPath", "PurePosixPath", "PureWindowsPath", "WindowsPath")
 PLAIN_VALUES = {
     "builtins": ("bool", "dict", "float", "int", "list", "str", "tuple"),
-    "collections": ("deque",),
     "datetime": ("date", "datetime", "time", "timedelta", "timezone"),
-    "decimal": ("Decimal",),
     "numpy": ("dtype", "ndarray"),
     "numpy.core.multiarray": ("_reconstruct", "scalar"),
     "numpy._core.multiarray": ("_reconstruct", "scalar"),
     "pathlib": PATHS,
     "pathlib._local": PATHS,
-    "uuid": ("UUID",),
 }
 """Module → classes and functions that make plain values."""
 PLAIN_DATA: list[Any] = [
@@ -405,16 +405,13 @@ PLAIN_DATA: list[Any] = [
 replace them. `argparse.Namespace` only sets attributes."""
 
 
-def _refused_pickle(path: Path, message: str) -> ImportRefused:
-    found = re.search(r"(?:GLOBAL |(?:class|callable|function) (?=\S+\.))([\w.]+)", message)
-    if found is None:
-        reason = message.partition("WeightsUnpickler error:")[2] or message
-        return ImportRefused(
-            f"{path}: not a checkpoint of plain tensors ({one_line(reason)}); nothing was run. "
-            "Expected a file of torch.save or safetensors: copy or fetch it again"
-        )
+PYTHON_NAME = re.compile(r"(?:GLOBAL |(?:class|callable|function) (?=\S+\.))([\w.]+)")
+"""In torch's refusals of pickles, what would be called."""
+
+
+def _needs_pickle(path: Path, name: str) -> ImportRefused:
     return ImportRefused(
-        f"{path}: needs pickle (it refers to {found[1]}), which can run any program; nothing was "
+        f"{path}: needs pickle (it refers to {name}), which can run any program; nothing was "
         "run. If you have the training code, run there "
         "safetensors.torch.save_model(model, 'weights.safetensors') and import that file. If you "
         "have only this file and trust its author, run where it was made: import torch; "

@@ -5,7 +5,6 @@ import collections
 import datetime
 import hashlib
 import json
-import uuid
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +29,6 @@ PLAIN_VALUES: dict[str, object] = {
     "started": datetime.datetime(2024, 5, 6, tzinfo=datetime.UTC),
     "took": datetime.timedelta(hours=3),
     "history": collections.defaultdict(list, loss=[0.5]),
-    "run": uuid.UUID(int=7),
     "where": Path("runs/7"),
     "model": collections.defaultdict[str, object](int, RAW),
 }
