@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import JsonValue
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
@@ -42,8 +41,6 @@ from preprocessing.isolated_source import load_isolated
 ARCHITECTURE_FOLDER = "architecture"
 ORIGINAL_FOLDER = "original"
 """Holds a copy of a finished graph, in place of architecture and weights."""
-NOT_SETTABLE = frozenset({"weights", "weights_backbone", "progress", "pretrained"})
-"""Builder arguments that choose weights, which come from the checkpoint alone."""
 Activation = Literal["softmax", "sigmoid", "none"]
 
 
@@ -80,10 +77,8 @@ def read_network(options: ModelOptions, staging_dir: Path) -> ModelSource:
     Raises:
         OperatorError: The source or the weights are unusable.
     """
-    text = str(options.network)
-    architecture = parse_architecture(text, options.network_kwargs)
-    name = architecture.torchvision
-    published = None if name is None else published_weights(name, options.weights)
+    origin, _, name = str(options.network).rpartition(":")
+    published = published_weights(name, options.weights) if origin == TORCHVISION else None
     path = Path(options.weights)
     if published is not None and not path.is_file():
         path = published_file(published)
@@ -93,16 +88,17 @@ def read_network(options: ModelOptions, staging_dir: Path) -> ModelSource:
         prefix=options.weights_prefix or "",
         ignore=options.weights_ignore,
     )
-    if name is not None:
-        kwargs = builder_arguments(name, architecture.kwargs, [*checkpoint.state], published)
-        architecture = architecture.model_copy(update={"kwargs": kwargs})
+    kwargs = options.network_kwargs
+    if origin == TORCHVISION:
+        kwargs = builder_arguments(name, kwargs, [*checkpoint.state], published)
+        architecture = Architecture(torchvision=name, kwargs=kwargs)
     else:
-        source = capture_source(Path(text.rpartition(":")[0]))
-        source.copy_to(staging_dir / ARCHITECTURE_FOLDER)
+        capture_source(Path(origin)).copy_to(staging_dir / ARCHITECTURE_FOLDER)
+        architecture = Architecture(file=Path(origin).name, builder=name, kwargs=kwargs)
     build = functools.partial(build_network, architecture, staging_dir / ARCHITECTURE_FOLDER)
     network = build()
     ignored, notes = load_strictly(network, checkpoint)
-    if name is None:
+    if origin != TORCHVISION:
         _refuse_random(network, build, checkpoint)
     save_weights(network, staging_dir / WEIGHTS_NAME)
     return ModelSource(
@@ -113,23 +109,6 @@ def read_network(options: ModelOptions, staging_dir: Path) -> ModelSource:
         ignored_weights=ignored,
         notes=notes,
     )
-
-
-def parse_architecture(text: str, kwargs: dict[str, JsonValue]) -> Architecture:
-    """Parse `torchvision:resnet50` or `path/network.py:build`; the folder is dropped.
-
-    Raises:
-        ImportRefused: A keyword chooses weights.
-    """
-    if refused := sorted(NOT_SETTABLE & kwargs.keys()):
-        raise ImportRefused(
-            f"network {text}: argument {', '.join(refused)} cannot be set; "
-            "weights come from the checkpoint alone"
-        )
-    origin, _, name = text.rpartition(":")
-    if origin == TORCHVISION:
-        return Architecture(torchvision=name, kwargs=kwargs)
-    return Architecture(file=Path(origin).name, builder=name, kwargs=kwargs)
 
 
 def read_graph(path: Path, staging_dir: Path) -> ModelSource:

@@ -14,7 +14,6 @@ from importer.network import (
     ModelSource,
     activation_of,
     build_network,
-    parse_architecture,
     read_network,
     run_network,
 )
@@ -24,12 +23,6 @@ from importer.options import ModelOptions
 def network_of(folder: Path, source: str, builder: str = "build", **kwargs: Any) -> Any:
     (folder / "net.py").write_text(source)
     return build_network(Architecture(file="net.py", builder=builder, kwargs=kwargs), folder)
-
-
-def test_arguments_that_choose_weights_are_refused() -> None:
-    for name in ("pretrained", "weights_backbone"):
-        with pytest.raises(ImportRefused, match=f"{name} cannot be set"):
-            parse_architecture("torchvision:resnet18", {name: True})
 
 
 # Building

@@ -48,6 +48,8 @@ def test_arguments_reach_the_builder_and_a_wrong_one_is_named() -> None:
     assert (network.aux1, network.transform_input) == (None, True)
     with pytest.raises(ImportRefused, match=r"builder raised TypeError: .*num_klasses.*; check"):
         built("resnet18", num_klasses=3)
+    with pytest.raises(ImportRefused, match="multiple values for keyword argument 'weights'"):
+        built("resnet18", weights="DEFAULT")
 
 
 @pytest.mark.parametrize(("name", "head"), [("googlenet", "aux1"), ("inception_v3", "AuxLogits")])
