@@ -130,9 +130,6 @@ def read_state_dict(
         raise ImportRefused(
             f"{path}: no name starts with {prefix!r}; the first is {next(iter(entries))!r}"
         )
-    for pattern in ignore:
-        if not any(fnmatchcase(name, pattern) for name in state):
-            raise ImportRefused(f"{path}: no name matches {pattern!r}; remove --weights-ignore")
     ignored = [name for name in state if any(fnmatchcase(name, pattern) for pattern in ignore)]
     for name in ignored:
         del state[name]
@@ -310,8 +307,7 @@ def _single_file(path: Path) -> Any:
     with path.open("rb") as file:
         start = file.read(9)
     # safetensors: the header's length (8 bytes, little-endian), then the header, a JSON object.
-    length = int.from_bytes(start[:8], "little")
-    if path.suffix == ".safetensors" or (start[8:] == b"{" and 0 < length <= 100_000_000):
+    if start[8:] == b"{" and 0 < int.from_bytes(start[:8], "little") <= 100_000_000:
         return _safetensors(path)
     if path.suffix == ".onnx" or is_torchscript(path):
         raise ImportRefused(
@@ -360,8 +356,7 @@ def _safetensors(path: Path) -> dict[str, Any]:
             metadata = file.metadata() or {}
     except (safetensors.SafetensorError, KeyError, ValueError, OSError) as error:
         raise ImportRefused(
-            f"{path}: not a complete safetensors file ({one_line(error)}); copy or fetch it "
-            "again, or, if torch.save wrote it, rename it to .pt"
+            f"{path}: not a complete safetensors file ({one_line(error)}); copy or fetch it again"
         ) from error
     # safetensors.torch.save_model stores a tied tensor once: omitted name → stored name.
     for name, stored in metadata.items():
@@ -454,11 +449,10 @@ def _classes_in(mappings: Iterable[Mapping[Any, Any]]) -> tuple[str, ...]:
     for holder, key in product(mappings, CLASS_KEYS):
         found = holder.get(key)
         if isinstance(found, Mapping):
-            by_name = all(type(index) is int for index in found.values())
-            pairs = found.items() if by_name else [(name, index) for index, name in found.items()]
-            indexes = sorted(int(index) for _, index in pairs if str(index).isdecimal())
-            if indexes == [*range(len(pairs))]:
-                found = [name for name, _ in sorted(pairs, key=lambda pair: int(pair[1]))]
+            by_index = {str(index): name for index, name in found.items()}
+            if all(type(index) is int for index in found.values()):
+                by_index = {str(index): name for name, index in found.items()}
+            found = [by_index.get(str(index)) for index in range(len(found))]
         if isinstance(found, (list, tuple)) and all(isinstance(name, str) for name in found):
             return tuple(found)
     return ()

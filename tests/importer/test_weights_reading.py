@@ -150,7 +150,6 @@ def test_ignored_names_are_left_out_and_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "where", "message"),
     [
-        (RAW, {"ignore": ("we*", "auxx.*")}, r"no name matches 'auxx\.\*'"),
         (RAW, {"prefix": "ema."}, r"starts with 'ema\.'; the first is 'weight'"),
         (BOTH, {"key": "modle"}, "at key 'modle'; weights are at: model, model_ema"),
         (RAW, {"key": "model"}, "at key 'model'; leave --weights-key out"),
