@@ -25,13 +25,8 @@ from importer.failures import one_line
 FILE_ACCESS = re.compile(rb"\b((?:torch|ops\.aten)\.(?:save|from_file))\(")
 MAX_CODE_BYTES = 64 << 20
 """The code of ResNet-152 takes 0.3 MB."""
-NUMPY_TYPES: dict[str, npt.DTypeLike] = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(uint8)": np.uint8,
-}
-"""Types of images that a graph may take, in onnxruntime's names."""
 FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
+"""onnxruntime's names of the types that logits may have."""
 MIN_BYTE_CONSTANT = 50.0
 """Constants of this size or more normalise pixels of 0 to 255, whose means are about 100 and
 deviations 58; those of pixels in [0, 1] are below 1."""
@@ -110,8 +105,7 @@ class OnnxNetwork(nn.Module):
         model: The graph without it; external data are not loaded.
         files: The file and its external data: name relative to the folder of the file → file.
         input_name: Name of the image input.
-        input_dtype: Type of the pixels: float32, float16 or uint8.
-        input_shape: Four sizes; None for dynamic ones. The batch size is dynamic or 1.
+        takes_batches: Whether the batch size is dynamic; else it is 1.
         activation: The activation that was removed.
         ending: Last operations of the file.
 
@@ -152,40 +146,29 @@ class OnnxNetwork(nn.Module):
                 "logits: export it with those alone"
             )
         for kind, value, types, sizes in (
-            ("input", inputs[0], NUMPY_TYPES, "(batch, channels, height, width)"),
+            ("input", inputs[0], FLOATS[:1], "(batch, channels, height, width)"),
             ("output", outputs[0], FLOATS, "(batch, classes)"),
         ):
             if value.type not in types or len(value.shape) != sizes.count(",") + 1:
                 raise ImportRefused(
                     f"{path}: {kind} {value.name!r} is {value.type} of shape {value.shape}, "
-                    f"expected {', '.join(types)} of shape {sizes}"
+                    f"expected {' or '.join(types)} of shape {sizes}; export it again with that"
                 )
-        self.input_name, self.input_dtype = inputs[0].name, NUMPY_TYPES[inputs[0].type]
-        self.input_shape = tuple(
-            size if isinstance(size, int) and size > 0 else None for size in inputs[0].shape
-        )
-        if self.input_shape[0] not in (None, 1):
+        if inputs[0].shape[3] in (1, 3):
             raise ImportRefused(
-                f"{path}: works with batches of {self.input_shape[0]} only; export it with a "
-                "dynamic batch axis, or with a batch size of 1"
+                f"{path}: takes {inputs[0].shape}, channels last; export it with channels first"
+            )
+        self.input_name, batch_size = inputs[0].name, inputs[0].shape[0]
+        self.takes_batches = batch_size != 1
+        if isinstance(batch_size, int) and batch_size > 1:
+            raise ImportRefused(
+                f"{path}: works with batches of {batch_size} only; export it with a dynamic batch "
+                "axis, or with a batch size of 1"
             )
 
-    @property
-    def channels_last(self) -> bool:
-        """Whether the graph takes (n, H, W, C), as those converted from TensorFlow do."""
-        _, first, _, last = self.input_shape
-        return first not in (1, 3) and last in (1, 3)
-
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return logits of normalised float32 pixels (n, C, H, W).
-
-        For graphs that take uint8 and normalise themselves, pixels are in [0, 1].
-        """
-        if self.input_dtype is np.uint8:
-            pixels = (pixels * 255).round().clamp(0, 255)
-        if self.channels_last:
-            pixels = pixels.permute(0, 2, 3, 1)
-        batch = np.ascontiguousarray(pixels.numpy(), dtype=self.input_dtype)
+        """Return logits of normalised float32 pixels (n, C, H, W)."""
+        batch = np.ascontiguousarray(pixels.numpy(), dtype=np.float32)
         try:
             (logits,) = self._session.run(None, {self.input_name: batch})
         # onnxruntime's exceptions have no public base; torch's callers expect RuntimeError.
@@ -268,7 +251,7 @@ def _is_softmax_of_classes(model: onnx.ModelProto, node: onnx.NodeProto) -> bool
 
 def refuse_other_range(network: OnnxNetwork, input_spec: InputSpec) -> None:
     """Refuse a second normalisation of pixels that a graph normalises itself."""
-    if network.input_dtype is np.uint8 or not input_spec.std or min(input_spec.std) < MIN_STD:
+    if not input_spec.std or min(input_spec.std) < MIN_STD:
         return
     graph = network.model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -307,16 +290,13 @@ def write_graph_of_pixels(network: OnnxNetwork, input_spec: InputSpec, path: Pat
     """Write the graph with the normalisation in front: batch (n, H, W, C) in, logits out.
 
     n is dynamic, or 1 if the network is fixed to it. Large tensors go to `path` + ".data".
-
-    Raises:
-        ImportRefused: The graph takes uint8 pixels and would be normalised twice.
     """
     model = onnx.ModelProto()
     model.CopyFrom(network.model)
     graph = model.graph
     nodes, constants = _front(network, input_spec)
     nodes.extend(graph.node)
-    batch_size = network.input_shape[0] or "n"
+    batch_size = "n" if network.takes_batches else 1
     dtype = TensorProto.UINT8 if input_spec.dtype == "uint8" else TensorProto.FLOAT
     pixels = helper.make_tensor_value_info(f"{PREFIX}batch", dtype, (batch_size, *input_spec.shape))
     del graph.input[:], graph.node[:]
@@ -355,25 +335,11 @@ def _front(
         name = f"{PREFIX}{operator}{number}"
         nodes.append(helper.make_node(operator, inputs, [f"{PREFIX}{number}"], name, **attributes))
 
-    if not network.channels_last:
-        add("Transpose", perm=[0, 3, 1, 2])
-    if network.input_dtype is np.uint8:
-        channels = input_spec.shape[2]
-        normalisation = (*(input_spec.mean or ()), *(input_spec.std or ()))
-        if input_spec.dtype != "uint8" or normalisation != (*[0.0] * channels, *[1.0] * channels):
-            raise ImportRefused(
-                "the ONNX file takes uint8 pixels and normalises them itself, the preprocessing "
-                f"has mean {input_spec.mean} and std {input_spec.std}; leave both out of it"
-            )
-    elif input_spec.mean is not None and input_spec.std is not None:
-        shape = (-1,) if network.channels_last else (1, -1, 1, 1)
+    add("Transpose", perm=[0, 3, 1, 2])
+    if input_spec.mean is not None and input_spec.std is not None:
         add("Cast", to=TensorProto.FLOAT)
         add("Div", 255)
-        add("Sub", np.reshape(input_spec.mean, shape))
-        add("Div", np.reshape(input_spec.std, shape))
-    if network.input_dtype is np.float16:
-        add("Cast", to=TensorProto.FLOAT16)
-    if not nodes:
-        add("Identity")
+        add("Sub", np.reshape(input_spec.mean, (1, -1, 1, 1)))
+        add("Div", np.reshape(input_spec.std, (1, -1, 1, 1)))
     nodes[-1].output[0] = network.input_name
     return nodes, constants

@@ -133,7 +133,7 @@ def read_graph(path: Path, staging_dir: Path) -> ModelSource:
     notes = []
     if network.activation is not None:
         notes.append(f"the graph ends in {network.activation}; the logits before it are served")
-    if network.input_shape[0] is not None:
+    if not network.takes_batches:
         notes.append(
             "the graph has a fixed batch size of 1, so one image at a time is served; to serve "
             "batches, export it with a dynamic batch axis"

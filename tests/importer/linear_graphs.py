@@ -1,7 +1,6 @@
 """A linear network as a torch module and as ONNX graphs, with logits computed by hand."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,11 +29,9 @@ class Linear(nn.Module):
         return x.flatten(1) @ self.kernel
 
 
-def expected(normalised: bool = True) -> npt.NDArray[np.float64]:
+def expected() -> npt.NDArray[np.float64]:
     """Return the logits of PIXELS, computed by numpy in float64."""
-    scaled = PIXELS.astype(np.float64) / 255
-    if normalised:
-        scaled = (scaled - MEAN) / STD
+    scaled = (PIXELS.astype(np.float64) / 255 - MEAN) / STD
     return scaled.transpose(0, 3, 1, 2).reshape(4, -1) @ KERNEL.astype(np.float64)
 
 
@@ -75,14 +72,14 @@ def onnx_linear(
     return path
 
 
-def options_for(weights: Path, golden: Path, *, mean: Any = MEAN, std: Any = STD) -> ImportOptions:
+def options_for(weights: Path, golden: Path) -> ImportOptions:
     folder = golden.parent
     (folder / "labels.txt").write_text("ant\nbee\ncow")
     return digits_options(
         name="linear",
         network=None,
         weights=str(weights),
-        preprocessing=spec_file(folder, {"crop": SIDE, "mean": list(mean), "std": list(std)}),
+        preprocessing=spec_file(folder, {"crop": SIDE, "mean": list(MEAN), "std": list(STD)}),
         labels=str(folder / "labels.txt"),
         golden=golden,
         golden_labels=None,
