@@ -76,26 +76,27 @@ def _plain(name: str) -> str:
     return name.replace("_", "").lower()
 
 
-def graph_ending(model: onnx.ModelProto) -> tuple[Ending, onnx.NodeProto | None]:
-    """Return the ending of an ONNX graph, and the operator that is its `last`."""
-    producers = {
-        name: node
-        for node in model.graph.node
-        if node.op_type != "Constant"
-        for name in node.output
-    }
+def graph_ending(model: onnx.ModelProto) -> Ending:
+    """Return the ending of an ONNX graph."""
+    producers = producers_of(model)
     node, scaled = producers.get(model.graph.output[0].name), False
     while node is not None and node.op_type in ONNX_PASSING | ONNX_SCALING:
         computed = [producers[name] for name in node.input if name in producers]
         if node.op_type in ONNX_SCALING:
             scaled = True
             if len(computed) > 1:  # of two results, none is a constant
-                return Ending(), None
+                return Ending()
         node = computed[0] if computed else None
     if node is None:
-        return Ending(), None
+        return Ending()
     before = producers.get(next(iter(node.input), ""))
-    return Ending(node.op_type, before.op_type if before else "", scaled), node
+    return Ending(node.op_type, before.op_type if before else "", scaled)
+
+
+def producers_of(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
+    """Map the name of each result, constants aside, to its operator."""
+    nodes = [node for node in model.graph.node if node.op_type != "Constant"]
+    return {name: node for node in nodes for name in node.output}
 
 
 def network_ending(network: nn.Module, pixels: torch.Tensor) -> Ending:

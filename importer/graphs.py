@@ -18,7 +18,7 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from torch import nn
 
 from image_classifier.artifact.manifest import InputSpec
-from importer.endings import Ending, graph_ending
+from importer.endings import graph_ending, producers_of
 from importer.errors import ImportRefused
 from importer.failures import one_line
 
@@ -30,6 +30,11 @@ FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
 MIN_BYTE_CONSTANT = 50.0
 """Constants of this size or more normalise pixels of 0 to 255, whose means are about 100 and
 deviations 58; those of pixels in [0, 1] are below 1."""
+ACTIVATIONS: dict[str, Literal["softmax", "sigmoid"]] = {
+    "Softmax": "softmax",
+    "Sigmoid": "sigmoid",
+}
+"""Last operators that are left to the service."""
 REARRANGING = (
     *("Cast", "Concat", "Gather", "Identity", "Pad", "Reshape", "Resize", "Slice", "Split"),
     *("Squeeze", "Transpose", "Unsqueeze"),
@@ -119,9 +124,9 @@ class OnnxNetwork(nn.Module):
         self.model, self.files = _read_onnx(path)
         if self.model.functions:  # an exporter may write Softmax as a function
             self.model = onnx.inliner.inline_local_functions(self.model)
-        self.ending, last = graph_ending(self.model)
+        self.ending = graph_ending(self.model)
         self.ending.refuse(str(path))
-        self.activation = _cut_final_activation(self.model, self.ending, last)
+        self.activation = _cut_final_activation(self.model)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # the reference is computed on one thread
         options.log_severity_level = 4  # its exceptions say enough
@@ -217,36 +222,23 @@ def _tensors(message: Any) -> Iterator[TensorProto]:
                     yield from _tensors(item)
 
 
-def _cut_final_activation(
-    model: onnx.ModelProto, ending: Ending, node: onnx.NodeProto | None
-) -> Literal["softmax", "sigmoid"] | None:
+def _cut_final_activation(model: onnx.ModelProto) -> Literal["softmax", "sigmoid"] | None:
     """Remove a Softmax over the classes or a Sigmoid at the end of a graph, and return which.
 
-    One composed of smaller operators stays; its outputs show it.
+    One whose result is reshaped stays, and one composed of smaller operators; the outputs show it.
     """
-    cut: Literal["softmax", "sigmoid"] = "softmax"
-    if node is None or ending.scaled:
+    producers = producers_of(model)
+    node = producers.get(model.graph.output[0].name)
+    while node is not None and node.op_type in ("Cast", "Identity"):
+        node = producers.get(node.input[0])
+    if node is None or node.op_type not in ACTIVATIONS:
         return None
-    if node.op_type == "Sigmoid":
-        cut = "sigmoid"
-    elif not _is_softmax_of_classes(model, node):
+    if any(item.i not in (1, -1) for item in node.attribute):  # the axis; it must be the classes
         return None
+    activation = ACTIVATIONS[node.op_type]
     node.op_type = "Identity"
     del node.attribute[:]
-    return cut
-
-
-def _is_softmax_of_classes(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
-    """Return whether an operator is the Softmax of scores (n, classes) or (n, classes, 1, …)."""
-    axis = next((item.i for item in node.attribute if item.name == "axis"), -1)
-    if node.op_type != "Softmax" or axis not in (1, -1):
-        return False
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    for value in (*graph.value_info, *graph.output):
-        if value.name == node.output[0]:
-            sizes = [size.dim_value for size in value.type.tensor_type.shape.dim]
-            return len(sizes) == 2 or (axis == 1 and all(size == 1 for size in sizes[2:]))
-    return False
+    return activation
 
 
 def refuse_other_range(network: OnnxNetwork, input_spec: InputSpec) -> None:
