@@ -16,20 +16,16 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from importer.errors import ImportRefused
 
-ONNX_PASSING = frozenset(
-    {"Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Dropout"}
-)
-"""Operators that leave scores unchanged."""
-ONNX_SCALING = frozenset({"Add", "Div", "Mul", "Sub"})
-"""Operators that, with a constant, only scale or shift scores."""
-TORCH_PASSING = frozenset(
+PASSING = frozenset(
     {
-        *("alias", "clone", "contiguous", "detach", "expand", "flatten", "permute", "reshape"),
-        *("select", "slice", "squeeze", "t", "to", "to_copy", "transpose", "unsafe_view"),
-        *("unsqueeze", "view"),
+        *("alias", "cast", "clone", "contiguous", "detach", "dropout", "expand", "flatten"),
+        *("identity", "permute", "reshape", "select", "slice", "squeeze", "t", "to", "tocopy"),
+        *("transpose", "unsafeview", "unsqueeze", "view"),
     }
 )
-TORCH_SCALING = frozenset({"add", "div", "mul", "rsub", "sub"})
+"""Operations that leave scores unchanged."""
+SCALING = frozenset({"add", "div", "mul", "rsub", "sub"})
+"""Operations that, with a constant, only scale or shift scores."""
 BOUNDED = frozenset({"hardsigmoid", "sigmoid", "softmax"})
 """Operations whose results show that they are no logits, unless they are scaled."""
 
@@ -37,8 +33,10 @@ BOUNDED = frozenset({"hardsigmoid", "sigmoid", "softmax"})
 class Ending(NamedTuple):
     """The last operations of a network, without those that pass, scale or shift scores.
 
+    Names are those of ONNX or torch in small letters, without underscores.
+
     Attributes:
-        last: The last one, as ONNX or torch name it; empty if unknown.
+        last: The last one; empty if unknown.
         before: The one before it.
         scaled: Whether the result of `last` is scaled or shifted.
     """
@@ -49,14 +47,13 @@ class Ending(NamedTuple):
 
     def refuse(self, where: str) -> None:
         """Refuse a logsigmoid, and operations that sort or select classes."""
-        name = _plain(self.last)
         spelled_out = (("log", "sigmoid"), ("neg", "softplus"))
-        if name.startswith("logsigmoid") or (name, _plain(self.before)) in spelled_out:
+        if self.last.startswith("logsigmoid") or (self.last, self.before) in spelled_out:
             raise ImportRefused(
                 f"{where}: ends in a logsigmoid, whose softmax is no probability; remove it from "
                 "the network and add --activation sigmoid"
             )
-        if name in ("argmax", "msort", "sort", "topk"):
+        if self.last in ("argmax", "msort", "sort", "topk"):
             raise ImportRefused(
                 f"{where}: ends in {self.last}, so its outputs are no scores in the order of the "
                 "classes; remove it from the network, which then returns its input, the scores"
@@ -65,11 +62,11 @@ class Ending(NamedTuple):
     @property
     def doubtful(self) -> str | None:
         """Describe a last operation whose positive or bounded outputs could be taken for logits."""
-        name = _plain(self.last)
-        exponential = name == "exp" and not _plain(self.before).startswith("logsoftmax")
-        if exponential or name in ("softplus", "tanh"):
-            return name
-        return f"{name} times or plus a constant" if name in BOUNDED and self.scaled else None
+        exponential = self.last == "exp" and not self.before.startswith("logsoftmax")
+        if exponential or self.last in ("softplus", "tanh"):
+            return self.last
+        scaled = self.last in BOUNDED and self.scaled
+        return f"{self.last} times or plus a constant" if scaled else None
 
 
 def _plain(name: str) -> str:
@@ -80,9 +77,9 @@ def graph_ending(model: onnx.ModelProto) -> Ending:
     """Return the ending of an ONNX graph."""
     producers = producers_of(model)
     node, scaled = producers.get(model.graph.output[0].name), False
-    while node is not None and node.op_type in ONNX_PASSING | ONNX_SCALING:
-        computed = [producers[name] for name in node.input if name in producers]
-        if node.op_type in ONNX_SCALING:
+    while node is not None and (name := _plain(node.op_type)) in PASSING | SCALING:
+        computed = [producers[result] for result in node.input if result in producers]
+        if name in SCALING:
             scaled = True
             if len(computed) > 1:  # of two results, none is a constant
                 return Ending()
@@ -90,7 +87,7 @@ def graph_ending(model: onnx.ModelProto) -> Ending:
     if node is None:
         return Ending()
     before = producers.get(next(iter(node.input), ""))
-    return Ending(node.op_type, before.op_type if before else "", scaled)
+    return Ending(_plain(node.op_type), _plain(before.op_type) if before else "", scaled)
 
 
 def producers_of(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
@@ -107,7 +104,7 @@ def network_ending(network: nn.Module, pixels: torch.Tensor) -> Ending:
         def __torch_dispatch__(
             self, function: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
-            name = function.overloadpacket.__name__.strip("_")
+            name = _plain(function.overloadpacket.__name__)
             if name == "item" and not isinstance(args[0], torch.Tensor):  # a constant of a trace
                 return args[0]
             result = function(*args, **(kwargs or {}))
@@ -116,9 +113,9 @@ def network_ending(network: nn.Module, pixels: torch.Tensor) -> Ending:
             if not computed:
                 return result
             ending = computed[0]
-            if name in TORCH_SCALING and len(computed) == 1:
+            if name in SCALING and len(computed) == 1:
                 ending = ending._replace(scaled=True)
-            elif name not in TORCH_PASSING:
+            elif name not in PASSING:
                 ending = Ending(name, ending.last)
             for item in tree_leaves(result):
                 if isinstance(item, torch.Tensor):

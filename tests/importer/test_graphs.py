@@ -132,7 +132,7 @@ def test_a_trace_with_a_fixed_batch_size_takes_no_batches(batch_size: int, expec
          r"cannot run it .*com\.odd:Odd.*; export it again, with standard operators"),
         ({"flat": "flat = Flattten(planes)"}, r"net\.onnx: not valid ONNX \(.*Flattten"),
         ({"end": "out, places = TopK <axis = 1> (scores, last)", "outputs": "float[n,1] out"},
-         "ends in TopK, so its outputs are no scores"),
+         "ends in topk, so its outputs are no scores"),
         ({"end": "p = Sigmoid (scores) out = Log (p)"}, "ends in a logsigmoid, .*remove it"),
         ({"inputs": "float[4,3,4,4] image", "outputs": "float[4,3] out"},
          r"works with batches of 4 only; export it with a dynamic batch axis"),
