@@ -151,19 +151,16 @@ def build_network(architecture: Architecture, source_dir: Path) -> nn.Module:
         ImportRefused: The builder is unknown, fails, or returns no network with float32 parameters.
     """
     where = f"network {architecture}: "
-    remedy = "check the arguments in --network-kwargs"
     if architecture.torchvision is not None:
-        builder = functools.partial(
-            build_torchvision, architecture.torchvision, architecture.kwargs
-        )
+        builder = functools.partial(build_torchvision, architecture.torchvision)
     else:
-        function = _function_of_file(architecture, source_dir, where)
-        builder = functools.partial(function, **architecture.kwargs)
-        remedy += (
-            ", and that it opens files only as Path(__file__).parent / 'NAME', with the name in "
-            "one string"
-        )
-    network = call_user_code(builder, what=f"{where}the builder", folder=source_dir, remedy=remedy)
+        builder = _function_of_file(architecture, source_dir, where)
+    network = call_user_code(
+        lambda: builder(**architecture.kwargs),
+        what=f"{where}the builder",
+        folder=source_dir,
+        remedy="check the arguments in --network-kwargs",
+    )
     if not isinstance(network, nn.Module):
         raise ImportRefused(
             f"{where}the builder returned {type(network).__name__}, expected a torch.nn.Module; "
@@ -287,16 +284,10 @@ def run_network(network: nn.Module, batch: torch.Tensor, source_dir: Path | None
             "only one batch of float32 images (n, C, H, W) (no .half())",
         )
     if not isinstance(output, torch.Tensor):
-        found = type(output).__name__
-        if isinstance(output, Mapping):
-            found += f" with {', '.join(map(repr, output))}"
-        if isinstance(output, (tuple, list)):
-            shapes = [f" {(*x.shape,)}" if isinstance(x, torch.Tensor) else "" for x in output]
-            items = zip(output, shapes, strict=True)
-            found += f" of {', '.join(type(item).__name__ + shape for item, shape in items)}"
+        keys = f" with {', '.join(map(repr, output))}" if isinstance(output, Mapping) else ""
         raise ImportRefused(
-            f"network: forward returns {found}, expected one tensor (n, classes); give a "
-            "builder whose network is a subclass that returns only the logits"
+            f"network: forward returns {type(output).__name__}{keys}, expected one tensor "
+            "(n, classes); give a builder whose network is a subclass that returns only the logits"
         )
     if not output.dtype.is_floating_point:
         raise ImportRefused(

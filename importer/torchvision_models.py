@@ -171,11 +171,10 @@ class _NoInitialization(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def build_torchvision(network: str, arguments: Mapping[str, JsonValue]) -> Any:
+def build_torchvision(network: str, **kwargs: Any) -> Any:
     """Build a network with uninitialised parameters, and pass on what the builder raises."""
     import torchvision.models
 
-    kwargs: dict[str, Any] = dict(arguments)
     if network in UNSEEN_ARGUMENTS:  # both warn without it
         kwargs.setdefault("init_weights", False)
     with _NoInitialization():
