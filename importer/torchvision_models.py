@@ -14,12 +14,12 @@ from importer.errors import ImportRefused
 from importer.options import nearest
 from preprocessing import PreprocessingSpec
 
-UNSEEN_ARGUMENTS = {"googlenet": "transform_input", "inception_v3": "transform_input"}
-"""Network → the argument that changes its answers but not its weights' names or shapes. torchvision
-sets it to true for published weights, and to false otherwise. A test compares the networks that all
-builders make with and without weights, attribute by attribute."""
 AUXILIARY_HEADS = {"googlenet": ".aux1.", "inception_v3": ".AuxLogits."}
-"""Network → part of the names of its auxiliary head's weights; `aux_logits` enables the heads."""
+"""Networks with auxiliary heads, which `aux_logits` enables → part of the names of their weights.
+
+The answers of these, and of no other network, depend on an argument that the weights do not show:
+torchvision sets `transform_input` to true for published weights, and to false otherwise. A test
+compares the networks that all builders make with and without weights, attribute by attribute."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +66,8 @@ def torchvision_meta(network: str, weights: str) -> TorchvisionWeights:
         arguments["num_classes"] = num_classes
     if network.startswith("vit_") and member.meta["min_size"][0] != 224:
         arguments["image_size"] = member.meta["min_size"][0]
-    if network in UNSEEN_ARGUMENTS:
-        arguments[UNSEEN_ARGUMENTS[network]] = True
+    if network in AUXILIARY_HEADS:
+        arguments["transform_input"] = True
     transform = member.transforms()
     resize = {"size": transform.resize_size[0], "interpolation": transform.interpolation.value}
     crop, mean, std = transform.crop_size[0], transform.mean, transform.std
@@ -149,15 +149,15 @@ def builder_arguments(
             weights do not show.
     """
     arguments = {**(published.builder_kwargs if published else {}), **requested}
-    unseen = UNSEEN_ARGUMENTS.get(network)
-    if unseen is not None and unseen not in arguments:
-        raise ImportRefused(
-            f"network {TORCHVISION}:{network}: its answers depend on {unseen}, which the weights "
-            f"do not show; add --network-kwargs '{{\"{unseen}\": true}}' if training started from "
-            f"torchvision's published weights, '{{\"{unseen}\": false}}' if it started from random "
-            f"ones (in the notebook: print(model.{unseen}))"
-        )
-    if head := AUXILIARY_HEADS.get(network):
+    if network in AUXILIARY_HEADS:
+        if "transform_input" not in arguments:
+            raise ImportRefused(
+                f"network {TORCHVISION}:{network}: its answers depend on transform_input, which "
+                "the weights do not show; add --network-kwargs '{\"transform_input\": true}', or "
+                "false if training did not start from torchvision's published weights (in the "
+                "notebook: print(model.transform_input))"
+            )
+        head = AUXILIARY_HEADS[network]
         arguments.setdefault("aux_logits", any(head in f".{name}" for name in weight_names))
     return arguments
 
@@ -175,7 +175,7 @@ def build_torchvision(network: str, **kwargs: Any) -> Any:
     """Build a network with uninitialised parameters, and pass on what the builder raises."""
     import torchvision.models
 
-    if network in UNSEEN_ARGUMENTS:  # both warn without it
+    if network in AUXILIARY_HEADS:  # both warn without it
         kwargs.setdefault("init_weights", False)
     with _NoInitialization():
         return torchvision.models.get_model(network, weights=None, **kwargs)
