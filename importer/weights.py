@@ -120,10 +120,11 @@ def read_state_dict(
     entries = candidates[key]
     for name in entries:
         if not (isinstance(name, str) and name.isprintable()):
+            others = f", or choose with --weights-key: {other_keys}" if other_keys else ""
             raise ImportRefused(
-                f"{path}: {key or 'the file'} holds {name!r}, expected names; copy an average that "
-                "was saved as a list (torch_ema) into the network and save its state dict, or "
-                f"choose other weights with --weights-key ({other_keys or 'there are none'})"
+                f"{path}: {key or 'the file'} holds {name!r}, expected names; save a state dict "
+                "(copy an average in a list, as torch_ema keeps it, into the network "
+                f"first){others}"
             )
     state = {name[len(prefix) :]: item for name, item in entries.items() if name.startswith(prefix)}
     if not state:
@@ -422,12 +423,12 @@ def _needs_pickle(path: Path, name: str) -> ImportRefused:
 def _mappings(content: object, *place: str) -> Iterator[tuple[str, Mapping[Any, Any]]]:
     """Yield the mappings of a checkpoint with their keys, joined by "/".
 
-    The options of argparse are one, too, and so is a list of tensors, which may be an average.
+    The options of argparse are one, too, and so is a list of arrays, which may be an average.
     Mappings within weights and within the state of training are left out.
     """
     if isinstance(content, argparse.Namespace):
         content = vars(content)
-    elif isinstance(content, (list, tuple)) and isinstance(next(iter(content), None), torch.Tensor):
+    elif isinstance(content, (list, tuple)) and any(map(_is_array, content)):
         content = dict(enumerate(content))
     if not isinstance(content, Mapping):
         return
@@ -436,6 +437,10 @@ def _mappings(content: object, *place: str) -> Iterator[tuple[str, Mapping[Any, 
         for name, item in content.items():
             if not str(name).startswith(TRAINING_STATE):
                 yield from _mappings(item, *place, str(name))
+
+
+def _is_array(item: object) -> bool:
+    return isinstance(item, torch.Tensor) and item.ndim > 0  # a loss has none
 
 
 def _is_weights(entries: Mapping[Any, Any]) -> bool:

@@ -53,6 +53,7 @@ def assert_holds(path: Path, expected: dict[str, torch.Tensor], **where: Any) ->
         (RAW, {}, RAW),
         ({"epoch": 7, "best": 91.5, "optimizer": OPTIMIZER, "net": RAW, "note": "x"}, {}, RAW),
         ({"loss": torch.tensor(0.5), "model": RAW}, {}, RAW),
+        ({"losses": [torch.tensor(0.5)], "encoder": RAW}, {}, RAW),
         ({"model": EMA, "state_dict": RAW}, {}, RAW),
         ({"checkpoint": {"epoch": 3, "model": RAW}}, {}, RAW),
         ({"checkpoint": {"model": RAW}, "model": EMA}, {"key": "checkpoint/model"}, RAW),
@@ -121,7 +122,7 @@ AVERAGE_AS_LIST = {"model": RAW, "ema": {"decay": 0.9, "shadow_params": [*EMA.va
 def test_averaged_weights_without_names_are_not_passed_over_in_silence(tmp_path: Path) -> None:
     path = saved(tmp_path, AVERAGE_AS_LIST)
 
-    with pytest.raises(ImportRefused, match=r"ema/shadow_params holds 0, .*-key \(model\)$"):
+    with pytest.raises(ImportRefused, match=r"ema/shadow_params holds 0, .*-key: model$"):
         read_state_dict(path)
 
     (note,) = read_state_dict(path, key="model").notes
