@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import product
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -490,40 +491,39 @@ def _match_names(
     """
     if set(expected) <= set(names):  # the network itself may have modules named like wrappers
         return {name: name for name in names}, "", ""
-    by_plain_name = {_without_wrappers(name): name for name in reversed([*expected])}
+    by_plain_name = {_plain(name): name for name in reversed([*expected])}
 
     def matched(cut: str, added: str) -> dict[str, str]:
         found: dict[str, str] = {}
         used = set()
         for name in names:
-            plain = added + _without_wrappers(name).removeprefix(cut)
-            if plain not in by_plain_name:
-                # torchvision's published DenseNets say `norm.1` where the network says `norm1`.
-                plain = re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.\w+)$", r"\1\2", plain)
+            plain = added + _plain(name).removeprefix(cut)
             own = by_plain_name.get(plain, plain)
             found[name] = name if own in used else own  # a second match is superfluous
             used.add(own)
         return found
 
-    own = [_without_wrappers(name) for name in names if _last_segment(name) not in UNUSED]
-    readings = product(_shared_prefixes(own), _shared_prefixes(by_plain_name))
+    own = [_plain(name) for name in names if _last_segment(name) not in UNUSED]
+    # Common characters are enough: of them, _prefixes takes whole segments.
+    shared, shared_here = commonprefix(own), commonprefix([*by_plain_name])  # noqa: RUF071
     cut, added = max(
-        readings, key=lambda pair: sum(name in expected for name in matched(*pair).values())
+        product(_prefixes(shared), _prefixes(shared_here)),
+        key=lambda pair: sum(name in expected for name in matched(*pair).values()),
     )
     return matched(cut, added), cut, added
 
 
-def _shared_prefixes(names: Collection[str]) -> list[str]:
-    """Return "" and each prefix of whole segments that all names share, shortest first."""
-    prefixes = _prefixes(next(iter(names), ""))
-    return ["", *(start for start in prefixes if all(name.startswith(start) for name in names))]
-
-
 def _prefixes(name: str) -> list[str]:
-    return [name[: match.end()] for match in re.finditer(r"\.", name)]
+    """Return "" and each prefix of whole segments, shortest first."""
+    return [name[: match.end()] for match in re.finditer(r"^|\.", name)]
 
 
-def _without_wrappers(name: str) -> str:
+def _plain(name: str) -> str:
+    """Return a name without wrappers, and in torchvision's spelling.
+
+    Its published DenseNets say `norm.1` where its networks say `norm1`.
+    """
+    name = re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.\w+)$", r"\1\2", name)
     return ".".join(segment for segment in name.split(".") if segment not in WRAPPERS)
 
 
@@ -651,10 +651,9 @@ def _pattern(name: str, kept: Collection[str]) -> str:
 
 def _fitting_prefixes(names: Collection[str], expected: Collection[str]) -> list[str]:
     """Return the prefixes whose names, without the prefix, include all that are expected."""
-    needed = {_without_wrappers(name) for name in expected}
+    needed = {_plain(name) for name in expected}
     return sorted(
         prefix
         for prefix in {start for name in names for start in _prefixes(name)}
-        if needed
-        <= {_without_wrappers(name[len(prefix) :]) for name in names if name.startswith(prefix)}
+        if needed <= {_plain(name[len(prefix) :]) for name in names if name.startswith(prefix)}
     )
