@@ -188,19 +188,13 @@ def _refuse_random(
     load_strictly(again, checkpoint)
     second = _unsaved_tensors(again)
     for name, tensor in first.items():
-        if name not in second or not equal_tensors(tensor, second[name]):
+        # NaN, which may stand for "not set", equals NaN.
+        if name not in second or not torch.equal(tensor.nan_to_num(), second[name].nan_to_num()):
             raise ImportRefused(
                 f"network: {name} is not in the weights and differs each time the network is "
                 "built, as random numbers do: register it as a persistent buffer and save the "
                 "weights again, or fix the seed where it is made"
             )
-
-
-def equal_tensors(first: torch.Tensor, second: torch.Tensor) -> bool:
-    """Compare two tensors; NaN, which may stand for "not set", equals NaN."""
-    if first.is_floating_point() and (first.shape, first.dtype) == (second.shape, second.dtype):
-        return torch.allclose(first, second, rtol=0, atol=0, equal_nan=True)
-    return torch.equal(first, second)
 
 
 def _unsaved_tensors(network: nn.Module) -> dict[str, torch.Tensor]:
