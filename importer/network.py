@@ -278,10 +278,12 @@ def run_network(network: nn.Module, batch: torch.Tensor, source_dir: Path | None
             "only one batch of float32 images (n, C, H, W) (no .half())",
         )
     if not isinstance(output, torch.Tensor):
-        keys = f" with {', '.join(map(repr, output))}" if isinstance(output, Mapping) else ""
+        found = type(output).__name__
+        if isinstance(output, Mapping):
+            found += f" with {', '.join(map(repr, output))}"
         raise ImportRefused(
-            f"network: forward returns {type(output).__name__}{keys}, expected one tensor "
-            "(n, classes); give a builder whose network is a subclass that returns only the logits"
+            f"network: forward returns {found}, expected one tensor (n, classes); give a builder "
+            "whose network is a subclass that returns only the logits"
         )
     if not output.dtype.is_floating_point:
         raise ImportRefused(
