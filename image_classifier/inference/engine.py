@@ -16,7 +16,7 @@ Logits = npt.NDArray[np.float32]
 class Engine(Protocol):
     """A network compiled for fixed shapes.
 
-    Thread-safe: as many threads as the engine has streams may call `run`.
+    Thread-safe: several threads may call `run`; calls beyond the engine's streams wait.
     """
 
     def run(self, batch: Batch) -> Logits:

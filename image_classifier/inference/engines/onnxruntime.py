@@ -4,6 +4,7 @@ It has not run on a GPU yet.
 """
 
 import os
+import queue
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,29 @@ def gpu_name() -> str | None:
     return first_gpu(os.environ) if CUDA in onnxruntime.get_available_providers() else None
 
 
+class _Buffers:
+    """The inputs of one stream on the device, one for each batch size."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, device: str) -> None:
+        self._session, self._device = session, device
+        self._bound: dict[int, tuple[onnxruntime.OrtValue, onnxruntime.IOBinding]] = {}
+
+    def run(self, batch: Batch) -> Logits:
+        if len(batch) not in self._bound:
+            # Not of the batch: on a CPU that would use the caller's memory.
+            pixels = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
+                batch.shape, batch.dtype.type, self._device
+            )
+            binding = self._session.io_binding()
+            binding.bind_ortvalue_input(self._session.get_inputs()[0].name, pixels)
+            binding.bind_output(self._session.get_outputs()[0].name, self._device)
+            self._bound[len(batch)] = pixels, binding
+        pixels, binding = self._bound[len(batch)]
+        pixels.update_inplace(batch)
+        self._session.run_with_iobinding(binding)
+        return np.array(binding.copy_outputs_to_cpu()[0], dtype=np.float32)
+
+
 class OnnxRuntimeEngine:
     """One session, which runs batches of any size from several threads.
 
@@ -43,25 +67,25 @@ class OnnxRuntimeEngine:
         gpu = gpu_name()
         if gpu is not None:
             onnxruntime.preload_dlls()  # CUDA's, from their wheels
-        self._session = onnxruntime.InferenceSession(
+        session = onnxruntime.InferenceSession(
             str(path),
             options,
             providers=["CPUExecutionProvider"] if gpu is None else [(CUDA, CUDA_OPTIONS)],
         )
         # Where CUDA's libraries cannot be loaded, onnxruntime goes on with the CPU.
-        if gpu is not None and self._session.get_providers()[0] != CUDA:
+        if gpu is not None and session.get_providers()[0] != CUDA:
             raise EngineUnavailable(
                 f"onnxruntime-gpu cannot use {gpu}; install the versions of CUDA and cuDNN that "
                 "its log names"
             )
-        self._input = self._session.get_inputs()[0].name
-        self._output = self._session.get_outputs()[0].name
+        self._idle: queue.SimpleQueue[_Buffers] = queue.SimpleQueue()
+        for _ in range(plan.streams):
+            self._idle.put(_Buffers(session, "cpu" if gpu is None else "cuda"))
 
     def run(self, batch: Batch) -> Logits:
         """See `Engine.run`."""
-        pixels = np.ascontiguousarray(batch)
-        binding = self._session.io_binding()
-        binding.bind_cpu_input(self._input, pixels)
-        binding.bind_output(self._output)
-        self._session.run_with_iobinding(binding)
-        return np.array(binding.copy_outputs_to_cpu()[0], dtype=np.float32)
+        buffers = self._idle.get()
+        try:
+            return buffers.run(np.ascontiguousarray(batch))
+        finally:
+            self._idle.put(buffers)
