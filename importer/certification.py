@@ -35,6 +35,7 @@ from image_classifier.inference.plan import (
 )
 from image_classifier.inference.startup import (
     SelfCheckFailed,
+    accelerator_for,
     check_engine,
     check_preprocessing,
 )
@@ -280,6 +281,7 @@ def verify_engines(artifact: Artifact, progress: Progress) -> list[EngineAttempt
         try:
             with progress.step(f"{name}: verify"):
                 load = _open(entry, artifact.root, manifest.input)
+                accelerator_for(entry, record)
                 with _executor(load, name, sizes, manifest.input, manifest.num_classes) as executor:
                     check_engine(artifact, entry, executor, inputs)
         except SelfCheckFailed as error:

@@ -162,6 +162,8 @@ class Parser(argparse.ArgumentParser):
             options = self.options.model_validate(values)
         except ValidationError as error:
             self.error("\n".join(mistakes_of(error, self.options)))
+        if parsed["json"] and values.get("csv"):
+            self.error("--csv and --json: give one of them")
         return CommandLine(command=self.command, options=options, **parsed)
 
     def _tag_and_paths(self, tag: str | None, paths: list[Path]) -> dict[str, Any]:

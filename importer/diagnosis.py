@@ -165,14 +165,14 @@ class Variant:
 
     Attributes:
         spec: The changed spec.
-        given: The spec before all changes; None if it replaces a class of the user's.
+        original: The spec before all changes; None if it replaces a class of the user's.
         reverse_channels: Whether the network gets BGR.
         after_class: Whether only steps after the user's class are changed.
         changed: Names of the changed steps.
     """
 
     spec: PreprocessingSpec
-    given: PreprocessingSpec | None
+    original: PreprocessingSpec | None
     reverse_channels: bool = False
     after_class: bool = False
     changed: tuple[str, ...] = ()
@@ -180,10 +180,10 @@ class Variant:
     def __str__(self) -> str:
         """Return the changes, with the keys and values of a spec."""
         words = ["the channels in the opposite order (BGR for RGB)"] * self.reverse_channels
-        if self.given is None:
+        if self.original is None:
             spec = self.spec.model_dump_json(exclude_defaults=True)
             return ", ".join([f"the spec {spec} in place of the class", *words])
-        before = _values_by_key(self.given)
+        before = _values_by_key(self.original)
         words += [
             f"{key}: {json.dumps(value)} (given is {json.dumps(before.get(key))})"
             for key, value in _values_by_key(self.spec).items()
@@ -347,7 +347,7 @@ def explain_difference(
 def _single_variants(entry: PreprocessingEntry, input_spec: InputSpec) -> Iterator[Variant]:
     """Yield variants with one change; for a class, those of the usual spec of its shape."""
     if entry.spec is not None:
-        yield from further_variants(Variant(spec=entry.spec, given=entry.spec))
+        yield from further_variants(Variant(spec=entry.spec, original=entry.spec))
         return
     height, width, channels = input_spec.shape
     try:
@@ -361,7 +361,7 @@ def _single_variants(entry: PreprocessingEntry, input_spec: InputSpec) -> Iterat
     except ValidationError:  # no spec makes such inputs
         return
     if input_spec.dtype == "uint8":
-        yield from further_variants(Variant(spec=spec, given=spec, after_class=True))
-    usual = Variant(spec=spec, given=None)
+        yield from further_variants(Variant(spec=spec, original=spec, after_class=True))
+    usual = Variant(spec=spec, original=None)
     yield usual
     yield from further_variants(usual)

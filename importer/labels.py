@@ -21,7 +21,7 @@ HEADER = re.compile(
 INDEXED = re.compile(r"(?P<index>\d+)\s*[,;:=|\t]\s*(?P<name>.+)")
 NUMBERED = (
     re.compile(r"(?P<index>\d+)[ .)-]+(?P<name>\S.*)"),
-    re.compile(r"(?P<name>.*?)[\s,;:=|(]+(?P<index>\d+)\)?"),
+    re.compile(r"(?P<name>.*[^\s,;:=|(])[\s,;:=|(]+(?P<index>\d+)\)?"),
 )
 """Names beside numbers: "1. cat", "cat 0", "cat,0"."""
 QUOTED = re.compile(r"""(["'])(.*)\1,?""")

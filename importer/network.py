@@ -78,7 +78,8 @@ def read_network(options: ModelOptions, staging_dir: Path) -> ModelSource:
         OperatorError: The source or the weights are unusable.
     """
     origin, _, name = str(options.network).rpartition(":")
-    published = published_weights(name, options.weights) if origin == TORCHVISION else None
+    from_torchvision = origin == TORCHVISION
+    published = published_weights(name, options.weights) if from_torchvision else None
     path = Path(options.weights)
     if published is not None and not path.is_file():
         path = published_file(published)
@@ -89,7 +90,7 @@ def read_network(options: ModelOptions, staging_dir: Path) -> ModelSource:
         ignore=options.weights_ignore,
     )
     kwargs = options.network_kwargs
-    if origin == TORCHVISION:
+    if from_torchvision:
         kwargs = builder_arguments(name, kwargs, [*checkpoint.state], published)
         architecture = Architecture(torchvision=name, kwargs=kwargs)
     else:
@@ -188,13 +189,18 @@ def _refuse_random(
     load_strictly(again, checkpoint)
     second = _unsaved_tensors(again)
     for name, tensor in first.items():
-        # NaN, which may stand for "not set", equals NaN.
-        if name not in second or not torch.equal(tensor.nan_to_num(), second[name].nan_to_num()):
+        # Compared as bytes: NaN, which may stand for "not set", equals itself.
+        if name not in second or _content(tensor) != _content(second[name]):
             raise ImportRefused(
                 f"network: {name} is not in the weights and differs each time the network is "
                 "built, as random numbers do: register it as a persistent buffer and save the "
                 "weights again, or fix the seed where it is made"
             )
+
+
+def _content(tensor: torch.Tensor) -> tuple[object, ...]:
+    plain = tensor.detach().contiguous()
+    return plain.shape, plain.dtype, plain.view(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _unsaved_tensors(network: nn.Module) -> dict[str, torch.Tensor]:

@@ -1,5 +1,6 @@
 """Predictions for image files, by the engine that serves, without a server."""
 
+import contextlib
 import functools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -56,7 +57,9 @@ def image_files(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
             files.append(path)
             continue
         for file in visible_files(path):
-            is_image = file.suffix.lower() in IMAGE_SUFFIXES or begins_like_image(file)
+            is_image = True
+            with contextlib.suppress(OSError):  # reported as the error of this file
+                is_image = file.suffix.lower() in IMAGE_SUFFIXES or begins_like_image(file)
             (files if is_image else others).append(file)
     return files, others
 

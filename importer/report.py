@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # loads torch
     from importer.pipeline import Imported
     from importer.prediction import FileAnswer
 
+RULE = "the first engine that passed serves, unless a later one is a tenth faster (docs/plan.md)"
 CERTIFICATE_COLUMNS = ("max |Δlogit|", "max |Δprobability|", "agreement")
 
 
@@ -40,7 +41,7 @@ def summary(imported: "Imported", proof: Sequence[str]) -> list[str]:
         *_table(rows),
         *(f"{attempt.engine}: {attempt.reason}" for attempt in record.attempts if attempt.reason),
         "",
-        "the first engine that passed serves, unless a later one is a tenth faster (docs/plan.md)",
+        *[RULE] * (len(record.attempts) > 1),
         f"serves with {_plan_in_words(record.plan)}; {len(golden)} golden images",
         *proof,
         f"{'already in the store' if imported.known else 'imported'}: {imported.lock.tag}",

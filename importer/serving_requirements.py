@@ -38,9 +38,12 @@ def read_requirements(path: Path) -> tuple[Pinned, ...]:
     """Read a requirement lock.
 
     Raises:
-        ImportRefused: A line is not pinned or has no hash.
+        ImportRefused: The file is missing, or a line is not pinned or has no hash.
     """
-    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise ImportRefused(f"{path}: {error.strerror}; run `make lock`") from error
     lines = text.replace("\\\n", " ").splitlines()
     return tuple(
         _pinned(line, path) for line in lines if line.strip() and not line.lstrip().startswith("#")

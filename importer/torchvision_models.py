@@ -14,7 +14,7 @@ from importer.errors import ImportRefused
 from importer.options import nearest
 from preprocessing import PreprocessingSpec
 
-AUXILIARY_HEADS = {"googlenet": ".aux1.", "inception_v3": ".AuxLogits."}
+WITH_AUXILIARY_HEADS = {"googlenet": ".aux1.", "inception_v3": ".AuxLogits."}
 """Networks with auxiliary heads, which `aux_logits` enables → part of the names of their weights.
 
 The answers of these, and of no other network, depend on an argument that the weights do not show:
@@ -66,7 +66,7 @@ def torchvision_meta(network: str, weights: str) -> TorchvisionWeights:
         arguments["num_classes"] = num_classes
     if network.startswith("vit_") and member.meta["min_size"][0] != 224:
         arguments["image_size"] = member.meta["min_size"][0]
-    if network in AUXILIARY_HEADS:
+    if network in WITH_AUXILIARY_HEADS:
         arguments["transform_input"] = True
     transform = member.transforms()
     resize = {"size": transform.resize_size[0], "interpolation": transform.interpolation.value}
@@ -149,7 +149,7 @@ def builder_arguments(
             weights do not show.
     """
     arguments = {**(published.builder_kwargs if published else {}), **requested}
-    if network in AUXILIARY_HEADS:
+    if network in WITH_AUXILIARY_HEADS:
         if "transform_input" not in arguments:
             raise ImportRefused(
                 f"network {TORCHVISION}:{network}: its answers depend on transform_input, which "
@@ -157,7 +157,7 @@ def builder_arguments(
                 "false if training did not start from torchvision's published weights (in the "
                 "notebook: print(model.transform_input))"
             )
-        head = AUXILIARY_HEADS[network]
+        head = WITH_AUXILIARY_HEADS[network]
         arguments.setdefault("aux_logits", any(head in f".{name}" for name in weight_names))
     return arguments
 
@@ -175,7 +175,7 @@ def build_torchvision(network: str, **kwargs: Any) -> Any:
     """Build a network with uninitialised parameters, and pass on what the builder raises."""
     import torchvision.models
 
-    if network in AUXILIARY_HEADS:  # both warn without it
+    if network in WITH_AUXILIARY_HEADS:  # both warn without it
         kwargs.setdefault("init_weights", False)
     with _NoInitialization():
         return torchvision.models.get_model(network, weights=None, **kwargs)

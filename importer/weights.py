@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import product
-from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,8 @@ from importer.failures import one_line
 
 WEIGHT_KEYS = (
     *("state_dict_ema", "ema_state_dict", "model_ema", "model_ema_state_dict"),
-    *("ema_model", "ema", "averaged_model", "swa_state_dict", "swa_model", "swa"),
+    *("ema_model", "ema", "ema_params", "shadow_params", "averaged_model"),
+    *("swa_state_dict", "swa_model", "swa"),
     *("best_state_dict", "best_model_state_dict"),
     *("state_dict", "model_state_dict", "model", "network", "net", "weights", "params"),
 )
@@ -309,7 +309,9 @@ def _single_file(path: Path) -> Any:
     with path.open("rb") as file:
         start = file.read(9)
     # safetensors: the header's length (8 bytes, little-endian), then the header, a JSON object.
-    if start[8:] == b"{" and 0 < int.from_bytes(start[:8], "little") <= 100_000_000:
+    length = int.from_bytes(start[:8], "little")
+    # torch.load, too, takes a file of this name for safetensors.
+    if path.suffix == ".safetensors" or (start[8:] == b"{" and 0 < length <= 100_000_000):
         return _safetensors(path)
     if path.suffix == ".onnx" or is_torchscript(path):
         raise ImportRefused(
@@ -358,7 +360,8 @@ def _safetensors(path: Path) -> dict[str, Any]:
             metadata = file.metadata() or {}
     except (safetensors.SafetensorError, KeyError, ValueError, OSError) as error:
         raise ImportRefused(
-            f"{path}: not a complete safetensors file ({one_line(error)}); copy or fetch it again"
+            f"{path}: not a complete safetensors file ({one_line(error)}); copy or fetch it "
+            "again, or, if torch.save wrote it, rename it to .pt"
         ) from error
     # safetensors.torch.save_model stores a tied tensor once: omitted name → stored name.
     for name, stored in metadata.items():
@@ -436,12 +439,13 @@ def _mappings(content: object, *place: str) -> Iterator[tuple[str, Mapping[Any, 
     yield "/".join(place), content
     if len(place) < MAX_DEPTH and not _is_weights(content):
         for name, item in content.items():
-            if not str(name).startswith(TRAINING_STATE):
-                yield from _mappings(item, *place, str(name))
+            if isinstance(name, str) and not name.startswith(TRAINING_STATE):
+                yield from _mappings(item, *place, name)
 
 
 def _is_array(item: object) -> bool:
-    return isinstance(item, torch.Tensor) and item.ndim > 0  # a loss has none
+    # A loss has no dimensions, a random state no fractions.
+    return isinstance(item, torch.Tensor) and item.ndim > 0 and item.is_floating_point()
 
 
 def _is_weights(entries: Mapping[Any, Any]) -> bool:
@@ -504,13 +508,17 @@ def _match_names(
         return found
 
     own = [_plain(name) for name in names if _last_segment(name) not in UNUSED]
-    # Common characters are enough: of them, _prefixes takes whole segments.
-    shared, shared_here = commonprefix(own), commonprefix([*by_plain_name])  # noqa: RUF071
+    readings = product(_shared_prefixes(own), _shared_prefixes(by_plain_name))
     cut, added = max(
-        product(_prefixes(shared), _prefixes(shared_here)),
-        key=lambda pair: sum(name in expected for name in matched(*pair).values()),
+        readings, key=lambda pair: sum(name in expected for name in matched(*pair).values())
     )
     return matched(cut, added), cut, added
+
+
+def _shared_prefixes(names: Collection[str]) -> list[str]:
+    """Return the prefixes of whole segments that all names share, shortest first."""
+    prefixes = _prefixes(next(iter(names), ""))
+    return [prefix for prefix in prefixes if all(name.startswith(prefix) for name in names)]
 
 
 def _prefixes(name: str) -> list[str]:

@@ -15,6 +15,7 @@ from image_classifier.artifact.format import (
     EVIDENCE_NAME,
     LABELS_NAME,
     MANIFEST_NAME,
+    RECORD_NAME,
     REFERENCE_LOGITS_NAME,
     UNPINNED,
     WEIGHTS_NAME,
@@ -124,7 +125,8 @@ def open_artifact(
     """
     manifest, digest = read_model(Manifest, root / MANIFEST_NAME, sha256=manifest_sha256)
     evidence, evidence_digest = read_model(Evidence, root / EVIDENCE_NAME, sha256=evidence_sha256)
-    _check_references(root, digest, manifest, evidence)
+    record = read_record(root)
+    _check_references(root, digest, manifest, evidence, record)
     _verify_files(root, _digests(manifest, evidence), graphs=graphs)
     return Artifact(
         root=root,
@@ -132,7 +134,7 @@ def open_artifact(
         manifest=manifest,
         evidence_digest=evidence_digest,
         evidence=evidence,
-        record=read_record(root),
+        record=record,
         slo=read_slo(root),
     )
 
@@ -143,7 +145,9 @@ def _digests(manifest: Manifest, evidence: Evidence) -> dict[str, str]:
     return {**manifest.files, **evidence.packages, **reference}
 
 
-def _check_references(root: Path, digest: str, manifest: Manifest, evidence: Evidence) -> None:
+def _check_references(
+    root: Path, digest: str, manifest: Manifest, evidence: Evidence, record: ImportRecord
+) -> None:
     if evidence.identity_sha256 != digest:
         raise ArtifactError(
             f"{root / MANIFEST_NAME}: sha256 is {digest}, {EVIDENCE_NAME} is the evidence of "
@@ -156,6 +160,12 @@ def _check_references(root: Path, digest: str, manifest: Manifest, evidence: Evi
                 f"{root / EVIDENCE_NAME}: engine {entry.name} runs {entry.file}, which is not a "
                 "graph of the manifest; import the model again"
             )
+    # The record has no digest, so it may only choose among certified engines.
+    if record.plan.engine not in {entry.name for entry in evidence.engines}:
+        raise ArtifactError(
+            f"{root / RECORD_NAME}: the plan's engine {record.plan.engine!r} is not certified; "
+            "import the model again"
+        )
 
 
 def _verify_files(root: Path, files: dict[str, str], *, graphs: bool) -> None:

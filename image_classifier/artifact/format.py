@@ -124,6 +124,8 @@ def read_model(
         ArtifactError: The file cannot be read, has another digest or is not valid.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe would never end
+            raise ArtifactError(f"{path}: is not a file; {remedy}")
         data = path.read_bytes()
         digest = sha256_bytes(data)
         if sha256 not in (None, digest):

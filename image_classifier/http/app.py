@@ -106,12 +106,14 @@ def create_app(settings: Settings, lock: ModelLock, metrics: RequestMetrics) -> 
         # Before the body: receiving a body only to refuse it would delay other requests.
         classifier.refuse_if_overloaded()
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s) as deadline:
                 with bodies.hold() as reserve:
                     upload = await read_upload(request, reserve, bodies.max_bytes)
                     work = classifier.classify(upload.image, upload.top_k)
                     answer: Answer = await _unless_disconnected(request.receive, work)
         except TimeoutError as error:
+            if not deadline.expired():
+                raise
             message = f"no answer within {timeout_ms} ms ({TIMEOUT_HEADER})"
             raise DeadlineExceeded(message) from error
         metrics.classified(answer, time.perf_counter() - begun)

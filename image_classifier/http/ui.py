@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import mimetypes
 import re
 import time
 from collections import deque
@@ -48,17 +49,12 @@ class RecentLines(logging.Handler):
 
 
 class PageFiles(StaticFiles):
-    """The files of the page, with `HEADERS`."""
+    """The files of the page."""
 
-    def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        """Return the answer with a file."""
-        response = super().file_response(*args, **kwargs)
-        response.headers.update(HEADERS)
-        return response
-
-    def is_not_modified(self, *_: Any) -> bool:
-        """Return False: ETags are made of size and time, and files of all bentos have one time."""
-        return False
+    def file_response(self, full_path: Any, *_: Any) -> Response:
+        """Return the whole file: its ETag would be of size and time, equal in all bentos."""
+        kind = mimetypes.guess_type(full_path)[0]
+        return Response(Path(full_path).read_bytes(), headers=HEADERS, media_type=kind)
 
 
 def add_page(app: FastAPI, settings: Settings, lock: ModelLock, bodies: BodyBudget) -> None:
@@ -72,9 +68,11 @@ def add_page(app: FastAPI, settings: Settings, lock: ModelLock, bodies: BodyBudg
     async def redirect_to_page() -> Response:
         return RedirectResponse("ui/")  # relative: a proxy may add a prefix
 
-    def check_index(index: int) -> None:
-        if index >= len(state.artifact.manifest.golden):
+    def golden_index(text: str) -> int:
+        indexes = map(str, range(len(state.artifact.manifest.golden)))
+        if text not in indexes:
             raise NotFound("no such golden sample")
+        return int(text)
 
     @router.get("/api/inspection")
     async def inspect() -> dict[str, Any]:
@@ -84,10 +82,10 @@ def add_page(app: FastAPI, settings: Settings, lock: ModelLock, bodies: BodyBudg
             inspection.describe, state.artifact, lock.tag, running, verified=verified
         )
 
-    @router.get("/api/golden/{index:int}")
-    async def golden_file(index: int) -> Response:
-        check_index(index)
-        path = state.artifact.path_of(state.artifact.manifest.golden[index].file)
+    @router.get("/api/golden/{index}")
+    async def golden_file(index: str) -> Response:
+        sample = state.artifact.manifest.golden[golden_index(index)]
+        path = state.artifact.path_of(sample.file)
         data = await asyncio.to_thread(path.read_bytes)
         return Response(data, media_type="application/octet-stream", headers=HEADERS)
 
@@ -105,10 +103,10 @@ def add_page(app: FastAPI, settings: Settings, lock: ModelLock, bodies: BodyBudg
                     settings.decode_limits,
                 )
 
-    @router.post("/api/selfcheck/{index:int}")
-    async def check_sample(index: int) -> dict[str, Any]:
-        check_index(index)
-        return await inspection.check_sample(state.artifact, state.classifier, index)
+    @router.post("/api/selfcheck/{index}")
+    async def check_sample(index: str) -> dict[str, Any]:
+        number = golden_index(index)
+        return await inspection.check_sample(state.artifact, state.classifier, number)
 
     @router.get("/api/start")
     async def describe_start() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
@@ -145,13 +145,27 @@ async def _form_upload(
 
 
 class _FormParser(MultiPartParser):
-    """A form parser that keeps files in memory.
+    """A form parser that keeps files in memory and rejects truncated forms.
 
     A part is a file if it has `filename`, `filename*`, or a Content-Type other than text or JSON.
     Starlette knows the first of these only.
     """
 
     spool_max_size = sys.maxsize
+    _ended = False
+
+    async def parse(self) -> FormData:
+        self.stream = self._checked(self.stream)
+        return await super().parse()
+
+    async def _checked(self, chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+        async for chunk in chunks:
+            yield chunk
+        if not self._ended:  # raised in here, so that Starlette closes the parts
+            raise MalformedRequest("the form ends before its last boundary")
+
+    def on_end(self) -> None:
+        self._ended = True
 
     def on_headers_finished(self) -> None:
         part = self._current_part
@@ -184,7 +198,7 @@ def _top_k(values: list[str]) -> int | None:
     """
     numbers = {whole_number("top_k", text) for text in values if text not in ("", "null")}
     if len(numbers) > 1:
-        raise MalformedRequest(f"top_k is {' and '.join(map(str, sorted(numbers)))}; send it once")
+        raise MalformedRequest("top_k has several values; send it once")
     return numbers.pop() if numbers else None
 
 

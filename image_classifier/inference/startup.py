@@ -235,7 +235,7 @@ def load_executor(
                 precision,
                 entry.precision,
             )
-        here = this_machine(_accelerator(entry, record))
+        here = this_machine(accelerator_for(entry, record))
         plan = _plan_for(artifact, entry.name, here, budget_ms, load, preprocessing, inputs)
         if deterministic:
             fixed_shape = {"batch_sizes": plan.batch_sizes[:1], "single_stream": False}
@@ -291,7 +291,7 @@ def freeze_garbage() -> None:
     gc.freeze()
 
 
-def _accelerator(entry: CertifiedEngine, record: ImportRecord) -> str | None:
+def accelerator_for(entry: CertifiedEngine, record: ImportRecord) -> str | None:
     """Return the name of the GPU the engine runs on, or None.
 
     Raises:

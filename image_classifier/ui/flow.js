@@ -60,7 +60,7 @@ function timeline() {
 function commandsOf() {
   const path = `$(.venv/bin/bentoml models get ${inspection.tag} -o path)`;
   return {
-    import: inspection.imported?.command ?? "",
+    import: inspection.imported.command,
     verify: `.venv/bin/python model_import.py verify ${inspection.tag}`,
     sign: `MODEL=${path}\n.venv/bin/model_signing sign key --private_key model.pem --signature "$MODEL/model.sig" \\\n    --ignore-paths "$MODEL/model.yaml" --ignore-paths "$MODEL/record.json" \\\n    --ignore-paths "$MODEL/slo.json" "$MODEL"`,
     build: "make bento && make verify-rebuild",
@@ -72,7 +72,7 @@ function commandsOf() {
 
 function outputOf(name) {
   const imported = inspection.imported;
-  if (name === "import" && imported) {
+  if (name === "import") {
     const engines = inspection.engines.map(({ attempt, certificate, serves }) => `${attempt.engine.padEnd(20)} ${String(certificate?.max_logit_difference ?? "–").padEnd(10)} ${serves ? "chosen" : attempt.verdict} ${attempt.reason}`);
     return [text("recorded", { when: imported.imported_at }), `${imported.machine.cpu}, ${imported.machine.cores} cores`, ...engines, `imported: ${inspection.tag}`];
   }

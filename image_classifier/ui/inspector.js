@@ -43,9 +43,9 @@ function identity() {
     ["signature", h("span", { className: data.signature === "verified" ? "good" : "warn", t: `signature_state_${data.signature}` })],
     ["schema", String(data.schema_version)],
     ["architecture", data.architecture === null ? h("span", { t: "finished_graph" }) : mono(data.architecture)],
-    ["imported_at", imported?.imported_at], ["import_command", imported && mono(imported.command)],
-    ["import_machine", imported && h("span", {}, `${imported.machine.cpu}, `, h("span", { t: ["cores", { n: imported.machine.cores }] }))],
-    ["commit", imported?.source_commit && mono(imported.source_commit)],
+    ["imported_at", imported.imported_at], ["import_command", mono(imported.command)],
+    ["import_machine", h("span", {}, `${imported.machine.cpu}, `, h("span", { t: ["cores", { n: imported.machine.cores }] }))],
+    ["commit", imported.source_commit && mono(imported.source_commit)],
   ]);
 }
 

@@ -12,7 +12,6 @@ import pytest
 
 from image_classifier.artifact.artifact import open_artifact
 from image_classifier.artifact.format import ArtifactError
-from image_classifier.inference.startup import load_executor
 from tests.artifact.builder import RECORD, contents, npy, sha256, write_artifact
 from tests.changes import edit_json, flip_bit
 
@@ -142,8 +141,16 @@ def test_a_record_cannot_select_an_engine_without_a_certificate(root: Path) -> N
     record = RECORD.model_copy(update={"plan": plan})
     (root / "record.json").write_bytes(record.to_json())
 
-    with pytest.raises(ArtifactError, match="no certified engine 'openvino-int8'; there are"):
-        load_executor(open_artifact(root), engine=None, budget_ms=50, deterministic=True)
+    with pytest.raises(ArtifactError, match="'openvino-int8' is not certified; import the model"):
+        open_artifact(root)
+
+
+def test_a_pipe_in_place_of_the_record_is_refused_without_reading_it(root: Path) -> None:
+    (root / "record.json").unlink()
+    os.mkfifo(root / "record.json")
+
+    with pytest.raises(ArtifactError, match=r"record\.json: is not a file"):
+        open_artifact(root)
 
 
 def test_the_number_of_labels_must_be_the_number_of_classes(tmp_path: Path) -> None:

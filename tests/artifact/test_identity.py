@@ -46,7 +46,7 @@ def test_the_tag_is_the_same_on_another_processor_and_in_the_readme(
     assert re.findall(r'"tag": "(digits:\w+)"', (ROOT / "README.md").read_text()) == [lock.tag]
     assert [row["verdict"] for row in result["record"]["attempts"]] == ["passed", "passed"]
     folder = tmp_path / "models" / lock.tag.replace(":", "/")
-    assert open_artifact(folder, lock.manifest_sha256, lock.evidence_sha256).record is not None
+    assert open_artifact(folder, lock.manifest_sha256, lock.evidence_sha256).record
     assert not list(tmp_path.rglob("*.pyc"))
 
 

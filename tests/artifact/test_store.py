@@ -188,7 +188,7 @@ def test_a_lock_is_replaced_atomically(tmp_path: Path) -> None:
 def test_a_missing_or_unreadable_lock_is_reported_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"model\.lock: not found; import a model first"):
         read_lock(tmp_path / "model.lock")
-    with pytest.raises(ArtifactError, match="Is a directory; import the model again"):
+    with pytest.raises(ArtifactError, match="is not a file; import the model again"):
         read_lock(tmp_path)
 
 

@@ -218,6 +218,8 @@ def test_weights_computed_from_saved_ones_are_not_taken_for_random_numbers(
         "    def forward(self, x):\n        return x @ self.cached.T\n"
         f"def build():\n    layer = {layer}\n"
         "    layer.register_buffer('unset', torch.tensor(float('nan')), persistent=False)\n"
+        "    scale = torch.ones(2, dtype=torch.float8_e4m3fn)\n"
+        "    layer.register_buffer('scale', scale, persistent=False)\n"
         "    return layer\n"
     )
     (tmp_path / "staging").mkdir()

@@ -45,10 +45,10 @@ def test_what_golden_images_do_not_show_of_the_labels_is_said(
 ) -> None:
     targets = Targets(order="", labels=("a", "b", "c"), class_ids=class_ids, named=named)
 
-    said = "; ".join(describe_labels(targets, np.array([0, 1, 2]), order_proven=order_proven))
+    sentences = "; ".join(describe_labels(targets, np.array([0, 1, 2]), order_proven=order_proven))
 
-    assert is_open in said
-    assert (UNPROVEN in said) == bool(is_open)
+    assert is_open in sentences
+    assert (UNPROVEN in sentences) == bool(is_open)
 
 
 def picture(*, square: bool, turned: bool) -> GoldenImage:
@@ -89,12 +89,12 @@ def test_what_a_reference_does_not_show_is_said(
 
     comparison = replace(compared(kind, rows), logits=np.array(rows, np.float32) + 0.5)
 
-    said = describe_numbers(comparison, images, meaning="SCORES", chosen=chosen)
+    sentences = describe_numbers(comparison, images, meaning="SCORES", chosen=chosen)
 
     within = "0.5" if kind == "logits" else "0.27"  # the softmax of (1, 0) is (0.73, 0.27)
-    assert said[0] == f"the notebook's {kind} are reproduced within {within} on 1 golden image"
-    assert is_open in "; ".join(said)
-    assert len(said) == 1 + bool(is_open)
+    assert sentences[0] == f"the notebook's {kind} are reproduced within {within} on 1 golden image"
+    assert is_open in "; ".join(sentences)
+    assert len(sentences) == 1 + bool(is_open)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from importer.network import build_network, read_network
 from importer.options import ModelOptions
 from importer.pixels_to_logits import PixelsToLogits
 from importer.torchvision_models import (
-    AUXILIARY_HEADS,
+    WITH_AUXILIARY_HEADS,
     TorchvisionWeights,
     builder_arguments,
     published_file,
@@ -123,7 +123,7 @@ def test_a_network_is_built_as_torchvision_builds_it_with_weights(
 
             assert plain_attributes(built(name, **arguments)) == expected
             # The import requires exactly the arguments that fine-tuned weights do not show.
-            unseen = {".transform_input"} if name in AUXILIARY_HEADS else set()
+            unseen = {".transform_input"} if name in WITH_AUXILIARY_HEADS else set()
             assert {key for key, item in plain.items() if item != expected.get(key)} == unseen
 
 
@@ -242,7 +242,7 @@ def side_of(name: str) -> int:
 def trained(name: str, kwargs: dict[str, Any]) -> nn.Module:
     """Return a random network without zero parameters, with which some heads start."""
     torch.manual_seed(0)
-    more = {"init_weights": True} if name in AUXILIARY_HEADS else {}
+    more = {"init_weights": True} if name in WITH_AUXILIARY_HEADS else {}
     network: nn.Module = torchvision.models.get_model(name, weights=None, **kwargs, **more).eval()
     for parameter in network.parameters():
         if not parameter.any():
@@ -255,7 +255,7 @@ def read_equal_to_eager(name: str, folder: Path) -> tuple[PixelsToLogits, np.nda
     side = side_of(name)
     kwargs: dict[str, Any] = {"num_classes": 3}
     kwargs |= {"image_size": side} if name.startswith("vit") else {}
-    kwargs |= {"transform_input": True} if name in AUXILIARY_HEADS else {}
+    kwargs |= {"transform_input": True} if name in WITH_AUXILIARY_HEADS else {}
     eager = trained(name, kwargs)
     torch.save(eager.state_dict(), folder / "weights.pt")
     pixels = PIXELS[:, :side, :side]

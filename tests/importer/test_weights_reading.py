@@ -54,6 +54,8 @@ def assert_holds(path: Path, expected: dict[str, torch.Tensor], **where: Any) ->
         ({"epoch": 7, "best": 91.5, "optimizer": OPTIMIZER, "net": RAW, "note": "x"}, {}, RAW),
         ({"loss": torch.tensor(0.5), "model": RAW}, {}, RAW),
         ({"losses": [torch.tensor(0.5)], "encoder": RAW}, {}, RAW),
+        ({"encoder": RAW, "opt_g": {"state": {0: {"exp_avg": torch.ones(2)}}}}, {}, RAW),
+        ({"encoder": RAW, "cuda_rng": [torch.ones(9, dtype=torch.uint8)]}, {}, RAW),
         ({"model": EMA, "state_dict": RAW}, {}, RAW),
         ({"checkpoint": {"epoch": 3, "model": RAW}}, {}, RAW),
         ({"checkpoint": {"model": RAW}, "model": EMA}, {"key": "checkpoint/model"}, RAW),
@@ -127,6 +129,9 @@ def test_averaged_weights_without_names_are_not_passed_over_in_silence(tmp_path:
 
     (note,) = read_state_dict(path, key="model").notes
     assert note.endswith("there are also ema/shadow_params (--weights-key)")
+    beside = saved(tmp_path, {"model": RAW, "shadow_params": [*EMA.values()]}, "beside")
+    with pytest.raises(ImportRefused, match=r"shadow_params holds 0, .*-key: model$"):
+        read_state_dict(beside)
 
 
 def test_names_without_the_prefix_are_noted(tmp_path: Path) -> None:
@@ -220,6 +225,15 @@ def test_tensors_stay_on_disk_until_they_are_loaded(
 
     assert checkpoint.state["bias"].tolist() == [9.0, 9.0]
     assert network.bias.tolist() == [0.25, -4.0]
+
+
+def test_a_file_of_torch_with_the_suffix_of_safetensors_is_refused_with_the_remedy(
+    tmp_path: Path,
+) -> None:
+    file = saved(tmp_path, RAW).rename(tmp_path / "net.safetensors")
+
+    with pytest.raises(ImportRefused, match=r"if torch\.save wrote it, rename it to \.pt"):
+        read_state_dict(file)
 
 
 def test_a_digest_in_the_name_must_be_that_of_the_content(tmp_path: Path) -> None:

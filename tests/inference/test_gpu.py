@@ -15,6 +15,8 @@ from image_classifier.inference.executor import Executor
 from image_classifier.inference.machine import ABSENT_GPU, this_machine
 from image_classifier.inference.startup import load_executor
 from importer import pipeline
+from importer.certification import verify_engines
+from importer.progress import Progress
 from tests.imports import digits_options, import_quietly, isolated_store
 
 pytestmark = pytest.mark.xdist_group("import for a GPU")  # one worker imports it
@@ -49,7 +51,6 @@ def for_gpu(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 
 def measured_on(artifact: Artifact, accelerator: str | None) -> Artifact:
-    assert artifact.record is not None
     record = artifact.record.model_copy(update={"machine": this_machine(accelerator)})
     return dataclasses.replace(artifact, record=record)
 
@@ -74,7 +75,6 @@ def measurements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_an_import_for_a_gpu_records_it_and_needs_no_cpu_engines(
     for_gpu: Artifact,
 ) -> None:
-    assert for_gpu.record is not None
     assert for_gpu.record.machine == this_machine("GPU A")
     assert [engine.name for engine in for_gpu.evidence.engines] == ["torch-fp32"]
     assert {"nncf", "openvino"}.isdisjoint(for_gpu.evidence.versions)
@@ -102,7 +102,6 @@ def test_on_another_machine_than_that_of_the_import_a_plan_is_measured_once(
 
     assert measurements == measured
     assert plans[0] == plans[1]
-    assert artifact.record is not None
     assert measured or plans[0] == artifact.record.plan
 
 
@@ -116,6 +115,8 @@ def test_a_model_imported_for_a_gpu_does_not_start_without_one(
         "engine torch-fp32: the model was imported for a GPU, and none is found; check the "
         "driver and that this process may use the GPU, or import the model with --device cpu"
     )
+    (row,) = verify_engines(measured_on(for_gpu, ABSENT_GPU), Progress(quiet=True))
+    assert (row.verdict, "imported for a GPU" in row.reason) == ("unavailable", True)
     assert not measurements
 
 

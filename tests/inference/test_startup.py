@@ -37,7 +37,6 @@ Fault = Callable[[Logits], Logits]
 def artifact(digits_folder: Path) -> Artifact:
     """The digits, with a plan of two streams and a single-stream engine."""
     opened = open_artifact(digits_folder)
-    assert opened.record is not None
     plan = opened.record.plan.model_copy(
         update={"streams": 2, "threads": 2, "batch_sizes": (1,), "single_stream": True}
     )
@@ -186,7 +185,6 @@ def test_a_single_stream_engine_is_loaded_unless_answers_must_be_deterministic(
 def test_for_another_budget_the_plan_comes_from_the_measured_curve(
     artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert artifact.record is not None
     engine = artifact.record.plan.engine
     monkeypatch.setattr(startup, "measure_engine", None)  # a call would fail
 
@@ -198,7 +196,6 @@ def test_processes_that_start_together_on_another_machine_measure_once(
     artifact: Artifact, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert artifact.record is not None
     curve = artifact.record.curve(artifact.record.plan.engine)
     machine = this_machine().model_copy(update={"cpu": "another"})
     record = artifact.record.model_copy(update={"machine": machine})

@@ -184,8 +184,7 @@ class Network:
             accepted=tuple(near_best(row, NEAR_TIE["bf16"]) for row in logits),
         )
         self._workload.write_text(workload.model_dump_json())
-        record = artifact.record
-        return record and record.model_dump(mode="json", exclude={"machine"})
+        return artifact.record.model_dump(mode="json", exclude={"machine"})
 
     def over_http(
         self, server: Server, settings: Mapping[str, str], seconds: float
@@ -296,9 +295,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             continue
         for engine, workers in itertools.product(options.engines, options.workers):
             step = f"{name} over HTTP, {engine or 'chosen'} engine, {workers or 'default'} workers"
-            settings = {"CLASSIFIER_ENGINE": engine, "CLASSIFIER_WORKERS": workers}
-            given = {setting: str(value) for setting, value in settings.items() if value}
-            results.step(step, network.over_http, OWN, given, 8 * seconds)
+            chosen = {"CLASSIFIER_ENGINE": engine, "CLASSIFIER_WORKERS": workers}
+            settings = {setting: str(value) for setting, value in chosen.items() if value}
+            results.step(step, network.over_http, OWN, settings, 8 * seconds)
         step = f"{name} without HTTP, {HOP_IMAGES} images a call"
         results.step(step, network.hop, usable_cores() // 2, 4 * seconds)
         for server in SERVERS:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from image_classifier.artifact.format import ArtifactError
+from importer.errors import ImportRefused
 from tests.changes import flip_bit
 from tests.tools.release.bentos import MODEL_DIGEST, MODEL_TAG, write_bento
 from tools.release import ReleaseError
@@ -101,6 +102,13 @@ def test_a_change_after_sealing_is_refused(
     message = str(caught.value)
     assert f"{name}: does not fit the content, whose digest is {content_digest(sealed)}" in message
     assert "\n" not in message
+
+
+def test_a_bento_without_its_lock_is_refused_in_one_line(sealed: Path) -> None:
+    (sealed / "src/deploy/requirements/serve-cpu.txt").unlink()
+
+    with pytest.raises(ImportRefused, match=r"serve-cpu\.txt: No such file"):
+        verify_bento(sealed)
 
 
 def test_a_link_in_a_bento_is_refused(sealed: Path) -> None:
