@@ -72,5 +72,5 @@ class ErrorLog:
     def close(self) -> None:
         """Log how many errors were left out since the last line of each code."""
         for code, left_out in self._left_out.items():
-            logger.warning("%d more errors %s since the last such line", left_out, code)
+            logger.warning("%s: %d more since the last such line", code, left_out)
         self._left_out.clear()

@@ -123,19 +123,34 @@ def _refuse_uninstalled(path: Path, name: str) -> None:
         )
 
 
+def _path_in(node: ast.expr) -> str:
+    """Return the path that an expression names: "a/b", … / "a" / "b" or join(…, "a", "b")."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    parts: list[ast.expr] = []
+    while isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+        parts.insert(0, node.right)
+        node = node.left
+    if isinstance(node, ast.Call):
+        parts = parts or node.args
+    texts = [part.value for part in parts if isinstance(part, ast.Constant)]
+    return "/".join(text for text in texts if isinstance(text, str))
+
+
 def _data_files(tree: ast.Module, path: Path, folder: Path) -> Iterator[Path]:
     for node in ast.walk(tree):
-        if not (isinstance(node, ast.Constant) and isinstance(node.value, str)):
+        if not isinstance(node, ast.expr):
             continue
-        named = path.parent / node.value
-        if not node.value or named.suffix == ".py" or named.suffix in SUFFIXES_OF_WEIGHTS:
+        text = _path_in(node)
+        named = path.parent / text
+        if not text or named.suffix == ".py" or named.suffix in SUFFIXES_OF_WEIGHTS:
             continue
         # Not Path.is_file, which raises for names that are too long and in closed folders.
         if not os.path.isfile(named):  # noqa: PTH113
             continue
-        if Path(node.value).is_absolute():
+        if Path(text).is_absolute():
             raise ImportRefused(
-                f"{path}, line {node.lineno}: names {node.value}, a file of this machine; copy it "
+                f"{path}, line {node.lineno}: names {text}, a file of this machine; copy it "
                 "beside the file and open it as Path(__file__).parent / NAME"
             )
         if named.resolve().is_relative_to(folder.resolve()):

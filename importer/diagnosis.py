@@ -17,7 +17,7 @@ from image_classifier.inference.certificate import logit_scale
 from image_classifier.inference.engine import Batch, Logits
 from image_classifier.inference.predictions import activate
 from importer.errors import ImportRefused
-from importer.golden_images import GoldenImage
+from importer.golden_images import GoldenImage, unseen_kinds
 from importer.pixels_to_logits import PixelsToLogits, run_reference
 from importer.plausibility import output_kind
 from importer.reference import Kind, Reference
@@ -331,8 +331,12 @@ def explain_difference(
             "the weights, the network and the order of the classes"
         )
     if left <= 1:
+        doubt = " (uncertain, since most probabilities are 0 or 1: save logits)"
+        doubt *= comparison.saturated
+        if "geometry" in best.changed and "other than square" in unseen_kinds(images):
+            doubt += ", which cannot be told from resize.mode: exact, as all images are square"
         return ImportRefused(
-            f"{found}; likely cause: the reference's numbers come with {best}; change the "
+            f"{found}; likely cause: the reference's numbers come with {best}{doubt}; change the "
             "preprocessing to match"
         )
     return ImportRefused(

@@ -94,6 +94,8 @@ def read_golden_images(
                 f"{folder}: the reference has none of its images, such as {all_names[0]!r}, but "
                 f"{min(only)!r}; save the numbers of these files under their names in the folder"
             )
+        if left_out := len(all_names) - len(names):
+            notes.append(f"{left_out} of {len(all_names)} images have no row in the reference")
     if csv is None and (folder / CSV_NAME).is_file():
         csv = folder / CSV_NAME
     indexed = False
@@ -111,12 +113,17 @@ def read_golden_images(
     chosen = balanced_choice(names, {name: text for name, (text, _) in classes.items()}, max_count)
     if len(chosen) < len(names):
         notes.append(f"{len(chosen)} of {len(names)} images chosen, evenly over the classes")
-    images = []
+    images: dict[bytes, GoldenImage] = {}
     for name in chosen:
         text, source = classes.get(name, (None, ""))
         data = (folder / name).read_bytes()
-        images.append(GoldenImage(name=name, data=data, class_text=text, class_from=source))
-    return GoldenImages(images=tuple(images), indexed=indexed, folders=folders, notes=tuple(notes))
+        image = GoldenImage(name=name, data=data, class_text=text, class_from=source)
+        images.setdefault(sha256(data).digest(), image)
+    if copies := len(chosen) - len(images):
+        notes.append(f"copies of golden images are left out: {copies}")
+    return GoldenImages(
+        images=tuple(images.values()), indexed=indexed, folders=folders, notes=tuple(notes)
+    )
 
 
 def _class_folders(names: Sequence[str]) -> dict[str, str]:

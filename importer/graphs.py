@@ -196,8 +196,8 @@ def _read_onnx(path: Path) -> tuple[onnx.ModelProto, dict[str, Path]]:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf's DecodeError has no stable home
         raise ImportRefused(
-            f"--network is not given and {path} is no TorchScript and no ONNX file "
-            f"({one_line(error)}); expected --network torchvision:NAME or PATH.py:FUNCTION"
+            f"{path}: no TorchScript and no ONNX file, which alone can be imported without "
+            "--network; a checkpoint needs --network torchvision:NAME or PATH.py:FUNCTION"
         ) from error
     try:
         # Also refuses external data outside the folder and symbolic links.

@@ -161,7 +161,7 @@ def _without_index(lines: list[str], path: Path, first_line: int, notes: list[st
         if counting and len({match["name"] for match in found}) == len(lines) > 1:
             raise ImportRefused(
                 f"{where} has a number beside its name, as every line does, and the numbers count "
-                f"the classes; expected the names alone; {AS_JSON}"
+                f"the classes; expected the names alone, in the order of their numbers; {AS_JSON}"
             )
     return lines
 

@@ -199,12 +199,12 @@ def _refuse_random(
 
 
 def _content(tensor: torch.Tensor) -> tuple[object, ...]:
-    plain = tensor.detach().contiguous()
+    plain = (tensor.int_repr() if tensor.is_quantized else tensor).detach().contiguous()
     return plain.shape, plain.dtype, plain.view(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _unsaved_tensors(network: nn.Module) -> dict[str, torch.Tensor]:
-    """Return buffers and attributes that are not in the state dict, nor computed from it.
+    """Return dense buffers and attributes that are not in the state dict, nor computed from it.
 
     torch's weight_norm (`weight_g`), spectral_norm and pruning (`weight_orig`) save what they
     compute `weight` from.
@@ -219,7 +219,11 @@ def _unsaved_tensors(network: nn.Module) -> dict[str, torch.Tensor]:
             if isinstance(value, (torch.Tensor, np.ndarray)):
                 with contextlib.suppress(TypeError):  # an array of objects
                     found[place] = torch.as_tensor(value)
-    return found
+    return {
+        name: item
+        for name, item in found.items()
+        if item.layout is torch.strided and not item.is_meta
+    }
 
 
 def _function_of_file(architecture: Architecture, source_dir: Path, where: str) -> Any:

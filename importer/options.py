@@ -125,7 +125,7 @@ class UnpackOptions(Options):
     """proof"""
 
     digest: str | None = Field(None, pattern="^[0-9a-f]{64}$")
-    """sha256 its manifest must have, 64 digits of 0-9 and a-f; `show` prints it"""
+    """sha256 of its manifest, 64 digits of 0-9 and a-f; `show` prints it"""
 
 
 class ModelOptions(Options):
@@ -292,7 +292,7 @@ def mistakes_of(error: ValidationError, model: type[Options]) -> list[str]:
             case "value_error":
                 message = str(item["ctx"]["error"])
             case "string_pattern_mismatch":
-                message = f"expected {description}, found {found!r}"
+                message = f"found {found!r}, expected: {description}"
             case _:
                 rule = item["msg"].partition(", unable to parse")[0]
                 message = rule.replace("Input should", "must") + f", found {found!r}"

@@ -197,7 +197,8 @@ def unstable_network(
         "network: it answers differently each time: logits of an image differ by up to "
         f"{np.abs(logits - answers).max():.3g} between two runs; likely cause: dropout, "
         "stochastic depth or noise in evaluation mode, such as "
-        "functional.dropout(x) without training=self.training",
+        "functional.dropout(x) without training=self.training; or a buffer that forward changes: "
+        "observers of a fake quantisation, or a trace without model.eval() before",
     )
 
 

@@ -1,5 +1,6 @@
 """The true classes of golden images, from the text of a table or the name of a folder."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -132,18 +133,23 @@ def _possible_targets(golden: GoldenImages, labels: tuple[str, ...]) -> Iterator
 
 
 def _spelled_as_labels(golden: GoldenImages, labels: tuple[str, ...]) -> GoldenImages:
-    """Spell the classes of images and folders as the labels do: "Red_Fox" as "red fox"."""
-    counts = Counter(map(comparable, labels))
-    label_of = {comparable(label): label for label in labels if counts[comparable(label)] == 1}
+    """Spell the classes of images and folders as the labels do: "Red_Foxes" as "red fox"."""
+    counts = Counter(map(_stem, labels))
+    label_of = {_stem(label): label for label in labels if counts[_stem(label)] == 1}
 
     def spelled(text: str) -> str:
-        return text if text in labels else label_of.get(comparable(text), text)
+        return text if text in labels else label_of.get(_stem(text), text)
 
     images = tuple(
         replace(image, class_text=image.class_text and spelled(image.class_text))
         for image in golden.images
     )
     return replace(golden, images=images, folders=tuple(map(spelled, golden.folders)))
+
+
+def _stem(name: str) -> str:
+    """Return a name as it is compared, in the singular of most English nouns."""
+    return re.sub(r"(?<=[xh])es$|s$", "", comparable(name))
 
 
 def _folder_orders(

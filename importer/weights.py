@@ -24,13 +24,14 @@ from importer.failures import one_line
 
 WEIGHT_KEYS = (
     *("state_dict_ema", "ema_state_dict", "model_ema", "model_ema_state_dict"),
-    *("ema_model", "ema", "ema_params", "shadow_params", "averaged_model"),
-    *("swa_state_dict", "swa_model", "swa"),
+    *("ema_model", "ema", "averaged_model", "swa_state_dict", "swa_model", "swa"),
     *("best_state_dict", "best_model_state_dict"),
     *("state_dict", "model_state_dict", "model", "network", "net", "weights", "params"),
 )
 """Keys of training checkpoints that hold weights, preferred ones first: averages (EMA, SWA), whose
 accuracy training reports, then those of the best epoch."""
+AVERAGED = re.compile(r"(?<![a-z])(averaged?|ema|shadow|swa)(?![a-z])")
+"""Words in the keys of averaged weights."""
 CLASS_KEYS = ("classes", "class_names", "labels", "class_to_idx", "idx_to_class", "id2label")
 """Keys of training checkpoints that hold the names of the classes."""
 SETTINGS = frozenset(
@@ -114,6 +115,9 @@ def read_state_dict(
         )
     if key is None:
         key = _preferred_key(candidates, path)
+        lists = [place for place, entries in candidates.items() if 0 in entries]
+        if lists and not AVERAGED.search(key):
+            key = lists[0]  # an average without names, which is refused below
     other_keys = ", ".join(candidate for candidate in candidates if candidate != key)
     if key not in candidates:
         found = f"weights are at: {other_keys}" if other_keys else "leave --weights-key out"
@@ -135,6 +139,11 @@ def read_state_dict(
     ignored = [name for name in state if any(fnmatchcase(name, pattern) for pattern in ignore)]
     for name in ignored:
         del state[name]
+    if quantised := [name for name in state if "_packed_params" in name]:
+        raise ImportRefused(
+            f"{path}: {quantised[0]!r} holds quantised weights; give the checkpoint of the float "
+            "network, which is quantised here (--precision int8)"
+        )
     for name, item in state.items():
         if not isinstance(item, torch.Tensor) and _last_segment(name) != "_extra_state":
             raise ImportRefused(
@@ -147,11 +156,12 @@ def read_state_dict(
             f"the weights at {key!r} are used; there are also {other_keys} (--weights-key)"
         )
     settings = [
-        f"{name} {one_line(item)}"
+        f"{name} {one_line(item.tolist() if isinstance(item, torch.Tensor) else item)}"
         for holder in outermost
         if not _is_weights(holder)
         for name, item in holder.items()
-        if name in SETTINGS and isinstance(item, (str, int, float, list, tuple, torch.Tensor))
+        if str(name).lower() in SETTINGS
+        and isinstance(item, (str, int, float, list, tuple, torch.Tensor))
     ]
     if settings:
         notes.append(
@@ -427,12 +437,12 @@ def _needs_pickle(path: Path, name: str) -> ImportRefused:
 def _mappings(content: object, *place: str) -> Iterator[tuple[str, Mapping[Any, Any]]]:
     """Yield the mappings of a checkpoint with their keys, joined by "/".
 
-    The options of argparse are one, too, and so is a list of arrays, which may be an average.
+    The options of argparse are one, too, and so are averaged weights in a list.
     Mappings within weights and within the state of training are left out.
     """
     if isinstance(content, argparse.Namespace):
         content = vars(content)
-    elif isinstance(content, (list, tuple)) and any(map(_is_array, content)):
+    elif isinstance(content, (list, tuple)) and AVERAGED.search("/".join(place)):
         content = dict(enumerate(content))
     if not isinstance(content, Mapping):
         return
@@ -441,11 +451,6 @@ def _mappings(content: object, *place: str) -> Iterator[tuple[str, Mapping[Any, 
         for name, item in content.items():
             if isinstance(name, str) and not name.startswith(TRAINING_STATE):
                 yield from _mappings(item, *place, name)
-
-
-def _is_array(item: object) -> bool:
-    # A loss has no dimensions, a random state no fractions.
-    return isinstance(item, torch.Tensor) and item.ndim > 0 and item.is_floating_point()
 
 
 def _is_weights(entries: Mapping[Any, Any]) -> bool:
@@ -633,10 +638,13 @@ def _remedy(
             f"need them, add --weights-ignore {' --weights-ignore '.join(map(repr, patterns))}."
         )
     if missing or unexpected:
-        return (
-            "Take the network that these weights were trained in. An average (EMA) of its "
-            "parameters alone lacks the buffers: copy it into the network and save the state dict."
-        )
+        remedy = "Take the network that these weights were trained in."
+        if not unexpected and not misshapen:
+            remedy += (
+                " An average (EMA) of its parameters alone lacks the buffers: copy it into the "
+                "network and save the state dict."
+            )
+        return remedy
     remedy = "Give the network the arguments it was trained with, such as num_classes"
     widths = {(actual[:1], built[:1]) for actual, built in misshapen.values()}
     if len(widths) == 1 and all(actual[1:] == built[1:] for actual, built in misshapen.values()):

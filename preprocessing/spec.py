@@ -130,7 +130,7 @@ class PreprocessingSpec(BaseModel):
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != channels:
                 raise ValueError(
-                    f"{name} must have {channels} numbers for mode {self.decode.mode}, "
+                    f"{name} must have {channels} numbers for decode.mode {self.decode.mode}, "
                     f"got {len(values)}"
                 )
         if min(self.std) <= 0:

@@ -89,9 +89,18 @@ def load_preprocessing(path: Path, class_name: str) -> Preprocessing:
             or its attributes are not those of `Preprocessing`; one line.
     """
     where = f"{path}:{class_name}"
-    user_class = getattr(_run_file(path), class_name, None)
+    module = _run_file(path)
+    user_class = getattr(module, class_name, None)
     if not isinstance(user_class, type):
-        raise SpecError(f"{where}: there is no such class in the file; check its name")
+        defined = [
+            name
+            for name, item in vars(module).items()
+            if isinstance(item, type) and item.__module__ == module.__name__
+        ]
+        raise SpecError(
+            f"{where}: there is no such class in the file; it defines "
+            f"{', '.join(defined) or 'none'}"
+        )
     try:
         preprocessing: Preprocessing = user_class()
     except Exception as error:  # user code can raise anything

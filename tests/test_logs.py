@@ -44,5 +44,5 @@ def test_each_code_is_logged_every_ten_seconds_with_a_count_of_omitted_lines(
         "request r0: 429 overloaded: too much",
         "request r100: 429 overloaded: too much (and 99 more since the last such line)",
         "request other: 400 malformed_request: no image",
-        "49 more errors overloaded since the last such line",
+        "overloaded: 49 more since the last such line",
     ]

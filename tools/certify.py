@@ -106,7 +106,7 @@ def certify(subject: Subject, *, budget_ms: float, probe_s: float) -> SloCertifi
         saturated = closed_run(target, connections=CONNECTIONS, duration_s=probe_s)
     print(
         f"saturated {saturated.answered_per_s:.1f}/s; starting the service as configured, "
-        f"for {PROBES} rates of {probe_s:g} to {3 * probe_s:g} s each",
+        f"for {PROBES} rates of up to {3 * probe_s:g} s each",
         flush=True,
     )
     runs: list[Run] = []
@@ -240,7 +240,7 @@ def proposal(certificate: SloCertificate, rate_per_s: float) -> str:
         raise CertifyError(
             f"slo.json: no rate was within {budget_ms:g} ms on {words}, where one image costs "
             f"{certificate.plan.service_time_ms:.1f} ms of inference; more replicas do not help: "
-            "certify a faster machine, a faster engine, or a longer --budget-ms"
+            f"certify a faster machine, a faster engine, or a longer {PREFIX}BUDGET_MS"
         )
     replicas = replicas_for(rate_per_s, highest_per_s)
     settings = {f"{PREFIX}BUDGET_MS": f"{budget_ms:g}", **certificate.settings}

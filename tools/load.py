@@ -132,8 +132,11 @@ class Run:
         offered = "saturated" if self.rate_per_s is None else f"{self.rate_per_s:g}/s"
         failed = f", failed {self.failed}" if self.failed else ""
         wrong = f", {self.wrong} wrong" if self.wrong else ""
+        answered = f"{self.answered_per_s:.1f}/s answered"
+        if self.given_up:
+            answered = f"given up after {len(self.latencies_ms)} answers"
         return (
-            f"{offered}: {self.answered_per_s:.1f}/s answered, p50 {self.percentile_ms(50):.1f} "
+            f"{offered}: {answered}, p50 {self.percentile_ms(50):.1f} "
             f"p99 {self.percentile_ms(99):.1f} ms{failed}{wrong}"
         )
 

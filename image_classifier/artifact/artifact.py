@@ -125,9 +125,15 @@ def open_artifact(
     """
     manifest, digest = read_model(Manifest, root / MANIFEST_NAME, sha256=manifest_sha256)
     evidence, evidence_digest = read_model(Evidence, root / EVIDENCE_NAME, sha256=evidence_sha256)
-    record = read_record(root)
-    _check_references(root, digest, manifest, evidence, record)
+    _check_references(root, digest, manifest, evidence)
     _verify_files(root, _digests(manifest, evidence), graphs=graphs)
+    record = read_record(root)
+    # The record has no digest, so it may only choose among certified engines.
+    if record.plan.engine not in {entry.name for entry in evidence.engines}:
+        raise ArtifactError(
+            f"{root / RECORD_NAME}: the plan's engine {record.plan.engine!r} is not certified; "
+            "import the model again"
+        )
     return Artifact(
         root=root,
         digest=digest,
@@ -145,9 +151,7 @@ def _digests(manifest: Manifest, evidence: Evidence) -> dict[str, str]:
     return {**manifest.files, **evidence.packages, **reference}
 
 
-def _check_references(
-    root: Path, digest: str, manifest: Manifest, evidence: Evidence, record: ImportRecord
-) -> None:
+def _check_references(root: Path, digest: str, manifest: Manifest, evidence: Evidence) -> None:
     if evidence.identity_sha256 != digest:
         raise ArtifactError(
             f"{root / MANIFEST_NAME}: sha256 is {digest}, {EVIDENCE_NAME} is the evidence of "
@@ -160,12 +164,6 @@ def _check_references(
                 f"{root / EVIDENCE_NAME}: engine {entry.name} runs {entry.file}, which is not a "
                 "graph of the manifest; import the model again"
             )
-    # The record has no digest, so it may only choose among certified engines.
-    if record.plan.engine not in {entry.name for entry in evidence.engines}:
-        raise ArtifactError(
-            f"{root / RECORD_NAME}: the plan's engine {record.plan.engine!r} is not certified; "
-            "import the model again"
-        )
 
 
 def _verify_files(root: Path, files: dict[str, str], *, graphs: bool) -> None:

@@ -104,15 +104,16 @@ def locate(tag: str) -> Path:
     try:
         return Path(bentoml.models.get(tag).path)
     except NotFound:
-        close = difflib.get_close_matches(tag, tags(), n=1)
+        names = {known.partition(":")[0] for known in tags()}
+        close = difflib.get_close_matches(tag, [*tags(), *names], n=1)
     except (BentoMLException, ValueError) as error:  # not a tag, an ambiguous one, a damaged model
         reason = " ".join(str(error).split())
         raise ArtifactError(
             f"model store: {tag!r}: {reason}; expected NAME:VERSION as `model_import.py list` shows"
         ) from error
     raise ArtifactError(
-        f"model store: {tag} is not there; import the model (make import, or python "
-        "model_import.py) or set BENTOML_HOME to the store that has it"
+        f"model store: {tag} is not there (`model_import.py list` shows what is); import the model "
+        "(make import, or python model_import.py) or set BENTOML_HOME to the store that has it"
         f"{f'; did you mean {close[0]}?' if close else ''}"
     )
 

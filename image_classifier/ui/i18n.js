@@ -198,7 +198,7 @@ const TEXTS = {
   no_recording: ["# no recorded output: this process runs from a checkout", "# pas de sortie enregistrée : ce processus tourne depuis les sources"],
   not_recorded: ["# no output was recorded; run it in the checkout", "# aucune sortie enregistrée ; à exécuter dans les sources"],
   measured_start: ["# measured in process {process}", "# mesuré dans le processus {process}"],
-  log_lines: ["# log of the service", "# journal du service"],
+  log_lines: ["# log of this process", "# journal de ce processus"],
   live_note: ["One point per second, all API processes together. While this view is visible, the page reads /metrics once a second.", "Un point par seconde, tous processus API réunis. Cette page lit /metrics une fois par seconde tant que la vue est affichée."],
   live_connected: ["receiving", "réception"],
   live_waiting: ["connecting …", "connexion …"],

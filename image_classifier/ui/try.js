@@ -75,6 +75,7 @@ async function classify(file) {
     times.replaceChildren(...waterfall(headers.get("server-timing") ?? "", milliseconds));
   } catch (error) {
     bars.replaceChildren(...failure(error));
+    see.remove();
   } finally {
     picture.addEventListener("load", () => URL.revokeObjectURL(picture.src), { once: true });
   }

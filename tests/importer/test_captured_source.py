@@ -126,9 +126,10 @@ def test_modules_that_do_not_travel_are_listed_and_optional_ones_may_be_absent(
 def test_data_files_that_the_source_names_travel_and_weights_do_not(tmp_path: Path) -> None:
     source = (
         f"HERE = Path(__file__).parent\nNOTE = '{'图' * 200}'\n"  # longer than any file's name
-        "FILES = (HERE / 'means.npy', HERE / 'tables/classes.json', HERE / 'weights.pt')"
+        "FILES = (HERE / 'means.npy', HERE / 'tables/classes.json', HERE / 'weights.pt')\n"
+        "SIZES = HERE / 'conf' / 'sizes.json', os.path.join(HERE, 'conf', 'more.json')"
     )
-    named = ["means.npy", "tables/classes.json"]
+    named = ["conf/more.json", "conf/sizes.json", "means.npy", "tables/classes.json"]
     unnamed = ["weights.pt", "unused.json"]
     file = write(tmp_path, {"network.py": source, **dict.fromkeys([*named, *unnamed], "data")})
 

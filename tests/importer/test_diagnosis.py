@@ -3,6 +3,7 @@
 The notebook's side is written out here with Pillow, torchvision and numpy.
 """
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,12 +139,19 @@ def without_lowest_bit(path: Path) -> np.ndarray:
 
 
 def refusal(
-    store: Path, folder: Path, notebook: Notebook, own: dict[str, str] | None = None, **spec: Any
+    store: Path,
+    folder: Path,
+    notebook: Notebook,
+    own: dict[str, str] | None = None,
+    *,
+    kind: Kind = "logits",
+    **spec: Any,
 ) -> str:
     images(folder / "golden")
     files = sorted(path.name for path in (folder / "golden").iterdir())
     rows = [notebook(folder / "golden" / name) for name in files]
-    np.savez(folder / "reference.npz", files=files, logits=rows)
+    numbers: dict[str, Any] = {kind: np.array(rows)}
+    np.savez(folder / "reference.npz", files=files, **numbers)
     (folder / "network.py").write_text(NETWORK)
     save_file({"1.weight": torch.from_numpy(KERNEL)}, folder / "w.safetensors")
     preprocessing = spec_file(folder, {**RIGHT, **spec})
@@ -204,6 +212,36 @@ def test_the_message_names_one_or_two_wrong_steps(
 
     cause = f"likely cause: the reference's numbers come with {changes}; change the preprocessing"
     assert cause in text
+
+
+def test_a_cause_that_square_images_cannot_prove_is_said_to_be_one_of_two(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def square(folder: Path) -> None:
+        folder.mkdir()
+        for seed in range(3):
+            pixels = np.random.default_rng(seed).integers(0, 256, (40, 40, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / f"{seed}.png")
+
+    monkeypatch.setattr(sys.modules[__name__], "images", square)
+
+    text = refusal(store, tmp_path, squashed, resize={"size": 16})
+
+    assert "resize.size: 18 (given is 16), which cannot be told from resize.mode: exact" in text
+
+
+def test_a_cause_that_rests_on_saturated_probabilities_is_uncertain(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "KERNEL", KERNEL * 1e4)
+
+    def certain(path: Path) -> np.ndarray:
+        answer = plain(path)
+        return np.asarray(answer == answer.max(), np.float64)
+
+    text = refusal(store, tmp_path, certain, kind="probabilities", mean=[0.0] * 3, std=[1.0] * 3)
+
+    assert "(uncertain, since most probabilities are 0 or 1: save logits)" in text
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,16 @@ def test_any_choice_is_stable_and_as_even_as_possible(
     assert all(max(counts.values()) - counts[label] <= 1 for label in left)
 
 
+def test_copies_of_an_image_count_once(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "a.png", "b.png")
+    (folder / "c.png").write_bytes((folder / "a.png").read_bytes())
+
+    golden = read_golden_images(folder, 9)
+
+    assert [image.name for image in golden.images] == ["a.png", "b.png"]
+    assert golden.notes == ("copies of golden images are left out: 1",)
+
+
 @pytest.mark.parametrize(
     "table",
     [
@@ -160,8 +170,8 @@ def test_a_wrong_table_is_refused_with_the_line(tmp_path: Path, table: str, reas
         (("train/dog/1.png", "val/cat/2.png"), LABELS, (1, 0)),
         (("train/1.png", "val/2.png"), ("cat", "dog"), (None, None)),
         (("bus/a/1.png", "train/a/1.png"), ("bus", "train"), (0, 1)),
-        # Names may differ in case and underscores.
-        (("Red_Fox/a.png", "dog/b.png"), ("red fox", "dog"), (0, 1)),
+        # Names may differ in case, underscores and plural.
+        (("Red_Foxes/a.png", "Dogs/b.png"), ("red fox", "dog"), (0, 1)),
         # With one label there is no accuracy.
         (("cat/1.png", "cat/2.png"), ("cat",), (None, None)),
     ],

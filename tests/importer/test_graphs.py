@@ -171,7 +171,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cut.onnx").write_bytes(data[: len(data) // 2])
 
     for name in ("weights.pt", "cut.onnx"):
-        with pytest.raises(ImportRefused, match=f"{name} is no TorchScript and no ONNX file"):
+        with pytest.raises(ImportRefused, match=f"{name}: no TorchScript and no ONNX file"):
             OnnxNetwork(tmp_path / name)
 
 

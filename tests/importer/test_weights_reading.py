@@ -115,7 +115,7 @@ def test_settings_beside_the_weights_are_noted_because_they_are_not_used(tmp_pat
     other = {"other": {"mean": torch.zeros(2)}}  # weights, too
     _, note = read_state_dict(saved(tmp_path, {"state_dict": RAW, **beside, **other})).notes
 
-    assert "also has temperature tensor(1.5000), img_size 256, crop_pct 0.9; not used" in note
+    assert "also has temperature 1.5, img_size 256, crop_pct 0.9; not used" in note
 
 
 AVERAGE_AS_LIST = {"model": RAW, "ema": {"decay": 0.9, "shadow_params": [*EMA.values()]}}
@@ -129,9 +129,17 @@ def test_averaged_weights_without_names_are_not_passed_over_in_silence(tmp_path:
 
     (note,) = read_state_dict(path, key="model").notes
     assert note.endswith("there are also ema/shadow_params (--weights-key)")
-    beside = saved(tmp_path, {"model": RAW, "shadow_params": [*EMA.values()]}, "beside")
-    with pytest.raises(ImportRefused, match=r"shadow_params holds 0, .*-key: model$"):
-        read_state_dict(beside)
+    for key in ("shadow_params", "ema_state"):
+        beside = saved(tmp_path, {"model": RAW, key: [*EMA.values()]}, key)
+        with pytest.raises(ImportRefused, match=rf"{key} holds 0, .*-key: model$"):
+            read_state_dict(beside)
+
+
+def test_quantised_weights_are_refused_with_the_way_to_int8(tmp_path: Path) -> None:
+    quantised = {"fc.scale": torch.ones(1), "fc._packed_params.dtype": torch.qint8}
+
+    with pytest.raises(ImportRefused, match="quantised weights; give the checkpoint of the float"):
+        read_state_dict(saved(tmp_path, quantised))
 
 
 def test_names_without_the_prefix_are_noted(tmp_path: Path) -> None:

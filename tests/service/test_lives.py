@@ -167,7 +167,7 @@ def when_stopped_it_answers_what_it_accepted_and_nothing_else(server: Server) ->
     assert all(b"\r\nConnection: close\r\n" in answer for answer in late)
     assert json.loads(late[0].partition(b"\r\n\r\n")[2])["error"]["code"] == "not_ready"
     assert server.wait() == 0
-    assert "2 more errors not_found since the last such line" in server.log
+    assert "not_found: 2 more since the last such line" in server.log
     assert "Traceback" not in server.log
     assert not is_open(server.port)
 

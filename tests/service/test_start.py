@@ -53,7 +53,7 @@ def test_an_error_in_a_worker_is_one_line_and_stops_the_server(
 def test_without_the_model_the_message_names_its_tag(imported: Place, tmp_path: Path) -> None:
     message = refused_start(Place(directory=imported.directory, home=tmp_path))
 
-    assert f"model store: {imported.tag} is not there; import the model (make import" in message
+    assert f"model store: {imported.tag} is not there (`model_import.py list` shows" in message
 
 
 def test_an_unknown_engine_is_refused_with_those_of_the_model(imported: Place) -> None:

@@ -63,7 +63,7 @@ def test_saturation_is_measured_without_refusals_and_the_rate_with_the_usual_set
     assert read_slo(root) == found
     first, second = capsys.readouterr().out.splitlines()[:2]
     assert first == "starting the service without refusals, to saturate it for 0.2 s"
-    assert second.endswith("as configured, for 5 rates of 0.2 to 0.6 s each")
+    assert second.endswith("as configured, for 5 rates of up to 0.6 s each")
 
 
 def test_a_refused_image_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
