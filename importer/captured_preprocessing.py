@@ -23,7 +23,6 @@ from preprocessing import (
     load_preprocessing,
 )
 from preprocessing.errors import ImageRejected
-from preprocessing.user_class import image_to_input
 
 OWN_PREPROCESSING = "preprocessing/own"
 
@@ -87,7 +86,7 @@ def _load_copy(copy: Path, class_name: str, source: Path) -> Preprocessing:
         try:
             preprocessing = load_preprocessing(copy, class_name)
             with contextlib.suppress(ImageRejected):
-                image_to_input(Image.new(preprocessing.decode.mode, (640, 480)), preprocessing)
+                preprocessing.to_input(Image.new(preprocessing.decode.mode, (640, 480)))
         except (SpecError, PreprocessingBug) as error:
             cause = error.__cause__
             if isinstance(cause, OSError):

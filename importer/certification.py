@@ -10,7 +10,6 @@ import numpy as np
 
 from image_classifier.artifact.artifact import Artifact
 from image_classifier.artifact.evidence import CertifiedEngine, EngineGraph
-from image_classifier.artifact.manifest import InputSpec
 from image_classifier.artifact.record import EngineAttempt, LatencyPoint, Plan
 from image_classifier.inference.certificate import GoldenAnswers, certify, logit_scale
 from image_classifier.inference.engine import Batch, EngineUnavailable, LoadEngine, Logits
@@ -43,7 +42,7 @@ from importer.extreme_images import ExtremeImages
 from importer.failures import describe_failure
 from importer.options import EngineOptions
 from importer.progress import Progress
-from preprocessing import Preprocessing
+from preprocessing import InputSpec, Preprocessing
 
 PAIRED = 16
 """Golden images that also run in batches of two. Comparing them with single runs shows a graph that
@@ -105,7 +104,7 @@ def certify_all(
 
     @functools.cache  # so that the weights of a torch program are on the device once
     def load(name: str) -> LoadEngine:
-        return _open(graphs[name], root, InputSpec.of(golden.preprocessing))
+        return _open(graphs[name], root, golden.preprocessing.input_spec)
 
     truth, gates, budget_ms = golden.truth, options.gates, options.budget_ms
     limit_s = LIMIT_IN_POINTS * options.measure_seconds
@@ -206,7 +205,7 @@ def _logits(
 
     Only one size is compiled: OpenVINO keeps a copy of the weights for each.
     """
-    num_classes, input_spec = golden.truth.logits.shape[1], InputSpec.of(golden.preprocessing)
+    num_classes, input_spec = golden.truth.logits.shape[1], golden.preprocessing.input_spec
     with _executor(load, engine, (batch_size,), input_spec, num_classes) as executor:
         return executor.run_in_parts(inputs, batch_size)
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ValidationError
 from torch import nn
 
-from image_classifier.artifact.manifest import InputSpec, Outputs, PreprocessingEntry
+from image_classifier.artifact.manifest import Outputs, PreprocessingEntry
 from image_classifier.inference.certificate import logit_scale
 from image_classifier.inference.engine import Batch, Logits
 from image_classifier.inference.predictions import activate
@@ -21,7 +21,14 @@ from importer.golden_images import GoldenImage, unseen_kinds
 from importer.pixels_to_logits import PixelsToLogits, run_reference
 from importer.plausibility import output_kind
 from importer.reference import Kind, Reference
-from preprocessing import DecodeLimits, PreprocessingSpec, Resize, SpecPreprocessing, to_input
+from preprocessing import (
+    DecodeLimits,
+    InputSpec,
+    PreprocessingSpec,
+    Resize,
+    SpecPreprocessing,
+    to_input,
+)
 from preprocessing.errors import ImageRejected, PreprocessingBug
 
 PROBABILITY_TOLERANCE = 1e-3

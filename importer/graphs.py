@@ -17,10 +17,10 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from torch import nn
 
-from image_classifier.artifact.manifest import InputSpec
 from importer.endings import graph_ending, producers_of
 from importer.errors import ImportRefused
 from importer.failures import one_line
+from preprocessing import InputSpec
 
 FILE_ACCESS = re.compile(rb"\b((?:torch|ops\.aten)\.(?:save|from_file))\(")
 MAX_CODE_BYTES = 64 << 20

@@ -21,7 +21,7 @@ from image_classifier.artifact.format import (
     file_names,
     sha256_tree,
 )
-from image_classifier.artifact.manifest import TORCHVISION, InputSpec, Manifest, Outputs
+from image_classifier.artifact.manifest import TORCHVISION, Manifest, Outputs
 from image_classifier.artifact.record import ImportRecord
 from image_classifier.artifact.store import ModelLock, add, staging_dir, tag_of, write_lock
 from image_classifier.inference.certificate import GoldenAnswers
@@ -129,7 +129,7 @@ def import_model(
             else:
                 model = read_network(options, root)
         preprocessing, entry = captured or capture_preprocessing(options, model.published, root)
-        input_spec = InputSpec.of(preprocessing)
+        input_spec = preprocessing.input_spec
         if isinstance(model.network, OnnxNetwork):
             refuse_other_range(model.network, input_spec)
         reference = None if options.reference is None else read_reference(options.reference)

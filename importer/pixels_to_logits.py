@@ -7,9 +7,9 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from image_classifier.artifact.manifest import InputSpec
 from importer.errors import ImportRefused
 from importer.network import run_network
+from preprocessing import InputSpec
 
 
 class PixelsToLogits(nn.Module):

@@ -13,7 +13,6 @@ from importer.errors import ImportRefused
 from importer.golden_images import GoldenImage
 from importer.pixels_to_logits import run_reference
 from preprocessing import DecodeLimits, Preprocessing, decode_image
-from preprocessing.user_class import image_to_input
 
 GATES_OF: Precision = "int8"
 """The gates of reduced precision apply: agreement of the top-1 and loss of accuracy."""
@@ -45,7 +44,7 @@ def certify_shrinking(
     rules = preprocessing.decode.model_copy(update={"shrink_jpeg_to_side": None})
     full_inputs = np.stack(
         [
-            image_to_input(decode_image(image.data, rules, DecodeLimits()), preprocessing)
+            preprocessing.to_input(decode_image(image.data, rules, DecodeLimits()))
             for image in images
         ]
     )

@@ -3,6 +3,7 @@
 from preprocessing.conformance import conformance_cases, conformance_digests, differing_cases
 from preprocessing.decode import decode_image
 from preprocessing.errors import PreprocessingBug, SpecError
+from preprocessing.input_spec import InputSpec
 from preprocessing.limits import DecodeLimits, ImageLimits
 from preprocessing.spec import DecodeRules, PreprocessingSpec, Resize
 from preprocessing.trace import Step, trace
@@ -13,6 +14,7 @@ __all__ = [
     "DecodeLimits",
     "DecodeRules",
     "ImageLimits",
+    "InputSpec",
     "Preprocessing",
     "PreprocessingBug",
     "PreprocessingSpec",

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from preprocessing.errors import SpecError
+from preprocessing.input_spec import check_normalisation, problems_of
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 _TENSOR_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
@@ -126,15 +127,7 @@ class PreprocessingSpec(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        channels = self.input_shape[2]
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != channels:
-                raise ValueError(
-                    f"{name} must have {channels} numbers for decode.mode {self.decode.mode}, "
-                    f"got {len(values)}"
-                )
-        if min(self.std) <= 0:
-            raise ValueError(f"std must be positive, got {self.std}")
+        check_normalisation(self.input_shape[2], self.mean, self.std)
         return self
 
     @property
@@ -168,7 +161,7 @@ class PreprocessingSpec(BaseModel):
             return cls.model_validate(fields)
         except ValidationError as error:
             known = ", ".join(cls.model_fields)
-            raise SpecError(f"{path}: {_one_line(error)}; known keys are {known}") from error
+            raise SpecError(f"{path}: {problems_of(error)}; known keys are {known}") from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -187,12 +180,3 @@ class _UniqueKeys(yaml.SafeLoader):
         if isinstance(node, yaml.MappingNode):
             _unique([(str(key.value), None) for key, _ in node.value])
         return super().construct_mapping(node, deep)
-
-
-def _one_line(error: ValidationError) -> str:
-    """List all validation errors as `key: problem; key: problem`."""
-    return "; ".join(
-        f"{'.'.join(map(str, problem['loc'])) or 'spec'}: "
-        f"{problem['msg'].removeprefix('Value error, ')}"
-        for problem in error.errors()
-    )

@@ -1,16 +1,15 @@
 """Image → input according to a spec: resize, centre crop, uint8 array."""
 
-from typing import Literal
-
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from preprocessing.decode import OnStep, decode_image, ignore_step
+from preprocessing.input_spec import InputSpec
 from preprocessing.limits import DecodeLimits, check_resized_size
 from preprocessing.resample import resize_as_tensor
 from preprocessing.spec import DecodeRules, PreprocessingSpec
-from preprocessing.user_class import Preprocessing, image_to_input
+from preprocessing.user_class import Preprocessing
 
 
 def to_input(
@@ -22,7 +21,7 @@ def to_input(
     """Decode a file and preprocess it.
 
     Returns:
-        Array of `preprocessing.input_shape` and `preprocessing.input_dtype`, C-contiguous.
+        Array of the shape and dtype in `preprocessing.input_spec`, C-contiguous.
 
     Raises:
         ImageRejected: As for `decode_image`.
@@ -32,7 +31,7 @@ def to_input(
     if isinstance(preprocessing, SpecPreprocessing):
         check_resized_size(image.size, preprocessing.resized_size(image.size), limits)
         return preprocessing.to_input(image, on_step)
-    return image_to_input(image, preprocessing)
+    return preprocessing.to_input(image)
 
 
 class SpecPreprocessing:
@@ -44,10 +43,9 @@ class SpecPreprocessing:
     def __init__(self, spec: PreprocessingSpec) -> None:
         self.spec = spec
         self.decode: DecodeRules = spec.decode
-        self.input_shape: tuple[int, int, int] = spec.input_shape
-        self.input_dtype: Literal["uint8", "float32"] = "uint8"
-        self.mean: tuple[float, ...] | None = spec.mean
-        self.std: tuple[float, ...] | None = spec.std
+        self.input_spec = InputSpec(
+            shape=spec.input_shape, dtype="uint8", mean=spec.mean, std=spec.std
+        )
 
     def to_input(self, image: Image.Image, on_step: OnStep = ignore_step) -> npt.NDArray[np.uint8]:
         """Resize and crop.
@@ -61,13 +59,13 @@ class SpecPreprocessing:
         """
         image = self._resize(image)
         on_step("resize", image)
-        height, width, _ = self.input_shape
+        height, width, _ = self.input_spec.shape
         if image.size != (width, height):
             # Pillow fills the area outside the image with black.
             box = centre_crop_box(image.size, (width, height), self.spec.crop_rounding)
             image = image.crop(box)
         on_step("crop", image)
-        return np.asarray(image).reshape(self.input_shape)
+        return np.asarray(image).reshape(self.input_spec.shape)
 
     def resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the (width, height) after the resize of an image of (width, height)."""

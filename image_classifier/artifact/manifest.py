@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from image_classifier.artifact.format import LABELS_NAME, Digest, FrozenModel
-from preprocessing import DecodeRules, Preprocessing, PreprocessingSpec
+from preprocessing import DecodeRules, InputSpec, PreprocessingSpec
 
 TORCHVISION = "torchvision"
 
@@ -46,31 +46,6 @@ class Architecture(BaseModel):
 
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?$")]
 """A model name for BentoML: lower case, at most 63 characters, no punctuation at either end."""
-
-
-class InputSpec(FrozenModel):
-    """Shape, dtype and normalisation of the inputs of the exported graphs.
-
-    Attributes:
-        shape: (H, W, C) of one input.
-        dtype: "uint8": the graph scales and normalises; "float32": the preprocessing did.
-        mean, std: One value a channel on the [0, 1] scale; None for float32 inputs.
-    """
-
-    shape: tuple[int, int, int]
-    dtype: Literal["uint8", "float32"]
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
-
-    @classmethod
-    def of(cls, preprocessing: Preprocessing) -> "InputSpec":
-        """Return the spec of the inputs that `preprocessing` makes."""
-        return cls(
-            shape=preprocessing.input_shape,
-            dtype=preprocessing.input_dtype,
-            mean=preprocessing.mean,
-            std=preprocessing.std,
-        )
 
 
 class PreprocessingEntry(FrozenModel):

@@ -8,10 +8,11 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from image_classifier.artifact.artifact import Artifact
 from image_classifier.artifact.evidence import Certificate
-from image_classifier.artifact.manifest import InputSpec, Outputs, PreprocessingEntry
+from image_classifier.artifact.manifest import Outputs, PreprocessingEntry
 from image_classifier.artifact.record import Plan, SloCertificate
 from image_classifier.artifact.store import ModelLock
 from image_classifier.inference.predictions import Prediction, Score
+from preprocessing import InputSpec
 
 
 class ErrorRow(NamedTuple):

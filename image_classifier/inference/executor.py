@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from image_classifier.artifact.manifest import InputSpec
 from image_classifier.artifact.record import Plan
 from image_classifier.inference.engine import Batch, Engine, EngineError, Logits
+from preprocessing import InputSpec
 
 
 class Streams:

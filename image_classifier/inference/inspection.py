@@ -28,7 +28,6 @@ from image_classifier.artifact.format import (
     file_names,
     sha256_file,
 )
-from image_classifier.artifact.manifest import InputSpec
 from image_classifier.artifact.record import Machine, Plan
 from image_classifier.inference.certificate import GoldenAnswers, certify
 from image_classifier.inference.classifier import Classifier
@@ -36,7 +35,7 @@ from image_classifier.inference.machine import this_machine
 from image_classifier.inference.predictions import answered_classes
 from image_classifier.inference.runner import RunnerDescription
 from image_classifier.inference.startup import gates_of
-from preprocessing import DecodeLimits, Preprocessing, Step, trace
+from preprocessing import DecodeLimits, InputSpec, Preprocessing, Step, trace
 
 PROGRAM = Path(__file__).resolve().parents[2]
 """The folder of service.py: a checkout, or `src` of a bento."""

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from image_classifier.artifact.manifest import InputSpec
 from image_classifier.artifact.record import ImportRecord, Plan
 from image_classifier.errors import NotReady
 from image_classifier.inference.engine import Batch, Logits
@@ -19,6 +18,7 @@ from image_classifier.inference.executor import Executor
 from image_classifier.inference.machine import ABSENT_GPU
 from image_classifier.inference.shared_inputs import SharedInputs
 from image_classifier.inference.startup import StartStep
+from preprocessing import InputSpec
 
 MAX_CALL_INPUTS = 64
 """Maximum number of inputs in a call to another process: 64 of 224x224x3 bytes are 10 MB."""

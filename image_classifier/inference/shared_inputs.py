@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from image_classifier.artifact.manifest import InputSpec
 from image_classifier.inference.engine import Batch
+from preprocessing import InputSpec
 
 Places = npt.NDArray[np.int64]
 """Locations of inputs, shape (n, 3): process id, file descriptor and slot of each."""

@@ -36,7 +36,7 @@ def test_an_unchanged_artifact_opens_and_reading_its_preprocessing_adds_no_file(
     logits, class_ids = artifact.reference()
     assert (logits.tolist(), class_ids) == ([[1, 2], [3, 4]], (0, None))
     assert artifact.record == RECORD
-    assert artifact.preprocessing.input_shape == (1, 1, 3)
+    assert artifact.preprocessing.input_spec.shape == (1, 1, 3)
     open_artifact(root)
 
 

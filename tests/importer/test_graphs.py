@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 
 from image_classifier.artifact.artifact import Artifact
-from image_classifier.artifact.manifest import InputSpec
 from image_classifier.artifact.store import open_in_store
 from importer.errors import ImportRefused
 from importer.graphs import OnnxNetwork, load_torchscript, refuse_other_range
 from importer.network import ModelSource, activation_of, read_graph, takes_batches
 from importer.options import ImportOptions
 from importer.progress import Progress
+from preprocessing import InputSpec
 from tests.importer.linear_graphs import (
     KERNEL,
     PIXELS,

@@ -30,7 +30,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from torch import nn
-from image_classifier.artifact.manifest import InputSpec
+from preprocessing import InputSpec
 from importer.export import export_onnx
 from importer.pixels_to_logits import PixelsToLogits
 from importer.process import return_freed_memory

@@ -13,7 +13,7 @@ import torch
 import torchvision.models
 from torch import nn
 
-from image_classifier.artifact.manifest import Architecture, InputSpec
+from image_classifier.artifact.manifest import Architecture
 from importer.errors import ImportRefused
 from importer.export import export_onnx
 from importer.failures import quiet_exporter
@@ -29,7 +29,7 @@ from importer.torchvision_models import (
     torchvision_meta,
 )
 from importer.weights import DIGEST_IN_NAME, read_state_dict
-from preprocessing import PreprocessingSpec, Resize
+from preprocessing import InputSpec, PreprocessingSpec, Resize
 
 NO_FOLDER = Path("no folder")
 CLASSIFIERS = torchvision.models.list_models(module=torchvision.models)

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from image_classifier.artifact.manifest import InputSpec
 from image_classifier.artifact.record import EngineAttempt, LatencyPoint, Plan
 from image_classifier.inference.engine import Batch, Logits
 from image_classifier.inference.executor import Executor
+from preprocessing import InputSpec
 
 INPUT_SPEC = InputSpec(shape=(2, 3, 1), dtype="uint8", mean=(0.0,), std=(1.0,))
 CLASSES = 2

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_classifier.artifact.manifest import InputSpec, Outputs
+from image_classifier.artifact.manifest import Outputs
 from image_classifier.errors import DeadlineExceeded, Overloaded
 from image_classifier.inference.batcher import Answer
 from image_classifier.inference.classifier import Classifier
@@ -17,7 +17,7 @@ from image_classifier.inference.engine import Batch, EngineError, Logits
 from image_classifier.inference.executor import Executor
 from image_classifier.inference.runner import LocalRunner
 from image_classifier.settings import Settings
-from preprocessing import DecodeRules
+from preprocessing import DecodeRules, InputSpec
 from preprocessing.errors import ClientError
 from tests.imports import PATIENCE_S
 from tests.inference.fakes import plan
@@ -31,10 +31,7 @@ class FirstPixel:
     """The input is the first pixel."""
 
     decode = DecodeRules()
-    input_shape = (1, 1, 3)
-    input_dtype = "uint8"
-    mean = (0.0, 0.0, 0.0)
-    std = (1.0, 1.0, 1.0)
+    input_spec = InputSpec(shape=(1, 1, 3), dtype="uint8", mean=(0.0,) * 3, std=(1.0,) * 3)
 
     def to_input(self, image: Image.Image) -> np.ndarray:
         return np.array(image)[:1, :1]
@@ -78,7 +75,7 @@ def classifier(
     several = single_stream_engine is not None
     sizes = PIPELINES[pipeline]
     chosen_plan = plan(streams=1 + several, batch_sizes=sizes, single_stream=several)
-    spec = InputSpec.of(FirstPixel())  # type: ignore[arg-type]
+    spec = FirstPixel.input_spec
     engine = engine or ColourEngine()
     runner = LocalRunner(Executor(engine, chosen_plan, spec, 3, single_stream_engine))
     artifact = SimpleNamespace(

@@ -9,12 +9,12 @@ import aiohttp
 import numpy as np
 import pytest
 
-from image_classifier.artifact.manifest import InputSpec
 from image_classifier.artifact.record import EngineAttempt, LatencyPoint, Plan
 from image_classifier.errors import NotReady
 from image_classifier.inference.machine import ABSENT_GPU
 from image_classifier.inference.runner import RemoteRunner, RunnerDescription
 from image_classifier.inference.shared_inputs import SharedInputsReader
+from preprocessing import InputSpec
 from tests.artifact.builder import RECORD
 
 INPUT_SPEC = InputSpec(shape=(1, 1, 1), dtype="uint8", mean=(0.5,), std=(0.5,))

@@ -12,10 +12,10 @@ import numpy as np
 
 from image_classifier.artifact.evidence import EngineGraph, EngineKind
 from image_classifier.artifact.format import WEIGHTS_NAME, Precision
-from image_classifier.artifact.manifest import InputSpec
 from image_classifier.artifact.record import Plan
 from image_classifier.inference.engine import Batch, Engine
 from image_classifier.inference.engines.load import open_graph
+from preprocessing import InputSpec
 from tests.imports import PATIENCE_S, ROOT
 
 if TYPE_CHECKING:

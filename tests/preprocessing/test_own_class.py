@@ -52,7 +52,7 @@ def test_two_classes_of_the_same_name_keep_their_own_behaviour(tmp_path: Path) -
     mirrored = to_input(PHOTO, second, LIMITS)
     np.testing.assert_array_equal(mirrored, expected[:, ::-1].astype(np.float32) / 255)
     assert mirrored.flags.c_contiguous
-    assert (first.mean, second.mean) == ((0.5,), None)
+    assert (first.input_spec.mean, second.input_spec.mean) == ((0.5,), None)
 
 
 def test_a_class_may_keep_state_although_threads_share_it(tmp_path: Path) -> None:
@@ -87,11 +87,12 @@ def test_a_truncated_image_is_refused_even_if_the_file_tells_pillow_to_load_it(
         ("class Halved:", "class Halved\n:", "importing it raised SyntaxError"),
         ("    def to_input", "    def __init__(self, size): ...\n    def to_input", "no arguments"),
         ("DecodeRules(mode", "dict(mode", "decode must be a preprocessing.DecodeRules"),
-        ("(2, 3, 1)", "(2, 3)", r"got \(2, 3\)"),
-        ("(2, 3, 1)", "(2, 3, 0)", "three positive whole numbers"),
-        ("(2, 3, 1)", "(3, 28, 28)", r"input_shape \(3, 28, 28\) looks like \(C, H, W\)"),
-        ('"uint8"', '"float64"', "'uint8' or 'float32', got 'float64'"),
-        ("(0.5,)", "(0.5, 0.5)", "mean must be a tuple of 1 numbers"),
+        ("(2, 3, 1)", "(2, 3)", "shape.2: Field required"),
+        ("(2, 3, 1)", "(2, 3, 0)", "shape.2: Input should be greater than 0"),
+        ("(2, 3, 1)", "(3, 28, 28)", r"shape \(3, 28, 28\) looks like \(C, H, W\)"),
+        ('"uint8"', '"float64"', "dtype: .* 'uint8' or 'float32'"),
+        ("(0.5,)", "(0.5, 0.5)", r"mean must have 1 numbers, one a channel, got \(0.5, 0.5\)"),
+        ("(0.5,)", "(float('nan'),)", "mean.0: Input should be a finite number"),
         ("    mean = (0.5,)\n    std = (0.25,)\n", "", r"lacks mean, std; usual .* std = \(0\.229"),
         ("(0.25,)", "(0,)", "std must be positive"),
         ('"uint8"', '"float32"', "mean and std must be None with float32"),
