@@ -32,6 +32,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from image_classifier.artifact.format import replacing
 from image_classifier.errors import NotReady
 from image_classifier.http.schemas import ErrorAnswer, ErrorDetail
 from image_classifier.logs import logger
@@ -279,9 +280,8 @@ def _stop_server(error: Exception) -> NoReturn:
 
 def _write_for_supervisor(name: str, text: str) -> None:
     """Replace a file in the metrics directory atomically."""
-    temporary = Path(os.environ[METRICS], f"{name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(temporary.with_suffix(""))
+    with replacing(Path(os.environ[METRICS], name)) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def tell_supervisor_step(name: str) -> None:

@@ -1,11 +1,10 @@
 """Artifacts as tar archives, to carry between machines; unpacking runs no code from them."""
 
-import os
 import tarfile
 from pathlib import Path
 
 from image_classifier.artifact.artifact import Artifact, open_artifact
-from image_classifier.artifact.format import RECORD_NAME, SIGNATURE_NAME, UNPINNED
+from image_classifier.artifact.format import RECORD_NAME, SIGNATURE_NAME, UNPINNED, replacing
 from importer.errors import ImportRefused
 from importer.failures import one_line
 from preprocessing.errors import OperatorError
@@ -26,19 +25,15 @@ def pack(artifact: Artifact, path: Path) -> None:
     if path.exists():
         raise ImportRefused(f"{path}: exists; give another name, or remove it")
     unpinned = {name for name in UNPINNED_PACKED if artifact.path_of(name).is_file()}
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with tarfile.open(part, "w") as archive:
+        with replacing(path) as part, tarfile.open(part, "w") as archive:
             for name in sorted(artifact.pinned_files().keys() | unpinned):
                 member = tarfile.TarInfo(name)  # without times, owners and modes of this machine
                 member.size = artifact.path_of(name).stat().st_size
                 with artifact.path_of(name).open("rb") as source:
                     archive.addfile(member, source)
-        part.replace(path)
     except OSError as error:
         raise ImportRefused(f"{path}: {error.strerror}; choose another place") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def unpack(path: Path, root: Path, expected_digest: str | None) -> Artifact:

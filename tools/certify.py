@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from image_classifier.artifact.artifact import Artifact, open_artifact
-from image_classifier.artifact.format import SLO_NAME
+from image_classifier.artifact.format import SLO_NAME, replacing
 from image_classifier.artifact.record import Plan, SloCertificate
 from image_classifier.artifact.store import locate, read_lock
 from image_classifier.inference.engines.load import accelerator_of
@@ -157,16 +157,11 @@ def certify(subject: Subject, *, budget_ms: float, probe_s: float) -> SloCertifi
         rule=f"geometric bisection below the saturated throughput, {PROBES} probes; a rate passes "
         f"with p99 <= {budget_ms:g} ms, no failure and no wrong answer",
     )
-    _write_beside(subject.artifact.root, certificate)
+    root = subject.artifact.root
+    # Beside the artifact: an unexpected file in it would make a start fail.
+    with replacing(root / SLO_NAME, beside=root) as temporary:
+        temporary.write_bytes(certificate.to_json())
     return certificate
-
-
-def _write_beside(root: Path, certificate: SloCertificate) -> None:
-    """Replace the certificate of an artifact atomically."""
-    # Outside the artifact: an unexpected file in it would make a start fail.
-    temporary = root.with_name(f".{root.name}.{SLO_NAME}")
-    temporary.write_bytes(certificate.to_json())
-    temporary.replace(root / SLO_NAME)
 
 
 def _served(

@@ -1,10 +1,11 @@
-"""File names, digests, base class and errors shared by all files of an artifact."""
+"""File names, digests, base class, errors and atomic writing shared by all files of an artifact."""
 
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
 
@@ -57,6 +58,22 @@ def file_names(root: Path) -> set[str]:
         for path in root.rglob("*")
         if path.is_symlink() or not path.is_dir()
     }
+
+
+@contextmanager
+def replacing(path: Path, beside: Path | None = None) -> Iterator[Path]:
+    """Yield a temporary file that becomes `path` at the end; if writing it fails, it is removed.
+
+    Args:
+        beside: A path in the same file system, in whose folder the temporary file is; by default
+            that of `path`.
+    """
+    temporary = (beside or path).with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def describe_differences(expected: Mapping[str, str], actual: Mapping[str, str]) -> list[str]:

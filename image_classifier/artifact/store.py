@@ -1,7 +1,6 @@
 """The store of artifacts (BentoML's model store), and model.lock, which names one of them."""
 
 import difflib
-import os
 import shutil
 import tempfile
 import time
@@ -29,6 +28,7 @@ from image_classifier.artifact.format import (
     FrozenModel,
     file_names,
     read_model,
+    replacing,
 )
 from image_classifier.artifact.manifest import Manifest
 from image_classifier.artifact.record import read_record
@@ -66,12 +66,8 @@ def read_lock(path: Path) -> ModelLock:
 
 def write_lock(path: Path, lock: ModelLock) -> None:
     """Replace the lock atomically."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_bytes(lock.to_json())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 STAGING_PREFIX = "image-classifier-import:"

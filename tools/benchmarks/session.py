@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import psutil
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
 
+from image_classifier.artifact.format import replacing
 from image_classifier.inference import machine
 from importer.source_commit import source_commit
 from tools.load import HighestRate, Run, nearest_rank
@@ -210,9 +211,8 @@ def write_session(session: Session, folder: Path) -> Path:
     """Write or replace the session's file and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / session.file_name
-    unfinished = path.with_suffix(".part")
-    unfinished.write_text(session.model_dump_json(indent=1) + "\n")
-    unfinished.replace(path)
+    with replacing(path) as unfinished:
+        unfinished.write_text(session.model_dump_json(indent=1) + "\n")
     return path
 
 
