@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from image_classifier.artifact.artifact import Artifact, open_artifact
-from image_classifier.artifact.format import sha256_bytes
 from image_classifier.artifact.store import add, lock_of, read_lock, staging_dir, write_lock
 from importer.errors import ImportRefused
 from importer.options import EngineOptions, ImportOptions
@@ -23,15 +22,9 @@ from importer.renewal import renewed_options
 from importer.report import print_answers
 from model_import import main
 from preprocessing.errors import SpecError
-from tests.artifact.builder import (
-    RECORD,
-    contents,
-    evidence_of,
-    manifest_of,
-    parsed,
-    write_artifact,
-)
+from tests.artifact.builder import contents, write_artifact
 from tests.artifact.make_stored import STORED
+from tests.changes import edit_json, reseal
 from tests.imports import ROOT, SAMPLES, isolated_store
 
 Output = pytest.CaptureFixture[str]
@@ -59,15 +52,9 @@ def later(copied: Path) -> str:
     """Tag of an artifact in the same store with another name and a later date."""
     with staging_dir() as root:
         shutil.copytree(copied, root, dirs_exist_ok=True)
-        manifest = json.loads((root / "manifest.json").read_bytes()) | {"name": "later"}
-        (root / "manifest.json").write_text(json.dumps(manifest))
-        digest = sha256_bytes((root / "manifest.json").read_bytes())
-        for name, change in (
-            ("evidence.json", {"identity_sha256": digest}),
-            ("record.json", {"imported_at": "2026-02-03T04:05:06Z"}),
-        ):
-            value = json.loads((root / name).read_bytes()) | change
-            (root / name).write_text(json.dumps(value))
+        edit_json(root / "manifest.json", name="later")
+        edit_json(root / "record.json", imported_at="2026-02-03T04:05:06Z")
+        reseal(root)
         lock = lock_of(open_artifact(root))
         add(root, lock)
         return lock.tag
@@ -81,10 +68,7 @@ def with_logits(folder: Path, change: Any) -> Path:
     """Change the golden logits of an artifact, and the digests with them."""
     logits = np.load(folder / "golden" / "logits.npy")
     np.save(folder / "golden" / "logits.npy", change(logits))
-    evidence = json.loads((folder / "evidence.json").read_bytes())
-    data = (folder / "golden" / "logits.npy").read_bytes()
-    evidence["reference_logits_sha256"] = sha256_bytes(data)
-    (folder / "evidence.json").write_text(json.dumps(evidence))
+    reseal(folder)
     return folder
 
 
@@ -169,13 +153,12 @@ def test_use_writes_the_lock_and_prints_the_old_and_the_new_tag(
 
 
 def test_show_prints_manifest_evidence_and_record(copied: Path, capsys: Output) -> None:
-    record = json.loads((copied / "record.json").read_bytes())
-    record["command"] = "import \x1b[31mred\x07 [bold]"
-    record |= {
-        "first_command": "import --calibration photos",
-        "proof": ["9 of 9 right", "accepted: a"],
-    }
-    (copied / "record.json").write_text(json.dumps(record))
+    edit_json(
+        copied / "record.json",
+        command="import \x1b[31mred\x07 [bold]",
+        first_command="import --calibration photos",
+        proof=["9 of 9 right", "accepted: a"],
+    )
 
     assert main(["show", tag(copied)]) == 0
     page = capsys.readouterr().out
@@ -201,7 +184,7 @@ def test_show_prints_manifest_evidence_and_record(copied: Path, capsys: Output) 
     }
     assert found["manifest"] == json.loads((copied / "manifest.json").read_bytes())
     assert found["evidence"]["identity_sha256"] == found["manifest_sha256"]
-    assert found["record"]["plan"] == record["plan"]
+    assert found["record"]["plan"] == json.loads((copied / "record.json").read_bytes())["plan"]
 
 
 def test_list_prints_the_newest_artifact_first_and_marks_the_locked_one(
@@ -327,9 +310,7 @@ def test_renew_imports_an_old_artifact_from_its_own_files(
     old = read_lock(STORED / "v2" / "model.lock")
     write_lock(lock, old)
     record = json.loads((copied / "record.json").read_bytes())
-    (copied / "record.json").write_text(
-        json.dumps({**record, "proof": ["1 of 30 right", "labels proven"]})
-    )
+    edit_json(copied / "record.json", proof=["1 of 30 right", "labels proven"])
     options = ["--measure-seconds", "0.002", "--engine", "onnxruntime", "--quiet"]
 
     assert main(["renew", old.tag, *options]) == 0
@@ -375,7 +356,6 @@ def test_a_renewal_uses_the_options_of_the_import(tmp_path: Path) -> None:
     evidence["reference"] = "given"
     evidence["engines"][0]["certificate"]["tolerance"] = 0.25
     (root / "evidence.json").write_text(json.dumps(evidence))
-    (root / "record.json").write_bytes(RECORD.to_json())
 
     options = renewed(root, tmp_path, gate_agreement="0.5")
 
@@ -407,13 +387,12 @@ def test_a_renewal_uses_the_options_of_the_import(tmp_path: Path) -> None:
 def test_a_renewal_writes_no_golden_image_outside_its_folder_or_over_another(
     tmp_path: Path, name: str
 ) -> None:
-    manifest = manifest_of(contents())
-    manifest["golden"][1]["name"] = name
     root = tmp_path / "artifact"
     write_artifact(root)
-    (root / "manifest.json").write_bytes(parsed(manifest).to_json())
-    evidence = evidence_of(contents(), sha256_bytes((root / "manifest.json").read_bytes()))
-    (root / "evidence.json").write_text(json.dumps(evidence))
+    golden = json.loads((root / "manifest.json").read_bytes())["golden"]
+    golden[1]["name"] = name
+    edit_json(root / "manifest.json", golden=golden)
+    reseal(root)
 
     with pytest.raises(ImportRefused, match="its name leaves the folder"):
         renewed(root, tmp_path)

@@ -2,11 +2,13 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 
+from image_classifier.artifact.artifact import open_artifact
 from image_classifier.artifact.format import sha256_bytes
+from image_classifier.artifact.store import lock_of, write_lock
+from tests.changes import reseal
 from tests.service.places import NewPlace, Place
 from tests.service.server import refused_start
 
@@ -15,22 +17,12 @@ pytestmark = pytest.mark.slow
 
 def with_a_golden_sample_that_is_no_image(place: Place) -> Place:
     """Replace a golden sample, and update all digests and the lock."""
-    manifest = json.loads((place.artifact / "manifest.json").read_bytes())
-    name, data = manifest["golden"][0]["file"], b"not an image"
-    (place.artifact / name).write_bytes(data)
-    manifest["files"][name] = sha256_bytes(data)
-    (place.artifact / "manifest.json").write_text(json.dumps(manifest))
-    evidence = json.loads((place.artifact / "evidence.json").read_bytes())
-    evidence["identity_sha256"] = sha256_bytes((place.artifact / "manifest.json").read_bytes())
-    (place.artifact / "evidence.json").write_text(json.dumps(evidence))
-    lock = {
-        **json.loads(place.lock.read_bytes()),
-        "manifest_sha256": evidence["identity_sha256"],
-        "evidence_sha256": sha256_bytes((place.artifact / "evidence.json").read_bytes()),
-    }
+    (place.artifact / "golden" / "0000.png").write_bytes(b"not an image")
+    reseal(place.artifact)
+    lock = lock_of(open_artifact(place.artifact)).model_copy(update={"tag": place.tag})
     directory = place.home / "directory"
     shutil.copytree(place.directory, directory, ignore=shutil.ignore_patterns("examples"))
-    (directory / "model.lock").write_text(json.dumps(lock))
+    write_lock(directory / "model.lock", lock)
     return Place(directory=directory, home=place.home)
 
 
@@ -48,12 +40,6 @@ def test_an_error_in_a_worker_is_one_line_and_stops_the_server(
     line = refused_start(place, topology="runner")  # fails in the runner and in the API processes
 
     assert "the start failed: UnsupportedImage: " in line
-
-
-def test_without_the_model_the_message_names_its_tag(imported: Place, tmp_path: Path) -> None:
-    message = refused_start(Place(directory=imported.directory, home=tmp_path))
-
-    assert f"model store: {imported.tag} is not there (`model_import.py list` shows" in message
 
 
 def test_an_unknown_engine_is_refused_with_those_of_the_model(imported: Place) -> None:
