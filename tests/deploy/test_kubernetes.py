@@ -1,18 +1,48 @@
 """The Kubernetes manifests, rendered by kustomize, are valid, locked down and consistent."""
 
+import functools
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from image_classifier.settings import Settings
-from tests.deploy.manifests import KUBERNETES, Manifest, of_kind, pod_of, rendered
+from tests.imports import ROOT
+from tests.programs import run_program
 
+KUBERNETES = ROOT / "deploy" / "kubernetes"
+Manifest = dict[str, Any]
 OVERLAYS = ("cpu", "gpu", "canary")
 pytestmark = pytest.mark.xdist_group("kubectl")  # renders each overlay once
 RESNET_50_BYTES = 301e6
 """Idle, in int8 (docs/performance.md)."""
+
+
+def rendered(folder: Path) -> list[Manifest]:
+    return list(yaml.safe_load_all(_rendered_text(folder)))
+
+
+@functools.cache
+def _rendered_text(folder: Path) -> str:
+    if not shutil.which("kubectl"):
+        pytest.skip("kubectl is not installed")
+    done = run_program("kubectl", "kustomize", folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def of_kind(manifests: list[Manifest], kind: str) -> Manifest:
+    (found,) = [manifest for manifest in manifests if manifest["kind"] == kind]
+    return found
+
+
+def pod_of(manifests: list[Manifest]) -> tuple[Manifest, Manifest]:
+    """Return the pod's specification and its only container."""
+    spec: Manifest = of_kind(manifests, "Deployment")["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    return spec, container
 
 
 @pytest.fixture(params=OVERLAYS)
