@@ -99,7 +99,6 @@ def add_page(app: FastAPI, settings: Settings, lock: ModelLock, bodies: BodyBudg
                     inspection.describe_steps,
                     upload.image,
                     state.classifier.preprocessing,
-                    state.artifact.manifest.input,
                     settings.decode_limits,
                 )
 

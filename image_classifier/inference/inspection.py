@@ -35,7 +35,7 @@ from image_classifier.inference.machine import this_machine
 from image_classifier.inference.predictions import answered_classes
 from image_classifier.inference.runner import RunnerDescription
 from image_classifier.inference.startup import gates_of
-from preprocessing import DecodeLimits, InputSpec, Preprocessing, Step, trace
+from preprocessing import DecodeLimits, Preprocessing, Step, trace
 
 PROGRAM = Path(__file__).resolve().parents[2]
 """The folder of service.py: a checkout, or `src` of a bento."""
@@ -206,9 +206,7 @@ def _environment(here: Machine, at_import: dict[str, str]) -> Json:
     }
 
 
-def describe_steps(
-    data: bytes, preprocessing: Preprocessing, input_spec: InputSpec, limits: DecodeLimits
-) -> list[Json]:
+def describe_steps(data: bytes, preprocessing: Preprocessing, limits: DecodeLimits) -> list[Json]:
     """Describe each step of the preprocessing of a file, with its picture as a PNG in base64.
 
     The last step is the network's input, rescaled to [0, 255].
@@ -217,9 +215,10 @@ def describe_steps(
         ImageRejected, PreprocessingBug: As for `trace`.
     """
     steps = [*trace(data, preprocessing, limits)]
-    if input_spec.mean is not None and input_spec.std is not None:
+    spec = preprocessing.input_spec
+    if spec.mean is not None and spec.std is not None:
         pixels = np.asarray(steps[-1].array) / 255
-        normalised = (pixels - np.array(input_spec.mean)) / np.array(input_spec.std)
+        normalised = (pixels - np.array(spec.mean)) / np.array(spec.std)
         steps.append(Step("normalise", None, "float32", None, normalised))
     return [_card(step) for step in steps]
 

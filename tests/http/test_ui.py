@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import re
-from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,9 +24,9 @@ from image_classifier.inference.batcher import Answer
 from image_classifier.inference.runner import RunnerDescription
 from image_classifier.settings import Settings
 from preprocessing import SpecPreprocessing
-from tests.artifact.builder import RECORD, SLO, contents, write_artifact
+from tests.artifact.builder import SLO, contents, write_artifact
 from tests.http.fakes import LOCK, StubClassifier, send
-from tests.preprocessing.files import imagenet
+from tests.preprocessing.files import encoded, imagenet
 
 PLAN = Plan(
     engine="openvino-fp32", streams=1, threads=2, batch_sizes=(1, 4), service_time_ms=4.12345
@@ -68,11 +67,8 @@ def root(tmp_path: Path) -> Path:
     files = contents()
     header = SAFETENSORS_HEADER
     files["weights.safetensors"] = len(header).to_bytes(8, "little") + header + bytes(24)
-    folder = tmp_path / "artifact"
-    folder.mkdir()
-    write_artifact(folder, files)
-    (folder / "record.json").write_bytes(RECORD.to_json())
-    return folder
+    write_artifact(tmp_path / "artifact", files)
+    return tmp_path / "artifact"
 
 
 @pytest.fixture
@@ -223,10 +219,9 @@ def test_the_self_check_compares_served_with_reference_logits(
 
 
 def test_the_trace_shows_each_preprocessing_step(client: Client) -> None:
-    file = BytesIO()
-    Image.new("RGB", (512, 300), (255, 0, 51)).save(file, "PNG")
+    file = encoded(Image.new("RGB", (512, 300), (255, 0, 51)), "PNG")
 
-    steps = client.post("/ui/api/trace", content=file.getvalue()).json()
+    steps = client.post("/ui/api/trace", content=file).json()
     broken = client.post("/ui/api/trace", content=b"\x89PNG\r\n\x1a\n broken")
 
     # The shorter side to 256: 300 -> 256, 512 -> 436 (truncated); then the centre, 224 x 224.
@@ -238,8 +233,8 @@ def test_the_trace_shows_each_preprocessing_step(client: Client) -> None:
         ("normalise", 224, 224),
     ]
     assert (steps[3]["minimum"], steps[3]["maximum"]) == (0, 255)
-    # The artifact's mean is 0 and its std 1.
-    assert (steps[4]["minimum"], steps[4]["maximum"]) == (0, 1)
+    # Green: (0 - 0.456) / 0.224; red: (1 - 0.485) / 0.229.
+    assert (steps[4]["minimum"], steps[4]["maximum"]) == pytest.approx((-2.036, 2.249), abs=1e-3)
     assert (broken.status_code, broken.json()["error"]["code"]) == (422, "undecodable_image")
 
 
