@@ -104,11 +104,3 @@ def store(tmp_path: Path) -> Iterator[Path]:
     """An empty model store for one test, as a BENTOML_HOME."""
     with isolated_store(tmp_path / "bentoml") as home:
         yield home
-
-
-@pytest.fixture
-def store_of_digits(imported: Place, tmp_path: Path) -> Iterator[Path]:
-    """A model store with the digits artifact for one test, as a BENTOML_HOME."""
-    shutil.copytree(imported.home / "models", tmp_path / "digits" / "models")
-    with isolated_store(tmp_path / "digits") as home:
-        yield home

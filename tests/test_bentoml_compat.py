@@ -24,7 +24,7 @@ from image_classifier.http.protocol import ClassifierProtocol
 from tests.http.echo_server import SMUGGLED, echo, exchange, upgrade
 from tests.http.fakes import StubClassifier, app_of, send
 from tests.imports import ROOT
-from tests.programs import run_program
+from tests.programs import run_python
 from tests.service.answers import checked_error
 
 with warnings.catch_warnings():
@@ -287,7 +287,7 @@ def test_the_documented_cors_setting_applies_to_our_paths() -> None:
     environment = {**os.environ, f"BENTOML_CONFIG_OVERRIDES{name}": value.strip("'")}
 
     # BentoML reads the variable once per process.
-    done = run_program(sys.executable, "-c", ASK_FROM_TWO_ORIGINS, cwd=ROOT, env=environment)
+    done = run_python(ASK_FROM_TWO_ORIGINS, env=environment)
 
     own = "https://example.org"
     assert done.stdout.splitlines() == [

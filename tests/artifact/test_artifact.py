@@ -126,7 +126,6 @@ def test_manifests_of_files_outside_and_of_unpinned_files_are_refused(
     root: Path, name: str
 ) -> None:
     (root.parent / "outside").touch()
-    (root / "record.json").write_bytes(RECORD.to_json())
     files = json.loads((root / "manifest.json").read_bytes())["files"]
     edit_json(root / "manifest.json", files={**files, name: sha256(b"")})
     edit_json(root / "evidence.json", identity_sha256=sha256((root / "manifest.json").read_bytes()))

@@ -14,7 +14,7 @@ from image_classifier.artifact.artifact import open_artifact
 from image_classifier.artifact.store import lock_of
 from importer.archive import pack
 from model_import import main
-from tests.artifact.builder import OWN, RECORD, SLO, contents, write_artifact
+from tests.artifact.builder import OWN, SLO, contents, write_artifact
 from tests.imports import isolated_store
 
 Members = dict[str, bytes]
@@ -24,7 +24,6 @@ Output = pytest.CaptureFixture[str]
 @pytest.fixture
 def artifact(tmp_path: Path) -> Path:
     write_artifact(tmp_path / "artifact")
-    (tmp_path / "artifact" / "record.json").write_bytes(RECORD.to_json())
     return tmp_path / "artifact"
 
 

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from importer.command_line import COMMANDS, Parser, read_command_line
 from importer.options import ImportOptions
 from tests.artifact.builder import contents, manifest_of
 from tests.imports import DIGITS, ROOT, SAMPLES
+from tests.programs import run_python
 
 RIGHT = {
     "--name": "digits",
@@ -62,10 +61,7 @@ def test_the_docs_have_the_table_of_options_and_all_commands() -> None:
 
 @pytest.mark.parametrize(("arguments", "status"), [(["--help"], 0), (["use", "--network", "x"], 2)])
 def test_help_and_mistakes_load_neither_numpy_nor_torch(arguments: list[str], status: int) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", LOADED, str(ROOT / "model_import.py"), *arguments],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    done = run_python(LOADED, ROOT / "model_import.py", *arguments)
 
     *help_text, last = done.stdout.splitlines()
     assert last == f"{status} []"

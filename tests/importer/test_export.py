@@ -10,7 +10,8 @@ import torch
 from importer.errors import ImportRefused
 from importer.export import export_onnx, export_program
 from tests.imports import ROOT
-from tests.inference.tiny import PROGRAM, run_python, tiny_inputs, tiny_network
+from tests.inference.tiny import PROGRAM, tiny_inputs, tiny_network
+from tests.programs import run_python
 
 
 def export_both(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Golden images: the choice of files, their classes, and the order of the classes."""
 
+import functools
 from collections import Counter
-from io import BytesIO
 from pathlib import Path
 from random import Random
 
@@ -15,6 +15,7 @@ from importer.errors import ImportRefused
 from importer.golden_images import GoldenImage, balanced_choice, decoding_notes, read_golden_images
 from importer.targets import Targets, decide_targets
 from preprocessing import DecodeRules
+from tests.preprocessing.files import encoded
 
 LABELS = ("cat", "dog", "red fox", "crane", "crane")
 IMAGE = b"\x89PNG\r\n\x1a\n and the rest"
@@ -240,12 +241,7 @@ def test_numeric_folders_without_evidence_are_refused_unless_accepted(
         assert proven.labels == order
 
 
-def png(image: Image.Image, **options: object) -> bytes:
-    file = BytesIO()
-    image.save(file, "PNG", **options)
-    return file.getvalue()
-
-
+png = functools.partial(encoded, container="PNG")
 GREY16 = Image.fromarray(np.arange(0, 60_000, 1_000, dtype=np.uint16).reshape(6, 10))
 CLEAR = Image.new("RGBA", (4, 4), (255, 0, 255, 0))
 TURNED = Image.new("RGB", (4, 2), "red")

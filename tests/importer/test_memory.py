@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.inference.tiny import run_python
+from tests.programs import run_python
 
 FREES_BLOCKS = """
 from pathlib import Path

@@ -11,6 +11,7 @@ import pytest
 
 from importer.process import uninterrupted
 from tests.imports import PATIENCE_S, ROOT, command_line, digits_options
+from tests.programs import run_python
 
 
 def command(home: Path, *more: str) -> list[str]:
@@ -51,15 +52,9 @@ def test_a_full_disk_is_reported_in_one_line_and_changes_nothing(tmp_path: Path)
         "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); "
         "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
     )
-    python, *arguments = command(tmp_path, "--quiet")
-    done = subprocess.run(
-        [python, "-c", limited, *arguments],
-        cwd=ROOT,
-        env={**environment(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
+    _, *arguments = command(tmp_path, "--quiet")
+    variables = {**environment(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = run_python(limited, *arguments, env=variables)
 
     assert done.returncode == 1
     message = r"/weights\.safetensors: .*File too large.*; make room in the store; the output .*\S+"

@@ -1,7 +1,6 @@
 """What an import says about its proof, and about what is left unproven."""
 
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,8 @@ from importer.golden_images import GoldenImage
 from importer.proof import describe_labels, describe_numbers
 from importer.reference import Kind, Reference
 from importer.targets import Targets
+from tests.preprocessing.encoders import exif_orientation
+from tests.preprocessing.files import encoded
 
 UNPROVEN = "labels are in the right order is unproven"
 
@@ -52,11 +53,9 @@ def test_what_golden_images_do_not_show_of_the_labels_is_said(
 
 
 def picture(*, square: bool, turned: bool) -> GoldenImage:
-    file, exif = BytesIO(), Image.Exif()
-    if turned:
-        exif[0x0112] = 6
-    Image.new("RGB", (8, 8 if square else 6)).save(file, "PNG", exif=exif)
-    return GoldenImage(name="a", data=file.getvalue())
+    exif = exif_orientation(6 if turned else 1)
+    image = Image.new("RGB", (8, 8 if square else 6))
+    return GoldenImage(name="a", data=encoded(image, "PNG", exif=b"Exif\0\0" + exif))
 
 
 def compared(kind: Kind, rows: list[list[float]]) -> Comparison:

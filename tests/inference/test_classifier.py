@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from io import BytesIO
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,6 +20,7 @@ from preprocessing import DecodeRules, InputSpec
 from preprocessing.errors import ClientError
 from tests.imports import PATIENCE_S
 from tests.inference.fakes import plan
+from tests.preprocessing.files import encoded
 
 LABELS = ("dark", "light", "red")
 PIPELINES = {"direct": (1,), "batched": (1, 4)}
@@ -89,9 +89,7 @@ def classifier(
 
 
 def png(*colour: int) -> bytes:
-    file = BytesIO()
-    Image.new("RGB", (3, 2), colour).save(file, "PNG")
-    return file.getvalue()
+    return encoded(Image.new("RGB", (3, 2), colour), "PNG")
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES)

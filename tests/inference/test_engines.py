@@ -19,12 +19,12 @@ from importer.pixels_to_logits import PixelsToLogits
 from tests.inference.tiny import (
     INPUT_SPEC,
     SHAPE,
-    run_python,
     store_program,
     tiny_engine,
     tiny_inputs,
     tiny_network,
 )
+from tests.programs import run_python
 
 pytestmark = pytest.mark.xdist_group("tiny engines")  # one worker exports the graphs
 KINDS: tuple[EngineKind, ...] = ("openvino", "onnxruntime", "torch")
@@ -174,7 +174,7 @@ def test_two_thousand_inferences_from_four_threads_are_right_and_need_no_torch(
     np.save(folder / "inputs.npy", inputs)
     np.save(folder / "expected.npy", eager(inputs))
 
-    done = run_python(STRESS, str(folder))
+    done = run_python(STRESS, folder)
 
     assert done.returncode == 0, done.stderr
 
@@ -196,6 +196,6 @@ print("alive", flush=True)
 
 
 def test_a_signal_is_handled_after_an_engine_was_freed_in_another_thread(folder: Path) -> None:
-    done = run_python(ENGINE_FREED, str(folder))
+    done = run_python(ENGINE_FREED, folder)
 
     assert (done.returncode, done.stdout) == (0, "handled\nalive\n"), done.stderr

@@ -15,12 +15,12 @@ from importer.pixels_to_logits import PixelsToLogits
 from tests.inference.tiny import (
     INPUT_SPEC,
     PROGRAM,
-    run_python,
     store_program,
     tiny_engine,
     tiny_inputs,
     tiny_network,
 )
+from tests.programs import run_python
 
 
 def run(folder: Path, batch: Batch, precision: Precision = "fp32") -> Logits:
@@ -164,6 +164,6 @@ print({"importer", "torchvision", "torch._inductor.compile_fx"} & sys.modules.ke
 
 
 def test_a_program_runs_without_the_source_of_its_network(folder: Path) -> None:
-    done = run_python(WITHOUT_SOURCE, str(folder))
+    done = run_python(WITHOUT_SOURCE, folder)
 
     assert (done.returncode, done.stdout) == (0, "(1, 4)\nset()\n"), done.stderr

@@ -3,8 +3,6 @@
 Only the functions that export import torch, so that test programs can run an engine without it.
 """
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +14,6 @@ from image_classifier.artifact.record import Plan
 from image_classifier.inference.engine import Batch, Engine
 from image_classifier.inference.engines.load import open_graph
 from preprocessing import InputSpec
-from tests.imports import PATIENCE_S, ROOT
 
 if TYPE_CHECKING:
     from importer.pixels_to_logits import PixelsToLogits
@@ -68,15 +65,3 @@ def tiny_engine(
     plan = Plan(engine=kind, streams=streams, threads=2, batch_sizes=batch_sizes, service_time_ms=1)
     graph = EngineGraph(kind=kind, precision=precision, file=FILES[kind])
     return open_graph(graph, folder, SHAPE)(plan)
-
-
-def run_python(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a program in a new process, which reports crashes."""
-    return subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", program, *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )

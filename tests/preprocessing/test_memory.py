@@ -3,7 +3,6 @@
 Each file is decoded in a separate process, and the kernel reports its peak memory.
 """
 
-import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.imports import ROOT
 from tests.preprocessing.encoders import PNG_RGB, gif, gif_control, gif_frame, png, png_chunk
 from tests.preprocessing.files import encoded, noise
-from tests.programs import run_program
+from tests.programs import run_python
 
 QUICK = {"progressive jpeg", "gif", "inflating texts", "disposed giant frame"}
 """The others run in `make test-all` only."""
@@ -103,7 +101,7 @@ def test_a_process_grows_less_than_the_limit(kind: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(build())
     (tmp_path / "small").write_bytes(encoded(noise(60, 60), "PNG"))
 
-    result = run_program(sys.executable, "-c", PROGRAM, tmp_path, cwd=ROOT)
+    result = run_python(PROGRAM, tmp_path)
 
     assert result.returncode == 0, result.stderr
     outcome, grown_bytes = result.stdout.split()

@@ -3,13 +3,13 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.imports import PATIENCE_S, ROOT, command_line, digits_options
+from tests.imports import ROOT, command_line, digits_options
+from tests.programs import run_program
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,15 +49,8 @@ class Place:
 
     def run(self, *words: str, umask: int = 0o022, **settings: object) -> str:
         """Run Python in the directory, check its exit status and return its output."""
-        done = subprocess.run(
-            [sys.executable, *words],
-            cwd=self.directory,
-            env=self.environment(**settings),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            umask=umask,
-        )
+        environment = self.environment(**settings)
+        done = run_program(sys.executable, *words, cwd=self.directory, env=environment, umask=umask)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 

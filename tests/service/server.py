@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -15,20 +16,39 @@ import httpx
 import psutil
 
 from tests.imports import PATIENCE_S
-from tests.ports import free_port
 from tests.service.places import Place
 
 PATIENT: dict[str, Any] = {"max_wait_ms": 50_000, "overload_wait_ms": 50_000, "timeout_ms": 50_000}
 """Without admission by estimated wait, which refuses some requests on a busy machine."""
 
 
-def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
+PORTS = range(20_000, 32_000)
+"""Below the system's own range, from which BentoML takes two more ports."""
+
+
+def free_port() -> int:
+    """Return a port that is free at this moment."""
+    while True:
+        port = secrets.choice(PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
     """Poll a condition that another process changes."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not within {seconds} s")
+            raise TimeoutError(f"{what}: not within {PATIENCE_S} s")
         time.sleep(0.02)
+
+
+def is_ready(client: httpx.Client) -> bool:
+    try:
+        return client.get("/readyz", timeout=60).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 class Server:
@@ -83,7 +103,7 @@ class Server:
     def ready(self) -> "Server":
         """Wait until /readyz answers 200."""
         try:
-            wait_until(self._is_ready, PATIENCE_S, "readiness")
+            wait_until(self._is_ready, "readiness")
         except BaseException:
             self.kill()
             raise
@@ -92,10 +112,7 @@ class Server:
     def _is_ready(self) -> bool:
         if self.process.poll() is not None:
             raise RuntimeError(f"exit status {self.process.returncode} at the start:\n{self.log}")
-        try:
-            return self.client.get("/readyz", timeout=60).status_code == 200
-        except httpx.TransportError:
-            return False
+        return is_ready(self.client)
 
     def stop(self, signal_number: int = signal.SIGTERM) -> int:
         """Send a signal to the supervisor, wait and return the exit status."""
@@ -107,9 +124,9 @@ class Server:
         os.killpg(self.process.pid, signal.SIGINT)
         return self.wait()
 
-    def wait(self, seconds: float = PATIENCE_S) -> int:
+    def wait(self) -> int:
         try:
-            return self.process.wait(seconds)
+            return self.process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             self.kill()
             raise
@@ -147,7 +164,6 @@ class Server:
     def wait_for_in_flight(self, count: int) -> None:
         wait_until(
             lambda: self.metrics().get("classifier_in_flight", 0) == count,
-            PATIENCE_S,
             f"{count} requests in flight",
         )
 
@@ -163,6 +179,12 @@ class Server:
             return read_to_end(connection)
 
 
+def upload(data: bytes, query: str = "") -> bytes:
+    """Return a request to classify an image."""
+    head = f"POST /classify{query} HTTP/1.1\r\nHost: test\r\nContent-Length: {len(data)}\r\n\r\n"
+    return head.encode() + data
+
+
 def read_to_end(connection: socket.socket) -> bytes:
     return b"".join(iter(lambda: connection.recv(65_536), b""))
 
@@ -176,7 +198,7 @@ def command(port: int, target: str = "") -> list[str]:
 def refused_start(place: Place, **settings: Any) -> str:
     """Start a server that must refuse to start; return its only line besides BentoML's own."""
     server = Server(place, **settings)
-    status = server.wait(PATIENCE_S)
+    status = server.wait()
     server.client.close()
     assert status == 1, server.log
     assert "Traceback" not in server.log

@@ -1,6 +1,5 @@
 """Bad requests get the right error and do not affect concurrent requests."""
 
-import io
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -8,6 +7,7 @@ import httpx
 from PIL import Image
 
 from tests.imports import PATIENCE_S, SAMPLES
+from tests.preprocessing.files import encoded
 from tests.service.answers import assert_close, checked_error
 from tests.service.server import Server
 
@@ -17,9 +17,7 @@ JPEG = (SAMPLES / "2-01.jpg").read_bytes()
 
 def too_many_pixels() -> bytes:
     """25,010,000 pixels, one beyond the default limit of 25 million in each row of 5,000."""
-    file = io.BytesIO()
-    Image.new("1", (5_002, 5_000)).save(file, "PNG")
-    return file.getvalue()
+    return encoded(Image.new("1", (5_002, 5_000)), "PNG")
 
 
 BODIES: list[tuple[dict[str, Any], int, str]] = [

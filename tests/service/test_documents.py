@@ -4,13 +4,12 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 
 import pytest
 
 from image_classifier.http.schemas import ERRORS
-from tests.imports import PATIENCE_S, ROOT, SAMPLES
+from tests.imports import ROOT, SAMPLES
 from tests.programs import run_program
 from tests.service.places import Place
 from tests.service.server import Server
@@ -108,14 +107,7 @@ def test_the_example_clients_print_the_predictions(
         pytest.skip(f"{words[0]} is not installed")
 
     # A process of its own: the client may warn of what its libraries deprecate.
-    done = subprocess.run(
-        [*words, str(SAMPLE), embedded.url],
-        cwd=CLIENTS,
-        env=imported.environment(),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
+    done = run_program(*words, SAMPLE, embedded.url, cwd=CLIENTS, env=imported.environment())
 
     assert done.returncode == 0, done.stderr
     first, *others = done.stdout.splitlines()
@@ -156,9 +148,7 @@ def test_the_health_check_of_the_image_ignores_proxies(
 
     def status(port: int) -> int:
         environment = {**os.environ, **proxies, "BENTOML_PORT": str(port)}
-        return subprocess.run(
-            [sys.executable, *words], env=environment, stderr=subprocess.DEVNULL, timeout=PATIENCE_S
-        ).returncode
+        return run_program(sys.executable, *words, env=environment).returncode
 
     assert status(embedded.port) == 0
     assert status(9) == 1

@@ -111,7 +111,6 @@ class Load:
         before = self.counts()[outcome]
         wait_until(
             lambda: self.counts()[outcome] >= before + count,
-            PATIENCE_S,
             f"{count} more outcomes {outcome}, after {self.counts()}",
         )
 
@@ -179,11 +178,10 @@ def test_a_killed_process_is_replaced(new_place: NewPlace, service: str) -> None
 
         wait_until(
             lambda: victims[0] not in server.workers() and len(server.workers()) == 2,
-            PATIENCE_S,
             "another process",
         )
         # The shared memory of a killed API process is freed.
-        wait_until(lambda: memories_shared_with_runner(server) == 1, PATIENCE_S, "its inputs")
+        wait_until(lambda: memories_shared_with_runner(server) == 1, "its inputs")
     assert load.counts().keys() <= {
         *("200", "429", "503", "504"),
         *("ReadError", "RemoteProtocolError"),  # connections of the process that died
@@ -209,9 +207,7 @@ def test_a_broken_engine_fails_its_requests_and_the_probe_until_it_works_again(
 
         def wait_for_probe(status: int) -> None:
             wait_until(
-                lambda: server.client.get("/livez").status_code == status,
-                PATIENCE_S,
-                f"/livez {status}",
+                lambda: server.client.get("/livez").status_code == status, f"/livez {status}"
             )
 
         fault.write_text(kind)

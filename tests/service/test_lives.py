@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 
-from tests.imports import PATIENCE_S, SAMPLES
+from tests.imports import SAMPLES
 from tests.service.places import NewPlace
-from tests.service.server import PATIENT, Server, is_open, read_to_end, wait_until
+from tests.service.server import PATIENT, Server, is_open, read_to_end, upload, wait_until
 
 SAMPLE = (SAMPLES / "2-01.jpg").read_bytes()
 HELD = 12
@@ -20,8 +20,7 @@ HELD = 12
 def held_upload(server: Server) -> socket.socket:
     """Open a request without its last byte."""
     connection = server.connect()
-    head = f"POST /classify?top_k=1 HTTP/1.1\r\nHost: test\r\nContent-Length: {len(SAMPLE)}\r\n\r\n"
-    connection.sendall(head.encode() + SAMPLE[:-1])
+    connection.sendall(upload(SAMPLE, "?top_k=1")[:-1])
     return connection
 
 
@@ -75,12 +74,9 @@ def a_killed_worker_is_told_counted_out_and_replaced(server: Server) -> None:
     server.wait_for_in_flight(len(held))
 
     os.kill(worker, signal.SIGKILL)
-    wait_until(lambda: server.workers() not in ([], [worker]), PATIENCE_S, "another worker")
+    wait_until(lambda: server.workers() not in ([], [worker]), "another worker")
     # No worker loads a model that fast, so the supervisor answers.
-    upload = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 300000\r\n\r\n" + bytes(
-        300_000
-    )
-    refused = server.raw(upload)
+    refused = server.raw(upload(bytes(300_000)))
     assert refused.startswith(b"HTTP/1.1 503")
     assert b"\r\nRetry-After: 1\r\n" in refused
     ask = b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -121,7 +117,7 @@ def while_the_runner_is_gone_nothing_hangs_and_it_comes_back(server: Server) -> 
     assert answer.status_code == 504
     assert answer.json()["error"]["code"] == "deadline_exceeded"
     wait_until(  # 9 s after the start of the hanging batch
-        lambda: server.client.get("/livez", timeout=50).status_code == 503, PATIENCE_S, "/livez"
+        lambda: server.client.get("/livez", timeout=50).status_code == 503, "/livez"
     )
 
     os.kill(runner, signal.SIGKILL)
@@ -130,7 +126,7 @@ def while_the_runner_is_gone_nothing_hangs_and_it_comes_back(server: Server) -> 
     server.ready()
     assert server.client.post("/classify", content=SAMPLE).status_code == 200
     # The other API process may wait longer for its retried batch.
-    wait_until(lambda: server.client.get("/livez").status_code == 200, PATIENCE_S, "/livez")
+    wait_until(lambda: server.client.get("/livez").status_code == 200, "/livez")
     assert server.workers("ModelRunner") != [runner]
     steps = server.client.get("/ui/api/start").json()["steps"]
     assert {"load", "self_check"} <= {name for name, *_, service in steps if service}
@@ -155,7 +151,7 @@ def when_stopped_it_answers_what_it_accepted_and_nothing_else(server: Server) ->
         late[:] = [server.raw(ask) for _ in range(5)]
         return all(answer.startswith(b"HTTP/1.1 503") for answer in late)
 
-    wait_until(refused, PATIENCE_S, "503 from every process")
+    wait_until(refused, "503 from every process")
     for connection in held:
         connection.sendall(SAMPLE[-1:])
     answers = [read_to_end(connection) for connection in held]
@@ -202,7 +198,5 @@ def workers_end_with_a_supervisor_that_is_killed(server: Server) -> None:
     server.process.kill()
     server.process.wait()
 
-    wait_until(
-        lambda: not any(map(psutil.pid_exists, workers)), PATIENCE_S, "the end of the workers"
-    )
+    wait_until(lambda: not any(map(psutil.pid_exists, workers)), "the end of the workers")
     assert not is_open(server.port)

@@ -1,7 +1,6 @@
 """Disconnecting clients, overload, and outgoing connections."""
 
 import functools
-import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,9 +11,10 @@ from PIL import Image
 
 from image_classifier.inference.machine import usable_cores
 from tests.imports import PATIENCE_S, SAMPLES
+from tests.preprocessing.files import encoded
 from tests.service.answers import assert_close
 from tests.service.places import NewPlace
-from tests.service.server import PATIENT, Server
+from tests.service.server import PATIENT, Server, upload
 
 SAMPLE = (SAMPLES / "2-01.jpg").read_bytes()
 HELD = 8
@@ -37,23 +37,17 @@ sys.addaudithook(record)
 @functools.cache
 def slow_image() -> bytes:
     """Return 9 megapixels of noise, which take about 200 ms to decode."""
-    file = io.BytesIO()
-    Image.effect_noise((3_000, 3_000), 60).save(file, "PNG", compress_level=0)
-    return file.getvalue()
-
-
-def head(length: int) -> bytes:
-    return f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
+    return encoded(Image.effect_noise((3_000, 3_000), 60), "PNG", compress_level=0)
 
 
 def test_disconnected_clients_free_their_slots(either: Server) -> None:
     before = either.metrics()['classifier_requests_total{outcome="client_gone"}']
-    slow = slow_image()
+    slow = upload(slow_image())
     connections = [either.connect() for _ in range(2 * HELD)]
     for connection in connections[:HELD]:
-        connection.sendall(head(len(slow)) + slow[:-1])
+        connection.sendall(slow[:-1])
     for connection in connections[HELD:]:
-        connection.sendall(head(len(slow)) + slow[:1_000])
+        connection.sendall(slow[:1_000])
     either.wait_for_in_flight(2 * HELD)
 
     # Half of them disconnect while their image is decoded, half while they send it.

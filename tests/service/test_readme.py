@@ -4,13 +4,13 @@ import json
 import os
 import re
 import shlex
-import subprocess
 from typing import Any
 
 import pytest
 
 from importer.command_line import Parser, read_command_line
-from tests.imports import DIGITS, PATIENCE_S, ROOT
+from tests.imports import DIGITS, ROOT
+from tests.programs import run_program
 from tests.service.server import Server
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,9 +28,7 @@ TARGETS = set(re.findall(r"`make ([a-z-]+)", README)) | {
 def run(words: list[str]) -> str:
     # Inside `make test`, a nested make would mention its parent in its output.
     outside = {name: value for name, value in os.environ.items() if "MAKE" not in name}
-    done = subprocess.run(
-        words, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, env=outside
-    )
+    done = run_program(*words, cwd=ROOT, env=outside)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

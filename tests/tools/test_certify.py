@@ -23,7 +23,6 @@ def test_saturation_is_measured_without_refusals_and_the_rate_with_the_usual_set
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "artifact"
-    root.mkdir()
     artifact = open_artifact(root, write_artifact(root))
     changes = {"engine": artifact.evidence.engines[0].name, "streams": 2, "threads": 3}
     plan = SLO.plan.model_copy(update={**changes, "batch_sizes": (1, 4), "single_stream": True})

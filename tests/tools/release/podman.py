@@ -11,9 +11,8 @@ from typing import Any
 import httpx
 
 from tests.imports import PATIENCE_S
-from tests.ports import free_port
 from tests.programs import run_program
-from tests.service.server import wait_until
+from tests.service.server import free_port, is_ready, wait_until
 
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 PIP_CONFIGS = (Path("/etc/pip.conf"), Path.home() / ".config/pip/pip.conf")
@@ -114,7 +113,7 @@ class Container:
             return is_ready(self.client)
 
         try:
-            wait_until(ready, PATIENCE_S, "readiness")
+            wait_until(ready, "readiness")
         except BaseException:
             self.__exit__()
             raise
@@ -132,10 +131,3 @@ class Container:
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)
         connection.sendall(data)
         return connection
-
-
-def is_ready(client: httpx.Client) -> bool:
-    try:
-        return client.get("/readyz", timeout=5).status_code == 200
-    except httpx.TransportError:
-        return False

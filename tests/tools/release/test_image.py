@@ -13,7 +13,7 @@ import pytest
 
 from tests.imports import SAMPLES
 from tests.service.places import NewPlace, Place
-from tests.service.server import Server, read_to_end
+from tests.service.server import Server, read_to_end, upload
 from tests.tools.release.podman import (
     Container,
     debian_python,
@@ -33,10 +33,6 @@ pytestmark = [
     ),
 ]
 SAMPLE = (SAMPLES / "2-01.jpg").read_bytes()
-UPLOAD = b"POST /classify HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n%s" % (
-    len(SAMPLE),
-    SAMPLE,
-)
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +169,7 @@ def test_other_settings_serve_too(image: str, settings: dict[str, object]) -> No
 
 
 def test_sigterm_lets_accepted_requests_finish(image: str) -> None:
-    with Container(image) as running, running.send(UPLOAD[:-1]) as held:
+    with Container(image) as running, running.send(upload(SAMPLE)[:-1]) as held:
         while "classifier_in_flight 1.0" not in running.client.get("/metrics").text:
             time.sleep(0.1)
         with running.send(b"GET /livez HTTP/1.1\r\nHost: test\r\n\r\n") as idle:
@@ -181,7 +177,7 @@ def test_sigterm_lets_accepted_requests_finish(image: str) -> None:
             stopping.start()
             # Idle connections are closed first, so the process has received SIGTERM.
             read_to_end(idle)
-        held.sendall(UPLOAD[-1:])
+        held.sendall(SAMPLE[-1:])
 
         assert read_to_end(held).startswith(b"HTTP/1.1 200 OK")
         stopping.join()
