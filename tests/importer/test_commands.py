@@ -251,6 +251,7 @@ def test_the_message_for_an_unknown_tag_names_the_nearest(copied: Path, capsys: 
         assert main([command, f"{tag(copied)[:-1]}x", "--quiet"]) == 1
         err = capsys.readouterr().err
         assert err.startswith(f"model_import: model store: {tag(copied)[:-1]}x is not there (")
+        assert "; import the model (make import" in err
         assert err.endswith(f"; did you mean {tag(copied)}?\n")
 
 
