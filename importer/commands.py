@@ -19,6 +19,7 @@ from image_classifier.artifact.store import (
     open_in_store,
     read_lock,
     staging_dir,
+    tags,
     write_lock,
 )
 from image_classifier.inference.startup import load_executor
@@ -80,8 +81,13 @@ def _described(lock: ModelLock, found: "Artifact | Imported") -> dict[str, objec
 
 def _predict(command_line: CommandLine, progress: Progress) -> Outcome:
     options = command_line.options
-    artifact = _open(command_line.tag, progress)
-    files, others = image_files(command_line.paths)
+    tag, paths = command_line.tag, command_line.paths
+    # A folder of images or of the training may have the name of the model.
+    if len(paths) > 1 and str(paths[0]) in {known.partition(":")[0] for known in tags()}:
+        tag, paths = str(paths[0]), paths[1:]
+    artifact = _open(tag, progress)
+    progress.note(f"the model is {lock_of(artifact).tag}")
+    files, others = image_files(paths)
     if others:
         progress.note(f"{len(others)} file(s) skipped that are not images, such as {others[0]}")
     with progress.step("load the engine and check it"):

@@ -125,7 +125,9 @@ def load_preprocessing(path: Path, class_name: str) -> Preprocessing:
             std=declared.std,
         )
     except ValidationError as error:
-        raise SpecError(f"{where}: {problems_of(error)}") from error
+        raise SpecError(
+            f"{where}: wrong input_shape, input_dtype, mean or std: {problems_of(error)}"
+        ) from error
     return UserPreprocessing(user_class, declared.decode, input_spec)
 
 

@@ -298,6 +298,19 @@ def test_predict_classifies_folders_and_files_beside_bad_ones(
     assert prediction.startswith(f"{paths[1]},1,7,7,0.976203")
 
 
+def test_a_folder_with_the_name_of_a_model_does_not_change_the_model(
+    copied: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "digits").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    assert main(["predict", "digits", str(SAMPLES / "7-01.png")]) == 0
+
+    out, err = capsys.readouterr()
+    assert ": 7 0.9762, " in out
+    assert f"the model is {tag(copied)}" in err
+
+
 def test_an_image_that_reaches_no_label_has_a_row_too(capsys: Output) -> None:
     print_answers([FileAnswer(file="a.jpg"), FileAnswer(file="b.jpg")], "csv", "probability")
 
