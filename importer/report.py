@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Literal
 from image_classifier.artifact.artifact import Artifact
 from image_classifier.artifact.evidence import Certificate
 from image_classifier.artifact.format import file_names
-from image_classifier.artifact.record import Plan
+from image_classifier.artifact.record import ImportRecord, Plan
 from image_classifier.artifact.store import Entry
-from image_classifier.inference.plan import compared_point
+from image_classifier.inference.plan import ENOUGH_PER_CORE, compared_point
 
 if TYPE_CHECKING:  # loads torch
     from importer.pipeline import Imported
     from importer.prediction import FileAnswer
 
-RULE = "the first engine that passed serves, unless a later one is a tenth faster (docs/plan.md)"
 CERTIFICATE_COLUMNS = ("max |Δlogit|", "max |Δprobability|", "agreement")
 
 
@@ -39,13 +38,32 @@ def summary(imported: "Imported", proof: Sequence[str]) -> list[str]:
         rows.append(cells)
     return [
         *_table(rows),
-        *(f"{attempt.engine}: {attempt.reason}" for attempt in record.attempts if attempt.reason),
+        *reasons(record),
         "",
-        *[RULE] * (len(record.attempts) > 1),
         f"serves with {_plan_in_words(record.plan)}; {len(golden)} golden images",
         *proof,
         f"{'already in the store' if imported.known else 'imported'}: {imported.lock.tag}",
     ]
+
+
+def reasons(record: ImportRecord) -> list[str]:
+    """Return a line for each engine that failed, or was measured as faster than the chosen one."""
+    points = {
+        attempt.engine: point
+        for attempt in record.attempts
+        if (point := compared_point(attempt, record.budget_ms))
+    }
+    serves = record.plan.engine
+    lines = []
+    for attempt in record.attempts:
+        reason, point = attempt.reason, points.get(attempt.engine)
+        if point and point.images_per_s > points[serves].images_per_s:
+            reason = "not a tenth faster beyond the noise"
+            if point.images_per_s > ENOUGH_PER_CORE * point.threads:
+                reason = "faster than HTTP"
+            reason += f", so the earlier {serves} serves"
+        lines += [f"{attempt.engine}: {reason}"] if reason else []
+    return lines
 
 
 def _certificate_cells(certificate: Certificate | None) -> tuple[str, str, str]:
