@@ -96,7 +96,7 @@ function engines() {
   const rows = data.engines.map(({ attempt, certificate, serves }) => {
     const verdict = serves ? "serves" : attempt.verdict;
     const percent = (share) => (share === null || share === undefined ? "–" : `${number(100 * share, 4)} %`);
-    const best = Math.max(0, ...attempt.curve.map((point) => point.images_per_s));
+    const best = attempt.compared?.images_per_s ?? Math.max(0, ...attempt.curve.map((point) => point.images_per_s));
     const reason = serves
       ? h("span", { className: "small-text", t: ["why_serves", { rate: 1e3 / data.plan.service_time_ms, streams: data.plan.streams, threads: data.plan.threads, batches: data.plan.batch_sizes.join(", ") }] })
       : h("span", { className: "small-text" }, attempt.reason);
