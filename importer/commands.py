@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from image_classifier.artifact.artifact import Artifact, open_artifact
 from image_classifier.artifact.format import SIGNATURE_NAME, ArtifactError
-from image_classifier.artifact.record import ImportRecord
+from image_classifier.artifact.record import EngineAttempt, ImportRecord
 from image_classifier.artifact.store import (
     ModelLock,
     add,
@@ -24,7 +24,6 @@ from image_classifier.artifact.store import (
 )
 from image_classifier.inference.startup import load_executor
 from importer.archive import pack, unpack
-from importer.certification import verify_engines
 from importer.command_line import CommandLine
 from importer.errors import ImportRefused
 from importer.notebook import CODE, HINTS
@@ -113,7 +112,7 @@ def _notebook(_command_line: CommandLine, _progress: Progress) -> Outcome:
 
 def _verify(command_line: CommandLine, progress: Progress) -> Outcome:
     artifact = _open(command_line.tag, progress)
-    rows, tag = verify_engines(artifact, progress), lock_of(artifact).tag
+    rows, tag = _verified(artifact, progress), lock_of(artifact).tag
     failed = any(row.reason for row in rows)
     value = {
         "tag": tag,
@@ -121,6 +120,12 @@ def _verify(command_line: CommandLine, progress: Progress) -> Outcome:
     }
     lines = [f"{row.engine}: {row.verdict}{': ' * bool(row.reason)}{row.reason}" for row in rows]
     return value, [*lines, f"{'not ' * failed}verified: {tag}"], int(failed)
+
+
+def _verified(artifact: Artifact, progress: Progress) -> list[EngineAttempt]:
+    with progress.step("load torch"):
+        from importer.certification import verify_engines
+    return verify_engines(artifact, progress)
 
 
 def _show(command_line: CommandLine, progress: Progress) -> Outcome:
@@ -145,7 +150,7 @@ def _list(_command_line: CommandLine, _progress: Progress) -> Outcome:
 def _use(command_line: CommandLine, progress: Progress) -> Outcome:
     artifact = _open(command_line.tag, progress)
     path, lock = command_line.options.lock or DEFAULT_LOCK, lock_of(artifact)
-    for row in verify_engines(artifact, progress):
+    for row in _verified(artifact, progress):
         if row.verdict == "failed":
             raise ImportRefused(f"{lock.tag}: {row.reason}; {path} is unchanged")
         if row.reason:  # it may run where the lock is used

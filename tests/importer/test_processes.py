@@ -75,3 +75,9 @@ def test_signals_are_ignored_only_while_store_and_lock_change(number: signal.Sig
         assert received == [number]
     finally:
         signal.signal(number, before)
+
+
+def test_commands_that_run_no_engine_load_no_torch() -> None:
+    done = run_python("import importer.commands, sys; print('torch' in sys.modules)")
+
+    assert (done.stdout, done.stderr) == ("False\n", "")
