@@ -115,9 +115,10 @@ def read_state_dict(
         )
     if key is None:
         key = _preferred_key(candidates, path)
-        lists = [place for place, entries in candidates.items() if 0 in entries]
+        # An average without names, which is refused below.
+        lists = [place for place in candidates if 0 in candidates[place] and AVERAGED.search(place)]
         if lists and not AVERAGED.search(key):
-            key = lists[0]  # an average without names, which is refused below
+            key = lists[0]
     other_keys = ", ".join(candidate for candidate in candidates if candidate != key)
     if key not in candidates:
         found = f"weights are at: {other_keys}" if other_keys else "leave --weights-key out"

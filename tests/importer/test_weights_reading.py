@@ -55,6 +55,7 @@ def assert_holds(path: Path, expected: dict[str, torch.Tensor], **where: Any) ->
         ({"loss": torch.tensor(0.5), "model": RAW}, {}, RAW),
         ({"losses": [torch.tensor(0.5)], "encoder": RAW}, {}, RAW),
         ({"encoder": RAW, "opt_g": {"state": {0: {"exp_avg": torch.ones(2)}}}}, {}, RAW),
+        ({"model": RAW, "prototypes": {0: torch.ones(2), 1: torch.ones(2)}}, {}, RAW),
         ({"encoder": RAW, "cuda_rng": [torch.ones(9, dtype=torch.uint8)]}, {}, RAW),
         ({"model": EMA, "state_dict": RAW}, {}, RAW),
         ({"checkpoint": {"epoch": 3, "model": RAW}}, {}, RAW),
