@@ -19,7 +19,9 @@ MAX_CHARACTERS = 200
 TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 OPERATOR = re.compile(r"OpOverload\(op='([\w.]+)'|\b(aten[.:]+\w+)")
 """How torch names an operator that its exporter cannot translate."""
-WANTS_GPU = re.compile("NVIDIA driver|not compiled with CUDA|No CUDA GPUs|CUDA-capable device")
+WANTS_GPU = re.compile(
+    "(NVIDIA|CUDA) driver|not compiled with CUDA|No CUDA GPUs|CUDA-capable device"
+)
 """What torch says on a machine without a GPU."""
 Result = TypeVar("Result")
 

@@ -24,7 +24,8 @@ NUMBERED = (
     re.compile(r"(?P<name>.*[^\s,;:=|(])[\s,;:=|(]+(?P<index>\d+)\)?"),
 )
 """Names beside numbers: "1. cat", "cat 0", "cat,0"."""
-QUOTED = re.compile(r"""(["'])(.*)\1,?""")
+QUOTED = re.compile(r"""(^|[,;:=|\t]\s*)(["'])((?:(?!\2).)*)\2(?:,$|(?=\s*(?:[,;:=|\t]|$)))""")
+"""A quoted field of a line, with the comma that ends the line of a list."""
 AS_JSON = 'if this is the name of a class, give the names as a JSON list: ["…", "…"]'
 
 
@@ -102,19 +103,18 @@ def read_utf8(path: Path) -> str:
 def _names_from_lines(text: str, path: Path, notes: list[str]) -> list[str]:
     lines = [line.strip() for line in re.split(r"\r\n|\r|\n", text.rstrip())]
     first_line = 1
-    if len(lines) > 1 and HEADER.fullmatch(lines[0].replace('"', "").replace("'", "")):
+    plain = [QUOTED.sub(r"\1\3", line) for line in lines]
+    if len(lines) > 1 and HEADER.fullmatch(plain[0]):
         notes.append(f"line 1, {lines[0]!r}, is taken for a header and left out")
-        lines, first_line = lines[1:], 2
+        lines, plain, first_line = lines[1:], plain[1:], 2
+    if quoted := sum(line != bare for line, bare in zip(lines, plain, strict=True)):
+        notes.append(f"quotes in {quoted} lines are removed")
 
-    names = _without_index(lines, path, first_line, notes)
+    names = _without_index(plain, path, first_line, notes)
     with_id = [re.fullmatch(rf"{WORDNET_ID.pattern}[\s,;:=|]+(.+)", name) for name in names]
     if all(with_id):
         names = [match[1] for match in with_id if match]
         notes.append("WordNet ids in front of the names are left out")
-    quoted = [QUOTED.fullmatch(name) for name in names]
-    if any(quoted):
-        names = [match[2] if match else name for match, name in zip(quoted, names, strict=True)]
-        notes.append(f"quotes around {sum(map(bool, quoted))} names are removed")
     for number, (line, name) in enumerate(zip(lines, names, strict=True), start=first_line):
         if "\t" in name or '"' in name[:1] + name[-1:]:
             raise ImportRefused(

@@ -132,6 +132,7 @@ def test_unpacking_runs_nothing(empty_store: Path, tmp_path: Path) -> None:
         ({"slo.json": b"x"}, "'slo.json' is not an artifact file"),
         ({"labels.json": b"x"}, "spoiled.tar: changed: labels.json (sha256 is"),
         ({"record.json": b"{}"}, "spoiled.tar/record.json: "),
+        ({"a\x1b[31mred": b"x"}, "extra: a·[31mred"),
     ],
 )
 def test_an_archive_that_differs_from_its_manifest_is_refused(

@@ -46,8 +46,11 @@ def test_every_form_gives_the_names_in_order(
         ("n01440764 cat\nn01443537 dog\nn01484850 red fox\n", "WordNet ids in front of the names"),
         ("id,name\n0,cat\n1,dog\n2,red fox\n", "line 1, 'id,name', is taken for a header"),
         (",label\n0,cat\n1,dog\n2,red fox\n", "line 1, ',label', is taken for a header"),
-        ("'cat',\n'dog',\n'red fox'\n", "quotes around 3 names are removed"),
-        ('0,"cat"\n1,"dog"\n2,red fox\n', "quotes around 2 names are removed"),
+        ("'cat',\n'dog',\n'red fox'\n", "quotes in 3 lines are removed"),
+        ('0,"cat"\n1,"dog"\n2,red fox\n', "quotes in 2 lines are removed"),
+        ('"index","name"\n"2","red fox"\n"0","cat"\n"1","dog"\n', "quotes in 3 lines"),
+        ("'0': 'cat',\n'2': 'red fox',\n'1': 'dog',\n", "'0: cat' is 'cat', class 0"),
+        ('"0;cat"\n"1;dog"\n"2;red fox"\n', "'0;cat' is 'cat', class 0"),
     ],
 )
 def test_text_beside_the_names_is_removed_with_a_note(
