@@ -16,10 +16,10 @@ from image_classifier.artifact.store import (
     entries,
     locate,
     lock_of,
+    model_names,
     open_in_store,
     read_lock,
     staging_dir,
-    tags,
     write_lock,
 )
 from image_classifier.inference.startup import load_executor
@@ -82,7 +82,7 @@ def _predict(command_line: CommandLine, progress: Progress) -> Outcome:
     options = command_line.options
     tag, paths = command_line.tag, command_line.paths
     # A folder of images or of the training may have the name of the model.
-    if len(paths) > 1 and str(paths[0]) in {known.partition(":")[0] for known in tags()}:
+    if tag is None and len(paths) > 1 and str(paths[0]) in model_names():
         tag, paths = str(paths[0]), paths[1:]
     artifact = _open(tag, progress)
     progress.note(f"the model is {lock_of(artifact).tag}")

@@ -100,8 +100,7 @@ def locate(tag: str) -> Path:
     try:
         return Path(bentoml.models.get(tag).path)
     except NotFound:
-        names = {known.partition(":")[0] for known in tags()}
-        close = difflib.get_close_matches(tag, [*tags(), *names], n=1)
+        close = difflib.get_close_matches(tag, [*tags(), *model_names()], n=1)
     except (BentoMLException, ValueError) as error:  # not a tag, an ambiguous one, a damaged model
         reason = " ".join(str(error).split())
         raise ArtifactError(
@@ -112,6 +111,11 @@ def locate(tag: str) -> Path:
         "(make import, or python model_import.py) or set BENTOML_HOME to the store that has it"
         f"{f'; did you mean {close[0]}?' if close else ''}"
     )
+
+
+def model_names() -> frozenset[str]:
+    """Return the names of the artifacts in the store, without their versions."""
+    return frozenset(tag.partition(":")[0] for tag in tags())
 
 
 def open_in_store(tag: str) -> Artifact:

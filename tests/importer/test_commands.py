@@ -302,6 +302,7 @@ def test_a_folder_with_the_name_of_a_model_does_not_change_the_model(
     copied: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "digits").mkdir()
+    shutil.copy(SAMPLES / "0-02.jpg", tmp_path / "digits")
     monkeypatch.chdir(tmp_path)
 
     assert main(["predict", "digits", str(SAMPLES / "7-01.png")]) == 0
@@ -309,6 +310,9 @@ def test_a_folder_with_the_name_of_a_model_does_not_change_the_model(
     out, err = capsys.readouterr()
     assert ": 7 0.9762, " in out
     assert f"the model is {tag(copied)}" in err
+
+    assert main(["predict", tag(copied), "digits", str(SAMPLES / "7-01.png"), "--quiet"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2  # with a tag it is the folder
 
 
 def test_an_image_that_reaches_no_label_has_a_row_too(capsys: Output) -> None:
