@@ -115,10 +115,6 @@ def read_state_dict(
         )
     if key is None:
         key = _preferred_key(candidates, path)
-        # An average without names, which is refused below.
-        lists = [place for place in candidates if 0 in candidates[place] and AVERAGED.search(place)]
-        if lists and not AVERAGED.search(key):
-            key = lists[0]
     other_keys = ", ".join(candidate for candidate in candidates if candidate != key)
     if key not in candidates:
         found = f"weights are at: {other_keys}" if other_keys else "leave --weights-key out"
@@ -474,17 +470,17 @@ def _classes_in(mappings: Iterable[Mapping[Any, Any]]) -> tuple[str, ...]:
     return ()
 
 
-def _preferred_key(candidates: Collection[str], path: Path) -> str:
-    for key in WEIGHT_KEYS:
-        for candidate in candidates:
-            if candidate.partition("/")[0] == key:
-                return candidate
-    if len(candidates) == 1:
-        return next(iter(candidates))
-    raise ImportRefused(
-        f"{path}: weights at several keys ({', '.join(candidates)}); choose the evaluated one "
-        "with --weights-key"
-    )
+def _preferred_key(candidates: Mapping[str, Mapping[Any, Any]], path: Path) -> str:
+    known = [place for key in WEIGHT_KEYS for place in candidates if place.partition("/")[0] == key]
+    if len(candidates) > 1 and not known:
+        raise ImportRefused(
+            f"{path}: weights at several keys ({', '.join(candidates)}); choose the evaluated one "
+            "with --weights-key"
+        )
+    preferred = next(iter(known or candidates))
+    # An average in a list has no names. It is preferred nevertheless, and then refused.
+    lists = [place for place in candidates if 0 in candidates[place] and AVERAGED.search(place)]
+    return lists[0] if lists and not AVERAGED.search(preferred) else preferred
 
 
 # Matching names
