@@ -13,7 +13,7 @@ try:
     from pydantic import ValidationError
 
     from importer.command_line import CommandLine, read_command_line
-    from importer.process import INTERRUPTED, SIGNALS
+    from importer.process import INTERRUPTED, SIGNALS, printable
 except ModuleNotFoundError as error:
     sys.exit(f"model_import: {error.name} {SET_UP}")
 
@@ -38,9 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     see_log = f"the output of the libraries is in {log}"
     if refusal:
         message = f"{refusal}; {see_log}" if has_library_output else refusal
-        # Names of files in archives may hold control characters, which terminals would obey.
-        message = "".join(mark if mark.isprintable() or mark == "\n" else "·" for mark in message)
-        print(f"model_import: {message}", file=sys.stderr)
+        for line in f"model_import: {message}".split("\n"):
+            print(printable(line), file=sys.stderr)
     elif has_library_output and not (command_line.quiet or command_line.json):
         print(f"  {see_log}", file=sys.stderr)
     return status

@@ -1,7 +1,8 @@
-"""The process of an import: its signals and its memory."""
+"""The process of an import: its signals, its memory and its terminal."""
 
 import ctypes
 import signal
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 M_MMAP_THRESHOLD = -3  # glibc's malloc.h
 THRESHOLD_BYTES = 1 << 20
+
+
+def printable(line: str) -> str:
+    """Return a line with "·" in place of control characters, which terminals would obey."""
+    return "".join("·" if unicodedata.category(mark)[0] == "C" else mark for mark in line)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import csv
 import sys
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal
@@ -13,6 +12,7 @@ from image_classifier.artifact.format import file_names
 from image_classifier.artifact.record import ImportRecord, Plan
 from image_classifier.artifact.store import Entry
 from image_classifier.inference.plan import ENOUGH_PER_CORE, compared_point
+from importer.process import printable
 
 if TYPE_CHECKING:  # loads torch
     from importer.pipeline import Imported
@@ -84,9 +84,9 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Print lines with "·" in place of control characters, which terminals would obey."""
+    """Print lines without control characters."""
     for line in lines:
-        print("".join("·" if unicodedata.category(mark)[0] == "C" else mark for mark in line))
+        print(printable(line))
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
