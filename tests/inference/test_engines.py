@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -139,6 +140,18 @@ def test_on_a_cpu_without_bf16_a_bf16_engine_runs_in_fp32_and_is_not_certified(
     if precision == "fp32":
         with pytest.raises(EngineUnavailable, match="no bf16, and the engine runs in fp32"):
             certification._open(bf16, tmp_path, INPUT_SPEC)
+
+
+@pytest.mark.parametrize(("cores", "pinned"), [(2, True), (8, False)])
+def test_threads_are_pinned_unless_a_quota_leaves_other_cores_to_others(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, cores: int, pinned: bool
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)))
+
+    engine: Any = tiny_engine(folder, "openvino", 1)  # with two threads
+
+    compiled = engine._idle[1].get().get_compiled_model()
+    assert compiled.get_property("ENABLE_CPU_PINNING") is pinned
 
 
 STRESS = """
