@@ -21,14 +21,14 @@ help: ## list the commands
 setup: $(READY) ## create or update the environment from the hash-pinned lock
 	@echo "ready: $(VENV)"
 
-SUPPORTED := (3, 11) <= sys.version_info < (3, 14)
+SUPPORTED := (3, 11) <= sys.version_info < (3, 15)
 # The lock is complete; with dependencies, pip would look for newer ones.
 FROM_LOCK := --no-deps --require-hashes --only-binary :all: -r
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off $(FROM_LOCK)
 
 # uv takes a third of pip's time. It does not read pip's configuration; UV_DEFAULT_INDEX sets a mirror.
 $(READY): $(LOCKS)/dev.txt
-	@$(PYTHON) -c 'import sys; sys.exit(0 if $(SUPPORTED) else "setup: Python is %d.%d, expected 3.11 to 3.13; set PYTHON=python3.12" % sys.version_info[:2])'
+	@$(PYTHON) -c 'import sys; sys.exit(0 if $(SUPPORTED) else "setup: Python is %d.%d, expected 3.11 to 3.14; set PYTHON=python3.12" % sys.version_info[:2])'
 	@test ! -L $(VENV) || { echo "setup: $(VENV) is a link; remove it, or run make with VENV=$$(readlink $(VENV))" >&2; exit 1; }
 	@echo "installing the packages of $< into $(VENV)"
 	@$(PYTHON) -m venv $(VENV)

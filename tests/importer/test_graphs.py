@@ -33,8 +33,8 @@ from tests.importer.linear_graphs import (
 from tests.imports import engine_logits, import_quietly
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:`torch.jit.*deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:`torch.jit.*deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:`torch.jit.*(deprecated|not supported):FutureWarning"),
+    pytest.mark.filterwarnings("ignore:`torch.jit.*(deprecated|not supported):DeprecationWarning"),
 ]
 IMAGES = torch.linspace(-1, 1, 4 * 48).reshape(4, 3, 4, 4)
 SCORES = IMAGES.numpy().reshape(4, 48) @ KERNEL
