@@ -54,9 +54,8 @@ def spread(values: Iterable[float | None], digits: int = 1) -> str:
 
 
 def case_title(result: CaseResult) -> str:
-    """Return precision, images and budget."""
-    precision = result.model.rpartition("-")[2]
-    return f"{precision}, {result.images}, {result.budget_ms:g} ms"
+    """Return model, images and budget."""
+    return f"{result.model}, {result.images}, {result.budget_ms:g} ms"
 
 
 def case_rows(result: CaseResult) -> list[list[str]]:
@@ -124,23 +123,29 @@ def bracket(highest: HighestRate) -> str:
     return f"{highest.passed_per_s:.3g} ({found}{arrivals})"
 
 
-def network_sections(results: Iterable[CaseResult], *, plots: bool = False) -> list[str]:
-    """Return one table per network with all its cases, below their plots."""
+def processor_sections(
+    found: Iterable[tuple[Session, CaseResult]], *, plots: bool = False
+) -> list[str]:
+    """Return one table per kind of processor with all its cases, below their plots."""
     sections = []
-    ordered = sorted(results, key=lambda result: (result.model, result.images, result.budget_ms))
-    for network, group in itertools.groupby(
-        ordered, lambda result: result.model.rpartition("-")[0]
-    ):
+    ordered = sorted(found, key=lambda pair: (processor_kind(pair[0]), case_title(pair[1])))
+    for kind, group in itertools.groupby(ordered, lambda pair: processor_kind(pair[0])):
         cases = list(group)
         pictures = [
-            f"![{case_title(case)}: p99 over rate, latencies](performance/{picture_name(case)})"
-            for case in cases
+            f"![{case_title(case)}: p99 over rate, latencies]"
+            f"(performance/{picture_name(session, case)})"
+            for session, case in cases
             if plots and len(case.servers) >= PLOTTED_FROM
         ]
-        rows = [row for case in cases for row in case_rows(case)]
-        heading = [f"### {network}", *([" ".join(pictures)] if pictures else []), ""]
+        rows = [row for _, case in cases for row in case_rows(case)]
+        heading = [f"### With {kind}", *([" ".join(pictures)] if pictures else []), ""]
         sections.append("\n".join([*heading, table(HEADER, rows)]))
     return sections
+
+
+def processor_kind(session: Session) -> str:
+    """Return the widest instruction set of a session's processor, which decides the kernels."""
+    return "AVX-512" if "avx512f" in session.machine.features else "AVX2"
 
 
 def load_rows(session: Session) -> list[list[str]]:
@@ -224,16 +229,22 @@ def as_text(session: Session) -> str:
     """Return a session as text for the terminal."""
     if session.name.startswith("load-"):
         return table(LOAD_HEADER, load_rows(session))
-    return "\n\n".join([conditions([session]), *network_sections(session.cases)])
+    found = [(session, result) for result in session.cases]
+    return "\n\n".join([conditions([session]), *processor_sections(found)])
 
 
 def newest_results(sessions: Iterable[Session]) -> list[tuple[Session, CaseResult]]:
-    """Return the newest result of each case, from sessions with the newest first."""
-    newest: dict[tuple[str, str], tuple[Session, CaseResult]] = {}
+    """Return the newest result of each model, budget and kind of processor.
+
+    Args:
+        sessions: The newest first.
+    """
+    newest: dict[object, tuple[Session, CaseResult]] = {}
     for session in sessions:
         if not session.name.startswith("load-"):
             for result in session.cases:
-                newest.setdefault((result.model, case_title(result)), (session, result))
+                key = processor_kind(session), result.model, result.budget_ms
+                newest.setdefault(key, (session, result))
     return list(newest.values())
 
 
@@ -254,16 +265,17 @@ def generated_part(sessions: Sequence[Session]) -> str:
     used |= {session.file_name: session for session in loads.values()}
     generator = generator_sentence(result for _, result in found)
     parts = [f"{conditions(used.values())}\n{generator}".strip()]
-    parts += network_sections((result for _, result in found), plots=True)
+    parts += processor_sections(found, plots=True)
     if loads:
         rows = [row for session in loads.values() for row in load_rows(session)]
         parts += ["### Other loads", table(LOAD_HEADER, rows)]
     return "\n\n".join(parts)
 
 
-def picture_name(result: CaseResult) -> str:
+def picture_name(session: Session, result: CaseResult) -> str:
     """Return the name of a case's plot."""
-    return f"{result.model}-{result.images}-{result.budget_ms:g}ms.svg"
+    kind = processor_kind(session).lower().replace("-", "")
+    return f"{kind}-{result.model}-{result.images}-{result.budget_ms:g}ms.svg"
 
 
 def page_with(text: str, generated: str) -> str:
@@ -285,7 +297,7 @@ def write_page() -> str:
     sessions = stored_sessions()
     PAGE.write_text(page_with(PAGE.read_text(), generated_part(sessions)))
     PICTURES.mkdir(exist_ok=True)
-    for _, result in newest_results(sessions):
+    for session, result in newest_results(sessions):
         if len(result.servers) >= PLOTTED_FROM:
-            draw_case(result, PICTURES / picture_name(result))
+            draw_case(result, PICTURES / picture_name(session, result))
     return f"written: {PAGE}"

@@ -180,8 +180,8 @@ class Session(Record):
 
     @property
     def file_name(self) -> str:
-        """Name of its file."""
-        return f"{self.date[:10]}-{self.commit}-{self.name}.json"
+        """Name of its file: unlike one by day, that of a second session replaces no other."""
+        return f"{self.date[:16].replace(':', '')}-{self.commit}-{self.name}.json"
 
 
 def this_machine() -> Machine:
@@ -232,5 +232,5 @@ def read_session(path: Path) -> Session:
 
 def stored_sessions(folder: Path = RESULTS) -> list[Session]:
     """Return all sessions of a folder, the newest first."""
-    sessions = [read_session(path) for path in folder.glob("20??-??-??-*.json")]
+    sessions = [read_session(path) for path in folder.glob("20??-??-??T*.json")]
     return sorted(sessions, key=lambda session: session.date, reverse=True)

@@ -15,7 +15,7 @@ def test_a_session_is_read_as_it_was_written(tmp_path: Path) -> None:
 
     path = write_session(written, tmp_path)
 
-    assert path.name == "2026-01-02-0123456789-full.json"
+    assert path.name == "2026-01-02T0304-0123456789-full.json"
     assert read_session(path) == written
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
