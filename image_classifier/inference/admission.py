@@ -16,7 +16,7 @@ from image_classifier.errors import DeadlineExceeded, Overloaded
 from image_classifier.logs import logger
 
 MEMORY_S = 1.0
-"""Time constant, in seconds of queueing, of the observed interval: long enough that a pause of the
+"""Time constant, in seconds of full load, of the observed interval: long enough that a pause of the
 machine does not look like a slower model, short enough to follow a change of traffic."""
 INITIAL_ANSWERS = 20
 """Number of observed answers that the initial interval counts for."""
@@ -55,10 +55,11 @@ class Admission:
     process is overloaded.
 
     The wait is estimated as the number of queued requests times the interval between answers at
-    full load. The interval is the time during which requests queued, divided by the answers in that
-    time, both with exponential decay. It starts as `answer_interval_ms`, and returns to it while
-    nothing queues, so a slow moment has no lasting effect. Disconnected clients are not counted as
-    answers: otherwise the service would look faster the more of them leave.
+    full load. The interval is the time during which `parallel` requests or more were in flight,
+    divided by the answers in that time, both with exponential decay. It starts as
+    `answer_interval_ms`, and returns to it while fewer are in flight (not during overload), so a
+    slow moment has no lasting effect. Disconnected clients are not counted as answers: otherwise
+    the service would look faster the more of them leave.
 
     Belongs to one event loop; not thread-safe, except for `Reservation`.
 
@@ -94,10 +95,10 @@ class Admission:
         self._answer_interval_ms = answer_interval_ms
         self._parallel = parallel
         self._flag = None if shared_folder is None else shared_folder / f"{FLAG}{os.getpid()}"
-        self._queueing_ms = answer_interval_ms * INITIAL_ANSWERS
+        self._busy_ms = answer_interval_ms * INITIAL_ANSWERS
         self._answers = float(INITIAL_ANSWERS)
         self._last_answer = clock()
-        self._queueing = False
+        self._busy_since: float | None = None  # since when all of `parallel` have been in work
         self._offered = self._joined = self._left = 0
         self._since = self._long_since = clock()  # begin of the count; of a wait that is too long
         self._recent_refusals = 0.0
@@ -144,6 +145,8 @@ class Admission:
         self._offered += 1
         self._joined += 1
         self.in_flight += 1
+        if self._busy_since is None and self.in_flight >= self._parallel:
+            self._busy_since = self.clock()
         answered = True
         try:
             yield Reservation(self, self.clock() if waits else math.inf)
@@ -160,11 +163,11 @@ class Admission:
             if answered:
                 self._observe()
             elif self.in_flight < self._parallel:
-                self._queueing = False
+                self._busy_since = None
             self._judge()
 
     def _interval_ms(self) -> float:
-        return self._queueing_ms / self._answers
+        return self._busy_ms / self._answers
 
     def _overload_limit_ms(self) -> float:
         two_answers_ms = 2 * self._interval_ms()
@@ -172,20 +175,21 @@ class Admission:
 
     def _observe(self) -> None:
         now = self.clock()
-        elapsed_s = now - self._last_answer
-        # The interval counts only if requests were queueing all the time.
-        if self._queueing:
-            elapsed_s = min(elapsed_s, MEMORY_S)  # longer intervals are pauses of the machine
+        if self._busy_since is not None:
+            # Longer times are pauses of the machine.
+            elapsed_s = min(now - self._busy_since, MEMORY_S)
             kept = math.exp(-elapsed_s / MEMORY_S)
             added_ms, added = elapsed_s * 1e3, 1.0
         else:
-            kept = math.exp(-elapsed_s / MEMORY_S)
+            # Not to the initial interval during overload: if that is longer, it would not end.
+            interval_ms = self._interval_ms() if self.overloaded else self._answer_interval_ms
+            kept = math.exp(-(now - self._last_answer) / MEMORY_S)
             added = (1 - kept) * INITIAL_ANSWERS
-            added_ms = added * self._answer_interval_ms
-        self._queueing_ms = self._queueing_ms * kept + added_ms
+            added_ms = added * interval_ms
+        self._busy_ms = self._busy_ms * kept + added_ms
         self._answers = self._answers * kept + added
         self._last_answer = now
-        self._queueing = self.in_flight >= self._parallel
+        self._busy_since = now if self.in_flight >= self._parallel else None
 
     def _judge(self) -> None:
         """Begin or end overload."""

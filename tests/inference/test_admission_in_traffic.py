@@ -74,6 +74,18 @@ def test_after_an_overload_a_burst_is_answered_again() -> None:
     assert result.between(9, 9.0001).answered_share == 1
 
 
+def test_overload_ends_even_if_the_import_measured_slower_images() -> None:
+    # 100 ms an answer, as of camera photos; the traffic takes 25.
+    service = Service(lambda clock: admission(clock, 100), servers=2, service_s=0.05)
+    half = [poisson(40 / 2, 8, seed=1), poisson(40 / 2, 30, begin=16, seed=2)]
+
+    result = service.run([*half[0], *poisson(3 * 40, 8, begin=8), *half[1]])
+
+    assert result.between(0, 8).answered_share == 1
+    assert result.between(20, 50).answered_share == 1
+    assert max(request.retry_after_s or 0 for request in result.requests) <= 6
+
+
 def test_a_slight_overload_does_not_end_by_chance() -> None:
     loads = [poisson(1.05 * 40, 60, seed=seed) for seed in range(4)]
 
