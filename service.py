@@ -16,7 +16,7 @@ from bentoml.models import BentoModel
 from image_classifier import bentoml_compat as compat
 from image_classifier.artifact.artifact import Artifact
 from image_classifier.artifact.record import read_record
-from image_classifier.artifact.store import locate, read_lock
+from image_classifier.artifact.store import locate
 from image_classifier.http.metrics import RequestMetrics
 from image_classifier.http.runner_calls import PATH, RunnerCalls
 from image_classifier.inference import startup
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 with compat.one_line_errors():
     settings = Settings.from_env(os.environ)
-    lock = read_lock(Path(__file__).resolve().parent / settings.lock)
+    lock = compat.locked_model(Path(__file__).resolve().parent / settings.lock)
     model_root = locate(lock.tag)
     record = read_record(model_root)
 configure_logging(settings.log_format)
@@ -151,7 +151,7 @@ class ImageClassifier:
     @staticmethod
     def prepare() -> None:
         """Check the artifact once, in the supervisor, before a worker starts."""
-        compat.prepare_supervisor(ImageClassifier, with_runner=not embedded)
+        compat.prepare_supervisor(ImageClassifier, lock, with_runner=not embedded)
         with compat.one_line_errors():
             open_locked(graphs=False).labels()
 

@@ -33,6 +33,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from image_classifier.artifact.format import replacing
+from image_classifier.artifact.store import ModelLock, read_lock
 from image_classifier.errors import NotReady
 from image_classifier.http.schemas import ErrorAnswer, ErrorDetail
 from image_classifier.logs import logger
@@ -143,6 +144,9 @@ def one_line_errors() -> Iterator[None]:
 
 SUPERVISOR = "IMAGE_CLASSIFIER_SUPERVISOR"
 """Environment variable with the supervisor's process id, set for its workers."""
+LOCK = "IMAGE_CLASSIFIER_LOCK"
+"""Environment variable with the lock that the supervisor read, as JSON, set for its workers: a
+process that is replaced later must serve the same model as the others."""
 METRICS = "PROMETHEUS_MULTIPROC_DIR"
 """Environment variable with the server's metrics directory, which BentoML sets for the workers."""
 START_FAILURE = "start-failure"
@@ -224,11 +228,12 @@ def _prepare_worker(supervisor: int, keep_alive_s: float) -> None:
         ClassifierProtocol.keep_alive_s = keep_alive_s
 
 
-def prepare_supervisor(service: Service[Any], *, with_runner: bool) -> None:
+def prepare_supervisor(service: Service[Any], lock: ModelLock, *, with_runner: bool) -> None:
     """Prepare the supervisor, before workers start.
 
     Args:
         service: The service that answers HTTP.
+        lock: The model that all workers serve.
         with_runner: Whether the runner has a process of its own. BentoML starts one for every
             dependency; without the dependency, the workers create the runner in place.
             Until: dependencies can be optional.
@@ -238,10 +243,22 @@ def prepare_supervisor(service: Service[Any], *, with_runner: bool) -> None:
     metrics = BentoMLContainer.prometheus_multiproc_dir.get()
     atexit.register(shutil.rmtree, metrics, ignore_errors=True)
     os.environ[SUPERVISOR] = str(os.getpid())
+    os.environ[LOCK] = lock.model_dump_json()
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # would end the supervisor without its workers
     supervise(Arbiter)
     if not with_runner:
         service.dependencies.pop("runner", None)
+
+
+def locked_model(path: Path) -> ModelLock:
+    """Return the lock at `path`; in a worker, as the supervisor read it.
+
+    Raises:
+        ArtifactError: The file is missing or is not a lock.
+    """
+    if _has_supervisor():
+        return ModelLock.model_validate_json(os.environ[LOCK])
+    return read_lock(path)
 
 
 def _has_supervisor() -> bool:
@@ -373,9 +390,9 @@ def supervise(supervisor: type[Any]) -> None:
 
         def died(watcher: Any, process_pid: int, exit_code: int | None, **_: object) -> None:
             running.pop(process_pid, None)
-            if failure.exists():
+            if failure.exists() or not watcher.respawn:
                 watcher.numprocesses = 0  # a service without processes ends the server
-            elif not self._stopping:
+            if not (failure.exists() or self._stopping):
                 is_api = watcher.name == API_PROCESSES
                 # A process started since the last check does not accept yet.
                 accepting = running.keys() & watcher.processes.keys()

@@ -168,12 +168,17 @@ def memories_shared_with_runner(server: Server) -> int:
 
 
 @pytest.mark.parametrize("service", ["API", "ModelRunner"])
-def test_a_killed_process_is_replaced(new_place: NewPlace, service: str) -> None:
-    with loaded(new_place(), topology="runner") as (server, load):
+def test_a_killed_process_is_replaced_by_one_with_the_same_model(
+    new_place: NewPlace, tmp_path: Path, service: str
+) -> None:
+    place = new_place()
+    lock = shutil.copy(place.lock, tmp_path)
+    with loaded(place, topology="runner", lock=lock) as (server, load):
         name = "ModelRunner" if service == "ModelRunner" else ""
         runners = server.workers("ModelRunner")
         victims = runners if name else [w for w in server.workers() if w not in runners]
 
+        Path(lock).write_text("another model's, by `use`")
         os.kill(victims[0], signal.SIGKILL)
 
         wait_until(
@@ -188,9 +193,9 @@ def test_a_killed_process_is_replaced(new_place: NewPlace, service: str) -> None
     }
 
 
-def test_a_container_ends_when_a_process_dies(new_place: NewPlace) -> None:
-    server = Server(new_place(), environment={"BENTOML_CONTAINERIZED": "true"}).ready()
-    (worker,) = server.workers()
+def test_a_container_ends_when_one_of_its_processes_dies(new_place: NewPlace) -> None:
+    server = Server(new_place(), environment={"BENTOML_CONTAINERIZED": "true"}, workers=2).ready()
+    worker, _ = server.workers()
 
     os.kill(worker, signal.SIGKILL)
 
