@@ -353,6 +353,9 @@ LISTENING_SOCKET = "_bento_api_server"
 processes, and of their socket (_bentoml_impl/server/serving.py)."""
 CHECK_INTERVAL_MS = 1_000
 """How often the supervisor looks for dead processes."""
+STOP_WITHIN_S = 120
+"""Seconds after which processes that do not stop are killed: the longest body and answer take 60
+and 55. BentoML waits for a day. Until: BentoML's limit is finite."""
 
 
 def supervise(supervisor: type[Any]) -> None:
@@ -463,6 +466,8 @@ def supervise(supervisor: type[Any]) -> None:
         while self._exclusive_running_command is not None:  # circus refuses to stop meanwhile
             yield gen.sleep(0.1)
         stand_in.start(for_shutdown=True)
+        for watcher in self.iter_watchers():
+            watcher.graceful_timeout = STOP_WITHIN_S
         for watcher in self.iter_watchers():
             if watcher.name == API_PROCESSES:
                 yield watcher._stop(True)

@@ -71,11 +71,13 @@ def test_api_processes_end_before_the_runner_even_if_stopped_early_and_twice(
     class Watcher:
         """The processes of one service, which take a moment to end."""
 
+        graceful_timeout = 86_400
+
         def __init__(self, name: str) -> None:
             self.name = name
 
         async def _stop(self, close_output_streams: bool) -> None:
-            events.append(f"{self.name} stops")
+            events.append(f"{self.name} stops within {self.graceful_timeout} s")
             await asyncio.sleep(0)
             events.append(f"{self.name} ended")
 
@@ -86,8 +88,10 @@ def test_api_processes_end_before_the_runner_even_if_stopped_early_and_twice(
 
         def start(self, cb: object = None) -> None: ...
 
-        def iter_watchers(self) -> list[Watcher]:
-            return [Watcher(name) for name in ("service_ModelRunner", "service")]
+        watchers = tuple(map(Watcher, ("service_ModelRunner", "service")))
+
+        def iter_watchers(self) -> tuple[Watcher, ...]:
+            return self.watchers
 
         async def stop(self) -> None:
             events.append("all stop")
@@ -105,7 +109,7 @@ def test_api_processes_end_before_the_runner_even_if_stopped_early_and_twice(
 
     asyncio.run(stop_twice())
 
-    assert events == ["started", "service stops", "service ended", "all stop"]
+    assert events == ["started", "service stops within 120 s", "service ended", "all stop"]
 
 
 @pytest.mark.parametrize("name", ["service_ModelRunner", "service"])
@@ -465,6 +469,7 @@ def test_bentoml_still_needs_the_other_workarounds(
     assert serving.MAX_AF_UNIX_PATH_LENGTH == 103
     assert "optional" not in inspect.signature(bentoml.depends).parameters
     assert create_watcher("service", []).respawn
+    assert "graceful_timeout=86400" in inspect.getsource(bentoml.serving)
     stop = inspect.getsource(circus.Arbiter.stop)
     assert stop.index("exit_stack") < stop.index("super().stop")
     create = inspect.getsource(circus.create_standalone_arbiter)

@@ -18,6 +18,8 @@ from image_classifier.errors import BodyTooSlow, HeadersTooLarge, MalformedReque
 from preprocessing.errors import ClientError
 
 HEAD_TIMEOUT_S = 60
+WRITE_TIMEOUT_S = 60
+"""Seconds after which the connection of a client that does not read its answers is closed."""
 MAX_HEAD_BYTES = 65_536
 LAST_REQUEST_S = 0.1
 """Seconds in which a client that has just connected may send a request while the server stops."""
@@ -99,6 +101,16 @@ class ClassifierProtocol(HttpToolsProtocol):
             self._reject(BodyTooSlow("the headers took too long"))
         else:
             super().timeout_keep_alive_handler()
+
+    def pause_writing(self) -> None:
+        """Wait for a client that does not read; asyncio calls this when its buffer is full."""
+        super().pause_writing()
+        self._write_timer = self.loop.call_later(WRITE_TIMEOUT_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on writing."""
+        super().resume_writing()
+        self._write_timer.cancel()
 
     def _reject(self, error: ClientError) -> None:
         """Answer a request that cannot be read, and close the connection.

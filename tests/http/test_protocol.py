@@ -313,6 +313,26 @@ def test_a_client_that_does_not_read_its_refusals_is_throttled() -> None:
     assert asyncio.run(run()) < 1_000_000
 
 
+def test_a_client_that_does_not_read_its_answers_is_disconnected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(protocol, "WRITE_TIMEOUT_S", 0.1)
+    requests = upgrade(b"h2c", bytes(60_000)) * 800  # whose bodies are sent back
+
+    async def run() -> int:
+        """Send without reading until the server closes; return the number of connections."""
+        async with serving() as server:
+            client = socket.create_connection(address_of(server))
+            client.setblocking(False)
+            loop = asyncio.get_running_loop()
+            with pytest.raises(ConnectionError):
+                await asyncio.wait_for(loop.sock_sendall(client, requests), 20)
+            client.close()
+            return len(server.server_state.connections)
+
+    assert asyncio.run(run()) == 0
+
+
 def test_connections_of_a_stopping_server_end_with_the_next_answer() -> None:
     async def run() -> list[bytes]:
         """Send a request on a connection that waits for its first one, and on another one."""
