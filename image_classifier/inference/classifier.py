@@ -16,6 +16,7 @@ from image_classifier.errors import DeadlineExceeded, MalformedRequest
 from image_classifier.inference.admission import Admission, Reservation
 from image_classifier.inference.batcher import Answer, Batcher
 from image_classifier.inference.engine import EngineError
+from image_classifier.inference.heartbeat import Heartbeat
 from image_classifier.inference.predictions import top_k_predictions
 from image_classifier.inference.runner import PROBE_TIMEOUT_S, STALLED_S, LocalRunner, Runner
 from image_classifier.settings import Settings
@@ -31,7 +32,7 @@ class Classifier:
         settings: Limits of files, waits and requests in flight; default number of predictions.
         cores: Cores of the machine.
         workers: API processes that share the cores and the network.
-        shared_folder: Folder that these processes share; see `Admission`.
+        shared_folder: Folder that these processes share; see `Admission` and `Heartbeat`.
 
     Attributes:
         preprocessing: Converts an image to an input.
@@ -68,6 +69,10 @@ class Classifier:
         )
         # A run may take as long as the timeout of a request.
         runner.watch.stalled_s = max(STALLED_S, settings.timeout_ms / 1e3)
+        self._heartbeat: Heartbeat | None = None
+        if shared_folder is not None and workers > 1:
+            self._heartbeat = Heartbeat(shared_folder, lambda: runner.watch.stalled)
+            self._heartbeat.beat()
         input_spec = artifact.manifest.input
         self._blank = np.zeros((1, *input_spec.shape), input_spec.dtype)
         preprocess = functools.partial(
@@ -88,8 +93,11 @@ class Classifier:
         self._admission.refuse_if_overloaded()
 
     async def is_alive(self) -> bool:
-        """Return False if the engine hangs, or its last run failed and a blank input fails too."""
-        if self.runner.watch.stalled:
+        """Return False if the engine hangs, or its last run failed and a blank input fails too.
+
+        Also if another API process of this server hangs: the probe reaches any one of them.
+        """
+        if self.runner.watch.stalled or (self._heartbeat and not self._heartbeat.all_work()):
             return False
         if not self.runner.watch.failing:
             return True

@@ -3,6 +3,7 @@
 docs/serving.md, "Faults", describes the same.
 """
 
+import contextlib
 import os
 import resource
 import shutil
@@ -20,6 +21,7 @@ from typing import Any
 import httpx
 import pytest
 
+from image_classifier.inference.heartbeat import LATE_S
 from tests.imports import PATIENCE_S, SAMPLES
 from tests.service.places import NewPlace, Place
 from tests.service.server import Server, wait_until
@@ -235,6 +237,31 @@ def test_a_suspended_process_resumes(new_place: NewPlace) -> None:
             server.client.get("/livez", timeout=1)
         os.kill(worker, signal.SIGCONT)
     assert load.counts().keys() <= {"200", "429", "504"}
+
+
+def test_the_probe_of_each_process_answers_for_all(new_place: NewPlace) -> None:
+    with Server(new_place(), workers=2) as server:
+        suspended, _ = server.workers()
+
+        def statuses() -> set[int]:
+            """Return the answers of the process that is not suspended."""
+            found = set()
+            for _ in range(4):
+                with contextlib.suppress(httpx.TimeoutException):
+                    found.add(httpx.get(f"{server.url}/livez", timeout=1).status_code)
+            return found
+
+        assert statuses() == {200}
+        os.kill(suspended, signal.SIGSTOP)
+        try:
+            wait_until(lambda: statuses() == {503}, "/livez 503")
+        finally:
+            os.kill(suspended, signal.SIGCONT)
+        wait_until(lambda: statuses() == {200}, "/livez 200")
+        os.kill(suspended, signal.SIGKILL)
+        wait_until(lambda: suspended not in server.workers(), "the end of a process")
+        time.sleep(LATE_S + 1)
+        assert statuses() == {200}
 
 
 def test_a_clock_that_jumps_changes_nothing(new_place: NewPlace, tmp_path: Path) -> None:
