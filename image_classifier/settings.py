@@ -33,6 +33,7 @@ class Settings(ImageLimits):
     )
     public_key: str | None = Field(
         None,
+        min_length=1,
         description="PEM file of the key that the model must be signed with; unset requires no "
         "signature.",
     )

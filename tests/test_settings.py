@@ -81,6 +81,7 @@ def test_a_budget_above_the_timeout_is_an_error() -> None:
 
 def test_an_invalid_value_is_an_error_of_one_line_with_name_and_value() -> None:
     for name, values in {
+        "PUBLIC_KEY": ("",),
         "TOPOLOGY": ("clever",),
         "BUDGET_MS": ("0", "fast", "nan"),
         "MAX_WAIT_MS": ("inf",),

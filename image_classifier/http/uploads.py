@@ -56,7 +56,12 @@ class BodyBudget:
         def reserve(count: int) -> None:
             nonlocal own
             if self.held > own and self.held + count > self._max_total_bytes:
-                raise Overloaded("the memory for request bodies is full; try again later")
+                error = Overloaded("the memory for request bodies is full; try again later")
+                error.numbers = (
+                    f"{self.held} bytes are held, {self._max_total_bytes} are allowed "
+                    "(CLASSIFIER_MAX_BODIES_BYTES)"
+                )
+                raise error
             self.held += count
             own += count
 

@@ -6,7 +6,7 @@ import os
 import platform
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +23,40 @@ has this name, so it measures a plan of its own."""
 def usable_cores(root: Path = Path("/")) -> int:
     """Return the number of cores this process may use: the lesser of affinity and cgroup quota.
 
-    A quota of 1.5 cores counts as 2, since one thread would leave half a core idle. Sources:
-    cgroup v2 `cpu.max` ("max" or "quota period"), cgroup v1 `cpu.cfs_quota_us` (-1 is none).
+    A quota of 1.5 cores counts as 2, since one thread would leave half a core idle.
     """
     cores = len(os.sched_getaffinity(0))
-    quota = _quota_cores(root / "sys/fs/cgroup")
-    return max(1, min(cores, math.ceil(quota))) if quota else cores
+    return max(1, math.ceil(min([cores, *_quotas(root)])))
 
 
-def _quota_cores(cgroup: Path) -> float | None:
+def _quotas(root: Path) -> Iterator[float]:
+    """Yield the quotas, in cores, of this process's control group and of those above it.
+
+    Sources: cgroup v2 `cpu.max` ("max" or "quota period"), cgroup v1 `cpu.cfs_quota_us` (-1 is
+    none). In a container, /proc may name a group outside of it, and then only the topmost exists.
+    """
+    mount = root / "sys/fs/cgroup"
+    folders = {mount: mount, mount / "cpu": mount / "cpu"}
+    with suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if not controllers or "cpu" in controllers.split(","):
+                place = mount / "cpu" if controllers else mount
+                folders[place] = place / path.lstrip("/")
+    for place, folder in folders.items():
+        for group in (folder, *folder.parents):
+            if group.is_relative_to(place):
+                with suppress(OSError, ValueError):
+                    yield _quota(group)
+
+
+def _quota(group: Path) -> float:
     try:
-        limit, period = (cgroup / "cpu.max").read_text().split()
+        limit, period = (group / "cpu.max").read_text().split()
     except (OSError, ValueError):
-        try:
-            limit = (cgroup / "cpu/cpu.cfs_quota_us").read_text().strip()
-            period = (cgroup / "cpu/cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return None
-    return int(limit) / int(period) if limit.isdecimal() else None  # "max" or -1: no quota
+        limit = (group / "cpu.cfs_quota_us").read_text().strip()
+        period = (group / "cpu.cfs_period_us").read_text().strip()
+    return int(limit) / int(period) if limit.isdecimal() else math.inf  # "max" or -1: no quota
 
 
 def visible_gpus(environ: Mapping[str, str]) -> tuple[str, ...]:

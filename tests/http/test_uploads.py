@@ -150,8 +150,9 @@ def test_bodies_share_a_limit_that_a_single_one_may_exceed() -> None:
         reserve(4)
         reserve_too(6)
         for full in (reserve, reserve_too):
-            with pytest.raises(Overloaded):
+            with pytest.raises(Overloaded) as refused:
                 full(1)
+            assert refused.value.numbers.startswith("10 bytes are held, 10 are allowed (CLASS")
         assert budget.held == 10
     assert budget.held == 0
 

@@ -21,6 +21,8 @@ QUOTA, PERIOD = "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"
         pytest.param({"cpu.max": ""}, 8, id="empty"),
         pytest.param({QUOTA: "-1\n", PERIOD: "100000\n"}, 8, id="v1-no-quota"),
         pytest.param({QUOTA: "250000\n", PERIOD: "100000\n"}, 3, id="v1"),
+        pytest.param({"a/cpu.max": "300000 100000", "a/b/cpu.max": "max 100000"}, 3, id="above"),
+        pytest.param({f"cpu/a/b/{QUOTA[4:]}": "1", f"cpu/a/b/{PERIOD[4:]}": "1"}, 1, id="own-v1"),
     ],
 )
 def test_the_cores_are_the_lesser_of_affinity_and_quota(
@@ -31,6 +33,8 @@ def test_the_cores_are_the_lesser_of_affinity_and_quota(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("4:cpu,cpuacct:/a/b\n3:cpuset:/c\n0::/a/b\n")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     assert usable_cores(tmp_path) == cores
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
