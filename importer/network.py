@@ -1,6 +1,5 @@
 """The trained network: its source, its weights and its logits."""
 
-import contextlib
 import functools
 import shutil
 from collections.abc import Callable, Mapping
@@ -8,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -30,7 +28,6 @@ from importer.torchvision_models import (
     published_weights,
 )
 from importer.weights import (
-    Checkpoint,
     check_published_digest,
     is_torchscript,
     load_strictly,
@@ -54,6 +51,8 @@ class ModelSource:
         published: torchvision's description of the weights, if it published them.
         activation: The activation removed from the end of a finished graph.
         classes: Class names from the checkpoint, in order, if it has them.
+        rebuild: Builds the network again and loads the same weights; None for networks that
+            cannot differ then: torchvision's and finished graphs.
         ignored_weights: Names in the file that were not loaded.
         notes: Sentences for the operator.
     """
@@ -63,6 +62,7 @@ class ModelSource:
     published: TorchvisionWeights | None = None
     activation: Activation | None = None
     classes: tuple[str, ...] = ()
+    rebuild: Callable[[], nn.Module] | None = None
     ignored_weights: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -83,12 +83,14 @@ def read_network(options: ModelOptions, staging_dir: Path) -> ModelSource:
     path = Path(options.weights)
     if published is not None and not path.is_file():
         path = published_file(published)
-    checkpoint = read_state_dict(
+    read_checkpoint = functools.partial(
+        read_state_dict,
         path,
         key=options.weights_key,
         prefix=options.weights_prefix or "",
         ignore=options.weights_ignore,
     )
+    checkpoint = read_checkpoint()
     kwargs = options.network_kwargs
     if from_torchvision:
         kwargs = builder_arguments(name, kwargs, [*checkpoint.state], published)
@@ -99,14 +101,19 @@ def read_network(options: ModelOptions, staging_dir: Path) -> ModelSource:
     build = functools.partial(build_network, architecture, staging_dir / ARCHITECTURE_FOLDER)
     network = build()
     ignored, notes = load_strictly(network, checkpoint)
-    if origin != TORCHVISION:
-        _refuse_random(network, build, checkpoint)
+
+    def rebuild() -> nn.Module:
+        again = build()
+        load_strictly(again, read_checkpoint())
+        return again
+
     save_weights(network, staging_dir / WEIGHTS_NAME)
     return ModelSource(
         network=network,
         architecture=architecture,
         published=published,
         classes=checkpoint.classes,
+        rebuild=None if from_torchvision else rebuild,
         ignored_weights=ignored,
         notes=notes,
     )
@@ -173,57 +180,6 @@ def build_network(architecture: Architecture, source_dir: Path) -> nn.Module:
             parameter.requires_grad_(False)
     network.eval()  # a user's own `train` may not return the network
     return network
-
-
-def _refuse_random(
-    network: nn.Module, build: Callable[[], nn.Module], checkpoint: Checkpoint
-) -> None:
-    """Refuse tensors that are not in the weights and differ if the network is built again.
-
-    Args:
-        network: With the weights, from which some networks compute such tensors.
-    """
-    if not (first := _unsaved_tensors(network)):
-        return
-    again = build()
-    load_strictly(again, checkpoint)
-    second = _unsaved_tensors(again)
-    for name, tensor in first.items():
-        # Compared as bytes: NaN, which may stand for "not set", equals itself.
-        if name not in second or _content(tensor) != _content(second[name]):
-            raise ImportRefused(
-                f"network: {name} is not in the weights and differs each time the network is "
-                "built, as random numbers do: register it as a persistent buffer and save the "
-                "weights again, or fix the seed where it is made"
-            )
-
-
-def _content(tensor: torch.Tensor) -> tuple[object, ...]:
-    plain = (tensor.int_repr() if tensor.is_quantized else tensor).detach().contiguous()
-    return plain.shape, plain.dtype, plain.view(-1).view(torch.uint8).numpy().tobytes()
-
-
-def _unsaved_tensors(network: nn.Module) -> dict[str, torch.Tensor]:
-    """Return dense buffers and attributes that are not in the state dict, nor computed from it.
-
-    torch's weight_norm (`weight_g`), spectral_norm and pruning (`weight_orig`) save what they
-    compute `weight` from.
-    """
-    saved = network.state_dict().keys()
-    found = {name: item for name, item in network.named_buffers() if name not in saved}
-    for prefix, module in network.named_modules():
-        for name, value in vars(module).items():
-            place = f"{prefix}.{name}".strip(".")
-            if {f"{place}_g", f"{place}_orig"} & saved:
-                continue
-            if isinstance(value, (torch.Tensor, np.ndarray)):
-                with contextlib.suppress(TypeError):  # an array of objects
-                    found[place] = torch.as_tensor(value)
-    return {
-        name: item
-        for name, item in found.items()
-        if item.layout is torch.strided and not item.is_meta
-    }
 
 
 def _function_of_file(architecture: Architecture, source_dir: Path, where: str) -> Any:

@@ -55,6 +55,7 @@ from importer.plausibility import (
     channel_order,
     check_activation,
     check_findings,
+    check_rebuilt,
     check_repeatable,
     constant_logits,
     implausible_labels,
@@ -170,6 +171,10 @@ def import_model(
             if "odd-images" not in options.accept:
                 extreme = run_on_extreme_images(images[0].data, preprocessing, network)
             judge(unstable_network(network, inputs, logits, extreme, takes_batches=batches))
+            if model.rebuild is not None and "unstable-reference" not in options.accept:
+                rebuilt = PixelsToLogits(model.rebuild(), input_spec).eval()
+                check_rebuilt(rebuilt, inputs, logits)
+                del rebuilt
         pixels = network.pixels(torch.from_numpy(inputs[:1].copy()))
         outputs = Outputs(
             activation=activation_of(model, pixels, options.activation),

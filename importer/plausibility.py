@@ -208,6 +208,28 @@ def unstable_network(
     )
 
 
+def check_rebuilt(network: nn.Module, inputs: Batch, logits: Logits) -> None:
+    """Check that a network that was built again answers as it did at first.
+
+    This cannot be accepted, because what the network had during training is lost.
+
+    Args:
+        network: Built again, with the same weights.
+
+    Raises:
+        ImportRefused: Its logits differ.
+    """
+    again = run_reference(network, inputs[:PAIRED_IMAGES], finite=False)
+    if not _relative(logits[:PAIRED_IMAGES], again) <= REPEAT_TOLERANCE:  # NaN differs
+        raise ImportRefused(
+            "network: built again with the same weights, it answers differently: it makes "
+            "something at random that is not in the weights (a tensor that is no parameter or "
+            "persistent buffer, a layer in a plain list, a permutation); register it "
+            "(register_buffer, nn.ModuleList) and save the weights again, or fix the seed where "
+            "it is made"
+        )
+
+
 def _relative(first: Logits, second: Logits) -> float:
     """Return the largest difference, as a factor of `logit_scale`."""
     return float((np.abs(first - second) / logit_scale(first)).max())

@@ -15,13 +15,21 @@ NETWORK = """import torch
 from torch import nn
 from torch.nn import functional
 
+DRAWN = torch.rand(3)
+
 
 class Network(nn.Module):
     def __init__(self):
         super().__init__()
         self.linear = nn.Linear(48, 3)
-        if {drawn}:
-            self.register_buffer("shift", torch.rand(3), persistent=False)
+        self.layers = [nn.Linear(3, 3)]
+        self.drawn = None
+        self.register_buffer("shift", torch.rand(3), persistent=False)
+
+    def draw(self):
+        if self.drawn is None:
+            self.drawn = torch.rand(3)
+        return self.drawn
 
     def forward(self, batch):
         logits = self.linear(batch.flatten(1))
@@ -76,7 +84,7 @@ def colour_options(
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
     save_file(WEIGHTS, folder / "w.safetensors")
-    (folder / "network.py").write_text(NETWORK.format(answer=network, drawn="shift" in network))
+    (folder / "network.py").write_text(NETWORK.format(answer=network))
     (folder / "own.py").write_text(CLASS.format(answer=own))
     (folder / "labels.txt").write_text("\n".join(labels))
     values: dict[str, Any] = {

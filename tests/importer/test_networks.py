@@ -33,9 +33,7 @@ def test_a_users_network_is_imported_with_one_image_and_its_ignored_weights_are_
 
     artifact = open_in_store(tag)
     assert [entry.name for entry in artifact.manifest.golden] == ["0.png"]
-    assert artifact.path_of("architecture/network.py").read_text() == NETWORK.format(
-        drawn=False, answer=answer
-    )
+    assert artifact.path_of("architecture/network.py").read_text() == NETWORK.format(answer=answer)
     assert artifact.evidence.ignored_weights == ("aux.bias",)
     assert any("aux.bias" in line for line in describe_artifact(tag, artifact))
 
