@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from image_classifier.artifact.artifact import Artifact, open_artifact
 from image_classifier.artifact.format import SIGNATURE_NAME, ArtifactError
-from image_classifier.artifact.record import EngineAttempt, ImportRecord
+from image_classifier.artifact.record import EngineAttempt
 from image_classifier.artifact.store import (
     ModelLock,
     add,
@@ -55,7 +55,7 @@ def _run_import(
     options: ImportOptions,
     lock: Path | None,
     progress: Progress,
-    renewed: ImportRecord | None = None,
+    renewed: Artifact | None = None,
 ) -> "Imported":
     return_freed_memory()
     with progress.step("load torch"):
@@ -168,7 +168,7 @@ def _renew(command_line: CommandLine, progress: Progress) -> Outcome:
         from importer.renewal import compare_references, renewed_options
 
         options = renewed_options(artifact, Path(folder), command_line.options)
-        imported = _run_import(options, None, progress, artifact.record)
+        imported = _run_import(options, None, progress, artifact)
     new = imported.lock
     if new.tag != old.tag:
         note = f"{old.tag} stays; `model_import.py use {new.tag}` serves this one"

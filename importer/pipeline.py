@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from image_classifier.artifact.artifact import Artifact
 from image_classifier.artifact.evidence import Evidence
 from image_classifier.artifact.format import (
     BENTOML_NAME,
@@ -67,6 +68,7 @@ from importer.process import uninterrupted
 from importer.progress import Progress
 from importer.proof import describe_labels, describe_numbers
 from importer.reference import Reference, check_label_order, read_reference
+from importer.renewal import check_renewed
 from importer.shrinking import certify_shrinking
 from importer.source_commit import source_commit
 from importer.targets import decide_targets
@@ -102,7 +104,7 @@ def import_model(
     lock_path: Path | None,
     command: str,
     progress: Progress,
-    renewed: ImportRecord | None = None,
+    renewed: Artifact | None = None,
 ) -> Imported:
     """Import a trained model: read, run the reference, export, certify, measure, store, lock.
 
@@ -111,7 +113,7 @@ def import_model(
     Args:
         lock_path: The lock to write, or None.
         command: The command line, for the record.
-        renewed: The record of the import that this one renews. What it proved stays proven: an
+        renewed: The artifact that this import renews. What its import proved stays proven: an
             artifact holds neither the names that its labels were compared with nor all options.
 
     Raises:
@@ -175,6 +177,8 @@ def import_model(
                 rebuilt = PixelsToLogits(model.rebuild(), input_spec).eval()
                 check_rebuilt(rebuilt, inputs, logits)
                 del rebuilt
+            if renewed is not None and "unstable-reference" not in options.accept:
+                check_renewed(renewed, inputs, logits, options.gate_fp32_tolerance)
         pixels = network.pixels(torch.from_numpy(inputs[:1].copy()))
         outputs = Outputs(
             activation=activation_of(model, pixels, options.activation),
@@ -233,9 +237,10 @@ def import_model(
                 comparison, images, meaning=meaning, chosen=published or bool(requested)
             ),
         ]
-        if renewed and renewed.proof:
+        before = renewed.record if renewed else None
+        if before and before.proof:
             counted = any(class_id is not None for class_id in class_ids)
-            proof = [*proof[:counted], *renewed.proof[counted:]]
+            proof = [*proof[:counted], *before.proof[counted:]]
         accepted = f"accepted without proof: {', '.join(sorted(options.accept))}"
         if options.accept and accepted not in proof:
             proof.append(accepted)
@@ -320,7 +325,7 @@ def import_model(
             record = ImportRecord(
                 imported_at=datetime.now(UTC).replace(microsecond=0),
                 command=command,
-                first_command=(renewed.first_command or renewed.command) if renewed else None,
+                first_command=(before.first_command or before.command) if before else None,
                 proof=tuple(proof),
                 source_commit=source_commit(Path(__file__).parents[1]),
                 machine=this_machine(accelerator),

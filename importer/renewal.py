@@ -12,8 +12,10 @@ from image_classifier.artifact.format import (
     LABELS_NAME,
     SERVING_REQUIREMENTS_NAME,
     WEIGHTS_NAME,
+    sha256_bytes,
 )
-from image_classifier.inference.engine import Logits
+from image_classifier.inference.certificate import logit_scale
+from image_classifier.inference.engine import Batch, Logits
 from image_classifier.inference.predictions import answered_classes
 from image_classifier.inference.startup import gates_of
 from importer.errors import ImportRefused
@@ -61,6 +63,35 @@ def renewed_options(artifact: Artifact, folder: Path, changes: EngineOptions) ->
         return ImportOptions.model_validate(values)
     except ValidationError as error:
         raise ImportRefused("; ".join(mistakes_of(error, ImportOptions))) from error
+
+
+def check_renewed(artifact: Artifact, inputs: Batch, logits: Logits, tolerance: float) -> None:
+    """Check that the network of an artifact answers as it did at the first import.
+
+    Images that another version of Pillow decodes differently are not compared.
+
+    Args:
+        artifact: The artifact to renew.
+        inputs: Its golden inputs, made again.
+        logits: Its network's for them.
+        tolerance: Allowed difference, as a factor of `logit_scale`.
+
+    Raises:
+        ImportRefused: Logits of the same inputs differ.
+    """
+    golden, before = artifact.manifest.golden, artifact.reference()[0]
+    same = [
+        sha256_bytes(item.tobytes()) == entry.input_sha256
+        for item, entry in zip(inputs, golden, strict=True)
+    ]
+    differences = np.abs(logits - before)
+    if (differences > tolerance * logit_scale(before))[same].any():
+        raise ImportRefused(
+            f"{artifact.manifest.name}: the network answers differently than at the first import: "
+            f"logits of the same inputs differ by up to {differences[same].max():.3g}; likely "
+            "cause: a module changes its weights when it loads them (_load_from_state_dict), or a "
+            "package that it imports changed; import it again from the original checkpoint"
+        )
 
 
 def compare_references(before: Logits, renewed: Artifact) -> str:

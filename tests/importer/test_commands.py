@@ -361,6 +361,22 @@ def test_renew_imports_an_old_artifact_from_its_own_files(
     assert read_lock(lock) == lock_of(open_artifact(folder))
 
 
+def test_a_renewal_whose_network_answers_differently_is_refused(
+    copied: Path, lock: Path, capsys: Output
+) -> None:
+    folder = with_logits(copied, lambda logits: logits + np.float32(0.5))
+    before = sorted(copied.parents[1].rglob("*"))
+
+    assert main(["renew", tag(folder), "--quiet"]) == 1
+
+    assert re.match(
+        r"model_import: digits: the network answers differently than at the first import: .* by "
+        r"up to 0\.5; .* import it again from the original checkpoint$",
+        capsys.readouterr().err,
+    )
+    assert sorted(copied.parents[1].rglob("*")) == before
+
+
 def renewed(folder: Path, tmp_path: Path, **changes: object) -> ImportOptions:
     (tmp_path / "renewal").mkdir()
     options = EngineOptions.model_validate(changes)
