@@ -312,7 +312,7 @@ def import_model(
                 reference_logits_sha256=write_reference(root, logits),
                 engines=engines,
                 shrinking=shrinking,
-                ignored_weights=model.ignored_weights,
+                ignored_weights=(renewed.evidence if renewed else model).ignored_weights,
                 versions=installed_versions(),
             )
             lock = ModelLock(

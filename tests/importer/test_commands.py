@@ -348,6 +348,7 @@ def test_renew_imports_an_old_artifact_from_its_own_files(
 
     # Evidence of another processor: its reference differs in the last bits.
     with_logits(folder, lambda logits: np.nextafter(logits, np.float32(99)))
+    edit_json(folder / "evidence.json", ignored_weights=["aux.bias"])
     write_lock(lock, lock_of(open_artifact(folder)))
 
     assert main(["renew", renewed, *options[:2], "--json"]) == 0
@@ -358,6 +359,7 @@ def test_renew_imports_an_old_artifact_from_its_own_files(
     assert [attempt["engine"] for attempt in found["record"]["attempts"]] == ["onnxruntime-fp32"]
     assert found["record"]["first_command"] == record["command"] != found["record"]["command"]
     assert found["record"]["proof"] == found["proof"][:2]
+    assert found["evidence"]["ignored_weights"] == ["aux.bias"]
     assert read_lock(lock) == lock_of(open_artifact(folder))
 
 
