@@ -62,6 +62,7 @@ from importer.plausibility import (
     implausible_labels,
     input_range,
     mean_std_scale,
+    normalised_twice,
     unstable_network,
 )
 from importer.process import uninterrupted
@@ -157,7 +158,12 @@ def import_model(
                 calibration = _inputs(chosen.images, preprocessing)
         for note in notes:
             progress.note(note)
-        judge(mean_std_scale(input_spec.mean, input_spec.std), input_range(inputs))
+        mean, std = input_spec.mean, input_spec.std
+        judge(
+            mean_std_scale(mean, std),
+            input_range(inputs),
+            normalised_twice(model.network, mean, std),
+        )
 
         # 2. Run the reference, and find what its numbers mean.
         network = PixelsToLogits(model.network, input_spec).eval()

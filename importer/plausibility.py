@@ -12,7 +12,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, NamedTuple
+from contextlib import suppress
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -100,6 +101,36 @@ def mean_std_scale(mean: Sequence[float] | None, std: Sequence[float] | None) ->
         "they are applied; expected means in [0, 1], stds above 0 and at most 1; divide by 255 "
         "what was computed from pixels in [0, 255]",
     )
+
+
+def normalised_twice(
+    network: nn.Module, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> Finding | None:
+    """Find a buffer or an attribute of a module that equals the preprocessing's mean or std."""
+    if mean is None or std is None:
+        return None
+    usual = (("mean", mean, 0.0), ("std", std, 1.0))
+    expected = [(name, numbers) for name, numbers, none in usual if set(numbers) != {none}]
+    held: dict[str, Any] = dict(network.named_buffers())
+    for prefix, module in network.named_modules():
+        held |= {f"{prefix}.{name}".strip("."): item for name, item in vars(module).items()}
+    for place, item in held.items():
+        if not isinstance(item, (torch.Tensor, np.ndarray, list, tuple)):
+            continue
+        with suppress(Exception):  # a list may hold anything, and numpy asks each item
+            found = np.asarray(item)
+            if found.size != len(mean):
+                continue
+            for name, numbers in expected:
+                if np.allclose(found.ravel(), numbers, rtol=0, atol=1e-3):
+                    return Finding(
+                        "mean-std-scale",
+                        f"network: {place} is the {name} of the preprocessing, {list(numbers)}; "
+                        "likely cause: the network normalises pixels itself, so they would be "
+                        "normalised twice; give the preprocessing mean 0 and std 1 for each "
+                        "channel",
+                    )
+    return None
 
 
 def input_range(inputs: Batch) -> Finding | None:

@@ -24,6 +24,7 @@ class Network(nn.Module):
         self.linear = nn.Linear(48, 3)
         self.layers = [nn.Linear(3, 3)]
         self.drawn = None
+        self.mean = [0.25, 0.5, 0.75]
         self.register_buffer("shift", torch.rand(3), persistent=False)
 
     def draw(self):

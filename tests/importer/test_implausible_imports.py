@@ -44,6 +44,10 @@ MIXES_THE_BATCH = "logits - logits.mean(dim=0, keepdim=True) / 2"
             {"network": "nn.functional.softplus(logits) + 1"},
             "ends in softplus, so its outputs are no",
         ),
+        (
+            {"spec": {"crop": 4, "mean": [0.25, 0.5, 0.75], "std": [0.5] * 3}},
+            "network: mean is the mean .* normalised twice; .* --accept mean-std-scale",
+        ),
         ({"spec": {"crop": 4, "mean": [127] * 3, "std": [58] * 3}}, "--accept mean-std-scale"),
     ],
 )

@@ -1,12 +1,14 @@
 """Findings: implausible values are found, and plausible ones pass."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torchvision import transforms
 
 from image_classifier.artifact.manifest import Outputs
 from importer.errors import ImportRefused
@@ -19,6 +21,7 @@ from importer.plausibility import (
     implausible_labels,
     input_range,
     mean_std_scale,
+    normalised_twice,
     output_kind,
     unstable_network,
 )
@@ -38,6 +41,60 @@ def test_mean_and_std_of_pixels_up_to_255_are_found(
     mean: tuple[float, ...] | None, std: tuple[float, ...] | None, found: bool
 ) -> None:
     assert (mean_std_scale(mean, std) is not None) == found
+
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Inside(nn.Module):
+    """Holds the mean of the pixels as a buffer."""
+
+    mu: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mu", torch.tensor(MEAN).view(1, 3, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x - self.mu
+
+
+def with_attribute(value: object) -> nn.Module:
+    network = nn.Identity()
+    network.__dict__["held"] = value
+    return network
+
+
+@pytest.mark.parametrize(
+    ("network", "place"),
+    [
+        (Inside(), "mu is the mean"),
+        (nn.ModuleDict({"first": transforms.Normalize(MEAN, STD)}), "first.mean is the mean"),
+        (with_attribute(np.array(STD)), "held is the std"),
+        (with_attribute([torch.tensor(number) for number in MEAN]), "held is the mean"),
+        (with_attribute(["a", nn.ModuleDict({"b": nn.Identity()}), None]), None),
+        (with_attribute([0.0, 0.0, 0.0]), None),
+        (nn.BatchNorm2d(3), None),
+    ],
+)
+def test_a_network_that_holds_the_mean_or_std_of_the_preprocessing_is_found(
+    network: nn.Module, place: str | None
+) -> None:
+    finding = normalised_twice(network, MEAN, STD)
+
+    assert (finding is None) == (place is None)
+    if finding is not None and place is not None:
+        assert finding.message.startswith(f"network: {place} of the preprocessing, ")
+    assert normalised_twice(network, (0.0,) * 3, (1.0,) * 3) is None
+    assert normalised_twice(network, None, None) is None
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script.*:FutureWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script.*:DeprecationWarning")
+def test_torchscript_that_holds_the_mean_of_the_preprocessing_is_found() -> None:
+    script: Any = torch.jit.script
+
+    assert normalised_twice(script(Inside()), MEAN, STD) is not None
 
 
 def test_pixels_that_are_scaled_twice_are_found_in_the_inputs() -> None:
