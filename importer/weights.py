@@ -478,9 +478,14 @@ def _preferred_key(candidates: Mapping[str, Mapping[Any, Any]], path: Path) -> s
             "with --weights-key"
         )
     preferred = next(iter(known or candidates))
-    # An average in a list has no names. It is preferred nevertheless, and then refused.
-    lists = [place for place in candidates if 0 in candidates[place] and AVERAGED.search(place)]
-    return lists[0] if lists and not AVERAGED.search(preferred) else preferred
+    # Not averages of a few losses. An average in a list has no names, and is then refused.
+    least = len(candidates[preferred]) / 3
+    averages = (
+        place
+        for place in (*known, *candidates)
+        if AVERAGED.search(place) and len(candidates[place]) >= least
+    )
+    return next(averages, preferred)
 
 
 # Matching names
@@ -624,15 +629,22 @@ def _remedy(
     names: Collection[str],
     expected: Collection[str],
 ) -> str:
-    if missing and (prefixes := _fitting_prefixes(names, expected)):
-        options = " or ".join(f"--weights-prefix {prefix!r}" for prefix in prefixes)
+    prefixes = _fitting_prefixes(names, expected)
+    options = " or ".join(f"--weights-prefix {prefix!r}" for prefix in prefixes if prefix)
+    if missing and options:
         return f"Names with a prefix fit: add {options}; other names are then left out"
     if unexpected and not missing and not misshapen:
         kept = {part for name in {*names} - {*unexpected} for part in name.split(".")}
         patterns = sorted({_pattern(name, kept) for name in unexpected})
+        ignore = f"--weights-ignore {' --weights-ignore '.join(map(repr, patterns))}"
+        if options and "" in prefixes:
+            return (
+                f"Names with a prefix fit, too, such as averaged weights: add {options} for these, "
+                f"or {ignore} for those without"
+            )
         return (
             "Turn on the parts of the network that these weights belong to; if its answers do not "
-            f"need them, add --weights-ignore {' --weights-ignore '.join(map(repr, patterns))}."
+            f"need them, add {ignore}."
         )
     if missing or unexpected:
         remedy = "Take the network that these weights were trained in."

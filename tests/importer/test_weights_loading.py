@@ -347,10 +347,12 @@ def test_missing_unexpected_and_misshapen_names_are_listed_as_a_diff(tmp_path: P
         ({"conv.weight": torch.ones(9, 9, 9, 9)}, "such as num_classes or image_size"),
         ({"aux.weight": torch.ones(9)}, r"Turn on the parts.*--weights-ignore 'aux\.\*'\.$"),
         ({"conv.lora_A.weight": torch.ones(9)}, r"--weights-ignore '\*\.lora_A\.\*'\.$"),
+        ({f"ema.{name}": GOOD[name] for name in GOOD},
+         r"add --weights-prefix 'ema\.' for these, or --weights-ignore 'ema\.\*' for those w"),
         ({"module.conv.bias": torch.ones(2)}, r"\+ module\.conv\.bias\nTurn on the parts"),
         ({"conv.bias": None}, "Take the network that these weights were trained in"),
     ],
-)
+)  # fmt: skip
 def test_the_diff_ends_with_a_remedy(
     tmp_path: Path, change: dict[str, torch.Tensor | None], remedy: str
 ) -> None:

@@ -62,6 +62,10 @@ def assert_holds(path: Path, expected: dict[str, torch.Tensor], **where: Any) ->
         ({"checkpoint": {"model": RAW}, "model": EMA}, {"key": "checkpoint/model"}, RAW),
         (BOTH, {}, EMA),  # training reports the accuracy of the average
         ({"state_dict": RAW, "swa_state_dict": EMA}, {}, EMA),
+        ({"model": {"raw": RAW, "ema": EMA}}, {}, EMA),
+        ({"state_dict": RAW, "extra": {"ema": EMA}}, {}, EMA),
+        ({"state_dict": dict.fromkeys("abcd", EMA["bias"]), "average": {"loss": torch.ones(1)}},
+         {}, dict.fromkeys("abcd", EMA["bias"])),
         (BOTH, {"key": "model"}, RAW),
         ({"teacher": EMA, "student": RAW}, {"key": "student"}, RAW),
         ({"model.weight": RAW["weight"], "ema_model.bias": EMA["bias"]},
