@@ -225,6 +225,7 @@ def import_model(
             for source, other_labels in (
                 (str(options.reference), reference_labels),
                 (f"the checkpoint {options.weights}", model.classes),
+                ("torchvision's labels", model.published and model.published.labels),
             )
             if other_labels
         ]

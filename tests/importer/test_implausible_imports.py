@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import torchvision.models
 
 from image_classifier.artifact.store import open_in_store
 from importer.errors import ImportRefused
 from importer.options import ImportOptions
+from importer.torchvision_models import torchvision_meta
 from model_import import main
 from tests.importer.colours import colour_logits, colour_options
-from tests.imports import import_quietly
+from tests.imports import digits_options, import_quietly
 
 MIXES_THE_BATCH = "logits - logits.mean(dim=0, keepdim=True) / 2"
 
@@ -59,6 +62,27 @@ def test_an_implausible_import_is_refused_and_leaves_nothing(
 
     assert not (tmp_path / "model.lock").exists()
     assert [path for path in store.rglob("*") if path.is_file()] == []
+
+
+def test_labels_in_another_order_than_torchvisions_are_refused_for_its_weights(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = torchvision_meta("squeezenet1_1", "IMAGENET1K_V1")
+    monkeypatch.setattr("importer.network.published_weights", lambda *_: published)
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), tmp_path / "weights.pt")
+    first, second, *others = published.labels
+    (tmp_path / "labels.json").write_text(json.dumps([second, first, *others]))
+    options = digits_options(
+        network="torchvision:squeezenet1_1",
+        weights=str(tmp_path / "weights.pt"),
+        preprocessing="torchvision:squeezenet1_1",
+        labels=str(tmp_path / "labels.json"),
+        golden_labels=None,
+        golden_count=2,
+    )
+
+    with pytest.raises(ImportRefused, match="class 0 is 'goldfish', in torchvision's labels it is"):
+        import_quietly(options, tmp_path / "model.lock")
 
 
 def test_an_import_reports_its_proof_and_a_second_one_measures_the_same_artifact_again(
