@@ -194,11 +194,12 @@ def test_an_fp32_logit_near_the_threshold_may_fall_on_either_side(
     assert certificate.label_agreement == agreement
 
 
-def test_a_single_score_is_served_in_fp32_only() -> None:
-    score = Outputs(activation="none")
+@pytest.mark.parametrize("scores", [[2.0], [2.0, 97.5]])
+def test_scores_are_served_in_fp32_only(scores: list[float]) -> None:
+    outputs, reference = Outputs(activation="none"), rows(scores)
 
-    assert certified(rows([2.0], [3.0]), rows([2.0], [3.0]), "fp32", outputs=score)[1] == ""
-    reduced = certified(rows([2.0], [9.0]), rows([2.0], [3.0]), "int8", outputs=score)[1]
+    assert certified(reference, reference, "fp32", outputs=outputs)[1] == ""
+    reduced = certified(reference * 1.5, reference, "int8", outputs=outputs)[1]
     assert "served in fp32" in reduced
 
 
