@@ -115,10 +115,15 @@ class ClassifierProtocol(HttpToolsProtocol):
     def _reject(self, error: ClientError) -> None:
         """Answer a request that cannot be read, and close the connection.
 
-        Not if its answer was sent before its body was read, or if it follows a request in progress.
+        Not if its answer was sent before its body was read, or if its head follows a request in
+        progress.
         """
         reject = type(self).reject
-        if reject is not None and self._in_progress() == (self._reading == "body"):
+        if reject is not None and self.pipeline and self._reading == "body":
+            self._reading = None  # once is enough
+            self.cycle.keep_alive = False
+            self.pipeline[0] = self.cycle, cast(Any, reject(error))  # after the others' answers
+        elif reject is not None and self._in_progress() == (self._reading == "body"):
             self._send(reject(error), keep_alive=False)
         else:
             super().shutdown()  # closes the connection once all requests in progress are answered

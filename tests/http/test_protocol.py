@@ -106,10 +106,14 @@ CHUNKS = b"POST /%s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r
 @pytest.mark.usefixtures("refusing")
 def test_each_request_gets_one_answer_even_if_the_next_or_its_body_is_malformed() -> None:
     pipelined = exchange(upgrade(b"h2c", b"hello") + b"bad\r\n\r\n", b"more")
+    pipelined_body = exchange(
+        upgrade(b"h2c", b"hello") + BUSY + b"finished!" + CHUNKS % b"last" + b"no size\r\n", b"more"
+    )
     broken_body = exchange(CHUNKS % b"first", b"no size\r\n")
     answered_before = exchange(CHUNKS % b"busy", b"no size\r\n")
 
     assert answers(pipelined) == [(200, b"[POST /first] hello")]
+    assert errors(pipelined_body) == [(200, ""), (429, ""), MALFORMED]
     assert errors(broken_body) == [MALFORMED]
     assert answers(answered_before) == [(429, b"busy")]
 
