@@ -51,7 +51,9 @@ def describe_failure(step: str, error: BaseException, sources: Path | None = Non
         place = f" at line {frames[0][1].lineno} of {frames[0][0]} (`{frames[0][1].line}`)"
     elif operators:
         place = f" at operator {operators[0][1] or operators[0][2]}"
-    first_line = str(chain[-1]).strip().partition("\n")[0]
+    lines = str(chain[-1]).strip().splitlines() or [""]
+    # OpenVINO's messages begin with places in its source: "Exception from core.cpp:84:".
+    first_line = lines[-1] if lines[0].endswith(":") else lines[0]
     kind = type(chain[-1]).__name__
     return f"{step} failed{place}: {kind}: {one_line(first_line)}".removesuffix(": ")
 

@@ -4,7 +4,7 @@ import csv as csv_module
 import io
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
@@ -16,7 +16,13 @@ from PIL import Image
 
 from importer.errors import ImportRefused
 from importer.labels import read_utf8
-from preprocessing import DecodeLimits, DecodeRules, decode_image
+from preprocessing import (
+    DecodeLimits,
+    DecodeRules,
+    Preprocessing,
+    SpecPreprocessing,
+    decode_image,
+)
 from preprocessing.decode import container_of, upright_turn
 
 CSV_NAME = "labels.csv"
@@ -195,16 +201,43 @@ def decoding_notes(images: Iterable[GoldenImage], rules: DecodeRules) -> tuple[s
     return tuple(notes)
 
 
-def unseen_kinds(images: Iterable[GoldenImage]) -> list[str]:
-    """Name the common kinds of pictures that are not among the images; all must be decodable."""
+def unseen_kinds(
+    images: Iterable[GoldenImage], preprocessing: Preprocessing | None = None
+) -> list[str]:
+    """Name the common kinds of pictures that are not among the images; all must be decodable.
+
+    Args:
+        preprocessing: If it resizes, pictures that it makes smaller are a kind, too: filters
+            differ most there.
+    """
     kinds = {"other than square", "turned by EXIF"}
+    target_of = None if preprocessing is None else _resize_of(preprocessing)
+    if target_of is not None:
+        kinds.add("made smaller")
     for image in images:
         with Image.open(BytesIO(image.data)) as opened:
+            if target_of is not None:
+                width, height = target_of(opened.size)
+                if opened.width > width and opened.height > height:
+                    kinds.discard("made smaller")
             if opened.width != opened.height:
                 kinds.discard("other than square")
             if upright_turn(opened) is not None:
                 kinds.discard("turned by EXIF")
     return sorted(kinds)
+
+
+def _resize_of(
+    preprocessing: Preprocessing,
+) -> Callable[[tuple[int, int]], tuple[int, int]] | None:
+    """Return what gives the (width, height) after the resize; None without a resize.
+
+    For a class of the user's this is a guess: the size of its input.
+    """
+    if not isinstance(preprocessing, SpecPreprocessing):
+        height, width, _ = preprocessing.input_spec.shape
+        return lambda _: (width, height)
+    return preprocessing.resized_size if preprocessing.spec.resize else None
 
 
 def _count(names: Sequence[str]) -> str:

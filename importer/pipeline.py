@@ -241,7 +241,11 @@ def import_model(
         proof = [
             *describe_labels(targets, answers, order_proven=published or "" in order_notes),
             *describe_numbers(
-                comparison, images, meaning=meaning, chosen=published or bool(requested)
+                comparison,
+                images,
+                meaning=meaning,
+                chosen=published or bool(requested),
+                preprocessing=preprocessing,
             ),
         ]
         before = renewed.record if renewed else None
@@ -286,7 +290,9 @@ def import_model(
             for attempt in attempts:
                 engines_by_reason.setdefault(attempt.reason, []).append(attempt.engine)
             reasons = [f"{', '.join(names)}: {why}" for why, names in engines_by_reason.items()]
-            if options.engine == "auto" and options.network and TORCH_GRAPH not in graphs:
+            # A branch on the values of an image stops torch's own export, too.
+            possible = options.engine == "auto" and "DataDependent" not in " ".join(reasons)
+            if possible and options.network and TORCH_GRAPH not in graphs:
                 reasons.append(
                     "--engine torch takes the network without ONNX, and serves with torch"
                 )

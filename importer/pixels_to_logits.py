@@ -38,7 +38,8 @@ class PixelsToLogits(nn.Module):
 
     def pixels(self, batch: torch.Tensor) -> torch.Tensor:
         """Return the network's input, (n, C, H, W)."""
-        pixels = batch.permute(0, 3, 1, 2)
+        # In the order of a notebook's tensors: `view` in a network takes no other.
+        pixels = batch.permute(0, 3, 1, 2).contiguous()
         if self.normalises:
             pixels = (pixels.to(torch.float32) / 255 - self.mean) / self.std
         return pixels

@@ -7,6 +7,7 @@ from importer.diagnosis import Comparison
 from importer.golden_images import GoldenImage, unseen_kinds
 from importer.plausibility import Classes
 from importer.targets import Targets
+from preprocessing import Preprocessing
 
 
 def describe_labels(targets: Targets, answers: Classes, *, order_proven: bool) -> list[str]:
@@ -23,15 +24,19 @@ def describe_labels(targets: Targets, answers: Classes, *, order_proven: bool) -
         is_open = "accuracy is not known" if order_proven else unproven
         return [f"no golden image is labelled: {is_open}"]
     sentences = [f"reference: {right} of {labelled} labelled images right ({right / labelled:.1%})"]
-    seen, classes = len({*targets.class_ids} - {None}), len(targets.labels)
+    if len(targets.labels) > 1 and len(answers) > 1 and len(set(answers.tolist())) == 1:
+        sentences.append("all golden images get the same answer, which shows little of the others")
+    pairs = zip(targets.class_ids, answers, strict=True)
+    confirmed = len({class_id for class_id, answer in pairs if class_id == answer})
+    classes = len(targets.labels)
     if not (order_proven or targets.named):
         sentences.append(
             "the golden images give classes by number or order of folders, not by label: "
             f"{unproven}"
         )
-    elif not order_proven and seen < classes - 1:
+    elif not order_proven and confirmed < classes - 1:
         sentences.append(
-            f"golden images show {seen} of {classes} classes: that the other labels are in the "
+            f"golden images confirm {confirmed} of {classes} labels: that the others are in the "
             "right order is unproven"
         )
     return sentences
@@ -43,6 +48,7 @@ def describe_numbers(
     *,
     meaning: str,
     chosen: bool,
+    preprocessing: Preprocessing | None = None,
 ) -> list[str]:
     """Say whether the notebook's numbers are reproduced, and what that does not show.
 
@@ -50,6 +56,7 @@ def describe_numbers(
         comparison: None without `--reference`.
         meaning: What an answer holds, in words.
         chosen: Whether the operator or the network says what its outputs mean.
+        preprocessing: Makes the inputs of the images.
     """
     if comparison is None:
         return [
@@ -71,7 +78,7 @@ def describe_numbers(
             "most of the notebook's probabilities are 0 or 1, which shows little of images that "
             "are less clear: save logits"
         )
-    if unseen := unseen_kinds(images):
+    if unseen := unseen_kinds(images, preprocessing):
         sentences.append(
             f"no golden image is {' or '.join(unseen)}: that the notebook treats those in the same "
             "way is unproven"

@@ -170,6 +170,8 @@ def read_image(data: bytes, rules: DecodeRules, limits: DecodeLimits) -> ImageFi
         image.palette = None
     # Only once: after a failed load(), a second call succeeds with a half decoded image.
     with _pillow_errors_rejected(container):
+        # Training code often sets this to True; truncated files would then be classified.
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
         image.load()
     return image
 

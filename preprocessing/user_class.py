@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Protocol
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image
 from pydantic import ValidationError
 
 from preprocessing.errors import ImageRejected, PreprocessingBug, SpecError
@@ -84,8 +84,6 @@ class UserPreprocessing:
 def load_preprocessing(path: Path, class_name: str) -> Preprocessing:
     """Run a Python file and instantiate one of its classes without arguments.
 
-    Sets Pillow's LOAD_TRUNCATED_IMAGES to False.
-
     Raises:
         SpecError: The file cannot be run, the class does not exist or cannot be instantiated,
             or its attributes are not `USUAL_ATTRIBUTES`; one line.
@@ -110,8 +108,6 @@ def load_preprocessing(path: Path, class_name: str) -> Preprocessing:
             f"{where}: calling {class_name}() raised {_one_line(error)}; "
             "it must be callable with no arguments"
         ) from error
-    # Training code often sets this to True; truncated files would then be classified.
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
     if missing := [name for name in USUAL_ATTRIBUTES if not hasattr(declared, name)]:
         lines = "; ".join(f"{name} = {USUAL_ATTRIBUTES[name]}" for name in missing)
         raise SpecError(f"{where}: lacks {', '.join(missing)}; usual values: {lines}")

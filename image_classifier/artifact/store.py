@@ -242,6 +242,7 @@ def add(root: Path, lock: ModelLock, newer: Iterable[str] = ()) -> bool:
         for name in newer:
             if (root / name).is_file():
                 (root / name).replace(final / name)
+        _make_latest(final)
         return True
     final.parent.mkdir(parents=True, exist_ok=True)
     replaced = root.with_name("replaced")
@@ -250,15 +251,21 @@ def add(root: Path, lock: ModelLock, newer: Iterable[str] = ()) -> bool:
     try:
         root.rename(final)
     except OSError:
-        if _is_stored(final, lock):
-            return True  # a concurrent import of the same model was first
+        if _is_stored(final, lock):  # a concurrent import of the same model was first
+            _make_latest(final)
+            return True
         if replaced.exists() and not final.exists():
             replaced.rename(final)
         raise
     finally:
         shutil.rmtree(replaced, ignore_errors=True)
-    (final.parent / "latest").write_text(final.name)
+    _make_latest(final)
     return False
+
+
+def _make_latest(folder: Path) -> None:
+    """Let a name without a version mean this artifact, the one that was imported last."""
+    (folder.parent / "latest").write_text(folder.name)
 
 
 def _is_stored(final: Path, lock: ModelLock) -> bool:

@@ -13,10 +13,11 @@ from importer.golden_images import GoldenImage
 from importer.proof import describe_labels, describe_numbers
 from importer.reference import Kind, Reference
 from importer.targets import Targets
+from preprocessing import PreprocessingSpec, SpecPreprocessing
 from tests.preprocessing.encoders import exif_orientation
 from tests.preprocessing.files import encoded
 
-UNPROVEN = "labels are in the right order is unproven"
+UNPROVEN = "in the right order is unproven"
 
 
 @pytest.mark.parametrize(
@@ -24,21 +25,28 @@ UNPROVEN = "labels are in the right order is unproven"
     [
         ((0, 1, 2), True, False, ""),
         ((0, 1, None), True, False, ""),  # the third name can only be that of the third class
+        # Two names may be exchanged.
+        ((0, 2, 1), True, False, "golden images confirm 1 of 3 labels: that the others are"),
         (
             (0, 0, None),
             True,
             False,
-            f"golden images show 1 of 3 classes: that the other {UNPROVEN}",
+            "golden images confirm 1 of 3 labels: that the others are in the right order is unproven",
         ),
         ((0, 0, None), True, True, ""),
         (
             (0, 1, 2),
             False,
             False,
-            f"by number or order of folders, not by label: that the {UNPROVEN}",
+            f"by number or order of folders, not by label: that the labels are {UNPROVEN}",
         ),
         ((0, 1, 2), False, True, ""),
-        ((None, None, None), False, False, f"no golden image is labelled: that the {UNPROVEN}"),
+        (
+            (None, None, None),
+            False,
+            False,
+            f"no golden image is labelled: that the labels are {UNPROVEN}",
+        ),
     ],
 )
 def test_what_golden_images_do_not_show_of_the_labels_is_said(
@@ -113,3 +121,33 @@ def test_pictures_that_are_not_among_the_golden_images_are_named(
     (*_, last) = describe_numbers(comparison, images, meaning="", chosen=True)
 
     assert last == f"{unseen}that the notebook treats those in the same way is unproven"
+
+
+@pytest.mark.parametrize(
+    ("size", "resize", "named"), [(6, 4, False), (6, 6, True), (6, 8, True), (6, None, False)]
+)
+def test_it_is_said_if_the_resize_makes_no_golden_image_smaller(
+    size: int, resize: int | None, named: bool
+) -> None:
+    fields = {"crop": 4, "mean": [0.5] * 3, "std": [0.5] * 3}
+    if resize is not None:
+        fields |= {"resize": {"size": resize}}
+    preprocessing = SpecPreprocessing(PreprocessingSpec.model_validate(fields))
+    image = GoldenImage(name="a", data=encoded(Image.new("RGB", (8, size)), "PNG"))
+    sentences = describe_numbers(
+        compared("probabilities", UNCLEAR),
+        [image],
+        meaning="",
+        chosen=True,
+        preprocessing=preprocessing,
+    )
+
+    assert ("no golden image is made smaller" in sentences[-1]) == named
+
+
+def test_equal_answers_to_all_golden_images_are_said() -> None:
+    targets = Targets(order="", labels=("a", "b"), class_ids=(0, 0), named=True)
+
+    said = describe_labels(targets, np.array([0, 0]), order_proven=True)
+
+    assert said[1] == "all golden images get the same answer, which shows little of the others"

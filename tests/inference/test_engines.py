@@ -142,6 +142,22 @@ def test_on_a_cpu_without_bf16_a_bf16_engine_runs_in_fp32_and_is_not_certified(
             certification._open(bf16, tmp_path, INPUT_SPEC)
 
 
+class Flat(torch.nn.Module):
+    """Views its pixels, as PyTorch's first tutorials do after convolutions."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.view(len(pixels), -1)
+
+
+def test_a_network_may_view_pixels_in_the_order_of_a_notebooks_tensors() -> None:
+    batch = torch.arange(2 * 4 * 4 * 3, dtype=torch.uint8).view(2, 4, 4, 3)
+    ready = INPUT_SPEC.model_copy(update={"mean": None, "std": None})
+
+    logits = PixelsToLogits(Flat(), ready)(batch)
+
+    assert logits[1, :4].tolist() == [48, 51, 54, 57]  # the first row of the first channel
+
+
 @pytest.mark.parametrize(("cores", "pinned"), [(2, True), (8, False)])
 def test_threads_are_pinned_unless_a_quota_leaves_other_cores_to_others(
     folder: Path, monkeypatch: pytest.MonkeyPatch, cores: int, pinned: bool

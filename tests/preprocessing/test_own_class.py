@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import ImageFile
 
 from preprocessing import Preprocessing, PreprocessingBug, SpecError, load_preprocessing, to_input
 from preprocessing.errors import ClientError, OperatorError, UndecodableImage
@@ -69,11 +70,11 @@ def test_a_class_may_keep_state_although_threads_share_it(tmp_path: Path) -> Non
     np.testing.assert_array_equal(actual, expected)
 
 
-def test_a_truncated_image_is_refused_even_if_the_file_tells_pillow_to_load_it(
-    tmp_path: Path,
+def test_a_truncated_image_is_refused_even_if_the_class_tells_pillow_to_load_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    setting = "from PIL import ImageFile\nImageFile.LOAD_TRUNCATED_IMAGES = True\n"
-    preprocessing = load(tmp_path, setting + GOOD)
+    preprocessing = load(tmp_path, GOOD)
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # when it is imported or runs
     whole = encoded(noise(64, 64), "JPEG")
 
     with pytest.raises(UndecodableImage, match="not one complete JPEG"):

@@ -158,6 +158,8 @@ def _prepare_layouts(program: torch.fx.GraphModule, reduced: torch.dtype | None)
       H100. The input is made contiguous, as part of autocast's cast if there is one.
     - `detach_` follows each `torch.tensor(…)` of a forward. It does nothing here, and torch.export
       does not take it a second time.
+    - The pixels are made contiguous for networks that `view` them. `reshape` needs no copy, and
+      convolutions are faster with channels last.
     """
     graph, operations = program.graph, torch.ops.aten
     for node in graph.nodes:
@@ -165,6 +167,11 @@ def _prepare_layouts(program: torch.fx.GraphModule, reduced: torch.dtype | None)
             node.target = operations.reshape.default
         elif node.target == operations.detach_.default:
             node.target = operations.detach.default
+        elif node.target == operations.contiguous.default:
+            (pixels,) = node.args
+            if pixels.target == operations.permute.default and pixels.args[0].op == "placeholder":
+                node.replace_all_uses_with(pixels)
+                graph.erase_node(node)
         elif node.target == operations.linear.default:
             rows, *weights = node.args
             with graph.inserting_before(node):
