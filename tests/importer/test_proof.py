@@ -31,7 +31,7 @@ UNPROVEN = "in the right order is unproven"
             (0, 0, None),
             True,
             False,
-            "golden images confirm 1 of 3 labels: that the others are in the right order is unproven",
+            f"golden images confirm 1 of 3 labels: that the others are {UNPROVEN}",
         ),
         ((0, 0, None), True, True, ""),
         (
