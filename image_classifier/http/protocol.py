@@ -21,6 +21,8 @@ HEAD_TIMEOUT_S = 60
 WRITE_TIMEOUT_S = 60
 """Seconds after which the connection of a client that does not read its answers is closed."""
 MAX_HEAD_BYTES = 65_536
+LINGER_S = 2
+"""Seconds for which a connection that is to be closed still takes the rest of a request."""
 LAST_REQUEST_S = 0.1
 """Seconds in which a client that has just connected may send a request while the server stops."""
 TOO_LARGE = f"the request line and headers have more than {MAX_HEAD_BYTES} bytes"
@@ -59,7 +61,8 @@ class ClassifierProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         """Write through `JoinedWrites`; close the connection if it stays idle."""
-        super().connection_made(cast(asyncio.Transport, JoinedWrites(transport, self.loop)))
+        joined = JoinedWrites(transport, self.loop, lambda: self._reading is not None)
+        super().connection_made(cast(asyncio.Transport, joined))
         self._restart_timer()
 
     def data_received(self, data: bytes) -> None:
@@ -68,6 +71,8 @@ class ClassifierProtocol(HttpToolsProtocol):
         Unlike uvicorn's, a connection on which no request is in progress always has a timer:
         single bytes do not keep it open.
         """
+        if self.transport.is_closing():
+            return  # drops the rest of a request
         before = self._reading
         self._head_bytes += len(data)  # callbacks of the parser set it to 0
         try:
@@ -223,26 +228,50 @@ class JoinedWrites:
     """A transport that joins the writes of one event loop iteration.
 
     uvicorn writes the head and the body of an answer separately; each write is a system call.
+
+    Args:
+        receiving: Whether the client has sent a part of a request.
     """
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        loop: asyncio.AbstractEventLoop,
+        receiving: Callable[[], bool],
+    ) -> None:
         self._transport = transport
         self._loop = loop
+        self._receiving = receiving
+        self._lingers = False
         self._waiting: list[bytes] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Send `data` in the next iteration of the loop."""
+        """Send `data` in the next iteration of the loop, unless the connection is closing."""
+        if self._lingers:
+            return
         if not self._waiting:
             self._loop.call_soon(self._send)
         self._waiting.append(data)
 
+    def is_closing(self) -> bool:
+        return self._lingers or self._transport.is_closing()
+
     def close(self) -> None:
-        """Send pending data, then close."""
+        """Send pending data, then close; later if the client is sending a request.
+
+        Closing with unread data resets the connection, and the client may lose the answer.
+        """
         self._send()
-        self._transport.close()
+        if self.is_closing() or not self._receiving() or not self._transport.can_write_eof():
+            self._transport.close()
+            return
+        self._lingers = True
+        self._transport.write_eof()
+        self._transport.resume_reading()
+        self._loop.call_later(LINGER_S, self._transport.close)  # or when the client closes
 
     def _send(self) -> None:
         if self._waiting:

@@ -31,10 +31,10 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 @contextlib.asynccontextmanager
 async def serving(
-    protocol: Any = ClassifierProtocol, listening: socket.socket | None = None
+    protocol: Any = ClassifierProtocol, listening: socket.socket | None = None, app: Any = echo
 ) -> AsyncIterator[uvicorn.Server]:
-    """Serve `echo` on a free port, or on a socket shared with other servers."""
-    config = uvicorn.Config(echo, http=protocol, log_config=None, lifespan="off", port=0)
+    """Serve `app` on a free port, or on a socket shared with other servers."""
+    config = uvicorn.Config(app, http=protocol, log_config=None, lifespan="off", port=0)
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve(None if listening is None else [listening.dup()]))
     while not server.started:

@@ -242,6 +242,38 @@ def test_a_connection_stays_usable_after_an_early_refusal() -> None:
     assert b"\r\nconnection: close\r\n" in last
 
 
+@pytest.mark.usefixtures("refusing")
+@pytest.mark.parametrize(
+    ("version", "path", "expected"),
+    [
+        ("1.0", "busy", (429, b"busy")),
+        ("1.1", "busy", (429, b"busy")),
+        ("1.1", "app", (413, b"no")),
+    ],
+)
+def test_an_answer_sent_before_the_body_is_read_arrives_before_the_connection_is_closed(
+    version: str, path: str, expected: tuple[int, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "LINGER_S", 0.3)
+    size = 5_000_000
+    head = f"POST /{path} HTTP/{version}\r\nConnection: close\r\nContent-Length: {size}\r\n\r\n"
+
+    async def run() -> tuple[bytes, int]:
+        """Send the body, then read; return the answer and the connections some time later."""
+        async with serving(app=Response("no", 413)) as server:
+            client = socket.create_connection(address_of(server))
+            await asyncio.to_thread(client.sendall, head.encode() + bytes(size - 1))
+            answer = await asyncio.to_thread(client.makefile("rb").read)
+            await asyncio.sleep(0.5)
+            client.close()
+            return answer, len(server.server_state.connections)
+
+    answer, connections = asyncio.run(run())
+
+    assert answers(answer) == [expected]
+    assert connections == 0
+
+
 def test_a_bug_in_refusing_leaves_the_request_to_the_application(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -365,7 +397,8 @@ def test_head_and_body_of_an_answer_are_sent_in_one_write() -> None:
     transport = Mock()
 
     async def answer_twice() -> None:
-        writes = JoinedWrites(transport, asyncio.get_running_loop())
+        transport.is_closing.return_value = False
+        writes = JoinedWrites(transport, asyncio.get_running_loop(), lambda: False)
         writes.write(b"head ")
         writes.write(b"body")
         await asyncio.sleep(0)
@@ -375,7 +408,8 @@ def test_head_and_body_of_an_answer_are_sent_in_one_write() -> None:
 
     asyncio.run(answer_twice())
 
-    assert transport.mock_calls == [call.write(b"head body"), call.write(b"last"), call.close()]
+    sent = [call.write(b"head body"), call.write(b"last"), call.is_closing(), call.close()]
+    assert transport.mock_calls == sent
 
 
 @pytest.mark.parametrize(
