@@ -257,6 +257,7 @@ class JoinedWrites:
         self._waiting.append(data)
 
     def is_closing(self) -> bool:
+        """Return whether `close` was called."""
         return self._lingers or self._transport.is_closing()
 
     def close(self) -> None:
