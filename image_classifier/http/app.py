@@ -99,7 +99,6 @@ def create_app(settings: Settings, lock: ModelLock, metrics: RequestMetrics) -> 
         inference. With `X-Request-Timeout-Ms`, a request that takes longer is answered 504, and
         no work is started for it afterwards.
         """
-        begun = time.perf_counter()
         classifier = app.state.classifier
         timeout_ms = request.headers.get(TIMEOUT_HEADER)
         timeout_s = None if timeout_ms is None else whole_number(TIMEOUT_HEADER, timeout_ms) / 1e3
@@ -109,6 +108,7 @@ def create_app(settings: Settings, lock: ModelLock, metrics: RequestMetrics) -> 
             async with asyncio.timeout(timeout_s) as deadline:
                 with bodies.hold() as reserve:
                     upload = await read_upload(request, reserve, bodies.max_bytes)
+                    begun = time.perf_counter()  # a slow upload is not a slow service
                     work = classifier.classify(upload.image, upload.top_k)
                     answer: Answer = await _unless_disconnected(request.receive, work)
         except TimeoutError as error:

@@ -45,7 +45,7 @@ class RequestMetrics(Collector):
         self._requests = {outcome: requests.labels(outcome) for outcome in OUTCOMES}
         stages = Histogram(
             "classifier_stage_seconds",
-            "Seconds per classification by stage: decode, queue, infer, total.",
+            "Seconds per classification by stage: decode, queue, infer; total from the read body.",
             ["stage"],
             buckets=STAGE_BUCKETS_S,
             registry=self._registry,
@@ -95,7 +95,7 @@ class RequestMetrics(Collector):
         self._requests[outcome].inc()
 
     def classified(self, answer: Answer, total_s: float) -> None:
-        """Record one classified image; `total_s` includes reading the body."""
+        """Record one classified image; `total_s` begins once the body is read."""
         self._stages["decode"].observe(answer.decode_ms / 1e3)
         self._stages["queue"].observe(answer.queue_ms / 1e3)
         self._stages["infer"].observe(answer.infer_ms / 1e3)

@@ -198,3 +198,12 @@ def test_a_websocket_is_closed() -> None:
     asyncio.run(app_of(StubClassifier())(scope, None, record))  # type: ignore[arg-type]
 
     assert sent == ["websocket.close"]
+
+
+def test_a_slow_upload_is_not_a_slow_answer() -> None:
+    app = app_of(StubClassifier())
+
+    send(app, *CLASSIFY, content=in_parts(b"image", delay_s=0.1))
+
+    metrics = send(app, "GET", "/metrics").text
+    assert 'classifier_stage_seconds_bucket{le="0.075",stage="total"} 1.0' in metrics
