@@ -159,13 +159,21 @@ def test_the_public_key_is_mounted_at_the_path_of_the_setting(tmp_path: Path) ->
 
 @pytest.mark.parametrize(("overlay", "in_flight"), [("cpu", "4"), ("gpu", "64")])
 def test_scaling_and_scraping_are_components(tmp_path: Path, overlay: str, in_flight: str) -> None:
-    names = ("prometheus-operator", "autoscaling", "keda")
-    manifests = with_components(tmp_path, overlay, *names)
+    manifests = with_components(tmp_path, overlay, "prometheus-operator", "autoscaling")
 
-    deployment = of_kind(manifests, "Deployment")["metadata"]["name"]
+    deployment = of_kind(manifests, "Deployment")
     scaler = of_kind(manifests, "HorizontalPodAutoscaler")["spec"]
-    assert scaler["scaleTargetRef"]["name"] == deployment
+    assert scaler["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
     assert scaler["metrics"][0]["pods"]["target"]["averageValue"] == in_flight
-    assert of_kind(manifests, "ScaledObject")["spec"]["scaleTargetRef"]["name"] == deployment
+    assert "replicas" not in deployment["spec"]  # applying again must not reset the autoscaler's
     monitor = of_kind(manifests, "ServiceMonitor")["spec"]["selector"]["matchLabels"]
     assert monitor.items() <= of_kind(manifests, "Service")["metadata"]["labels"].items()
+
+
+def test_keda_scales_the_deployment(tmp_path: Path) -> None:
+    manifests = with_components(tmp_path, "cpu", "keda")
+
+    deployment = of_kind(manifests, "Deployment")
+    scaler = of_kind(manifests, "ScaledObject")["spec"]
+    assert scaler["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    assert "replicas" not in deployment["spec"]
