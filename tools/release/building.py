@@ -54,9 +54,9 @@ def build_bento(checkout: Path, bentofile: str, progress: Progress, *, start: bo
         final = home / "bentos" / bento_tag(root).replace(":", "/")
         if final.exists():
             verify_bento(final)
-            return final
-        final.parent.mkdir(parents=True, exist_ok=True)
-        root.rename(final)
+        else:
+            final.parent.mkdir(parents=True, exist_ok=True)
+            root.rename(final)
     (final.parent / "latest").write_text(final.name)
     return final
 

@@ -30,6 +30,7 @@ def test_plain_and_sealed_builds_have_the_same_content_in_any_shell(
     assert tag == f"image_classifier:{plain[:16]}"
     assert Path(path).name == plain[:16]
     assert with_settings.splitlines() == [tag, digest, path]
+    assert (Path(path).parent / "latest").read_text() == Path(path).name  # not "plain"
     assert place.run(*RELEASE, "verify-bento", tag).startswith(f"verified: {tag}, ")
     assert not list(place.home.glob(".image-classifier-*"))
 
