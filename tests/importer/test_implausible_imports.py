@@ -79,6 +79,7 @@ def test_labels_in_another_order_than_torchvisions_are_refused_for_its_weights(
         labels=str(tmp_path / "labels.json"),
         golden_labels=None,
         golden_count=2,
+        activation="softmax",
     )
 
     with pytest.raises(ImportRefused, match="class 0 is 'goldfish', in torchvision's labels it is"):

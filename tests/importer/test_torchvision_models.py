@@ -259,7 +259,7 @@ def read_equal_to_eager(name: str, folder: Path) -> tuple[PixelsToLogits, np.nda
     eager = trained(name, kwargs)
     torch.save(eager.state_dict(), folder / "weights.pt")
     pixels = PIXELS[:, :side, :side]
-    batch = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    batch = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float() / 255
     with torch.inference_mode():
         expected = eager((batch - 0.5) / 0.25)
 
