@@ -69,7 +69,9 @@ def test_labels_in_another_order_than_torchvisions_are_refused_for_its_weights(
 ) -> None:
     published = torchvision_meta("squeezenet1_1", "IMAGENET1K_V1")
     monkeypatch.setattr("importer.network.published_weights", lambda *_: published)
-    torch.save(torchvision.models.squeezenet1_1().state_dict(), tmp_path / "weights.pt")
+    network = torchvision.models.squeezenet1_1()
+    network.classifier[1].bias.data = torch.linspace(0, 9, 1_000)  # outputs beyond [0, 1]
+    torch.save(network.state_dict(), tmp_path / "weights.pt")
     first, second, *others = published.labels
     (tmp_path / "labels.json").write_text(json.dumps([second, first, *others]))
     options = digits_options(
@@ -79,7 +81,6 @@ def test_labels_in_another_order_than_torchvisions_are_refused_for_its_weights(
         labels=str(tmp_path / "labels.json"),
         golden_labels=None,
         golden_count=2,
-        activation="softmax",
     )
 
     with pytest.raises(ImportRefused, match="class 0 is 'goldfish', in torchvision's labels it is"):
