@@ -8,11 +8,12 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from image_classifier.errors import DeadlineExceeded, Overloaded
+from image_classifier.inference.announcements import Announcements
 from image_classifier.logs import logger
 
 MEMORY_S = 1.0
@@ -35,8 +36,6 @@ FEW_ENOUGH = 0.9
 GROWTH = 0.03
 """Growth of the queue until STANDING_S, as a share of the arrivals, that begins overload. A fixed
 number of clients who wait for their answers stays below it."""
-FLAG = "overloaded."
-"""Prefix of a process's file in the shared folder; its process id follows."""
 
 
 class Admission:
@@ -94,7 +93,7 @@ class Admission:
         self._least_overload_wait_ms, self._overload_wait_ms = overload_wait_range_ms
         self._answer_interval_ms = answer_interval_ms
         self._parallel = parallel
-        self._flag = None if shared_folder is None else shared_folder / f"{FLAG}{os.getpid()}"
+        self._overloads = Announcements(shared_folder, "overloaded") if shared_folder else None
         self._busy_ms = answer_interval_ms * INITIAL_ANSWERS
         self._answers = float(INITIAL_ANSWERS)
         self._last_answer = clock()
@@ -234,21 +233,15 @@ class Admission:
         )
 
     def _announce_overload(self, now: float) -> None:
-        if self._flag is not None:
-            with suppress(OSError):  # the disk may be full; then each process decides alone
-                self._flag.touch()
-                os.utime(self._flag, (now, now))
+        if self._overloads is not None:
+            self._overloads.announce(now)
 
     def _overloaded_elsewhere(self, now: float) -> bool:
         """Return whether another process has announced overload since its last decision."""
-        if self._flag is None:
-            return False
-        with suppress(OSError):  # at the limit of open files; then each process decides alone
-            return any(
-                flag != self._flag and now - flag.stat().st_mtime < 1.5 * CALM_S
-                for flag in self._flag.parent.glob(f"{FLAG}*")
-            )
-        return False
+        return self._overloads is not None and any(
+            process != os.getpid() and now - seconds < 1.5 * CALM_S
+            for process, seconds in self._overloads.times().items()
+        )
 
     def _described_wait_limit(self) -> str:
         setting = "OVERLOAD_WAIT_MS" if self.overloaded else "MAX_WAIT_MS"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from image_classifier.inference.heartbeat import PREFIX, Heartbeat
+from image_classifier.inference.heartbeat import Heartbeat
 
 NO_PROCESS = 2**22 + 1  # above the largest process id of Linux
 
@@ -15,7 +15,7 @@ NO_PROCESS = 2**22 + 1  # above the largest process id of Linux
 def test_a_hung_engine_is_seen_at_once_and_a_dead_process_is_forgotten(
     tmp_path: Path, hangs: bool
 ) -> None:
-    dead = tmp_path / f"{PREFIX}{NO_PROCESS}"
+    dead = tmp_path / f"heartbeat.{NO_PROCESS}"
     dead.touch()
     os.utime(dead, (0, 0))
 
