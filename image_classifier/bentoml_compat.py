@@ -468,7 +468,6 @@ def supervise(supervisor: type[Any]) -> None:
         stand_in.start(for_shutdown=True)
         for watcher in self.iter_watchers():
             watcher.graceful_timeout = STOP_WITHIN_S
-        for watcher in self.iter_watchers():
             if watcher.name == API_PROCESSES:
                 yield watcher._stop(True)
         yield stand_in.finish()

@@ -179,12 +179,13 @@ def import_model(
             if "odd-images" not in options.accept:
                 extreme = run_on_extreme_images(images[0].data, preprocessing, network)
             judge(unstable_network(network, inputs, logits, extreme, takes_batches=batches))
-            if model.rebuild is not None and "unstable-reference" not in options.accept:
-                rebuilt = PixelsToLogits(model.rebuild(), input_spec).eval()
-                check_rebuilt(rebuilt, inputs, logits)
-                del rebuilt
-            if renewed is not None and "unstable-reference" not in options.accept:
-                check_renewed(renewed, inputs, logits, options.gate_fp32_tolerance)
+            if "unstable-reference" not in options.accept:
+                if model.rebuild is not None:
+                    rebuilt = PixelsToLogits(model.rebuild(), input_spec).eval()
+                    check_rebuilt(rebuilt, inputs, logits)
+                    del rebuilt
+                if renewed is not None:
+                    check_renewed(renewed, inputs, logits, options.gate_fp32_tolerance)
         pixels = network.pixels(torch.from_numpy(inputs[:1].copy()))
         outputs = Outputs(
             activation=activation_of(model, pixels, options.activation),

@@ -238,12 +238,20 @@ def add(root: Path, lock: ModelLock, newer: Iterable[str] = ()) -> bool:
     """
     final = Path(BentoMLContainer.model_store_dir.get()) / lock.tag.replace(":", "/")
     _describe_to_bentoml(root, lock.tag)
-    if _is_stored(final, lock):
+    known = _is_stored(final, lock)
+    if known:
         for name in newer:
             if (root / name).is_file():
                 (root / name).replace(final / name)
-        _make_latest(final)
-        return True
+    else:
+        known = _publish(root, final, lock)
+    # A name without a version means the artifact that was imported last.
+    (final.parent / "latest").write_text(final.name)
+    return known
+
+
+def _publish(root: Path, final: Path, lock: ModelLock) -> bool:
+    """Move an artifact to its place; return whether a concurrent import of it was first."""
     final.parent.mkdir(parents=True, exist_ok=True)
     replaced = root.with_name("replaced")
     if final.exists():  # damaged, or with other evidence
@@ -251,21 +259,14 @@ def add(root: Path, lock: ModelLock, newer: Iterable[str] = ()) -> bool:
     try:
         root.rename(final)
     except OSError:
-        if _is_stored(final, lock):  # a concurrent import of the same model was first
-            _make_latest(final)
+        if _is_stored(final, lock):
             return True
         if replaced.exists() and not final.exists():
             replaced.rename(final)
         raise
     finally:
         shutil.rmtree(replaced, ignore_errors=True)
-    _make_latest(final)
     return False
-
-
-def _make_latest(folder: Path) -> None:
-    """Let a name without a version mean this artifact, the one that was imported last."""
-    (folder.parent / "latest").write_text(folder.name)
 
 
 def _is_stored(final: Path, lock: ModelLock) -> bool:

@@ -52,6 +52,19 @@ def test_the_version_is_the_digest_of_the_manifest_and_a_second_import_changes_n
         assert path.stat().st_mode & 0o044 == 0o044, path  # readable by other users
 
 
+def test_a_name_means_the_artifact_that_was_imported_last_even_if_it_was_known(
+    store: Path,
+) -> None:
+    first, _ = imported()
+    other = {**contents(), "labels.json": b'["ant", "wasp"]\n'}
+    second, _ = imported(other)
+
+    assert first.tag != second.tag
+    assert locate("insects").name == second.tag.partition(":")[2]
+    assert imported() == (first, True)
+    assert locate("insects").name == first.tag.partition(":")[2]
+
+
 def test_the_second_of_two_concurrent_imports_finds_the_artifact_of_the_first(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
