@@ -51,21 +51,35 @@ class ErrorLog:
         self._next_line_at: dict[str, float] = {}
         self._left_out: dict[str, int] = {}
 
-    def note(self, *, request_id: str, status: int, code: str, message: str) -> None:
-        """Log or count one error answer; each line says how many were left out before it."""
+    def note(
+        self,
+        *,
+        request_id: str,
+        status: int,
+        code: str,
+        message: str,
+        cause: Exception | None = None,
+    ) -> None:
+        """Log or count one error answer; each line says how many were left out before it.
+
+        Args:
+            cause: An unexpected exception: it is an error of the service, logged with traceback.
+        """
         now = self._clock()
         if now < self._next_line_at.get(code, now):
             self._left_out[code] = self._left_out.get(code, 0) + 1
             return
         self._next_line_at[code] = now + ERROR_INTERVAL_S
         left_out = self._left_out.pop(code, 0)
-        logger.warning(
+        logger.log(
+            logging.WARNING if cause is None else logging.ERROR,
             "request %s: %d %s: %s%s",
             request_id,
             status,
             code,
             message,
             f" (and {left_out} more since the last such line)" if left_out else "",
+            exc_info=cause,
             extra={"fields": {"request_id": request_id, "status": status, "code": code}},
         )
 

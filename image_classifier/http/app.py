@@ -39,7 +39,7 @@ from image_classifier.http.schemas import (
 from image_classifier.http.ui import add_page
 from image_classifier.http.uploads import BodyBudget, read_upload, whole_number
 from image_classifier.inference.batcher import Answer
-from image_classifier.logs import ErrorLog, logger
+from image_classifier.logs import ErrorLog
 from image_classifier.settings import Settings
 from preprocessing.errors import ClientError, UnsupportedImage
 
@@ -288,12 +288,10 @@ class RequestEnvelope:
         except ClientDisconnect:
             outcome = CLIENT_GONE
         # A bug: the client gets the request id only, the log has the traceback.
-        except Exception:
-            fields = {"request_id": request_id, "code": INTERNAL_ERROR}
-            logger.exception("request %s failed", request_id, extra={"fields": fields})
+        except Exception as error:
+            message = "internal error; see the service log"
+            response = _error_response(request, INTERNAL_ERROR, message, cause=error)
             if not started:
-                message = "internal error; see the service log"
-                response = _error_response(request, INTERNAL_ERROR, message)
                 await response(scope, receive, send_with_id)
         finally:
             if counted:
@@ -344,12 +342,15 @@ def _error_response(
     message: str,
     headers: dict[str, str] | None = None,
     numbers: str = "",
+    cause: Exception | None = None,
 ) -> Response:
     request.state.outcome = code
     request_id, status = request.state.request_id, ERRORS[code].status
     if request.scope["path"] != "/readyz":  # not ready yet at every start: no event
         logged = f"{message} ({numbers})" if numbers else message
-        error_log.note(request_id=request_id, status=status, code=code, message=logged)
+        error_log.note(
+            request_id=request_id, status=status, code=code, message=logged, cause=cause
+        )
     detail = ErrorDetail(code=code, message=message, request_id=request_id)
     return Response(
         ErrorAnswer(error=detail).model_dump_json(),

@@ -12,11 +12,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from image_classifier.http.schemas import INTERNAL_ERROR
 from image_classifier.inference.batcher import Batcher
 from image_classifier.inference.executor import Executor
 from image_classifier.inference.runner import LocalRunner
 from image_classifier.inference.shared_inputs import SharedInputsReader
-from image_classifier.logs import logger
+from image_classifier.logs import ErrorLog
 
 PATH = "/logits"
 
@@ -31,6 +32,7 @@ class RunnerCalls:
 
     def __init__(self) -> None:
         self._logits: Callable[[bytes], Awaitable[bytes]] | None = None
+        self._error_log = ErrorLog()
 
     def serve(self, executor: Executor, reader: SharedInputsReader) -> None:
         """Start answering with an executor."""
@@ -59,7 +61,13 @@ class RunnerCalls:
             try:
                 status, answer = HTTPStatus.OK, await self._logits(body)
             # Engines raise anything; the API process then retries the inputs one by one.
-            except Exception:
-                logger.exception("a call of %d bytes failed", len(body))
+            except Exception as error:
                 status = HTTPStatus.INTERNAL_SERVER_ERROR
+                self._error_log.note(
+                    request_id="of an API process",
+                    status=status,
+                    code=INTERNAL_ERROR,
+                    message=f"{len(body)} bytes",
+                    cause=error,
+                )
         await Response(answer, status)(scope, receive, send)

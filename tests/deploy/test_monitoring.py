@@ -16,6 +16,8 @@ from tests.programs import run_program
 
 DEPLOY = ROOT / "deploy"
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "image-classifier.json"
+KEDA = DEPLOY / "kubernetes/components/keda/scaledobject.yaml"
+ADAPTER = DEPLOY / "kubernetes/components/autoscaling/prometheus-adapter.yaml"
 RULES = DEPLOY / "prometheus" / "rules.yaml"
 RECORDED = yaml.safe_load(RULES.read_text())["groups"][0]["rules"]
 PANELS = json.loads(DASHBOARD.read_text())["panels"]
@@ -23,8 +25,8 @@ PANELS = json.loads(DASHBOARD.read_text())["panels"]
 
 def expressions() -> str:
     queries = [target["expr"] for panel in PANELS for target in panel["targets"]]
-    keda = (DEPLOY / "kubernetes/components/keda/scaledobject.yaml").read_text()
-    return "\n".join([*queries, *(rule["expr"] for rule in RECORDED), keda])
+    scalers = (KEDA.read_text(), ADAPTER.read_text().replace("classifier_demand", ""))
+    return "\n".join([*queries, *(rule["expr"] for rule in RECORDED), *scalers])
 
 
 def test_all_queried_series_outcomes_and_buckets_exist() -> None:
@@ -73,6 +75,35 @@ def test_promtool_accepts_rules_alerts_and_configuration() -> None:
         done = run_program("promtool", *words.split(), cwd=RULES.parent)
 
         assert done.returncode == 0, done.stderr + done.stdout
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="needs Debian's package prometheus")
+def test_autoscalers_count_the_requests_refused_under_overload(tmp_path: Path) -> None:
+    """4 are in flight, 40 answered and 80 refused a second: 12 would be in flight."""
+    adapter = yaml.safe_load(ADAPTER.read_text())["rules"]["custom"][0]["metricsQuery"]
+    adapter = adapter.replace("<<.LabelMatchers>>", 'pod="a"').replace("<<.GroupBy>>", "pod")
+    keda = yaml.safe_load(KEDA.read_text())["spec"]["triggers"][0]["metadata"]["query"]
+    labels = 'job="image-classifier",pod="a"'
+    series = {
+        f"classifier_in_flight{{{labels}}}": "4x40",
+        f'classifier_requests_total{{{labels},outcome="ok"}}': "0+600x40",
+        f'classifier_requests_total{{{labels},outcome="overloaded"}}': "0+1200x40",
+    }
+    expected = ((keda, "{}"), (adapter, '{pod="a"}'))
+    tests = {
+        "interval": "15s",
+        "input_series": [{"series": name, "values": value} for name, value in series.items()],
+        "promql_expr_test": [
+            {"expr": query, "eval_time": "5m", "exp_samples": [{"labels": pod, "value": 12}]}
+            for query, pod in expected
+        ],
+    }
+    path = tmp_path / "tests.yaml"
+    path.write_text(yaml.safe_dump({"evaluation_interval": "15s", "tests": [tests]}))
+
+    done = run_program("promtool", "test", "rules", path)
+
+    assert done.returncode == 0, done.stderr + done.stdout
 
 
 def test_the_composed_service_is_locked_down_and_local() -> None:
