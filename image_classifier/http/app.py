@@ -348,9 +348,7 @@ def _error_response(
     request_id, status = request.state.request_id, ERRORS[code].status
     if request.scope["path"] != "/readyz":  # not ready yet at every start: no event
         logged = f"{message} ({numbers})" if numbers else message
-        error_log.note(
-            request_id=request_id, status=status, code=code, message=logged, cause=cause
-        )
+        error_log.note(request_id=request_id, status=status, code=code, message=logged, cause=cause)
     detail = ErrorDetail(code=code, message=message, request_id=request_id)
     return Response(
         ErrorAnswer(error=detail).model_dump_json(),

@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     load.add_argument("--connections", type=int, default=6, help="of the closed loop")
     load.add_argument("--seconds", type=float, default=60)
     load.add_argument("--broken", type=float, default=0, metavar="SHARE", help="of broken files")
+    load.add_argument("--cores", help="of the servers, as taskset takes them: 1 or 0,2-5")
     load.add_argument("--servers", nargs="+", default=names[:1], choices=names)
     load.add_argument("--set", nargs="*", default=[], metavar="CLASSIFIER_NAME=VALUE")
     return whole
@@ -66,6 +67,7 @@ def run(options: argparse.Namespace) -> str:
             times=options.times,
             connections=options.connections,
             broken=options.broken,
+            cores=options.cores,
         )
     else:
         preset = dataclasses.replace(PRESETS[options.command], rounds=options.rounds)

@@ -166,12 +166,14 @@ def served(
     *,
     seed: int = 0,
     broken: float = 0,
+    cores: str | None = None,
 ) -> Iterator[Client]:
     """Start a server, wait for its first right answer, warm it up.
 
     Args:
         settings: Further CLASSIFIER_* settings.
         broken: Share of broken files after the warmup.
+        cores: Processor cores of the server, as taskset takes them; None means all.
     """
     workload = read_workload(workload_path)
     target = Target(
@@ -195,7 +197,7 @@ def served(
     }
     with serving.running(
         server.name,
-        [server.python, *server.arguments],
+        [*(("taskset", "-c", cores) if cores else ()), server.python, *server.arguments],
         environment=serving.server_environment(variables),
         log_path=BUILD / "logs" / f"{server.name}-{workload.model}.log",
         probe=probe,
@@ -232,6 +234,7 @@ def measured_load(
     times: float | None = None,
     connections: int = CONNECTIONS,
     broken: float = 0,
+    cores: str | None = None,
 ) -> Path:
     """Apply one load to each server in turn; return the session's file.
 
@@ -240,6 +243,7 @@ def measured_load(
         rate_per_s: Open loop at this rate; None is a closed loop without refusals.
         times: After the closed loop, open loop at this multiple of its throughput.
         broken: Share of broken files.
+        cores: Processor cores of the servers, as taskset takes them; None means all.
     """
     case = CASES[case_name]
     kind = "broken" if broken else "hold" if rate_per_s else "overload" if times else "soak"
@@ -252,11 +256,11 @@ def measured_load(
         memory: list[float] = []
         offered_per_s = rate_per_s
         if rate_per_s is None:
-            with served(server, path, case, {**own, **patient}) as client:
+            with served(server, path, case, {**own, **patient}, cores=cores) as client:
                 runs.append(client.saturate(seconds, connections))
                 offered_per_s = times and round(times * runs[0].answered_per_s, 1)
         if offered_per_s:
-            with served(server, path, case, own, broken=broken) as client:
+            with served(server, path, case, own, broken=broken, cores=cores) as client:
                 # Memory grows before it settles, so a long run has two parts.
                 first_s = min(seconds / 2, SETTLING_S)
                 for part_s in (first_s, seconds - first_s):
@@ -265,7 +269,11 @@ def measured_load(
         visits.append(
             Visit(
                 server=server.name,
-                settings={**own, **({"broken files": f"{broken:.0%}"} if broken else {})},
+                settings={
+                    **own,
+                    **({"broken files": f"{broken:.0%}"} if broken else {}),
+                    **({"cores of the server": cores} if cores else {}),
+                },
                 runs=tuple(runs),
                 memory_mb=memory[-1] if memory else None,
                 growth_mb=round(memory[-1] - memory[0], 1) if memory else None,
