@@ -1,6 +1,5 @@
 """The committed weights of the digits example, and the training that makes them."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +16,8 @@ from examples.digits.dataset import held_out_digits, training_digits
 from examples.digits.evaluation import held_out_inputs, predicted_digits
 from examples.digits.network import build
 from examples.digits.preprocessing import DigitsPreprocessing
-
-DIGITS = Path(train.__file__).parent
+from image_classifier.artifact.format import sha256_file
+from tests.imports import DIGITS
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +26,6 @@ def uci_digits() -> Any:
     from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 
     return load_digits()
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def record_of(folder: Path) -> dict[str, object]:
@@ -67,7 +62,7 @@ def test_the_committed_weights_have_the_accuracy_of_the_record_and_the_readme(
     assert correct.mean() >= 0.985
     assert record["held_out_wrong"] == np.count_nonzero(~correct)
     assert record["held_out_accuracy"] == round(correct.mean(), 4)
-    assert record["weights_sha256"] == sha256(DIGITS / "weights.safetensors")
+    assert record["weights_sha256"] == sha256_file(DIGITS / "weights.safetensors")
     readme = (DIGITS / "README.md").read_text()
     assert f"**{record['held_out_accuracy']:.2%}**".replace("%", " %") in readme
     assert f"{np.count_nonzero(correct)} of the {len(correct)} held-out digits" in readme
@@ -97,7 +92,8 @@ def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
         train.main(["--epochs", "1", "--seed", seed, "--out", str(tmp_path / name)])
 
     first, second, other = (
-        sha256(tmp_path / name / "weights.safetensors") for name in ("first", "second", "other")
+        sha256_file(tmp_path / name / "weights.safetensors")
+        for name in ("first", "second", "other")
     )
     assert first == second != other
     assert record_of(tmp_path / "first")["weights_sha256"] == first
