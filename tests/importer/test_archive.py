@@ -4,7 +4,6 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +14,6 @@ from image_classifier.artifact.store import lock_of
 from importer.archive import pack
 from model_import import main
 from tests.artifact.builder import OWN, SLO, contents, write_artifact
-from tests.imports import isolated_store
 
 Members = dict[str, bytes]
 Output = pytest.CaptureFixture[str]
@@ -31,12 +29,6 @@ def artifact(tmp_path: Path) -> Path:
 def archive(artifact: Path, tmp_path: Path) -> Path:
     pack(open_artifact(artifact), tmp_path / "insects.tar")
     return tmp_path / "insects.tar"
-
-
-@pytest.fixture
-def empty_store(tmp_path: Path) -> Iterator[Path]:
-    with isolated_store(tmp_path / "elsewhere") as home:
-        yield home
 
 
 def members(path: Path) -> Members:
@@ -77,14 +69,14 @@ def test_an_archive_holds_the_files_of_the_artifact_and_is_reproducible(
 
 
 def test_an_archive_becomes_the_same_artifact_in_another_store(
-    archive: Path, artifact: Path, empty_store: Path, tmp_path: Path, capsys: Output
+    archive: Path, artifact: Path, store: Path, tmp_path: Path, capsys: Output
 ) -> None:
     lock = lock_of(open_artifact(artifact))
 
     assert main(["unpack", str(archive), "--digest", lock.manifest_sha256, "--json"]) == 0
 
     assert json.loads(capsys.readouterr().out) == {**lock.model_dump(), "known": False}
-    found = empty_store / "models" / lock.tag.replace(":", "/")
+    found = store / "models" / lock.tag.replace(":", "/")
     assert lock_of(open_artifact(found)) == lock
     assert (found / "record.json").read_bytes() == (artifact / "record.json").read_bytes()
     assert main(["unpack", str(archive), "--quiet"]) == 0
@@ -101,7 +93,7 @@ def test_an_archive_becomes_the_same_artifact_in_another_store(
 
 @pytest.mark.parametrize("known", [False, True])
 def test_a_signature_travels_with_the_artifact(
-    archive: Path, empty_store: Path, tmp_path: Path, known: bool
+    archive: Path, store: Path, tmp_path: Path, known: bool
 ) -> None:
     signed = write_archive(tmp_path / "signed.tar", members(archive) | {"model.sig": b"signature"})
     if known:
@@ -109,12 +101,12 @@ def test_a_signature_travels_with_the_artifact(
 
     assert main(["unpack", str(signed), "--quiet"]) == 0
 
-    (arrived,) = (empty_store / "models" / "insects").glob("*/")
+    (arrived,) = (store / "models" / "insects").glob("*/")
     pack(open_artifact(arrived), tmp_path / "again.tar")
     assert members(tmp_path / "again.tar")["model.sig"] == b"signature"
 
 
-def test_unpacking_runs_nothing(empty_store: Path, tmp_path: Path) -> None:
+def test_unpacking_runs_nothing(store: Path, tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     own = f"open({str(marker)!r}, 'w')\n".encode() + OWN
     write_artifact(tmp_path / "evil", {**contents(), "preprocessing/own/own.py": own})
@@ -136,11 +128,11 @@ def test_unpacking_runs_nothing(empty_store: Path, tmp_path: Path) -> None:
     ],
 )
 def test_an_archive_that_differs_from_its_manifest_is_refused(
-    archive: Path, empty_store: Path, tmp_path: Path, capsys: Output, added: Members, reason: str
+    archive: Path, store: Path, tmp_path: Path, capsys: Output, added: Members, reason: str
 ) -> None:
     spoiled = write_archive(tmp_path / "spoiled.tar", members(archive) | added)
 
-    assert reason in refusal(spoiled, empty_store, capsys)
+    assert reason in refusal(spoiled, store, capsys)
 
     assert not list(tmp_path.rglob("escaped"))
 
@@ -172,14 +164,14 @@ def spoil(kind: str, path: Path, contents: Members) -> None:
     ],
 )
 def test_a_container_that_pack_does_not_write_is_refused(
-    archive: Path, empty_store: Path, tmp_path: Path, capsys: Output, kind: str, reason: str
+    archive: Path, store: Path, tmp_path: Path, capsys: Output, kind: str, reason: str
 ) -> None:
     spoil(kind, tmp_path / "spoiled.tar", members(archive))
 
-    assert reason in refusal(tmp_path / "spoiled.tar", empty_store, capsys)
+    assert reason in refusal(tmp_path / "spoiled.tar", store, capsys)
 
 
 def test_an_artifact_with_another_digest_is_refused(
-    archive: Path, empty_store: Path, capsys: Output
+    archive: Path, store: Path, capsys: Output
 ) -> None:
-    assert f"expected {'0' * 64}" in refusal(archive, empty_store, capsys, "--digest", "0" * 64)
+    assert f"expected {'0' * 64}" in refusal(archive, store, capsys, "--digest", "0" * 64)
