@@ -66,15 +66,6 @@ def test_an_engine_that_differs_on_images_unlike_the_golden_ones_is_refused(
     assert import_quietly(accepted, tmp_path / "model.lock").evidence.engines
 
 
-def test_a_network_whose_answers_depend_on_the_batch_is_refused(
-    store: Path, tmp_path: Path
-) -> None:
-    options = colour_options(tmp_path, network="logits * batch.max()")
-
-    with pytest.raises(ImportRefused, match="depends on the other images of the batch"):
-        import_quietly(options, tmp_path / "model.lock")
-
-
 @pytest.mark.parametrize(
     ("answer", "failure"),
     [
