@@ -200,9 +200,3 @@ def test_a_malformed_form_is_refused_with_the_reason(
         with pytest.raises(MalformedRequest, match=message):
             read(body)
     assert caplog.records == []  # the parser logs nothing
-
-
-def test_an_unknown_query_parameter_is_refused() -> None:
-    for query in ("topk=3", "top_k=3&x="):
-        with pytest.raises(MalformedRequest, match="unknown query parameter"):
-            read(IMAGE, content_type=None, query=query)
