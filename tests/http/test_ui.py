@@ -1,6 +1,5 @@
 """The page's files, and the JSON behind it."""
 
-import functools
 import gzip
 import hashlib
 import json
@@ -16,16 +15,13 @@ from PIL import Image
 
 from image_classifier.artifact.artifact import open_artifact
 from image_classifier.artifact.record import Plan
-from image_classifier.http.app import create_app
-from image_classifier.http.metrics import RequestMetrics
 from image_classifier.http.schemas import ERRORS
 from image_classifier.http.ui import FILES
 from image_classifier.inference.batcher import Answer
 from image_classifier.inference.runner import RunnerDescription
-from image_classifier.settings import Settings
 from preprocessing import SpecPreprocessing
 from tests.artifact.builder import SLO, contents, write_artifact
-from tests.http.fakes import LOCK, StubClassifier, send
+from tests.http.fakes import StubClassifier, app_of, send
 from tests.preprocessing.files import encoded, imagenet
 
 PLAN = Plan(
@@ -53,15 +49,6 @@ class FakeClassifier(StubClassifier):
         return Answer(logits=self.logits, queue_ms=0, infer_ms=0, batch_size=1)
 
 
-class Client:
-    """Requests to an application in this process."""
-
-    def __init__(self, app: FastAPI) -> None:
-        self.app = app
-        self.get = functools.partial(send, app, "GET")
-        self.post = functools.partial(send, app, "POST")
-
-
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     files = contents()
@@ -77,11 +64,10 @@ def classifier() -> FakeClassifier:
 
 
 @pytest.fixture
-def client(root: Path, classifier: FakeClassifier) -> Client:
-    app = create_app(Settings.from_env({}), LOCK, RequestMetrics())
-    app.state.classifier = classifier
+def app(root: Path, classifier: FakeClassifier) -> FastAPI:
+    app = app_of(classifier)
     app.state.artifact = open_artifact(root)
-    return Client(app)
+    return app
 
 
 def page_sources() -> dict[str, str]:
@@ -89,12 +75,12 @@ def page_sources() -> dict[str, str]:
     return {path.name: path.read_text() for path in FILES.iterdir() if path.suffix in kinds}
 
 
-def test_the_page_forbids_inline_code_other_servers_and_frames(client: Client) -> None:
-    answer = client.get("/ui/")
+def test_the_page_forbids_inline_code_other_servers_and_frames(app: FastAPI) -> None:
+    answer = send(app, "GET", "/ui/")
 
     policy = answer.headers["content-security-policy"]
     assert answer.headers.keys().isdisjoint({"etag", "last-modified"})  # equal in all bentos
-    ranges = client.get("/ui/", headers={"Range": "bytes=x"})
+    ranges = send(app, "GET", "/ui/", headers={"Range": "bytes=x"})
     assert (ranges.status_code, ranges.text) == (200, answer.text)
     assert "default-src 'none'" in policy
     assert "frame-ancestors 'none'" in policy
@@ -104,28 +90,28 @@ def test_the_page_forbids_inline_code_other_servers_and_frames(client: Client) -
 
 
 def test_every_url_of_the_page_is_relative_and_exists_unless_the_page_is_disabled(
-    client: Client,
+    app: FastAPI,
 ) -> None:
-    names = set(re.findall(r'(?:src|href)="([^"#]+)"', client.get("/ui/").text)) - {"../"}
+    names = set(re.findall(r'(?:src|href)="([^"#]+)"', send(app, "GET", "/ui/").text)) - {"../"}
     for name, text in page_sources().items():
         names |= {path.removeprefix("./") for path in re.findall(r'from "(\./[^"]+)"', text)}
         assert not re.search(r"(?:https?:)?//(?!www\.w3\.org)\w[\w.-]*\.\w", text), name
         assert not re.search(r"""["'`]/(?!/)\w""", text), name
 
-    assert {client.get(f"/ui/{name}").status_code for name in names} == {200}
-    assert client.get("/ui").headers["location"] == "ui/"
-    without = create_app(Settings.from_env({"CLASSIFIER_UI": "false"}), LOCK, RequestMetrics())
+    assert {send(app, "GET", f"/ui/{name}").status_code for name in names} == {200}
+    assert send(app, "GET", "/ui").headers["location"] == "ui/"
+    without = app_of(StubClassifier(), ui=False)
     assert send(without, "GET", "/ui/").status_code == 404
 
 
-def test_only_files_of_the_page_and_of_the_artifact_are_served(client: Client) -> None:
+def test_only_files_of_the_page_and_of_the_artifact_are_served(app: FastAPI) -> None:
     for name in ("../http/ui.py", "%2e%2e/errors.py", "vendor", "x"):
-        answer = client.get(f"/ui/{name}")
+        answer = send(app, "GET", f"/ui/{name}")
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
     for question in ("golden/2", "golden/-1", "golden/x", f"golden/{'1' * 5_000}"):
-        assert client.get(f"/ui/api/{question}").status_code == 404
-    assert client.post("/ui/api/selfcheck/2").status_code == 404
-    golden = client.get("/ui/api/golden/1")
+        assert send(app, "GET", f"/ui/api/{question}").status_code == 404
+    assert send(app, "POST", "/ui/api/selfcheck/2").status_code == 404
+    golden = send(app, "GET", "/ui/api/golden/1")
     assert golden.content == b"second picture"
     # Browsers do not render it as a page.
     assert golden.headers["content-type"] == "application/octet-stream"
@@ -167,9 +153,9 @@ def test_every_text_exists_in_both_languages() -> None:
 
 
 def test_the_inspection_has_weights_refused_engines_and_unproven_claims(
-    client: Client,
+    app: FastAPI,
 ) -> None:
-    inspection = client.get("/ui/api/inspection").json()
+    inspection = send(app, "GET", "/ui/api/inspection").json()
 
     assert inspection["tensors"] == [{"name": "fc.weight", "dtype": "F32", "shape": [2, 3]}]
     serving, refused = inspection["engines"]
@@ -194,11 +180,11 @@ def test_the_inspection_has_weights_refused_engines_and_unproven_claims(
     assert inspection["environment"]["machine"]["accelerator"] == "NVIDIA L4"
 
 
-def test_the_model_card_has_the_plan_and_the_certified_rate(client: Client, root: Path) -> None:
+def test_the_model_card_has_the_plan_and_the_certified_rate(app: FastAPI, root: Path) -> None:
     (root / "slo.json").write_bytes(SLO.to_json())
-    client.app.state.artifact = open_artifact(root)
+    app.state.artifact = open_artifact(root)
 
-    card = client.get("/model").json()
+    card = send(app, "GET", "/model").json()
 
     assert (card["slo"]["highest_rate_per_s"], card["slo"]["machine"]["cpu"]) == (100, "one")
     assert (card["engine"]["name"], card["engine"]["batch_sizes"]) == ("openvino-fp32", [1, 4])
@@ -206,23 +192,23 @@ def test_the_model_card_has_the_plan_and_the_certified_rate(client: Client, root
 
 
 def test_the_self_check_compares_served_with_reference_logits(
-    client: Client, classifier: FakeClassifier
+    app: FastAPI, classifier: FakeClassifier
 ) -> None:
-    same = client.post("/ui/api/selfcheck/0").json()
+    same = send(app, "POST", "/ui/api/selfcheck/0").json()
     classifier.logits = np.array([1, 2.0 + 0.0021], np.float32)  # allowed: 0.001 × max(1, 2)
 
-    off = client.post("/ui/api/selfcheck/0").json()
+    off = send(app, "POST", "/ui/api/selfcheck/0").json()
 
     assert (same["passed"], same["max_logit_difference"], same["expected"]) == (True, 0.0, "bee")
     assert not off["passed"]
     assert off["max_logit_difference"] == pytest.approx(0.0021, rel=1e-3)
 
 
-def test_the_trace_shows_each_preprocessing_step(client: Client) -> None:
+def test_the_trace_shows_each_preprocessing_step(app: FastAPI) -> None:
     file = encoded(Image.new("RGB", (512, 300), (255, 0, 51)), "PNG")
 
-    steps = client.post("/ui/api/trace", content=file).json()
-    broken = client.post("/ui/api/trace", content=b"\x89PNG\r\n\x1a\n broken")
+    steps = send(app, "POST", "/ui/api/trace", content=file).json()
+    broken = send(app, "POST", "/ui/api/trace", content=b"\x89PNG\r\n\x1a\n broken")
 
     # The shorter side to 256: 300 -> 256, 512 -> 436 (truncated); then the centre, 224 x 224.
     assert [(step["name"], step["width"], step["height"]) for step in steps] == [
@@ -238,12 +224,12 @@ def test_the_trace_shows_each_preprocessing_step(client: Client) -> None:
     assert (broken.status_code, broken.json()["error"]["code"]) == (422, "undecodable_image")
 
 
-def test_the_start_has_the_runners_steps_and_log_lines_without_directories(client: Client) -> None:
+def test_the_start_has_the_runners_steps_and_log_lines_without_directories(app: FastAPI) -> None:
     logger = logging.getLogger("classifier")
     logger.setLevel(logging.INFO)
     logger.info("the key is %s, and 3/4 of it", "/home/somebody/keys/model.pub")
 
-    start = client.get("/ui/api/start").json()
+    start = send(app, "GET", "/ui/api/start").json()
 
     assert ["load", 0.0, 2.5, "ModelRunner"] in start["steps"]
     lines = start["lines"]
