@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from image_classifier.artifact.artifact import open_artifact
-from image_classifier.artifact.format import UNPINNED, ArtifactError
+from image_classifier.artifact.format import ArtifactError
 from image_classifier.artifact.store import lock_of
 from image_classifier.inference.startup import open_for_serving
 from tests.artifact.builder import RECORD, contents, write_artifact
@@ -42,27 +43,26 @@ def make_key(private: Path) -> Path:
     return public
 
 
-def sign(root: Path, private: Path) -> None:
-    """Sign an artifact as docs/deploy.md says."""
-    import model_signing
-
-    ignored = [root / name for name in UNPINNED]
-    # model-signing 1.1.1 leaves its constructors without types.
-    hashing = model_signing.hashing.Config()  # type: ignore[no-untyped-call]
-    signing = model_signing.signing.Config()  # type: ignore[no-untyped-call]
-    hashing.set_ignored_paths(paths=ignored)
-    signing.use_elliptic_key_signer(private_key=private)
-    signing.set_hashing_config(hashing).sign(root, root / "model.sig")
+@pytest.fixture(scope="module")
+def documented(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an artifact signed as docs/deploy.md says, model.pem and model.pub."""
+    folder = tmp_path_factory.mktemp("signed")
+    write_artifact(folder / "artifact")
+    make_key(folder / "model.pem")
+    text = (ROOT / "docs" / "deploy.md").read_text().replace("\\\n", " ")
+    command = re.search(r"model_signing (sign key .*)", text)
+    assert command
+    arguments = shlex.split(command[1].replace("$MODEL", str(folder / "artifact")))
+    done = run_program(sys.executable, "-m", "model_signing", *arguments, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
 @pytest.fixture
-def signed(tmp_path: Path) -> tuple[Path, Path]:
-    """Return a signed artifact and its public key; the private key is key.pem beside it."""
-    root = tmp_path / "artifact"
-    write_artifact(root)
-    public = make_key(tmp_path / "key.pem")
-    sign(root, tmp_path / "key.pem")
-    return root, public
+def signed(documented: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """Return a signed artifact and its public key; the private key is model.pem beside it."""
+    shutil.copytree(documented, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "artifact", tmp_path / "model.pub"
 
 
 def open_signed(root: Path, public: Path | None) -> None:
@@ -77,18 +77,8 @@ def change_signature(root: Path, change: Callable[[Envelope], object]) -> None:
     (root / "model.sig").write_text(json.dumps(bundle))
 
 
-def test_an_artifact_signed_by_the_documented_command_opens(tmp_path: Path) -> None:
-    root = tmp_path / "artifact"
-    write_artifact(root)
-    public = make_key(tmp_path / "model.pem")
-    text = (ROOT / "docs" / "deploy.md").read_text().replace("\\\n", " ")
-    documented = re.search(r"model_signing (sign key .*)", text)
-    assert documented
-    arguments = shlex.split(documented[1].replace("$MODEL", str(root)))
-
-    done = run_program(sys.executable, "-m", "model_signing", *arguments, cwd=tmp_path)
-
-    assert done.returncode == 0, done.stderr
+def test_an_artifact_signed_by_the_documented_command_opens(signed: tuple[Path, Path]) -> None:
+    root, public = signed
     record = RECORD.model_copy(update={"command": "not part of what is signed"})
     (root / "record.json").write_bytes(record.to_json())
     open_signed(root, public)
