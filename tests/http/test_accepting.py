@@ -1,9 +1,7 @@
 """Connections are spread over the API processes that share a listening socket."""
 
 import asyncio
-import contextlib
 import socket
-from collections.abc import Iterator
 
 import pytest
 
@@ -17,10 +15,8 @@ def spreading(monkeypatch: pytest.MonkeyPatch) -> None:
     spread_connections()
 
 
-@contextlib.contextmanager
-def listening() -> Iterator[socket.socket]:
-    with socket.create_server(("127.0.0.1", 0), backlog=128) as sock:
-        yield sock
+def listening() -> socket.socket:
+    return socket.create_server(("127.0.0.1", 0), backlog=128)
 
 
 async def answer_on(sock: socket.socket) -> tuple[asyncio.StreamWriter, bytes]:

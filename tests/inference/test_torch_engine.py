@@ -76,9 +76,7 @@ def test_weights_that_do_not_fit_the_program_are_refused(
         run(tmp_path, tiny_inputs(1))
 
 
-def expect_eager_logits(
-    network: nn.Module, folder: Path, precision: Precision, fp32_tolerance: float = 1e-5
-) -> None:
+def expect_eager_logits(network: nn.Module, folder: Path, precision: Precision) -> None:
     """Export a network, and compare its engine with eager torch."""
     pixels_to_logits = PixelsToLogits(network, INPUT_SPEC).eval().requires_grad_(False)
     store_program(pixels_to_logits, folder)
@@ -87,7 +85,7 @@ def expect_eager_logits(
     logits = run(folder, batch, precision)
 
     expected = pixels_to_logits(torch.from_numpy(batch)).numpy()
-    tolerance = fp32_tolerance if precision == "fp32" else 0.05
+    tolerance = 1e-5 if precision == "fp32" else 0.05
     np.testing.assert_allclose(logits, expected, atol=tolerance)
 
 

@@ -95,13 +95,13 @@ def debian_python(folder: Path, name: str, variant: str, packages: str) -> str:
 class Container:
     """A running container; a context manager that waits for readiness and removes it."""
 
-    def __init__(self, image: str, *options: str, **settings: object) -> None:
+    def __init__(self, image: str, **settings: object) -> None:
         self.port = free_port()
         variables = {f"CLASSIFIER_{name.upper()}": value for name, value in settings.items()}
         words = [f"--env={name}={value}" for name, value in variables.items()]
         self.name = podman(
             *("run", "--detach", "--network", "host", f"--env=BENTOML_PORT={self.port}"),
-            *(*LOCKED_DOWN, *options, *words, image),
+            *(*LOCKED_DOWN, *words, image),
         )
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=PATIENCE_S)
 
