@@ -30,6 +30,7 @@ from importer.torchvision_models import (
 )
 from importer.weights import DIGEST_IN_NAME, read_state_dict
 from preprocessing import InputSpec, PreprocessingSpec, Resize
+from tests.changes import flip_bit
 
 NO_FOLDER = Path("no folder")
 CLASSIFIERS = torchvision.models.list_models(module=torchvision.models)
@@ -200,19 +201,14 @@ def test_a_published_file_is_fetched_once_and_then_read_from_the_cache(
     assert "weight" in read_state_dict(fetched).state
 
 
-@pytest.mark.parametrize("place", ["cached", "fetched"])
-def test_a_damaged_file_is_refused_cached_or_fetched(
-    cache: Path, tmp_path: Path, place: str
-) -> None:
-    folder = cache if place == "cached" else tmp_path
-    meta = published(folder)
-    (file,) = folder.glob("*.pth")
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
+@pytest.mark.usefixtures("cache")
+def test_a_file_that_is_damaged_when_it_is_fetched_is_refused(tmp_path: Path) -> None:
+    meta = published(tmp_path)
+    (file,) = tmp_path.glob("*.pth")
+    flip_bit(file)
 
-    with pytest.raises(ImportRefused, match=r"sha256 starts with|invalid hash value"):
-        read_state_dict(published_file(meta))
+    with pytest.raises(ImportRefused, match="invalid hash value"):
+        published_file(meta)
 
 
 def test_a_file_that_cannot_be_fetched_names_the_address_and_the_way_out(
