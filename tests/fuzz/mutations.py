@@ -3,7 +3,6 @@
 import random
 import struct
 import zlib
-from collections.abc import Callable
 
 from PIL import Image
 
@@ -13,6 +12,7 @@ from tests.shared_data import SHARED
 
 MAX_SEED_BYTES = 60_000
 _INTERESTING = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
+_CHANGES = ("flip", "flip", "overwrite", "overwrite", "cut", "truncate", "repeat", "splice")
 
 
 def seeds() -> list[bytes]:
@@ -42,46 +42,36 @@ def seeds() -> list[bytes]:
 def mutated(data: bytes, chance: random.Random, others: list[bytes]) -> bytes:
     """Apply one to six random changes."""
     for _ in range(chance.choice((1, 1, 2, 3, 6))):
-        change: Callable[[bytes, random.Random, list[bytes]], bytes] = chance.choice(_CHANGES)
-        data = change(data, chance, others) or b"\0"
+        data = _changed(data, chance, others) or b"\0"
     return _with_checksums(data) if chance.random() < 0.7 else data
 
 
-def _flip(data: bytes, chance: random.Random, others: list[bytes]) -> bytes:
+def _changed(data: bytes, chance: random.Random, others: list[bytes]) -> bytes:
+    change = chance.choice(_CHANGES)
+    if change == "overwrite":
+        return _overwritten(data, chance)
+    if change == "splice":
+        other = chance.choice(others)
+        return data[: chance.randrange(len(data))] + other[chance.randrange(len(other)) :]
     at = chance.randrange(len(data))
-    return data[:at] + bytes([data[at] ^ 1 << chance.randrange(8)]) + data[at + 1 :]
+    match change:
+        case "flip":
+            return data[:at] + bytes([data[at] ^ 1 << chance.randrange(8)]) + data[at + 1 :]
+        case "cut":
+            return data[:at] + data[at + chance.randrange(1, 64) :]
+        case "repeat":
+            piece = data[at : at + chance.randrange(1, 200)]
+            return data[:at] + piece * chance.choice((2, 3, 50)) + data[at:]
+    return data[:at]  # "truncate"
 
 
-def _overwrite(data: bytes, chance: random.Random, others: list[bytes]) -> bytes:
+def _overwritten(data: bytes, chance: random.Random) -> bytes:
     value = chance.choice(_INTERESTING)
     kind = "I" if value > 0xFFFF else chance.choice("IH") if value > 0xFF else chance.choice("IHB")
     packed = struct.pack(chance.choice("<>") + kind, value)
     # Half of the time in the header.
     at = chance.randrange(min(len(data), 64) if chance.random() < 0.5 else len(data))
     return data[:at] + packed + data[at + len(packed) :]
-
-
-def _cut(data: bytes, chance: random.Random, others: list[bytes]) -> bytes:
-    start = chance.randrange(len(data))
-    return data[:start] + data[start + chance.randrange(1, 64) :]
-
-
-def _truncate(data: bytes, chance: random.Random, others: list[bytes]) -> bytes:
-    return data[: chance.randrange(len(data))]
-
-
-def _repeat(data: bytes, chance: random.Random, others: list[bytes]) -> bytes:
-    start = chance.randrange(len(data))
-    piece = data[start : start + chance.randrange(1, 200)]
-    return data[:start] + piece * chance.choice((2, 3, 50)) + data[start:]
-
-
-def _splice(data: bytes, chance: random.Random, others: list[bytes]) -> bytes:
-    other = chance.choice(others)
-    return data[: chance.randrange(len(data))] + other[chance.randrange(len(other)) :]
-
-
-_CHANGES = (_flip, _flip, _overwrite, _overwrite, _cut, _truncate, _repeat, _splice)
 
 
 def _with_checksums(data: bytes) -> bytes:
