@@ -10,7 +10,6 @@ from tests.service.places import NewPlace, Place
 from tests.service.server import PATIENT, Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("servers")]
-PACKED_WHOLE = ("image_classifier", "preprocessing")
 
 
 @pytest.fixture(scope="module")
@@ -27,26 +26,21 @@ def contents(built: tuple[Place, str]) -> Path:
     return place.home / "bentos" / tag.replace(":", "/")
 
 
+def files(root: Path, folder: str = "", pattern: str = "*") -> set[str]:
+    """Return the files below a folder of `root`, by their path below `root`."""
+    found = (root / folder).rglob(pattern)
+    return {path.relative_to(root).as_posix() for path in found if path.is_file()}
+
+
 def test_the_bento_holds_exactly_what_serving_needs(contents: Path, imported: Place) -> None:
     expected = {"service.py", "model.lock", "deploy/requirements/serve-cpu.txt"}
     expected.add("preprocessing/conformance_cases.zip")
-    for package in PACKED_WHOLE:
-        expected |= {
-            path.relative_to(imported.directory).as_posix()
-            for path in (imported.directory / package).rglob("*.py")
-        }
-    page = imported.directory / "image_classifier" / "ui"
-    files = (path for path in page.rglob("*") if path.is_file())
-    expected |= {path.relative_to(imported.directory).as_posix() for path in files}
-
-    packed = {
-        path.relative_to(contents / "src").as_posix()
-        for path in (contents / "src").rglob("*")
-        if path.is_file()
-    }
+    expected |= files(imported.directory, "image_classifier/ui")
+    for package in ("image_classifier", "preprocessing"):
+        expected |= files(imported.directory, package, "*.py")
 
     # BentoML adds bentofile.yaml.
-    assert packed - {"bentofile.yaml"} == expected
+    assert files(contents / "src") - {"bentofile.yaml"} == expected
 
 
 def test_both_services_of_the_bento_need_the_locked_model(contents: Path, imported: Place) -> None:
