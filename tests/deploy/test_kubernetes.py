@@ -20,17 +20,13 @@ RESNET_50_BYTES = 301e6
 """Idle, in int8 (docs/performance.md)."""
 
 
-def rendered(folder: Path) -> list[Manifest]:
-    return list(yaml.safe_load_all(_rendered_text(folder)))
-
-
 @functools.cache
-def _rendered_text(folder: Path) -> str:
+def rendered(folder: Path) -> list[Manifest]:
     if not shutil.which("kubectl"):
         pytest.skip("kubectl is not installed")
     done = run_program("kubectl", "kustomize", folder)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return list(yaml.safe_load_all(done.stdout))
 
 
 def of_kind(manifests: list[Manifest], kind: str) -> Manifest:
