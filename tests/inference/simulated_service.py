@@ -38,13 +38,6 @@ def poisson(rate_per_s: float, seconds: float, *, begin: float = 0, seed: int = 
     return arrivals[:-1]
 
 
-def bursts(size: int, *, every_s: float, seconds: float) -> list[float]:
-    """Return `size` simultaneous arrivals every `every_s` seconds."""
-    return [
-        (number + 0.5) * every_s for number in range(int(seconds / every_s)) for _ in range(size)
-    ]
-
-
 class Service:
     """Answers `servers` requests concurrently, in order of arrival.
 
