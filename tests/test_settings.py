@@ -31,11 +31,7 @@ def test_settings_are_read_from_their_variables_only() -> None:
     ("values", "wait_ms", "overload_wait_range_ms"),
     [
         ({}, 2_000, (25, 50)),  # half the budget, the budget
-        (
-            {"TIMEOUT_MS": "700", "BUDGET_MS": "30"},
-            700,
-            (15, 30),
-        ),  # no longer than the timeout
+        ({"TIMEOUT_MS": "700", "BUDGET_MS": "30"}, 700, (15, 30)),  # no longer than the timeout
         ({"MAX_WAIT_MS": "30"}, 30, (25, 30)),
         ({"OVERLOAD_WAIT_MS": "40", "BUDGET_MS": "30"}, 2_000, (40, 40)),
     ],

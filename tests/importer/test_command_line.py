@@ -73,10 +73,7 @@ def test_help_and_mistakes_load_neither_numpy_nor_torch(arguments: list[str], st
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        (
-            "--name digits-",
-            "--name: found 'digits-', expected: .*lower-case.* or digit at both ends",
-        ),
+        ("--name digits-", "--name: found 'digits-', expected: .*lower-case.* at both ends"),
         ("--golden-count 1", "--golden-count: must be greater than or equal to 2, found '1'"),
         ("--gate-fp32-tolerance nan", "--gate-fp32-tolerance: must be a finite number, found"),
         ("--network-kwargs {bad", "--network-kwargs: Invalid JSON: .*, found '{bad'"),

@@ -257,11 +257,7 @@ EXIF[0x0112] = 6
         (png(CLEAR), {"alpha": "white"}, "transparent (decode.alpha: white): this"),
         (png(CLEAR), {}, None),  # hidden colours are shown, as convert("RGB") does
         (png(Image.new("RGBA", (4, 4), (9, 8, 7, 255))), {"alpha": "black"}, None),
-        (
-            png(TURNED, exif=EXIF),
-            {"exif_orientation": True},
-            "turned by EXIF (decode.exif_orientation: true): this",
-        ),
+        (png(TURNED, exif=EXIF), {"exif_orientation": True}, "turned by EXIF (decode"),
         (png(TURNED, exif=EXIF), {}, "turned by the EXIF orientation, which this"),
     ],
 )

@@ -43,10 +43,7 @@ MIXES_THE_BATCH = "logits - logits.mean(dim=0, keepdim=True) / 2"
         ({"network": "logits + self.draw()"}, "^network: built again .* at random"),
         ({"network": "logits + DRAWN"}, "^network: built again .* at random"),
         ({"network": "self.layers[0](logits)"}, "^network: built again .* at random"),
-        (
-            {"network": "nn.functional.softplus(logits) + 1"},
-            "ends in softplus, so its outputs are no",
-        ),
+        ({"network": "nn.functional.softplus(logits) + 1"}, "ends in softplus, so its outputs"),
         (
             {"spec": {"crop": 4, "mean": [0.25, 0.5, 0.75], "std": [0.5] * 3}},
             "network: mean is the mean .* normalised twice; .* --accept mean-std-scale",

@@ -119,11 +119,7 @@ def test_the_example_clients_print_the_predictions(
     ("name", "options", "error"),
     [
         ("client.py", [], "415: the file is not a JPEG, PNG, WebP, GIF or BMP image\n"),
-        (
-            "client.py",
-            ["http://127.0.0.1:9"],
-            "http://127.0.0.1:9: [Errno 111] Connection",
-        ),
+        ("client.py", ["http://127.0.0.1:9"], "http://127.0.0.1:9: [Errno 111] Connection"),
         ("bentoml_client.py", [], '{url}: {{"error":{{"code":"unsupported_media_type","'),
     ],
 )
