@@ -20,6 +20,7 @@ from tests.importer.colours import colour_logits, colour_options
 from tests.imports import digits_options, import_quietly
 
 MIXES_THE_BATCH = "logits - logits.mean(dim=0, keepdim=True) / 2"
+Numbers = Callable[[np.ndarray], np.ndarray]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def with_reference(
-    folder: Path, activation: str | None, kind: str, numbers: Callable[[np.ndarray], np.ndarray]
+    folder: Path, activation: str | None, kind: str, numbers: Numbers
 ) -> ImportOptions:
     (folder / "reference.npz").touch()
     options = colour_options(folder, activation=activation, reference=folder / "reference.npz")
@@ -134,11 +135,7 @@ def with_reference(
     ],
 )
 def test_a_reference_of_probabilities_or_logits_is_reproduced(
-    store: Path,
-    tmp_path: Path,
-    activation: str | None,
-    kind: str,
-    numbers: Callable[[np.ndarray], np.ndarray],
+    store: Path, tmp_path: Path, activation: str | None, kind: str, numbers: Numbers
 ) -> None:
     options = with_reference(tmp_path, activation, kind, numbers)
 
@@ -161,12 +158,7 @@ def test_a_reference_of_probabilities_or_logits_is_reproduced(
     ],
 )
 def test_a_reference_of_other_numbers_than_the_activation_gives_is_refused(
-    store: Path,
-    tmp_path: Path,
-    activation: str | None,
-    kind: str,
-    numbers: Callable[[np.ndarray], np.ndarray],
-    reason: str,
+    store: Path, tmp_path: Path, activation: str | None, kind: str, numbers: Numbers, reason: str
 ) -> None:
     with pytest.raises(ImportRefused, match=reason):
         import_quietly(with_reference(tmp_path, activation, kind, numbers), tmp_path / "model.lock")
