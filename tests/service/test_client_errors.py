@@ -16,7 +16,7 @@ JPEG = (SAMPLES / "2-01.jpg").read_bytes()
 
 
 def too_many_pixels() -> bytes:
-    """25,010,000 pixels, one beyond the default limit of 25 million in each row of 5,000."""
+    """25,010,000 pixels; the default limit is 25 million."""
     return encoded(Image.new("1", (5_002, 5_000)), "PNG")
 
 

@@ -82,7 +82,7 @@ def test_a_model_for_cpus_ignores_gpus(imported: Place, monkeypatch: pytest.Monk
 
 
 def test_a_small_network_gets_an_api_process_per_core(new_place: NewPlace) -> None:
-    # As if the machine of the import had measured a very slow network.
+    # As if an image took a second, so that the network takes little of it.
     place = recorded(new_place(), lambda record: record["plan"].update(service_time_ms=1e3))
     program = ("-c", "import service; print(service.ImageClassifier.config['workers'])")
 
