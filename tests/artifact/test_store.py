@@ -98,17 +98,6 @@ def test_an_import_with_other_evidence_replaces_the_artifact_of_the_same_tag(
         open_artifact(locate(first.tag), first.manifest_sha256, first.evidence_sha256)
 
 
-def test_a_damaged_artifact_is_replaced(store: Path) -> None:
-    lock, _ = imported()
-    damaged = locate(lock.tag) / "labels.json"
-    damaged.write_bytes(b'["bee", "ant"]')
-
-    again, known = imported()
-
-    assert (again, known) == (lock, False)
-    assert open_artifact(locate(lock.tag), lock.manifest_sha256).labels() == ("ant", "bee")
-
-
 @pytest.mark.parametrize("tag", ["A B", "digits:", "insects:0"])
 def test_malformed_and_ambiguous_tags_are_refused_in_one_line(store: Path, tag: str) -> None:
     for version in ("00", "01"):
