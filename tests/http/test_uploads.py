@@ -200,3 +200,11 @@ def test_a_malformed_form_is_refused_with_the_reason(
         with pytest.raises(MalformedRequest, match=message):
             read(body)
     assert caplog.records == []  # the parser logs nothing
+
+
+def test_a_message_quotes_little_of_a_clients_text_and_in_one_line() -> None:
+    with pytest.raises(MalformedRequest) as refused:
+        read(IMAGE, content_type=None, query=f"%0Aforged{'x' * 99}=1")
+
+    assert str(refused.value).startswith(r"unknown query parameter '\nforgedxxx")
+    assert "x" * 58 not in str(refused.value)  # at most 64 characters
