@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = ROOT / "examples" / "digits"
 SAMPLES = DIGITS / "samples"
+STORED = ROOT / "tests" / "artifact" / "stored"
+"""An artifact of each schema version, and its lock; released ones never change."""
 PATIENCE_S = 600
 """Longest wait for another process; a shared machine may be thirty times slower than a free one."""
 

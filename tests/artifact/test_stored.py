@@ -11,8 +11,7 @@ from image_classifier.artifact.store import ModelLock, locate, read_lock
 from image_classifier.inference.predictions import top_k_predictions
 from image_classifier.inference.startup import check_preprocessing, load_executor, open_for_serving
 from model_import import main
-from tests.artifact.make_stored import STORED
-from tests.imports import isolated_store
+from tests.imports import STORED, isolated_store
 
 VERSIONS = sorted(path.name for path in STORED.iterdir())
 

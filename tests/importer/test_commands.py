@@ -23,9 +23,8 @@ from importer.report import print_answers
 from model_import import main
 from preprocessing.errors import SpecError
 from tests.artifact.builder import contents, write_artifact
-from tests.artifact.make_stored import STORED
 from tests.changes import edit_json, reseal
-from tests.imports import ROOT, SAMPLES, isolated_store
+from tests.imports import ROOT, SAMPLES, STORED, isolated_store
 
 Output = pytest.CaptureFixture[str]
 
