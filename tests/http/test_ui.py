@@ -224,9 +224,11 @@ def test_the_trace_shows_each_preprocessing_step(app: FastAPI) -> None:
     assert (broken.status_code, broken.json()["error"]["code"]) == (422, "undecodable_image")
 
 
-def test_the_start_has_the_runners_steps_and_log_lines_without_directories(app: FastAPI) -> None:
+def test_the_start_has_the_runners_steps_and_log_lines_without_directories(
+    app: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "classifier")
     logger = logging.getLogger("classifier")
-    logger.setLevel(logging.INFO)
     logger.info("the key is %s, and 3/4 of it", "/home/somebody/keys/model.pub")
 
     start = send(app, "GET", "/ui/api/start").json()
