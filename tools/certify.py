@@ -28,7 +28,7 @@ from image_classifier.settings import PREFIX, Settings
 from importer.source_commit import source_commit
 from preprocessing.errors import OperatorError
 from tools import serving
-from tools.load import Run, Target, closed_run, open_run, search_highest_rate
+from tools.load import NO_CLASS, Run, Target, closed_run, open_run, search_highest_rate
 from tools.serving import ROOT, ask, http_request
 
 WARMUP_S = 2.0
@@ -193,6 +193,8 @@ def _target(subject: Subject, requests: tuple[bytes, ...], port: int) -> Target:
 
 def near_best(predictions: Sequence[Mapping[str, Any]]) -> frozenset[int]:
     """Return the classes with nearly the best probability; for scores only the best class."""
+    if not predictions:
+        return frozenset({NO_CLASS})
     if "score" in predictions[0]:
         return frozenset({predictions[0]["class_id"]})
     least = NEAR_TIE_PART * predictions[0]["probability"]

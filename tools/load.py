@@ -40,11 +40,14 @@ wait."""
 EXPECTED_ARRIVALS = 350
 """A probe of a search lasts long enough for these, so that 3 requests exceed the p99, but at most
 three times as long as usual."""
+NO_CLASS = -1
+"""The answer without predictions: no label reaches the threshold of the model."""
 
 
 def best_prediction(body: bytes) -> int:
-    """Return the class of `{"predictions": [{"class_id": …}, …]}`, best first."""
-    return int(json.loads(body)["predictions"][0]["class_id"])
+    """Return the first class of `{"predictions": [{"class_id": …}, …]}`, or `NO_CLASS`."""
+    predictions = json.loads(body)["predictions"]
+    return int(predictions[0]["class_id"]) if predictions else NO_CLASS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """What `make certify` stores and proposes; expected values are calculated by hand."""
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from image_classifier.artifact.record import read_slo
 from image_classifier.http.schemas import ModelCard
 from tests.artifact.builder import SLO, write_artifact
 from tests.http.fakes import LOCK
-from tests.tools.tiny_servers import prediction, right, serving
+from tests.tools.tiny_servers import prediction, right, serving, target
 from tools import certify
 from tools.certify import CertifyError, Subject, near_best, proposal, replicas_for
 from tools.serving import ROOT, RunningServer
@@ -82,6 +83,15 @@ def test_nearly_equal_classes_are_both_right() -> None:
     ]
 
     assert near_best(predictions) == {7, 3}
+
+
+def test_no_label_above_the_threshold_is_a_right_answer_if_the_idle_server_gives_it() -> None:
+    accepted = near_best([])
+    of_two = dataclasses.replace(target(0), accepted=(accepted, frozenset({0})))
+
+    assert of_two.is_right(0, b'{"predictions": []}')
+    assert not of_two.is_right(1, b'{"predictions": []}')
+    assert not of_two.is_right(0, prediction(0))
 
 
 def test_replicas_stay_within_seven_tenths_of_their_highest_rate_with_one_missing() -> None:
