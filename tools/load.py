@@ -244,8 +244,7 @@ def closed_run(target: Target, *, connections: int, duration_s: float, seed: int
 
         async def repeat() -> None:
             while loop.time() < end_s:
-                # A stride without common factor with the usual numbers of images: all in turn.
-                image = (seed + 7 * len(exchanges)) % len(target.requests)
+                image = (seed + len(exchanges)) % len(target.requests)
                 exchange = await sender.send(image, loop.time())
                 if exchange.status != HTTPStatus.OK:  # an immediate refusal would be a busy loop
                     await asyncio.sleep(PAUSE_S)
