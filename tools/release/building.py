@@ -9,6 +9,7 @@ from pathlib import Path
 
 from image_classifier.artifact.format import SERVING_REQUIREMENTS_NAME
 from importer.progress import Progress
+from preprocessing.errors import OperatorError
 from tools.release import ReleaseError
 from tools.release.content import BENTO_YAML, bento_tag, locked_model, read_description
 from tools.release.sealing import commit_of_packed, seal, verify_bento
@@ -32,7 +33,8 @@ def build_bento(checkout: Path, bentofile: str, progress: Progress, *, start: bo
 
     `bentoml build` does the work, in a staging store that links to the real models, so the content
     is that of a plain build. A requirement lock that came with the model
-    (--serving-requirements) replaces the project's.
+    (--serving-requirements) replaces the project's. A bento of the same version that is already in
+    the store stays, unless it is damaged.
     """
     home = bentoml_home()
     home.mkdir(parents=True, exist_ok=True)
@@ -52,9 +54,10 @@ def build_bento(checkout: Path, bentofile: str, progress: Progress, *, start: bo
         if start:
             start_once(root, staging, progress)
         final = home / "bentos" / bento_tag(root).replace(":", "/")
-        if final.exists():
+        try:
             verify_bento(final)
-        else:
+        except OperatorError:  # there is none, or it is damaged
+            shutil.rmtree(final, ignore_errors=True)
             final.parent.mkdir(parents=True, exist_ok=True)
             root.rename(final)
     (final.parent / "latest").write_text(final.name)
