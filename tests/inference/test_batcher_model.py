@@ -1,13 +1,38 @@
 """Properties of the batcher under arbitrary traffic, in virtual time."""
 
 import asyncio
+from dataclasses import dataclass
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image_classifier.inference.batcher import Answer
-from tests.inference.simulated_traffic import Client, History, Poison, logits_of, simulate
+from image_classifier.inference.batcher import Answer, Batcher
+from image_classifier.inference.engine import Batch, Logits
+from tests.inference.virtual_time import now, run_in_virtual_time
+
+
+class Poison(Exception):
+    """Raised by the simulated engine for a batch with a poisonous input."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Client:
+    """A request: its arrival, its cancellation (or None), and whether it breaks its batch."""
+
+    arrives: int
+    leaves: int | None = None
+    poisonous: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineRun:
+    """A call of the engine: the clients in it, and its begin and end."""
+
+    ids: tuple[int, ...]
+    started: float
+    ended: float
 
 
 @st.composite
@@ -28,23 +53,67 @@ def traffic(draw: st.DrawFn) -> list[Client]:
     return clients
 
 
-class Case:
-    """A simulation with its parameters."""
+def logits_of(client: int) -> list[float]:
+    """Return the logits of the simulated network, which differ for all clients."""
+    return [client * 2.0 + 1, -float(client)]
+
+
+class Simulation:
+    """The history of traffic through a batcher; a batch of n takes `base + each * n` seconds.
+
+    Attributes:
+        runs: The calls of the engine.
+        outcomes: For each client, its answer or exception.
+    """
 
     def __init__(self, clients: list[Client], cap: int, concurrency: int, base: int, each: int):
         self.clients, self.cap, self.concurrency = clients, cap, concurrency
-        self.history: History = simulate(
-            clients,
-            max_batch_size=cap,
-            concurrency=concurrency,
-            seconds=lambda count: base + each * count,
+        self._base, self._each = base, each
+        self.runs: list[EngineRun] = []
+        self.outcomes = run_in_virtual_time(self._send_requests())
+        self.runs.sort(key=lambda run: (run.started, run.ids))
+
+    async def _send_requests(self) -> list[Answer | BaseException]:
+        loop = asyncio.get_running_loop()
+        batcher = Batcher(
+            self._run_batch,
+            max_batch_size=self.cap,
+            concurrency=self.concurrency,
+            clock=loop.time,
         )
+        tasks = []
+        for number, client in enumerate(self.clients):
+            # In turn, since simultaneous timers fire in no particular order.
+            await asyncio.sleep(client.arrives - loop.time())
+            model_input = np.full((1, 1, 1), number, dtype=np.int64)
+            tasks.append(loop.create_task(batcher.submit(model_input)))
+            if client.leaves is not None:
+                loop.call_at(client.leaves, tasks[-1].cancel)
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run_batch(self, batch: Batch) -> Logits:
+        ids = tuple(batch[:, 0, 0, 0].tolist())
+        started, duration = now(), self._base + self._each * len(ids)
+        # Recorded at the start: the simulation ends with the last client, not the last batch.
+        self.runs.append(EngineRun(ids=ids, started=started, ended=started + duration))
+        await asyncio.sleep(duration)
+        if any(self.clients[number].poisonous for number in ids):
+            raise Poison
+        return np.array([logits_of(number) for number in ids], dtype=np.float32)
+
+    def first_start(self, client: int) -> float | None:
+        """Return when the engine first ran the client's input; None if it never did."""
+        return min((run.started for run in self.runs if client in run.ids), default=None)
+
+    def running_at(self, time: float) -> int:
+        """Return the number of concurrent engine calls."""
+        return sum(run.started < time < run.ended for run in self.runs)
 
 
-def check_outcome(case: Case, number: int) -> None:
+def check_outcome(simulation: Simulation, number: int) -> None:
     """Clients who stay get the answer to their own input; only poisonous inputs fail."""
-    client, outcome = case.clients[number], case.history.outcomes[number]
-    runs = [run for run in case.history.runs if number in run.ids]
+    client, outcome = simulation.clients[number], simulation.outcomes[number]
+    runs = [run for run in simulation.runs if number in run.ids]
     if isinstance(outcome, asyncio.CancelledError):
         assert client.leaves is not None
         assert all(run.started <= client.leaves for run in runs)
@@ -58,49 +127,49 @@ def check_outcome(case: Case, number: int) -> None:
         assert outcome.infer_ms == pytest.approx((run.ended - run.started) * 1e3)
 
 
-def check_retries(case: Case, number: int) -> None:
+def check_retries(simulation: Simulation, number: int) -> None:
     """An input runs once, and once more by itself after a failed batch."""
-    runs = [run.ids for run in case.history.runs if number in run.ids]
+    runs = [run.ids for run in simulation.runs if number in run.ids]
     if len(runs) > 1:
-        assert any(case.clients[other].poisonous for other in runs[0])
+        assert any(simulation.clients[other].poisonous for other in runs[0])
         assert len(runs[0]) > 1
         assert runs[1:] == [(number,)]
 
 
-def check_streams_are_busy(case: Case, number: int) -> None:
+def check_streams_are_busy(simulation: Simulation, number: int) -> None:
     """No stream is idle while an input waits. Events are at whole seconds."""
-    start, client = case.history.first_start(number), case.clients[number]
+    start, client = simulation.first_start(number), simulation.clients[number]
     until = start if start is not None else client.leaves
     assert until is not None
     for second in range(client.arrives, int(until)):
-        assert case.history.running_at(second + 0.5) == case.concurrency
+        assert simulation.running_at(second + 0.5) == simulation.concurrency
 
 
-def check_batches(case: Case) -> None:
+def check_batches(simulation: Simulation) -> None:
     """Batches are in order of arrival, up to the cap, and take all waiting inputs that fit."""
     numbers: list[int] = []
     formed = []
-    for run in case.history.runs:
+    for run in simulation.runs:
         if run.ids[0] not in numbers:  # else a retry of a single input
             formed.append(run.ids)
             numbers += run.ids
-    assert all(len(batch) <= case.cap for batch in formed)
+    assert all(len(batch) <= simulation.cap for batch in formed)
     assert numbers == sorted(numbers)
-    for run in case.history.runs:
-        assert case.history.running_at(run.started + 0.5) <= case.concurrency
+    for run in simulation.runs:
+        assert simulation.running_at(run.started + 0.5) <= simulation.concurrency
     for batch in formed:
-        begun = case.history.first_start(batch[0])
+        begun = simulation.first_start(batch[0])
         assert begun is not None
-        for number, client in enumerate(case.clients):
+        for number, client in enumerate(simulation.clients):
             waiting = client.arrives < begun and (client.leaves is None or client.leaves > begun)
-            start = case.history.first_start(number)
+            start = simulation.first_start(number)
             left_behind = waiting and start is not None and start > begun
-            assert not left_behind or len(batch) == case.cap
+            assert not left_behind or len(batch) == simulation.cap
 
 
 @given(
     st.builds(
-        Case,
+        Simulation,
         traffic(),
         cap=st.integers(1, 6),
         concurrency=st.integers(1, 3),
@@ -109,9 +178,11 @@ def check_batches(case: Case) -> None:
     )
 )
 @settings(max_examples=100)
-def test_under_any_traffic_clients_get_their_own_answers_and_streams_are_busy(case: Case) -> None:
-    check_batches(case)
-    for number in range(len(case.clients)):
-        check_outcome(case, number)
-        check_retries(case, number)
-        check_streams_are_busy(case, number)
+def test_under_any_traffic_clients_get_their_own_answers_and_streams_are_busy(
+    simulation: Simulation,
+) -> None:
+    check_batches(simulation)
+    for number in range(len(simulation.clients)):
+        check_outcome(simulation, number)
+        check_retries(simulation, number)
+        check_streams_are_busy(simulation, number)
