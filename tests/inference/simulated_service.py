@@ -42,22 +42,22 @@ class Service:
     """Answers `servers` requests concurrently, in order of arrival.
 
     Args:
-        admissions: Make the admissions of API processes that share the servers; requests go to
-            them in turn.
+        make_admission: Makes the admission with the clock of the simulation.
         service_s: Seconds of work on a request, plus or minus a random tenth.
         pause: Begin and duration of a pause of the machine.
     """
 
     def __init__(
         self,
-        *admissions: Callable[[Clock], Admission],
+        make_admission: Callable[[Clock], Admission],
+        *,
         servers: int,
         service_s: float,
         pause: tuple[float, float] = (0, 0),
     ) -> None:
         self.servers = servers
         self.service_s = service_s
-        self._make_admissions = admissions
+        self._make_admission = make_admission
         self._pause = pause
         self._random = random.Random(0)
 
@@ -65,9 +65,9 @@ class Service:
     def capacity_per_s(self) -> float:
         return self.servers / self.service_s
 
-    def run(self, arrivals: Sequence[float], patience_s: float | None = None) -> "Result":
-        """Send requests at these times; clients disconnect after `patience_s`."""
-        return run_in_virtual_time(self._run(arrivals, patience_s))
+    def run(self, arrivals: Sequence[float]) -> "Result":
+        """Send requests at these times."""
+        return run_in_virtual_time(self._run(arrivals))
 
     def run_clients(self, clients: int, seconds: float) -> "Result":
         """Run clients who each send the next request after the answer to the last one."""
@@ -80,7 +80,7 @@ class Service:
         async def client() -> None:
             while now() < seconds:
                 requests.append(request := Request(arrived=now()))
-                await self._send(request, self.admissions[0], None)
+                await self._send(request)
                 if request.refused is not None:
                     await asyncio.sleep(0.05)
 
@@ -88,40 +88,35 @@ class Service:
         return Result(requests, self.capacity_per_s)
 
     def _start(self) -> None:
-        self.admissions = [make(asyncio.get_running_loop().time) for make in self._make_admissions]
+        self.admission = self._make_admission(asyncio.get_running_loop().time)
         self._free = asyncio.Semaphore(self.servers)
 
-    async def _run(self, arrivals: Sequence[float], patience_s: float | None) -> "Result":
+    async def _run(self, arrivals: Sequence[float]) -> "Result":
         loop = asyncio.get_running_loop()
         self._start()
         requests, tasks = [], []
-        for number, arrival in enumerate(sorted(arrivals)):
+        for arrival in sorted(arrivals):
             await asyncio.sleep(arrival - loop.time())
             requests.append(Request(arrived=now()))
-            admission = self.admissions[number % len(self.admissions)]
-            tasks.append(loop.create_task(self._send(requests[-1], admission, patience_s)))
+            tasks.append(loop.create_task(self._send(requests[-1])))
         await asyncio.gather(*tasks)
         return Result(requests, self.capacity_per_s)
 
-    async def _send(self, request: Request, admission: Admission, patience_s: float | None) -> None:
+    async def _send(self, request: Request) -> None:
         try:
-            async with asyncio.timeout(patience_s):
-                with admission.reserve() as reservation:
-                    await self._free.acquire()
-                    try:
-                        reservation.refuse_if_expired()
-                    except Overloaded:
-                        self._free.release()
-                        raise
-                    request.begun = now()
-                    # A disconnected client does not stop work that has begun.
-                    await asyncio.shield(asyncio.create_task(self._work()))
+            with self.admission.reserve() as reservation:
+                await self._free.acquire()
+                try:
+                    reservation.refuse_if_expired()
+                except Overloaded:
+                    self._free.release()
+                    raise
+                request.begun = now()
+                await asyncio.create_task(self._work())
             request.answered = now()
         except Overloaded as error:
             request.refused = now()
             request.retry_after_s = error.retry_after_s
-        except TimeoutError:
-            pass
 
     async def _work(self) -> None:
         begin, seconds = self._pause

@@ -1,5 +1,6 @@
 """Admission: bounds and estimates worked out by hand."""
 
+import asyncio
 import resource
 from contextlib import ExitStack
 from pathlib import Path
@@ -68,7 +69,10 @@ def test_retry_after_covers_the_requests_in_flight_and_the_refused_ones() -> Non
     assert refused.value.retry_after_s == 4
 
 
-def test_a_request_that_timed_out_does_not_count_as_an_answer() -> None:
+@pytest.mark.parametrize("error", [DeadlineExceeded("late"), asyncio.CancelledError()])
+def test_requests_that_time_out_or_whose_clients_disconnect_do_not_count_as_answers(
+    error: BaseException,
+) -> None:
     clock = Clock()
     admission = admission_with(clock)
     places = [admission.reserve() for _ in range(4)]
@@ -77,7 +81,7 @@ def test_a_request_that_timed_out_does_not_count_as_an_answer() -> None:
 
     for place in places[:2]:
         clock.seconds += 0.001
-        assert not place.__exit__(DeadlineExceeded, DeadlineExceeded("late"), None)
+        assert not place.__exit__(type(error), error, None)
 
     assert admission.estimated_wait_ms() == pytest.approx(20)
 
