@@ -1,9 +1,10 @@
-"""The runner's endpoint for API processes: places of inputs in, logits out, both as bytes.
+"""The runner's endpoint for API processes: the place of inputs in, logits out.
 
 `bentoml_compat.runner_exchange` explains why this is not a BentoML API.
 """
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
@@ -16,7 +17,7 @@ from image_classifier.http.schemas import INTERNAL_ERROR
 from image_classifier.inference.batcher import Batcher
 from image_classifier.inference.executor import Executor
 from image_classifier.inference.runner import LocalRunner
-from image_classifier.inference.shared_inputs import SharedInputsReader
+from image_classifier.inference.shared_inputs import Place, SharedInputsReader
 from image_classifier.logs import ErrorLog
 
 PATH = "/logits"
@@ -25,9 +26,9 @@ PATH = "/logits"
 class RunnerCalls:
     """An ASGI application that computes the logits of inputs in shared memory.
 
-    The body is `Places`, int64 (n, 3), as bytes; the answer float32 (n, classes). Inputs of all API
+    The body is a `Place` as JSON, the answer float32 (n, classes) as bytes. Inputs of all API
     processes are batched together, see `Batcher`. Answers 503 before `serve` is called, and 404 to
-    callers that do not come over a Unix socket: places refer to processes of this machine.
+    callers that do not come over a Unix socket: a place refers to a process of this machine.
     """
 
     def __init__(self) -> None:
@@ -42,7 +43,7 @@ class RunnerCalls:
         )
 
         async def logits(body: bytes) -> bytes:
-            inputs = reader.read(np.frombuffer(body, np.int64).reshape(-1, 3))
+            inputs = reader.read(Place(*json.loads(body)))
             answers = await asyncio.gather(*map(batcher.submit, inputs))
             return np.stack([answer.logits for answer in answers]).tobytes()
 

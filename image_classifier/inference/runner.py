@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import json
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -134,7 +135,7 @@ class RemoteRunner:
             takes a batch and returns logits; `can_open`, which returns whether it can read the
             memory at a `SharedInputs.address`; and `describe`, which returns the fields of
             `RunnerDescription` as JSON.
-        exchange: Calls `RunnerCalls` in that process: `Places` as bytes to logits as bytes.
+        exchange: Calls `RunnerCalls` in that process: a `Place` as JSON to logits as bytes.
         record: Measurements of the import.
         input_spec: Shape and dtype of an input.
         budget_ms: Target latency of an answer; a call has as many inputs as take half of it.
@@ -176,8 +177,8 @@ class RemoteRunner:
             shared = await self._shared_memory()
             if shared is None or shared.full:
                 return await self._call(functools.partial(infer.infer, batch), CALL_TIMEOUT_S)
-            with shared.holding(batch) as places:
-                call = functools.partial(self._exchange, places.tobytes())
+            with shared.holding(batch) as place:
+                call = functools.partial(self._exchange, json.dumps(place).encode())
                 logits = np.frombuffer(await self._call(call, CALL_TIMEOUT_S), np.float32)
                 return logits.reshape(len(batch), -1)
 

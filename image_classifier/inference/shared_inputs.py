@@ -7,15 +7,28 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from image_classifier.inference.engine import Batch
 from preprocessing import InputSpec
 
-Places = npt.NDArray[np.int64]
-"""Locations of inputs, shape (n, 3): process id, file descriptor and slot of each."""
+
+class Place(NamedTuple):
+    """Where the inputs of a batch are: in adjacent slots of the memory of a process.
+
+    Attributes:
+        process: Id of the process.
+        descriptor: Its file descriptor of the memory.
+        first: The first slot.
+        end: The slot after the last one.
+    """
+
+    process: int
+    descriptor: int
+    first: int
+    end: int
 
 
 class SharedInputs:
@@ -49,15 +62,13 @@ class SharedInputs:
         return not self._free
 
     @contextmanager
-    def holding(self, batch: Batch) -> Iterator[Places]:
-        """Copy a batch into free slots, yield their places, and free them afterwards."""
+    def holding(self, batch: Batch) -> Iterator[Place]:
+        """Copy a batch into free slots, yield their place, and free them afterwards."""
         first = self._free.pop()
-        places = np.empty((len(batch), 3), np.int64)
-        places[:, :2] = self.address
-        places[:, 2] = range(first, first + len(batch))
-        self._slots[first : first + len(batch)] = batch
+        end = first + len(batch)
         try:
-            yield places
+            self._slots[first:end] = batch
+            yield Place(*self.address, first, end)
         finally:
             self._free.append(first)
 
@@ -74,29 +85,13 @@ class SharedInputsReader:
         self._dtype = np.dtype(input_spec.dtype)
         self._mapped: dict[Path, tuple[int, Batch]] = {}  # path -> inode number, slots
 
-    def read(self, places: Places) -> Batch:
-        """Return the inputs at some places, (n, H, W, C): a view if they are adjacent, or a copy.
-
-        The inputs of a process that has ended are zero: nobody waits for their logits, and other
-        inputs of the batch must not fail.
+    def read(self, place: Place) -> Batch:
+        """Return the inputs at a place, (n, H, W, C): a view of the memory.
 
         Raises:
-            OSError: The system forbids opening the memory of a process.
+            OSError: As for `open`.
         """
-        addresses = [tuple(address) for address in places[:, :2].tolist()]
-        slots = {address: self._open_or_blank(*address) for address in set(addresses)}
-        first, end = places[0, 2], places[0, 2] + len(places)
-        if len(slots) == 1 and np.array_equal(places[:, 2], range(first, end)):
-            batch: Batch = slots[addresses[0]][first:end]
-            return batch
-        pairs = zip(addresses, places[:, 2], strict=True)
-        return np.stack([slots[address][slot] for address, slot in pairs])
-
-    def _open_or_blank(self, process: int, descriptor: int) -> Batch:
-        try:
-            return self.open(process, descriptor)
-        except FileNotFoundError:
-            return np.broadcast_to(np.zeros((), self._dtype), (2**31, *self._shape))
+        return self.open(place.process, place.descriptor)[place.first : place.end]
 
     def open(self, process: int, descriptor: int) -> Batch:
         """Map the memory at an address, once; return its slots, (slots, H, W, C).

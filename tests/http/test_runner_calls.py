@@ -1,6 +1,7 @@
 """Calls of API processes to the runner: inputs in shared memory, logits as bytes."""
 
 import asyncio
+import json
 from unittest.mock import Mock
 
 import numpy as np
@@ -56,7 +57,7 @@ def test_calls_of_several_processes_form_batches_and_a_failing_input_fails_its_o
             memories[2].holding(filled(1, 255)) as failing,
             memories[3].holding(filled(1, 3)) as last,
         ):
-            bodies = (places.tobytes() for places in (first, second, failing, last))
+            bodies = (json.dumps(place).encode() for place in (first, second, failing, last))
             return await asyncio.gather(*(call(app, data) for data in bodies))
 
     answers = asyncio.run(together())

@@ -1,6 +1,7 @@
 """The runner of another process, simulated by a proxy."""
 
 import asyncio
+import json
 from collections.abc import Awaitable
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from image_classifier.artifact.record import EngineAttempt, LatencyPoint, Plan
 from image_classifier.errors import NotReady
 from image_classifier.inference.machine import ABSENT_GPU
 from image_classifier.inference.runner import RemoteRunner, RunnerDescription
-from image_classifier.inference.shared_inputs import SharedInputsReader
+from image_classifier.inference.shared_inputs import Place, SharedInputsReader
 from preprocessing import InputSpec
 from tests.artifact.builder import RECORD
 
@@ -50,7 +51,7 @@ class Proxy:
         """Answer as `RunnerCalls` does: the logit of an input is its pixel."""
         self.calls += 1
         await asyncio.sleep(0)  # so that calls are concurrent
-        inputs = self._reader.read(np.frombuffer(body, np.int64).reshape(-1, 3))
+        inputs = self._reader.read(Place(*json.loads(body)))
         return inputs.reshape(-1, 1).astype(np.float32).tobytes()
 
     async def _answer(self, *_: object) -> Any:

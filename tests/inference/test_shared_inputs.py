@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from image_classifier.inference.shared_inputs import SharedInputs, SharedInputsReader
+from image_classifier.inference.shared_inputs import Place, SharedInputs, SharedInputsReader
 from tests.imports import ROOT
 from tests.inference.fakes import INPUT_SPEC as SPEC
 
@@ -19,8 +19,8 @@ from image_classifier.inference.shared_inputs import SharedInputs
 from tests.inference.fakes import INPUT_SPEC
 
 shared = SharedInputs(INPUT_SPEC, calls=1, max_batch_size=2)
-with shared.holding(np.full((2, 2, 3, 1), int(sys.argv[1]), np.uint8)):
-    print(*shared.address, flush=True)
+with shared.holding(np.full((2, 2, 3, 1), int(sys.argv[1]), np.uint8)) as place:
+    print(*place, flush=True)
     sys.stdin.read()
 """
 
@@ -29,8 +29,8 @@ def batch(*values: int) -> np.ndarray:
     return np.array(values, np.uint8)[:, None, None, None] + np.zeros((1, *SPEC.shape), np.uint8)
 
 
-def holder(value: int) -> tuple[subprocess.Popen[str], np.ndarray]:
-    """Start a process that shares two inputs; return it and their places."""
+def holder(value: int) -> tuple[subprocess.Popen[str], Place]:
+    """Start a process that shares two inputs; return it and their place."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(value)],
         cwd=ROOT,
@@ -39,8 +39,7 @@ def holder(value: int) -> tuple[subprocess.Popen[str], np.ndarray]:
         text=True,
     )
     assert process.stdout is not None
-    address = [int(number) for number in process.stdout.readline().split()]
-    return process, np.array([[*address, 0], [*address, 1]])
+    return process, Place(*map(int, process.stdout.readline().split()))
 
 
 def mapped_memories() -> int:
@@ -60,35 +59,31 @@ def test_threads_can_open_many_memories_concurrently() -> None:
         sys.setswitchinterval(interval)
 
 
-def test_the_inputs_of_a_killed_process_are_zero_and_its_memory_is_freed() -> None:
+def test_the_memory_of_a_killed_process_is_freed() -> None:
     reader = SharedInputsReader(SPEC)
-    killed, places = holder(7)
+    killed, place = holder(7)
     before = mapped_memories()
-    assert np.array_equal(reader.read(places), batch(7, 7))
+    assert np.array_equal(reader.read(place), batch(7, 7))
 
     killed.kill()
     killed.communicate()
-    running, places_of_running = holder(8)
+    running, place_of_running = holder(8)
     try:
-        assert np.array_equal(reader.read(places_of_running), batch(8, 8))
+        assert np.array_equal(reader.read(place_of_running), batch(8, 8))
         with pytest.raises(FileNotFoundError):
-            reader.open(*places[0, :2])
-        mixed = reader.read(np.concatenate([places[:1], places_of_running[1:]]))
-        assert np.array_equal(mixed, batch(0, 8))
-        assert np.array_equal(reader.read(places), batch(0, 0))
+            reader.read(place)
     finally:
         running.communicate()
     assert mapped_memories() == before + 1
 
 
-def test_batches_in_flight_have_slots_of_their_own_and_are_read_in_any_order() -> None:
+def test_batches_in_flight_have_slots_of_their_own() -> None:
     shared = SharedInputs(SPEC, calls=2, max_batch_size=3)
     reader = SharedInputsReader(SPEC)
 
     with shared.holding(batch(1, 2)) as first, shared.holding(batch(3, 4, 5)) as second:
         assert shared.full
-        mixed = np.concatenate([second[:2], first])
-        assert np.array_equal(reader.read(mixed), batch(3, 4, 1, 2))
+        assert np.array_equal(reader.read(first), batch(1, 2))
         assert np.array_equal(reader.read(second), batch(3, 4, 5))
     assert not shared.full
 
@@ -97,11 +92,11 @@ def test_a_reused_address_is_mapped_again() -> None:
     reader = SharedInputsReader(SPEC)
     shared = SharedInputs(SPEC, calls=1, max_batch_size=1)
     address = shared.address
-    with shared.holding(batch(1)) as places:
-        assert np.array_equal(reader.read(places), batch(1))
+    with shared.holding(batch(1)) as place:
+        assert np.array_equal(reader.read(place), batch(1))
 
     del shared
     other = SharedInputs(SPEC, calls=1, max_batch_size=1)
     assert other.address == address
-    with other.holding(batch(2)) as places:
-        assert np.array_equal(reader.read(places), batch(2))
+    with other.holding(batch(2)) as place:
+        assert np.array_equal(reader.read(place), batch(2))
