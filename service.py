@@ -86,7 +86,7 @@ class ModelRunner:
 
     model = BentoModel(lock.tag)
 
-    @compat.stop_server_on_failure
+    @compat.one_line_errors()
     def __init__(self) -> None:
         compat.select_gpu(gpus)
         artifact = open_locked()
@@ -155,7 +155,7 @@ class ImageClassifier:
         with compat.one_line_errors():
             open_locked(graphs=False).labels()
 
-    @compat.stop_server_on_failure
+    @compat.one_line_errors()
     def __init__(self) -> None:
         owner = self.runner  # the object, or a proxy where it has a process of its own
         runner: Runner

@@ -8,7 +8,6 @@ import asyncio
 import atexit
 import ctypes
 import errno
-import functools
 import logging
 import os
 import re
@@ -132,14 +131,18 @@ class MountedAppFirst(Service[Any]):  # type: ignore[misc]  # BentoML's is untyp
 def one_line_errors() -> Iterator[None]:
     """Turn an OperatorError into one line on stderr and exit status 1.
 
-    In a worker, which BentoML would restart forever, it stops the server.
+    In a worker, any error stops the server with one line. BentoML restarts a failing worker
+    forever, with the port open. Until: BentoML stops a server whose workers cannot start.
     """
     try:
         yield
-    except OperatorError as error:
+    # Models, engines and users' classes raise anything; all of it must stop the start.
+    except Exception as error:
         if _has_supervisor():
             _stop_server(error)
-        raise BentoMLException(str(error)) from error
+        if isinstance(error, OperatorError):
+            raise BentoMLException(str(error)) from error
+        raise
 
 
 SUPERVISOR = "IMAGE_CLASSIFIER_SUPERVISOR"
@@ -264,26 +267,6 @@ def locked_model(path: Path) -> ModelLock:
 def _has_supervisor() -> bool:
     """Return whether this is a worker of `bentoml serve`, not an in-process use of a service."""
     return os.environ.get(SUPERVISOR) == str(os.getppid())
-
-
-def stop_server_on_failure(start: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Decorate a service's constructor so that an exception in it stops the server with one line.
-
-    BentoML restarts a failing worker forever, with the port open.
-    Until: BentoML stops a server whose workers cannot start.
-    """
-
-    @functools.wraps(start)
-    def guarded(self: Any) -> None:
-        try:
-            start(self)
-        # Models, engines and users' classes raise anything; all of it must stop the start.
-        except Exception as error:
-            if not _has_supervisor():
-                raise
-            _stop_server(error)
-
-    return guarded
 
 
 def _stop_server(error: Exception) -> NoReturn:

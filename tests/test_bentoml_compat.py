@@ -464,7 +464,7 @@ def test_bentoml_still_needs_the_other_workarounds(
     assert "prctl" not in inspect.getsource(worker)
     options = {option.name: option.default for option in worker.main.params}
     assert options["timeout_keep_alive"] == 5
-    # prepare_supervisor, stop_server_on_failure, supervise
+    # one_line_errors, prepare_supervisor, supervise
     assert "assert len(socket_path) < MAX_AF_UNIX_PATH_LENGTH" in inspect.getsource(serving)
     assert serving.MAX_AF_UNIX_PATH_LENGTH == 103
     assert "optional" not in inspect.signature(bentoml.depends).parameters
