@@ -181,5 +181,4 @@ def _verify_files(root: Path, files: dict[str, str], *, graphs: bool) -> None:
         skipped = {name for name in present & files.keys() if name.startswith(LARGE)}
     expected = {name: files[name] for name in files.keys() - skipped}
     if differences := describe_differences(expected, sha256_tree(root, present - skipped)):
-        more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
-        raise ArtifactError(f"{root}: {differences[0]}{more}; import the model again")
+        raise ArtifactError(f"{root}: {differences}; import the model again")

@@ -76,8 +76,8 @@ def replacing(path: Path, beside: Path | None = None) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def describe_differences(expected: Mapping[str, str], actual: Mapping[str, str]) -> list[str]:
-    """Return the differences of two maps of file name to digest: a line per file, sorted."""
+def describe_differences(expected: Mapping[str, str], actual: Mapping[str, str]) -> str:
+    """Describe the first difference of two maps of file name to digest; "" if they are equal."""
     lines = [f"missing: {name}" for name in expected.keys() - actual.keys()]
     lines += [f"extra: {name}" for name in actual.keys() - expected.keys()]
     lines += [
@@ -85,7 +85,8 @@ def describe_differences(expected: Mapping[str, str], actual: Mapping[str, str])
         for name, digest in expected.items()
         if name in actual and actual[name] != digest
     ]
-    return sorted(lines)
+    more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
+    return f"{min(lines, default='')}{more}"
 
 
 MANIFEST_NAME = "manifest.json"

@@ -50,7 +50,7 @@ def verify_signature(path: Path, files: Mapping[str, str], public_key: Path) -> 
     signed = _signed_files(bundle, key, path)
     if differences := describe_differences(signed, files):
         raise ArtifactError(
-            f"{path}: the signature is of other files: {differences[0]}; "
+            f"{path}: the signature is of other files: {differences}; "
             "fetch the model again or sign this one"
         )
 

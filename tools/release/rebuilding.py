@@ -33,9 +33,8 @@ def verify_rebuild(checkout: Path, bentofile: str, progress: Progress) -> str:
                 roots.append(_build(checkout, bentofile, Path(temporary), *surroundings))
         expected, actual = map(_facts, roots)
         if differences := describe_differences(expected, actual):
-            more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
             raise ReleaseError(
-                f"the second build differs from the first: {differences[0]}{more}; please report it"
+                f"the second build differs from the first: {differences}; please report it"
             )
     return (
         f"identical: {len(expected)} files, version {roots[0].name}; different: directory, home, "
