@@ -256,7 +256,7 @@ def _classify_request(top_k: dict[str, Any]) -> dict[str, Any]:
 class RequestEnvelope:
     """Gives each request an id, counts its outcome, and answers bugs with 500.
 
-    A pure ASGI middleware around all routes.
+    A pure ASGI middleware around all routes. `ClassifierProtocol` lets only HTTP requests through.
     """
 
     def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
@@ -265,9 +265,6 @@ class RequestEnvelope:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         request, request_id = Request(scope), _identify(scope)
         started = False
 

@@ -189,18 +189,6 @@ def test_an_unreachable_model_is_logged_but_not_for_each_readiness_probe(
     assert "503 not_ready: the model cannot be reached" in line
 
 
-def test_a_websocket_is_closed() -> None:
-    sent: list[str] = []
-
-    async def record(message: dict[str, str]) -> None:
-        sent.append(message["type"])
-
-    scope = {"type": "websocket", "path": "/", "headers": []}
-    asyncio.run(app_of(StubClassifier())(scope, None, record))  # type: ignore[arg-type]
-
-    assert sent == ["websocket.close"]
-
-
 def test_a_slow_upload_is_not_a_slow_answer() -> None:
     app = app_of(StubClassifier())
 
