@@ -1,7 +1,6 @@
 """Turns concurrent requests into batches."""
 
 import asyncio
-import functools
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -108,13 +107,10 @@ class Batcher:
             if batch:
                 task = asyncio.get_running_loop().create_task(self._answer(batch))
                 self._running.add(task)
-                task.add_done_callback(functools.partial(self._finish, batch))
+                task.add_done_callback(self._finish)
 
-    def _finish(self, batch: list[_Waiting], task: asyncio.Task[None]) -> None:
+    def _finish(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
-        if task.cancelled():  # the engine's threads were shut down; callers must not hang
-            for item in batch:
-                _fail(item, EngineError("the engine was shut down before it answered"))
         self._start_batches()
 
     async def _answer(self, batch: list[_Waiting]) -> None:

@@ -20,10 +20,6 @@ async def one_row_too_many(batch: Batch) -> Logits:
     return np.zeros((len(batch) + 1, 2), np.float32)
 
 
-async def shut_down(batch: Batch) -> Logits:
-    raise asyncio.CancelledError  # as from a thread pool that was shut down
-
-
 async def unreachable(batch: Batch) -> Logits:
     raise NotReady("the model cannot be reached")
 
@@ -34,7 +30,6 @@ async def unreachable(batch: Batch) -> Logits:
         # The first input finds a free stream, the others form a batch, then run one by one.
         (one_row_too_few, EngineError, [1, 3, 1, 1, 1]),
         (one_row_too_many, EngineError, [1, 3, 1, 1, 1]),
-        (shut_down, EngineError, [1, 3]),
         # Not caused by an input, so not retried.
         (unreachable, NotReady, [1, 3]),
     ],
