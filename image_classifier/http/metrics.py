@@ -107,21 +107,16 @@ class RequestMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the series of all processes of this server, and what these processes cost."""
-        own = list(self._registry.collect())
         folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
         if folder is None:  # not a process of `bentoml serve`
-            yield from own
+            yield from self._registry.collect()
             return
         # prometheus_client sums gauges of ended processes, too, until their files are gone.
         for path in Path(folder).glob("gauge_live*_*.db"):
             if not psutil.pid_exists(int(path.stem.rpartition("_")[2])):
                 path.unlink(missing_ok=True)
-        # The files of the processes have no help texts.
-        helps = {metric.name: metric.documentation for metric in own}
         collector = MultiProcessCollector(None, folder)  # type: ignore[no-untyped-call]
-        for metric in collector.collect():  # type: ignore[no-untyped-call]
-            metric.documentation = helps.get(metric.name, metric.documentation)
-            yield metric
+        yield from collector.collect()  # type: ignore[no-untyped-call]
         yield from server_costs(psutil.Process(os.getppid()))
 
 
