@@ -55,13 +55,13 @@ class Subject:
 
     Attributes:
         settings: CLASSIFIER_* variables, the lock included.
-        images: Bytes of each file.
+        images: Bytes of each file, by its name.
         images_name: "golden", or the name of their directory.
     """
 
     artifact: Artifact
     settings: dict[str, str]
-    images: tuple[bytes, ...]
+    images: dict[str, bytes]
     images_name: str
 
 
@@ -74,9 +74,11 @@ def locked_subject(environ: Mapping[str, str], folder: Path | None) -> Subject:
     lock = read_lock(ROOT / Settings.from_env(environ).lock)
     artifact = open_artifact(locate(lock.tag), lock.manifest_sha256, lock.evidence_sha256)
     if folder is None:
-        images = artifact.golden_files()
+        names = (entry.file for entry in artifact.manifest.golden)
+        images = dict(zip(names, artifact.golden_files(), strict=True))
     else:
-        images = tuple(path.read_bytes() for path in sorted(folder.glob("*")) if path.is_file())
+        files = (path for path in sorted(folder.glob("*")) if path.is_file())
+        images = {path.name: path.read_bytes() for path in files}
     if not images:
         raise CertifyError(f"{folder}: no files, expected images; choose another with --images")
     return Subject(
@@ -98,7 +100,7 @@ def certify(subject: Subject, *, budget_ms: float, probe_s: float) -> SloCertifi
         ServerFailed: The server does not start.
     """
     octets = {"Content-Type": "application/octet-stream"}
-    requests = tuple(http_request("/classify", octets, data) for data in subject.images)
+    requests = tuple(http_request("/classify", octets, data) for data in subject.images.values())
     print(f"starting the service without refusals, to saturate it for {probe_s:g} s", flush=True)
     with _served(subject, requests, serving.NEVER_REFUSE) as server:
         target = _target(subject, requests, server.port)
@@ -180,11 +182,11 @@ def _served(
 def _target(subject: Subject, requests: tuple[bytes, ...], port: int) -> Target:
     """Return requests and right answers: those of the idle server to single images."""
     accepted = []
-    for index, request in enumerate(requests):
+    for name, request in zip(subject.images, requests, strict=True):
         status, body = ask(port, request)
         if status != 200:
             raise CertifyError(
-                f"image {index} of {subject.images_name}: answered {status}: "
+                f"image {name} of {subject.images_name}: answered {status}: "
                 f"{body[:160].decode(errors='replace')}; expected 200; remove the file"
             )
         accepted.append(near_best(json.loads(body)["predictions"]))

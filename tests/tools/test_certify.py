@@ -46,7 +46,7 @@ def test_saturation_is_measured_without_refusals_and_the_rate_with_the_usual_set
     subject = Subject(
         artifact=artifact,
         settings={"CLASSIFIER_WORKERS": "1", "CLASSIFIER_LOCK": "elsewhere"},
-        images=(b"0",),
+        images={"0.png": b"0"},
         images_name="golden",
     )
 
@@ -68,9 +68,9 @@ def test_saturation_is_measured_without_refusals_and_the_rate_with_the_usual_set
 
 def test_a_refused_image_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(certify, "ask", lambda *_: (422, b"undecodable_image"))
-    subject = Subject(artifact=None, settings={}, images=(b"",), images_name="scans")  # type: ignore[arg-type]
+    subject = Subject(artifact=None, settings={}, images={"1.pdf": b""}, images_name="scans")  # type: ignore[arg-type]
 
-    with pytest.raises(CertifyError, match="image 0 of scans: answered 422: undecodable_image"):
+    with pytest.raises(CertifyError, match=r"image 1\.pdf of scans: answered 422: undecodable"):
         certify._target(subject, (b"",), 1)
 
 
