@@ -274,7 +274,10 @@ def _stop_server(error: Exception) -> NoReturn:
     text = str(error)
     if not isinstance(error, OperatorError):
         text = f"the start failed: {type(error).__name__}: {' '.join(text.split())}"
-    _write_for_supervisor(START_FAILURE, text)
+    try:
+        _write_for_supervisor(START_FAILURE, text)
+    except OSError:  # a full disk
+        logger.error("%s", text)
     os._exit(1)
 
 
