@@ -94,7 +94,8 @@ def read_golden_images(
     all_names, notes = _image_names(folder)
     names = all_names
     if only is not None:
-        names = [name for name in all_names if {name, name.rpartition("/")[2]} & set(only)]
+        wanted = set(only)
+        names = [name for name in all_names if {name, name.rpartition("/")[2]} & wanted]
         if not names:
             raise ImportRefused(
                 f"{folder}: the reference has none of its images, such as {all_names[0]!r}, but "
