@@ -4,7 +4,7 @@ import csv as csv_module
 import io
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
@@ -203,7 +203,7 @@ def decoding_notes(images: Iterable[GoldenImage], rules: DecodeRules) -> tuple[s
 
 
 def unseen_kinds(
-    images: Iterable[GoldenImage], preprocessing: Preprocessing | None = None
+    images: Sequence[GoldenImage], preprocessing: Preprocessing | None = None
 ) -> list[str]:
     """Name the common kinds of pictures that are not among the images; all must be decodable.
 
@@ -212,33 +212,30 @@ def unseen_kinds(
             differ most there.
     """
     kinds = {"other than square", "turned by EXIF"}
-    target_of = None if preprocessing is None else _resize_of(preprocessing)
-    if target_of is not None:
-        kinds.add("made smaller")
     for image in images:
         with Image.open(BytesIO(image.data)) as opened:
-            if target_of is not None:
-                width, height = target_of(opened.size)
-                if opened.width > width and opened.height > height:
-                    kinds.discard("made smaller")
             if opened.width != opened.height:
                 kinds.discard("other than square")
             if upright_turn(opened) is not None:
                 kinds.discard("turned by EXIF")
+    unresized = isinstance(preprocessing, SpecPreprocessing) and preprocessing.spec.resize is None
+    if preprocessing is None or unresized:
+        return sorted(kinds)
+    if not any(_is_made_smaller(image, preprocessing) for image in images):
+        kinds.add("made smaller")
     return sorted(kinds)
 
 
-def _resize_of(
-    preprocessing: Preprocessing,
-) -> Callable[[tuple[int, int]], tuple[int, int]] | None:
-    """Return what gives the (width, height) after the resize; None without a resize.
+def _is_made_smaller(image: GoldenImage, preprocessing: Preprocessing) -> bool:
+    """Return whether a resize makes a decoded image smaller on both sides.
 
-    For a class of the user's this is a guess: the size of its input.
+    For a class of the user's this is a guess: whether its input is smaller.
     """
-    if not isinstance(preprocessing, SpecPreprocessing):
-        height, width, _ = preprocessing.input_spec.shape
-        return lambda _: (width, height)
-    return preprocessing.resized_size if preprocessing.spec.resize else None
+    decoded = decode_image(image.data, preprocessing.decode, DecodeLimits())
+    height, width, _ = preprocessing.input_spec.shape
+    if isinstance(preprocessing, SpecPreprocessing):
+        width, height = preprocessing.resized_size(decoded.size)
+    return decoded.width > width and decoded.height > height
 
 
 def _count(names: Sequence[str]) -> str:

@@ -108,17 +108,29 @@ def test_pictures_that_are_not_among_the_golden_images_are_named(
     assert last == f"{unseen}that the notebook treats those in the same way is unproven"
 
 
+TURN = {"exif_orientation": True}
+
+
 @pytest.mark.parametrize(
-    ("size", "resize", "named"), [(6, 4, False), (6, 6, True), (6, 8, True), (6, None, False)]
+    ("resize", "decode", "named"),
+    [
+        ({"size": 4}, {}, False),
+        ({"size": 6}, {}, True),
+        ({"size": 8}, {}, True),
+        (None, {}, False),
+        # Stored as 8x6, upright 6x8 (width, height); a size is (height, width).
+        ({"mode": "exact", "size": [7, 5]}, {}, True),
+        ({"mode": "exact", "size": [7, 5]}, TURN, False),
+    ],
 )
 def test_it_is_said_if_the_resize_makes_no_golden_image_smaller(
-    size: int, resize: int | None, named: bool
+    resize: dict[str, object] | None, decode: dict[str, object], named: bool
 ) -> None:
-    fields = {"crop": 4, "mean": [0.5] * 3, "std": [0.5] * 3}
-    if resize is not None:
-        fields |= {"resize": {"size": resize}}
-    preprocessing = SpecPreprocessing(PreprocessingSpec.model_validate(fields))
-    image = GoldenImage(name="a", data=encoded(Image.new("RGB", (8, size)), "PNG"))
+    fields = {"decode": decode, "crop": 4, "mean": [0.5] * 3, "std": [0.5] * 3}
+    preprocessing = SpecPreprocessing(
+        PreprocessingSpec.model_validate(fields | ({"resize": resize} if resize else {}))
+    )
+    image = picture(square=False, turned=True)
     sentences = describe_numbers(
         compared("probabilities", UNCLEAR),
         [image],
