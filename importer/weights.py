@@ -646,6 +646,11 @@ def _remedy(
             "Turn on the parts of the network that these weights belong to; if its answers do not "
             f"need them, add {ignore}."
         )
+    if missing and all(_last_segment(name) == "_extra_state" for name in missing):
+        return (
+            "The values of get_extra_state are in files of torch.save alone, not in safetensors "
+            "or in an artifact: give the checkpoint of the training."
+        )
     if missing or unexpected:
         remedy = "Take the network that these weights were trained in."
         if not unexpected and not misshapen:

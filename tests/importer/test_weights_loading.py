@@ -260,6 +260,8 @@ def test_extra_state_is_loaded_where_the_network_has_it_and_ignored_elsewhere(
     assert ignored == ("_extra_state",)
     save_weights(with_state, tmp_path / "saved.safetensors")
     assert safetensors.torch.load_file(tmp_path / "saved.safetensors").keys() == {"weight", "bias"}
+    with pytest.raises(ImportRefused, match=r"- _extra_state\n.*give the checkpoint of the train"):
+        load_strictly(Scaled(3, 2), read_state_dict(tmp_path / "saved.safetensors"))
 
 
 def test_lazy_layers_take_the_shape_of_their_weights(tmp_path: Path) -> None:
