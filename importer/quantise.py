@@ -40,6 +40,7 @@ def quantise(onnx: Path, calibration: npt.NDArray[np.generic], path: Path) -> No
             check=False,
         )
     if done.returncode:
+        sys.stderr.write(done.stderr)  # `quiet_exporter` logs it
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         raise ImportRefused(f"quantisation: {lines[-1]}")
 
