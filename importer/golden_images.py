@@ -89,7 +89,7 @@ def read_golden_images(
         only: Choose only images whose name, or its last part, is one of these.
 
     Raises:
-        ImportRefused: No image, or a table that cannot be read.
+        ImportRefused: No image, a table that cannot be read, or a name that is not UTF-8.
     """
     all_names, notes = _image_names(folder)
     names = all_names
@@ -122,6 +122,8 @@ def read_golden_images(
         notes.append(f"{len(chosen)} of {len(names)} images chosen, evenly over the classes")
     images: dict[bytes, GoldenImage] = {}
     for name in chosen:
+        if name != name.encode(errors="ignore").decode():  # the manifest could not hold it
+            raise ImportRefused(f"{folder}: the name of {name!r} is not UTF-8; rename the file")
         text, source = classes.get(name, (None, ""))
         data = (folder / name).read_bytes()
         image = GoldenImage(name=name, data=data, class_text=text, class_from=source)

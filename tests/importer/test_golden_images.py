@@ -1,6 +1,7 @@
 """Golden images: the choice of files, their classes, and the order of the classes."""
 
 import functools
+import os
 from collections import Counter
 from pathlib import Path
 from random import Random
@@ -25,7 +26,7 @@ def folder_of(tmp_path: Path, *names: str, table: str | None = None) -> Path:
     for name in names:
         path = tmp_path / "images" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(IMAGE + name.encode())
+        path.write_bytes(IMAGE + os.fsencode(name))
     if table is not None:
         (tmp_path / "images" / "labels.csv").write_text(table, encoding="utf-8")
     return tmp_path / "images"
@@ -91,6 +92,13 @@ def test_any_choice_is_stable_and_as_even_as_possible(
     left = Counter(class_by_name.values()) - counts
     # A class with images left over has at most one less than the largest.
     assert all(max(counts.values()) - counts[label] <= 1 for label in left)
+
+
+def test_a_name_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "a.png", os.fsdecode(b"caf\xe9.png"))
+
+    with pytest.raises(ImportRefused, match=r"'caf\\udce9\.png' is not UTF-8; rename the file"):
+        read_golden_images(folder, 9)
 
 
 def test_copies_of_an_image_count_once(tmp_path: Path) -> None:
