@@ -169,13 +169,12 @@ def _renew(command_line: CommandLine, progress: Progress) -> Outcome:
 
         options = renewed_options(artifact, Path(folder), command_line.options)
         imported = _run_import(options, None, progress, artifact)
-    new = imported.lock
+        new = imported.lock
+        if _locked_tag(DEFAULT_LOCK) == new.tag:
+            write_lock(DEFAULT_LOCK, new)  # it pins the evidence, which may have been replaced
+    note = "the identity is the same, and proven again"
     if new.tag != old.tag:
         note = f"{old.tag} stays; `model_import.py use {new.tag}` serves this one"
-    else:
-        note = "the identity is the same, and proven again"
-        if _locked_tag(DEFAULT_LOCK) == new.tag:
-            write_lock(DEFAULT_LOCK, new)  # it pins the evidence too
     return _imported(imported, compare_references(old_reference, open_in_store(new.tag)), note)
 
 

@@ -14,9 +14,17 @@ import numpy as np
 import pytest
 
 from image_classifier.artifact.artifact import Artifact, open_artifact
-from image_classifier.artifact.store import add, lock_of, read_lock, staging_dir, write_lock
+from image_classifier.artifact.store import (
+    add,
+    lock_of,
+    open_in_store,
+    read_lock,
+    staging_dir,
+    write_lock,
+)
 from importer.errors import ImportRefused
 from importer.options import EngineOptions, ImportOptions
+from importer.pipeline import Imported
 from importer.prediction import FileAnswer
 from importer.renewal import renewed_options
 from importer.report import print_answers
@@ -360,6 +368,20 @@ def test_renew_imports_an_old_artifact_from_its_own_files(
     assert found["record"]["proof"] == found["proof"][:2]
     assert found["evidence"]["ignored_weights"] == ["aux.bias"]
     assert read_lock(lock) == lock_of(open_artifact(folder))
+
+
+def test_a_lock_that_names_the_result_of_a_renewal_gets_its_evidence(
+    copied: Path, later: str, lock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = open_in_store(later)
+    parts = {name: getattr(result, name) for name in ("manifest", "evidence", "record")}
+    imported = Imported(lock=lock_of(result), known=False, **parts)
+    monkeypatch.setattr("importer.commands._run_import", lambda *_: imported)
+    write_lock(lock, imported.lock.model_copy(update={"evidence_sha256": "0" * 64}))
+
+    assert main(["renew", tag(copied), "--quiet"]) == 0
+
+    assert read_lock(lock) == imported.lock
 
 
 def test_a_renewal_whose_network_answers_differently_is_refused(
