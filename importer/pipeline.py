@@ -301,7 +301,8 @@ def import_model(
 
         # 5. Write the artifact.
         with progress.step("write the artifact"):
-            (root / LABELS_NAME).write_text(json.dumps(labels, ensure_ascii=False) + "\n")
+            label_list = json.dumps(labels, ensure_ascii=False)
+            (root / LABELS_NAME).write_text(f"{label_list}\n", encoding="utf-8")
             golden_entries = write_golden(root, images, class_ids, inputs)
             packages = {entry.package.file for entry in engines if entry.package}
             manifest = Manifest(
