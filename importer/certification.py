@@ -38,6 +38,7 @@ from image_classifier.inference.startup import (
     check_engine,
     check_preprocessing,
 )
+from importer.candidates import ONNX_GRAPH
 from importer.extreme_images import ExtremeImages
 from importer.failures import describe_failure
 from importer.options import EngineOptions
@@ -86,8 +87,8 @@ def certify_all(
 ) -> tuple[tuple[CertifiedEngine, ...], tuple[EngineAttempt, ...]]:
     """Run each candidate on the golden images, and measure those that pass their gates.
 
-    An engine of reduced precision also fails if the fp32 engine of its kind failed on the extreme
-    images.
+    An engine of reduced precision also fails if the graph that it runs, or was made from, fails on
+    the extreme images in fp32.
 
     Args:
         failed_exports: File name of a graph → why it was not exported.
@@ -99,12 +100,18 @@ def certify_all(
     """
     engines: list[CertifiedEngine] = []
     attempts: list[EngineAttempt] = []
-    failed_kinds: dict[str, str] = {}  # kind of engine → how it fails on the extreme images
     graphs = {candidate.name: candidate for candidate in candidates}
 
     @functools.cache  # so that the weights of a torch program are on the device once
     def load(name: str) -> LoadEngine:
         return _open(graphs[name], root, golden.preprocessing.input_spec)
+
+    @functools.cache
+    def failure_on_extreme_images(name: str) -> str:
+        if golden.extreme is None:
+            return ""
+        logits = _logits(load(name), name, golden, golden.extreme.inputs, 1)
+        return _failure_on(golden.extreme, logits)
 
     truth, gates, budget_ms = golden.truth, options.gates, options.budget_ms
     limit_s = LIMIT_IN_POINTS * options.measure_seconds
@@ -138,10 +145,9 @@ def certify_all(
                     singles = replace(truth, logits=single[:PAIRED], class_ids=(None,) * len(pairs))
                     _, mixing = certify(pairs, singles, precision, gates)
                     failure = f"in batches of 2: {mixing}" if mixing else ""
-                if golden.extreme is not None and precision == "fp32":
-                    extreme_logits = run(golden.extreme.inputs, 1)
-                    failed_kinds[candidate.kind] = _failure_on(golden.extreme, extreme_logits)
-                failure = failure or failed_kinds.get(candidate.kind, "")
+                exact = _in_fp32(candidate)
+                graphs.setdefault(exact.name, exact)
+                failure = failure or failure_on_extreme_images(exact.name)
                 curve: tuple[LatencyPoint, ...] = ()
                 if not failure:
                     on_gpu = accelerator_of(candidate.kind) is not None
@@ -182,6 +188,17 @@ def certify_all(
         again = {config.engine: point for config, point in zip(configs, points, strict=False)}
         attempts = [row.model_copy(update={"compared": again.get(row.engine)}) for row in attempts]
     return tuple(engines), tuple(attempts)
+
+
+def _in_fp32(engine: EngineGraph) -> EngineGraph:
+    """Return the fp32 engine of the graph that an engine runs, or that int8 was made from."""
+    if engine.precision == "fp32":
+        return engine
+    return EngineGraph(
+        kind="torch" if engine.kind == "aotinductor" else engine.kind,  # needs no compiler
+        precision="fp32",
+        file=ONNX_GRAPH.file if engine.precision == "int8" else engine.file,
+    )
 
 
 def _worth_compiling(
