@@ -1,12 +1,7 @@
 """The sample files of the digits example: their content and how they are read."""
 
-from pathlib import Path
-
 import numpy as np
-import pytest
-from PIL import Image
 
-from examples.digits import make_samples
 from examples.digits.evaluation import predicted_digits
 from preprocessing import DecodeLimits, DecodeRules, decode_image, load_preprocessing
 from tests.examples.test_digits_training import trained_network
@@ -40,18 +35,3 @@ def test_all_samples_are_read_and_some_need_each_decode_rule() -> None:
     assert misread(exif_orientation=False) == TURNED
     assert misread(alpha="drop") == TRANSPARENT
     assert misread(grey16="clip") == GREY16
-
-
-@pytest.mark.all  # draws all samples
-def test_the_committed_samples_are_those_that_make_samples_draws(tmp_path: Path) -> None:
-    make_samples.main(["--out", str(tmp_path)])
-
-    assert sorted(path.name for path in tmp_path.iterdir()) == [path.name for path in SAMPLES]
-    for path in SAMPLES:
-        with Image.open(path) as committed, Image.open(tmp_path / path.name) as drawn:
-            assert (committed.mode, committed.size) == (drawn.mode, drawn.size)
-            # Lossy encoders differ slightly between versions.
-            difference = np.asarray(committed.convert("RGBA"), float) - np.asarray(
-                drawn.convert("RGBA"), float
-            )
-            assert abs(difference).mean() < 2
