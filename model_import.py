@@ -79,4 +79,5 @@ def _run(command_line: CommandLine) -> tuple[int, str]:
 if __name__ == "__main__":
     for number in SIGNALS:  # SIGTERM raises KeyboardInterrupt too, which removes the staging dir
         signal.signal(number, signal.default_int_handler)
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # odd file names
     sys.exit(main())

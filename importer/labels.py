@@ -18,10 +18,10 @@ HEADER = re.compile(
     r"(?:labels?|class(?:es)?|class[ _]?names?|label[ _]?names?|names?|categor(?:y|ies))",
     re.IGNORECASE,
 )
-INDEXED = re.compile(r"(?P<index>\d+)\s*[,;:=|\t]\s*(?P<name>.+)")
+INDEXED = re.compile(r"(?P<index>\d{1,9})\s*[,;:=|\t]\s*(?P<name>.+)")
 NUMBERED = (
-    re.compile(r"(?P<index>\d+)[ .)-]+(?P<name>\S.*)"),
-    re.compile(r"(?P<name>.*[^\s,;:=|(])[\s,;:=|(]+(?P<index>\d+)\)?"),
+    re.compile(r"(?P<index>\d{1,9})[ .)-]+(?P<name>\S.*)"),
+    re.compile(r"(?P<name>.*[^\s,;:=|(])[\s,;:=|(]+(?P<index>\d{1,9})\)?"),
 )
 """Names beside numbers: "1. cat", "cat 0", "cat,0"."""
 QUOTED = re.compile(r"""(^|[,;:=|\t]\s*)(["'])((?:(?!\2).)*)\2(?:,$|(?=\s*(?:[,;:=|\t]|$)))""")

@@ -196,7 +196,7 @@ def _class_id(image: GoldenImage, labels: Sequence[str], *, names_too: bool) -> 
 
 
 def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdecimal()
+    return re.fullmatch("[0-9]{1,18}", text) is not None
 
 
 def _source_of_classes(golden: GoldenImages, targets: Targets) -> str:
