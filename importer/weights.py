@@ -423,8 +423,10 @@ def _needs_pickle(path: Path, name: str) -> ImportRefused:
         "safetensors.torch.save_model(model, 'weights.safetensors') and import that file. If you "
         "have only this file and trust its author, run where it was made: import torch; "
         f"c = torch.load({path.name!r}, map_location='cpu', weights_only=False); "
-        "c = c.get('state_dict', c.get('model', c)) if isinstance(c, dict) else c; "
-        "torch.save(c if isinstance(c, dict) else c.state_dict(), 'weights.pt')"
+        "plain = lambda v: {k: plain(w) for k, w in v.items()} if isinstance(v, dict) else "
+        "plain(v.state_dict()) if hasattr(v, 'state_dict') else "
+        "v if isinstance(v, (str, int, float, list, tuple, torch.Tensor)) else None; "
+        "torch.save(plain(c), 'weights.pt')"
     )
 
 

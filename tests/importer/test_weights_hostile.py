@@ -101,6 +101,24 @@ def test_a_refused_pickle_is_named_with_a_safe_alternative(
         read_state_dict(tmp_path / "weights.pt")
 
 
+def test_the_advice_for_a_pickle_keeps_all_weights_so_that_the_importer_chooses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = torch.nn.Linear(3, 2)
+    averaged = {name: item + 1 for name, item in layer.state_dict().items()}
+    args = {"best": fractions.Fraction(1, 3)}
+    path = tmp_path / "last.pt"
+    torch.save({"model": layer, "model_ema": averaged, "args": args, "old": None}, path)
+    with pytest.raises(ImportRefused) as refused:
+        read_state_dict(path)
+
+    monkeypatch.chdir(tmp_path)
+    exec(str(refused.value).partition("run where it was made: ")[2], {})
+
+    checkpoint = read_state_dict(tmp_path / "weights.pt")
+    assert torch.equal(checkpoint.state["weight"], averaged["weight"])
+
+
 @pytest.mark.parametrize("kept", [0.02, 0.5, 0.98])
 @pytest.mark.parametrize("form", WRITERS)
 def test_a_truncated_file_is_refused(tmp_path: Path, form: str, kept: float) -> None:
