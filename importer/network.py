@@ -150,7 +150,10 @@ def read_graph(path: Path, staging_dir: Path) -> ModelSource:
 
 
 def build_network(architecture: Architecture, source_dir: Path) -> nn.Module:
-    """Build the network in evaluation mode, on the CPU, without trained weights.
+    """Build the network on the CPU, without trained weights.
+
+    It is not put into evaluation mode yet: a network may do more then, such as merge LoRA's
+    weights, which must be loaded before.
 
     Args:
         source_dir: Folder of the captured source file; not used for torchvision.
@@ -178,7 +181,6 @@ def build_network(architecture: Architecture, source_dir: Path) -> nn.Module:
     for parameter in network.parameters():
         if not torch.nn.parameter.is_lazy(parameter):  # lazy ones are shaped by their weights
             parameter.requires_grad_(False)
-    network.eval()  # a user's own `train` may not return the network
     return network
 
 

@@ -48,7 +48,6 @@ def test_a_function_or_a_class_of_a_file_builds_the_network(tmp_path: Path, buil
     network: Any = build_network(architecture, tmp_path)
 
     assert network(torch.zeros(2, 3)).shape == (2, 4)
-    assert not network.training
     assert not any(value.requires_grad for value in network.parameters())
 
 
@@ -209,7 +208,7 @@ def test_a_network_built_again_equals_the_trained_one(tmp_path: Path, layer: str
     )
     (tmp_path / "staging").mkdir()
     architecture = Architecture(file="net.py", builder="build")
-    trained = build_network(architecture, tmp_path)
+    trained = build_network(architecture, tmp_path).eval()
     torch.save(trained.state_dict(), tmp_path / "weights.pt")
     options = ModelOptions.model_construct(
         network=f"{file}:build", weights=str(tmp_path / "weights.pt")
@@ -220,3 +219,31 @@ def test_a_network_built_again_equals_the_trained_one(tmp_path: Path, layer: str
     assert source.rebuild is not None
     for network in (source.network, source.rebuild()):
         torch.testing.assert_close(network(torch.ones(1, 3)), trained(torch.ones(1, 3)))
+
+
+def test_weights_that_are_merged_once_when_evaluation_begins_are_those_of_the_file(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "net.py"
+    file.write_text(
+        "import torch\nfrom torch import nn\n"
+        "class LoRA(nn.Linear):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(3, 2)\n"
+        "        self.delta, self.merged = nn.Parameter(torch.zeros(2, 3)), False\n"
+        "    def train(self, mode=True):\n"
+        "        if not (mode or self.merged):\n"
+        "            self.weight.data += self.delta\n"
+        "            self.merged = True\n"
+        "        return super().train(mode)\n"
+    )
+    (tmp_path / "staging").mkdir()
+    weights = {"weight": torch.zeros(2, 3), "delta": torch.ones(2, 3), "bias": torch.zeros(2)}
+    torch.save(weights, tmp_path / "weights.pt")
+    options = ModelOptions.model_construct(
+        network=f"{file}:LoRA", weights=str(tmp_path / "weights.pt")
+    )
+
+    source = read_network(options, tmp_path / "staging")
+
+    assert source.network(torch.ones(1, 3)).tolist() == [[3.0, 3.0]]
