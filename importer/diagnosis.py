@@ -147,7 +147,8 @@ class Comparison:
     def _allowed(self) -> npt.NDArray[np.float64]:
         """Return the largest allowed differences, of the shape of `expected`."""
         if self.kind == "logits":
-            return self.tolerance * logit_scale(self.expected)
+            softmax = self.outputs.activation == "softmax"
+            return self.tolerance * logit_scale(self.expected, softmax=softmax)
         # Stricter if probabilities are small, as those of 1000 classes, or vary little over the
         # images: a difference of 0.001 would then be too large.
         spread = SPREAD_TOLERANCE * np.ptp(self.expected, axis=0).max()

@@ -34,14 +34,19 @@ class Gates(FrozenModel):
     max_accuracy_loss: Share = 0.005
 
 
-def logit_scale(reference: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def logit_scale(reference: npt.NDArray[Any], *, softmax: bool = False) -> npt.NDArray[Any]:
     """Return the scale of differences of logits, in the shape of the reference.
 
     The scale is the size of each logit, but at least 1, or the size of the largest logit if that
-    is below 1: a difference of 0.001 matters between scores around 0.001.
+    is below 1: a difference of 0.001 matters between scores around 0.001. With a softmax, a number
+    that is added to all logits of an image changes no answer, so it must not enlarge the scale:
+    the distance from the image's mean logit counts where it is smaller.
     """
     sizes = np.abs(reference)
     least = max(min(1.0, float(sizes.max())), float(np.finfo(np.float32).tiny))
+    if softmax:
+        centred = reference - reference.mean(axis=1, keepdims=True)
+        sizes = np.minimum(sizes, np.abs(centred))
     return np.asarray(np.maximum(sizes, least))
 
 
@@ -83,13 +88,14 @@ def certify(
     tolerance = gates.fp32_tolerance if exact else None
     finite = bool(np.isfinite(logits).all())
     logits = np.nan_to_num(logits, nan=float(np.finfo(np.float32).max))
-    scale = logit_scale(reference)
+    scale = logit_scale(reference, softmax=outputs.activation == "softmax")
+    allowed = None if tolerance is None else tolerance * scale
     difference = np.abs(logits - reference)
     by_label, top1_agreement, probability_difference = None, None, None
     if outputs.activation == "sigmoid":
         by_label = _label_agreement(logits, reference, outputs, tolerance or 0)
     else:
-        top1_agreement = _top1_agreement(logits, reference, tolerance or 0)
+        top1_agreement = _top1_agreement(logits, reference, allowed)
     if outputs.activation != "none":
         probabilities = activate(logits, outputs), activate(reference, outputs)
         probability_difference = _rounded(np.abs(probabilities[0] - probabilities[1]).max())
@@ -107,7 +113,7 @@ def certify(
     )
     if not finite:
         return certificate, "its logits contain NaN or infinity"
-    if tolerance is not None and (difference > tolerance * scale).any():
+    if allowed is not None and (difference > allowed).any():
         worst = float((difference / scale).max())
         return certificate, f"a logit is off by {worst:.2g} (relative), allowed is {tolerance:.2g}"
     if not exact and outputs.activation == "none":
@@ -133,14 +139,17 @@ def _agreement_failure(certificate: Certificate, by_label: npt.NDArray[np.float6
     return ""
 
 
-def _top1_agreement(logits: Logits, reference: Logits, tolerance: float) -> float:
-    """Return the share of samples with the same top-1; near-ties count as equal."""
+def _top1_agreement(logits: Logits, reference: Logits, allowed: npt.NDArray[Any] | None) -> float:
+    """Return the share of samples with the same top-1.
+
+    Args:
+        allowed: How far each logit may be off: near-ties count as equal. None if they do not.
+    """
     same = logits.argmax(axis=1) == reference.argmax(axis=1)
-    if tolerance and reference.shape[1] > 1:
+    if allowed is not None and reference.shape[1] > 1:
         second, first = np.sort(reference, axis=1)[:, -2:].T
         best = reference.argmax(axis=1)[:, np.newaxis]
-        scale = np.take_along_axis(logit_scale(reference), best, axis=1)[:, 0]
-        same |= first - second <= 2 * tolerance * scale  # both logits may move by one tolerance
+        same |= first - second <= 2 * np.take_along_axis(allowed, best, axis=1)[:, 0]
     return float(same.mean())
 
 

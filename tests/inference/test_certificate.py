@@ -69,8 +69,14 @@ OFF = "a logit is off by "
         pytest.param("fp32", [[-2001.9, 9e3]], [[-2e3, 9e3]], "", id="above-one-it-is-relative"),
         pytest.param("fp32", [[-2002.1, 9e3]], [[-2e3, 9e3]], OFF, id="above-one-and-beyond"),
         pytest.param(
-            "fp32", [[10.5, 0]], [[10, 0]], f"{OFF}0.05 (relative), allowed is 0.001", id="numbers"
+            "fp32",
+            [[10.5, -10]],
+            [[10, -10]],
+            f"{OFF}0.05 (relative), allowed is 0.001",
+            id="numbers",
         ),
+        # A softmax ignores what all logits have in common.
+        pytest.param("fp32", [[-945.5, -944, -949]], [[-945, -944, -949]], OFF, id="all-large"),
         pytest.param("fp32", ONE_OFF, [[5, 1, 0]] * 100, OFF, id="one-logit-among-many"),
         pytest.param("int8", [[3.0, 2]], [[10, 0]], "", id="int8-logits-may-move-if-top-1-stays"),
     ],
