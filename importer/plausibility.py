@@ -7,6 +7,7 @@ reference answers for each image, (n,), `targets` the true class of each image, 
 `labels` the names of the classes in the order of the logits.
 """
 
+import re
 import sys
 import time
 from collections import Counter
@@ -122,7 +123,9 @@ def normalised_twice(
             if found.size != len(mean):
                 continue
             for name, numbers in expected:
-                if np.allclose(found.ravel(), numbers, rtol=0, atol=1e-3):
+                # A number repeated for each channel, such as 0.5, may be anything.
+                told_apart = len(set(numbers)) > 1 or re.search("mean|std|norm", place.lower())
+                if told_apart and np.allclose(found.ravel(), numbers, rtol=0, atol=1e-3):
                     return Finding(
                         "mean-std-scale",
                         f"network: {place} is the {name} of the preprocessing, {list(numbers)}; "

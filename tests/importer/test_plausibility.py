@@ -89,6 +89,14 @@ def test_a_network_that_holds_the_mean_or_std_of_the_preprocessing_is_found(
     assert normalised_twice(network, None, None) is None
 
 
+@pytest.mark.parametrize(("name", "found"), [("drop_rates", False), ("pixel_mean", True)])
+def test_equal_numbers_are_a_mean_by_their_name_only(name: str, found: bool) -> None:
+    network = nn.Identity()
+    network.__dict__[name] = [0.5] * 3
+
+    assert (normalised_twice(network, [0.5] * 3, [0.5] * 3) is not None) == found
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit.script.*:FutureWarning")
 @pytest.mark.filterwarnings("ignore:`torch.jit.script.*:DeprecationWarning")
 def test_torchscript_that_holds_the_mean_of_the_preprocessing_is_found() -> None:
