@@ -247,7 +247,8 @@ def load_strictly(
     unexpected = [name for name, own in names.items() if own in superfluous]
     if missing or unexpected or misshapen:
         remedy = _remedy(missing, unexpected, misshapen, checkpoint.state, expected)
-        raise ImportRefused(_diff(path, missing, unexpected, misshapen, remedy))
+        diff = _diff(path, missing, unexpected, misshapen, remedy)
+        raise ImportRefused("\n".join([diff, *checkpoint.notes]))
     _check_finite(network, path)
 
     notes = [*checkpoint.notes]

@@ -381,3 +381,13 @@ def test_a_counter_missing_from_a_checkpoint_with_versions_is_reported(tmp_path:
     del tensors["norm.num_batches_tracked"]
 
     assert "- norm.num_batches_tracked" in failure(Net(), tensors, tmp_path)
+
+
+def test_a_refusal_names_the_other_weights_of_the_file(tmp_path: Path) -> None:
+    teacher = {f"blocks.{number}.weight": torch.ones(1) for number in range(7)}
+
+    message = failure(Net(), {"model": GOOD, "teacher_ema": teacher}, tmp_path)
+
+    assert message.endswith(
+        "the weights at 'teacher_ema' are used; there are also model (--weights-key)"
+    )
