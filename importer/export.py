@@ -18,7 +18,7 @@ from image_classifier.artifact.manifest import Graph
 from image_classifier.inference.engines.torch import MAX_BATCH, WEIGHTS_PREFIX
 from importer.candidates import INT8_GRAPH, ONNX_GRAPH, TORCH_GRAPH
 from importer.errors import ImportRefused
-from importer.failures import describe_failure, quiet_exporter
+from importer.failures import FIXED_BATCH, describe_failure, quiet_exporter
 from importer.graphs import EXTERNAL_BYTES, OnnxNetwork, write_graph_of_pixels
 from importer.pixels_to_logits import PixelsToLogits
 from importer.progress import Progress
@@ -112,10 +112,7 @@ def _export_eager(network: PixelsToLogits, inputs: npt.NDArray[np.generic], path
     finally:
         gc.enable()
     if isinstance(program.model.graph.inputs[0].shape[0], int):
-        raise ImportRefused(
-            "forward turns the batch size into a fixed number, as int(x.size(0)) does; use "
-            "x.shape[0] as it is, or x.flatten(1)"
-        )
+        raise ImportRefused(FIXED_BATCH)
     _forget_origin(program.model)
     tensors = (value.const_value for value in program.model.graph.initializers.values())
     external = any(tensor.nbytes >= EXTERNAL_BYTES for tensor in tensors)  # else an empty file

@@ -23,6 +23,11 @@ WANTS_GPU = re.compile(
     "(NVIDIA|CUDA) driver|not compiled with CUDA|No CUDA GPUs|CUDA-capable device"
 )
 """What torch says on a machine without a GPU."""
+FIXED_BATCH = (
+    "forward turns the batch size into a fixed number, as int(x.size(0)), len(x) or `for image in "
+    "x` do; use x.shape[0] as it is, x.flatten(1), or operations on the whole batch"
+)
+"""What torch's exporters cannot take; `torch.export` raises ConstraintViolationError for it."""
 Result = TypeVar("Result")
 
 
@@ -44,6 +49,8 @@ def describe_failure(step: str, error: BaseException, sources: Path | None = Non
     chain = [error]  # and its causes, outermost first
     while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
         chain.append(cause)
+    if any("ConstraintViolation" in type(item).__name__ for item in chain):
+        return f"{step} failed: {FIXED_BATCH}"
     frames = [frame for item in reversed(chain) if (frame := _user_frame(sources, item))]
     operators = [found for item in chain if (found := OPERATOR.search(str(item)))]
     place = ""

@@ -38,7 +38,7 @@ from importer.diagnosis import Comparison, explain_difference
 from importer.errors import ImportRefused
 from importer.export import export_all
 from importer.extreme_images import run_on_extreme_images
-from importer.failures import one_line
+from importer.failures import FIXED_BATCH, one_line
 from importer.golden_images import GoldenImage, decoding_notes, read_golden_images
 from importer.graphs import OnnxNetwork, refuse_other_range
 from importer.labels import LabelFile, check_label_count, read_labels
@@ -291,9 +291,10 @@ def import_model(
             for attempt in attempts:
                 engines_by_reason.setdefault(attempt.reason, []).append(attempt.engine)
             reasons = [f"{', '.join(names)}: {why}" for why, names in engines_by_reason.items()]
-            # A branch on the values of an image stops torch's own export, too.
-            possible = options.engine == "auto" and "DataDependent" not in " ".join(reasons)
-            if possible and options.network and TORCH_GRAPH not in graphs:
+            # These stop torch's own export, too; the first is a branch on the values of an image.
+            stops_torch = any(sign in " ".join(reasons) for sign in ("DataDependent", FIXED_BATCH))
+            possible = options.engine == "auto" and options.network and TORCH_GRAPH not in graphs
+            if possible and not stops_torch:
                 reasons.append(
                     "--engine torch takes the network without ONNX, and serves with torch"
                 )

@@ -114,6 +114,26 @@ def test_a_failed_export_is_reported_in_one_line_and_a_log(
     assert not (tmp_path / "model.lock").exists()
 
 
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "torch.cat([self.linear(image.flatten()[None]) for image in batch])",
+        "logits + torch.zeros(1, 3).expand(len(batch), 3)",
+    ],
+)
+def test_a_forward_that_fixes_the_batch_size_is_refused_without_offering_torch(
+    store: Path, tmp_path: Path, answer: str, engine: str
+) -> None:
+    options = colour_options(tmp_path, network=answer, engine=engine)
+
+    with pytest.raises(
+        ImportRefused,
+        match=r"export to [^;]* failed: forward turns the batch size .* on the whole batch$",
+    ):
+        import_quietly(options, tmp_path / "model.lock")
+
+
 @pytest.mark.all  # NNCF takes a process and half a minute
 def test_int8_is_certified_by_agreement(store: Path, tmp_path: Path) -> None:
     imported = import_quietly(
