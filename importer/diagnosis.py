@@ -112,6 +112,13 @@ class Comparison:
                     f"{outputs.activation}; save them as probabilities="
                 )
         elif found == ("unit-interval", "softmax"):
+            sums = expected.sum(axis=1)
+            near = np.abs(sums - 1).max() <= 0.0005 * expected.shape[1]
+            if near and np.allclose(expected, expected.round(4), rtol=0, atol=1e-6):
+                raise ImportRefused(
+                    f"{reference.path}: its probabilities are rounded, so that those of an image "
+                    f"sum to {sums[np.abs(sums - 1).argmax()]:.4g}; save them unrounded"
+                )
             raise ImportRefused(
                 f"{reference.path}: its probabilities do not sum to 1, as those of a softmax do; "
                 "if several labels of an image may be right, add --activation sigmoid"

@@ -154,6 +154,7 @@ def test_a_reference_of_probabilities_or_logits_is_reproduced(
         (None, "logits", softmax, "probabilities after a softmax; save them as probabilities="),
         ("sigmoid", "logits", sigmoid, "after a sigmoid; save them as probabilities="),
         (None, "probabilities", sigmoid, "do not sum to 1.*add --activation sigmoid"),
+        (None, "probabilities", lambda rows: softmax(rows / 9).round(4) - 0.0004, "unrounded$"),
         ("sigmoid", "probabilities", softmax, "sum to 1 in each row.*leave --activation sigmoid o"),
     ],
 )
