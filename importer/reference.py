@@ -38,13 +38,16 @@ class Reference:
     def rows(self, names: Sequence[str], num_classes: int) -> NDArray[np.float64]:
         """Return the rows of the images `names`, in this order, shape (len(names), num_classes).
 
-        An image is found by its whole name, or else by its last part.
+        An image is found by its whole name, or else by its last part. For a single output, of two
+        probabilities that sum to 1 the second is taken.
 
         Raises:
             ImportRefused: An image has no row, or rows have another width.
         """
         width = next(iter(self.by_name.values())).size
-        if width != num_classes:
+        pairs = (self.kind, width, num_classes) == ("probabilities", 2, 1)
+        pairs = pairs and output_kind(np.stack([*self.by_name.values()])) == "probabilities"
+        if width != num_classes and not pairs:
             raise ImportRefused(
                 f"{self.path}: rows have {width} values, the network gives {num_classes} logits"
             )
@@ -60,7 +63,7 @@ class Reference:
             raise ImportRefused(
                 f"{self.path}: two golden images share one row; name them with their folders"
             )
-        return np.stack([self.by_name[key] for key in keys])
+        return np.stack([self.by_name[key][-num_classes:] for key in keys])
 
 
 def read_reference(path: Path) -> Reference:

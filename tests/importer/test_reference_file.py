@@ -32,6 +32,15 @@ def test_rows_are_found_by_whole_name_or_last_part(tmp_path: Path) -> None:
     assert whole.rows(["dog/a.png", "cat/a.png"], 2).tolist() == [[3, 4], [1, 2]]
 
 
+def test_the_second_of_two_probabilities_is_that_of_a_single_output(tmp_path: Path) -> None:
+    both = npz(tmp_path, files=["a", "b"], probabilities=[[0.75, 0.25], [0.125, 0.875]])
+    assert both.rows(["b", "a"], 1).tolist() == [[0.875], [0.25]]
+
+    for kind, row in (("probabilities", [0.75, 0.75]), ("logits", [0.75, 0.25])):
+        with pytest.raises(ImportRefused, match="rows have 2 values, the network gives 1 logits"):
+            npz(tmp_path, files=["a"], **{kind: [row]}).rows(["a"], 1)
+
+
 @pytest.mark.parametrize(
     ("names", "width", "reason"),
     [
