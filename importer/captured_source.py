@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from preprocessing.isolated_source import OUR_PACKAGES, is_beside
 
 SUFFIXES_OF_WEIGHTS = frozenset({".safetensors", ".pt", ".pth", ".ckpt", ".onnx"})
 """Training scripts name such files; the weights to import are given with --weights."""
+TYPE_CHECKING = re.compile(r"(\w+\.)?TYPE_CHECKING")
+"""The condition whose statements only type checkers read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +43,9 @@ class CapturedSource:
 def capture_source(file: Path) -> CapturedSource:
     """Find what a Python file needs to run elsewhere, without running it.
 
-    Follows all import statements, but not `importlib.import_module`. A string that names a file
-    beside the source, such as "classes.json", includes that file.
+    Follows all import statements, but not `importlib.import_module`, and none inside
+    `if TYPE_CHECKING:`, which never run. A string that names a file beside the source, such as
+    "classes.json", includes that file.
 
     Raises:
         ImportRefused: A file is not valid Python, or needs what cannot travel with it: code that
@@ -59,6 +63,9 @@ def capture_source(file: Path) -> CapturedSource:
             tree = ast.parse(path.read_bytes(), filename=str(path))
         except (SyntaxError, ValueError) as error:  # ValueError: null bytes
             raise ImportRefused(f"{path}: not valid Python: {error}") from error
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and TYPE_CHECKING.fullmatch(ast.unparse(node.test)):
+                node.body = []
         for data in _data_files(tree, path, folder):
             files[data.relative_to(folder).as_posix()] = data
         for parts in _imports(tree, path, folder):

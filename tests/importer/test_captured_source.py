@@ -113,6 +113,8 @@ def test_modules_that_do_not_travel_are_listed_and_optional_ones_may_be_absent(
 ) -> None:
     files = {
         "network.py": "import json\nimport blocks\nfrom preprocessing import DecodeRules\n"
+        "if typing.TYPE_CHECKING:\n    import torch\n"
+        "if not TYPE_CHECKING:\n    import onnx\n"
         "try:\n    import absent_package\nexcept ImportError:\n    value = 'without'",
         "blocks.py": "from PIL import Image\ndef late():\n"
         "    import torchvision.transforms.v2, yaml",
@@ -120,7 +122,7 @@ def test_modules_that_do_not_travel_are_listed_and_optional_ones_may_be_absent(
 
     found = capture_source(write(tmp_path, files))
 
-    assert found.imports == ("PIL", "absent_package", "json", "torchvision", "yaml")
+    assert found.imports == ("PIL", "absent_package", "json", "onnx", "torchvision", "yaml")
 
 
 def test_data_files_that_the_source_names_travel_and_weights_do_not(tmp_path: Path) -> None:
