@@ -2,7 +2,6 @@
 
 import csv as csv_module
 import io
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from importer.errors import ImportRefused
-from importer.labels import read_utf8
+from importer.labels import composed, read_utf8
 from preprocessing import (
     DecodeLimits,
     DecodeRules,
@@ -94,8 +93,9 @@ def read_golden_images(
     all_names, notes = _image_names(folder)
     names = all_names
     if only is not None:
-        wanted = set(only)
-        names = [name for name in all_names if {name, name.rpartition("/")[2]} & wanted]
+        wanted = set(map(composed, only))
+        spelled = {name: composed(name) for name in all_names}
+        names = [name for name, key in spelled.items() if {key, key.rpartition("/")[2]} & wanted]
         if not names:
             raise ImportRefused(
                 f"{folder}: the reference has none of its images, such as {all_names[0]!r}, but "
@@ -140,7 +140,7 @@ def _class_folders(names: Sequence[str]) -> dict[str, str]:
 
     It is the first one, or the second one if all first ones hold splits of the data.
     """
-    parts = {name: unicodedata.normalize("NFC", name).split("/")[:-1] for name in names}
+    parts = {name: composed(name).split("/")[:-1] for name in names}
     splits = all(folders and folders[0].lower() in SPLITS for folders in parts.values())
     if not all(len(folders) > splits for folders in parts.values()):
         return {}
@@ -268,7 +268,7 @@ def _classes_from_table(
     name_of = {name.rpartition("/")[2]: name for name in names}
     name_of = {last: name for last, name in name_of.items() if last_parts[last] == 1}
     name_of |= {name: name for name in names}
-    name_of = {unicodedata.normalize("NFC", key): name for key, name in name_of.items()}
+    name_of = {composed(key): name for key, name in name_of.items()}
     classes: dict[str, tuple[str, str]] = {}
     try:
         for row in reader:

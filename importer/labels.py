@@ -64,7 +64,7 @@ def read_labels(path: Path) -> LabelFile:
         names = _names_from_json(text, path)
     else:
         names = _names_from_lines(text, path, notes)
-    labels = tuple(name.strip() for name in names)
+    labels = tuple(composed(name.strip()) for name in names)
     if not any(labels):
         raise ImportRefused(f"{path}: holds no label; expected one name per line, or JSON")
     if empty := [position for position, label in enumerate(labels) if not label]:
@@ -90,14 +90,16 @@ def check_label_count(labels: Sequence[str], num_classes: int, activation: str) 
 
 
 def read_utf8(path: Path) -> str:
-    """Return the text of a UTF-8 file, refusing others, without its byte order mark.
-
-    Accents are composed (NFC), since macOS decomposes them in names of files.
-    """
+    """Return the composed text of a UTF-8 file, refusing others, without its byte order mark."""
     try:
-        return unicodedata.normalize("NFC", path.read_bytes().decode("utf-8-sig"))
+        return composed(path.read_bytes().decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ImportRefused(f"{path}: byte {error.start} is not UTF-8; save it as UTF-8") from error
+
+
+def composed(text: str) -> str:
+    """Return text with composed accents (NFC), since macOS decomposes them in names of files."""
+    return unicodedata.normalize("NFC", text)
 
 
 def _names_from_lines(text: str, path: Path, notes: list[str]) -> list[str]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from importer.errors import ImportRefused
+from importer.labels import composed
 from importer.plausibility import output_kind
 
 Kind = Literal["logits", "probabilities"]
@@ -25,7 +26,8 @@ class Reference:
 
     Attributes:
         kind: What the rows are.
-        by_name: File name → float64 row of shape (classes,), all finite, of equal width.
+        by_name: File name (`composed`) → float64 row of shape (classes,), all finite, of equal
+            width.
         labels: Names of the classes in the order of the columns, if the file has them.
         path: The file.
     """
@@ -51,7 +53,8 @@ class Reference:
             raise ImportRefused(
                 f"{self.path}: rows have {width} values, the network gives {num_classes} logits"
             )
-        keys = [name if name in self.by_name else name.rpartition("/")[2] for name in names]
+        spelled = map(composed, names)
+        keys = [name if name in self.by_name else name.rpartition("/")[2] for name in spelled]
         missing = [name for name, key in zip(names, keys, strict=True) if key not in self.by_name]
         if missing:
             raise ImportRefused(
@@ -98,7 +101,8 @@ def read_reference(path: Path) -> Reference:
             f"{path}: files has shape {names.shape}, {kind} {rows.shape}; expected (n,) "
             "and (n, classes)"
         )
-    by_name = {str(name).replace("\\", "/"): row for name, row in zip(names, rows, strict=True)}
+    keys = [composed(str(name)).replace("\\", "/") for name in names]
+    by_name = dict(zip(keys, rows, strict=True))
     if len(by_name) != len(names):
         raise ImportRefused(f"{path}: a name occurs twice in files; give each file one row")
     if bad := [name for name, row in by_name.items() if not np.isfinite(row).all()]:
@@ -118,7 +122,7 @@ def read_reference(path: Path) -> Reference:
     return Reference(
         kind=kind,
         by_name=by_name,
-        labels=None if labels is None else tuple(str(label).strip() for label in labels),
+        labels=None if labels is None else tuple(composed(str(label).strip()) for label in labels),
         path=path,
     )
 

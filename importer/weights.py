@@ -21,6 +21,7 @@ import torch
 from image_classifier.artifact.format import sha256_file
 from importer.errors import ImportRefused
 from importer.failures import one_line
+from importer.labels import composed
 
 WEIGHT_KEYS = (
     *("state_dict_ema", "ema_state_dict", "model_ema", "model_ema_state_dict"),
@@ -469,7 +470,7 @@ def _classes_in(mappings: Iterable[Mapping[Any, Any]]) -> tuple[str, ...]:
                 by_index = {str(index): name for name, index in found.items()}
             found = [by_index.get(str(index)) for index in range(len(found))]
         if isinstance(found, (list, tuple)) and all(isinstance(name, str) for name in found):
-            return tuple(found)
+            return tuple(map(composed, found))
     return ()
 
 

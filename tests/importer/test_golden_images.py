@@ -135,6 +135,9 @@ def test_only_images_that_a_reference_names_are_chosen(tmp_path: Path) -> None:
     golden = read_golden_images(folder, 9, only=["cat/2.png", "3.png", "elsewhere/1.png"])
 
     assert [image.name for image in golden.images] == ["cat/2.png", "dog/3.png"]
+    accented = folder_of(tmp_path / "macOS", "e\u0301.png")
+    (image,) = read_golden_images(accented, 9, only=["é.png"]).images
+    assert image.name == "e\u0301.png"
     with pytest.raises(ImportRefused, match=r"has none .* 'cat/1\.png', but 'other/1\.png'; save"):
         read_golden_images(folder, 9, only=["other/1.png"])
 

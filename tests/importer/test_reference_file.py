@@ -30,6 +30,8 @@ def test_rows_are_found_by_whole_name_or_last_part(tmp_path: Path) -> None:
     assert found.tolist() == [[0.0, 3.0, -7.5], [1.5, -2.0, 0.25]]
     whole = logits(tmp_path, {"cat\\a.png": [1, 2], "dog/a.png": [3, 4]})  # Windows
     assert whole.rows(["dog/a.png", "cat/a.png"], 2).tolist() == [[3, 4], [1, 2]]
+    for one, other in (("é.png", "e\u0301.png"), ("e\u0301.png", "é.png")):  # macOS
+        assert logits(tmp_path, {one: [1, 2]}).rows([other], 2).tolist() == [[1, 2]]
 
 
 def test_the_second_of_two_probabilities_is_that_of_a_single_output(tmp_path: Path) -> None:
