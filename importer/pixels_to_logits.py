@@ -83,6 +83,17 @@ def run_reference(
     if finite and not np.isfinite(logits).all():
         raise ImportRefused(
             "network: its logits on the golden images contain NaN or infinity; "
-            "check the weights and the preprocessing"
+            f"{remedy_of_infinity(logits)}"
         )
     return logits
+
+
+def remedy_of_infinity(logits: npt.NDArray[np.floating]) -> str:
+    """Return what to do about logits (n, classes) that are not finite."""
+    masked = np.isneginf(logits).all(axis=0)
+    if masked.any() and not masked.all() and np.isfinite(logits[:, ~masked]).all():
+        return (
+            "the network masks classes with -inf; mask them with a large negative number, such as "
+            "-1e4"
+        )
+    return "check the weights and the preprocessing"

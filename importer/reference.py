@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from importer.errors import ImportRefused
 from importer.labels import composed
+from importer.pixels_to_logits import remedy_of_infinity
 from importer.plausibility import output_kind
 
 Kind = Literal["logits", "probabilities"]
@@ -106,7 +107,10 @@ def read_reference(path: Path) -> Reference:
     if len(by_name) != len(names):
         raise ImportRefused(f"{path}: a name occurs twice in files; give each file one row")
     if bad := [name for name, row in by_name.items() if not np.isfinite(row).all()]:
-        raise ImportRefused(f"{path}: {bad[0]}: has NaN or infinite values; compute it again")
+        raise ImportRefused(
+            f"{path}: {bad[0]}: has NaN or infinite values; {remedy_of_infinity(rows)}, and "
+            "compute it again"
+        )
     if kind == "probabilities" and output_kind(rows) not in ("probabilities", "unit-interval"):
         raise ImportRefused(
             f"{path}: probabilities do not lie in [0, 1]; divide percentages by 100, and save "

@@ -20,6 +20,7 @@ from tests.importer.colours import colour_logits, colour_options
 from tests.imports import digits_options, import_quietly
 
 MIXES_THE_BATCH = "logits - logits.mean(dim=0, keepdim=True) / 2"
+MINUS_INFINITY = "-float('inf')"
 Numbers = Callable[[np.ndarray], np.ndarray]
 
 
@@ -34,6 +35,15 @@ Numbers = Callable[[np.ndarray], np.ndarray]
         ),
         ({"network": "logits * 0 + 2 * self.linear.weight[:, 0]"}, "--accept constant-logits"),
         ({"network": "logits.softmax(1)"}, "are probabilities, expected logits; leave its softmax"),
+        (
+            {"network": f"logits + torch.tensor([0, 0, {MINUS_INFINITY}])"},
+            "masks classes with -inf",
+        ),
+        # Of another class in each image.
+        (
+            {"network": f"logits.where(logits < logits.amax(1)[:, None], {MINUS_INFINITY})"},
+            "infinity; check the weights",
+        ),
         ({"labels": "brg"}, "--accept permuted-labels"),
         # Both mistakes explain the answers, so both are reported.
         (

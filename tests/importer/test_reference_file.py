@@ -63,7 +63,8 @@ def test_images_without_their_own_row_are_refused(
     [
         ({"logits": [[1.0]]}, "holds logits; expected files, and either logits"),
         ({"files": ["a", "b"], "logits": [[1.0]]}, r"files has shape \(2,\), logits \(1, 1\)"),
-        ({"files": ["a"], "logits": [[np.nan]]}, "a: has NaN"),
+        ({"files": ["a"], "logits": [[np.nan]]}, "a: has NaN .*check the weights"),
+        ({"files": ["a"], "logits": [[1.0, -np.inf]]}, "a: has NaN .*-1e4, and compute it again"),
         ({"files": ["a"], "logits": [["x"]]}, "logits are not numbers; expected floats"),
         ({"files": ["a", "a"], "logits": [[1.0], [2.0]]}, "a name occurs twice in files"),
         ({"files": ["a"], "probabilities": [[2.0, 1.0]]}, "probabilities do not lie in"),
