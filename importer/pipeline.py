@@ -82,7 +82,7 @@ from importer.writing import (
     write_reference,
 )
 from preprocessing import DecodeLimits, Preprocessing, conformance_digests, to_input
-from preprocessing.errors import ImageRejected, PreprocessingBug
+from preprocessing.errors import FileTooLarge, ImageRejected, ImageTooLarge, PreprocessingBug
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -381,8 +381,10 @@ def _inputs(images: tuple[GoldenImage, ...], preprocessing: Preprocessing) -> Ba
         try:
             inputs.append(to_input(image.data, preprocessing, DecodeLimits()))
         except ImageRejected as error:
+            too_large = isinstance(error, (FileTooLarge, ImageTooLarge))
             raise ImportRefused(
-                f"golden image {image.name}: {error}; remove it or replace it by an intact file"
+                f"golden image {image.name}: {error}; remove it or replace it by "
+                f"{'a smaller one' if too_large else 'an intact file'}"
             ) from error
         except PreprocessingBug as error:
             raise ImportRefused(

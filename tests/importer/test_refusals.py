@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from model_import import main
 from tests.imports import SAMPLES, command_line, digits_options
@@ -17,6 +18,12 @@ def truncated_golden_image(folder: Path) -> dict[str, object]:
     shutil.copytree(SAMPLES, folder / "samples")
     whole = (SAMPLES / "4-01.png").read_bytes()
     (folder / "samples" / "4-01.png").write_bytes(whole[: len(whole) // 2])
+    return {"golden": folder / "samples"}
+
+
+def large_golden_image(folder: Path) -> dict[str, object]:
+    shutil.copytree(SAMPLES, folder / "samples")
+    Image.new("1", (10_000, 10_000)).save(folder / "samples" / "4-01.png")
     return {"golden": folder / "samples"}
 
 
@@ -36,7 +43,8 @@ def file_in_place_of_the_store(folder: Path) -> dict[str, object]:
     [
         (lambda _: {"labels": None}, "--labels is not given"),
         (nine_labels, "9 names for the network's 10 outputs"),
-        (truncated_golden_image, "golden image 4-01.png: .*; remove it or replace it"),
+        (truncated_golden_image, "golden image 4-01.png: .*; remove it or replace it by an intact"),
+        (large_golden_image, "golden image 4-01.png: .*; remove it or replace it by a smaller one"),
         (
             lambda _: {"gate_fp32_tolerance": 1e-12},
             r"no engine passed: onnxruntime-fp32: a logit is off by \d.*e-\d+ \(relative\), "
