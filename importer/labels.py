@@ -19,6 +19,8 @@ HEADER = re.compile(
     re.IGNORECASE,
 )
 INDEXED = re.compile(r"(?P<index>\d{1,9})\s*[,;:=|\t]\s*(?P<name>.+)")
+COUNTED = re.compile(r"\d{1,9}\s*([,;:=|\t])\s*.+\1\s*[\d.]+")
+"""An index, a name and a number, as in "0,cat,120"."""
 NUMBERED = (
     re.compile(r"(?P<index>\d{1,9})[ .)-]+(?P<name>\S.*)"),
     re.compile(r"(?P<name>.*[^\s,;:=|(])[\s,;:=|(]+(?P<index>\d{1,9})\)?"),
@@ -134,6 +136,11 @@ def _without_index(lines: list[str], path: Path, first_line: int, notes: list[st
     """
     where = f"{path}, line {first_line}: {lines[0]!r}"
     matches = [match for line in lines if (match := INDEXED.fullmatch(line))]
+    if all(map(COUNTED.fullmatch, lines)):
+        raise ImportRefused(
+            f"{where} has a number after its name, as every line does; expected one name per line; "
+            f"{AS_JSON}"
+        )
     if len(matches) == len(lines):
         names = {int(match["index"]): match["name"] for match in matches}
         start = min(names)

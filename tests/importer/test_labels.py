@@ -63,6 +63,12 @@ def test_text_beside_the_names_is_removed_with_a_note(
     assert re.search(note, "; ".join(found.notes))
 
 
+def test_a_number_after_another_separator_than_the_index_belongs_to_the_name(
+    tmp_path: Path,
+) -> None:
+    assert read(tmp_path, "0,Grade: 1\n1,Grade: 2\n").labels == ("Grade: 1", "Grade: 2")
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -81,6 +87,7 @@ def test_text_beside_the_names_is_removed_with_a_note(
         ('cat\n"dog\nred fox\n', ", line 2: '\"dog' is more than a name"),
         ("0,cat\n1,dog\nred fox\n", ", line 3: 'red fox' has no index in front"),
         ("0,cat\n5,dog\n", "the indexes do not count from 0 to 1; .* as a JSON list"),
+        ("0,cat,5\n1,dog, 7\n", ", line 1: '0,cat,5' has a number after its name"),
         ("cat=0\ndog=1\n", ", line 1: 'cat=0' has a number beside its name"),
         ("0 cat\n1 dog\n", ", line 1: '0 cat' has a number beside its name"),
         ("1 001.a\n2 002.b\n", ", line 1: '1 001.a' has a number beside its name"),
