@@ -394,20 +394,31 @@ def plain_dict(*_: object) -> OrderedDict[str, Any]:
     return OrderedDict()
 
 
+def plain_list(*_: object) -> list[Any]:
+    """Stand in for `collections.deque`: pickle fills in the items."""
+    return []
+
+
 PATHS = ("Path", "PosixPath", "PurePosixPath", "PureWindowsPath", "WindowsPath")
 PLAIN_VALUES = {
-    "builtins": ("bool", "dict", "float", "int", "list", "str", "tuple"),
+    "builtins": (
+        *("bool", "dict", "float", "frozenset", "int", "list", "range", "slice", "str", "tuple"),
+    ),
     "datetime": ("date", "datetime", "time", "timedelta", "timezone"),
     "numpy": ("dtype", "ndarray"),
     "numpy.core.multiarray": ("_reconstruct", "scalar"),
     "numpy._core.multiarray": ("_reconstruct", "scalar"),
     "pathlib": PATHS,
     "pathlib._local": PATHS,
+    "torch.torch_version": ("TorchVersion",),
+    "types": ("SimpleNamespace",),
+    "uuid": ("UUID",),
 }
 """Module → classes and functions that make plain values."""
 PLAIN_DATA: list[Any] = [
     argparse.Namespace,
     (plain_dict, "collections.defaultdict"),
+    (plain_list, "collections.deque"),
     *((PlainValue, f"{module}.{name}") for module, names in PLAIN_VALUES.items() for name in names),
 ]
 """Types that training scripts save beside the weights. The real ones are never called: stand-ins

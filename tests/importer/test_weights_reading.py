@@ -5,6 +5,8 @@ import collections
 import datetime
 import hashlib
 import json
+import types
+import uuid
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +32,10 @@ PLAIN_VALUES: dict[str, object] = {
     "took": datetime.timedelta(hours=3),
     "history": collections.defaultdict(list, loss=[0.5]),
     "where": Path("runs/7"),
+    "torch": torch.__version__,
+    "sizes": (frozenset({1}), range(3), slice(2)),
+    "last": collections.deque([0.5, 0.25], maxlen=2),
+    "run": (uuid.UUID(int=7), types.SimpleNamespace(lr=0.1)),
     "model": collections.defaultdict[str, object](int, RAW),
 }
 
