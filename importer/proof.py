@@ -1,5 +1,6 @@
 """Sentences on what an import proves, and what it does not."""
 
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from image_classifier.inference.certificate import count_right
@@ -26,8 +27,7 @@ def describe_labels(targets: Targets, answers: Classes, *, order_proven: bool) -
     sentences = [f"reference: {right} of {labelled} labelled images right ({right / labelled:.1%})"]
     if len(targets.labels) > 1 and len(answers) > 1 and len(set(answers.tolist())) == 1:
         sentences.append("all golden images get the same answer, which shows little of the others")
-    pairs = zip(targets.class_ids, answers, strict=True)
-    confirmed = len({class_id for class_id, answer in pairs if class_id == answer})
+    confirmed = _confirmed(targets, answers)
     classes = len(targets.labels)
     if not (order_proven or targets.named):
         sentences.append(
@@ -40,6 +40,22 @@ def describe_labels(targets: Targets, answers: Classes, *, order_proven: bool) -
             "right order is unproven"
         )
     return sentences
+
+
+def _confirmed(targets: Targets, answers: Classes) -> int:
+    """Return for how many classes the answers prove the label.
+
+    Most answers to its images must be the class, and most answers of the class be to its images:
+    single right answers may be mistakes of a network whose labels are exchanged.
+    """
+    pairs = zip(targets.class_ids, answers.tolist(), strict=True)
+    counts = Counter((target, answer) for target, answer in pairs if target is not None)
+    rivals: dict[int, int] = defaultdict(int)  # class → the largest count beside its right answers
+    for (target, answer), count in counts.items():
+        if target != answer:
+            rivals[target] = max(rivals[target], count)
+            rivals[answer] = max(rivals[answer], count)
+    return sum(counts[class_id, class_id] > rivals[class_id] for class_id in set(answers.tolist()))
 
 
 def describe_numbers(

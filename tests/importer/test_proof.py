@@ -27,7 +27,8 @@ UNPROVEN = "in the right order is unproven"
         ((0, 1, None), True, False, ""),  # the third name can only be that of the third class
         # Two names may be exchanged.
         ((0, 2, 1), True, False, "golden images confirm 1 of 3 labels: that the others are"),
-        ((0, 0, None), True, False, "golden images confirm 1 of 3 labels: that the others are"),
+        # An answer of another class is as frequent.
+        ((0, 0, None), True, False, "golden images confirm 0 of 3 labels: that the others are"),
         ((0, 0, None), True, True, ""),
         ((0, 1, 2), False, False, "classes by number or order of folders, not by label: "),
         ((0, 1, 2), False, True, ""),
@@ -43,6 +44,28 @@ def test_what_golden_images_do_not_show_of_the_labels_is_said(
 
     assert is_open in sentences
     assert (UNPROVEN in sentences) == bool(is_open)
+
+
+@pytest.mark.parametrize(
+    ("answers", "confirmed"),
+    [
+        ([0, 0, 0, 1, 1, 1, 2, 2, 2], 3),
+        ([0, 0, 1, 1, 1, 0, 2, 2, 2], 3),
+        ([0, 1, 1, 1, 0, 0, 2, 2, 2], 1),  # 0 and 1 exchanged, with one mistake in each
+        ([0, 1, 2, 1, 1, 1, 2, 2, 2], 2),  # the images of 0 get all classes alike
+        ([0, 0, 1, 1, 1, 1, 0, 0, 2], 1),  # as many images of 2 as of 0 get 0
+    ],
+)
+def test_a_label_is_confirmed_only_by_most_of_its_images_and_answers(
+    answers: list[int], confirmed: int
+) -> None:
+    labels = tuple("abcde")
+    class_ids = (0, 0, 0, 1, 1, 1, 2, 2, 2)
+    targets = Targets(order="", labels=labels, class_ids=class_ids, named=True)
+
+    sentences = describe_labels(targets, np.array(answers), order_proven=False)
+
+    assert f"golden images confirm {confirmed} of 5 labels" in sentences[-1]
 
 
 def picture(*, square: bool, turned: bool) -> GoldenImage:
