@@ -2,13 +2,16 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from io import BytesIO
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from pydantic import BaseModel, ValidationError
 from torch import nn
 
@@ -27,8 +30,10 @@ from preprocessing import (
     PreprocessingSpec,
     Resize,
     SpecPreprocessing,
+    decode_image,
     to_input,
 )
+from preprocessing.decode import upright_turn
 from preprocessing.errors import ImageRejected, PreprocessingBug
 
 PROBABILITY_TOLERANCE = 1e-3
@@ -58,6 +63,8 @@ RESIZE_SIZES = (256, 224, 232, 236, 240, 246, 272, 288, 299, 320, 384, 518)
 CROPS = (224, 225, 227, 192, 240, 256, 288, 299, 384)
 SEARCH_CPU_SECONDS = 60.0
 """Processor time of the search; enough for all single mistakes and many pairs."""
+UNPROVEN_CPU_SECONDS = 10.0
+"""Processor time of `unproven_keys`; enough for 100 images of 2 megapixels."""
 NEARLY = 0.1
 """A variant that leaves less than this share of the difference is reported as nearly right."""
 
@@ -236,6 +243,60 @@ def further_variants(variant: Variant) -> Iterator[Variant]:
             yield replace(variant, spec=other, changed=(*changed, step))
 
 
+def unproven_keys(images: Sequence[GoldenImage], entry: PreprocessingEntry) -> list[str]:
+    """Name the keys of a spec whose usual values all give these images the same inputs.
+
+    For a class of the user's these are keys of its `decode`, and decoded images are compared. A key
+    not decided in `UNPROVEN_CPU_SECONDS` is named, too.
+    """
+    spec = entry.spec or PreprocessingSpec(decode=entry.decode, crop=1)
+    given = Variant(spec=spec, original=spec)
+    before = _values_by_key(spec)
+    others: dict[str, list[Variant]] = {}
+    for variant in further_variants(given):
+        keys = [
+            key for key, item in _values_by_key(variant.spec).items() if item != before.get(key)
+        ]
+        keys += ["the order of RGB"] * variant.reverse_channels
+        # Normalisation is no part of these inputs, and the network proves their size.
+        usable = len(keys) == 1 and keys[0] not in {"mean", "std", "crop"}
+        if usable and (entry.spec is not None or variant.changed[0] in DECODING):
+            others.setdefault(keys[0], []).append(variant)
+
+    def pixels(image: GoldenImage, variant: Variant) -> Batch:
+        changed = SpecPreprocessing(variant.spec)
+        try:
+            if entry.spec is None:
+                return np.asarray(decode_image(image.data, changed.decode, DecodeLimits()))
+            array = to_input(image.data, changed, DecodeLimits())
+        except ImageRejected:  # unlike the given one
+            return np.empty(0)
+        return array[..., ::-1] if variant.reverse_channels else array
+
+    deadline = time.process_time() + UNPROVEN_CPU_SECONDS
+    for image in _rarest_first(images):
+        same = pixels(image, given)
+        others = {
+            key: variants
+            for key, variants in others.items()
+            if all(np.array_equal(pixels(image, variant), same) for variant in variants)
+        }
+        if not others or time.process_time() > deadline:
+            break
+    return sorted(others)
+
+
+def _rarest_first(images: Sequence[GoldenImage]) -> list[GoldenImage]:
+    """Sort images by how many are of their kind: colour mode, transparency and orientation."""
+    kinds = []
+    for image in images:
+        with Image.open(BytesIO(image.data)) as opened:
+            kinds.append((opened.mode, opened.has_transparency_data, upright_turn(opened)))
+    counts = Counter(kinds)
+    order = sorted(range(len(images)), key=lambda row: counts[kinds[row]])
+    return [images[row] for row in order]
+
+
 def _alternatives(spec: PreprocessingSpec) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield steps that may be wrong, each with fields of a spec that are usual for it."""
     channels = spec.input_shape[2]
@@ -259,12 +320,14 @@ def _geometries(spec: PreprocessingSpec) -> Iterator[dict[str, Any]]:
     current = [resize["size"]] if isinstance(resize.get("size"), int) else []
     if isinstance(resize.get("size"), tuple):  # (W, H) for (H, W)
         yield {"resize": {**resize, "size": resize["size"][::-1]}, "crop": None}
+    if resize.get("max_size"):
+        yield {"resize": {**resize, "max_size": None}}
     for crop in (spec.input_shape[0], *(CROPS if spec.crop is not None else ())):
         sides = [round(crop * ratio) for ratio in RESIZE_RATIOS]
         for size in (*sides, *RESIZE_SIZES, *current):
             if size >= crop:
                 yield {"resize": {**resize, "mode": "shorter_side", "size": size}, "crop": crop}
-        for size in sides[:2]:
+        for size in (*sides[:2], *current):
             exact = {"mode": "exact", "size": size, "max_size": None}
             yield {"resize": {**resize, **exact}, "crop": crop}
 

@@ -207,19 +207,17 @@ def decoding_notes(images: Iterable[GoldenImage], rules: DecodeRules) -> tuple[s
 def unseen_kinds(
     images: Sequence[GoldenImage], preprocessing: Preprocessing | None = None
 ) -> list[str]:
-    """Name the common kinds of pictures that are not among the images; all must be decodable.
+    """Name the common sizes of pictures that are not among the images; all must be decodable.
 
     Args:
         preprocessing: If it resizes, pictures that it makes smaller are a kind, too: filters
             differ most there.
     """
-    kinds = {"other than square", "turned by EXIF"}
+    kinds = {"other than square"}
     for image in images:
         with Image.open(BytesIO(image.data)) as opened:
             if opened.width != opened.height:
                 kinds.discard("other than square")
-            if upright_turn(opened) is not None:
-                kinds.discard("turned by EXIF")
     unresized = isinstance(preprocessing, SpecPreprocessing) and preprocessing.spec.resize is None
     if preprocessing is None or unresized:
         return sorted(kinds)

@@ -34,7 +34,7 @@ from image_classifier.inference.predictions import answered_classes
 from importer.candidates import TORCH_GRAPH, choose_candidates, graphs_of
 from importer.captured_preprocessing import capture_preprocessing
 from importer.certification import GoldenSet, certify_all
-from importer.diagnosis import Comparison, explain_difference
+from importer.diagnosis import Comparison, explain_difference, unproven_keys
 from importer.errors import ImportRefused
 from importer.export import export_all
 from importer.extreme_images import run_on_extreme_images
@@ -247,6 +247,7 @@ def import_model(
                 meaning=meaning,
                 chosen=published or bool(requested),
                 preprocessing=preprocessing,
+                unproven=unproven_keys(images, entry) if comparison else (),
             ),
         ]
         before = renewed.record if renewed else None

@@ -65,6 +65,7 @@ def describe_numbers(
     meaning: str,
     chosen: bool,
     preprocessing: Preprocessing | None = None,
+    unproven: Sequence[str] = (),
 ) -> list[str]:
     """Say whether the notebook's numbers are reproduced, and what that does not show.
 
@@ -73,6 +74,7 @@ def describe_numbers(
         meaning: What an answer holds, in words.
         chosen: Whether the operator or the network says what its outputs mean.
         preprocessing: Makes the inputs of the images.
+        unproven: Keys of the preprocessing whose values do not matter for the images.
     """
     if comparison is None:
         return [
@@ -98,5 +100,10 @@ def describe_numbers(
         sentences.append(
             f"no golden image is {' or '.join(unseen)}: that the notebook treats those in the same "
             "way is unproven"
+        )
+    if unproven:
+        sentences.append(
+            f"the golden images do not show {', '.join(unproven)}: include images for which these "
+            "matter, or that the notebook does the same is unproven"
         )
     return sentences

@@ -14,14 +14,16 @@ import torch
 from PIL import Image, ImageOps
 from safetensors.torch import save_file
 
-from image_classifier.artifact.manifest import Outputs
+from image_classifier.artifact.manifest import Outputs, PreprocessingEntry
 from image_classifier.inference.predictions import activate
 from importer import diagnosis
-from importer.diagnosis import Comparison
+from importer.diagnosis import Comparison, unproven_keys
 from importer.errors import ImportRefused
 from importer.golden_images import GoldenImage
 from importer.reference import Kind, Reference
+from preprocessing import DecodeRules, PreprocessingSpec
 from tests.imports import digits_options, import_quietly, spec_file
+from tests.preprocessing.files import encoded
 
 SIDE = 16
 KERNEL = np.random.default_rng(2).normal(scale=0.3, size=(3, 3 * SIDE * SIDE)).astype(np.float32)
@@ -261,6 +263,68 @@ def test_the_search_also_covers_a_preprocessing_class(
     store: Path, tmp_path: Path, own: dict[str, str], cause: str
 ) -> None:
     assert cause in refusal(store, tmp_path, plain, own)
+
+
+DECODED = ["decode.alpha", "decode.exif_orientation", "decode.grey16"]
+COLOURS = "the order of RGB"
+EXACT = {"resize": {"mode": "exact", "size": [16, 16]}, "crop": None}
+NOISE = np.random.default_rng(4).integers(0, 256, (60, 60, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("spec", "pixels", "unproven"),
+    [
+        ({"resize": {"size": 19}}, NOISE[:40, :30], DECODED),
+        ({"resize": {"size": 20}}, NOISE[:47, :52], ["crop_rounding", *DECODED]),  # to 22x20
+        ({}, NOISE, ["crop_rounding", *DECODED, "resize.mode"]),
+        (EXACT, NOISE[:40], ["crop_rounding", *DECODED]),
+        (EXACT, NOISE[:40, :, :1].repeat(3, 2), ["crop_rounding", *DECODED, COLOURS]),
+        ({"resize": {"size": 18, "max_size": 30}}, NOISE[:40], [*DECODED, "resize.max_size"]),
+        (
+            {"resize": {"size": 18, "max_size": 24}},  # always to 24x12
+            NOISE[:30],
+            ["crop_rounding", *DECODED, "resize.size"],
+        ),
+        (
+            {"resize": {"size": 18, "backend": "tensor"}},
+            NOISE[:11, :13],
+            ["crop_rounding", *DECODED, "resize.antialias"],
+        ),
+        (None, NOISE, DECODED),
+    ],
+)
+def test_keys_that_the_golden_images_do_not_show_are_named(
+    tmp_path: Path, spec: dict[str, Any] | None, pixels: np.ndarray, unproven: list[str]
+) -> None:
+    entry = PreprocessingEntry(decode=DecodeRules(), file="own.py", class_name="Own")
+    if spec is not None:
+        entry = PreprocessingEntry(
+            decode=DecodeRules(), spec=PreprocessingSpec.model_validate({**RIGHT, **spec})
+        )
+    images(tmp_path / "golden")
+    odd = {
+        path.name: GoldenImage(name=path.name, data=path.read_bytes())
+        for path in (tmp_path / "golden").iterdir()
+    }
+    plain = GoldenImage(name="plain", data=encoded(Image.fromarray(pixels), "PNG"))
+
+    assert unproven_keys([plain] * 3, entry) == unproven
+    for key, name in zip(DECODED, ("clear.png", "turned.png", "grey16.png"), strict=True):
+        assert key not in unproven_keys([plain, plain, odd[name]], entry)
+
+
+def test_keys_are_shown_by_rare_images_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diagnosis, "UNPROVEN_CPU_SECONDS", 0.0)
+    images(tmp_path / "golden")
+    plain, clear = (
+        GoldenImage(name=name, data=(tmp_path / "golden" / name).read_bytes())
+        for name in ("plain.png", "clear.png")
+    )
+    entry = PreprocessingEntry(decode=DecodeRules(), file="own.py", class_name="Own")
+
+    assert unproven_keys([plain, plain, clear], entry) == DECODED[1:]
 
 
 @pytest.mark.parametrize("kind", ["probabilities", "logits"])
