@@ -255,11 +255,14 @@ def unproven_keys(images: Sequence[GoldenImage], entry: PreprocessingEntry) -> l
     others: dict[str, list[Variant]] = {}
     for variant in further_variants(given):
         keys = [
-            key for key, item in _values_by_key(variant.spec).items() if item != before.get(key)
+            key
+            for key, item in _values_by_key(variant.spec).items()
+            if key != "crop" and _one_side(item) != _one_side(before.get(key))
         ]
         keys += ["the order of RGB"] * variant.reverse_channels
-        # Normalisation is no part of these inputs, and the network proves their size.
-        usable = len(keys) == 1 and keys[0] not in {"mean", "std", "crop"}
+        # Normalisation is no part of these inputs, and the network proves their shape.
+        usable = len(keys) == 1 and variant.changed[0] != "normalisation"
+        usable &= variant.spec.input_shape == spec.input_shape
         if usable and (entry.spec is not None or variant.changed[0] in DECODING):
             others.setdefault(keys[0], []).append(variant)
 
@@ -284,6 +287,11 @@ def unproven_keys(images: Sequence[GoldenImage], entry: PreprocessingEntry) -> l
         if not others or time.process_time() > deadline:
             break
     return sorted(others)
+
+
+def _one_side(value: object) -> object:
+    """Return 32 for (32, 32), which means the same as a size."""
+    return value[0] if isinstance(value, tuple) and len(set(value)) == 1 else value
 
 
 def _rarest_first(images: Sequence[GoldenImage]) -> list[GoldenImage]:

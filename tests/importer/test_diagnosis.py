@@ -278,6 +278,8 @@ NOISE = np.random.default_rng(4).integers(0, 256, (60, 60, 3), np.uint8)
         ({"resize": {"size": 20}}, NOISE[:47, :52], ["crop_rounding", *DECODED]),  # to 22x20
         ({}, NOISE, ["crop_rounding", *DECODED, "resize.mode"]),
         (EXACT, NOISE[:40], ["crop_rounding", *DECODED]),
+        (EXACT, NOISE[:57, :58], ["crop_rounding", *DECODED, "resize.mode"]),  # 16x16 in both modes
+        ({"crop": [16, 16]}, NOISE[:40], DECODED),
         (EXACT, NOISE[:40, :, :1].repeat(3, 2), ["crop_rounding", *DECODED, COLOURS]),
         ({"resize": {"size": 18, "max_size": 30}}, NOISE[:40], [*DECODED, "resize.max_size"]),
         (

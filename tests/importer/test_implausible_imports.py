@@ -155,6 +155,7 @@ def test_a_reference_of_probabilities_or_logits_is_reproduced(
     assert re.fullmatch(within, imported.record.proof[1])
     unproven = "what the notebook makes of them" in " ".join(imported.record.proof)
     assert unproven == (kind == "logits" and activation is None)
+    assert "the golden images do not show" in imported.record.proof[-1]
     assert imported.evidence.reference == "given"
 
 
