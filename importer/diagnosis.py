@@ -314,7 +314,7 @@ def _alternatives(spec: PreprocessingSpec) -> Iterator[tuple[str, dict[str, Any]
         for value in values:
             yield rule, {"decode": {**spec.decode.model_dump(), rule: value}}
     yield from (("geometry", fields) for fields in _geometries(spec))
-    for rounding in ("down", "even"):
+    for rounding in ("down", "even") if spec.crop is not None else ():
         yield "rounding", {"crop_rounding": rounding}
     if spec.resize is not None:
         for name in ("bilinear", "bicubic", "lanczos", "nearest"):

@@ -277,10 +277,10 @@ NOISE = np.random.default_rng(4).integers(0, 256, (60, 60, 3), np.uint8)
         ({"resize": {"size": 19}}, NOISE[:40, :30], DECODED),
         ({"resize": {"size": 20}}, NOISE[:47, :52], ["crop_rounding", *DECODED]),  # to 22x20
         ({}, NOISE, ["crop_rounding", *DECODED, "resize.mode"]),
-        (EXACT, NOISE[:40], ["crop_rounding", *DECODED]),
-        (EXACT, NOISE[:57, :58], ["crop_rounding", *DECODED, "resize.mode"]),  # 16x16 in both modes
+        (EXACT, NOISE[:40], DECODED),
+        (EXACT, NOISE[:57, :58], [*DECODED, "resize.mode"]),  # 16x16 in both modes
         ({"crop": [16, 16]}, NOISE[:40], DECODED),
-        (EXACT, NOISE[:40, :, :1].repeat(3, 2), ["crop_rounding", *DECODED, COLOURS]),
+        (EXACT, NOISE[:40, :, :1].repeat(3, 2), [*DECODED, COLOURS]),
         ({"resize": {"size": 18, "max_size": 30}}, NOISE[:40], [*DECODED, "resize.max_size"]),
         (
             {"resize": {"size": 18, "max_size": 24}},  # always to 24x12
