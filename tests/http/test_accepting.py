@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 
 import pytest
 
@@ -58,3 +59,23 @@ def test_the_remaining_process_accepts_all_connections() -> None:
         return [head for _, head in opened]
 
     assert all(head.startswith(b"HTTP/1.1 200") for head in asyncio.run(answers()))
+
+
+@pytest.mark.usefixtures("spreading")
+def test_a_busy_process_accepts_the_waiting_connections_in_few_turns() -> None:
+    count = 60
+
+    async def turns() -> int:
+        busy_turns = 0
+        with listening() as sock:
+            opened = [socket.create_connection(sock.getsockname()) for _ in range(count)]
+            async with serving(listening=sock) as server:
+                while len(server.server_state.connections) < count:
+                    time.sleep(0.01)  # other work of the event loop
+                    await asyncio.sleep(0)
+                    busy_turns += 1
+                for connection in opened:
+                    connection.close()
+        return busy_turns
+
+    assert asyncio.run(turns()) < count
