@@ -100,7 +100,7 @@ def certify_all(
     """
     engines: list[CertifiedEngine] = []
     attempts: list[EngineAttempt] = []
-    graphs = {candidate.name: candidate for candidate in candidates}
+    graphs = {engine.name: engine for engine in (*map(_in_fp32, candidates), *candidates)}
 
     @functools.cache  # so that the weights of a torch program are on the device once
     def load(name: str) -> LoadEngine:
@@ -145,9 +145,7 @@ def certify_all(
                     singles = replace(truth, logits=single[:PAIRED], class_ids=(None,) * len(pairs))
                     _, mixing = certify(pairs, singles, precision, gates)
                     failure = f"in batches of 2: {mixing}" if mixing else ""
-                exact = _in_fp32(candidate)
-                graphs.setdefault(exact.name, exact)
-                failure = failure or failure_on_extreme_images(exact.name)
+                failure = failure or failure_on_extreme_images(_in_fp32(candidate).name)
                 curve: tuple[LatencyPoint, ...] = ()
                 if not failure:
                     on_gpu = accelerator_of(candidate.kind) is not None

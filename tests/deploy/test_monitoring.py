@@ -22,6 +22,10 @@ RULES = DEPLOY / "prometheus" / "rules.yaml"
 RECORDED = yaml.safe_load(RULES.read_text())["groups"][0]["rules"]
 PANELS = json.loads(DASHBOARD.read_text())["panels"]
 
+needs_promtool = pytest.mark.skipif(
+    not shutil.which("promtool"), reason="needs Debian's package prometheus"
+)
+
 
 def expressions() -> str:
     queries = [target["expr"] for panel in PANELS for target in panel["targets"]]
@@ -65,7 +69,7 @@ def test_every_alert_links_to_its_documentation() -> None:
         assert anchor == alert["alert"].lower()
 
 
-@pytest.mark.skipif(not shutil.which("promtool"), reason="needs Debian's package prometheus")
+@needs_promtool
 def test_promtool_accepts_rules_alerts_and_configuration() -> None:
     for words in (
         "check rules rules.yaml",
@@ -77,7 +81,7 @@ def test_promtool_accepts_rules_alerts_and_configuration() -> None:
         assert done.returncode == 0, done.stderr + done.stdout
 
 
-@pytest.mark.skipif(not shutil.which("promtool"), reason="needs Debian's package prometheus")
+@needs_promtool
 def test_autoscalers_count_the_requests_refused_under_overload(tmp_path: Path) -> None:
     """4 are in flight, 40 answered and 80 refused a second: 12 would be in flight."""
     adapter = yaml.safe_load(ADAPTER.read_text())["rules"]["custom"][0]["metricsQuery"]
