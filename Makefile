@@ -119,22 +119,25 @@ audit: $(READY) ## ask PyPI for known vulnerabilities of the pinned packages (do
 certify: $(READY) | model.lock ## measure the rate this machine sustains; RATE=200 proposes replicas
 	@$(BIN)/python -m tools.certify $(if $(RATE),--rate $(RATE))
 
-# The peers run on the system's Python if there is one: Triton brings an interpreter that does not fit
-# the standard library of another patch release.
+# Peers and this project run on the system's Python if there is one: builds differ in speed, and Triton
+# brings an interpreter that does not fit the standard library of another patch release.
 BENCH_PYTHON ?= $(firstword $(wildcard /usr/bin/python3) $(PYTHON))
 BENCH_ENV := build/benchmarks/venv
 BENCH_LOCK := tools/benchmarks/requirements/bench.txt
+OWN_ENV := build/benchmarks/serving
 
 $(BENCH_ENV)/.installed: $(BENCH_LOCK) | $(READY)
-	@$(BIN)/uv venv --quiet --clear --python $(BENCH_PYTHON) $(BENCH_ENV)
-	@$(BIN)/uv pip install --quiet --python $(BENCH_ENV)/bin/python --require-hashes -r $<
+$(OWN_ENV)/.installed: $(LOCKS)/serve-cpu.txt | $(READY)
+$(BENCH_ENV)/.installed $(OWN_ENV)/.installed:
+	@$(BIN)/uv venv --quiet --clear --python $(BENCH_PYTHON) $(@D)
+	@$(BIN)/uv pip install --quiet --python $(@D)/bin/python --require-hashes -r $<
 	@touch $@
 
-bench: $(READY) $(BENCH_ENV)/.installed ## measure this project and its peers for docs/performance.md (hours)
+bench: $(READY) $(BENCH_ENV)/.installed $(OWN_ENV)/.installed ## measure this project and its peers for docs/performance.md (hours)
 	@$(BIN)/python -m tools.benchmarks full
 	@$(MAKE) --no-print-directory bench-report
 
-bench-quick: $(READY) $(BENCH_ENV)/.installed ## measure ResNet-50 int8, every peer once (7 minutes), and print it
+bench-quick: $(READY) $(BENCH_ENV)/.installed $(OWN_ENV)/.installed ## measure ResNet-50 int8, every peer once (7 minutes), and print it
 	@$(BIN)/python -m tools.benchmarks quick
 
 bench-gpu: $(READY) ## measure large networks on this machine's GPU (8 minutes), print and store the results

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 
 from tools.benchmarks import report
 from tools.benchmarks.measure import measured_load, measured_session
-from tools.benchmarks.models import BUILD
 from tools.benchmarks.presets import CASES, PRESETS
-from tools.benchmarks.servers import PEERS_PYTHON, SERVERS
+from tools.benchmarks.servers import BUILD, OWN_PYTHON, PEERS_PYTHON, SERVERS
 from tools.benchmarks.session import RESULTS, BenchmarkError, read_session
 from tools.serving import ServerFailed
 
@@ -53,8 +52,8 @@ def run(options: argparse.Namespace) -> str:
     """
     if options.command == "report":
         return report.write_page()
-    if not PEERS_PYTHON.exists():
-        raise BenchmarkError("the benchmark's environment is missing; run `make bench`")
+    if not (PEERS_PYTHON.exists() and OWN_PYTHON.exists()):
+        raise BenchmarkError("the benchmark's environments are missing; run `make bench`")
     servers = [server for server in SERVERS if server.name in options.servers]
     if options.command == "load":
         path = measured_load(

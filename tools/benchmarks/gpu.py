@@ -34,10 +34,9 @@ from tools import serving
 from tools.benchmarks.images import WEB_MIX, mix_files
 from tools.benchmarks.importing import import_model, seeded_sources
 from tools.benchmarks.measure import served
-from tools.benchmarks.models import BUILD
 from tools.benchmarks.presets import Case
 from tools.benchmarks.seeded import NEAR_TIE, SPEC, near_best, save_seeded_weights
-from tools.benchmarks.servers import OWN, SERVERS, Server
+from tools.benchmarks.servers import BUILD, OWN, SERVERS, Server
 from tools.benchmarks.session import this_machine
 from tools.benchmarks.workload import Workload
 from tools.load import Run

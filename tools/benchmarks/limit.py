@@ -1,17 +1,20 @@
 """The limit of the machine: the same engine and files in one process, without a server."""
 
 import itertools
-import multiprocessing
+import json
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from tools.benchmarks.peers.common import Classifier
+from tools.benchmarks.servers import OWN_PYTHON
 from tools.benchmarks.session import Limit
 from tools.benchmarks.workload import Array, Workload, read_workload
+from tools.serving import ROOT
 
 WARMUP_S = 1.0
 SEED = 5
@@ -20,10 +23,11 @@ SEED = 5
 def measured_limit(
     workload_path: Path, *, seconds: float, rate_per_s: float | None = None, forward: bool = False
 ) -> Limit:
-    """Call `limit_of` in a process of its own, without other threads."""
-    workload = read_workload(workload_path)
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(limit_of, workload, seconds, rate_per_s, forward).result()
+    """Call `limit_of` in a process of its own, with the Python of this project's server."""
+    arguments = json.dumps([str(workload_path), seconds, rate_per_s, forward])
+    command = [str(OWN_PYTHON), "-m", "tools.benchmarks.limit", arguments]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True)
+    return Limit.model_validate_json(done.stdout)
 
 
 def limit_of(workload: Workload, seconds: float, rate_per_s: float | None, forward: bool) -> Limit:
@@ -79,3 +83,8 @@ def _repeated(
     for thread in threads:
         thread.join()
     return time.perf_counter() - begin_s, latencies_ms
+
+
+if __name__ == "__main__":
+    path, *options = json.loads(sys.argv[1])
+    print(limit_of(read_workload(Path(path)), *options).model_dump_json())

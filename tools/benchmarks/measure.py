@@ -12,9 +12,9 @@ from typing import Any
 from image_classifier.settings import PREFIX
 from tools import load, serving
 from tools.benchmarks.limit import measured_limit
-from tools.benchmarks.models import BUILD, prepared
+from tools.benchmarks.models import prepared
 from tools.benchmarks.presets import CASES, Case, Preset
-from tools.benchmarks.servers import OWN, PRODUCT, Server
+from tools.benchmarks.servers import BUILD, OWN, PRODUCT, Server
 from tools.benchmarks.session import CaseResult, Visit, begin_session, write_session
 from tools.benchmarks.workload import WORKLOAD_VARIABLE, read_workload
 from tools.load import Run, Target

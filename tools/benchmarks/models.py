@@ -14,11 +14,11 @@ from tools.benchmarks.images import DIGITS_MIX, mix_files
 from tools.benchmarks.importing import import_model, seeded_sources
 from tools.benchmarks.peers.common import Classifier
 from tools.benchmarks.seeded import NEAR_TIE, near_best, save_seeded_weights
+from tools.benchmarks.servers import BUILD
 from tools.benchmarks.session import BenchmarkError
 from tools.benchmarks.workload import Workload, read_workload
 from tools.serving import ROOT
 
-BUILD = ROOT / "build" / "benchmarks"
 EXAMPLE = "examples/digits"
 
 

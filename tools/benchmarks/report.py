@@ -216,6 +216,8 @@ def conditions(sessions: Iterable[Session]) -> str:
             f"{machine.cpu}, {machine.cores} cores, {', '.join(machine.features)}, "
             f"{machine.memory_gb:g} GB, Linux {machine.kernel}"
         )
+        if session.python is not None:
+            words += f", Python {session.python.split()[0]}"
         busy = "" if session.load_average is None else f" (load average {session.load_average:g})"
         link = (
             f"[{session.name}](../tools/benchmarks/results/{session.file_name}) of "

@@ -1,7 +1,6 @@
 """The servers under test: commands, requests and answers."""
 
 import json
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -9,8 +8,11 @@ from tools.load import LOOPBACK, best_prediction
 from tools.serving import ADDRESS, PORT, PRODUCT_COMMAND, ROOT, http_request
 
 PRODUCT = "this project"
-PEERS_PYTHON = ROOT / "build" / "benchmarks" / "venv" / "bin" / "python"
+BUILD = ROOT / "build" / "benchmarks"
+PEERS_PYTHON = BUILD / "venv" / "bin" / "python"
 """Python of the environment that `make bench` installs from requirements/bench.txt."""
+OWN_PYTHON = BUILD / "serving" / "bin" / "python"
+"""The same interpreter with the packages of production: builds of Python differ in speed."""
 BOUNDARY = "benchmark-part-border"
 
 
@@ -80,7 +82,7 @@ def _module(name: str) -> tuple[str, ...]:
     return ("-m", f"tools.benchmarks.peers.{name}", PORT)
 
 
-OWN = Server(name=PRODUCT, python=sys.executable, arguments=PRODUCT_COMMAND[1:])
+OWN = Server(name=PRODUCT, python=str(OWN_PYTHON), arguments=PRODUCT_COMMAND[1:])
 SERVERS = (
     OWN,
     Server(name="FastAPI", arguments=_module("fastapi_app")),

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import os
 import platform
+import subprocess
 import zlib
 from array import array
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, Va
 from image_classifier.artifact.format import replacing
 from image_classifier.inference import machine
 from importer.source_commit import source_commit
+from tools.benchmarks.servers import OWN_PYTHON
 from tools.load import HighestRate, Run, nearest_rank
 from tools.serving import ROOT
 
@@ -167,6 +169,8 @@ class Session(Record):
         load_average: Of the minute before the start, in processes; None if not recorded.
         versions: Package versions of all servers, in sessions until 2026-11-27; the locks of the
             commit pin them.
+        python: Version and build of the interpreter of all servers and of the limit; None in
+            sessions until 2026-11-28T06, in which the build of this project's was slower.
     """
 
     schema_version: Literal[2] = 2
@@ -176,6 +180,7 @@ class Session(Record):
     machine: Machine
     load_average: float | None
     versions: dict[str, str] = {}
+    python: str | None = None
     cases: tuple[CaseResult, ...] = ()
 
     @property
@@ -204,7 +209,13 @@ def begin_session(name: str) -> Session:
         commit=source_commit(ROOT, digits=10) or "unknown",
         machine=this_machine(),
         load_average=round(os.getloadavg()[0], 2),
+        python=_version(OWN_PYTHON),
     )
+
+
+def _version(python: Path) -> str:
+    command = [str(python), "-c", "import sys; print(sys.version)"]
+    return subprocess.check_output(command, text=True).strip()
 
 
 def write_session(session: Session, folder: Path) -> Path:

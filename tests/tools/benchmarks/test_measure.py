@@ -4,6 +4,7 @@
 # mypy: disable-error-code="import-untyped"
 
 import contextlib
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tests.tools.benchmarks.samples import limit
 from tests.tools.tiny_servers import right, serving
 from tools import load
 from tools import serving as server_processes
-from tools.benchmarks import measure
+from tools.benchmarks import measure, session
 from tools.benchmarks.images import DIGITS_MIX
 from tools.benchmarks.presets import Case, Preset
 from tools.benchmarks.seeded import near_best
@@ -51,6 +52,11 @@ def workload(tmp_path: Path) -> Path:
     path = tmp_path / "workload.json"
     path.write_text(found.model_dump_json())
     return path
+
+
+@pytest.fixture(autouse=True)
+def _own_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "OWN_PYTHON", Path(sys.executable))
 
 
 @pytest.fixture
