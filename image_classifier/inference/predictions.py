@@ -116,15 +116,15 @@ def top_k_predictions(
     if binary:
         logits = np.concatenate([-logits, logits])
     numbers = activate(logits, outputs)
-    chosen = np.ones(len(logits), bool)
+    order = np.argsort(-logits, kind="stable")
     if outputs.threshold is not None:
         chosen = numbers >= outputs.threshold
         if binary:
             chosen[0] = not chosen[1]
-    order = np.argsort(-logits, kind="stable")
+        order = order[chosen[order]]
     ranked = [
         (labels[class_id], class_id, float(str(np.float32(numbers[class_id]))))
-        for class_id in order[chosen[order]][:top_k].tolist()
+        for class_id in order[:top_k].tolist()
     ]
     if outputs.activation == "none":
         return tuple(Score(label=label, class_id=n, score=number) for label, n, number in ranked)
