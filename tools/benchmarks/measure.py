@@ -99,10 +99,13 @@ def visit(server: Server, workload_path: Path, case: Case, preset: Preset, round
 
 
 def _open_loops(client: "Client", case: Case, preset: Preset, runs: list[Run]) -> dict[str, Any]:
-    """Offer the low rate and parts of the saturated throughput, then find the highest rate."""
+    """Offer the low rate and parts of the saturated throughput, then find the highest rate.
+
+    This project is overloaded last: for some seconds after an overload it still refuses requests.
+    """
     saturated_per_s = runs[0].answered_per_s
-    parts = (*preset.load_parts, preset.overload if client.name == PRODUCT else 0)
-    rates_per_s = [case.low_rate_per_s, *(round(part * saturated_per_s, 1) for part in parts)]
+    parts_per_s = [round(part * saturated_per_s, 1) for part in preset.load_parts]
+    rates_per_s = (case.low_rate_per_s, *parts_per_s)
     runs.extend(client.offer(rate, preset.slice_s) for rate in rates_per_s if rate)
 
     def offer(rate_per_s: float, seconds: float) -> Run:
@@ -116,6 +119,8 @@ def _open_loops(client: "Client", case: Case, preset: Preset, runs: list[Run]) -
         probes=preset.probes,
         probe_s=preset.slice_s,
     )
+    if preset.overload and client.name == PRODUCT:
+        runs.append(client.offer(round(preset.overload * saturated_per_s, 1), preset.slice_s))
     return {"highest": highest}
 
 
