@@ -4,6 +4,7 @@ import csv as csv_module
 import io
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
@@ -19,10 +20,12 @@ from preprocessing import (
     DecodeLimits,
     DecodeRules,
     Preprocessing,
+    PreprocessingBug,
     SpecPreprocessing,
     decode_image,
 )
-from preprocessing.decode import container_of, upright_turn
+from preprocessing.decode import container_of, to_colour_mode, upright_turn
+from preprocessing.errors import ImageRejected
 
 CSV_NAME = "labels.csv"
 SPLITS = {
@@ -202,6 +205,24 @@ def decoding_notes(images: Iterable[GoldenImage], rules: DecodeRules) -> tuple[s
             "as torchvision's transforms do; decode.exif_orientation in a spec applies it"
         )
     return tuple(notes)
+
+
+def transparency_notes(preprocessing: Preprocessing) -> tuple[str, ...]:
+    """Return a note if a class treats transparent pixels, which it never gets, in its own way."""
+    rules = preprocessing.decode
+    transparent = Image.radial_gradient("L").convert(rules.mode)
+    transparent.putalpha(Image.linear_gradient("L"))
+    served = to_colour_mode(transparent.copy(), rules)
+    with suppress(ImageRejected, PreprocessingBug):  # most classes take opaque images only
+        if not np.array_equal(
+            preprocessing.to_input(transparent), preprocessing.to_input(served), equal_nan=True
+        ):
+            return (
+                "the preprocessing class treats transparent pixels in its own way, but gets images "
+                f"without any: decode.alpha ({rules.alpha}) applies before; if your notebook gives "
+                "it transparent images, their numbers differ",
+            )
+    return ()
 
 
 def unseen_kinds(

@@ -47,6 +47,8 @@ class LabelFile:
 def read_labels(path: Path) -> LabelFile:
     """Read names from text with one name per line, a JSON list, or a JSON object id → name.
 
+    The object may also be the key "id2label" of another, as in a config.json of transformers.
+
     In JSON, a name may be ImageNet's pair [WordNet id, name]. In text, a header, a column of
     indexes, WordNet ids and quotes are removed with a note. Names may repeat: "maillot" does so
     in some lists of ImageNet.
@@ -183,6 +185,8 @@ def _names_from_json(text: str, path: Path) -> list[str]:
             f"{path}: starts like JSON, but {error}; expected a list of names or an object "
             "id → name"
         ) from error
+    if isinstance(value, tuple) and "id2label" in dict(value):  # config.json of transformers
+        value = dict(value)["id2label"]
     if isinstance(value, list):
         return [_name(entry, position, path) for position, entry in enumerate(value)]
     if value and all(type(entry) is int for _, entry in value):

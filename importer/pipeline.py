@@ -39,7 +39,12 @@ from importer.errors import ImportRefused
 from importer.export import export_all
 from importer.extreme_images import run_on_extreme_images
 from importer.failures import FIXED_BATCH, one_line
-from importer.golden_images import GoldenImage, decoding_notes, read_golden_images
+from importer.golden_images import (
+    GoldenImage,
+    decoding_notes,
+    read_golden_images,
+    transparency_notes,
+)
 from importer.graphs import OnnxNetwork, refuse_other_range
 from importer.labels import LabelFile, check_label_count, read_labels
 from importer.network import (
@@ -151,6 +156,7 @@ def import_model(
             notes = [*model.notes, *label_file.notes, *golden.notes]
             notes += decoding_notes(images, preprocessing.decode)
             if entry.spec is None:
+                notes += transparency_notes(preprocessing)
                 check_repeatable(inputs, lambda row: _inputs((images[row],), preprocessing)[0])
             calibration = inputs
             if options.calibration is not None:

@@ -13,9 +13,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from importer.errors import ImportRefused
-from importer.golden_images import GoldenImage, balanced_choice, decoding_notes, read_golden_images
+from importer.golden_images import (
+    GoldenImage,
+    balanced_choice,
+    decoding_notes,
+    read_golden_images,
+    transparency_notes,
+)
 from importer.targets import Targets, decide_targets
-from preprocessing import DecodeRules
+from preprocessing import DecodeRules, InputSpec
+from preprocessing.user_class import UserPreprocessing
 from tests.preprocessing.files import encoded
 
 LABELS = ("cat", "dog", "red fox", "crane", "crane")
@@ -281,3 +288,42 @@ def test_a_note_reports_images_that_a_notebook_decodes_to_other_pixels(
 
     assert len(found) == (note is not None)
     assert note is None or f"golden image a is {note}" in found[0]
+
+
+class OnWhite:
+    """A class that would put a transparent image on white."""
+
+    decode = DecodeRules()
+    input_shape = (4, 4, 3)
+    input_dtype = "uint8"
+    mean = std = None
+
+    def to_input(self, image: Image.Image) -> np.ndarray:
+        if image.mode == "RGBA":
+            canvas = Image.new("RGB", image.size, "white")
+            canvas.paste(image, mask=image)
+            image = canvas
+        return np.asarray(image.resize((4, 4), Image.Resampling.NEAREST))
+
+
+class Opaque(OnWhite):
+    """A class that takes any image as RGB."""
+
+    def to_input(self, image: Image.Image) -> np.ndarray:
+        return np.asarray(image.convert("RGB").resize((4, 4), Image.Resampling.NEAREST))
+
+
+@pytest.mark.parametrize(
+    ("own", "alpha", "noted"),
+    [(OnWhite, "drop", True), (OnWhite, "white", False), (Opaque, "drop", False)],
+)
+def test_a_note_reports_a_class_that_treats_the_transparency_it_never_gets(
+    own: type, alpha: str, noted: bool
+) -> None:
+    rules = DecodeRules.model_validate({"alpha": alpha})
+    spec = InputSpec(shape=(4, 4, 3), dtype="uint8", mean=(0.0,) * 3, std=(1.0,) * 3)
+
+    (*notes,) = transparency_notes(UserPreprocessing(own, rules, spec))
+
+    assert len(notes) == noted
+    assert not noted or f"decode.alpha ({alpha}) applies before" in notes[0]

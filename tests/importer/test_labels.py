@@ -27,6 +27,7 @@ def read(tmp_path: Path, content: str | bytes) -> LabelFile:
         ("é\n猫\na\u2028b\x85c\né", ("é", "猫", "a\u2028b\x85c", "é")),
         ("e\u0301", ("é",)),  # as macOS writes it
         (r'["e\u0301"]', ("é",)),
+        ('{"model_type": "vit", "id2label": {"1": "dog", "0": "cat"}}', ("cat", "dog")),
         ("Grade: 0\nGrade: 1\n", ("Grade: 0", "Grade: 1")),
         # In a JSON list, text that looks like an index or a header is a name.
         ('["1, 2", "label"]', ("1, 2", "label")),
