@@ -15,6 +15,7 @@ import shutil
 import signal
 import socket
 import sys
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -535,8 +536,11 @@ class StandIn:
             await asyncio.gather(*self._answers)
 
     def _accept(self, listening: socket.socket) -> None:
-        with suppress(OSError):  # an API process was faster, or the client has left
+        try:
             self._accept_one(listening)
+        except OSError as error:  # an API process was faster, or the client has left
+            if error.errno in (errno.EMFILE, errno.ENFILE):  # called again at once: a busy loop
+                time.sleep(0.05)
 
     def _accept_one(self, listening: socket.socket) -> None:
         task = self._loop.create_task(self._refuse(listening.accept()[0]))

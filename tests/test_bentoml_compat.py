@@ -4,6 +4,7 @@ When a test named `…bentoml…` or `…uvicorn…` fails, its workaround can g
 """
 
 import asyncio
+import errno
 import inspect
 import os
 import signal
@@ -215,6 +216,29 @@ def test_at_the_end_waiting_connections_are_answered_and_further_ones_refused(
 
     assert all(answer.startswith(b"HTTP/1.1 503") for answer in answers)
     assert all(b"the service stops; " in answer for answer in answers)
+
+
+def test_a_stand_in_without_files_left_does_not_take_a_core(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def accept_one(_self: object, _listening: object) -> None:
+        calls.append(1)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def run() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            stand_in = StandIn()
+            monkeypatch.setattr(StandIn, "_accept_one", accept_one)
+            stand_in.open(listening, tmp_path / "step")
+            _, writer = await asyncio.open_connection(*listening.getsockname())
+            await asyncio.sleep(0.3)
+            writer.close()
+
+    asyncio.run(run())
+
+    assert 1 <= len(calls) < 20
 
 
 def asgi_of(service_class: type[Any]) -> Any:
