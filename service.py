@@ -49,7 +49,7 @@ cores = usable_cores()
 gpus = visible_gpus(os.environ) if record.for_gpu else ()
 embedded = (settings.topology or ("runner" if gpus else "embedded")) == "embedded"
 workers = settings.workers or api_processes(record, cores, on_gpu=bool(gpus), embedded=embedded)
-compat.prepare_process(settings.keep_alive_s, share_connections=workers > 1)
+compat.prepare_process(settings.keep_alive_s)
 metrics = RequestMetrics()
 calls = RunnerCalls()
 
@@ -184,6 +184,7 @@ class ImageClassifier:
         app().state.artifact = artifact
         app().state.classifier = self.classifier
         compat.answer_early(app(), settings.budget_ms / 1e3)
+        compat.share_connections(workers)
         startup.freeze_garbage()
         compat.tell_supervisor_ready()
 

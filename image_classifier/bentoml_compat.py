@@ -159,19 +159,14 @@ START_STEP = "start-step"
 """File in that directory with the current step of a worker that is starting."""
 
 
-def prepare_process(keep_alive_s: float, *, share_connections: bool = False) -> None:
+def prepare_process(keep_alive_s: float) -> None:
     """Prepare a process; call this in each, when the service module is imported.
 
     Args:
         keep_alive_s: Seconds an idle connection stays open, unless set on the command line.
-        share_connections: Whether several processes answer requests.
     """
     if SUPERVISOR in os.environ:
         _prepare_worker(int(os.environ[SUPERVISOR]), keep_alive_s)
-        if share_connections:
-            from image_classifier.http.accepting import spread_connections
-
-            spread_connections()
         return
     # BentoML empties `BENTOML_HOME/prometheus_multiproc_dir` at each start, so a second server,
     # even one that fails to start, would delete the metrics of the first.
@@ -189,6 +184,16 @@ def prepare_process(keep_alive_s: float, *, share_connections: bool = False) -> 
     # BentoML gives all workers of a service the same GPUs, by indices that match neither UUIDs nor
     # MIG slices; see `select_gpu`. Until: each worker gets a GPU of its own.
     os.environ.setdefault("BENTOML_DISABLE_GPU_ALLOCATION", "True")
+
+
+def share_connections(processes: int) -> None:
+    """Share connections evenly with the other API processes; call this before one is accepted."""
+    folder = shared_folder()
+    if folder is not None and processes > 1:
+        from image_classifier.http.accepting import ConnectionCounts, spread_connections
+
+        with suppress(OSError):  # a full disk
+            spread_connections(ConnectionCounts(folder, processes))
 
 
 def answer_early(app: Starlette, delay_s: float) -> None:

@@ -2,18 +2,41 @@
 
 import asyncio
 import socket
+import subprocess
+import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from image_classifier.http.accepting import accept_waiting, spread_connections
+from image_classifier.http.accepting import (
+    ConnectionCounts,
+    accept_waiting,
+    connections_of,
+    spread_connections,
+)
 from tests.http.echo_server import serving
+from tests.imports import ROOT
+
+
+class CountsInProcess:
+    """`ConnectionCounts` for servers of one process."""
+
+    def __init__(self) -> None:
+        self.servers: list[Any] = []
+
+    def excess(self, server: Any) -> int:
+        if server not in self.servers:
+            self.servers.append(server)
+        return connections_of(server) - min(map(connections_of, self.servers))
 
 
 @pytest.fixture
 def spreading(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asyncio.SelectorEventLoop, "_accept_connection", accept_waiting)
-    spread_connections()
+    spread_connections(CountsInProcess())
 
 
 def listening() -> socket.socket:
@@ -79,3 +102,44 @@ def test_a_busy_process_accepts_the_waiting_connections_in_few_turns() -> None:
         return busy_turns
 
     assert asyncio.run(turns()) < count
+
+
+def test_processes_see_each_others_connections_until_one_ends(tmp_path: Path) -> None:
+    other = f"""
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from image_classifier.http.accepting import ConnectionCounts
+counts = ConnectionCounts(Path({str(tmp_path)!r}), 2)
+for count in map(int, sys.stdin):
+    server = SimpleNamespace(_active_count=count, _clients=[0] * count)
+    print(counts.excess(server), flush=True)
+"""
+
+    def excess(count: int) -> int:
+        return own.excess(SimpleNamespace(_active_count=count, _clients=[0] * count))
+
+    def start() -> subprocess.Popen[str]:
+        words = [sys.executable, "-c", other]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(words, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
+
+    def tell(process: subprocess.Popen[str], count: int) -> int:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(f"{count}\n")
+        process.stdin.flush()
+        return int(process.stdout.readline())
+
+    own = ConnectionCounts(tmp_path, 2)
+    assert excess(3) == 3
+    with start() as process:
+        assert tell(process, 5) == 2
+        assert excess(3) == 0
+        assert tell(process, 1) == 0
+        assert excess(3) == 2
+        process.kill()
+    with start() as process:  # in the place of the other one
+        assert tell(process, 2) == 0
+        assert excess(3) == 1
+        process.kill()

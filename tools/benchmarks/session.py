@@ -192,10 +192,15 @@ class Session(Record):
 def this_machine() -> Machine:
     """Return processor, memory and kernel."""
     here = machine.this_machine()
+    cpu, features = here.cpu, here.features
+    # oneDNN, and with it OpenVINO, then uses nothing beyond: another kind of processor, imitated.
+    if os.environ.get("ONEDNN_MAX_CPU_ISA") == "AVX2":
+        cpu += " (limited to AVX2)"
+        features = tuple(name for name in features if not name.startswith("avx512"))
     return Machine(
-        cpu=here.cpu,
+        cpu=cpu,
         cores=here.cores,
-        features=here.features,
+        features=features,
         memory_gb=round(psutil.virtual_memory().total / 2**30, 1),
         kernel=platform.release(),
     )
