@@ -6,7 +6,7 @@ import pytest
 
 from tests.tools.benchmarks.samples import case_result, session, visit
 from tests.tools.runs import run
-from tools.benchmarks.session import BenchmarkError, read_session, write_session
+from tools.benchmarks.session import BenchmarkError, read_session, this_machine, write_session
 
 
 def test_a_session_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -26,3 +26,12 @@ def test_another_kind_of_file_is_refused_by_name(tmp_path: Path) -> None:
 
     with pytest.raises(BenchmarkError, match=r"2026-01-01-abc-full\.json: not a session"):
         read_session(path)
+
+
+def test_a_limit_of_the_instruction_set_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+
+    machine = this_machine()
+
+    assert machine.cpu.endswith(" (limited to AVX2)")
+    assert not any("avx512" in feature for feature in machine.features)
