@@ -185,8 +185,8 @@ def _names_from_json(text: str, path: Path) -> list[str]:
             f"{path}: starts like JSON, but {error}; expected a list of names or an object "
             "id → name"
         ) from error
-    if isinstance(value, tuple) and "id2label" in dict(value):  # config.json of transformers
-        value = dict(value)["id2label"]
+    if isinstance(value, tuple):
+        value = dict(value).get("id2label", value)  # config.json of transformers
     if isinstance(value, list):
         return [_name(entry, position, path) for position, entry in enumerate(value)]
     if value and all(type(entry) is int for _, entry in value):
