@@ -34,9 +34,9 @@ class BenchmarkError(Exception):
 def packed(samples_ms: Sequence[float]) -> str:
     """Return latencies as base64 of zlib of little-endian unsigned 32-bit microseconds.
 
-    Rounds to three significant digits.
+    Rounds to three significant digits, and sorts, which makes them ten times smaller.
     """
-    microseconds = array("I", (round(float(f"{ms:.3g}") * 1000) for ms in samples_ms))
+    microseconds = array("I", (round(float(f"{ms:.3g}") * 1000) for ms in sorted(samples_ms)))
     return base64.b64encode(zlib.compress(microseconds.tobytes(), 9)).decode()
 
 
@@ -214,12 +214,12 @@ def begin_session(name: str) -> Session:
         commit=source_commit(ROOT, digits=10) or "unknown",
         machine=this_machine(),
         load_average=round(os.getloadavg()[0], 2),
-        python=_version(OWN_PYTHON),
+        python=_python_version(),
     )
 
 
-def _version(python: Path) -> str:
-    command = [str(python), "-c", "import sys; print(sys.version)"]
+def _python_version() -> str:
+    command = [str(OWN_PYTHON), "-c", "import sys; print(sys.version)"]
     return subprocess.check_output(command, text=True).strip()
 
 
