@@ -95,6 +95,7 @@ class ModelRunner:
             engine=settings.engine,
             budget_ms=settings.budget_ms,
             deterministic=settings.deterministic,
+            processes=workers if embedded else 1,
         )
         self.shared_inputs = SharedInputsReader(artifact.manifest.input)
         calls.serve(self.executor, self.shared_inputs)

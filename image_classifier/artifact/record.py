@@ -74,6 +74,11 @@ class Plan(FrozenModel):
     service_time_ms: Annotated[float, Field(gt=0)]
     single_stream: bool = False
 
+    def divided(self, processes: int) -> "Plan":
+        """Return the plan of each of some processes that share the cores."""
+        streams, threads = (max(1, n // processes) for n in (self.streams, self.threads))
+        return self.model_copy(update={"streams": streams, "threads": threads})
+
 
 class EngineAttempt(FrozenModel):
     """The result of an import for one engine, certified or not.

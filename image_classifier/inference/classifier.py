@@ -2,21 +2,17 @@
 
 import asyncio
 import functools
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from image_classifier.artifact.artifact import Artifact
 from image_classifier.errors import DeadlineExceeded, MalformedRequest
-from image_classifier.inference.admission import Admission, Reservation
+from image_classifier.inference.admission import Admission
 from image_classifier.inference.batcher import Answer, Batcher
-from image_classifier.inference.engine import EngineError
 from image_classifier.inference.heartbeat import Heartbeat
+from image_classifier.inference.pipeline import MAX_IMAGE_S, BatchedPipeline, DirectPipeline
 from image_classifier.inference.predictions import top_k_predictions
 from image_classifier.inference.runner import PROBE_TIMEOUT_S, STALLED_S, LocalRunner, Runner
 from image_classifier.settings import Settings
@@ -82,7 +78,9 @@ class Classifier:
         self._pipeline: DirectPipeline | BatchedPipeline
         if isinstance(runner, LocalRunner) and runner.max_batch_size == 1:
             threads = max(threads, runner.concurrency)
-            self._pipeline = DirectPipeline(preprocess, runner, threads)
+            image_s = runner.service_time_ms * cores / 1e3
+            short = threads == 1 and image_s <= MAX_IMAGE_S
+            self._pipeline = DirectPipeline(preprocess, runner, threads, in_loop=short)
         else:
             size, concurrency = runner.max_batch_size, runner.concurrency
             batcher = Batcher(runner.run, max_batch_size=size, concurrency=concurrency)
@@ -131,100 +129,3 @@ class Classifier:
                 raise DeadlineExceeded(f"no answer within {self._timeout_ms:.0f} ms") from error
         predictions = top_k_predictions(answer.logits, self._labels, top_k, self.outputs)
         return replace(answer, predictions=predictions)
-
-
-class DirectPipeline:
-    """Decodes and runs each image in one thread, for engines with a batch size of one.
-
-    With two thread pools, decoding of later images would delay inference of earlier ones.
-
-    Args:
-        preprocess: Converts a file to an input, (H, W, C); raises ImageRejected for a bad file.
-        runner: Has the executor and watches its runs.
-        threads: Number of concurrent images, at least the executor's streams.
-    """
-
-    def __init__(
-        self,
-        preprocess: Callable[[bytes], npt.NDArray[np.generic]],
-        runner: LocalRunner,
-        threads: int,
-    ) -> None:
-        self._preprocess = preprocess
-        self._runner = runner
-        self._before_inference: set[object] = set()
-        self._pool = ThreadPoolExecutor(threads, "classify")
-
-    async def run(self, data: bytes, reservation: Reservation) -> Answer:
-        """Run one image file; the answer has no predictions yet.
-
-        Raises:
-            ClientError: The file is invalid; Overloaded if the reservation expired before work
-                on the image began.
-        """
-        loop = asyncio.get_running_loop()
-        image = object()
-        self._before_inference.add(image)
-        try:
-            return await loop.run_in_executor(
-                self._pool, self._run, data, reservation, image, time.perf_counter()
-            )
-        finally:  # decoding failed, or the caller was cancelled
-            self._before_inference.discard(image)
-
-    def _run(self, data: bytes, reservation: Reservation, image: object, arrived: float) -> Answer:
-        reservation.refuse_if_expired()
-        started = time.perf_counter()
-        batch = self._preprocess(data)[np.newaxis]
-        decoded = time.perf_counter()
-        if image not in self._before_inference:  # the caller was cancelled during decoding
-            raise EngineError("not run: the request was cancelled")
-        self._before_inference.discard(image)
-        with self._runner.watch.run():
-            logits = self._runner.executor.run(batch, more_expected=bool(self._before_inference))
-        return Answer(
-            logits=logits[0],
-            decode_ms=(decoded - started) * 1e3,
-            queue_ms=(started - arrived) * 1e3,
-            infer_ms=(time.perf_counter() - decoded) * 1e3,
-            batch_size=1,
-        )
-
-
-class BatchedPipeline:
-    """Decodes each image in a thread, then runs the inputs in batches.
-
-    Args:
-        preprocess: See `DirectPipeline`.
-        batcher: Runs the inputs.
-        threads: Number of images decoded concurrently.
-    """
-
-    def __init__(
-        self, preprocess: Callable[[bytes], npt.NDArray[np.generic]], batcher: Batcher, threads: int
-    ) -> None:
-        self._preprocess = preprocess
-        self._batcher = batcher
-        self._pool = ThreadPoolExecutor(threads, "decode")
-
-    async def run(self, data: bytes, reservation: Reservation) -> Answer:
-        """Run one image file; see `DirectPipeline.run`."""
-        loop = asyncio.get_running_loop()
-        arrived = time.perf_counter()
-        # Decoded before batching: a bad file never affects another image.
-        model_input, started, decoded = await loop.run_in_executor(
-            self._pool, self._decode, data, reservation
-        )
-        answer = await self._batcher.submit(model_input, reservation)
-        return replace(
-            answer,
-            decode_ms=(decoded - started) * 1e3,
-            queue_ms=(started - arrived) * 1e3 + answer.queue_ms,
-        )
-
-    def _decode(
-        self, data: bytes, reservation: Reservation
-    ) -> tuple[npt.NDArray[np.generic], float, float]:
-        reservation.refuse_if_expired()
-        started = time.perf_counter()
-        return self._preprocess(data), started, time.perf_counter()

@@ -199,6 +199,7 @@ def load_executor(
     engine: str | None,
     budget_ms: float,
     deterministic: bool,
+    processes: int = 1,
     every_sample: bool = False,
 ) -> Executor:
     """Load, warm up and check the engine that serves.
@@ -207,6 +208,7 @@ def load_executor(
         engine: Name of a certified engine; None takes that of the plan.
         budget_ms: Target latency of an answer.
         deterministic: Run every batch at one fixed shape.
+        processes: Processes that load the engine and share the cores.
         every_sample: Check with all golden samples, even if a few are enough.
 
     Raises:
@@ -241,9 +243,10 @@ def load_executor(
             fixed_shape = {"batch_sizes": plan.batch_sizes[:1], "single_stream": False}
             plan = plan.model_copy(update=fixed_shape)
         single_stream_plan = plan.model_copy(update={"streams": 1, "batch_sizes": (1,)})
+        own_plan = plan.divided(processes)
         executor = Executor(
-            load(plan),
-            plan,
+            load(own_plan),
+            own_plan,
             input_spec,
             artifact.manifest.num_classes,
             load(single_stream_plan) if plan.single_stream else None,

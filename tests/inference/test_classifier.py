@@ -14,6 +14,7 @@ from image_classifier.inference.batcher import Answer
 from image_classifier.inference.classifier import Classifier
 from image_classifier.inference.engine import Batch, EngineError, Logits
 from image_classifier.inference.executor import Executor
+from image_classifier.inference.pipeline import MAX_FILE_BYTES
 from image_classifier.inference.runner import LocalRunner
 from image_classifier.settings import Settings
 from preprocessing import DecodeRules, InputSpec
@@ -70,11 +71,17 @@ def classifier(
     single_stream_engine: ColourEngine | None = None,
     cores: int = 2,
     outputs: Outputs | None = None,
+    service_time_ms: float = 1,
     **changes: float,
 ) -> Classifier:
     several = single_stream_engine is not None
     sizes = PIPELINES[pipeline]
-    chosen_plan = plan(streams=1 + several, batch_sizes=sizes, single_stream=several)
+    chosen_plan = plan(
+        streams=1 + several,
+        batch_sizes=sizes,
+        single_stream=several,
+        service_time_ms=service_time_ms,
+    )
     spec = FirstPixel.input_spec
     engine = engine or ColourEngine()
     runner = LocalRunner(Executor(engine, chosen_plan, spec, 3, single_stream_engine))
@@ -163,10 +170,11 @@ def test_no_work_begins_for_cancelled_callers_and_images_that_waited_too_long(
 
     async def main() -> list[Answer | BaseException]:
         one_core = classifier(pipeline, preprocessing, engine=engine, cores=1, max_wait_ms=20)
+        in_thread = bytes(MAX_FILE_BYTES)  # after the image: not decoded in the event loop
 
         async def call(red: int, timeout_s: float | None) -> Answer:
             async with asyncio.timeout(timeout_s):
-                return await one_core.classify(png(red, 0, 0), 1)
+                return await one_core.classify(png(red, 0, 0) + in_thread, 1)
 
         limits_s = [(1, 0.1), (2, 0.1), (3, None), (4, None)]
         calls = [asyncio.ensure_future(call(red, limit_s)) for red, limit_s in limits_s]

@@ -182,6 +182,13 @@ def test_a_single_stream_engine_is_loaded_unless_answers_must_be_deterministic(
     assert [(plan.streams, plan.threads, plan.batch_sizes) for plan in plans] == expected
 
 
+def test_processes_that_share_the_cores_share_the_streams(artifact: Artifact) -> None:
+    executor = load_executor(artifact, engine=None, budget_ms=50, deterministic=False, processes=2)
+
+    assert (executor.plan.streams, executor.plan.threads) == (1, 1)
+    assert artifact.record.plan.divided(3).streams == 1
+
+
 def test_for_another_budget_the_plan_comes_from_the_measured_curve(
     artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:

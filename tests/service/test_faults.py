@@ -22,6 +22,7 @@ import httpx
 import pytest
 
 from image_classifier.inference.heartbeat import LATE_S
+from image_classifier.inference.machine import usable_cores
 from tests.imports import PATIENCE_S, SAMPLES
 from tests.service.places import NewPlace, Place
 from tests.service.server import Server, wait_until
@@ -242,6 +243,8 @@ def test_a_suspended_process_resumes(new_place: NewPlace) -> None:
 def test_the_probe_of_each_process_answers_for_all(new_place: NewPlace) -> None:
     with Server(new_place(), workers=2) as server:
         suspended, _ = server.workers()
+        streams = server.client.get("/model").json()["engine"]["streams"]
+        assert streams <= max(1, usable_cores() // 2)
 
         def statuses() -> set[int]:
             """Return the answers of the process that is not suspended."""
