@@ -12,7 +12,12 @@ from image_classifier.errors import DeadlineExceeded, MalformedRequest
 from image_classifier.inference.admission import Admission
 from image_classifier.inference.batcher import Answer, Batcher
 from image_classifier.inference.heartbeat import Heartbeat
-from image_classifier.inference.pipeline import MAX_IMAGE_S, BatchedPipeline, DirectPipeline
+from image_classifier.inference.pipeline import (
+    MAX_IMAGE_S,
+    BatchedPipeline,
+    DirectPipeline,
+    ImageExecutor,
+)
 from image_classifier.inference.predictions import top_k_predictions
 from image_classifier.inference.runner import PROBE_TIMEOUT_S, STALLED_S, LocalRunner, Runner
 from image_classifier.settings import Settings
@@ -75,16 +80,18 @@ class Classifier:
             to_input, preprocessing=self.preprocessing, limits=settings.decode_limits
         )
         threads = max(1, cores // workers)
+        local = runner if isinstance(runner, LocalRunner) and runner.max_batch_size == 1 else None
+        if local is not None:
+            threads = max(threads, local.concurrency)
+        image_s = runner.service_time_ms * cores / 1e3
+        executor = ImageExecutor(threads, in_loop=threads == 1 and image_s <= MAX_IMAGE_S)
         self._pipeline: DirectPipeline | BatchedPipeline
-        if isinstance(runner, LocalRunner) and runner.max_batch_size == 1:
-            threads = max(threads, runner.concurrency)
-            image_s = runner.service_time_ms * cores / 1e3
-            short = threads == 1 and image_s <= MAX_IMAGE_S
-            self._pipeline = DirectPipeline(preprocess, runner, threads, in_loop=short)
+        if local is not None:
+            self._pipeline = DirectPipeline(preprocess, local, executor)
         else:
             size, concurrency = runner.max_batch_size, runner.concurrency
             batcher = Batcher(runner.run, max_batch_size=size, concurrency=concurrency)
-            self._pipeline = BatchedPipeline(preprocess, batcher, threads)
+            self._pipeline = BatchedPipeline(preprocess, batcher, executor)
 
     def refuse_if_overloaded(self) -> None:
         """Raise Overloaded if an image would be refused now."""

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,50 +27,56 @@ MAX_FILE_BYTES = 1 << 17
 PAUSE_S = 10.0
 """Seconds without images in the event loop after one that took longer than `MAX_IMAGE_S`."""
 
+Result = TypeVar("Result")
 
-class LoopExecutor:
-    """Runs short calls in the event loop, in the order of their submission.
 
-    For a process with one core: threads would only take turns with the event loop, and each
-    change of threads costs more than the network (docs/plan.md). Calls that wait are run from the
-    next iteration of the loop on, for `TURN_S` at a time; in between the loop reads and refuses
-    requests. Belongs to one event loop.
+class ImageExecutor:
+    """Runs the work on images in threads, or in the event loop. Belongs to one event loop.
+
+    In a process with one core, threads would only take turns with the event loop, and each change
+    of threads costs more than a small network (docs/plan.md). There, short work runs in the loop:
+    from its next iteration on, in the order of arrival, for `TURN_S` at a time. In between the
+    loop reads and refuses requests.
+
+    Args:
+        threads: Number of concurrent images.
+        in_loop: Whether short work runs in the event loop.
     """
 
-    def __init__(self) -> None:
-        self._waiting: deque[tuple[Callable[[], Answer], asyncio.Future[Answer]]] = deque()
+    def __init__(self, threads: int, *, in_loop: bool) -> None:
+        self._in_loop = in_loop
+        self._pool = ThreadPoolExecutor(threads, "image")
+        self._waiting: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
         self._paused_until_s = 0.0
 
-    def accepts(self, data: bytes) -> bool:
-        """Return whether an image file is expected to take at most `MAX_IMAGE_S`.
-
-        A small file can have many pixels: after one that took longer, no file is accepted for
-        `PAUSE_S`.
-        """
-        return len(data) <= MAX_FILE_BYTES and time.monotonic() >= self._paused_until_s
-
-    async def run(self, call: Callable[[], Answer]) -> Answer:
-        """Return the result of a call, or raise its exception."""
+    async def run(self, data: bytes, work: Callable[[], Result]) -> Result:
+        """Return the result of the work on an image file, or raise its exception."""
         loop = asyncio.get_running_loop()
-        result: asyncio.Future[Answer] = loop.create_future()
+        if not self._in_loop or not self._is_short(data):
+            return await loop.run_in_executor(self._pool, work)
+        result: asyncio.Future[Result] = loop.create_future()
         if not self._waiting:
             loop.call_soon(self._run_turn)
-        self._waiting.append((call, result))
+        self._waiting.append((work, result))
         return await result
+
+    def _is_short(self, data: bytes) -> bool:
+        # A small file can have many pixels.
+        return len(data) <= MAX_FILE_BYTES and time.monotonic() >= self._paused_until_s
 
     def _run_turn(self) -> None:
         end_s = time.perf_counter() + TURN_S
         while self._waiting and time.perf_counter() < end_s:
-            call, result = self._waiting.popleft()
+            work, result = self._waiting.popleft()
             if not result.done():  # else its caller was cancelled
-                self._run(call, result)
+                self._run_work(work, result)
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._run_turn)
 
-    def _run(self, call: Callable[[], Answer], result: asyncio.Future[Answer]) -> None:
+    def _run_work(self, work: Callable[[], Any], result: asyncio.Future[Any]) -> None:
         begun_s = time.thread_time()
         try:
-            result.set_result(call())
+            result.set_result(work())
         except Exception as error:  # user code and engines raise anything
             result.set_exception(error)
         if time.thread_time() - begun_s > MAX_IMAGE_S:
@@ -83,24 +90,20 @@ class DirectPipeline:
 
     Args:
         preprocess: Converts a file to an input, (H, W, C); raises ImageRejected for a bad file.
-        runner: Has the executor and watches its runs.
-        threads: Number of concurrent images, at least the executor's streams.
-        in_loop: Whether images that are expected to be short run in the event loop instead.
+        runner: Has the network and watches its runs.
+        executor: Runs as many images at once as the network has streams, or more.
     """
 
     def __init__(
         self,
         preprocess: Callable[[bytes], npt.NDArray[np.generic]],
         runner: LocalRunner,
-        threads: int,
-        *,
-        in_loop: bool,
+        executor: ImageExecutor,
     ) -> None:
         self._preprocess = preprocess
         self._runner = runner
-        self._loop_executor = LoopExecutor() if in_loop else None
+        self._executor = executor
         self._before_inference: set[object] = set()
-        self._pool = ThreadPoolExecutor(threads, "classify")
 
     async def run(self, data: bytes, reservation: Reservation) -> Answer:
         """Run one image file; the answer has no predictions yet.
@@ -109,14 +112,11 @@ class DirectPipeline:
             ClientError: The file is invalid; Overloaded if the reservation expired before work
                 on the image began.
         """
-        loop = asyncio.get_running_loop()
         image = object()
-        run = functools.partial(self._run, data, reservation, image, time.perf_counter())
+        work = functools.partial(self._run, data, reservation, image, time.perf_counter())
         self._before_inference.add(image)
         try:
-            if self._loop_executor is not None and self._loop_executor.accepts(data):
-                return await self._loop_executor.run(run)
-            return await loop.run_in_executor(self._pool, run)
+            return await self._executor.run(data, work)
         finally:  # decoding failed, or the caller was cancelled
             self._before_inference.discard(image)
 
@@ -140,29 +140,30 @@ class DirectPipeline:
 
 
 class BatchedPipeline:
-    """Decodes each image in a thread, then runs the inputs in batches.
+    """Decodes each image by itself, then runs the inputs in batches.
 
     Args:
         preprocess: See `DirectPipeline`.
         batcher: Runs the inputs.
-        threads: Number of images decoded concurrently.
+        executor: Decodes.
     """
 
     def __init__(
-        self, preprocess: Callable[[bytes], npt.NDArray[np.generic]], batcher: Batcher, threads: int
+        self,
+        preprocess: Callable[[bytes], npt.NDArray[np.generic]],
+        batcher: Batcher,
+        executor: ImageExecutor,
     ) -> None:
         self._preprocess = preprocess
         self._batcher = batcher
-        self._pool = ThreadPoolExecutor(threads, "decode")
+        self._executor = executor
 
     async def run(self, data: bytes, reservation: Reservation) -> Answer:
         """Run one image file; see `DirectPipeline.run`."""
-        loop = asyncio.get_running_loop()
         arrived = time.perf_counter()
         # Decoded before batching: a bad file never affects another image.
-        model_input, started, decoded = await loop.run_in_executor(
-            self._pool, self._decode, data, reservation
-        )
+        decode = functools.partial(self._decode, data, reservation)
+        model_input, started, decoded = await self._executor.run(data, decode)
         answer = await self._batcher.submit(model_input, reservation)
         return replace(
             answer,

@@ -11,7 +11,7 @@ from PIL import Image
 from image_classifier.inference import pipeline
 from image_classifier.inference.batcher import Answer
 from image_classifier.inference.pipeline import MAX_FILE_BYTES, MAX_IMAGE_S, PAUSE_S, TURN_S
-from tests.inference.test_classifier import FirstPixel, classifier, png
+from tests.inference.test_classifier import PIPELINES, FirstPixel, classifier, png
 
 
 class TimedPreprocessing(FirstPixel):
@@ -37,9 +37,10 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> TimedPreprocessing:
     return TimedPreprocessing(monkeypatch)
 
 
-def test_each_image_gets_its_own_answer_or_error(timed: TimedPreprocessing) -> None:
+@pytest.mark.parametrize("kind", PIPELINES)
+def test_each_image_gets_its_own_answer_or_error(timed: TimedPreprocessing, kind: str) -> None:
     async def main() -> list[Answer | BaseException]:
-        one_core = classifier("direct", timed, cores=1)
+        one_core = classifier(kind, timed, cores=1)
         files = [png(1, 0, 0), b"not an image", png(2, 210, 0), png(3, 0, 0)]
         calls = [asyncio.ensure_future(one_core.classify(file, 1)) for file in files]
         await asyncio.sleep(0)
