@@ -106,7 +106,7 @@ class ModelRunner:
                 "address": compat.service_address(),
             }
             startup.log_start(artifact, lock.tag, self.executor.plan, settings, place)
-        startup.freeze_garbage()
+        startup.settle_memory()
 
     # `max_latency_ms` is not a batching window: the dispatcher drops calls that would wait longer.
     # Admission in the API processes refuses far earlier.
@@ -186,7 +186,7 @@ class ImageClassifier:
         app().state.classifier = self.classifier
         compat.answer_early(app(), settings.budget_ms / 1e3)
         compat.share_connections(workers)
-        startup.freeze_garbage()
+        startup.settle_memory()
         compat.tell_supervisor_ready()
 
     @bentoml.on_shutdown

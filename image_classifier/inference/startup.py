@@ -1,5 +1,6 @@
 """The start of a process: opens the artifact, loads the engine, warms it up and checks it."""
 
+import ctypes
 import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -284,14 +285,17 @@ def log_start(
     logger.info("serving: %s", described, extra={"fields": facts})
 
 
-def freeze_garbage() -> None:
-    """Exclude all existing objects from garbage collection.
+def settle_memory() -> None:
+    """Return freed memory to the system, and exclude all objects from garbage collection.
 
-    A full collection over the objects of the imported libraries stalls a process for 150 to
-    190 ms (torch and bentoml 1.4.39), far longer than the budget of a request.
+    The C library keeps what compiling freed: 16 MB of ResNet-50 int8. A full collection over the
+    objects of the imported libraries stalls a process for 150 to 190 ms (torch and bentoml
+    1.4.39), far longer than the budget of a request.
     """
     gc.collect()
     gc.freeze()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # of glibc
+        trim(0)
 
 
 def accelerator_for(entry: CertifiedEngine, record: ImportRecord) -> str | None:
