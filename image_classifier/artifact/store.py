@@ -210,8 +210,8 @@ def staging_dir() -> Iterator[Path]:
             if time.time() - left_over.stat().st_mtime > MAX_STAGING_AGE_S:
                 shutil.rmtree(left_over, ignore_errors=True)
     with tempfile.TemporaryDirectory(
-        prefix=STAGING_PREFIX,
-        suffix="x",  # BentoML fails on a name that ends in "_", as a random one may
+        prefix=f"{STAGING_PREFIX}x",  # a random name may begin or end with "_", where
+        suffix="x",  # `bentoml models list` fails
         dir=store,
         ignore_cleanup_errors=True,
     ) as folder:

@@ -148,8 +148,11 @@ def test_directories_of_killed_imports_are_removed_after_a_day_but_not_of_runnin
     assert staging_dirs(store) == []
 
 
-def test_a_staging_directory_is_not_listed_as_a_model(store: Path) -> None:
+def test_a_staging_directory_is_not_listed_as_a_model(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lock, _ = imported()
+    monkeypatch.setattr("tempfile._get_candidate_names", lambda: iter(["_random_"]))
 
     with staging_dir() as running:
         write_artifact(running)
