@@ -2,26 +2,39 @@
 
 import asyncio
 import functools
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from image_classifier.artifact.artifact import Artifact
 from image_classifier.errors import DeadlineExceeded, MalformedRequest
-from image_classifier.inference.admission import Admission
+from image_classifier.inference.admission import Admission, Reservation
 from image_classifier.inference.batcher import Answer, Batcher
+from image_classifier.inference.engine import EngineError
 from image_classifier.inference.heartbeat import Heartbeat
-from image_classifier.inference.pipeline import (
-    MAX_IMAGE_S,
-    BatchedPipeline,
-    DirectPipeline,
-    ImageExecutor,
-)
 from image_classifier.inference.predictions import top_k_predictions
 from image_classifier.inference.runner import PROBE_TIMEOUT_S, STALLED_S, LocalRunner, Runner
 from image_classifier.settings import Settings
 from preprocessing import to_input
+
+TURN_S = 0.005
+"""Seconds of images in one iteration of the event loop: a tenth of the default budget. Longer
+turns answer no more (docs/plan.md)."""
+MAX_IMAGE_S = 0.01
+"""Longest processor time of an image in the event loop."""
+MAX_FILE_BYTES = 1 << 17
+"""Larger files are not decoded in the event loop: a JPEG of 128 KiB takes 3 ms of a core."""
+PAUSE_S = 10.0
+"""Seconds without images in the event loop after one that took longer than `MAX_IMAGE_S`."""
+
+Result = TypeVar("Result")
 
 
 class Classifier:
@@ -136,3 +149,152 @@ class Classifier:
                 raise DeadlineExceeded(f"no answer within {self._timeout_ms:.0f} ms") from error
         predictions = top_k_predictions(answer.logits, self._labels, top_k, self.outputs)
         return replace(answer, predictions=predictions)
+
+
+class ImageExecutor:
+    """Runs the work on images in threads, or in the event loop. Belongs to one event loop.
+
+    In a process with one core, threads would only take turns with the event loop, and each change
+    of threads costs more than a small network (docs/plan.md). There, short work runs in the loop:
+    from its next iteration on, in the order of arrival, for `TURN_S` at a time. In between the
+    loop reads and refuses requests.
+
+    Args:
+        threads: Number of concurrent images.
+        in_loop: Whether short work runs in the event loop.
+    """
+
+    def __init__(self, threads: int, *, in_loop: bool) -> None:
+        self._in_loop = in_loop
+        self._pool = ThreadPoolExecutor(threads, "image")
+        self._waiting: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
+        self._paused_until_s = 0.0
+
+    async def run(self, data: bytes, work: Callable[[], Result]) -> Result:
+        """Return the result of the work on an image file, or raise its exception."""
+        loop = asyncio.get_running_loop()
+        if not self._in_loop or not self._is_short(data):
+            return await loop.run_in_executor(self._pool, work)
+        result: asyncio.Future[Result] = loop.create_future()
+        if not self._waiting:
+            loop.call_soon(self._run_turn)
+        self._waiting.append((work, result))
+        return await result
+
+    def _is_short(self, data: bytes) -> bool:
+        # A small file can have many pixels.
+        return len(data) <= MAX_FILE_BYTES and time.monotonic() >= self._paused_until_s
+
+    def _run_turn(self) -> None:
+        end_s = time.perf_counter() + TURN_S
+        while self._waiting and time.perf_counter() < end_s:
+            work, result = self._waiting.popleft()
+            if not result.done():  # else its caller was cancelled
+                self._run_work(work, result)
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._run_turn)
+
+    def _run_work(self, work: Callable[[], Any], result: asyncio.Future[Any]) -> None:
+        begun_s = time.thread_time()
+        try:
+            result.set_result(work())
+        except Exception as error:  # user code and engines raise anything
+            result.set_exception(error)
+        if time.thread_time() - begun_s > MAX_IMAGE_S:
+            self._paused_until_s = time.monotonic() + PAUSE_S
+
+
+class DirectPipeline:
+    """Decodes an image and runs it in the same thread, for engines with a batch size of one.
+
+    With two thread pools, decoding of later images would delay inference of earlier ones.
+
+    Args:
+        preprocess: Converts a file to an input, (H, W, C); raises ImageRejected for a bad file.
+        runner: Has the network and watches its runs.
+        executor: Runs as many images at once as the network has streams, or more.
+    """
+
+    def __init__(
+        self,
+        preprocess: Callable[[bytes], npt.NDArray[np.generic]],
+        runner: LocalRunner,
+        executor: ImageExecutor,
+    ) -> None:
+        self._preprocess = preprocess
+        self._runner = runner
+        self._executor = executor
+        self._before_inference: set[object] = set()
+
+    async def run(self, data: bytes, reservation: Reservation) -> Answer:
+        """Run one image file; the answer has no predictions yet.
+
+        Raises:
+            ClientError: The file is invalid; Overloaded if the reservation expired before work
+                on the image began.
+        """
+        image = object()
+        work = functools.partial(self._run, data, reservation, image, time.perf_counter())
+        self._before_inference.add(image)
+        try:
+            return await self._executor.run(data, work)
+        finally:  # decoding failed, or the caller was cancelled
+            self._before_inference.discard(image)
+
+    def _run(self, data: bytes, reservation: Reservation, image: object, arrived: float) -> Answer:
+        reservation.refuse_if_expired()
+        started = time.perf_counter()
+        batch = self._preprocess(data)[np.newaxis]
+        decoded = time.perf_counter()
+        if image not in self._before_inference:  # the caller was cancelled during decoding
+            raise EngineError("not run: the request was cancelled")
+        self._before_inference.discard(image)
+        with self._runner.watch.run():
+            logits = self._runner.executor.run(batch, more_expected=bool(self._before_inference))
+        return Answer(
+            logits=logits[0],
+            decode_ms=(decoded - started) * 1e3,
+            queue_ms=(started - arrived) * 1e3,
+            infer_ms=(time.perf_counter() - decoded) * 1e3,
+            batch_size=1,
+        )
+
+
+class BatchedPipeline:
+    """Decodes each image by itself, then runs the inputs in batches.
+
+    Args:
+        preprocess: See `DirectPipeline`.
+        batcher: Runs the inputs.
+        executor: Decodes.
+    """
+
+    def __init__(
+        self,
+        preprocess: Callable[[bytes], npt.NDArray[np.generic]],
+        batcher: Batcher,
+        executor: ImageExecutor,
+    ) -> None:
+        self._preprocess = preprocess
+        self._batcher = batcher
+        self._executor = executor
+
+    async def run(self, data: bytes, reservation: Reservation) -> Answer:
+        """Run one image file; see `DirectPipeline.run`."""
+        arrived = time.perf_counter()
+        # Decoded before batching: a bad file never affects another image.
+        decode = functools.partial(self._decode, data, reservation)
+        model_input, started, decoded = await self._executor.run(data, decode)
+        answer = await self._batcher.submit(model_input, reservation)
+        return replace(
+            answer,
+            decode_ms=(decoded - started) * 1e3,
+            queue_ms=(started - arrived) * 1e3 + answer.queue_ms,
+        )
+
+    def _decode(
+        self, data: bytes, reservation: Reservation
+    ) -> tuple[npt.NDArray[np.generic], float, float]:
+        reservation.refuse_if_expired()
+        started = time.perf_counter()
+        return self._preprocess(data), started, time.perf_counter()

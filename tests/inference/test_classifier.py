@@ -11,10 +11,9 @@ from PIL import Image
 from image_classifier.artifact.manifest import Outputs
 from image_classifier.errors import DeadlineExceeded, Overloaded
 from image_classifier.inference.batcher import Answer
-from image_classifier.inference.classifier import Classifier
+from image_classifier.inference.classifier import MAX_FILE_BYTES, Classifier
 from image_classifier.inference.engine import Batch, EngineError, Logits
 from image_classifier.inference.executor import Executor
-from image_classifier.inference.pipeline import MAX_FILE_BYTES
 from image_classifier.inference.runner import LocalRunner
 from image_classifier.settings import Settings
 from preprocessing import DecodeRules, InputSpec

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_classifier.inference import pipeline
 from image_classifier.inference.batcher import Answer
-from image_classifier.inference.pipeline import MAX_FILE_BYTES, MAX_IMAGE_S, PAUSE_S, TURN_S
+from image_classifier.inference.classifier import MAX_FILE_BYTES, MAX_IMAGE_S, PAUSE_S, TURN_S
 from tests.inference.test_classifier import PIPELINES, FirstPixel, classifier, png
 
 
@@ -22,7 +21,7 @@ class TimedPreprocessing(FirstPixel):
         self.reds: list[int] = []
         self.threads: list[int] = []
         now = {name: lambda: self.now_s for name in ("perf_counter", "thread_time", "monotonic")}
-        monkeypatch.setattr(pipeline, "time", SimpleNamespace(**now))
+        monkeypatch.setattr("image_classifier.inference.classifier.time", SimpleNamespace(**now))
 
     def to_input(self, image: Image.Image) -> np.ndarray:
         pixel = super().to_input(image)
