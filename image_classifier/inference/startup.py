@@ -244,7 +244,7 @@ def load_executor(
             fixed_shape = {"batch_sizes": plan.batch_sizes[:1], "single_stream": False}
             plan = plan.model_copy(update=fixed_shape)
         single_stream_plan = plan.model_copy(update={"streams": 1, "batch_sizes": (1,)})
-        own_plan = plan.divided(processes)
+        own_plan = plan if here.accelerator else plan.divided(processes)
         executor = Executor(
             load(own_plan),
             own_plan,
