@@ -28,11 +28,12 @@ TURN_S = 0.005
 """Seconds of images in one iteration of the event loop: a tenth of the default budget. Longer
 turns answer no more (docs/plan.md)."""
 MAX_IMAGE_S = 0.01
-"""Longest processor time of an image in the event loop."""
+"""Longest processor time of an image in the event loop. A small file can have many pixels: after
+one that took longer, images go to a thread for `PAUSE_S`."""
 MAX_FILE_BYTES = 1 << 17
 """Larger files are not decoded in the event loop: a JPEG of 128 KiB takes 3 ms of a core."""
 PAUSE_S = 10.0
-"""Seconds without images in the event loop after one that took longer than `MAX_IMAGE_S`."""
+"""Seconds without images in the event loop after one that took long."""
 
 Result = TypeVar("Result")
 
@@ -171,25 +172,29 @@ class ImageExecutor:
         self._paused_until_s = 0.0
 
     async def run(self, data: bytes, work: Callable[[], Result]) -> Result:
-        """Return the result of the work on an image file, or raise its exception."""
+        """Return the result of the work on an image file, not None, or raise its exception."""
         loop = asyncio.get_running_loop()
-        if not self._in_loop or not self._is_short(data):
-            return await loop.run_in_executor(self._pool, work)
-        result: asyncio.Future[Result] = loop.create_future()
-        if not self._waiting:
-            loop.call_soon(self._run_turn)
-        self._waiting.append((work, result))
-        return await result
+        if self._in_loop and len(data) <= MAX_FILE_BYTES and not self._pauses():
+            result: asyncio.Future[Result | None] = loop.create_future()
+            if not self._waiting:
+                loop.call_soon(self._run_turn)
+            self._waiting.append((work, result))
+            if (done := await result) is not None:
+                return done
+        return await loop.run_in_executor(self._pool, work)
 
-    def _is_short(self, data: bytes) -> bool:
-        # A small file can have many pixels.
-        return len(data) <= MAX_FILE_BYTES and time.monotonic() >= self._paused_until_s
+    def _pauses(self) -> bool:
+        return time.monotonic() < self._paused_until_s
 
     def _run_turn(self) -> None:
         end_s = time.perf_counter() + TURN_S
         while self._waiting and time.perf_counter() < end_s:
             work, result = self._waiting.popleft()
-            if not result.done():  # else its caller was cancelled
+            if result.done():  # its caller was cancelled
+                continue
+            if self._pauses():
+                result.set_result(None)  # moves to a thread
+            else:
                 self._run_work(work, result)
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._run_turn)

@@ -81,8 +81,10 @@ def test_images_move_to_a_thread_for_a_while_after_one_that_took_long(
 
     async def main() -> None:
         one_core = classifier("direct", timed, cores=1)
-        for red in (longest_ms - 1, longest_ms + 1, 1, 1):
-            await one_core.classify(png(red, 0, 0), 1)
+        await one_core.classify(png(longest_ms - 1, 0, 0), 1)
+        burst = [one_core.classify(png(red, 0, 0), 1) for red in (longest_ms + 1, 1)]
+        await asyncio.gather(*burst)
+        await one_core.classify(png(1, 0, 0), 1)
         timed.now_s += PAUSE_S
         await one_core.classify(png(1, 0, 0), 1)
 
