@@ -103,6 +103,7 @@ class ModelRunner:
         if compat.is_first_worker():
             place = {
                 "topology": "embedded" if embedded else "runner",
+                "api_processes": workers,
                 "address": compat.service_address(),
             }
             startup.log_start(artifact, lock.tag, self.executor.plan, settings, place)

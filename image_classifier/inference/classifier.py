@@ -97,8 +97,8 @@ class Classifier:
         local = runner if isinstance(runner, LocalRunner) and runner.max_batch_size == 1 else None
         if local is not None:
             threads = max(threads, local.concurrency)
-        image_s = runner.service_time_ms * cores / 1e3
-        executor = ImageExecutor(threads, in_loop=threads == 1 and image_s <= MAX_IMAGE_S)
+        core_s = runner.service_time_ms * cores / 1e3  # one core's time for an image
+        executor = ImageExecutor(threads, in_loop=threads == 1 and core_s <= MAX_IMAGE_S)
         self._pipeline: DirectPipeline | BatchedPipeline
         if local is not None:
             self._pipeline = DirectPipeline(preprocess, local, executor)

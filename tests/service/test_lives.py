@@ -98,6 +98,7 @@ def a_killed_worker_is_told_counted_out_and_replaced(server: Server) -> None:
     assert starts[0]["topology"] == "embedded"
     assert starts[0]["settings"]["CLASSIFIER_LOG_FORMAT"] == "json"
     assert {"model", "digest", "engine", "precision", "batch_sizes"} <= starts[0].keys()
+    assert starts[0]["api_processes"] == 1
     (note,) = [line for line in lines if line.get("status") == 415]
     assert note["code"] == "unsupported_media_type"
 
