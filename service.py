@@ -101,7 +101,7 @@ class ModelRunner:
         calls.serve(self.executor, self.shared_inputs)
         metrics.serves(lock.tag, artifact.evidence.engine(self.executor.plan.engine))
         if compat.is_first_worker():
-            place = {
+            place: dict[str, object] = {
                 "topology": "embedded" if embedded else "runner",
                 "api_processes": workers,
                 "address": compat.service_address(),

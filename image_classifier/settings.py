@@ -85,7 +85,8 @@ class Settings(ImageLimits):
         None,
         description="API processes; unset means one per core in the runner topology (half as many "
         "with a GPU); in the embedded topology one per core, up to 4, if the network takes less "
-        "than a third of the time of an image, else 1. Embedded processes divide the plan's streams.",
+        "than a third of the time of an image, else 1. Embedded processes divide the plan's "
+        "streams.",
     )
     max_body_bytes: Annotated[int, Field(ge=1_024)] = Field(
         20 * 2**20, description="Maximum size of a request body, and of an image file."

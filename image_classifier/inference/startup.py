@@ -266,7 +266,7 @@ def load_executor(
 
 
 def log_start(
-    artifact: Artifact, tag: str, plan: Plan, settings: Settings, place: Mapping[str, str]
+    artifact: Artifact, tag: str, plan: Plan, settings: Settings, place: Mapping[str, object]
 ) -> None:
     """Log the model, its plan and the settings in one line; `place` has further fields."""
     facts = {
