@@ -153,6 +153,7 @@ def when_stopped_it_answers_what_it_accepted_and_nothing_else(server: Server) ->
         return all(answer.startswith(b"HTTP/1.1 503") for answer in late)
 
     wait_until(refused, "503 from every process")
+    time.sleep(1)  # perhaps only the supervisor answered; uvicorn looks for signals every 0.1 s
     for connection in held:
         connection.sendall(SAMPLE[-1:])
     answers = [read_to_end(connection) for connection in held]
