@@ -244,10 +244,11 @@ def load_executor(
             fixed_shape = {"batch_sizes": plan.batch_sizes[:1], "single_stream": False}
             plan = plan.model_copy(update=fixed_shape)
         single_stream_plan = plan.model_copy(update={"streams": 1, "batch_sizes": (1,)})
-        own_plan = plan if here.accelerator else plan.divided(processes)
+        if here.accelerator is None:  # on a GPU, streams are batches in flight, not cores
+            plan = plan.divided(processes)
         executor = Executor(
-            load(own_plan),
-            own_plan,
+            load(plan),
+            plan,
             input_spec,
             artifact.manifest.num_classes,
             load(single_stream_plan) if plan.single_stream else None,

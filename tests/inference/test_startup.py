@@ -44,8 +44,16 @@ def artifact(digits_folder: Path) -> Artifact:
     return dataclasses.replace(opened, record=record)
 
 
-def start(artifact: Artifact, *, budget_ms: float = 50, deterministic: bool = False) -> Executor:
-    return load_executor(artifact, engine=None, budget_ms=budget_ms, deterministic=deterministic)
+def start(
+    artifact: Artifact, *, budget_ms: float = 50, deterministic: bool = False, processes: int = 1
+) -> Executor:
+    return load_executor(
+        artifact,
+        engine=None,
+        budget_ms=budget_ms,
+        deterministic=deterministic,
+        processes=processes,
+    )
 
 
 def offset(logits: Logits) -> Logits:
@@ -183,7 +191,7 @@ def test_a_single_stream_engine_is_loaded_unless_answers_must_be_deterministic(
 
 
 def test_processes_that_share_the_cores_share_the_streams(artifact: Artifact) -> None:
-    executor = load_executor(artifact, engine=None, budget_ms=50, deterministic=False, processes=2)
+    executor = start(artifact, processes=2)
 
     assert (executor.plan.streams, executor.plan.threads) == (1, 1)
     assert artifact.record.plan.divided(3).streams == 1
