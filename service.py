@@ -107,7 +107,7 @@ class ModelRunner:
                 "address": compat.service_address(),
             }
             startup.log_start(artifact, lock.tag, self.executor.plan, settings, place)
-        startup.settle_memory()
+        startup.settle_memory(artifact.root)
 
     # `max_latency_ms` is not a batching window: the dispatcher drops calls that would wait longer.
     # Admission in the API processes refuses far earlier.
@@ -187,7 +187,7 @@ class ImageClassifier:
         app().state.classifier = self.classifier
         compat.answer_early(app(), settings.budget_ms / 1e3)
         compat.share_connections(workers)
-        startup.settle_memory()
+        startup.settle_memory(artifact.root)
         compat.tell_supervisor_ready()
 
     @bentoml.on_shutdown

@@ -13,6 +13,12 @@ import onnx_ir
 import onnx_ir.passes.common
 import onnxscript.optimizer
 import torch
+from onnxscript.rewriter import rewrite
+from onnxscript.rewriter.rules.common import (
+    fuse_batchnorm_into_conv_rule,
+    fuse_batchnorm_into_conv_transpose_rule,
+    fuse_batchnorm_into_gemm_rule,
+)
 
 from image_classifier.artifact.manifest import Graph
 from image_classifier.inference.engines.torch import MAX_BATCH, WEIGHTS_PREFIX
@@ -26,6 +32,11 @@ from importer.quantise import quantise
 
 OPSET = 20
 """ONNX operator set: the newest that OpenVINO 2026.4 and onnxruntime 1.32 both support fully."""
+FOLD_BATCH_NORMALISATION = (
+    fuse_batchnorm_into_conv_rule,
+    fuse_batchnorm_into_conv_transpose_rule,
+    fuse_batchnorm_into_gemm_rule,
+)
 
 
 def export_all(
@@ -125,14 +136,17 @@ def _export_eager(network: PixelsToLogits, inputs: npt.NDArray[np.generic], path
 
 
 def _simplify(model: onnx_ir.Model) -> None:
-    """Fold constants and remove unused nodes.
+    """Fold constants and batch normalisation, and remove unused nodes.
+
+    OpenVINO would fold the batch normalisation for each engine that it compiles, and keep a copy of
+    the weights before: two engines of ResNet-50 in bf16 take 244 MB more, and 0.2 s more to start.
 
     The exporter's own optimiser replaces `x + 1e-8` and `x * 1.000008` by `x` (onnxscript 0.7.2),
     which changes the answers of a network that divides by its contrast to images without any.
     """
     onnx_ir.passes.common.InlinePass()(model)
     onnxscript.optimizer.fold_constants(model)
-    onnx_ir.passes.common.RemoveUnusedNodesPass()(model)
+    rewrite(model, FOLD_BATCH_NORMALISATION)
 
 
 def _export_script(network: PixelsToLogits, inputs: npt.NDArray[np.generic], path: Path) -> None:

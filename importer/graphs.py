@@ -42,9 +42,10 @@ REARRANGING = (
 """Operators that leave pixels in their range."""
 MIN_STD = 0.02
 """Smallest std of a preprocessing that normalises; 1/255 leaves pixels at 0 to 255."""
-EXTERNAL_BYTES = 1 << 20
+EXTERNAL_BYTES = 1 << 16
 """Tensors of this size or more are written beside an ONNX file, one by one: the file itself is
-limited to 2 GiB and built in memory, which takes another 1 GB for ViT-B/16."""
+limited to 2 GiB and built in memory, which takes another 1 GB for ViT-B/16. OpenVINO maps the file
+beside it, and keeps the others in memory."""
 PREFIX = "pixels_to_logits."
 """Of the names that `write_graph_of_pixels` adds to a graph."""
 MIN_IR_VERSION = 4

@@ -4,13 +4,18 @@ import warnings
 import zipfile
 from pathlib import Path
 
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
+from torch import nn
 
 from importer.errors import ImportRefused
 from importer.export import export_onnx, export_program
+from importer.pixels_to_logits import PixelsToLogits
 from tests.imports import ROOT
-from tests.inference.tiny import PROGRAM, tiny_inputs, tiny_network
+from tests.inference.tiny import INPUT_SPEC, PROGRAM, tiny_inputs, tiny_network
 from tests.programs import run_python
 
 
@@ -66,3 +71,44 @@ def test_another_process_writes_the_same_bytes(exported: Path, tmp_path: Path) -
 
     for name in ("network.onnx", "network.pt2"):
         assert (tmp_path / name).read_bytes() == (exported / name).read_bytes()
+
+
+class NormalisedNetwork(nn.Module):
+    """Batch normalisation after all kinds of layers, and after a sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grouped = nn.Sequential(nn.Conv2d(3, 6, 1, groups=3, bias=False), nn.BatchNorm2d(6))
+        self.transposed = nn.Sequential(
+            nn.ConvTranspose2d(6, 6, 2, groups=2), nn.BatchNorm2d(6, eps=0.1)
+        )
+        self.used_twice = nn.Conv2d(6, 6, 1)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(6), nn.BatchNorm2d(6)])
+        self.classify = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4, affine=False))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        features = self.transposed(self.grouped(pixels))
+        twice = self.used_twice(features)
+        features = self.norms[0](twice) * self.norms[1](features + twice)
+        logits: torch.Tensor = self.classify(features.mean((2, 3)))
+        return logits
+
+
+def test_batch_normalisation_is_folded_where_a_layer_serves_nothing_else(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    network = NormalisedNetwork()
+    for module in network.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            for tensor in (module.running_mean, module.running_var, *module.parameters()):
+                assert tensor is not None
+                tensor.data.uniform_(0.5, 2)
+    pixels_to_logits = PixelsToLogits(network, INPUT_SPEC).eval().requires_grad_(False)
+
+    export_onnx(pixels_to_logits, tiny_inputs(2), tmp_path / "network.onnx")
+
+    graph = onnx.load(str(tmp_path / "network.onnx")).graph
+    assert [node.op_type for node in graph.node].count("BatchNormalization") == 2
+    session = onnxruntime.InferenceSession(tmp_path / "network.onnx")
+    (logits,) = session.run(None, {"batch": tiny_inputs(5)})
+    expected = pixels_to_logits(torch.from_numpy(tiny_inputs(5))).numpy()
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)

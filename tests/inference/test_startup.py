@@ -1,6 +1,9 @@
 """The start: which plan is loaded, and which self-checks prevent a service from starting."""
 
 import dataclasses
+import gc
+import mmap
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +30,7 @@ from image_classifier.inference.startup import (
     check_engine,
     golden_inputs,
     load_executor,
+    settle_memory,
 )
 from tests.inference.fakes import plan
 
@@ -249,3 +253,29 @@ def test_deterministic_logits_are_the_same_bits_in_every_batch(artifact: Artifac
     assert len(executor.plan.batch_sizes) == 1
     for count in (2, 3, 7, 30):
         assert executor.run(inputs[:count]).tobytes() == single[:count].tobytes()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_mapped_weights_leave_memory_and_come_back_when_they_are_read(tmp_path: Path) -> None:
+    graphs, content = tmp_path / "engines", bytes(range(256)) * 4096
+    graphs.mkdir()
+    (graphs / "network.onnx.data").write_bytes(content)
+    with (graphs / "network.onnx.data").open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    assert mapped[:] == content
+    assert resident_kb(graphs) == 1024
+
+    try:
+        settle_memory(tmp_path)
+    finally:
+        gc.unfreeze()
+
+    assert resident_kb(graphs) == 0
+    assert mapped[:] == content
+
+
+def resident_kb(folder: Path) -> int:
+    """Return how much of the mapped files in a folder is in memory, in KiB."""
+    _, mapping = Path("/proc/self/smaps").read_text().split(str(folder))
+    _, rest = mapping.split("Rss:", maxsplit=1)
+    return int(rest.split()[0])
