@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import signal
 import sys
 import tempfile
@@ -13,7 +14,7 @@ try:
     from pydantic import ValidationError
 
     from importer.command_line import CommandLine, read_command_line
-    from importer.process import INTERRUPTED, SIGNALS, printable
+    from importer.process import INTERRUPTED, SIGNALS, UNREAD, printable
 except ModuleNotFoundError as error:
     sys.exit(f"model_import: {error.name} {SET_UP}")
 
@@ -64,6 +65,9 @@ def _run(command_line: CommandLine) -> tuple[int, str]:
         return INTERRUPTED, "interrupted; the store and the lock are as they were"
     except ModuleNotFoundError as error:
         return 1, f"{error.name} {SET_UP}"
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNREAD, ""
     except OSError as error:  # such as a full disk or a read-only folder
         place = error.filename2 or error.filename  # the target of a rename
         return 1, f"{place}: {error.strerror}" if place else str(error)

@@ -8,6 +8,7 @@ import asyncio
 import atexit
 import ctypes
 import errno
+import json
 import logging
 import os
 import re
@@ -430,8 +431,10 @@ def supervise(supervisor: type[Any]) -> None:
         if all(watcher.name.startswith(API_PROCESSES) for watcher in self.watchers):
             self.ctrl.endpoint = f"inproc://control-{id(self)}"
             self.pubsub_endpoint = f"inproc://events-{id(self)}"
-        port = self.sockets[LISTENING_SOCKET].port
-        if not 0 < port < 1 << 16:  # the system would use the lowest 16 bits
+        # Of the socket, the system has dropped all but the lowest 16 bits.
+        address = json.loads(self.watchers[0].env["BENTOML_RUNNER_MAP"])["ImageClassifier"]
+        port = int(address.rpartition(":")[2])
+        if not 0 < port < 1 << 16:
             raise BentoMLException(f"--port {port}: expected 1 to 65535")
         try:
             return start_all(self, started)

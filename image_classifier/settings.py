@@ -81,7 +81,7 @@ class Settings(ImageLimits):
         description="Run every batch at one fixed shape, so that an image gives the same bits "
         "under any traffic.",
     )
-    workers: Annotated[int, Field(ge=1)] | None = Field(
+    workers: Annotated[int, Field(ge=1, le=256)] | None = Field(
         None,
         description="API processes; unset means one per core in the runner topology (half as many "
         "with a GPU); in the embedded topology one per core, up to 4, if the network takes less "

@@ -3,6 +3,7 @@
 import functools
 import gc
 import json
+import os
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +29,7 @@ from image_classifier.artifact.store import ModelLock, add, staging_dir, tag_of,
 from image_classifier.inference.certificate import GoldenAnswers
 from image_classifier.inference.engine import Batch
 from image_classifier.inference.engines.load import accelerator_of
-from image_classifier.inference.machine import ABSENT_GPU, this_machine
+from image_classifier.inference.machine import ABSENT_GPU, this_machine, usable_cores
 from image_classifier.inference.plan import fastest_plan
 from image_classifier.inference.predictions import answered_classes
 from importer.candidates import TORCH_GRAPH, choose_candidates, graphs_of
@@ -126,6 +127,12 @@ def import_model(
         OperatorError: The model was not imported.
     """
     judge = functools.partial(check_findings, accepted=options.accept, note=progress.note)
+    load_average, cores = os.getloadavg()[0], usable_cores()
+    if load_average > cores:
+        progress.note(
+            f"other programs are running (load average {load_average:.1f}, {cores} cores), so "
+            "speeds may be measured too low"
+        )
     with staging_dir() as root:
         # 1. Read network, preprocessing, labels and golden images. A preprocessing of the user's
         # comes first: its mistakes are found before a large network is read.

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 INTERRUPTED = 130
 """Exit status: 128 + SIGINT, as shells report it."""
+UNREAD = 141
+"""Exit status: 128 + SIGPIPE."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 M_MMAP_THRESHOLD = -3  # glibc's malloc.h

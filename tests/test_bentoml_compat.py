@@ -6,6 +6,7 @@ When a test named `…bentoml…` or `…uvicorn…` fails, its workaround can g
 import asyncio
 import errno
 import inspect
+import json
 import os
 import signal
 import socket
@@ -113,6 +114,10 @@ def test_api_processes_end_before_the_runner_even_if_stopped_early_and_twice(
     assert events == ["started", "service stops within 120 s", "service ended", "all stop"]
 
 
+def runner_map(port: int) -> str:
+    return json.dumps({"ImageClassifier": f"http://127.0.0.1:{port}"})
+
+
 @pytest.mark.parametrize("name", ["service_ModelRunner", "service"])
 def test_a_dead_process_that_circus_misses_is_logged_and_connections_are_answered_503(
     name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -124,7 +129,7 @@ def test_a_dead_process_that_circus_misses_is_logged_and_connections_are_answere
         processes=processes,
         respawn=True,
         hooks={},
-        env={"PROMETHEUS_MULTIPROC_DIR": "/nowhere"},
+        env={"PROMETHEUS_MULTIPROC_DIR": "/nowhere", "BENTOML_RUNNER_MAP": runner_map(99_999)},
     )
 
     class Supervisor:
@@ -163,7 +168,6 @@ def test_a_dead_process_that_circus_misses_is_logged_and_connections_are_answere
         with socket.create_server(("127.0.0.1", 0)) as listening:
             supervisor: Any = Supervisor()
             circus_socket: Any = SimpleNamespace(
-                port=99_999,
                 fileno=listening.fileno,
                 accept=listening.accept,
                 setblocking=listening.setblocking,
@@ -171,7 +175,7 @@ def test_a_dead_process_that_circus_misses_is_logged_and_connections_are_answere
             supervisor.sockets = {"_bento_api_server": circus_socket}
             with pytest.raises(BentoMLException, match="--port 99999: expected 1 to 65535"):
                 supervisor.start()  # the system would take 34463
-            circus_socket.port = 80
+            watcher.env["BENTOML_RUNNER_MAP"] = runner_map(80)
             supervisor.start()
             handlers[signal.SIGUSR2]()  # process 7 is ready
             await asyncio.sleep(0)

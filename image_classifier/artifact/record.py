@@ -135,10 +135,26 @@ class ImportRecord(FrozenModel):
     @property
     def network_time_ms(self) -> float:
         """Milliseconds per image at full load, without decoding if the plan's point is recorded."""
+        if (point := self._point()) is None:
+            return self.plan.service_time_ms
+        return point.latency_ms / point.batch_size / point.streams
+
+    @property
+    def network_share(self) -> float:
+        """Part of an image's time that the network takes; 1 if the plan's point is not recorded.
+
+        Of the least disturbed rounds, since other programs can only lengthen both.
+        """
+        if (point := self._point()) is None:
+            return 1.0
+        fastest = max((point.images_per_s, *point.images_per_s_by_round))
+        return self.network_time_ms * fastest / 1e3
+
+    def _point(self) -> LatencyPoint | None:
         for point in self.curve(self.plan.engine):
             if (point.streams, point.batch_size) == (self.plan.streams, self.plan.batch_sizes[-1]):
-                return point.latency_ms / point.batch_size / point.streams
-        return self.plan.service_time_ms
+                return point
+        return None
 
     def curve(self, engine: str) -> tuple[LatencyPoint, ...]:
         """Return the measured points of an engine; empty if it was not measured."""

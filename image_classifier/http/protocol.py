@@ -146,7 +146,7 @@ class ClassifierProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Reject large heads, and transfer codings other than a single `chunked`.
+        """Reject large heads, a missing host, and transfer codings other than a single `chunked`.
 
         llhttp reads `gzip, chunked`, and `identity` followed by `chunked`, as chunked; a proxy may
         not.
@@ -154,6 +154,9 @@ class ClassifierProtocol(HttpToolsProtocol):
         codings = [value for name, value in self.headers if name == b"transfer-encoding"]
         if codings and [coding.lower() for coding in codings] != [b"chunked"]:
             raise MalformedRequest("only the transfer coding `chunked` is supported")
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if len(hosts) != 1 and self.parser.get_http_version() == "1.1":  # RFC 9112, section 3.2
+            raise MalformedRequest("expected one header Host")
         separators = len(b": \r\n")
         lengths = (len(name) + len(value) + separators for name, value in self.headers)
         if len(self.url) + sum(lengths) > MAX_HEAD_BYTES:

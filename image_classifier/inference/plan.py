@@ -48,7 +48,7 @@ def api_processes(
     """
     if not embedded:
         return max(1, cores // 2) if on_gpu else cores
-    if record.network_time_ms >= SMALL_SHARE * record.plan.service_time_ms:
+    if record.network_share >= SMALL_SHARE:
         return 1
     return min(cores, MAX_PROCESSES)
 

@@ -98,7 +98,7 @@ function engines() {
     const percent = (share) => (share === null || share === undefined ? "–" : `${number(100 * share, 4)} %`);
     const best = attempt.compared?.images_per_s ?? Math.max(0, ...attempt.curve.map((point) => point.images_per_s));
     const reason = serves
-      ? h("span", { className: "small-text", t: ["why_serves", { rate: 1e3 / data.plan.service_time_ms, streams: data.plan.streams, threads: data.plan.threads, batches: data.plan.batch_sizes.join(", ") }] })
+      ? h("span", { className: "small-text", t: ["why_serves", { rate: 1e3 / data.plan.service_time_ms, batches: data.plan.batch_sizes.join(", ") }] })
       : h("span", { className: "small-text" }, attempt.reason);
     return [mono(attempt.engine), h("span", {}, h("span", { className: serves || verdict === "passed" ? "good" : "bad", t: `verdict_${verdict}` }), h("br"), reason),
       number(certificate?.max_logit_difference ?? "–"), percent(certificate?.top1_agreement ?? certificate?.label_agreement),

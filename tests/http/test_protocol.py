@@ -101,6 +101,14 @@ def test_malformed_requests_have_the_answer_of_all_errors_and_are_logged_once(
     assert "400 malformed_request: the request is not valid HTTP/1.1" in line
 
 
+@pytest.mark.parametrize("hosts", [b"", b"Host: x\r\nHost: y\r\n"])
+def test_a_request_of_http_1_1_names_one_host(hosts: bytes) -> None:
+    assert errors(exchange(LAST.replace(b"Host: x\r\n", hosts))) == [MALFORMED]
+    assert errors(exchange(LAST.replace(b"Host: x\r\n", b"").replace(b"1.1", b"1.0"))) == [
+        (200, "")
+    ]
+
+
 CHUNKS = b"POST /%s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
 
 
@@ -142,7 +150,7 @@ def head(size: int) -> bytes:
             [CHUNKS % b"first" + b"0\r\nX: ", *[b"v" * 6_000] * 11], TOO_LARGE, id="endless-trailer"
         ),
         pytest.param(
-            [b"POST /first HTTP/1.1\r\nContent-Length: 130000\r\n\r\n"]
+            [b"POST /first HTTP/1.1\r\nHost: x\r\nContent-Length: 130000\r\n\r\n"]
             + [b"v" * 13_000] * 10
             + [LAST[:20], LAST[20:]],
             (200, ""),
@@ -229,7 +237,7 @@ def test_a_connection_stays_usable_after_an_early_refusal() -> None:
 
     in_turn = exchange(busy, SMUGGLED[:9], SMUGGLED[9:] + first, busy + SMUGGLED + LAST)
     pipelined = exchange(first + busy + SMUGGLED + busy + SMUGGLED + LAST)
-    last = exchange(busy.replace(b"Host: x", b"Connection: close") + SMUGGLED + LAST)
+    last = exchange(busy.replace(b"Content", b"Connection: close\r\nContent") + SMUGGLED + LAST)
 
     refused, answered = (429, b"busy"), (200, b"[POST /first] hello")
     end = (200, b"[GET /last] ")
@@ -253,7 +261,10 @@ def test_an_answer_sent_before_the_body_is_read_arrives_before_the_connection_is
 ) -> None:
     monkeypatch.setattr(protocol, "LINGER_S", 0.3)
     size = 5_000_000
-    head = f"POST /{path} HTTP/{version}\r\nConnection: close\r\nContent-Length: {size}\r\n\r\n"
+    head = (
+        f"POST /{path} HTTP/{version}\r\nHost: x\r\nConnection: close\r\n"
+        f"Content-Length: {size}\r\n\r\n"
+    )
 
     async def run() -> tuple[bytes, int]:
         """Send the body, then read; return the answer and the connections some time later."""

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from importer.errors import ImportRefused
 from importer.process import uninterrupted
-from tests.imports import PATIENCE_S, ROOT, command_line, digits_options
+from importer.progress import Progress
+from tests.imports import PATIENCE_S, ROOT, command_line, digits_options, import_quietly
 from tests.programs import run_python
 
 
@@ -81,3 +83,16 @@ def test_commands_that_run_no_engine_load_no_torch() -> None:
     done = run_python("import importer.commands, sys; print('torch' in sys.modules)")
 
     assert (done.stdout, done.stderr) == ("False\n", "")
+
+
+def test_an_import_beside_other_programs_says_that_speeds_may_be_too_low(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (1000.04, 0, 0))
+    (tmp_path / "empty.pth").touch()
+    options = digits_options(weights=str(tmp_path / "empty.pth"))
+
+    with pytest.raises(ImportRefused, match=r"empty\.pth"):
+        import_quietly(options, tmp_path / "model.lock", Progress(quiet=False))
+
+    assert "other programs are running (load average 1000.0" in capsys.readouterr().err

@@ -58,6 +58,10 @@ def a_second_start_on_its_port_is_told_and_takes_nothing_away(server: Server) ->
     again.client.close()
     assert f"127.0.0.1:{server.port}: address already in use" in again.log
     assert "Traceback" not in again.log
+    beyond = Server(server.place, port=99_999)  # the system would take 34463
+    assert beyond.wait() == 1
+    beyond.client.close()
+    assert "--port 99999: expected 1 to 65535" in beyond.log
     # BentoML would have emptied the folder of the running server's metrics.
     assert server.client.post("/classify", content=SAMPLE).status_code == 200
     metrics = server.metrics()
