@@ -1,5 +1,6 @@
 """Exports the network to ONNX, int8 and torch programs, with a dynamic batch dimension."""
 
+import copy
 import gc
 import warnings
 from collections.abc import Iterable
@@ -146,7 +147,7 @@ def _simplify(model: onnx_ir.Model) -> None:
     """
     onnx_ir.passes.common.InlinePass()(model)
     onnxscript.optimizer.fold_constants(model)
-    rewrite(model, FOLD_BATCH_NORMALISATION)
+    rewrite(model, copy.deepcopy(FOLD_BATCH_NORMALISATION))  # a rule keeps its last match
 
 
 def _export_script(network: PixelsToLogits, inputs: npt.NDArray[np.generic], path: Path) -> None:
