@@ -185,7 +185,7 @@ class ImageClassifier:
         )
         app().state.artifact = artifact
         app().state.classifier = self.classifier
-        compat.answer_early(app(), settings.budget_ms / 1e3)
+        compat.install_early_answers(app(), settings.budget_ms / 1e3)
         compat.share_connections(workers)
         startup.settle_memory(artifact.root)
         compat.tell_supervisor_ready()

@@ -64,6 +64,13 @@ def capture_preprocessing(
         return _from_spec(PreprocessingSpec.from_file(Path(text)))
     source = Path(origin)
     captured = capture_source(source)
+    for path in captured.files.values():
+        if path.suffix == ".py" and b".draft(" in path.read_bytes():
+            raise ImportRefused(
+                f"preprocessing {path.name}: calls draft, which has no effect on images that are "
+                "decoded already; remove it and set DecodeRules(shrink_jpeg_to_side=SIDE), which "
+                "calls draft(image.mode, (SIDE, SIDE))"
+            )
     check_serving_packages(captured.imports, options.device, serving_requirements)
     captured.copy_to(root / OWN_PREPROCESSING)
     if serving_requirements is not None:

@@ -161,8 +161,7 @@ class Comparison:
     def _allowed(self) -> npt.NDArray[np.float64]:
         """Return the largest allowed differences, of the shape of `expected`."""
         if self.kind == "logits":
-            softmax = self.outputs.activation == "softmax"
-            return self.tolerance * logit_scale(self.expected, softmax=softmax)
+            return self.tolerance * logit_scale(self.expected, self.outputs.activation)
         # Stricter if probabilities are small, as those of 1000 classes, or vary little over the
         # images: a difference of 0.001 would then be too large.
         spread = SPREAD_TOLERANCE * np.ptp(self.expected, axis=0).max()
@@ -412,9 +411,9 @@ def explain_difference(
     if best is None:
         return ImportRefused(
             f"{found}; no usual difference of preprocessing explains it: check that each row is "
-            "that of its name in `files` and was computed in float32 (no autocast); compare the "
-            "steps (mean and std, padding, height and width, 8 bits of 16-bit grey images), then "
-            "the weights, the network and the order of the classes"
+            "that of its name in `files` and was computed after model.eval(), in float32 (no "
+            "autocast); compare the steps (mean and std, padding, height and width, 8 bits of "
+            "16-bit grey images), then the weights, the network and the order of the classes"
         )
     if left <= 1:
         doubt = " (uncertain, since most probabilities are 0 or 1: save logits)"

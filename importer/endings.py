@@ -63,7 +63,7 @@ class Ending(NamedTuple):
     def doubtful(self) -> str | None:
         """Describe a last operation whose positive or bounded outputs could be taken for logits."""
         exponential = self.last == "exp" and not self.before.startswith("logsoftmax")
-        if exponential or self.last in ("softplus", "tanh"):
+        if exponential or self.last in ("relu", "softplus", "tanh"):
             return self.last
         scaled = self.last in BOUNDED and self.scaled
         return f"{self.last} times or plus a constant" if scaled else None

@@ -268,7 +268,7 @@ def refuse_other_range(network: OnnxNetwork, input_spec: InputSpec) -> None:
                 "the ONNX file begins with Sub by the mean of the preprocessing, so it normalises "
                 "pixels itself; give the preprocessing mean 0 and std 1 for each channel"
             )
-        if (node.op_type in ("Div", "Sub") and size >= MIN_BYTE_CONSTANT) or (
+        if (node.op_type in ("Add", "Div", "Sub") and size >= MIN_BYTE_CONSTANT) or (
             node.op_type == "Mul" and 0 < size <= 1 / MIN_BYTE_CONSTANT
         ):
             raise ImportRefused(

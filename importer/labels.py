@@ -86,7 +86,8 @@ def check_label_count(labels: Sequence[str], num_classes: int, activation: str) 
         return
     hint = ""
     if len(labels) == num_classes + 1:
-        hint = f"; the first is {labels[0]!r}: remove it if it is a header or a background class"
+        hint = f"; the first is {labels[0]!r}: remove it if it is a header or a background class; "
+        hint += "of ordinal outputs (CORAL), return a score for each class"
     raise ImportRefused(
         f"labels: {len(labels)} names for the network's {num_classes} outputs; expected a name for "
         f"each output, in the order of the training{hint}"

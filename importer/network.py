@@ -1,19 +1,21 @@
 """The trained network: its source, its weights and its logits."""
 
 import functools
+import random
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
 from image_classifier.artifact.format import WEIGHTS_NAME
-from image_classifier.artifact.manifest import TORCHVISION, Architecture
+from image_classifier.artifact.manifest import TORCHVISION, Activation, Architecture
 from importer.captured_source import capture_source
 from importer.endings import network_ending
 from importer.errors import ImportRefused
@@ -38,7 +40,6 @@ from preprocessing.isolated_source import load_isolated
 ARCHITECTURE_FOLDER = "architecture"
 ORIGINAL_FOLDER = "original"
 """Holds a copy of a finished graph, in place of architecture and weights."""
-Activation = Literal["softmax", "sigmoid", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +167,10 @@ def build_network(architecture: Architecture, source_dir: Path) -> nn.Module:
         builder = functools.partial(build_torchvision, architecture.torchvision)
     else:
         builder = _function_of_file(architecture, source_dir, where)
+    # A seed at the top of the file does not tell what the builder drew in the notebook.
+    torch.seed()
+    np.random.seed()
+    random.seed()
     network = call_user_code(
         lambda: builder(**architecture.kwargs),
         what=f"{where}the builder",

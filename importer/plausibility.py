@@ -33,7 +33,7 @@ from importer.options import FindingName
 from importer.pixels_to_logits import run_reference
 
 Classes = npt.NDArray[np.int64]
-Targets = Sequence[int | None]
+TrueClasses = Sequence[int | None]
 RARE = 0.02
 """Probability below which chance is ruled out. Six images that all favour one of two explanations
 reach it (1/64), five do not (1/32)."""
@@ -253,14 +253,16 @@ def check_rebuilt(network: nn.Module, inputs: Batch, logits: Logits) -> None:
     Raises:
         ImportRefused: Its logits differ.
     """
-    again = run_reference(network, inputs[:PAIRED_IMAGES], finite=False)
+    # In the other order, since a network may set itself up with its first image.
+    again = run_reference(network, inputs[:PAIRED_IMAGES][::-1], finite=False)[::-1]
     if not _relative(logits[:PAIRED_IMAGES], again) <= REPEAT_TOLERANCE:  # NaN differs
         raise ImportRefused(
             "network: built again with the same weights, it answers differently: it makes "
             "something at random that is not in the weights (a tensor that is no parameter or "
             "persistent buffer, a layer in a plain list, a permutation); register it "
             "(register_buffer, nn.ModuleList) and save the weights again, or fix the seed where "
-            "it is made"
+            "it is made; or it sets itself up with its first image: make the mark that it has done "
+            "so a buffer"
         )
 
 
@@ -378,7 +380,9 @@ def check_activation(logits: Logits, activation: str, *, requested: str | None) 
     return None
 
 
-def implausible_labels(answers: Classes, targets: Targets, labels: Sequence[str]) -> Finding | None:
+def implausible_labels(
+    answers: Classes, targets: TrueClasses, labels: Sequence[str]
+) -> Finding | None:
     """Find labels in another order than the network's, or answers no better than guessing."""
     rows = [row for row, target in enumerate(targets) if target is not None]
     if not rows:
@@ -455,7 +459,7 @@ def _best_mapping(answers: Classes, truth: Classes) -> dict[int, int]:
 
 
 def channel_order(
-    network: nn.Module, inputs: Batch, answers: Classes, targets: Targets, outputs: Outputs
+    network: nn.Module, inputs: Batch, answers: Classes, targets: TrueClasses, outputs: Outputs
 ) -> Finding | None:
     """Find a network that classifies more images right with their channels reversed.
 

@@ -37,7 +37,8 @@ CLASS_KEYS = ("classes", "class_names", "labels", "class_to_idx", "idx_to_class"
 """Keys of training checkpoints that hold the names of the classes."""
 SETTINGS = frozenset(
     {
-        *("temperature", "threshold", "mean", "std"),
+        *("temperature", "temp", "class_prior", "mean", "std"),
+        *("threshold", "thresholds", "best_threshold"),
         *("img_size", "image_size", "input_size", "crop_size", "crop_pct"),
     }
 )
@@ -326,6 +327,11 @@ def _single_file(path: Path) -> Any:
         raise ImportRefused(
             f"{path}: a finished graph, which includes its network; leave --network out"
         )
+    if path.suffix in (".pt2", ".npz"):
+        raise ImportRefused(
+            f"{path}: a program of torch.export or arrays of numpy; save the weights of the "
+            "network with torch.save(network.state_dict())"
+        )
     is_zip = start.startswith(b"PK\x03\x04")
     # torch.save stores without compression, and only uncompressed tensors can be mapped.
     if is_zip and any(member.compress_type for member in _zip_members(path)):
@@ -467,7 +473,10 @@ def _mappings(content: object, *place: str) -> Iterator[tuple[str, Mapping[Any, 
 
 def _is_weights(entries: Mapping[Any, Any]) -> bool:
     # A training checkpoint may hold a tensor beside the weights: a loss, a seed.
-    nested = any(isinstance(entries.get(key), Mapping) for key in WEIGHT_KEYS)
+    nested = any(
+        isinstance(item, Mapping) and _last_segment(str(name)) != "_extra_state"
+        for name, item in entries.items()
+    )
     return not nested and any(isinstance(item, torch.Tensor) for item in entries.values())
 
 
@@ -486,11 +495,13 @@ def _classes_in(mappings: Iterable[Mapping[Any, Any]]) -> tuple[str, ...]:
 
 
 def _preferred_key(candidates: Mapping[str, Mapping[Any, Any]], path: Path) -> str:
+    if "steps" in candidates.get("ema_state_dict", ()) and "state_dict" in candidates:
+        return "state_dict"  # the average: mmengine swaps them when it saves
     known = [place for key in WEIGHT_KEYS for place in candidates if place.partition("/")[0] == key]
     if len(candidates) > 1 and not known:
         raise ImportRefused(
             f"{path}: weights at several keys ({', '.join(candidates)}); choose the evaluated one "
-            "with --weights-key"
+            "with --weights-key; of parts of one network, save torch.save(network.state_dict())"
         )
     preferred = next(iter(known or candidates))
     # Not averages of a few losses. An average in a list has no names, and is then refused.
@@ -667,7 +678,10 @@ def _remedy(
             "or in an artifact: give the checkpoint of the training."
         )
     if missing or unexpected:
-        remedy = "Take the network that these weights were trained in."
+        remedy = (
+            "Take the network that these weights were trained in (with a head of its own, it is "
+            "built in a file: --network PATH.py:FUNCTION)."
+        )
         if not unexpected and not misshapen:
             remedy += (
                 " An average (EMA) of its parameters alone lacks the buffers: copy it into the "

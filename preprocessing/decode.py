@@ -173,6 +173,7 @@ def read_image(data: bytes, rules: DecodeRules, limits: DecodeLimits) -> ImageFi
         # Training code often sets this to True; truncated files would then be classified.
         ImageFile.LOAD_TRUNCATED_IMAGES = False
         image.load()
+    del image.filename  # empty, as the bytes have no name: user code must not decide by it
     return image
 
 

@@ -4,7 +4,6 @@ When a test named `…bentoml…` or `…uvicorn…` fails, its workaround can g
 """
 
 import asyncio
-import errno
 import inspect
 import json
 import os
@@ -52,7 +51,6 @@ with warnings.catch_warnings():
         KEEP_CONNECTIONS,
         SUPERVISOR,
         MountedAppFirst,
-        StandIn,
         prepare_process,
         runner_exchange,
         service_address,
@@ -191,60 +189,6 @@ def test_a_dead_process_that_circus_misses_is_logged_and_connections_are_answere
     ]
 
 
-def test_at_the_end_waiting_connections_are_answered_and_further_ones_refused(
-    tmp_path: Path,
-) -> None:
-    async def run() -> list[bytes]:
-        with socket.create_server(("127.0.0.1", 0), backlog=20) as listening:
-            address = listening.getsockname()
-            stand_in = StandIn()
-            stand_in.open(listening, tmp_path / "step")
-            stand_in.stop()
-            await asyncio.sleep(0.01)
-            clients = [await asyncio.open_connection(*address) for _ in range(20)]
-            for _, writer in clients:
-                writer.write(b"POST /classify HTTP/1.1\r\n")
-
-            stand_in.start(for_shutdown=True)
-            with listening.dup():  # the runner's
-                answering = asyncio.create_task(stand_in.finish())
-                answers = [await reader.read() for reader, _ in clients]
-                for _, writer in clients:
-                    writer.close()
-                await answering
-                with pytest.raises(ConnectionRefusedError):
-                    await asyncio.open_connection(*address)
-        return answers
-
-    answers = asyncio.run(run())
-
-    assert all(answer.startswith(b"HTTP/1.1 503") for answer in answers)
-    assert all(b"the service stops; " in answer for answer in answers)
-
-
-def test_a_stand_in_without_files_left_does_not_take_a_core(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = []
-
-    def accept_one(_self: object, _listening: object) -> None:
-        calls.append(1)
-        raise OSError(errno.EMFILE, "Too many open files")
-
-    async def run() -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listening:
-            stand_in = StandIn()
-            monkeypatch.setattr(StandIn, "_accept_one", accept_one)
-            stand_in.open(listening, tmp_path / "step")
-            _, writer = await asyncio.open_connection(*listening.getsockname())
-            await asyncio.sleep(0.3)
-            writer.close()
-
-    asyncio.run(run())
-
-    assert 1 <= len(calls) < 20
-
-
 def asgi_of(service_class: type[Any]) -> Any:
     """Return a service with an API at the same path as a route of its mounted application."""
     mounted = app_of(StubClassifier())
@@ -305,10 +249,10 @@ for origin in ("https://example.org", "https://other.org"):
         print(answer.status_code, answer.headers.get("access-control-allow-origin"))
 
 # Early refusals would lack the headers.
-from image_classifier.bentoml_compat import answer_early
+from image_classifier.bentoml_compat import install_early_answers
 from image_classifier.http.protocol import ClassifierProtocol
 
-answer_early(app_of(StubClassifier()), 0.05)
+install_early_answers(app_of(StubClassifier()), 0.05)
 print(ClassifierProtocol.refuse)
 """
 

@@ -72,6 +72,9 @@ class PreprocessingEntry(FrozenModel):
         return self
 
 
+Activation = Literal["softmax", "sigmoid", "none"]
+
+
 class Outputs(FrozenModel):
     """What the logits mean.
 
@@ -82,7 +85,7 @@ class Outputs(FrozenModel):
             answers with the most probable labels, however improbable.
     """
 
-    activation: Literal["softmax", "sigmoid", "none"] = "softmax"
+    activation: Activation = "softmax"
     threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
 
     @model_validator(mode="after")

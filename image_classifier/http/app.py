@@ -162,10 +162,10 @@ def create_app(settings: Settings, lock: ModelLock, metrics: RequestMetrics) -> 
         try:
             app.state.classifier.refuse_if_overloaded()
         except Overloaded as error:
-            return answer_early(scope, error)
+            return early_response(scope, error)
         return None
 
-    def answer_early(scope: Scope, error: ClientError) -> Response:
+    def early_response(scope: Scope, error: ClientError) -> Response:
         request_id = _identify(scope)
         metrics.count(error.code)
         response = _client_error_response(Request(scope), error)
@@ -173,7 +173,7 @@ def create_app(settings: Settings, lock: ModelLock, metrics: RequestMetrics) -> 
         return response
 
     app.state.refuse = refuse
-    app.state.reject = lambda error: answer_early(
+    app.state.reject = lambda error: early_response(
         {"type": "http", "path": "", "headers": []}, error
     )
 

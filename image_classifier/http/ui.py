@@ -16,8 +16,8 @@ from fastapi.staticfiles import StaticFiles
 
 from image_classifier.artifact.store import ModelLock
 from image_classifier.errors import NotFound
+from image_classifier.http import inspection
 from image_classifier.http.uploads import BodyBudget, read_upload
-from image_classifier.inference import inspection
 from image_classifier.inference.startup import START_STEPS
 from image_classifier.settings import Settings
 

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from image_classifier.artifact.evidence import Certificate
 from image_classifier.artifact.format import FrozenModel, Precision
-from image_classifier.artifact.manifest import Outputs
+from image_classifier.artifact.manifest import Activation, Outputs
 from image_classifier.inference.engine import Logits
 from image_classifier.inference.predictions import activate, answered_classes, sigmoid
 
@@ -34,17 +34,19 @@ class Gates(FrozenModel):
     max_accuracy_loss: Share = 0.005
 
 
-def logit_scale(reference: npt.NDArray[Any], *, softmax: bool = False) -> npt.NDArray[Any]:
+def logit_scale(
+    reference: npt.NDArray[Any], activation: Activation = "sigmoid"
+) -> npt.NDArray[Any]:
     """Return the scale of differences of logits, in the shape of the reference.
 
     The scale is the size of each logit, but at least 1, or the size of the largest logit if that
-    is below 1: a difference of 0.001 matters between scores around 0.001. With a softmax, a number
-    that is added to all logits of an image changes no answer, so it must not enlarge the scale:
-    the distance from the image's mean logit counts where it is smaller.
+    is below 1: a difference of 0.001 matters between scores around 0.001. Unless each logit has a
+    sigmoid of its own, a number that is added to all logits of an image changes no order, so it
+    must not enlarge the scale: the distance from the image's mean logit counts where it is smaller.
     """
     sizes = np.abs(reference)
     least = max(min(1.0, float(sizes.max())), float(np.finfo(np.float32).tiny))
-    if softmax:
+    if activation != "sigmoid" and reference.shape[1] > 1:
         centred = reference - reference.mean(axis=1, keepdims=True)
         sizes = np.minimum(sizes, np.abs(centred))
     return np.asarray(np.maximum(sizes, least))
@@ -88,7 +90,7 @@ def certify(
     tolerance = gates.fp32_tolerance if exact else None
     finite = bool(np.isfinite(logits).all())
     logits = np.nan_to_num(logits, nan=float(np.finfo(np.float32).max))
-    scale = logit_scale(reference, softmax=outputs.activation == "softmax")
+    scale = logit_scale(reference, outputs.activation)
     allowed = None if tolerance is None else tolerance * scale
     difference = np.abs(logits - reference)
     by_label, top1_agreement, probability_difference = None, None, None

@@ -32,6 +32,11 @@ class Network(nn.Module):
             self.drawn = torch.rand(3)
         return self.drawn
 
+    def first_image(self, logits):
+        if self.drawn is None:
+            self.drawn = logits[0]
+        return self.drawn
+
     def forward(self, batch):
         logits = self.linear(batch.flatten(1))
         return {answer}

@@ -98,6 +98,16 @@ def test_a_data_file_that_would_not_be_found_is_refused_by_name(
         capture(tmp_path, imports, steps)
 
 
+def test_a_class_that_decodes_a_part_or_asks_for_the_name_of_the_file_is_refused(
+    tmp_path: Path, store: Path
+) -> None:
+    with pytest.raises(ImportRefused, match=r"own\.py: calls draft, .*shrink_jpeg_to_side=SIDE"):
+        capture(tmp_path, steps="image.draft('L', (32, 32)); return array")
+    options = colour_options(tmp_path, own="pixels * ('left' in image.filename)")
+    with pytest.raises(ImportRefused, match="has no attribute 'filename'"):
+        import_quietly(options, tmp_path / "model.lock")
+
+
 def test_a_wrong_array_is_reported_in_one_line(store: Path, tmp_path: Path) -> None:
     options = colour_options(tmp_path, own="pixels.transpose(2, 0, 1)")
 

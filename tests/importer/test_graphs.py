@@ -314,6 +314,7 @@ def test_a_graph_with_a_fixed_batch_size_of_one_serves_one_image_at_a_time(
 @pytest.mark.parametrize(
     ("kind", "constant", "before"),
     [
+        ("Add", -123.675, "Identity (planes)"),
         ("Div", 255.0, "Identity (planes)"),
         ("Sub", 127.5, "Concat <axis = 1> (planes)"),
         ("Mul", 1 / 255, "Transpose <perm = [0, 1, 3, 2]> (planes)"),

@@ -54,6 +54,10 @@ Numbers = Callable[[np.ndarray], np.ndarray]
         ({"network": "logits + self.draw()"}, "^network: built again .* at random"),
         ({"network": "logits + DRAWN"}, "^network: built again .* at random"),
         ({"network": "self.layers[0](logits)"}, "^network: built again .* at random"),
+        (
+            {"network": "logits + self.first_image(logits)"},
+            "^network: built again .* with its first image: make the mark .* a buffer",
+        ),
         ({"network": "nn.functional.softplus(logits) + 1"}, "ends in softplus, so its outputs"),
         (
             {"spec": {"crop": 4, "mean": [0.25, 0.5, 0.75], "std": [0.5] * 3}},

@@ -129,6 +129,7 @@ def test_a_forward_that_raises_or_returns_no_scores_is_reported_in_one_line(
         ("1 - 2 * batch.flatten(1).sigmoid()", "ends in sigmoid times or plus"),
         ("(3 * batch).flatten(1).softmax(1).div(torch.full((48,), 0.1))", "ends in softmax times"),
         ("batch.flatten(1).tanh()", "ends in tanh, so"),
+        ("batch.flatten(1).relu()", "ends in relu, so"),
         ("batch.flatten(1).exp()", "ends in exp, so its outputs are no logits"),
         ("batch.flatten(1).tanh() @ torch.ones(48, 2) * 3 + torch.ones(2)", None),
         ("(batch * torch.sigmoid(batch)).flatten(1) / 2", None),
@@ -156,6 +157,24 @@ def test_last_operations_that_the_outputs_do_not_show_are_refused(
 
 
 # From files to a network with its weights
+
+
+def test_a_seed_above_the_builder_does_not_repeat_what_the_builder_draws(tmp_path: Path) -> None:
+    # The notebook may have drawn other numbers in between.
+    seeds = "torch.manual_seed(7); np.random.seed(7); random.seed(7)"
+    draws = "torch.rand(3), torch.from_numpy(np.random.rand(3)), torch.tensor([random.random()])"
+    source = (
+        "import random\nimport numpy as np\nimport torch\n"
+        f"{seeds}\n"
+        "def build():\n"
+        "    network = torch.nn.Linear(3, 2)\n"
+        f"    network.drawn = {draws}\n"
+        "    return network\n"
+    )
+
+    first, second = network_of(tmp_path, source), network_of(tmp_path, source)
+
+    assert not any(map(torch.equal, first.drawn, second.drawn))
 
 
 def test_a_network_is_built_from_the_copy_of_its_file(tmp_path: Path) -> None:

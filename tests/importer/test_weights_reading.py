@@ -59,6 +59,7 @@ def assert_holds(path: Path, expected: dict[str, torch.Tensor], **where: Any) ->
         (RAW, {}, RAW),
         ({"epoch": 7, "best": 91.5, "optimizer": OPTIMIZER, "net": RAW, "note": "x"}, {}, RAW),
         ({"loss": torch.tensor(0.5), "model": RAW}, {}, RAW),
+        ({"temperature": torch.tensor(2.0), "net_state": RAW}, {}, RAW),
         ({"losses": [torch.tensor(0.5)], "encoder": RAW}, {}, RAW),
         ({"encoder": RAW, "opt_g": {"state": {0: {"exp_avg": torch.ones(2)}}}}, {}, RAW),
         ({"model": RAW, "prototypes": {0: torch.ones(2), 1: torch.ones(2)}}, {}, RAW),
@@ -69,6 +70,8 @@ def assert_holds(path: Path, expected: dict[str, torch.Tensor], **where: Any) ->
         (BOTH, {}, EMA),  # training reports the accuracy of the average
         ({"state_dict": RAW, "swa_state_dict": EMA}, {}, EMA),
         ({"model": {"raw": RAW, "ema": EMA}}, {}, EMA),
+        # mmengine saves the average as the state dict.
+        ({"state_dict": EMA, "ema_state_dict": {"steps": torch.tensor(9), **RAW}}, {}, EMA),
         ({"state_dict": RAW, "extra": {"ema": EMA}}, {}, EMA),
         ({"state_dict": dict.fromkeys("abcd", EMA["bias"]), "average": {"loss": torch.ones(1)}},
          {}, dict.fromkeys("abcd", EMA["bias"])),
@@ -180,6 +183,7 @@ def test_ignored_names_are_left_out_and_listed(tmp_path: Path) -> None:
         (BOTH, {"key": "modle"}, "at key 'modle'; weights are at: model, model_ema"),
         (RAW, {"key": "model"}, "at key 'model'; leave --weights-key out"),
         ({"teacher": EMA, "student": RAW}, {}, r"\(teacher, student\); choose .* --weights-key"),
+        ({"backbone": RAW, "head": EMA}, {}, r"parts of one network, save .*\.state_dict\(\)\)"),
         ({"optimizer": {"momentum": torch.ones(3)}, "epoch": 1}, {},
          r"holds no weights but a dict with \['optimizer', 'epoch'\]"),
         (torch.ones(2), {}, "holds no weights but a Tensor"),

@@ -90,6 +90,15 @@ def test_fp32_logits_may_differ_by_a_thousandth_and_others_while_the_top_1_stays
     assert bool(message) is bool(failure)
 
 
+def test_scores_may_not_differ_by_what_they_have_in_common() -> None:
+    scores, other = rows([-945, -944, -949]), rows([-945.5, -944, -949])
+    outputs = Outputs(activation="none")
+
+    assert certified(other, scores, "fp32", outputs=outputs)[1].startswith(OFF)
+    assert not certified(other[:, :1], scores[:, :1], "fp32", outputs=outputs)[1]
+    assert not certified(other, scores, "fp32", outputs=SIGMOID)[1]
+
+
 @pytest.mark.parametrize("damaged", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("outputs", [Outputs(), SIGMOID])
 def test_logits_that_are_not_finite_fail_and_the_certificate_stays_json(
