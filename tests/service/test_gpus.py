@@ -82,8 +82,12 @@ def test_a_model_for_cpus_ignores_gpus(imported: Place, monkeypatch: pytest.Monk
 
 
 def test_a_small_network_gets_an_api_process_per_core(new_place: NewPlace) -> None:
-    # As if an image took a second, so that the network takes little of it.
-    place = recorded(new_place(), lambda record: record["plan"].update(service_time_ms=1e3))
+    def take_little(record: dict[str, Any]) -> None:
+        for attempt in record["attempts"]:
+            for point in attempt["curve"]:
+                point.update(latency_ms=1e-3)
+
+    place = recorded(new_place(), take_little)
     program = ("-c", "import service; print(service.ImageClassifier.config['workers'])")
 
     assert place.run(*program) == str(min(usable_cores(), 4))
