@@ -191,12 +191,7 @@ def merged(runs: Sequence[Run]) -> Run:
 
 def generator_sentence(results: Iterable[CaseResult]) -> str:
     """Return the cost of the load generator beside the servers."""
-    visits = [
-        (result.low_rate_per_s, visit)
-        for result in results
-        for visit in result.visits
-        if visit.server in result.servers
-    ]
+    visits = [(result.low_rate_per_s, visit) for result in results for visit in result.visits]
     saturated = [visit.saturated for _, visit in visits if visit.saturated]
     low = [run for rate_per_s, visit in visits if (run := visit.at(rate_per_s))]
     cost_us = spread((1e6 * run.client_cpu_s / run.sent for run in saturated if run.sent), 0)

@@ -23,8 +23,6 @@ from tools.load import HighestRate, Run, nearest_rank
 from tools.serving import ROOT
 
 RESULTS = ROOT / "tools" / "benchmarks" / "results"
-NULL_NAME = "null server"
-"""A server that answers at once, in sessions until 2026-11-27."""
 
 
 class BenchmarkError(Exception):
@@ -118,7 +116,6 @@ class Visit(Record):
         memory_mb: Proportional set size of the process tree after the saturating run.
         growth_mb: Growth of memory between the first part of a long load and its end.
         limit: Measured just before, because the speed of a shared machine drifts.
-        loadgen: Result of MLPerf LoadGen's Server scenario, in sessions until 2026-11-26.
         error: Why the measurement failed; empty otherwise.
     """
 
@@ -131,7 +128,6 @@ class Visit(Record):
     limit: Limit | None = None
     runs: tuple[StoredRun, ...] = ()
     highest: HighestRate | None = None
-    loadgen: dict[str, Any] | None = None
     error: str = ""
 
     @property
@@ -157,9 +153,8 @@ class CaseResult(Record):
 
     @property
     def servers(self) -> tuple[str, ...]:
-        """Names in order of their first visit, without the null server."""
-        names = dict.fromkeys(visit.server for visit in self.visits)
-        return tuple(name for name in names if name != NULL_NAME)
+        """Names in order of their first visit."""
+        return tuple(dict.fromkeys(visit.server for visit in self.visits))
 
 
 class Session(Record):
