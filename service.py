@@ -107,7 +107,8 @@ class ModelRunner:
                 "address": compat.service_address(),
             }
             startup.log_start(artifact, lock.tag, self.executor.plan, settings, place)
-        startup.settle_memory(artifact.root)
+        if not embedded:  # else `ImageClassifier` does so in this process
+            startup.settle_memory(artifact.root)
 
     # `max_latency_ms` is not a batching window: the dispatcher drops calls that would wait longer.
     # Admission in the API processes refuses far earlier.
