@@ -167,10 +167,6 @@ def build_network(architecture: Architecture, source_dir: Path) -> nn.Module:
         builder = functools.partial(build_torchvision, architecture.torchvision)
     else:
         builder = _function_of_file(architecture, source_dir, where)
-    # A seed at the top of the file does not tell what the builder drew in the notebook.
-    torch.seed()
-    np.random.seed()
-    random.seed()
     network = call_user_code(
         lambda: builder(**architecture.kwargs),
         what=f"{where}the builder",
@@ -197,6 +193,10 @@ def _function_of_file(architecture: Architecture, source_dir: Path, where: str) 
         remedy="it may import only installed packages and files beside it: copy those there; to "
         "import its own folder by name, give a file in the folder above",
     )
+    # A seed at the top of the file does not tell what the builder drew in the notebook.
+    torch.seed()
+    np.random.seed()
+    random.seed()
     builder = getattr(module, str(architecture.builder), None)
     if not callable(builder):
         defined = sorted(

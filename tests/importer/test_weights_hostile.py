@@ -175,6 +175,15 @@ def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -
         read_state_dict(tmp_path / "bomb.pt")
 
 
+@pytest.mark.parametrize("name", ["network.pt2", "weights.npz"])
+def test_a_program_or_arrays_are_refused_with_what_to_save(tmp_path: Path, name: str) -> None:
+    with zipfile.ZipFile(tmp_path / name, "w") as archive:
+        archive.writestr("weight.npy", b"")
+
+    with pytest.raises(ImportRefused, match=r"save .* torch\.save\(network\.state_dict\(\)\)"):
+        read_state_dict(tmp_path / name)
+
+
 @pytest.mark.parametrize("form", WRITERS)
 def test_flipped_bytes_never_crash_the_reader(tmp_path: Path, form: str) -> None:
     WRITERS[form](TENSORS, tmp_path / "weights.pt")
